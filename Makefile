@@ -1,0 +1,84 @@
+# Every target sets up what it needs: only Python 3.11 or newer, its pip, and make have to be there.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --editable
+
+# One stamp for each set of packages; pip runs again only when pyproject.toml has changed.
+DEMO := $(VENV)/.has-demo
+TEST := $(VENV)/.has-test
+DEV := $(VENV)/.has-dev
+BENCH := $(VENV)/.has-bench
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL: # two pips in one environment get in each other's way
+.PHONY: help demo test docs lint types wheel bench clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it questions
+	@$(BIN)/python examples/demo.py
+
+test: $(TEST) ## run all tests
+	@$(BIN)/python -m pytest --numprocesses auto --quiet
+
+docs: $(TEST) ## run the examples of README.md, docs/ and the docstrings
+	@$(BIN)/python -m pytest --quiet tests/test_readme.py src/rstore
+
+lint: $(DEV) ## check style and formatting
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(DEV) ## check types, with mypy and pyright
+	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+wheel: $(DEV) ## build the wheel, and use it in an empty environment with core dependencies only
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)-wheel
+	@$(BIN)/python -m pip --python $(VENV)-wheel/bin/python install --quiet dist/*.whl
+	@$(VENV)-wheel/bin/python -I .ci/use_wheel.py
+
+bench: $(BENCH) ## measure, and compare with other libraries
+	@$(BIN)/python benchmarks/run.py
+
+clean: ## remove everything that make has made
+	rm -rf $(VENV) $(VENV)-wheel dist demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(DEMO): pyproject.toml | $(VENV)/.made
+	@echo "Installing rstore and what the demo needs into $(VENV) ..."
+	@$(INSTALL) '.[demo]'
+	@touch $@
+
+$(TEST): pyproject.toml | $(VENV)/.made
+	@echo "Installing rstore and what its tests need into $(VENV) ..."
+	@$(INSTALL) . --group test
+	@touch $@
+
+$(DEV): pyproject.toml | $(VENV)/.made
+	@echo "Installing rstore and the tools of its developers into $(VENV) ..."
+	@$(INSTALL) . --group dev
+	@touch $@ $(TEST)
+
+$(BENCH): pyproject.toml | $(VENV)/.made
+	@echo "Installing rstore and what it is measured against into $(VENV) ..."
+	@$(INSTALL) . --group bench
+	@touch $@
+
+# `venv --without-pip`, because Debian ships ensurepip apart from Python; a pip of our own, because --group needs 25.1.
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)'. Name your Python: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rstore needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	  echo "If there is a newer one, name it: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import pip' 2>/dev/null || $(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no pip. On Debian and Ubuntu: apt install python3-pip"; exit 1; }
+	@echo "Making the virtual environment $(VENV) ..."
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)
+	@if $(PYTHON) -c 'import pip' 2>/dev/null; \
+	then $(PYTHON) -m pip --python $(BIN)/python install --quiet 'pip>=25.1'; \
+	else $(BIN)/python -m ensurepip >/dev/null && $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'; fi
+	@touch $@

@@ -1,0 +1,61 @@
+"""Key/value pairs, time series and event sequences in one store, encrypted by adding one argument."""
+
+from rstore.codec.keys import Passphrase, generate_key
+from rstore.errors import (
+    ChangeRefusedError,
+    ConflictError,
+    CorruptionError,
+    EncryptionError,
+    FrozenStoreError,
+    HorizonError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    InvalidValueError,
+    KeyRequiredError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    PlaintextError,
+    SerializationError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreError,
+    StoreFullError,
+    StoreIntegrityError,
+    StoreNotAvailableError,
+    TamperedError,
+    UnsafeValueError,
+    WrongKeyError,
+)
+from rstore.events import Event
+from rstore.store import Store
+
+__all__ = [
+    "ChangeRefusedError",
+    "ConflictError",
+    "CorruptionError",
+    "EncryptionError",
+    "Event",
+    "FrozenStoreError",
+    "HorizonError",
+    "InvalidArgumentError",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "KeyRequiredError",
+    "NotSupportedError",
+    "OutcomeUnknownError",
+    "Passphrase",
+    "PlaintextError",
+    "SerializationError",
+    "Store",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreError",
+    "StoreFullError",
+    "StoreIntegrityError",
+    "StoreNotAvailableError",
+    "TamperedError",
+    "UnsafeValueError",
+    "WrongKeyError",
+    "generate_key",
+]
+__version__ = "0.2.0"

@@ -1,0 +1,93 @@
+"""What users pass in, checked once at the door: keys, namespaces, timestamps, steps and counts."""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.errors import InvalidTypeError, InvalidValueError
+
+MAX_KEY_BYTES = 2048
+MAX_NAMESPACE_BYTES = 255
+
+
+def check_key(key: Any) -> str:
+    """Return `key` if it can be one: a string of 1 to 2,048 UTF-8 bytes without NUL or lone surrogates."""
+    # The common case first: ASCII is one byte a character, and `isascii` reads a flag.
+    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES and "\0" not in key:
+        return key
+    return _check_name(key, "key", MAX_KEY_BYTES)
+
+
+def check_namespace(namespace: Any) -> str:
+    """Return `namespace` if it can be one: a string of 1 to 255 UTF-8 bytes without NUL or lone surrogates."""
+    return _check_name(namespace, "namespace", MAX_NAMESPACE_BYTES)
+
+
+def check_item(item: Any) -> str:
+    """Return `item` if it can name an item of an event sequence; the rules are those of keys."""
+    return _check_name(item, "item", MAX_KEY_BYTES)
+
+
+def _check_name(name: Any, what: str, limit: int) -> str:
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"a {what} is a str, not {type(name).__name__}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"the {what} {name!r} holds a lone surrogate, which UTF-8 cannot express") from error
+    if not 0 < size <= limit:
+        raise InvalidValueError(f"a {what} has 1 to {limit:,} UTF-8 bytes, this one {size:,}")
+    if "\0" in name:
+        raise InvalidValueError(f"the {what} {name!r} holds a NUL character")
+    return str(name)  # a plain str also where a subclass came in
+
+
+def is_key(key: Any) -> bool:
+    """Return whether `key` can be a key."""
+    try:
+        check_key(key)
+    except (InvalidTypeError, InvalidValueError):
+        return False
+    return True
+
+
+def check_int64(value: Any, what: str) -> int:
+    """Return `value` as an int between -2**63 and 2**63 - 1; bool, float and everything else is refused."""
+    if type(value) is not int:
+        if isinstance(value, bool):
+            raise InvalidTypeError(f"{what} is an int, not a bool")
+        try:
+            value = index(value)
+        except TypeError as error:
+            raise InvalidTypeError(f"{what} is an int, not {type(value).__name__}") from error
+    if not MIN_INT64 <= value <= MAX_INT64:
+        raise InvalidValueError(f"{what} lies outside of -2**63 … 2**63 - 1")
+    return int(value)
+
+
+def check_timestamp(t: Any) -> int:
+    """Return `t` if it can be a timestamp: any int64."""
+    return check_int64(t, "a timestamp")
+
+
+def check_bound(t: Any, default: int) -> int:
+    """Return a bound of a range of timestamps, `default` where it is None."""
+    return default if t is None else check_int64(t, "a bound of a range")
+
+
+def check_freq(freq: Any) -> int:
+    """Return `freq` if it can be one: an int64 above zero."""
+    step = check_int64(freq, "freq")
+    if step <= 0:
+        raise InvalidValueError(f"freq is above zero, not {step}")
+    return step
+
+
+def check_count(n: Any) -> int:
+    """Return `n` if it can be a number of things: an int64, zero or above."""
+    number = check_int64(n, "n")
+    if number < 0:
+        raise InvalidValueError(f"n is zero or above, not {number}")
+    return number

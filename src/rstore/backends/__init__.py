@@ -1,0 +1,73 @@
+"""Where bytes are kept. `base` is the contract; a backend is one file and one entry in the table of schemes."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+from rstore.backends.base import Backend, Options
+from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
+
+
+class Scheme(NamedTuple):
+    """Where the backend of a scheme is found, and the extra that installs its driver (None: it comes with the core)."""
+
+    module: str
+    backend: str
+    extra: str | None
+
+
+SCHEMES: Final[dict[str, Scheme]] = {
+    "sqlite": Scheme("rstore.backends.sqlite", "SqliteBackend", None),
+    "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
+}
+
+_dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_credentials = re.compile(r"//[^/@]*@")
+
+
+def check_dsn(dsn: Any) -> tuple[str, str]:
+    """Return (scheme, what comes after the two slashes); a bare path is of scheme sqlite."""
+    if not isinstance(dsn, str | os.PathLike):
+        raise InvalidTypeError(f"a dsn is a str or a path, not {type(dsn).__name__}")
+    text = os.fspath(dsn)
+    if not isinstance(text, str):
+        raise InvalidTypeError("a path of type bytes is not a dsn: os.fsdecode(path) is")
+    match = _dsn.fullmatch(text) if isinstance(dsn, str) else None
+    scheme, rest = (match[1].lower(), match[2]) if match else ("sqlite", text)
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise InvalidValueError(f"the scheme {scheme}:// is unknown: this version has {known} and bare paths")
+    if scheme == "sqlite" and rest == ":memory:":
+        raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
+    if scheme == "sqlite" and not rest:
+        raise InvalidValueError("the path of the SQLite file is empty: sqlite://PATH, or just PATH")
+    if "\0" in rest:
+        raise InvalidValueError("a dsn holds no NUL character")
+    return scheme, rest
+
+
+def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) -> Backend:
+    """Return the backend for a dsn, not open yet.
+
+    Raises `StoreNotAvailableError`, naming the extra, if its driver is not installed.
+    """
+    name, rest = check_dsn(dsn)
+    scheme = SCHEMES[name]
+    try:
+        module = import_module(scheme.module)
+    except ModuleNotFoundError as error:
+        if scheme.extra is None:
+            raise
+        raise StoreNotAvailableError(
+            f"{name}:// needs a driver that is not installed: pip install 'rlib-store[{scheme.extra}]'"
+        ) from error
+    backend: Backend = getattr(module, scheme.backend)(rest, namespace, options)
+    return backend
+
+
+def show_dsn(dsn: str | os.PathLike[str]) -> str:
+    """Return a dsn without its credentials, for messages."""
+    return _credentials.sub("//…@", os.fspath(dsn))

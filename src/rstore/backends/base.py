@@ -1,0 +1,314 @@
+"""The contract of a backend: what it keeps, what is atomic, and what it must never do.
+
+Nouns: a *record* (the bytes of one key), a *log* (one series or one event sequence) with its *head*, *rows*,
+*chunks* and *checkpoints*, a *view* (what a log held at one moment) and a *commit* (one atomic step of a log).
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+Position: TypeAlias = tuple[int, int]
+"""Where a row of a log stands: (timestamp, sequence number). Series always use sequence number 0."""
+
+MIN_INT64: Final = -(2**63)
+MAX_INT64: Final = 2**63 - 1
+MAX_SEQ: Final = 2**31 - 1
+FIRST: Final[Position] = (MIN_INT64, 0)
+LAST: Final[Position] = (MAX_INT64, MAX_SEQ)
+
+
+class Always(enum.Enum):
+    """The type of `ANY`, the condition that always holds."""
+
+    ANY = enum.auto()
+
+
+ANY: Final = Always.ANY
+Expected: TypeAlias = bytes | Literal[Always.ANY] | None
+"""A condition on a stamp: these bytes, `None` for "there must be none", or `ANY`."""
+
+
+class Model(enum.IntEnum):
+    """Which of the two kinds of log; the numbers are part of the layout."""
+
+    SERIES = 1
+    EVENTS = 2
+
+
+class Log(NamedTuple):
+    """The name of one log within the namespace. On a cluster everything of a log lives in one slot."""
+
+    model: Model
+    key: str
+
+
+class Head(NamedTuple):
+    """What is known of a log as a whole.
+
+    `epoch` is replaced by every rewrite, `version` by every apply; both are random and never come back.
+    `sealed` is fixed at the log's creation. `facts` are a few bytes that only the layer above understands.
+    """
+
+    epoch: bytes
+    version: bytes
+    sealed: bool
+    facts: bytes = b""
+
+
+class Row(NamedTuple):
+    """One hot row, or one checkpoint."""
+
+    t: int
+    seq: int
+    body: bytes
+
+
+class Chunk(NamedTuple):
+    """A sealed run of rows, immutable; the chunks of a log are disjoint. `body` is empty if it was not asked for."""
+
+    first: Position
+    last: Position
+    n: int
+    meta: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a backend is to be opened."""
+
+    frozen: bool
+    durability: Literal["full", "normal"]
+    timeout_s: float
+    """How long to wait for a lock or a connection."""
+
+
+class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, which no user sees
+    """Somebody discarded the namespace: nothing was written. `Backend.create` makes it again."""
+
+
+class Write(NamedTuple):
+    """What one key is to hold: a record, or `None` to delete it. Expiry is in POSIX milliseconds."""
+
+    key: str
+    record: bytes | None
+    expires_ms: int | None = None
+
+
+class Page(NamedTuple):
+    """A run of (key, record) in key order, and whether more follows. Records are empty if only keys were asked for."""
+
+    records: list[tuple[str, bytes]]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a log held at one moment, between two positions."""
+
+    now_ms: int
+    """The backend's clock, POSIX milliseconds."""
+    head: Head | None
+    """`None` if there is no such log."""
+    rows: list[Row] = field(default_factory=list)
+    """In order of position."""
+    chunks: list[Chunk] = field(default_factory=list)
+    """Those that overlap, and the neighbours that were asked for, in order."""
+    checkpoint: Row | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One atomic step of a log: all of it, or none where a condition does not hold."""
+
+    create: Head | None = None
+    """The head to begin with if there is no such log; without it, an absent log fails the commit."""
+    if_epoch: Expected = ANY
+    if_version: Expected = ANY
+    epoch: bytes | None = None
+    """The new epoch; `None` leaves it. The same for `version` and `facts`."""
+    version: bytes | None = None
+    facts: bytes | None = None
+    put_rows: Sequence[Row] = ()
+    drop_rows: Sequence[Row] = ()
+    """Dropped only where the stored bytes are still these: a row replaced meanwhile survives."""
+    put_chunks: Sequence[Chunk] = ()
+    drop_chunks: Sequence[Position] = ()
+    """By the position of their first row. Dropping comes before putting, for rows and chunks alike."""
+    put_checkpoints: Sequence[Row] = ()
+    drop_checkpoints_from: Position | None = None
+    """Checkpoints at or after this position are dropped, before `put_checkpoints`."""
+    drop_if_empty: bool = False
+    """Drop the log if it is left without rows and chunks."""
+
+
+def version_of(record: bytes) -> bytes:
+    """Return the version of a key/value record: the nonce of a sealed one, the stamp of a plain one.
+
+    The bytes are at a fixed place so that a backend can compare them where the data is. See `version_span`.
+    """
+    return record[50:62] if record[:1] == b"\xc1" else record[1:9]
+
+
+def version_span(version: bytes) -> tuple[int, int]:
+    """Return (offset, length) of where a record of that version carries it: 8 bytes plain, 12 bytes sealed."""
+    return (50, 12) if len(version) == 12 else (1, 8)
+
+
+class Backend(ABC):
+    """One namespace of one store. Backends are dumb: they move bytes, atomically and in order.
+
+    *What they must do.* Every method is atomic, and durable when it returns as far as the backend can promise. A
+    view is of one moment. Keys are ordered by their UTF-8 bytes, rows by (t, seq) as signed integers. Namespaces
+    never see one another. An expired record is absent for every method at once, judged by the backend's own clock.
+    Threads may share a backend. A method that waited for a lock longer than the time-out raises `StoreBusyError`;
+    driver exceptions never leak.
+
+    *When a namespace is gone.* One that somebody else discarded reads as empty. A write that would create something
+    in it, or in another that took its name since, raises `NamespaceGone`, and the layer above, which may have to seal
+    anew, calls `create` and tries again.
+
+    *What they must not know.* Types, pickles, compression, operators, encryption: these live above. Arguments were
+    checked above and are not checked again. `Frozen` is enforced above too; a backend only opens accordingly.
+
+    *What a cluster can do.* Each method touches one key, one log, or (`write`, `delete`, `scan`, `clear`) a set of
+    keys that a cluster may spread: there atomic is per bucket. No method needs an interactive transaction: reading and
+    committing are two calls, joined by the stamps that the commit expects, so that each of them is one script. A
+    transaction over several calls is a separate ability on top: whoever has it runs the same methods inside it.
+    """
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect; create the namespace if writable.
+
+        Raises `StoreNotAvailableError` if it cannot be reached, is foreign, or is frozen and has no such namespace.
+        """
+
+    @abstractmethod
+    def create(self) -> None:
+        """Create the namespace again if it is gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of every connection, in all threads. Closing twice is fine."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Delete everything of the namespace, and whatever is left of a store without namespaces."""
+
+    @abstractmethod
+    def fact(self, name: str) -> bytes | None:
+        """Return a fact about the namespace."""
+
+    @abstractmethod
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        """Keep a fact if there is none of that name, and return the one that is kept."""
+
+    # -- key/value ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """Return the record of a key."""
+
+    @abstractmethod
+    def has(self, key: str) -> bool:
+        """Return whether there is a record, without moving it."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return the number of records, without moving them."""
+
+    @abstractmethod
+    def write(self, writes: Sequence[Write]) -> None:
+        """Put and delete records, all or nothing."""
+
+    @abstractmethod
+    def write_if(self, write: Write, version: bytes | None) -> bool:
+        """Put or delete a record if it still has that version (`None`: if it is absent); return whether it was done."""
+
+    @abstractmethod
+    def delete(self, keys: Sequence[str]) -> int:
+        """Delete records and return how many there were."""
+
+    @abstractmethod
+    def scan(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Page:
+        """Return the records from `start` (included) to `stop` (excluded), in key order or in reverse.
+
+        To go on, call again with the last key as `after`: the run continues behind it (before it, in reverse). A page
+        has at most `limit` records, and fewer where they would exceed some megabytes; one at least if any is left.
+        """
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Delete all records; logs stay."""
+
+    # -- logs ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def logs(self, model: Model) -> list[str]:
+        """Return the keys of all logs of a model, in order."""
+
+    @abstractmethod
+    def head(self, log: Log) -> Head | None:
+        """Return the head of a log."""
+
+    @abstractmethod
+    def view(
+        self,
+        log: Log,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+        neighbours: bool = False,
+        from_checkpoint: Position | None = None,
+    ) -> View:
+        """Return what the log holds from `lo` to `hi`, both included, at one moment.
+
+        `limit`: no more than needed for the first `limit` positions (the last, in `reverse`): that many rows, and
+        chunks up to the one with which those after the first chunk hold that many. `bodies=False` leaves the chunks'
+        bodies behind. `neighbours` adds the chunk before and the chunk after those that overlap. `from_checkpoint`
+        finds the newest checkpoint at or before that position, and begins behind it instead of at `lo`.
+        """
+
+    @abstractmethod
+    def append(self, log: Log, head: Head, rows: Sequence[Row]) -> bool:
+        """Put rows, replacing those at the same positions, without reading anything; create the log if absent.
+
+        Returns False, and writes nothing, if the log exists and its `sealed` differs from that of `head`.
+        """
+
+    @abstractmethod
+    def hot(self, log: Log) -> tuple[int, int]:
+        """Return the number of hot rows and the bytes they hold; an estimate is good enough."""
+
+    @abstractmethod
+    def commit(self, log: Log, commit: Commit) -> bool:
+        """Do all of a commit, or return False if a condition does not hold."""
+
+    @abstractmethod
+    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+        """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
+
+    @abstractmethod
+    def exclusive(self, log: Log) -> AbstractContextManager[None]:
+        """Keep everybody else from committing to a log, for whoever lost too many races; a lease on Redis."""

@@ -1,0 +1,339 @@
+"""The reference backend: dicts under one lock. It says what the contract means, and the other backends must agree.
+
+`memory://NAME` is one store a name, shared within the process, and gone with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate
+from threading import RLock
+from typing import TypeVar
+
+from rstore.backends.base import (
+    ANY,
+    FIRST,
+    LAST,
+    Backend,
+    Chunk,
+    Commit,
+    Expected,
+    Head,
+    Log,
+    Model,
+    NamespaceGone,
+    Options,
+    Page,
+    Position,
+    Row,
+    View,
+    Write,
+    version_of,
+)
+from rstore.errors import StoreNotAvailableError
+
+_PAGE_BYTES = 4 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class _Ordered(dict[Position, T]):
+    """A dict that also knows its keys in order: sorting a log for every view made long tests quadratic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._positions: list[Position] = []
+
+    def __setitem__(self, position: Position, value: T) -> None:
+        if position not in self:
+            insort(self._positions, position)
+        super().__setitem__(position, value)
+
+    def __delitem__(self, position: Position) -> None:
+        super().__delitem__(position)
+        del self._positions[bisect_left(self._positions, position)]
+
+    def between(self, lo: Position, hi: Position) -> list[Position]:
+        """Return the positions from `lo` to `hi`, both included."""
+        return self._positions[bisect_left(self._positions, lo) : bisect_right(self._positions, hi)]
+
+
+@dataclass(slots=True)
+class _Log:
+    head: Head
+    rows: _Ordered[bytes] = field(default_factory=_Ordered)
+    chunks: _Ordered[Chunk] = field(default_factory=_Ordered)
+    checkpoints: _Ordered[bytes] = field(default_factory=_Ordered)
+
+
+@dataclass(slots=True, eq=False)
+class _Namespace:
+    facts: dict[str, bytes] = field(default_factory=dict)
+    records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
+    logs: dict[Log, _Log] = field(default_factory=dict)
+
+
+# Guards everything below and inside. A fork waits for it, so that the child finds no half-done change.
+_lock = RLock()
+_stores: dict[str, dict[str, _Namespace]] = {}
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+class MemoryBackend(Backend):
+    """One namespace of one store in this process."""
+
+    def __init__(self, path: str, namespace: str, options: Options) -> None:
+        self._name = path
+        self._namespace = namespace
+        self._frozen = options.frozen
+        self._known: _Namespace | None = None
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        with _lock:
+            if not self._frozen:
+                self.create()
+            elif self._find() is None:
+                raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in memory://{self._name}")
+
+    def create(self) -> None:
+        with _lock:
+            self._known = _stores.setdefault(self._name, {}).setdefault(self._namespace, _Namespace())
+
+    def close(self) -> None:
+        self._known = None
+
+    def discard(self) -> None:
+        with _lock:
+            _stores.get(self._name, {}).pop(self._namespace, None)
+
+    def fact(self, name: str) -> bytes | None:
+        with _lock:
+            namespace = self._find()
+            return None if namespace is None else namespace.facts.get(name)
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        with _lock:
+            return self._expect().facts.setdefault(name, fact)
+
+    def _find(self) -> _Namespace | None:
+        return _stores.get(self._name, {}).get(self._namespace)
+
+    def _expect(self) -> _Namespace:
+        namespace = self._find()
+        if namespace is None or namespace is not self._known:
+            raise NamespaceGone
+        return namespace
+
+    # -- key/value ----------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes | None:
+        with _lock:
+            namespace = self._find()
+            record, expires_ms = (None, None) if namespace is None else namespace.records.get(key, (None, None))
+            return None if expires_ms is not None and expires_ms <= _now_ms() else record
+
+    def has(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def count(self) -> int:
+        with _lock:
+            return len(self._live())
+
+    def write(self, writes: Sequence[Write]) -> None:
+        with _lock:
+            records = self._expect().records
+            for write in writes:
+                _put(records, write)
+
+    def write_if(self, write: Write, version: bytes | None) -> bool:
+        with _lock:
+            record = self.get(write.key)
+            if version != (None if record is None else version_of(record)):
+                return False
+            _put(self._expect().records, write)
+            return True
+
+    def delete(self, keys: Sequence[str]) -> int:
+        with _lock:
+            found = {key for key in keys if self.has(key)}
+            for key in found:
+                del self._expect().records[key]
+            return len(found)
+
+    def scan(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Page:
+        with _lock:
+            found = sorted((key, record) for key, record in self._live().items() if start <= key)
+            found = [(key, record) for key, record in found if stop is None or key < stop]
+            if reverse:
+                found = [(key, record) for key, record in reversed(found) if after is None or key < after]
+            else:
+                found = [(key, record) for key, record in found if after is None or key > after]
+            if keys_only:
+                found = [(key, b"") for key, _ in found]
+        sizes = list(accumulate(len(record) for _, record in found[:limit]))
+        page = found[: max(1, bisect_left(sizes, _PAGE_BYTES) + 1)][:limit]
+        return Page(page, more=len(page) < len(found))
+
+    def clear(self) -> None:
+        with _lock:
+            if (namespace := self._find()) is not None:
+                namespace.records.clear()
+
+    def _live(self) -> dict[str, bytes]:
+        namespace, now = self._find(), _now_ms()
+        if namespace is None:
+            return {}
+        return {key: record for key, (record, ms) in namespace.records.items() if ms is None or ms > now}
+
+    # -- logs ---------------------------------------------------------------------------------------------------------
+
+    def logs(self, model: Model) -> list[str]:
+        with _lock:
+            namespace = self._find()
+            return [] if namespace is None else sorted(log.key for log in namespace.logs if log.model == model)
+
+    def head(self, log: Log) -> Head | None:
+        with _lock:
+            found = self._log(log)
+            return None if found is None else found.head
+
+    def view(
+        self,
+        log: Log,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+        neighbours: bool = False,
+        from_checkpoint: Position | None = None,
+    ) -> View:
+        with _lock:
+            found = self._log(log)
+            if found is None:
+                return View(_now_ms(), None)
+            checkpoint = None
+            if from_checkpoint and (before := found.checkpoints.between(FIRST, from_checkpoint)):
+                t, seq = before[-1]
+                checkpoint = Row(t, seq, found.checkpoints[t, seq])
+                lo = (t, seq + 1)
+            rows = [Row(t, seq, found.rows[t, seq]) for t, seq in found.rows.between(lo, hi)]
+            chunks = [found.chunks[first] for first in found.chunks.between(FIRST, LAST)]
+            overlapping = [i for i, chunk in enumerate(chunks) if chunk.last >= lo and chunk.first <= hi]
+            if neighbours:
+                left = [i for i, chunk in enumerate(chunks) if chunk.last < lo][-1:]
+                right = [i for i, chunk in enumerate(chunks) if chunk.first > hi][:1]
+                overlapping = left + overlapping + right
+            chunks = [chunks[i] for i in overlapping]
+            if limit is not None:
+                rows, chunks = _first_of(rows, chunks, limit, reverse=reverse)
+            if not bodies:
+                chunks = [chunk._replace(body=b"") for chunk in chunks]
+            return View(_now_ms(), found.head, rows, chunks, checkpoint)
+
+    def append(self, log: Log, head: Head, rows: Sequence[Row]) -> bool:
+        with _lock:
+            found = self._expect().logs.setdefault(log, _Log(head))
+            if found.head.sealed != head.sealed:
+                return False
+            for t, seq, body in rows:
+                found.rows[t, seq] = body
+            return True
+
+    def hot(self, log: Log) -> tuple[int, int]:
+        with _lock:
+            found = self._log(log)
+            return (0, 0) if found is None else (len(found.rows), sum(map(len, found.rows.values())))
+
+    def commit(self, log: Log, commit: Commit) -> bool:
+        with _lock:
+            found = self._log(log)
+            if found is None and commit.create is None:
+                return False
+            head = None if found is None else found.head
+            if commit.if_epoch is not ANY and commit.if_epoch != (head and head.epoch):
+                return False
+            if commit.if_version is not ANY and commit.if_version != (head and head.version):
+                return False
+            if found is None and commit.create is not None:
+                found = self._expect().logs[log] = _Log(commit.create)
+            if found is not None:
+                _apply(found, commit)
+                if commit.drop_if_empty and not found.rows and not found.chunks:
+                    del self._expect().logs[log]
+            return True
+
+    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+        with _lock:
+            found = self._log(log)
+            if found is None or if_version not in (ANY, found.head.version):
+                return False
+            del self._expect().logs[log]
+            return True
+
+    @contextmanager
+    def exclusive(self, log: Log) -> Iterator[None]:
+        with _lock:
+            yield
+
+    def _log(self, log: Log) -> _Log | None:
+        namespace = self._find()
+        return None if namespace is None else namespace.logs.get(log)
+
+
+def _put(records: dict[str, tuple[bytes, int | None]], write: Write) -> None:
+    if write.record is None:
+        records.pop(write.key, None)
+    else:
+        records[write.key] = write.record, write.expires_ms
+
+
+def _first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:
+    """Return the first (in reverse: the last) `limit` rows, and the chunks that the contract asks for with them."""
+    if reverse:
+        rows, chunks = _first_of(rows[::-1], chunks[::-1], limit, reverse=False)
+        return rows[::-1], chunks[::-1]
+    held = list(accumulate(chunk.n for chunk in chunks[1:]))
+    return rows[:limit], chunks[: bisect_left(held, limit) + 2]
+
+
+def _apply(log: _Log, commit: Commit) -> None:
+    for t, seq, body in commit.drop_rows:
+        if log.rows.get((t, seq)) == body:
+            del log.rows[t, seq]
+    for first in commit.drop_chunks:
+        del log.chunks[first]
+    if commit.drop_checkpoints_from is not None:
+        for position in log.checkpoints.between(commit.drop_checkpoints_from, LAST):
+            del log.checkpoints[position]
+    for t, seq, body in commit.put_rows:
+        log.rows[t, seq] = body
+    for chunk in commit.put_chunks:
+        log.chunks[chunk.first] = chunk
+    for t, seq, body in commit.put_checkpoints:
+        log.checkpoints[t, seq] = body
+    changed = {"epoch": commit.epoch, "version": commit.version, "facts": commit.facts}
+    log.head = log.head._replace(**{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,361 @@
+"""A SQLite file and the connections to it: one a thread, none across a fork, none to a file that is gone.
+
+Nouns: a *link* (one thread's connection, opened when needed) and a *file* (all links of one open store).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock, local
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+from weakref import WeakSet
+
+import apsw
+
+from rstore.backends.base import Options
+from rstore.backends.sqlite_format import is_fresh, lay_out
+from rstore.errors import (
+    CorruptionError,
+    NotSupportedError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreError,
+    StoreFullError,
+    StoreNotAvailableError,
+)
+
+T = TypeVar("T")
+
+_FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
+_LOOK_EVERY_S: Final = 1.0
+
+
+class Link:
+    """One thread's connection. Whoever uses it holds `lock`; a fork or `close` in another thread waits for it."""
+
+    __slots__ = ("__weakref__", "_moved", "connection", "lock", "look_at", "phantom")
+
+    def __init__(self) -> None:
+        self.lock = RLock()  # guards everything below
+        self.connection: apsw.Connection | None = None
+        self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
+        # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
+        self.look_at = 0.0
+        self._moved = ctypes.c_int(0)
+
+    def moved(self) -> bool:
+        """Return whether the file was moved, replaced or deleted since it was opened."""
+        if self.connection is None:
+            return False
+        self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(self._moved))
+        return bool(self._moved.value)
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the link can be used again."""
+        connection, self.connection, self.phantom = self.connection, None, False
+        self.look_at = 0.0
+        if connection is not None:
+            connection.close()
+
+
+class _Local(local):
+    """What belongs to one thread; its connection is closed when the thread ends."""
+
+    def __init__(self, links: WeakSet[Link]) -> None:
+        self.link = Link()
+        with _gate:
+            links.add(self.link)
+
+
+class SqliteFile:
+    """The connections of one open store to its file."""
+
+    def __init__(self, path: str, options: Options) -> None:
+        if apsw.SQLITE_VERSION_NUMBER < _FIRST_SAFE_SQLITE:
+            raise StoreNotAvailableError(
+                f"SQLite {apsw.sqlite_lib_version()} can corrupt files in WAL mode: pip install --upgrade apsw"
+            )
+        self.path = os.path.abspath(path)
+        self._options = options
+        self._links: WeakSet[Link] = WeakSet()
+        self.local = _Local(self._links)
+        self._closed = False
+        _files.add(self)
+
+    def open(self) -> None:
+        """Open the file in this thread, creating it if it is not frozen.
+
+        Raises `StoreNotAvailableError` if it cannot be opened or is no store, and `CorruptionError` if it is damaged.
+        """
+        self._closed = False
+        link = self.local.link
+        with link.lock:
+            self._connect(link, writing=not self._options.frozen)
+
+    def close(self) -> None:
+        """Close the connections of all threads, each as soon as its thread is not using it."""
+        self._closed = True
+        for link in list(self._links):
+            with link.lock:
+                link.close()
+
+    # -- using it -----------------------------------------------------------------------------------------------------
+
+    def read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Return what `work` reads from a connection."""
+        link = self.local.link
+        with link.lock:
+            connection = self.look(link)
+            try:
+                return work(connection)
+            except apsw.Error as error:
+                raise self.translated(error) from error
+
+    def write(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Return what `work` did, in one transaction, to the file that bears the name now.
+
+        The look comes after the commit and not before: a connection that was used keeps others from removing the
+        file, so that a file that is still there after a commit stays.
+        """
+        link = self.local.link
+        with link.lock:
+            while True:
+                connection = link.connection
+                if connection is None or link.phantom:
+                    connection = self._connect(link, writing=True)
+                try:
+                    result = work(connection)
+                except apsw.Error as error:
+                    raise self.translated(error) from error
+                if connection.in_transaction or not link.moved():
+                    return result
+                link.close()
+
+    def look(self, link: Link) -> apsw.Connection:
+        """Return the link's connection for reading, after looking now and then whether the file is still the same."""
+        connection = link.connection
+        if connection is None:
+            return self._connect(link, writing=False)
+        if time.monotonic() < link.look_at:
+            return connection
+        if not connection.in_transaction and self._is_stale(link):
+            link.close()
+            return self._connect(link, writing=False)
+        if link.look_at:
+            link.look_at = time.monotonic() + _LOOK_EVERY_S
+        return connection
+
+    def _is_stale(self, link: Link) -> bool:
+        if link.phantom:
+            return os.path.exists(self.path)
+        if not link.look_at and os.path.exists(self.path + "-wal"):
+            return True  # opened as immutable, and now somebody writes
+        return link.moved()
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _connect(self, link: Link, *, writing: bool) -> apsw.Connection:
+        if self._closed:
+            raise StoreClosedError("the store was closed meanwhile")
+        with _gate:  # no connection is opened while a fork is under way, or while the file is being removed
+            link.close()
+            try:
+                if self._options.frozen:
+                    return self._connect_frozen(link)
+                if not writing and not os.path.exists(self.path):
+                    return self._connect_phantom(link)
+                return self._connect_writable(link)
+            except apsw.Error as error:
+                link.close()
+                raise self.translated(error) from error
+            except BaseException:
+                link.close()
+                raise
+
+    def _connect_phantom(self, link: Link) -> apsw.Connection:
+        # After a discard: reading must find nothing, and must not create the file again.
+        link.connection, link.phantom = apsw.Connection(":memory:"), True
+        lay_out(link.connection)
+        return link.connection
+
+    def _connect_writable(self, link: Link) -> apsw.Connection:
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        except OSError as error:
+            raise StoreNotAvailableError(f"cannot open {self.path!r} for writing: {error.strerror}") from error
+        connection = link.connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE)
+        self._prepare(connection)
+        fresh = is_fresh(connection, self.path)
+        self._switch_to_wal(connection)
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._options.durability == 'full' else 'NORMAL'}")
+        if fresh:
+            with transaction(connection):
+                if is_fresh(connection, self.path):  # another process may have been faster
+                    lay_out(connection)
+        link.look_at = time.monotonic() + _LOOK_EVERY_S
+        return connection
+
+    def _connect_frozen(self, link: Link) -> apsw.Connection:
+        if not os.path.isfile(self.path):
+            raise StoreNotAvailableError(f"there is no file {self.path!r}; frozen=False creates one")
+        try:
+            link.connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
+            self._prepare(link.connection)
+            self._require_format(link.connection)
+            link.look_at = time.monotonic() + _LOOK_EVERY_S
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as error:
+            # A file in WAL mode needs a -shm beside it, which cannot be made in a read-only directory.
+            if not os.access(self.path, os.R_OK):
+                raise StoreNotAvailableError(f"cannot read {self.path!r}: permission denied") from error
+            if os.path.exists(self.path + "-wal"):
+                raise StoreNotAvailableError(
+                    f"{self.path!r} has a write-ahead log that cannot be read in a read-only directory: "
+                    "open it once where it can be written"
+                ) from error
+            link.close()
+            uri = "file:" + quote(self.path) + "?immutable=1"
+            link.connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            self._prepare(link.connection)
+            self._require_format(link.connection)
+            link.look_at = 0.0  # looks every time: an immutable connection takes no locks
+        return link.connection
+
+    def _prepare(self, connection: apsw.Connection) -> None:
+        connection.set_busy_timeout(int(self._options.timeout_s * 1000))
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+
+    def _require_format(self, connection: apsw.Connection) -> None:
+        if is_fresh(connection, self.path):
+            raise StoreNotAvailableError(f"{self.path!r} is empty; frozen=False makes it a store")
+
+    def _switch_to_wal(self, connection: apsw.Connection) -> None:
+        deadline = time.monotonic() + self._options.timeout_s
+        while True:  # switching ignores the busy timeout
+            try:
+                if connection.pragma("journal_mode", "wal") == "wal":
+                    return
+            except apsw.BusyError:
+                pass
+            if time.monotonic() > deadline:
+                raise StoreBusyError(f"{self.path!r} is in use in another journal mode")
+            time.sleep(0.005)
+
+    # -- removing -----------------------------------------------------------------------------------------------------
+
+    def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
+        """Remove the file if nobody else has it open and nothing is in it; otherwise it stays."""
+        held = _hold([self])
+        try:
+            for link in held:
+                link.close()
+            connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
+                # Leaving WAL takes an exclusive lock: the proof of being alone. A newcomer could have entered it since.
+                if connection.pragma("journal_mode", "delete") != "delete":
+                    return
+                connection.execute("BEGIN EXCLUSIVE")
+                if connection.pragma("journal_mode") == "delete" and is_unused(connection):
+                    os.unlink(self.path)
+                connection.execute("ROLLBACK")
+            except (apsw.BusyError, apsw.CantOpenError):
+                return
+            finally:
+                connection.close()
+        except apsw.CantOpenError:
+            return  # somebody else removed it
+        except apsw.Error as error:
+            raise self.translated(error) from error
+        finally:
+            _release(held)
+
+    # -- errors -------------------------------------------------------------------------------------------------------
+
+    def translated(self, error: apsw.Error) -> StoreError:
+        """Return the error of rstore for an error of the driver; it names the file, never a value."""
+        reason = f"{self.path!r}: {error}"
+        if isinstance(error, apsw.BusyError | apsw.LockedError):
+            return StoreBusyError(f"{reason}; others kept it locked for {self._options.timeout_s:g} s")
+        if isinstance(error, apsw.FullError | apsw.NoMemError) or _is_out_of_space(error):
+            return StoreFullError(f"{reason}; nothing was applied")
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.SQLError | apsw.FormatError):
+            return CorruptionError(reason)
+        if isinstance(error, apsw.TooBigError):
+            return NotSupportedError(f"{reason}; SQLite holds values of up to 1,000,000,000 bytes")
+        if isinstance(error, apsw.ConnectionClosedError | apsw.ThreadingViolationError):
+            return StoreClosedError(reason)
+        return StoreNotAvailableError(reason)
+
+
+def _is_out_of_space(error: apsw.Error) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, apsw.IOError) and getattr(error, "system_errno", 0) in full
+
+
+@contextmanager
+def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    """Run statements as one transaction, or as part of the one that is open."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN " + kind)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if not connection.get_autocommit():  # a full disk has rolled it back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+# -- forks ------------------------------------------------------------------------------------------------------------
+# SQLite's table of locks is inherited by a child, the locks are not: a child that merely opens a connection of its own
+# can lose acknowledged commits when the parent closes its one. So no connection is open at the moment of a fork.
+
+_gate = RLock()  # guards the two sets below, and is held by whoever opens a connection, forks, or removes a file
+_files: WeakSet[SqliteFile] = WeakSet()
+_held_for_fork: list[Link] = []
+
+
+def _hold(files: Any) -> list[Link]:
+    """Take the gate and the locks of all links, waiting for what is under way."""
+    while True:
+        _gate.acquire()
+        held: list[Link] = []
+        for link in [link for file in list(files) for link in list(file._links)]:  # noqa: SLF001 - same module
+            if not link.lock.acquire(timeout=0.01):
+                break
+            held.append(link)
+        else:
+            return held
+        # Its owner may be waiting for the gate, in order to open a connection: let it.
+        _release(held)
+        time.sleep(0.001)
+
+
+def _release(held: list[Link]) -> None:
+    for link in held:
+        link.lock.release()
+    _gate.release()
+
+
+def _before_fork() -> None:
+    _held_for_fork[:] = _hold(_files)
+    for link in _held_for_fork:
+        link.close()
+
+
+def _after_fork() -> None:
+    held = _held_for_fork[:]
+    _held_for_fork.clear()
+    _release(held)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,236 @@
+"""Bytes <-> sealed bytes: AES-256-GCM with key commitment, bound to the place where the bytes are kept.
+
+0        0xC1              not a pickle opcode, not UTF-8, unused in msgpack
+1        suite             0x01
+2..17    salt              16 random bytes, drawn once per open handle
+18..49   commitment        32 bytes
+50..61   nonce             12 random bytes
+62..     ciphertext, tag   over: codec byte, body
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from hmac import compare_digest, digest
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from rstore.errors import (
+    CorruptionError,
+    EncryptionError,
+    KeyRequiredError,
+    PlaintextError,
+    TamperedError,
+    WrongKeyError,
+)
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+MAGIC: Final = 0xC1
+SUITE: Final = 0x01
+_MARK: Final = bytes((MAGIC, SUITE))
+_SALT_BYTES: Final = 16
+_PREFIX_BYTES: Final = 50
+HEADER_BYTES: Final = 62
+NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+_CRC_BYTES: Final = 4
+_MAX_SEALS: Final = 2**30
+# Only salts whose commitment was verified get in, one for every handle that ever wrote.
+_MAX_CACHED_SALTS: Final = 4096
+
+
+class Cell(IntEnum):
+    """What kind of bytes are sealed; the numbers are part of the layout."""
+
+    VALUE = 1
+    POINT = 2
+    CHANGE = 3
+    POINTS = 4
+    CHANGES = 5
+    META = 6
+    CHECKPOINT = 7
+    FACT = 8
+
+
+_time = struct.Struct(">q")
+_position = struct.Struct(">qI")
+_run = struct.Struct(">qIqII")
+
+
+def at_time(t: int) -> bytes:
+    """Return the position of a point."""
+    return _time.pack(t)
+
+
+def at_position(t: int, seq: int) -> bytes:
+    """Return the position of a change or a checkpoint."""
+    return _position.pack(t, seq)
+
+
+def at_run(first: tuple[int, int], last: tuple[int, int], n: int) -> bytes:
+    """Return the position of a chunk or its meta."""
+    return _run.pack(*first, *last, n)
+
+
+def _prefixed(name: str) -> bytes:
+    raw = name.encode()
+    return len(raw).to_bytes(4, "big") + raw
+
+
+class Envelope:
+    """Seals and opens the bytes of one namespace, for one open handle.
+
+    The first key seals, all open. Without a key, bytes go through as they are, and blocks get a checksum. Threads may
+    share an envelope.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        keys: Sequence[bytes] = (),
+        *,
+        allow_plaintext: bool = False,
+        refresh: Callable[[], bool] | None = None,
+    ) -> None:
+        self._namespace = _prefixed(namespace)
+        self.keyed: Final = bool(keys)
+        self._allow_plaintext = allow_plaintext
+        self._refresh = refresh  # fetches the keys again, and returns whether they are others than before
+        self.use(keys)
+        _envelopes.add(self)
+
+    def use(self, keys: Sequence[bytes]) -> None:
+        """Seal and open with these keys from now on."""
+        self._roots = [digest(key, b"rstore/1/root", "sha512") for key in keys]
+        self._opened: dict[bytes, AESGCM] = {}
+        self._renew()
+
+    def _renew(self) -> None:
+        # Both together bound the seals under one derived key, so that random nonces stay unique.
+        self._seals_left = _MAX_SEALS
+        self._seal: tuple[bytes, AESGCM] | None = None
+
+    def where(self, cell: Cell, key: str) -> bytes:
+        """Return the part of a place that is the same for all positions of a key: namespace, kind of cell and key."""
+        return b"%b%c%b" % (self._namespace, cell, _prefixed(key))
+
+    def admits(self, *, sealed: bool) -> bool:
+        """Return whether this handle writes bytes of that kind."""
+        return sealed == self.keyed
+
+    def seal(self, body: bytes, where: bytes, position: bytes = b"") -> bytes:
+        """Return `body` sealed at its place, or as it is without a key."""
+        if not self.keyed:
+            return body
+        self._seals_left -= 1
+        if self._seals_left < 0:
+            self._renew()
+        prefix, cipher = self._seal or self._new_salt()
+        nonce = os.urandom(NONCE_BYTES)
+        header = prefix + nonce
+        return header + cipher.encrypt(nonce, body, header + where + position)
+
+    def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
+        """Return what was sealed at this place; unencrypted bytes as they are, where they are allowed.
+
+        Raises `KeyRequiredError`, `WrongKeyError`, `TamperedError` or `PlaintextError`.
+        """
+        if data[:1] != b"\xc1":
+            if self.keyed and not self._allow_plaintext:
+                raise PlaintextError(
+                    f"{_describe(where)} is not encrypted, and the store was opened with a key: "
+                    "somebody may have replaced it (allow_plaintext=True reads it all the same)"
+                )
+            return data
+        cipher = self._opened.get(data[:_PREFIX_BYTES]) or self._find_key(data, where)
+        header = data[:HEADER_BYTES]
+        try:
+            return cipher.decrypt(header[_PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
+        except _invalid_tag() as error:
+            raise TamperedError(f"{_describe(where)} was altered, or moved here from another place") from error
+
+    def seal_block(self, body: bytes, where: bytes, position: bytes = b"") -> bytes:
+        """Return `body` sealed, or with a checksum without a key.
+
+        Most flipped bits of a compressed column would otherwise decode to wrong numbers in silence.
+        """
+        if self.keyed:
+            return self.seal(body, where, position)
+        return body + zlib.crc32(body, zlib.crc32(where + position)).to_bytes(_CRC_BYTES, "big")
+
+    def open_block(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
+        """Return what `seal_block` was given; raises `CorruptionError` if the checksum differs."""
+        opened = self.open(data, where, position)
+        if opened is not data:
+            return opened
+        body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+        if crc != zlib.crc32(body, zlib.crc32(where + position)).to_bytes(_CRC_BYTES, "big"):
+            raise CorruptionError(f"{_describe(where)} is damaged: its checksum differs")
+        return body
+
+    def _new_salt(self) -> tuple[bytes, AESGCM]:
+        salt = os.urandom(_SALT_BYTES)
+        cipher, commitment = _derive(self._roots[0], salt)
+        prefix = _MARK + salt + commitment
+        self._opened[prefix] = cipher
+        self._seal = prefix, cipher
+        return self._seal
+
+    def _find_key(self, data: bytes, where: bytes) -> AESGCM:
+        if not self.keyed:
+            raise KeyRequiredError(f"{_describe(where)} is encrypted: open the store with key=…")
+        if len(data) < HEADER_BYTES + _TAG_BYTES:
+            raise TamperedError(f"{_describe(where)} was cut short")
+        if data[1] != SUITE:
+            raise EncryptionError(f"{_describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here")
+        for root in self._roots:
+            cipher, commitment = _derive(root, data[2 : 2 + _SALT_BYTES])
+            if compare_digest(commitment, data[2 + _SALT_BYTES : _PREFIX_BYTES]):
+                if len(self._opened) >= _MAX_CACHED_SALTS:
+                    self._opened.clear()
+                self._opened[data[:_PREFIX_BYTES]] = cipher
+                return cipher
+        if self._refresh is not None and self._refresh():
+            return self._find_key(data, where)
+        raise WrongKeyError(f"{_describe(where)} is encrypted under a key that this store was not given")
+
+
+def _derive(root: bytes, salt: bytes) -> tuple[AESGCM, bytes]:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
+
+    okm = digest(root, b"rstore/1/seal" + salt, "sha512")
+    return AESGCM(okm[:32]), okm[32:]
+
+
+def _invalid_tag() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
+
+
+def _describe(where: bytes) -> str:
+    size = int.from_bytes(where[:4], "big")
+    namespace, cell, key = where[4 : 4 + size], where[4 + size], where[9 + size :]
+    what = (
+        f"a {Cell(cell).name.lower()} of {key.decode()!r}" if cell != Cell.VALUE else f"the value of {key.decode()!r}"
+    )
+    return f"{what} in namespace {namespace.decode()!r}"
+
+
+_envelopes: WeakSet[Envelope] = WeakSet()
+
+
+def _renew_all() -> None:
+    for envelope in list(_envelopes):
+        envelope._renew()  # noqa: SLF001 - same module
+
+
+# A child must not go on with its parent's salt: with a shared count of seals, nonces could repeat.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

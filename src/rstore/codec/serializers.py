@@ -1,0 +1,274 @@
+"""Value <-> bytes: a codec byte that says how, then the body.
+
+Nouns: a *body* (what one value was dumped to) and an *encoded value* (codec byte + body).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias
+
+from rstore.errors import (
+    CorruptionError,
+    InvalidValueError,
+    SerializationError,
+    StoreError,
+    StoreNotAvailableError,
+    UnsafeValueError,
+)
+
+# No codec byte is 0xC1: a plain record can then never be taken for a sealed one.
+PICKLE: Final = 0x01
+JSON: Final = 0x02
+MSGPACK: Final = 0x03
+CUSTOM_BYTES: Final = 0x04
+CUSTOM_STR: Final = 0x05
+INT: Final = 0x10
+FLOAT: Final = 0x11
+BOOL: Final = 0x12
+STR: Final = 0x13
+
+_NAMES: Final = {
+    PICKLE: "pickle",
+    JSON: "json",
+    MSGPACK: "msgpack",
+    CUSTOM_BYTES: "a subclass",
+    CUSTOM_STR: "a subclass",
+}
+
+_int64 = struct.Struct("<Bq")
+_float64 = struct.Struct("<Bd")
+
+Dump: TypeAlias = Callable[[Any], bytes | str]
+Load: TypeAlias = Callable[[Any], Any]
+
+
+class Serializer(Protocol):
+    """A pair of functions and the codec byte that marks what they wrote."""
+
+    codec: int
+
+    def dumps(self, value: Any) -> bytes:
+        """Return the bytes of a value."""
+        ...
+
+    def loads(self, body: bytes) -> Any:
+        """Return the value of the bytes."""
+        ...
+
+
+class Pickle:
+    """Any Python object; to be loaded only from whoever is trusted."""
+
+    codec = PICKLE
+
+    def dumps(self, value: Any) -> bytes:
+        """Return the pickle of a value, protocol 5."""
+        return pickle.dumps(value, 5)
+
+    # As it is, without a frame around it; whom to trust is decided in `Codec.load`.
+    loads = staticmethod(pickle.loads)
+
+
+class Json:
+    """What JSON can express: tuples come back as lists, keys of dicts as str."""
+
+    codec = JSON
+
+    def dumps(self, value: Any) -> bytes:
+        """Return the JSON of a value, in UTF-8."""
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    def loads(self, body: bytes) -> Any:
+        """Return the value of JSON."""
+        return json.loads(body)
+
+
+class MsgPack:
+    """What MessagePack can express: tuples come back as lists, ints end at 64 bits."""
+
+    codec = MSGPACK
+
+    def __init__(self) -> None:
+        try:
+            import msgpack
+        except ModuleNotFoundError as error:
+            raise StoreNotAvailableError(
+                "the serializer 'msgpack' needs a package that is not installed: pip install 'rlib-store[msgpack]'"
+            ) from error
+        self._msgpack = msgpack
+
+    def dumps(self, value: Any) -> bytes:
+        """Return the MessagePack of a value."""
+        return bytes(self._msgpack.packb(value))
+
+    def loads(self, body: bytes) -> Any:
+        """Return the value of MessagePack."""
+        return self._msgpack.unpackb(body, strict_map_key=False)
+
+
+SERIALIZERS: Final[dict[str, Callable[[], Serializer]]] = {"pickle": Pickle, "json": Json, "msgpack": MsgPack}
+
+
+def make_serializer(name: str) -> Serializer:
+    """Return the ready-made serializer of that name."""
+    try:
+        make = SERIALIZERS[name]
+    except (KeyError, TypeError):
+        raise InvalidValueError(f"serializer is one of {', '.join(SERIALIZERS)}, not {name!r}") from None
+    return make()
+
+
+class Codec:
+    """Encodes and decodes values, the same for all three models.
+
+    int64, float, bool and str have codecs of their own, so that a chunk of them is a typed column, unless a subclass
+    overrides `_dump` or `_load`: then every value passes through these.
+    """
+
+    def __init__(self, serializer: Serializer, custom: tuple[Dump, Load] | None = None) -> None:
+        self._dumps = serializer.dumps
+        self._codec = serializer.codec
+        self._custom = custom
+        # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
+        # to a pickle store that was one of these before.
+        self._loads: dict[int, Callable[[bytes], Any]] = {}
+        if custom is None:
+            self._loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
+            if serializer.codec == PICKLE:
+                self._loads[MSGPACK] = lambda body: MsgPack().loads(body)
+        else:
+            load = custom[1]
+            self._loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
+
+    @property
+    def typed(self) -> bool:
+        """Whether int64, float, bool and str have codecs of their own here."""
+        return self._custom is None
+
+    def encode(self, value: Any) -> bytes:
+        """Return the encoded value.
+
+        Raises `SerializationError` if it cannot be dumped.
+        """
+        if self._custom is not None:
+            return self._encode_custom(value, self._custom[0])
+        native = _NATIVE_DUMPS.get(type(value))
+        if native is not None and (encoded := native(value)) is not None:
+            return encoded
+        return b"%c%b" % (self._codec, self.dump(value))
+
+    def dump(self, value: Any) -> bytes:
+        """Return the body of a value, as the serializer writes it."""
+        try:
+            return self._dumps(value)
+        except (MemoryError, StoreError):
+            raise
+        except Exception as error:  # whatever a value's own __reduce__ raises
+            raise _cannot_dump(value) from error
+
+    def _encode_custom(self, value: Any, dump: Dump) -> bytes:
+        try:
+            body = dump(value)
+        except (MemoryError, StoreError):
+            raise
+        except Exception as error:  # whatever a subclass raises
+            raise _cannot_dump(value) from error
+        if isinstance(body, str):
+            return b"\x05" + body.encode("utf-8", "surrogatepass")
+        if isinstance(body, bytes | bytearray | memoryview):
+            return b"\x04" + bytes(body)
+        raise SerializationError(f"_dump returns bytes or str, not {type(body).__name__}")
+
+    def decode(self, encoded: bytes) -> Any:
+        """Return the value of an encoded value."""
+        return self.load(encoded[0], encoded[1:])
+
+    def load(self, codec: int, body: bytes) -> Any:
+        """Return the value of a body.
+
+        Raises `UnsafeValueError` for a pickle where pickles are not loaded, and `SerializationError` if it cannot be
+        loaded.
+        """
+        load = self._loads.get(codec)
+        if load is None:
+            raise self._refusal(codec)
+        try:
+            return load(body)
+        except (MemoryError, StoreError):
+            raise
+        except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
+            raise SerializationError(
+                f"a value cannot be loaded from its {len(body):,} bytes: {type(error).__name__}"
+            ) from error
+
+    def _refusal(self, codec: int) -> StoreError:
+        if codec == PICKLE:
+            return UnsafeValueError(
+                "the value is a pickle, and this store's serializer is not pickle: it was not loaded"
+            )
+        if codec in _NAMES or codec in _NATIVE_LOADS:
+            writer = _NAMES.get(codec, "a ready-made serializer")
+            return SerializationError(f"the value was written with {writer}, which this store does not read")
+        return CorruptionError(f"the codec byte 0x{codec:02X} is unknown: damaged, or written by a newer version")
+
+
+def _cannot_dump(value: Any) -> SerializationError:
+    return SerializationError(f"a value of type {type(value).__name__} cannot be dumped")
+
+
+def _dump_int(value: int) -> bytes | None:
+    try:
+        return _int64.pack(INT, value)
+    except struct.error:  # beyond 64 bits
+        return None
+
+
+def _dump_float(value: float) -> bytes:
+    return _float64.pack(FLOAT, value)
+
+
+def _dump_bool(value: bool) -> bytes:
+    return b"\x12\x01" if value else b"\x12\x00"
+
+
+def _dump_str(value: str) -> bytes:
+    return b"\x13" + value.encode("utf-8", "surrogatepass")  # a str value, unlike a key, may hold lone surrogates
+
+
+def _load_int(body: bytes) -> int:
+    if len(body) != 8:
+        raise CorruptionError("a stored int has the wrong size")
+    return int.from_bytes(body, "little", signed=True)
+
+
+def _load_float(body: bytes) -> float:
+    if len(body) != 8:
+        raise CorruptionError("a stored float has the wrong size")
+    value: float = struct.unpack("<d", body)[0]
+    return value
+
+
+def _load_bool(body: bytes) -> bool:
+    return body == b"\x01"
+
+
+def _load_str(body: bytes) -> str:
+    return body.decode("utf-8", "surrogatepass")
+
+
+_NATIVE_DUMPS: Final[dict[type, Callable[[Any], bytes | None]]] = {
+    int: _dump_int,
+    float: _dump_float,
+    bool: _dump_bool,
+    str: _dump_str,
+}
+_NATIVE_LOADS: Final[dict[int, Callable[[bytes], Any]]] = {
+    INT: _load_int,
+    FLOAT: _load_float,
+    BOOL: _load_bool,
+    STR: _load_str,
+}

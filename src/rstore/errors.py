@@ -1,0 +1,141 @@
+"""Everything that rstore raises, in one tree.
+
+StoreError
+├── FrozenStoreError          writing to a read-only store
+├── StoreClosedError          used outside `with` or after close
+├── StoreNotAvailableError    cannot find, reach or open it
+├── StoreBusyError            timed out waiting for a lock; nothing was applied
+├── StoreFullError            disk, memory or quota; nothing was applied
+├── OutcomeUnknownError       connection lost at commit: all or nothing, unknown which
+├── StoreIntegrityError       taken timestamp, refused change
+│   ├── ChangeRefusedError    the change cannot be replayed
+│   └── HorizonError          asked about a time before the horizon
+├── ConflictError             a version check failed
+├── CorruptionError           stored bytes are damaged
+├── EncryptionError
+│   ├── KeyRequiredError      sealed bytes, but the store was opened without a key
+│   ├── WrongKeyError         sealed under another key
+│   ├── TamperedError         sealed bytes were altered or moved
+│   └── PlaintextError        unencrypted bytes where sealed ones are expected
+├── SerializationError        a value cannot be dumped or loaded
+│   └── UnsafeValueError      a pickle where pickles are not trusted
+├── NotSupportedError         this backend cannot do that
+└── InvalidArgumentError      bad key, timestamp, dsn or option
+    ├── InvalidTypeError      … of the wrong type (also a TypeError)
+    └── InvalidValueError     … of the right type (also a ValueError)
+
+Messages name the namespace and the key, never a value or a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StoreError(Exception):
+    """The base of everything that rstore raises."""
+
+
+class FrozenStoreError(StoreError):
+    """A writing verb was called on a read-only store; open it with ``frozen=False``."""
+
+
+class StoreClosedError(StoreError):
+    """The store was used outside ``with`` or after ``close()``."""
+
+
+class StoreNotAvailableError(StoreError):
+    """The store cannot be found, reached or opened."""
+
+
+class StoreBusyError(StoreError):
+    """Waiting for a lock took longer than ``timeout``; nothing was applied."""
+
+
+class StoreFullError(StoreError):
+    """The disk, the memory or a quota is full; nothing was applied."""
+
+
+class OutcomeUnknownError(StoreError):
+    """The connection was lost at commit: all of the call was applied or none, and it is unknown which."""
+
+
+class StoreIntegrityError(StoreError):
+    """The write would violate the integrity of an event sequence."""
+
+
+class ChangeRefusedError(StoreIntegrityError):
+    """A change that could not be replayed was refused, and nothing was recorded; its cause is chained."""
+
+    def __init__(self, message: str, *, key: str, t: int, item: str, op: Any) -> None:
+        super().__init__(message)
+        self.key = key
+        self.t = t
+        self.item = item
+        self.op = op
+
+
+class HorizonError(StoreIntegrityError):
+    """The history before the horizon was pruned away, so that a state before it is unknown."""
+
+    def __init__(self, message: str, *, key: str, horizon: int) -> None:
+        super().__init__(message)
+        self.key = key
+        self.horizon = horizon
+
+
+class ConflictError(StoreError):
+    """Somebody else changed the data first."""
+
+    def __init__(self, message: str, *, expected: Any = None, actual: Any = None) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class CorruptionError(StoreError):
+    """Stored bytes are damaged."""
+
+
+class EncryptionError(StoreError):
+    """The base of everything that is refused for the sake of encryption."""
+
+
+class KeyRequiredError(EncryptionError):
+    """The data is encrypted, and the store was opened without a key."""
+
+
+class WrongKeyError(EncryptionError):
+    """The data is encrypted under a key that the store was not given."""
+
+
+class TamperedError(EncryptionError):
+    """Encrypted bytes were altered, or moved from where they were written."""
+
+
+class PlaintextError(EncryptionError):
+    """Unencrypted data in a store that was opened with a key, or the other way round when writing."""
+
+
+class SerializationError(StoreError):
+    """A value cannot be dumped, or its stored bytes cannot be loaded."""
+
+
+class UnsafeValueError(SerializationError):
+    """A pickled record in a store whose serializer is not pickle; it was not loaded."""
+
+
+class NotSupportedError(StoreError):
+    """This backend cannot do that."""
+
+
+class InvalidArgumentError(StoreError):
+    """An argument is of the wrong type or has an impossible value; nothing was done."""
+
+
+class InvalidTypeError(InvalidArgumentError, TypeError):
+    """An argument is of the wrong type."""
+
+
+class InvalidValueError(InvalidArgumentError, ValueError):
+    """An argument is of the right type, and its value is impossible."""

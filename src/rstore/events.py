@@ -1,0 +1,197 @@
+"""The event-sequence verbs: how a dict came to be what it is, replayable to any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple, overload
+
+from rstore.arguments import check_bound, check_item, check_key, check_timestamp
+from rstore.backends.base import MAX_INT64, MAX_SEQ, MIN_INT64
+from rstore.codec.changes import Step, unpack_change
+from rstore.errors import InvalidTypeError
+from rstore.history import History, Reading
+from rstore.operators import OPERATORS, SETITEM, Operator, check_operator
+from rstore.session import Session, Verbs
+
+
+class Event(NamedTuple):
+    """What happened to one item: POSIX milliseconds, the item, the operator function, and its operand."""
+
+    timestamp: int
+    item: str
+    op: Callable[..., Any]
+    value: Any
+
+
+class Events(Verbs):
+    """Sequences of changes to a dict; a timestamp is POSIX milliseconds."""
+
+    def apply(self, key: str, state: Mapping[str, Any], t: int | None = None) -> dict[str, Any] | None:
+        """Record a change, and return the current state.
+
+        `{item: value}` sets an item, `{item: (op, operand)}` applies one of the operators `setitem delitem add sub mul
+        truediv floordiv mod pow concat neg not_` of the module `operator` to it; of `delitem`, `neg` and `not_` the
+        operand is None. All items of one call are one change: recorded together or not at all. Without `t` the change
+        happens now and is the last one; with `t`, also in the past, from where on it takes part in history. An empty
+        change records nothing.
+
+        Raises `ChangeRefusedError` if the change, or a later one behind it, could not be replayed;
+        `StoreIntegrityError` if `t` is taken; `HorizonError` if the history of that time was pruned.
+
+        >>> import operator
+        >>> store.apply('account', {'owner': 'Ada', 'balance': 10})
+        {'owner': 'Ada', 'balance': 10}
+        >>> store.apply('account', {'balance': (operator.add, 5)})
+        {'owner': 'Ada', 'balance': 15}
+        """
+        session = self._writer
+        check_key(key)
+        at = None if t is None else check_timestamp(t)
+        steps = _steps(session, state)
+        if not steps:
+            return self.current(key)
+        history = History(session, key)
+        return session.events.until_won(key, lambda: history.try_apply(steps, at)).values()
+
+    @overload
+    def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
+    @overload
+    def current(self, key: str, withtimestamp: Literal[True]) -> tuple[int, dict[str, Any]] | None: ...
+    @overload
+    def current(self, key: str, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None: ...
+    def current(self, key: str, withtimestamp: bool = False) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
+        """Return the state behind the last change, future ones included; None if the key is unknown.
+
+        With `withtimestamp`, return (timestamp of the last change, state).
+        """
+        return _answer(History(self._reader, check_key(key)).read(), withtimestamp=withtimestamp)
+
+    @overload
+    def past(self, key: str, t: int, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
+    @overload
+    def past(self, key: str, t: int, withtimestamp: Literal[True]) -> tuple[int, dict[str, Any]] | None: ...
+    @overload
+    def past(self, key: str, t: int, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None: ...
+    def past(self, key: str, t: int, withtimestamp: bool = False) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
+        """Return the state as it was at time `t`, the changes at `t` included; None if the key was unknown then.
+
+        Raises `HorizonError` if the history of that time was pruned.
+
+        >>> store.apply('light', {'on': True}, t=1000)
+        {'on': True}
+        >>> store.apply('light', {'on': False}, t=2000)
+        {'on': False}
+        >>> store.past('light', 1500), store.past('light', 500)
+        ({'on': True}, None)
+        """
+        history = History(self._reader, check_key(key))
+        at = check_timestamp(t)
+        reading = history.read((at, MAX_SEQ))
+        history.check_horizon(reading.horizon, at)
+        return _answer(reading, withtimestamp=withtimestamp)
+
+    def events(
+        self,
+        key: str,
+        start: int | None = None,
+        end: int | None = None,
+        ops: Callable[..., Any] | Iterable[Callable[..., Any]] | None = None,
+    ) -> list[Event] | None:
+        """Return the events from `start` to `end`, both included, in order; None if the key is unknown.
+
+        `ops` is one operator or several: only their events are returned.
+
+        >>> import operator
+        >>> store.apply('jar', {'coins': 1}, t=1)
+        {'coins': 1}
+        >>> store.apply('jar', {'coins': (operator.add, 2)}, t=2)
+        {'coins': 3}
+        >>> store.events('jar', ops=operator.add)
+        [Event(timestamp=2, item='coins', op=<built-in function add>, value=2)]
+        """
+        session = self._reader
+        check_key(key)
+        lo, hi = (check_bound(start, MIN_INT64), 0), (check_bound(end, MAX_INT64), MAX_SEQ)
+        names = None if ops is None else {one.name for one in _operators(ops)}
+        view = session.events.view(key, lo, hi)
+        if view.head is None:
+            return None
+        decode = session.codec.decode
+        return [
+            Event(change.t, item, OPERATORS[op].function, None if encoded is None else decode(encoded))
+            for change in session.events.rows(key, view, lo, hi)
+            for item, op, encoded in unpack_change(change.body)
+            if names is None or op in names
+        ]
+
+    def prune(self, *keys: str, remove: bool = True) -> int:
+        """Drop the events that a later `setitem` or `delitem` of the same item supersedes; return how many.
+
+        `current` stays what it is. `past` stays exact from the horizon on, the time of the latest such supersession,
+        and raises `HorizonError` before it. With `remove`, a key whose current state is empty is deleted.
+
+        Raises `InvalidArgumentError` without a key.
+
+        >>> for reading in 20, 21, 22:
+        ...     state = store.apply('sensor', {'value': reading})
+        >>> store.prune('sensor'), store.current('sensor')
+        (2, {'value': 22})
+        """
+        session = self._writer
+        if not keys:
+            raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
+        histories = {check_key(key): History(session, key) for key in keys}
+        won = session.events.until_won
+        return sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items())
+
+    def eventsources(self) -> list[str]:
+        """Return the keys of all event sequences, in order."""
+        return self._reader.events.keys()
+
+    def eventsequences(self) -> list[str]:
+        """Return the same as `eventsources`; the name that the first release had."""
+        return self.eventsources()
+
+
+def _answer(reading: Reading, *, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
+    if reading.last is None:
+        return None
+    state = reading.state.values()
+    return (reading.last[0], state) if withtimestamp else state
+
+
+def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
+    """Return the steps of a change, their values encoded."""
+    if not isinstance(state, Mapping):
+        raise InvalidTypeError(f"a change is a mapping {{item: value or (op, operand)}}, not {type(state).__name__}")
+    steps = []
+    for item, value in state.items():
+        check_item(item)
+        operator, operand = _operation(item, value)
+        if not operator.unary:
+            steps.append(Step(item, operator.name, session.codec.encode(operand)))
+        elif operand is None:
+            steps.append(Step(item, operator.name, None))
+        else:
+            raise InvalidTypeError(f"{operator.name} on the item {item!r} takes no operand: pass None")
+    return steps
+
+
+def _operation(item: str, value: Any) -> tuple[Operator, Any]:
+    """Return the operator and the operand that a value stands for: a 2-tuple led by a callable, or a plain value."""
+    if type(value) is tuple and len(value) == 2 and callable(value[0]):
+        try:
+            return check_operator(value[0]), value[1]
+        except InvalidTypeError as error:
+            raise InvalidTypeError(f"item {item!r}: {error}") from error
+    return SETITEM, value
+
+
+def _operators(ops: Any) -> list[Operator]:
+    if callable(ops):
+        return [check_operator(ops)]
+    try:
+        return [check_operator(op) for op in ops]
+    except TypeError as error:
+        raise InvalidTypeError("ops is an operator, or several") from error

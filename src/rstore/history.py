@@ -1,0 +1,285 @@
+"""Event sequences as logs: reading a state, appending and inserting a change, pruning what is superseded.
+
+Nouns: a *reading* (the state of a sequence at one position, and what it took to fold it) and a *ledger* (counts what
+was folded since the last checkpoint, and says when the next is due).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rstore.backends.base import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
+from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
+from rstore.codec.envelope import Cell, at_position
+from rstore.errors import ChangeRefusedError, CorruptionError, HorizonError, StoreIntegrityError
+from rstore.log import new_stamp
+from rstore.operators import OPERATORS
+from rstore.session import Session
+from rstore.states import CHECKPOINT_CHANGES, CannotFold, State
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was folded since the last checkpoint: how many changes, and how many bytes of them."""
+
+    changes: int = 0
+    size: int = 0
+    enough: int = 0
+    """The state was larger than this when it was last measured, which takes going through it."""
+
+    def due(self, body: bytes, state: State) -> bool:
+        """Count a change, and return whether a checkpoint of the state behind it is due.
+
+        Both conditions: a fold then decodes at most 128 changes or about one state's size, and checkpoints never
+        take more bytes than the changes.
+        """
+        self.changes += 1
+        self.size += len(body)
+        if self.changes < CHECKPOINT_CHANGES or self.size <= self.enough:
+            return False
+        self.enough = state.size()
+        if self.size <= self.enough:
+            return False
+        self.changes = self.size = self.enough = 0
+        return True
+
+
+@dataclass(slots=True)
+class Reading:
+    """A sequence at one position. `head` is None if it is unknown, `last` if nothing happened until then."""
+
+    now_ms: int
+    head: Head | None
+    horizon: int | None
+    state: State
+    last: Position | None
+    ledger: Ledger
+
+
+class History:
+    """One event sequence of an open store."""
+
+    def __init__(self, session: Session, key: str) -> None:
+        self._key = key
+        self._codec = session.codec
+        self._envelope = session.envelope
+        self._logs = session.events
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, hi: Position = LAST) -> Reading:
+        """Return the sequence as it stands behind position `hi`."""
+        reading, changes = self._begin(checkpoint=hi, hi=hi)
+        state, ledger, change = reading.state, reading.ledger, None
+        for change in changes:
+            self._refold(state, change)
+            ledger.changes += 1
+            ledger.size += len(change.body)
+        if change is not None:
+            reading.last = change.t, change.seq
+        return reading
+
+    def _begin(self, checkpoint: Position | None, hi: Position = LAST) -> tuple[Reading, Iterable[Row]]:
+        """Return the reading at the newest checkpoint up to a position, and the changes from there to `hi`."""
+        view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint)
+        horizon = self._horizon(view.head)
+        reading = Reading(view.now_ms, view.head, horizon, State(self._codec, horizon), None, Ledger())
+        if view.checkpoint is None:
+            return reading, self._logs.rows(self._key, view, hi=hi)
+        t, seq, sealed = view.checkpoint
+        where = self._envelope.where(Cell.CHECKPOINT, self._key)
+        state = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, at_position(t, seq)))
+        if state is None:  # made under other fold rules: a cache, so the changes tell it all again
+            return self._begin(None, hi)
+        reading.state, reading.last = state, (t, seq)
+        return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
+
+    def _refold(self, state: State, change: Row) -> None:
+        try:
+            state.fold(change.t, unpack_change(change.body))
+        except CannotFold as error:
+            raise self._unreplayable(change, error) from error.__cause__
+
+    def _unreplayable(self, change: Row, error: CannotFold) -> CorruptionError:
+        return CorruptionError(
+            f"the event sequence {self._key!r} cannot be replayed at t={change.t}, item {error.step.item!r}"
+        )
+
+    def _horizon(self, head: Head | None) -> int | None:
+        if head is None or not head.facts:
+            return None
+        return unpack_horizon(self._envelope.open_block(head.facts, self._envelope.where(Cell.FACT, self._key)))
+
+    def check_horizon(self, horizon: int | None, t: int, *, writing: bool = False) -> None:
+        """Refuse a time whose history was pruned away."""
+        if horizon is not None and (t <= horizon if writing else t < horizon):
+            raise HorizonError(
+                f"the history of {self._key!r} was pruned: nothing can be "
+                + (
+                    f"applied at t={t}, only after t={horizon}"
+                    if writing
+                    else f"told of t={t}, only from t={horizon} on"
+                ),
+                key=self._key,
+                horizon=horizon,
+            )
+
+    # -- applying -----------------------------------------------------------------------------------------------------
+
+    def try_apply(self, steps: Sequence[Step], t: int | None) -> State | None:
+        """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
+        reading = self.read()
+        self._logs.check_kind(self._key, reading.head)
+        if t is not None and reading.last is not None and t <= reading.last[0]:
+            return self._try_insert(steps, t)
+        at = self._next(reading, t)
+        body = pack_change(steps)
+        self._fold_new(reading.state, at[0], steps)
+        due = reading.ledger.due(body, reading.state)
+        return self._commit(reading, at, body, [self._checkpoint(at, reading.state)] if due else [])
+
+    def _next(self, reading: Reading, t: int | None) -> Position:
+        """Return the position of a change that is to be the last one."""
+        if t is not None:
+            return t, 0
+        if reading.last is None or reading.now_ms > reading.last[0]:
+            return reading.now_ms, 0
+        return reading.last[0], reading.last[1] + 1
+
+    def _try_insert(self, steps: Sequence[Step], t: int) -> State | None:
+        """Record a change in the past: everything behind it is replayed on top of it first."""
+        reading, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
+        self.check_horizon(reading.horizon, t, writing=True)
+        body, at = pack_change(steps), (t, 0)
+        checkpoints: list[Row] = []
+
+        def place() -> None:
+            self._fold_new(reading.state, t, steps)
+            if reading.ledger.due(body, reading.state):
+                checkpoints.append(self._checkpoint(at, reading.state))
+
+        placed = False
+        for change in changes:
+            if change.t == t:
+                raise StoreIntegrityError(f"the timestamp {t} of {self._key!r} is taken: pick another, or none for now")
+            if change.t > t and not placed:
+                place()
+                placed = True
+            if placed:
+                self._replay(reading.state, change, steps, t)
+            else:
+                self._refold(reading.state, change)
+            if reading.ledger.due(change.body, reading.state):
+                checkpoints.append(self._checkpoint((change.t, change.seq), reading.state))
+        if not placed:
+            place()  # what was behind it is gone since
+        return self._commit(reading, at, body, checkpoints, insert=True)
+
+    def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
+        try:
+            state.fold(t, steps)
+        except CannotFold as error:
+            cause = error.__cause__
+            raise self._refusal(error.step, t, f"{type(cause).__name__}, see its cause") from cause
+
+    def _replay(self, state: State, change: Row, steps: Sequence[Step], t: int) -> None:
+        try:
+            state.fold(change.t, unpack_change(change.body))
+        except CannotFold as error:
+            # Every operator reads and writes one item, so that only a step on the same item can have broken it.
+            step = next((step for step in steps if step.item == error.step.item), None)
+            if step is None:
+                raise self._unreplayable(change, error) from error.__cause__
+            raise self._refusal(step, t, f"it would break the {error.step.op} at t={change.t}") from error.__cause__
+
+    def _refusal(self, step: Step, t: int, why: str) -> ChangeRefusedError:
+        return ChangeRefusedError(
+            f"{step.op} on the item {step.item!r} of {self._key!r} at t={t} is refused, nothing was recorded: {why}",
+            key=self._key,
+            t=t,
+            item=step.item,
+            op=OPERATORS[step.op].function,
+        )
+
+    def _checkpoint(self, at: Position, state: State) -> Row:
+        where = self._envelope.where(Cell.CHECKPOINT, self._key)
+        return Row(*at, self._envelope.seal_block(state.pack(), where, at_position(*at)))
+
+    def _commit(
+        self, reading: Reading, at: Position, body: bytes, checkpoints: list[Row], *, insert: bool = False
+    ) -> State | None:
+        head = reading.head
+        commit = Commit(
+            create=self._logs.new_head(),
+            if_version=None if head is None else head.version,
+            # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
+            # change in the past also depends on where the rows of the past are.
+            if_epoch=head.epoch if insert and head is not None else ANY,
+            version=new_stamp(),
+            put_rows=self._logs.seal_rows(self._key, [(*at, body)]),
+            drop_checkpoints_from=at if insert else None,
+            put_checkpoints=checkpoints,
+        )
+        if not self._logs.commit(self._key, commit):
+            return None
+        self._logs.wrote(self._key, 1)
+        return reading.state
+
+    # -- pruning ------------------------------------------------------------------------------------------------------
+
+    def try_prune(self, *, remove: bool) -> int | None:
+        """Drop the steps that are superseded; return how many, or None if somebody else was faster."""
+        view = self._logs.view(self._key)
+        if view.head is None:
+            return 0
+        self._logs.check_kind(self._key, view.head)
+        changes = [(change, unpack_change(change.body)) for change in self._logs.rows(self._key, view)]
+        kept, obsolete, superseded_at = _superseded(changes)
+        horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
+        state, ledger, checkpoints = State(self._codec, horizon), Ledger(), []
+        for change in kept:
+            self._refold(state, change)
+            if ledger.due(change.body, state):
+                checkpoints.append(self._checkpoint((change.t, change.seq), state))
+        if remove and not len(state):
+            n = sum(len(steps) for _, steps in changes)
+            return n if self._logs.drop(self._key, if_version=view.head.version) else None
+        if not obsolete:
+            return 0
+        commit = Commit(
+            if_version=view.head.version,
+            if_epoch=view.head.epoch,
+            version=new_stamp(),
+            epoch=new_stamp(),
+            facts=self._envelope.seal_block(pack_horizon(horizon), self._envelope.where(Cell.FACT, self._key)),
+            drop_rows=view.rows,
+            drop_chunks=[chunk.first for chunk in view.chunks],
+            drop_checkpoints_from=FIRST,
+            put_checkpoints=checkpoints,
+            **self._logs.lay_out(self._key, kept),
+        )
+        return obsolete if self._logs.commit(self._key, commit) else None
+
+
+def _superseded(changes: Sequence[tuple[Row, list[Step]]]) -> tuple[list[Row], int, int | None]:
+    """Return (the changes without superseded steps, how many steps these were, the time of the latest supersession).
+
+    A step is superseded by a later `setitem` or `delitem` of the same item.
+    """
+    kept: list[Row] = []
+    reset_at: dict[str, int] = {}
+    obsolete = 0
+    horizon: int | None = None
+    for change, steps in reversed(changes):
+        needed = [step for step in steps if step.item not in reset_at]
+        for step in steps:
+            if step.item in reset_at:
+                horizon = reset_at[step.item] if horizon is None else max(horizon, reset_at[step.item])
+        reset_at |= {step.item: change.t for step in needed if OPERATORS[step.op].resets}
+        obsolete += len(steps) - len(needed)
+        if len(needed) == len(steps):
+            kept.append(change)
+        elif needed:
+            kept.append(change._replace(body=pack_change(needed)))
+    return kept[::-1], obsolete, horizon

@@ -1,0 +1,360 @@
+"""The log: hot rows + sealed chunks, shared by series and events.
+
+Nouns: *rows* (one point or change each, written blindly), *chunks* (thousands of rows, columnar and compressed) and
+the *rewrite* (the one way from rows to chunks, and from chunks to other chunks).
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import repeat
+from random import Random
+from typing import Final, NamedTuple, TypedDict, TypeVar
+
+from rstore.backends.base import (
+    ANY,
+    FIRST,
+    LAST,
+    Backend,
+    Chunk,
+    Commit,
+    Expected,
+    Head,
+    Log,
+    Model,
+    NamespaceGone,
+    Position,
+    Row,
+    View,
+)
+from rstore.codec import chunks as chunk_codec
+from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, segment_of_rows, split, unpack_chunk
+from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.errors import KeyRequiredError, PlaintextError, StoreError
+
+T = TypeVar("T")
+
+STAMP_BYTES: Final = 16
+
+DIRECT_ROWS: Final = 4096
+"""A batch of this many rows is sealed at once instead of passing through hot rows."""
+
+HOT_ROWS: Final = 16384
+HOT_BYTES: Final = 8 * 1024 * 1024
+"""A log with more hot rows, or more bytes in them, is due for sealing."""
+
+CHECK_EVERY: Final = 256
+"""How many rows are written, on average, between two looks at whether a log is due.
+
+Chosen at random, not counted: a counter in the head would make all writers of a log wait for one row, and a counter
+in the process never gets anywhere in programs that write one point and end.
+"""
+
+FOLD_CHUNKS: Final = 8
+"""How many chunks one folding of late rows rewrites at most; it bounds the work of the write that it happens in."""
+
+RACES: Final = 3
+"""After so many lost races a rewrite holds the lock while it works."""
+
+
+def new_stamp() -> bytes:
+    """Return a new epoch or version.
+
+    Random, not counted: a counter that comes back after a removal or a failover would let a stale commit through.
+    """
+    return os.urandom(STAMP_BYTES)
+
+
+class Laid(TypedDict, total=False):
+    """The part of a commit that says where rows go."""
+
+    put_rows: list[Row]
+    put_chunks: list[Chunk]
+
+
+class _Kind(NamedTuple):
+    """What differs between the logs of the two models."""
+
+    row: Cell
+    chunk: Cell
+    opaque: bool
+    position: Callable[[int, int], bytes]
+
+
+_KINDS: Final = {
+    Model.SERIES: _Kind(Cell.POINT, Cell.POINTS, opaque=False, position=lambda t, _: at_time(t)),
+    Model.EVENTS: _Kind(Cell.CHANGE, Cell.CHANGES, opaque=True, position=at_position),
+}
+
+
+class Logs:
+    """All logs of one model in one namespace. Threads may share it."""
+
+    def __init__(self, backend: Backend, envelope: Envelope, model: Model, revive: Callable[[], None]) -> None:
+        self._backend = backend
+        self._envelope = envelope
+        self._model = model
+        self._kind = _KINDS[model]
+        self._revive = revive  # creates the namespace again after somebody discarded it
+        self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
+        self._until_check = self._random.randrange(2 * CHECK_EVERY)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def keys(self) -> list[str]:
+        """Return the keys of all logs."""
+        return self._backend.logs(self._model)
+
+    def view(
+        self,
+        key: str,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+        from_checkpoint: Position | None = None,
+    ) -> View:
+        """Return what the log holds between two positions at one moment, still sealed."""
+        return self._backend.view(
+            Log(self._model, key),
+            lo,
+            hi,
+            limit=limit,
+            reverse=reverse,
+            bodies=bodies,
+            from_checkpoint=from_checkpoint,
+        )
+
+    def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
+        """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
+
+        A hot row wins over the row of a chunk at the same position.
+        """
+        opened = self._open_rows(key, view.rows)
+        start = 0
+        for chunk in view.chunks:
+            before = bisect_left(opened, chunk.first, lo=start, key=_position)
+            within = bisect_right(opened, chunk.last, lo=before, key=_position)
+            if before > start:
+                yield self._segment(opened[start:before])
+            segment = self._open_chunk(key, chunk).between(lo, hi)
+            if within > before:
+                segment = merge([segment, self._segment(opened[before:within])])
+            if len(segment):
+                yield segment
+            start = within
+        if start < len(opened):
+            yield self._segment(opened[start:])
+
+    def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
+        """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
+        return self._chunked_rows(key, view, lo, hi) if view.chunks else self._open_rows(key, view.rows)
+
+    def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
+        for segment in self.segments(key, view, lo, hi):
+            seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
+            yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
+
+    def open_row(self, key: str, row: Row) -> bytes:
+        """Return the body of a hot row."""
+        return self._open_rows(key, [row])[0].body
+
+    def open_meta(self, key: str, chunk: Chunk) -> chunk_codec.Meta:
+        """Return the meta of a chunk of points."""
+        where = self._envelope.where(Cell.META, key)
+        meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
+        return chunk_codec.unpack_meta(meta)
+
+    def _open_rows(self, key: str, rows: list[Row]) -> list[Row]:
+        if not (self._envelope.keyed or any(row.body[0] == MAGIC for row in rows)):
+            return rows
+        unseal, position = self._envelope.open, self._kind.position
+        where = self._envelope.where(self._kind.row, key)
+        return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
+
+    def _segment(self, rows: Sequence[Row]) -> Segment:
+        return segment_of_rows(rows, opaque=self._kind.opaque)
+
+    def _open_chunk(self, key: str, chunk: Chunk) -> Segment:
+        where = self._envelope.where(self._kind.chunk, key)
+        body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
+        return unpack_chunk(body, chunk.n)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def seal_rows(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> list[Row]:
+        """Return hot rows with their bodies sealed."""
+        seal, position = self._envelope.seal, self._kind.position
+        where = self._envelope.where(self._kind.row, key)
+        return [Row(t, seq, seal(body, where, position(t, seq))) for t, seq, body in rows]
+
+    def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
+        """Put a few rows, whatever stood at their positions, without reading anything."""
+        while True:
+            sealed = self.seal_rows(key, rows)
+            try:
+                done = self._backend.append(Log(self._model, key), self.new_head(), sealed)
+            except NamespaceGone:
+                self._revive()
+                continue
+            if not done:
+                raise self._wrong_kind(key)
+            return self.wrote(key, len(rows))
+
+    def commit(self, key: str, commit: Commit) -> bool:
+        """Do all of a commit, or return False if a condition does not hold."""
+        try:
+            return self._backend.commit(Log(self._model, key), commit)
+        except NamespaceGone:
+            self._revive()
+            return False
+
+    def drop(self, key: str, *, if_version: Expected = ANY) -> bool:
+        """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
+        return self._backend.drop(Log(self._model, key), if_version=if_version)
+
+    def new_head(self, facts: bytes = b"") -> Head:
+        """Return the head of a log that is about to begin: sealed if there is a key, for good."""
+        return Head(new_stamp(), new_stamp(), self._envelope.keyed, facts)
+
+    def check_kind(self, key: str, head: Head | None) -> None:
+        """Refuse to write sealed rows into a plain log, and the other way round."""
+        if head is not None and not self._envelope.admits(sealed=head.sealed):
+            raise self._wrong_kind(key)
+
+    def _wrong_kind(self, key: str) -> StoreError:
+        what = "series" if self._model is Model.SERIES else "event sequence"
+        if self._envelope.keyed:
+            return PlaintextError(f"the {what} {key!r} is not encrypted: a store with a key cannot write into it")
+        return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
+
+    def until_won(self, key: str, attempt: Callable[[], T | None]) -> T:
+        """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
+
+        After some lost races it holds the lock while it tries.
+        """
+        log, races = Log(self._model, key), 0
+        while True:
+            with self._backend.exclusive(log) if races >= RACES else nullcontext():
+                won = attempt()
+            if won is not None:
+                return won
+            races += 1
+
+    # -- rewriting ----------------------------------------------------------------------------------------------------
+
+    def rewrite(
+        self, key: str, lo: Position, hi: Position, *, add: Segment | None = None, remove: bool = False
+    ) -> bool:
+        """Turn everything from `lo` to `hi`, with the rows of `add` on top, into chunks; `remove` leaves it out.
+
+        Reads from one snapshot, encodes without holding a lock, and commits only if nobody else rewrote the log
+        meanwhile; otherwise it starts again. Rows that were replaced meanwhile survive the commit and overlay the new
+        chunks. Returns whether there was a log.
+        """
+
+        def attempt() -> bool | None:
+            view = self._backend.view(Log(self._model, key), lo, hi, neighbours=True)
+            if view.head is None and add is None:
+                return False
+            self.check_kind(key, view.head)
+            return self.commit(key, self._rewriting(key, view, lo, hi, add, remove=remove)) or None
+
+        return self.until_won(key, attempt)
+
+    def _rewriting(
+        self, key: str, view: View, lo: Position, hi: Position, add: Segment | None, *, remove: bool
+    ) -> Commit:
+        chunks = _worth_rewriting(view.chunks, lo, hi, remove=remove)
+        segments: list[Segment] = []
+        for chunk in chunks:
+            if remove and lo <= chunk.first and chunk.last <= hi:
+                continue  # goes as a whole: no need to unpack it
+            segment = self._open_chunk(key, chunk)
+            if remove:
+                segments.append(segment.slice(0, segment.index(lo)))
+                segments.append(segment.slice(segment.index(hi, after=True), len(segment)))
+            else:
+                segments.append(segment)
+        if not remove:
+            segments.append(self._segment(self._open_rows(key, view.rows)))
+        if add is not None:
+            segments.append(add)
+        return Commit(
+            create=self.new_head() if add is not None else None,
+            if_epoch=None if view.head is None else view.head.epoch,
+            epoch=new_stamp(),
+            drop_rows=view.rows,
+            drop_chunks=[chunk.first for chunk in chunks],
+            put_chunks=[self._seal_chunk(key, piece) for piece in split(merge(segments))],
+            drop_if_empty=self._model is Model.SERIES,
+        )
+
+    def _seal_chunk(self, key: str, segment: Segment) -> Chunk:
+        first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
+        place, seal = at_run(first, last, n), self._envelope.seal_block
+        body = seal(pack_chunk(segment), self._envelope.where(self._kind.chunk, key), place)
+        meta = b""
+        if self._model is Model.SERIES:
+            meta = seal(pack_meta(segment), self._envelope.where(Cell.META, key), place)
+        return Chunk(first, last, n, meta, body)
+
+    def lay_out(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> Laid:
+        """Return where opaque rows go that replace a whole log: hot if they are few, else into chunks."""
+        if len(rows) < DIRECT_ROWS:
+            return {"put_rows": self.seal_rows(key, rows)}
+        segment = self._segment([Row(*row) for row in rows])
+        return {"put_chunks": [self._seal_chunk(key, piece) for piece in split(segment)]}
+
+    def wrote(self, key: str, rows: int) -> None:
+        """Count rows that were written, and now and then seal what is due."""
+        self._until_check -= rows
+        if self._until_check >= 0:
+            return
+        self._until_check = self._random.randrange(2 * CHECK_EVERY)
+        try:
+            n, size = self._backend.hot(Log(self._model, key))
+            if n >= HOT_ROWS or (size >= HOT_BYTES and n > 1):
+                self.seal(key)
+        except StoreError:
+            # The rows are written and acknowledged: an error here would say that they are not. Whatever it is (a busy
+            # store, a chunk sealed under a key that this handle lacks), the rows stay hot and the next look is soon.
+            self._until_check = CHECK_EVERY
+
+    def seal(self, key: str) -> None:
+        """Seal the tail of a log, or fold the late rows into the chunks where most of them fall.
+
+        One call rewrites the tail or at most `FOLD_CHUNKS` chunks.
+        """
+        view = self.view(key, bodies=False)
+        rows, chunks = view.rows, view.chunks
+        late = bisect_right(rows, chunks[-1].last, key=_position) if chunks else 0
+        if not rows:
+            return
+        if late * 2 <= len(rows):
+            self.rewrite(key, _position(rows[late]), _position(rows[-1]))
+            return
+        firsts = [chunk.first for chunk in chunks]
+        chunk_of = [max(0, bisect_right(firsts, _position(row)) - 1) for row in rows[:late]]
+        best = max(range(late), key=lambda i: bisect_right(chunk_of, chunk_of[i] + FOLD_CHUNKS - 1) - i)
+        end = bisect_right(chunk_of, chunk_of[best] + FOLD_CHUNKS - 1)
+        self.rewrite(key, _position(rows[best]), _position(rows[end - 1]))
+
+
+def _worth_rewriting(chunks: Sequence[Chunk], lo: Position, hi: Position, *, remove: bool) -> list[Chunk]:
+    """Return the chunks that overlap, and of their neighbours the undersized: so no trail of small chunks is left."""
+    return [
+        chunk
+        for chunk in chunks
+        if (chunk.last >= lo and chunk.first <= hi)
+        or (not remove and chunk.n < chunk_codec.MIN_ROWS and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
+    ]
+
+
+def _position(row: Row) -> Position:
+    return row.t, row.seq

@@ -1,0 +1,150 @@
+"""The operator table of event sequences: name, arity, what an operator needs, and how it computes.
+
+Operators are stored by name. Every operator reads and writes exactly one item, and computes the same on every host:
+exact builtin types only, decimals under a fixed context, and results of a bounded size.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+from rstore.errors import InvalidTypeError
+
+_NUMBERS: Final = frozenset({bool, int, float, complex, Decimal, Fraction})
+_TEXTS: Final = frozenset({str, bytes})
+_SEQUENCES: Final = frozenset({str, bytes, list, tuple})
+_TIMES: Final = frozenset({dt.datetime, dt.date, dt.time, dt.timedelta})
+_OPERANDS: Final = _NUMBERS | _SEQUENCES | _TIMES
+# Whose truth is computed by the interpreter alone.
+_TRUTHS: Final = _OPERANDS | {type(None), dict, set, frozenset, bytearray}
+
+MAX_BITS: Final = 2**19
+"""No integer grows past 64 KiB by computing: each multiplication would double the cost of every replay."""
+MAX_BYTES: Final = 2**24
+"""No string, list or tuple grows past about 16 MiB by being repeated."""
+
+_DECIMALS: Final = decimal.Context(
+    prec=28,
+    rounding=decimal.ROUND_HALF_EVEN,
+    Emin=-999999,
+    Emax=999999,
+    capitals=1,
+    clamp=0,
+    flags=[],
+    traps=[decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow],
+)
+
+
+class Oversized(ArithmeticError):  # noqa: N818 - says what is the case; users see it as a cause only
+    """The result would be absurdly large; it was not computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator of the table."""
+
+    name: str
+    function: Callable[..., Any]
+    unary: bool = False
+    resets: bool = False
+    """Whether the item's earlier history no longer matters behind it."""
+
+    def compute(self, value: Any, operand: Any = None) -> Any:
+        """Return the result of an arithmetic operator."""
+        allowed = _TRUTHS if self.name == "not_" else _OPERANDS
+        operands = (value,) if self.unary else (value, operand)
+        for one in operands:
+            if type(one) not in allowed:
+                raise TypeError(f"{self.name} does not take a {type(one).__name__}")
+        if not self.unary:
+            self._bound(value, operand)
+        if Decimal in map(type, operands):
+            with decimal.localcontext(_DECIMALS):
+                return self.function(*operands)
+        return self.function(*operands)
+
+    def _bound(self, value: Any, operand: Any) -> None:
+        """Refuse, before it is computed, what would take absurdly long or much."""
+        if self.name == "mod" and type(value) in _TEXTS:
+            raise TypeError("% does not format text here: '%99999999d' % 1 takes 100 MB")
+        if self.name == "mul":
+            if type(operand) in _SEQUENCES:
+                value, operand = operand, value
+            if type(value) in _SEQUENCES and type(operand) in (int, bool):
+                if _weight(value) * operand > MAX_BYTES:
+                    raise Oversized("the repeated sequence would be absurdly large")
+            elif _bits(value) + _bits(operand) > MAX_BITS:
+                raise Oversized("the product would be absurdly large")
+        elif self.name == "pow":
+            exponent = operand.numerator if type(operand) is Fraction and operand.denominator == 1 else operand
+            # A negative power of an int is a float, which cannot be large.
+            grows = type(exponent) in (int, bool) and (exponent > 0 or type(value) is Fraction)
+            if grows and _bits(value) > 1 and _bits(value) * abs(exponent) > MAX_BITS:
+                raise Oversized("the power would be absurdly large")
+        elif _bits(value) + _bits(operand) > 2 * MAX_BITS:
+            raise Oversized("the operands are absurdly large")
+
+
+def _bits(value: Any) -> int:
+    if type(value) in (int, bool):
+        return int(value).bit_length()
+    if type(value) is Fraction:
+        return max(value.numerator.bit_length(), value.denominator.bit_length())
+    return 0
+
+
+def _weight(value: Any) -> int:
+    """Return about how many bytes a value takes, at least 1."""
+    if type(value) in (str, bytes):
+        return max(1, len(value))
+    if type(value) in (list, tuple):
+        return 8 + sum(map(_weight, value))
+    if type(value) is dict:
+        return 8 + sum(_weight(key) + _weight(one) for key, one in value.items())
+    return 8
+
+
+OPERATORS: Final[dict[str, Operator]] = {
+    one.name: one
+    for one in (
+        Operator("setitem", operator.setitem, resets=True),
+        Operator("delitem", operator.delitem, unary=True, resets=True),
+        Operator("add", operator.add),
+        Operator("sub", operator.sub),
+        Operator("mul", operator.mul),
+        Operator("truediv", operator.truediv),
+        Operator("floordiv", operator.floordiv),
+        Operator("mod", operator.mod),
+        Operator("pow", operator.pow),
+        Operator("concat", operator.concat),
+        Operator("neg", operator.neg, unary=True),
+        Operator("not_", operator.not_, unary=True),
+    )
+}
+_BY_FUNCTION: Final[dict[Callable[..., Any], Operator]] = {one.function: one for one in OPERATORS.values()}
+
+SETITEM: Final = OPERATORS["setitem"]
+
+
+def find_operator(function: Any) -> Operator | None:
+    """Return the operator of a function such as `operator.add`; None for whatever is none."""
+    try:
+        return _BY_FUNCTION.get(function)
+    except TypeError:  # unhashable
+        return None
+
+
+def check_operator(function: Any) -> Operator:
+    """Return the operator of a function such as `operator.add`, and refuse everything else."""
+    found = find_operator(function)
+    if found is None:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise InvalidTypeError(f"{name} is not an operator of event sequences: these are {', '.join(OPERATORS)}")
+    return found

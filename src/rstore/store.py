@@ -1,0 +1,185 @@
+"""The Store: opening and closing, and the verbs of all three models in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from threading import RLock
+from types import TracebackType
+from typing import Any, Literal, NoReturn, Self
+
+from rstore.arguments import check_namespace
+from rstore.backends import check_dsn, make_backend, show_dsn
+from rstore.backends.base import Options
+from rstore.codec.keys import Key, check_keys
+from rstore.codec.serializers import Codec, make_serializer
+from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.events import Events
+from rstore.series import Series
+from rstore.session import CLOSED, FROZEN, Session
+from rstore.values import Values
+
+
+class Store(Values, Series, Events):
+    """Key/value pairs, time series and event sequences in one place.
+
+    Args:
+        dsn: `sqlite://PATH` or a bare path (a SQLite file), or `memory://NAME` (for tests).
+        namespace: What isolates this data from other data in the same store; `'default'` if neither this nor the class
+            attribute `_namespace` is given.
+        key: Turns encryption on: what `generate_key()` returns, 32 bytes, a `Passphrase`, or a list of them, of which
+            the first seals and all open. Else the class attribute `_key`, else values are stored unencrypted.
+        frozen: Read-only, the default. A frozen store has to exist.
+        serializer: `'pickle'`, `'json'` or `'msgpack'`; a subclass may override `_dump` and `_load` instead.
+        durability: `'full'`: what a call has stored survives a power cut. `'normal'`: the newest calls may not,
+            the rest does.
+        timeout: How long to wait for other writers, in seconds, before `StoreBusyError`.
+        allow_plaintext: With a key, read unencrypted values all the same.
+
+    A store is opened by `with`, or by `open()` and `close()`, as often as you like. Threads may share it, and it may be
+    open across a fork.
+
+    Without a key and with the pickle serializer, reading a store runs whatever code its writers put there: open only
+    files that you trust, or choose another serializer.
+
+    >>> from rstore import Store
+    >>> with Store('file.db', frozen=False) as store:
+    ...     store['greeting'] = 'hello'
+    >>> with Store('file.db') as store:
+    ...     store['greeting']
+    'hello'
+    """
+
+    _namespace: str | None = None
+    _key: Key | Sequence[Key] | None = None
+
+    def __init__(
+        self,
+        dsn: str | PathLike[str],
+        namespace: str | None = None,
+        key: Key | Sequence[Key] | None = None,
+        frozen: bool = True,
+        *,
+        serializer: Literal["pickle", "json", "msgpack"] = "pickle",
+        durability: Literal["full", "normal"] = "full",
+        timeout: float = 30.0,
+        allow_plaintext: bool = False,
+    ) -> None:
+        check_dsn(dsn)
+        self._dsn = dsn
+        namespace = namespace if namespace is not None else self._namespace
+        self._namespace = check_namespace("default" if namespace is None else namespace)
+        self._keys = check_keys(key if key is not None else self._key)
+        self._frozen = bool(frozen)
+        self._allow_plaintext = bool(allow_plaintext)
+        self._serializer = make_serializer(serializer)
+        self._options = Options(
+            frozen=self._frozen, durability=_check_durability(durability), timeout_s=_check_timeout(timeout)
+        )
+        self._lock = RLock()  # guards the two below and the sessions
+        self._depth = 0
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Open the store; what is opened twice is closed twice.
+
+        Raises `StoreNotAvailableError` if it cannot be reached, is no store of this kind, or is frozen and has no such
+        namespace.
+        """
+        with self._lock:
+            if self._depth == 0:
+                self._open()
+            self._depth += 1
+        return self
+
+    def _open(self) -> None:
+        namespace = str(self._namespace)
+        backend = make_backend(self._dsn, namespace, self._options)
+        backend.open()
+        try:
+            session = Session(
+                backend,
+                self._codec(),
+                namespace,
+                self._keys,
+                frozen=self._frozen,
+                allow_plaintext=self._allow_plaintext,
+            )
+        except BaseException:
+            backend.close()
+            raise
+        self._reader, self._writer = session, FROZEN if self._frozen else session
+
+    def close(self) -> None:
+        """Close the store. Closing it once too often is fine."""
+        with self._lock:
+            if self._depth == 0:
+                return
+            self._depth -= 1
+            if self._depth == 0:
+                backend = self._reader.backend
+                self._reader = self._writer = CLOSED
+                backend.close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def discard(self) -> None:
+        """Delete the whole namespace, of all three models. A SQLite file with no namespace left in it is removed."""
+        self._writer.backend.discard()
+
+    # -- values to bytes ----------------------------------------------------------------------------------------------
+
+    def _dump(self, value: Any) -> bytes | str:
+        """Return the bytes or the str that `value` is stored as; override together with `_load`."""
+        return self._serializer.dumps(value)
+
+    def _load(self, data: Any) -> Any:
+        """Return the value that `_dump` made `data` of."""
+        return self._serializer.loads(data)
+
+    def _codec(self) -> Codec:
+        kind = type(self)
+        if kind._dump is Store._dump and kind._load is Store._load:  # noqa: SLF001 - of its own class
+            return Codec(self._serializer)
+        return Codec(self._serializer, (self._dump, self._load))
+
+    # -- the object itself --------------------------------------------------------------------------------------------
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+    def __repr__(self) -> str:
+        state = ("frozen" if self._frozen else "writable") + ", " + ("open" if self._depth else "closed")
+        sealed = ", encrypted" if self._keys else ""
+        return f"<{type(self).__name__} {show_dsn(self._dsn)!r} namespace={self._namespace!r}{sealed}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Store cannot be pickled or copied: make one of its own where it is needed")
+
+
+def _check_durability(durability: Any) -> Literal["full", "normal"]:
+    if durability in ("full", "normal"):
+        checked: Literal["full", "normal"] = durability
+        return checked
+    raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")
+
+
+def _check_timeout(timeout: Any) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise InvalidTypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
+    if not 0 <= timeout < 2**31 / 1000:
+        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {timeout}")
+    return float(timeout)

@@ -1,0 +1,68 @@
+"""Holds the documentation to the code: its examples run, and its tables are complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import rstore
+import rstore.errors
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROMISE = re.compile(r"^ *print\(.*\)(?: +|\n *)# (.*)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\(#([^)]+)\)")
+MAKE = re.compile(r"(?:^|`)make ([a-z]+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All examples of a page are one script; the comment at or below each `print(…)` is what it prints."""
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    names = {"__name__": page.name}
+    for example in EXAMPLE.finditer(text):
+        above = text.count("\n", 0, example.start(1))
+        source = "\n" * above + example[1]  # so that a traceback names the line of the page
+        exec(compile(source, str(page), "exec"), names)  # noqa: S102 - the page is part of the project
+        assert capsys.readouterr().out.splitlines() == PROMISE.findall(example[1]), f"{page.name}, line {above + 1}"
+
+
+def test_readme_has_examples() -> None:
+    assert len(EXAMPLE.findall(README.read_text(encoding="utf-8"))) >= 5
+
+
+def test_readme_lists_exactly_the_verbs_that_exist() -> None:
+    table = README.read_text(encoding="utf-8").partition("## All verbs\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    listed = {name for cell in cells for name in re.findall(r"`([a-z_]+)(?=[(`])", cell)}
+    assert listed - {"iter", "len"} == {name for name in dir(rstore.Store) if not name.startswith("_")}
+
+
+def test_readme_draws_the_tree_of_errors() -> None:
+    drawn = re.search(r"^StoreError\n(?:[├│└ ].*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert drawn is not None
+    assert drawn[0] in (rstore.errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert [link for link in LINK.findall(text) if not (page.parent / link).exists()] == []
+    titles = [title.lower() for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
+    anchors = {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
+    assert set(ANCHOR.findall(text)) <= anchors
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(MAKE.findall(page.read_text(encoding="utf-8"))) <= targets

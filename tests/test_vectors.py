@@ -1,0 +1,86 @@
+"""The envelope, against vectors that a few lines of its own compute: so that another program could read a store."""
+
+import hashlib
+import hmac
+import json
+from base64 import urlsafe_b64decode
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from rstore import EncryptionError, TamperedError
+from rstore.codec.envelope import Cell, Envelope
+
+PATH = Path(__file__).parent / "vectors" / "envelope.json"
+VECTORS = cast("list[dict[str, Any]]", json.loads(PATH.read_text())["vectors"])
+IDS = [vector["name"] for vector in VECTORS]
+
+
+def lp(text: str) -> bytes:
+    return len(text.encode()).to_bytes(4, "big") + text.encode()
+
+
+def seal(vector: dict[str, Any]) -> bytes:
+    """The envelope as docs/format.md draws it, written down once more."""
+    key, salt, nonce = urlsafe_b64decode(vector["key"]), bytes.fromhex(vector["salt"]), bytes.fromhex(vector["nonce"])
+    root = hmac.new(key, b"rstore/1/root", hashlib.sha512).digest()
+    derived = hmac.new(root, b"rstore/1/seal" + salt, hashlib.sha512).digest()
+    header = b"\xc1\x01" + salt + derived[32:] + nonce
+    place = (
+        lp(vector["namespace"]) + bytes([vector["cell"]]) + lp(vector["cell_key"]) + bytes.fromhex(vector["position"])
+    )
+    return header + AESGCM(derived[:32]).encrypt(nonce, bytes.fromhex(vector["plaintext"]), header + place)
+
+
+def open_with_library(vector: dict[str, Any], sealed: bytes) -> bytes:
+    envelope = Envelope(vector["namespace"], [urlsafe_b64decode(vector["key"])])
+    where = envelope.where(Cell(vector["cell"]), vector["cell_key"])
+    return envelope.open(sealed, where, bytes.fromhex(vector["position"]))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=IDS)
+def test_the_published_bytes_are_what_the_layout_says(vector: dict[str, Any]) -> None:
+    assert seal(vector).hex() == vector["sealed"]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=IDS)
+def test_the_library_opens_the_published_bytes(vector: dict[str, Any]) -> None:
+    assert open_with_library(vector, bytes.fromhex(vector["sealed"])).hex() == vector["plaintext"]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=IDS)
+def test_the_layout_opens_what_the_library_seals(vector: dict[str, Any]) -> None:
+    envelope = Envelope(vector["namespace"], [urlsafe_b64decode(vector["key"])])
+    where = envelope.where(Cell(vector["cell"]), vector["cell_key"])
+    sealed = envelope.seal(bytes.fromhex(vector["plaintext"]), where, bytes.fromhex(vector["position"]))
+    drawn = vector | {"salt": sealed[2:18].hex(), "nonce": sealed[50:62].hex()}
+    assert seal(drawn) == sealed
+
+
+@pytest.mark.parametrize("field", ["namespace", "cell_key", "position", "cell"])
+@pytest.mark.parametrize("vector", VECTORS, ids=IDS)
+def test_bytes_that_were_moved_are_refused(vector: dict[str, Any], field: str) -> None:
+    moved = {
+        "namespace": vector["namespace"] + "x",
+        "cell_key": vector["cell_key"] + "x",
+        "position": vector["position"] + "00",
+        "cell": vector["cell"] % len(Cell) + 1,
+    }
+    with pytest.raises(TamperedError):
+        open_with_library(vector | {field: moved[field]}, bytes.fromhex(vector["sealed"]))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=IDS)
+def test_every_single_flipped_bit_is_refused(vector: dict[str, Any]) -> None:
+    sealed = bytes.fromhex(vector["sealed"])
+    for bit in range(8 * len(sealed)):
+        flipped = bytearray(sealed)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(TamperedError if bit >= 8 * 50 else EncryptionError):
+            open_with_library(vector, bytes(flipped))
+
+
+def test_there_is_a_vector_for_every_kind_of_cell() -> None:
+    assert {vector["cell"] for vector in VECTORS} == set(Cell)

@@ -1,0 +1,6 @@
+# The part of msgpack that rstore uses; msgpack ships no types.
+
+from typing import Any
+
+def packb(o: Any) -> bytes: ...
+def unpackb(packed: bytes, *, strict_map_key: bool = ...) -> Any: ...
