@@ -97,7 +97,7 @@ class History:
 
     def _refold(self, state: State, change: Row) -> None:
         try:
-            state.fold(change.t, unpack_change(change.body))
+            state.fold(unpack_change(change.body), change.t)
         except CannotFold as error:
             raise self._unreplayable(change, error) from error.__cause__
 
@@ -178,14 +178,14 @@ class History:
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
-            state.fold(t, steps)
+            state.fold(steps, None)
         except CannotFold as error:
             cause = error.__cause__
             raise self._refusal(error.step, t, f"{type(cause).__name__}, see its cause") from cause
 
     def _replay(self, state: State, change: Row, steps: Sequence[Step], t: int) -> None:
         try:
-            state.fold(change.t, unpack_change(change.body))
+            state.fold(unpack_change(change.body), change.t)
         except CannotFold as error:
             # Every operator reads and writes one item, so that only a step on the same item can have broken it.
             step = next((step for step in steps if step.item == error.step.item), None)

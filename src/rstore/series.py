@@ -246,7 +246,10 @@ def _split(points: Sequence[Any]) -> tuple[list[int], list[Any]]:
 def _malformed(points: Sequence[Any]) -> InvalidTypeError:
     for i, point in enumerate(points):
         if not isinstance(point, tuple | list) or len(point) != 2:
-            return InvalidTypeError(f"point {i} is not a (timestamp, value) pair; nothing was stored")
+            return InvalidTypeError(
+                f"point {i} is not a (timestamp, value) pair, nothing was stored: "
+                "extend takes points one by one, extend_many an iterable of them"
+            )
     return InvalidTypeError("a point is a (timestamp, value) pair; nothing was stored")
 
 

@@ -87,10 +87,16 @@ class Session:
         return self.codec.load(record[0], record[_BODY_AT:])
 
 
+def _refuse_dunder(name: str) -> None:
+    if name.startswith("__"):  # what inspecting tools ask of any object
+        raise AttributeError(name)
+
+
 class _Closed:
     """Stands where the session of a closed store would be, so that no verb has to ask whether it is open."""
 
     def __getattr__(self, name: str) -> NoReturn:
+        _refuse_dunder(name)
         raise StoreClosedError("the store is not open: use it inside `with store:`, or call open() first")
 
 
@@ -98,6 +104,7 @@ class _Frozen:
     """Stands where the session of a frozen store would be for the verbs that write."""
 
     def __getattr__(self, name: str) -> NoReturn:
+        _refuse_dunder(name)
         raise FrozenStoreError("the store is read-only: open it with frozen=False to write")
 
 

@@ -65,8 +65,8 @@ class State:
         decode = self._codec.decode
         return {item: decode(encoded) for item, encoded in self._items.items()}
 
-    def fold(self, t: int, steps: Iterable[Step]) -> None:
-        """Apply the steps of a change that happens at `t`.
+    def fold(self, steps: Iterable[Step], recorded_at: int | None) -> None:
+        """Apply the steps of a change; `recorded_at` is its time, or None if it is about to be recorded.
 
         Raises `CannotFold` at the first one that does not compute, its item untouched.
         """
@@ -77,8 +77,13 @@ class State:
                 items[item] = encoded
             elif name == "delitem" and item in items:
                 del items[item]
-            elif name != "delitem" or self._horizon is None or t > self._horizon:  # else: what it deleted was pruned
+            elif name == "delitem" and self._is_pruned(recorded_at):
+                pass  # and so was what it deleted
+            else:
                 items[item] = self._compute(step)
+
+    def _is_pruned(self, recorded_at: int | None) -> bool:
+        return recorded_at is not None and self._horizon is not None and recorded_at <= self._horizon
 
     def _compute(self, step: Step) -> bytes:
         item, name, encoded = step

@@ -96,8 +96,8 @@ class Store(Values, Series, Events):
     def _open(self) -> None:
         namespace = str(self._namespace)
         backend = make_backend(self._dsn, namespace, self._options)
-        backend.open()
         try:
+            backend.open()
             session = Session(
                 backend,
                 self._codec(),

@@ -60,8 +60,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         Raises `SerializationError` if the value cannot be dumped.
         """
         session = self._writer
-        encoded = session.codec.encode(value)
-        self._write(session, {check_key(key): encoded})
+        self._write(session, {check_key(key): session.codec.encode(value)})
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)

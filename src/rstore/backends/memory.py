@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -295,7 +295,7 @@ class MemoryBackend(Backend):
             return True
 
     @contextmanager
-    def exclusive(self, log: Log) -> Iterator[None]:
+    def exclusive(self, log: Log) -> Generator[None, None, None]:
         with _lock:
             yield
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
@@ -211,8 +211,9 @@ class SqliteBackend(Backend):
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
                 row: Any = connection.execute(_GET, (self._namespace, write.key)).fetchone()
-                live = row is not None and (row[1] is None or row[1] > _now_ms())
-                if version != (version_of(row[0]) if live else None):
+                if row is not None and row[1] is not None and row[1] <= _now_ms():
+                    row = None
+                if version != (None if row is None else version_of(row[0])):
                     return False
                 self._put(connection, write)
                 return True
@@ -389,13 +390,18 @@ class SqliteBackend(Backend):
         return self._file.write(work)
 
     @contextmanager
-    def exclusive(self, log: Log) -> Iterator[None]:
+    def exclusive(self, log: Log) -> Generator[None, None, None]:
         link = self._file.local.link
         with link.lock:
             connection = self._file.write(lambda connection: connection)
             try:
                 with transaction(connection):
                     yield
+                if link.moved():
+                    link.close()
+                    raise StoreNotAvailableError(
+                        f"{self._file.path!r} was replaced meanwhile; nothing was written to it"
+                    )
             except apsw.Error as error:
                 raise self._file.translated(error) from error
 

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import RLock, local
 from typing import Any, Final, TypeVar
@@ -101,7 +101,9 @@ class SqliteFile:
     def close(self) -> None:
         """Close the connections of all threads, each as soon as its thread is not using it."""
         self._closed = True
-        for link in list(self._links):
+        with _gate:
+            links = list(self._links)
+        for link in links:
             with link.lock:
                 link.close()
 
@@ -299,7 +301,7 @@ def _is_out_of_space(error: apsw.Error) -> bool:
 
 
 @contextmanager
-def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Generator[None, None, None]:
     """Run statements as one transaction, or as part of the one that is open."""
     if connection.in_transaction:
         yield

@@ -51,11 +51,11 @@ class Serializer(Protocol):
 
     codec: int
 
-    def dumps(self, value: Any) -> bytes:
+    def dumps(self, value: Any, /) -> bytes:
         """Return the bytes of a value."""
         ...
 
-    def loads(self, body: bytes) -> Any:
+    def loads(self, body: bytes, /) -> Any:
         """Return the value of the bytes."""
         ...
 
