@@ -38,7 +38,8 @@ class Session:
         self.codec = codec
         self._keys = keys
         self._frozen = frozen
-        self._allow_plaintext = allow_plaintext
+        self._load = codec.load
+        self._reads_plaintext = allow_plaintext or not keys
         self._passphrase_fact: bytes | None = None
         remembered = any(isinstance(key, Passphrase) for key in keys)
         material = resolve_keys(keys, self._fetch_passphrase_fact)
@@ -80,11 +81,10 @@ class Session:
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
-        if record[0] == MAGIC:
-            return self.codec.decode(self.envelope.open(record, self.envelope.where(Cell.VALUE, key)))
-        if self.envelope.keyed and not self._allow_plaintext:
-            self.envelope.open(record, self.envelope.where(Cell.VALUE, key))  # refuses it
-        return self.codec.load(record[0], record[_BODY_AT:])
+        codec = record[0]
+        if codec != MAGIC and self._reads_plaintext:
+            return self._load(codec, record[_BODY_AT:])
+        return self.codec.decode(self.envelope.open(record, self.envelope.where(Cell.VALUE, key)))
 
 
 def _refuse_dunder(name: str) -> None:

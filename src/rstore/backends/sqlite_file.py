@@ -37,7 +37,11 @@ _LOOK_EVERY_S: Final = 1.0
 
 
 class Link:
-    """One thread's connection. Whoever uses it holds `lock`; a fork or `close` in another thread waits for it."""
+    """One thread's connection; a fork, or `close` in another thread, waits until it is not in use.
+
+    Whoever uses it holds `lock`. The one exception is a single statement that is tried again where it fails: the driver
+    refuses to close a connection while a statement runs.
+    """
 
     __slots__ = ("__weakref__", "_moved", "connection", "lock", "look_at", "phantom")
 
@@ -60,8 +64,13 @@ class Link:
         """Close the connection, if there is one; the link can be used again."""
         connection, self.connection, self.phantom = self.connection, None, False
         self.look_at = 0.0
-        if connection is not None:
-            connection.close()
+        while connection is not None:
+            try:
+                connection.close()
+            except apsw.ThreadingViolationError:  # its thread is in a statement that runs without the lock
+                time.sleep(0.0001)
+            else:
+                return
 
 
 class _Local(local):
