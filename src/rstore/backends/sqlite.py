@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -13,6 +12,7 @@ from typing import Any, Final
 import apsw
 
 from rstore.backends import sqlite_logs as logs
+from rstore.backends import sqlite_records as records
 from rstore.backends.base import (
     ANY,
     FIRST,
@@ -33,35 +33,16 @@ from rstore.backends.base import (
     version_of,
 )
 from rstore.backends.sqlite_file import SqliteFile, transaction
+from rstore.backends.sqlite_records import LIVE, NS, now_ms
 from rstore.errors import StoreNotAvailableError
 
-_INLINE_BYTES: Final = 1024
-"""A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
-of it would still widen the tree that every lookup descends."""
-_PAGE_BYTES: Final = 4 * 1024 * 1024
-
-_NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
-_RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
-_LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
-_LOG: Final = f"(SELECT id FROM logs WHERE ns = {_NS} AND model = :model AND key = :key)"
-
-# Positional, and expiry judged in Python: named parameters and a third one take a tenth of a lookup.
-_GET: Final = """
-SELECT record, blob, expires_ms FROM records WHERE ns = (SELECT id FROM namespaces WHERE name = ?) AND key = ?"""
-_PUT: Final = """
-INSERT INTO records (ns, key, record, blob, expires_ms)
-SELECT id, ?, ?, ?, ? FROM namespaces WHERE name = ? AND birth = ?
-ON CONFLICT DO UPDATE SET record = excluded.record, blob = excluded.blob, expires_ms = excluded.expires_ms"""
+_LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
 # Not INSERT OR REPLACE: it deletes the row first.
 _APPEND: Final = """
 INSERT INTO hot (log, t, seq, body)
 SELECT logs.id, ?, ?, ? FROM namespaces JOIN logs ON logs.ns = namespaces.id
 WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?
 ON CONFLICT DO UPDATE SET body = excluded.body"""
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 class SqliteBackend(Backend):
@@ -118,7 +99,7 @@ class SqliteBackend(Backend):
     def fact(self, name: str) -> bytes | None:
         def work(connection: apsw.Connection) -> bytes | None:
             fact = connection.execute(
-                f"SELECT fact FROM facts WHERE ns = {_NS} AND name = :name", {"ns": self._namespace, "name": name}
+                f"SELECT fact FROM facts WHERE ns = {NS} AND name = :name", {"ns": self._namespace, "name": name}
             ).get
             return None if fact is None else bytes(fact)
 
@@ -155,8 +136,8 @@ class SqliteBackend(Backend):
         connection = link.connection
         if connection is not None and monotonic() < link.look_at:
             try:
-                row: Any = connection.execute(_GET, (self._namespace, key)).fetchone()
-            except apsw.Error:  # noqa: SIM105 - `suppress` takes longer than all else around the statement
+                row: Any = connection.execute(records.GET, (self._namespace, key)).fetchone()
+            except apsw.Error:
                 pass
             else:
                 if row is None:
@@ -164,69 +145,43 @@ class SqliteBackend(Backend):
                 record, blob, expires_ms = row
                 if blob is None and expires_ms is None:
                     return record  # type: ignore[no-any-return]
-        return self._file.read(lambda connection: self._get(connection, key))
-
-    def _get(self, connection: apsw.Connection, key: str) -> bytes | None:
-        sql = f"SELECT {_RECORD} FROM records WHERE ns = {_NS} AND key = :key AND {_LIVE}"
-        record: bytes | None = connection.execute(sql, {"ns": self._namespace, "key": key, "now": _now_ms()}).get
-        return record
+        return self._file.read(lambda connection: records.get(connection, self._namespace, key))
 
     def has(self, key: str) -> bool:
-        sql = f"SELECT 1 FROM records WHERE ns = {_NS} AND key = :key AND {_LIVE}"
-        named = {"ns": self._namespace, "key": key, "now": _now_ms()}
+        sql = f"SELECT 1 FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+        named = {"ns": self._namespace, "key": key, "now": now_ms()}
         return self._file.read(lambda connection: connection.execute(sql, named).fetchone() is not None)
 
     def count(self) -> int:
-        sql = f"SELECT count(*) FROM records WHERE ns = {_NS} AND {_LIVE}"
-        named = {"ns": self._namespace, "now": _now_ms()}
+        sql = f"SELECT count(*) FROM records WHERE ns = {NS} AND {LIVE}"
+        named = {"ns": self._namespace, "now": now_ms()}
         return self._file.read(lambda connection: int(connection.execute(sql, named).get))
 
     def write(self, writes: Sequence[Write]) -> None:
         def work(connection: apsw.Connection) -> None:
-            if len(writes) == 1 and _is_small(writes[0]):
-                self._put(connection, writes[0])  # one statement is a transaction of its own
+            if len(writes) == 1 and records.is_small(writes[0]):
+                records.put(connection, writes[0], self._namespace, self._birth)  # one statement, one transaction
                 return
             with transaction(connection):
-                ns = self._expect(connection)
-                small = [write for write in writes if _is_small(write)]
-                sql = "INSERT INTO records VALUES (?, ?, ?, NULL, ?) ON CONFLICT DO UPDATE SET"
-                sql += " record = excluded.record, blob = NULL, expires_ms = excluded.expires_ms"
-                connection.executemany(sql, ((ns, key, record, ms) for key, record, ms in small))
-                if len(small) < len(writes):
-                    for write in writes:
-                        if not _is_small(write):
-                            self._put(connection, write)
+                self._expect(connection)
+                records.put_many(connection, writes, self._namespace, self._birth)
 
         self._file.write(work)
-
-    def _put(self, connection: apsw.Connection, write: Write) -> None:
-        if write.record is None:
-            sql = f"DELETE FROM records WHERE ns = {_NS} AND key = :key"
-            connection.execute(sql, {"ns": self._namespace, "key": write.key})
-            return
-        if _is_small(write):
-            place: tuple[bytes | None, int | None] = write.record, None
-        else:
-            connection.execute("INSERT INTO blobs (record) VALUES (?)", (write.record,))
-            place = None, connection.last_insert_rowid()
-        connection.execute(_PUT, (write.key, *place, write.expires_ms, self._namespace, self._birth))
-        if not connection.changes():
-            raise NamespaceGone
 
     def write_if(self, write: Write, version: bytes | None) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
-                record = self._get(connection, write.key)
+                record = records.get(connection, self._namespace, write.key)
                 if version != (None if record is None else version_of(record)):
                     return False
-                self._put(connection, write)
+                records.put(connection, write, self._namespace, self._birth)
                 return True
 
         return self._file.write(work)
 
     def delete(self, keys: Sequence[str]) -> int:
-        sql = f"DELETE FROM records WHERE ns = {_NS} AND {_LIVE} AND key "
-        named: dict[str, Any] = {"ns": self._namespace, "now": _now_ms()}
+        sql = f"DELETE FROM records WHERE ns = {NS} AND {LIVE} AND key "
+        named: dict[str, Any] = {"ns": self._namespace, "now": now_ms()}
         if len(keys) == 1:
             sql, named["key"] = sql + "= :key", keys[0]
         else:
@@ -248,45 +203,25 @@ class SqliteBackend(Backend):
         reverse: bool = False,
         keys_only: bool = False,
     ) -> Page:
-        record = "NULL" if keys_only else _RECORD
-        sql = f"SELECT key, {record} FROM records WHERE ns = {_NS} AND {_LIVE} AND key >= :start"
-        if after is not None:
-            sql += " AND key < :after" if reverse else " AND key > :after"
-        if stop is not None:
-            sql += " AND key < :stop"
-        sql += f" ORDER BY key {'DESC' if reverse else ''} LIMIT :limit"
+        query = records.scan_query(after=after, stop=stop, reverse=reverse, keys_only=keys_only)
         named = {
             "ns": self._namespace,
-            "now": _now_ms(),
+            "now": now_ms(),
             "start": start,
             "after": after,
             "stop": stop,
-            "limit": limit + 1,
+            "more": limit + 1,
         }
-
-        def work(connection: apsw.Connection) -> Page:
-            if keys_only:
-                keys = [(key, b"") for key, _ in connection.execute(sql, named)]
-                return Page(keys[:limit], more=len(keys) > limit)
-            page: list[tuple[str, bytes]] = []
-            size = 0
-            for key, record in connection.execute(sql, named):
-                if len(page) == limit or size > _PAGE_BYTES:
-                    return Page(page, more=True)
-                page.append((key, record))
-                size += len(record)
-            return Page(page, more=False)
-
-        return self._file.read(work)
+        return self._file.read(lambda connection: records.page(connection.execute(query, named), limit))
 
     def clear(self) -> None:
-        sql, named = f"DELETE FROM records WHERE ns = {_NS}", {"ns": self._namespace}
+        sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
         self._file.write(lambda connection: connection.execute(sql, named))
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
-        sql = f"SELECT key FROM logs WHERE ns = {_NS} AND model = :model ORDER BY key"
+        sql = f"SELECT key FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
         named = {"ns": self._namespace, "model": int(model)}
         return self._file.read(lambda connection: [key for (key,) in connection.execute(sql, named)])
 
@@ -321,7 +256,7 @@ class SqliteBackend(Backend):
             with transaction(connection, "DEFERRED"):
                 found = self._find(connection, log)
                 if found is None:
-                    return View(_now_ms(), None)
+                    return View(now_ms(), None)
                 number, head = found
                 checkpoint, begin = None, lo
                 if from_checkpoint is not None:
@@ -331,7 +266,7 @@ class SqliteBackend(Backend):
                 chunks = logs.chunks(
                     connection, number, begin, hi, limit, reverse=reverse, bodies=bodies, neighbours=neighbours
                 )
-                return View(_now_ms(), head, rows, chunks, checkpoint)
+                return View(now_ms(), head, rows, chunks, checkpoint)
 
         return self._file.read(work)
 
@@ -408,10 +343,6 @@ class SqliteBackend(Backend):
                     )
             except apsw.Error as error:
                 raise self._file.translated(error) from error
-
-
-def _is_small(write: Write) -> bool:
-    return write.record is not None and len(write.record) <= _INLINE_BYTES
 
 
 def _is_unused(connection: apsw.Connection) -> bool:

@@ -1,0 +1,99 @@
+"""The SQL of key/value records: one row each, and one more in another table for a large one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import apsw
+
+from rstore.backends.base import NamespaceGone, Page, Write
+
+_INLINE_BYTES: Final = 1024
+"""A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
+of it would still widen the tree that every lookup descends."""
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+
+NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
+LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
+_RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
+
+# Positional, and expiry judged in Python: named parameters and a third one take a tenth of a lookup.
+GET: Final = """
+SELECT record, blob, expires_ms FROM records WHERE ns = (SELECT id FROM namespaces WHERE name = ?) AND key = ?"""
+_GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+# Not INSERT OR REPLACE: it deletes the row first.
+_PUT: Final = """
+INSERT INTO records (ns, key, record, blob, expires_ms)
+SELECT id, ?, ?, ?, ? FROM namespaces WHERE name = ? AND birth = ?
+ON CONFLICT DO UPDATE SET record = excluded.record, blob = excluded.blob, expires_ms = excluded.expires_ms"""
+_PUT_SMALL: Final = """
+INSERT INTO records VALUES ((SELECT id FROM namespaces WHERE name = ?), ?, ?, NULL, ?)
+ON CONFLICT DO UPDATE SET record = excluded.record, blob = NULL, expires_ms = excluded.expires_ms"""
+_DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
+
+
+def now_ms() -> int:
+    """Return the clock by which entries expire, POSIX milliseconds."""
+    return int(time.time() * 1000)
+
+
+def is_small(write: Write) -> bool:
+    """Return whether a write puts a record that fits into its row."""
+    return write.record is not None and len(write.record) <= _INLINE_BYTES
+
+
+def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
+    """Return a record, large or small, that has not expired."""
+    record: bytes | None = connection.execute(_GET_ANY, {"ns": namespace, "key": key, "now": now_ms()}).get
+    return record
+
+
+def put(connection: apsw.Connection, write: Write, namespace: str, birth: bytes) -> None:
+    """Put or delete one record.
+
+    Raises `NamespaceGone`.
+    """
+    if write.record is None:
+        connection.execute(_DELETE, {"ns": namespace, "key": write.key})
+        return
+    place: tuple[bytes | None, int | None] = write.record, None
+    if not is_small(write):
+        connection.execute("INSERT INTO blobs (record) VALUES (?)", (write.record,))
+        place = None, connection.last_insert_rowid()
+    connection.execute(_PUT, (write.key, *place, write.expires_ms, namespace, birth))
+    if not connection.changes():
+        raise NamespaceGone
+
+
+def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: str, birth: bytes) -> None:
+    """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
+    small = ((namespace, key, record, ms) for key, record, ms in filter(is_small, writes))
+    connection.executemany(_PUT_SMALL, small)
+    for write in writes:
+        if not is_small(write):
+            put(connection, write, namespace, birth)
+
+
+def scan_query(*, after: str | None, stop: str | None, reverse: bool, keys_only: bool) -> str:
+    """Return the query of a scan."""
+    record = "x''" if keys_only else _RECORD
+    query = f"SELECT key, {record} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
+    if after is not None:
+        query += " AND key < :after" if reverse else " AND key > :after"
+    if stop is not None:
+        query += " AND key < :stop"
+    return query + f" ORDER BY key {'DESC' if reverse else ''} LIMIT :more"
+
+
+def page(rows: Iterable[Any], limit: int) -> Page:
+    """Return as many of the rows as make a page, of which there is one more where more follow."""
+    found: list[tuple[str, bytes]] = []
+    size = 0
+    for key, record in rows:
+        if len(found) == limit or size > _PAGE_BYTES:
+            return Page(found, more=True)
+        found.append((key, record))
+        size += len(record)
+    return Page(found, more=False)
