@@ -39,8 +39,11 @@ T = TypeVar("T")
 
 STAMP_BYTES: Final = 16
 
-DIRECT_ROWS: Final = 4096
-"""A batch of this many rows is sealed at once instead of passing through hot rows."""
+DIRECT_ROWS: Final = 1024
+"""A batch of this many rows is sealed at once: passing through hot rows would take longer, and more bytes."""
+
+THIN: Final = 32
+"""… unless it falls into chunks with this many times its rows: then putting hot rows is less work than rewriting."""
 
 HOT_ROWS: Final = 16384
 HOT_BYTES: Final = 8 * 1024 * 1024
@@ -205,6 +208,15 @@ class Logs:
             if not done:
                 raise self._wrong_kind(key)
             return self.wrote(key, len(rows))
+
+    def put(self, key: str, batch: Segment) -> None:
+        """Put many rows, whatever stood at their positions: as chunks, or hot where they fall thinly into many."""
+        lo, hi = batch.position(0), batch.position(len(batch) - 1)
+        touched = sum(chunk.n for chunk in self.view(key, lo, hi, bodies=False).chunks)
+        if touched > THIN * len(batch):
+            self.append(key, [(t, 0, body) for t, body in zip(batch.t.tolist(), batch.column.encoded(), strict=True)])
+        else:
+            self.rewrite(key, lo, hi, add=batch)
 
     def commit(self, key: str, commit: Commit) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""

@@ -63,8 +63,7 @@ class Series(Verbs):
             if encoded:
                 logs.append(key, [(t, 0, body) for t, body in encoded.items()])
         else:
-            batch = merge([Segment(_int64s(timestamps), None, column_of(values, codec))])
-            logs.rewrite(key, batch.position(0), batch.position(len(batch) - 1), add=batch)
+            logs.put(key, merge([Segment(_int64s(timestamps), None, column_of(values, codec))]))
         return len(given)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
