@@ -9,7 +9,6 @@ INSTALL := $(BIN)/python -m pip install --quiet --editable
 DEMO := $(VENV)/.has-demo
 TEST := $(VENV)/.has-test
 DEV := $(VENV)/.has-dev
-BENCH := $(VENV)/.has-bench
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two pips in one environment get in each other's way
@@ -22,7 +21,7 @@ demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it qu
 	@$(BIN)/python examples/demo.py
 
 test: $(TEST) ## run all tests
-	@$(BIN)/python -m pytest --numprocesses auto --quiet
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --quiet
 
 docs: $(TEST) ## run the examples of README.md, docs/ and the docstrings
 	@$(BIN)/python -m pytest --quiet tests/test_readme.py src/rstore
@@ -42,11 +41,11 @@ wheel: $(DEV) ## build the wheel, and use it in an empty environment with core d
 	@$(BIN)/python -m pip --python $(VENV)-wheel/bin/python install --quiet dist/*.whl
 	@$(VENV)-wheel/bin/python -I .ci/use_wheel.py
 
-bench: $(BENCH) ## measure, and compare with other libraries
+bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py
 
 clean: ## remove everything that make has made
-	rm -rf $(VENV) $(VENV)-wheel dist demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel dist demo-output benchmarks/.cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(DEMO): pyproject.toml | $(VENV)/.made
 	@echo "Installing rstore and what the demo needs into $(VENV) ..."
@@ -62,11 +61,6 @@ $(DEV): pyproject.toml | $(VENV)/.made
 	@echo "Installing rstore and the tools of its developers into $(VENV) ..."
 	@$(INSTALL) . --group dev
 	@touch $@ $(TEST)
-
-$(BENCH): pyproject.toml | $(VENV)/.made
-	@echo "Installing rstore and what it is measured against into $(VENV) ..."
-	@$(INSTALL) . --group bench
-	@touch $@
 
 # `venv --without-pip`, because Debian ships ensurepip apart from Python; a pip of our own, because --group needs 25.1.
 $(VENV)/.made:

@@ -98,7 +98,7 @@ class Envelope:
         allow_plaintext: bool = False,
         refresh: Callable[[], bool] | None = None,
     ) -> None:
-        self._namespace = _prefixed(namespace)
+        self._cells = {cell: _prefixed(namespace) + bytes((cell,)) for cell in Cell}
         self.keyed: Final = bool(keys)
         self._allow_plaintext = allow_plaintext
         self._refresh = refresh  # fetches the keys again, and returns whether they are others than before
@@ -118,7 +118,7 @@ class Envelope:
 
     def where(self, cell: Cell, key: str) -> bytes:
         """Return the part of a place that is the same for all positions of a key: namespace, kind of cell and key."""
-        return b"%b%c%b" % (self._namespace, cell, _prefixed(key))
+        return self._cells[cell] + _prefixed(key)
 
     def admits(self, *, sealed: bool) -> bool:
         """Return whether this handle writes bytes of that kind."""
