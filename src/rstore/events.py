@@ -46,13 +46,14 @@ class Events(Verbs):
         {'owner': 'Ada', 'balance': 15}
         """
         session = self._writer
+        logs = session.events
         check_key(key)
         at = None if t is None else check_timestamp(t)
         steps = _steps(session, state)
         if not steps:
             return self.current(key)
         history = History(session, key)
-        return session.events.until_won(key, lambda: history.try_apply(steps, at)).values()
+        return logs.until_won(key, lambda: history.try_apply(steps, at)).values()
 
     @overload
     def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...

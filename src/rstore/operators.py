@@ -27,8 +27,10 @@ _TRUTHS: Final = _OPERANDS | {type(None), dict, set, frozenset, bytearray}
 
 MAX_BITS: Final = 2**19
 """No integer grows past 64 KiB by computing: each multiplication would double the cost of every replay."""
-MAX_BYTES: Final = 2**24
-"""No string, list or tuple grows past about 16 MiB by being repeated."""
+MAX_FRACTION_BITS: Final = 2**14
+"""The same for fractions, of which each step takes a greatest common divisor: 2 KiB."""
+MAX_BYTES: Final = 2**22
+"""No string, list or tuple grows past about 4 MiB by being repeated."""
 
 _DECIMALS: Final = decimal.Context(
     prec=28,
@@ -74,22 +76,20 @@ class Operator:
         """Refuse, before it is computed, what would take absurdly long or much."""
         if self.name == "mod" and type(value) in _TEXTS:
             raise TypeError("% does not format text here: '%99999999d' % 1 takes 100 MB")
-        if self.name == "mul":
-            if type(operand) in _SEQUENCES:
-                value, operand = operand, value
-            if type(value) in _SEQUENCES and type(operand) in (int, bool):
-                if _weight(value) * operand > MAX_BYTES:
-                    raise Oversized("the repeated sequence would be absurdly large")
-            elif _bits(value) + _bits(operand) > MAX_BITS:
-                raise Oversized("the product would be absurdly large")
-        elif self.name == "pow":
+        if self.name == "mul" and (type(value) in _SEQUENCES or type(operand) in _SEQUENCES):
+            sequence, times = (value, operand) if type(value) in _SEQUENCES else (operand, value)
+            if type(times) in (int, bool) and _weight(sequence) * times > MAX_BYTES:
+                raise Oversized("the repeated sequence would be absurdly large")
+            return
+        limit = MAX_FRACTION_BITS if Fraction in (type(value), type(operand)) else MAX_BITS
+        bits = _bits(value) + _bits(operand)
+        if self.name == "pow":
             exponent = operand.numerator if type(operand) is Fraction and operand.denominator == 1 else operand
             # A negative power of an int is a float, which cannot be large.
             grows = type(exponent) in (int, bool) and (exponent > 0 or type(value) is Fraction)
-            if grows and _bits(value) > 1 and _bits(value) * abs(exponent) > MAX_BITS:
-                raise Oversized("the power would be absurdly large")
-        elif _bits(value) + _bits(operand) > 2 * MAX_BITS:
-            raise Oversized("the operands are absurdly large")
+            bits = _bits(value) * abs(exponent) if grows and _bits(value) > 1 else 0
+        if bits > limit:
+            raise Oversized("the result would be absurdly large, or take absurdly long to compute")
 
 
 def _bits(value: Any) -> int:

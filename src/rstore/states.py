@@ -18,7 +18,7 @@ CHECKPOINT_CHANGES: Final = 128
 
 _ITEM_BYTES: Final = 6
 
-_CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError)
+_CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError, RecursionError)
 
 
 class CannotFold(Exception):  # noqa: N818 - a signal to the layer above, chained from what the operator raised

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from fnmatch import translate
 from typing import Any, Final
 
 from rstore.arguments import check_key, is_key
@@ -72,9 +73,9 @@ class Values(Verbs, MutableMapping[str, Any]):
         >>> store.delete('a', 'b', 'c')
         2
         """
-        session = self._writer
+        backend = self._writer.backend
         checked = [check_key(key) for key in keys]
-        return session.backend.delete(checked) if checked else 0
+        return backend.delete(checked) if checked else 0
 
     def __delitem__(self, key: str) -> None:
         if not self.delete(key):
@@ -128,8 +129,8 @@ class Values(Verbs, MutableMapping[str, Any]):
         if not isinstance(pattern, str):
             raise InvalidTypeError(f"a pattern is a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?]", pattern, maxsplit=1)[0]
-        wild = {"*": ".*", "?": "."}
-        matches = re.compile("".join(wild.get(c) or re.escape(c) for c in pattern), re.DOTALL).fullmatch
+        # Not a regular expression of one's own: `translate` makes one that does not backtrack from star to star.
+        matches = re.compile(translate(pattern.replace("[", "[[]"))).match
         return [
             (key, session.open_value(key, record))
             for key, record in self._scan(session, start=prefix, stop=prefix_end(prefix))
