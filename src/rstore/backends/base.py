@@ -282,7 +282,7 @@ class Backend(ABC):
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
     ) -> View:
-        """Return what the log holds from `lo` to `hi`, both included, at one moment.
+        """Return what the log holds from `lo` to `hi`, both included and in this order, at one moment.
 
         `limit`: no more than needed for the first `limit` positions (the last, in `reverse`): that many rows, and
         chunks up to the one with which those after the first chunk hold that many. `bodies=False` leaves the chunks'

@@ -1,0 +1,211 @@
+"""The contract of backends, below the public verbs: what the layers above ask for, compared with the reference."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rstore.backends import make_backend
+from rstore.backends.base import (
+    FIRST,
+    LAST,
+    Backend,
+    Chunk,
+    Commit,
+    Head,
+    Log,
+    Model,
+    NamespaceGone,
+    Options,
+    Position,
+    Row,
+    Write,
+    version_of,
+)
+
+WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)
+SERIES = Log(Model.SERIES, "s")
+HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    dsn = "memory://contract" if request.param == "memory" else str(tmp_path / "contract.db")
+    backend = make_backend(dsn, "default", WRITABLE)
+    backend.open()
+    yield backend
+    backend.discard()
+    backend.close()
+
+
+def record(stamp: int, size: int = 1) -> bytes:
+    return b"\x01" + stamp.to_bytes(8, "big") + b"x" * size
+
+
+def test_an_expired_record_is_absent_for_every_method(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    backend.write([Write("kept", record(1)), Write("gone", record(2), 1_000_000), Write("soon", record(3), 1_000_001)])
+    backend.write([Write("large", record(4, 5000), 999_999)])
+    assert backend.get("gone") is backend.get("large") is None
+    assert not backend.has("gone")
+    assert backend.get("soon") == record(3)
+    assert backend.count() == 2
+    assert backend.scan(limit=10).records == [("kept", record(1)), ("soon", record(3))]
+    assert backend.delete(["gone", "large", "soon"]) == 1
+    assert not backend.write_if(Write("gone", record(5)), version_of(record(2)))
+    assert backend.write_if(Write("gone", record(6)), None)
+    assert backend.get("gone") == record(6)
+
+
+def test_a_write_without_an_expiry_clears_the_one_in_place(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    backend.write([Write("k", record(1), 2_000_000)])
+    backend.write([Write("k", record(2))])
+    monkeypatch.setattr("time.time", lambda: 3000.0)
+    assert backend.get("k") == record(2)
+
+
+@pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
+def test_a_conditional_write_happens_only_to_the_version_it_expects(backend: Backend, size: int) -> None:
+    sealed = b"\xc1\x01" + bytes(48) + b"nonce of 12." + b"x" * size
+    assert backend.write_if(Write("k", record(1, size)), None)
+    assert not backend.write_if(Write("k", record(2, size)), None)
+    assert not backend.write_if(Write("k", record(2, size)), version_of(record(3)))
+    assert backend.write_if(Write("k", sealed), version_of(record(1)))
+    assert version_of(sealed) == b"nonce of 12."
+    assert not backend.write_if(Write("k", None), version_of(record(1)))
+    assert backend.write_if(Write("k", None), version_of(sealed))
+    assert not backend.write_if(Write("k", None), version_of(sealed))
+    assert backend.get("k") is None
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("start", "stop"), [("", None), ("b", None), ("b", "d"), ("bb", "c"), ("x", "a")])
+def test_a_scan_goes_on_where_its_last_page_ended(
+    backend: Backend, start: str, stop: str | None, *, reverse: bool
+) -> None:
+    keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
+    backend.write([Write(key, record(i)) for i, key in enumerate(keys)])
+    expected = [key for key in keys if start <= key and (stop is None or key < stop)]
+    for keys_only in (False, True):
+        found: list[str] = []
+        after = None
+        while True:
+            page = backend.scan(start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only)
+            assert len(page.records) <= 3
+            assert all(bool(one) != keys_only for _, one in page.records)
+            found += (key for key, _ in page.records)
+            if not page.more:
+                break
+            after = found[-1]
+        assert found == (expected[::-1] if reverse else expected)
+
+
+def test_a_page_of_large_records_is_short_and_holds_at_least_one(backend: Backend) -> None:
+    backend.write([Write(f"{i}", record(i, 3_000_000)) for i in range(4)])
+    page = backend.scan(limit=100)
+    assert page.more
+    assert 1 <= len(page.records) < 4
+    backend.write([Write("0", record(9, 9_000_000))])
+    assert len(backend.scan(limit=100).records) == 1
+
+
+def test_nothing_is_created_in_a_namespace_that_is_gone(backend: Backend) -> None:
+    backend.write([Write("k", record(1))])
+    backend.discard()
+    row = Row(1, 0, b"\x01")
+    for write in (
+        lambda: backend.write([Write("k", record(2))]),
+        lambda: backend.write([Write("k", record(2)), Write("l", record(3, 5000))]),
+        lambda: backend.write_if(Write("k", record(2)), None),
+        lambda: backend.append(SERIES, HEAD, [row]),
+        lambda: backend.append(SERIES, HEAD, [row, Row(2, 0, b"\x01")]),
+        lambda: backend.commit(SERIES, Commit(create=HEAD, put_rows=[row])),
+        lambda: backend.add_fact("f", b"1"),
+    ):
+        with pytest.raises(NamespaceGone):
+            write()
+    assert (backend.count(), backend.logs(Model.SERIES), backend.fact("f")) == (0, [], None)
+    backend.create()
+    backend.write([Write("k", record(2))])
+    assert backend.count() == 1
+
+
+def test_a_fact_is_kept_once(backend: Backend) -> None:
+    assert backend.fact("f") is None
+    assert backend.add_fact("f", b"1") == backend.add_fact("f", b"2") == backend.fact("f") == b"1"
+
+
+def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
+    a, b = Row(1, 0, b"a"), Row(2, 0, b"b")
+    assert not backend.commit(SERIES, Commit(put_rows=[a]))
+    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=b"other", put_rows=[a]))
+    assert backend.head(SERIES) is None
+    assert backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, if_version=None, put_rows=[a, b]))
+    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, put_rows=[]))
+    assert not backend.commit(SERIES, Commit(if_epoch=HEAD.epoch, if_version=b"other", drop_rows=[a, b]))
+    assert backend.view(SERIES).rows == [a, b]
+    chunk = Chunk((1, 0), (2, 0), 2, b"meta", b"body")
+    assert backend.commit(
+        SERIES,
+        Commit(if_epoch=HEAD.epoch, epoch=b"n", facts=b"f", drop_rows=[a, b._replace(body=b"?")], put_chunks=[chunk]),
+    )
+    view = backend.view(SERIES)
+    assert (view.head, view.rows, view.chunks) == (Head(b"n", HEAD.version, sealed=False, facts=b"f"), [b], [chunk])
+    assert backend.hot(SERIES) == (1, 1)
+    assert not backend.append(SERIES, HEAD._replace(sealed=True), [a])
+    assert not backend.drop(SERIES, if_version=b"other")
+    assert backend.commit(SERIES, Commit(drop_rows=[b], drop_if_empty=True))
+    assert backend.view(SERIES).chunks == [chunk]
+    assert backend.commit(SERIES, Commit(drop_chunks=[(1, 0)], drop_if_empty=True))
+    assert backend.head(SERIES) is None
+    assert not backend.drop(SERIES)
+
+
+positions = st.tuples(st.integers(-6, 6), st.integers(0, 2))
+bounds = positions | st.sampled_from([FIRST, LAST])
+
+
+@given(
+    edges=st.sets(positions, max_size=10),
+    rows=st.sets(positions, max_size=8),
+    checkpoints=st.sets(positions, max_size=3),
+    lo=bounds,
+    hi=bounds,
+    limit=st.none() | st.integers(1, 6),
+    reverse=st.booleans(),
+    bodies=st.booleans(),
+    neighbours=st.booleans(),
+    from_checkpoint=st.none() | bounds,
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_view_of_sqlite_is_a_view_of_the_reference(
+    tmp_path: Path, edges: set[Position], rows: set[Position], checkpoints: set[Position], **ask: Any
+) -> None:
+    """Chunks of any shape and rows anywhere; the limits count what a chunk says it holds."""
+    ask["lo"], ask["hi"] = sorted((ask["lo"], ask["hi"]))
+    ask["reverse"] = ask["reverse"] and ask["limit"] is not None
+    ask["neighbours"] = ask["neighbours"] and ask["limit"] is ask["from_checkpoint"] is None
+    log = Log(Model.EVENTS, "e")
+    ends = sorted(edges)[: len(edges) // 2 * 2]
+    runs = list(zip(ends[::2], ends[1::2], strict=True))
+    commit = Commit(
+        create=HEAD,
+        put_rows=[Row(*position, b"row") for position in rows],
+        put_chunks=[Chunk(first, last, 2, b"meta", b"body") for first, last in runs],
+        put_checkpoints=[Row(*position, b"state") for position in checkpoints],
+    )
+    views = []
+    for dsn in ("memory://views", str(tmp_path / "views.db")):
+        backend = make_backend(dsn, "default", WRITABLE)
+        backend.open()
+        assert backend.commit(log, commit)
+        view = backend.view(log, **ask)
+        views.append((view.head, view.rows, view.chunks, view.checkpoint))
+        backend.drop(log)
+        backend.close()
+    assert views[0] == views[1]
