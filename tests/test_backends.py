@@ -47,39 +47,44 @@ def record(stamp: int, size: int = 1) -> bytes:
 
 
 def test_an_expired_record_is_absent_for_every_method(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    birth = backend.create()
     monkeypatch.setattr("time.time", lambda: 1000.0)
-    backend.write([Write("kept", record(1)), Write("gone", record(2), 1_000_000), Write("soon", record(3), 1_000_001)])
-    backend.write([Write("large", record(4, 5000), 999_999)])
+    backend.write(
+        [Write("kept", record(1)), Write("gone", record(2), 1_000_000), Write("soon", record(3), 1_000_001)], birth
+    )
+    backend.write([Write("large", record(4, 5000), 999_999)], birth)
     assert backend.get("gone") is backend.get("large") is None
     assert not backend.has("gone")
     assert backend.get("soon") == record(3)
     assert backend.count() == 2
     assert backend.scan(limit=10).records == [("kept", record(1)), ("soon", record(3))]
     assert backend.delete(["gone", "large", "soon"]) == 1
-    assert not backend.write_if(Write("gone", record(5)), version_of(record(2)))
-    assert backend.write_if(Write("gone", record(6)), None)
+    assert not backend.write_if(Write("gone", record(5)), version_of(record(2)), birth)
+    assert backend.write_if(Write("gone", record(6)), None, birth)
     assert backend.get("gone") == record(6)
 
 
 def test_a_write_without_an_expiry_clears_the_one_in_place(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    birth = backend.create()
     monkeypatch.setattr("time.time", lambda: 1000.0)
-    backend.write([Write("k", record(1), 2_000_000)])
-    backend.write([Write("k", record(2))])
+    backend.write([Write("k", record(1), 2_000_000)], birth)
+    backend.write([Write("k", record(2))], birth)
     monkeypatch.setattr("time.time", lambda: 3000.0)
     assert backend.get("k") == record(2)
 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
 def test_a_conditional_write_happens_only_to_the_version_it_expects(backend: Backend, size: int) -> None:
+    birth = backend.create()
     sealed = b"\xc1\x01" + bytes(48) + b"nonce of 12." + b"x" * size
-    assert backend.write_if(Write("k", record(1, size)), None)
-    assert not backend.write_if(Write("k", record(2, size)), None)
-    assert not backend.write_if(Write("k", record(2, size)), version_of(record(3)))
-    assert backend.write_if(Write("k", sealed), version_of(record(1)))
+    assert backend.write_if(Write("k", record(1, size)), None, birth)
+    assert not backend.write_if(Write("k", record(2, size)), None, birth)
+    assert not backend.write_if(Write("k", record(2, size)), version_of(record(3)), birth)
+    assert backend.write_if(Write("k", sealed), version_of(record(1)), birth)
     assert version_of(sealed) == b"nonce of 12."
-    assert not backend.write_if(Write("k", None), version_of(record(1)))
-    assert backend.write_if(Write("k", None), version_of(sealed))
-    assert not backend.write_if(Write("k", None), version_of(sealed))
+    assert not backend.write_if(Write("k", None), version_of(record(1)), birth)
+    assert backend.write_if(Write("k", None), version_of(sealed), birth)
+    assert not backend.write_if(Write("k", None), version_of(sealed), birth)
     assert backend.get("k") is None
 
 
@@ -88,8 +93,9 @@ def test_a_conditional_write_happens_only_to_the_version_it_expects(backend: Bac
 def test_a_scan_goes_on_where_its_last_page_ended(
     backend: Backend, start: str, stop: str | None, *, reverse: bool
 ) -> None:
+    birth = backend.create()
     keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
-    backend.write([Write(key, record(i)) for i, key in enumerate(keys)])
+    backend.write([Write(key, record(i)) for i, key in enumerate(keys)], birth)
     expected = [key for key in keys if start <= key and (stop is None or key < stop)]
     for keys_only in (False, True):
         found: list[str] = []
@@ -106,63 +112,68 @@ def test_a_scan_goes_on_where_its_last_page_ended(
 
 
 def test_a_page_of_large_records_is_short_and_holds_at_least_one(backend: Backend) -> None:
-    backend.write([Write(f"{i}", record(i, 3_000_000)) for i in range(4)])
+    birth = backend.create()
+    backend.write([Write(f"{i}", record(i, 3_000_000)) for i in range(4)], birth)
     page = backend.scan(limit=100)
     assert page.more
     assert 1 <= len(page.records) < 4
-    backend.write([Write("0", record(9, 9_000_000))])
+    backend.write([Write("0", record(9, 9_000_000))], birth)
     assert len(backend.scan(limit=100).records) == 1
 
 
 def test_nothing_is_created_in_a_namespace_that_is_gone(backend: Backend) -> None:
-    backend.write([Write("k", record(1))])
+    birth = backend.create()
+    backend.write([Write("k", record(1))], birth)
     backend.discard()
     row = Row(1, 0, b"\x01")
     for write in (
-        lambda: backend.write([Write("k", record(2))]),
-        lambda: backend.write([Write("k", record(2)), Write("l", record(3, 5000))]),
-        lambda: backend.write_if(Write("k", record(2)), None),
-        lambda: backend.append(SERIES, HEAD, [row]),
-        lambda: backend.append(SERIES, HEAD, [row, Row(2, 0, b"\x01")]),
-        lambda: backend.commit(SERIES, Commit(create=HEAD, put_rows=[row])),
+        lambda: backend.write([Write("k", record(2))], birth),
+        lambda: backend.write([Write("k", record(2)), Write("l", record(3, 5000))], birth),
+        lambda: backend.write_if(Write("k", record(2)), None, birth),
+        lambda: backend.append(SERIES, HEAD, [row], birth),
+        lambda: backend.append(SERIES, HEAD, [row, Row(2, 0, b"\x01")], birth),
+        lambda: backend.commit(SERIES, Commit(create=HEAD, put_rows=[row]), birth),
         lambda: backend.add_fact("f", b"1"),
     ):
         with pytest.raises(NamespaceGone):
             write()
     assert (backend.count(), backend.logs(Model.SERIES), backend.fact("f")) == (0, [], None)
-    backend.create()
-    backend.write([Write("k", record(2))])
+    birth = backend.create()
+    backend.write([Write("k", record(2))], birth)
     assert backend.count() == 1
 
 
 def test_a_fact_is_kept_once(backend: Backend) -> None:
+    backend.create()
     assert backend.fact("f") is None
     assert backend.add_fact("f", b"1") == backend.add_fact("f", b"2") == backend.fact("f") == b"1"
 
 
 def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
+    birth = backend.create()
     a, b = Row(1, 0, b"a"), Row(2, 0, b"b")
-    assert not backend.commit(SERIES, Commit(put_rows=[a]))
-    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=b"other", put_rows=[a]))
-    assert backend.head(SERIES) is None
-    assert backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, if_version=None, put_rows=[a, b]))
-    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, put_rows=[]))
-    assert not backend.commit(SERIES, Commit(if_epoch=HEAD.epoch, if_version=b"other", drop_rows=[a, b]))
+    assert not backend.commit(SERIES, Commit(put_rows=[a]), birth)
+    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=b"other", put_rows=[a]), birth)
+    assert backend.view(SERIES).head is None
+    assert backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, if_version=None, put_rows=[a, b]), birth)
+    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, put_rows=[]), birth)
+    assert not backend.commit(SERIES, Commit(if_epoch=HEAD.epoch, if_version=b"other", drop_rows=[a, b]), birth)
     assert backend.view(SERIES).rows == [a, b]
     chunk = Chunk((1, 0), (2, 0), 2, b"meta", b"body")
     assert backend.commit(
         SERIES,
         Commit(if_epoch=HEAD.epoch, epoch=b"n", facts=b"f", drop_rows=[a, b._replace(body=b"?")], put_chunks=[chunk]),
+        birth,
     )
     view = backend.view(SERIES)
     assert (view.head, view.rows, view.chunks) == (Head(b"n", HEAD.version, sealed=False, facts=b"f"), [b], [chunk])
     assert backend.hot(SERIES) == (1, 1)
-    assert not backend.append(SERIES, HEAD._replace(sealed=True), [a])
+    assert not backend.append(SERIES, HEAD._replace(sealed=True), [a], birth)
     assert not backend.drop(SERIES, if_version=b"other")
-    assert backend.commit(SERIES, Commit(drop_rows=[b], drop_if_empty=True))
+    assert backend.commit(SERIES, Commit(drop_rows=[b], drop_if_empty=True), birth)
     assert backend.view(SERIES).chunks == [chunk]
-    assert backend.commit(SERIES, Commit(drop_chunks=[(1, 0)], drop_if_empty=True))
-    assert backend.head(SERIES) is None
+    assert backend.commit(SERIES, Commit(drop_chunks=[(1, 0)], drop_if_empty=True), birth)
+    assert backend.view(SERIES).head is None
     assert not backend.drop(SERIES)
 
 
@@ -203,7 +214,7 @@ def test_a_view_of_sqlite_is_a_view_of_the_reference(
     for dsn in ("memory://views", str(tmp_path / "views.db")):
         backend = make_backend(dsn, "default", WRITABLE)
         backend.open()
-        assert backend.commit(log, commit)
+        assert backend.commit(log, commit, backend.create())
         view = backend.view(log, **ask)
         views.append((view.head, view.rows, view.chunks, view.checkpoint))
         backend.drop(log)

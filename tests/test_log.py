@@ -10,15 +10,15 @@ import apsw
 import pytest
 
 from rstore import CorruptionError, Store, generate_key
-from rstore import history as history_module
+from rstore.codec.changes import unpack_change
 from rstore.log import FOLD_CHUNKS, HOT_ROWS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
 
-@pytest.fixture(params=KEYS.values(), ids=KEYS)
+@pytest.fixture(params=["plain", "sealed"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "store.db", key=request.param, frozen=False, durability="normal") as store:
+    with Store(tmp_path / "store.db", key=KEYS[request.param], frozen=False, durability="normal") as store:
         yield store
 
 
@@ -159,13 +159,12 @@ def test_of_two_rewrites_the_later_one_starts_again(store: Store) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The changes that are decoded from now on."""
     seen: list[bytes] = []
-    unpack = history_module.unpack_change
 
     def count(body: bytes) -> Any:
         seen.append(body)
-        return unpack(body)
+        return unpack_change(body)
 
-    monkeypatch.setattr(history_module, "unpack_change", count)
+    monkeypatch.setattr("rstore.history.unpack_change", count)
     return seen
 
 

@@ -32,16 +32,20 @@ def check_item(item: Any) -> str:
 
 def _check_name(name: Any, what: str, limit: int) -> str:
     if not isinstance(name, str):
-        raise InvalidTypeError(f"a {what} is a str, not {type(name).__name__}")
+        raise InvalidTypeError(f"{_a(what)} is a str, not {type(name).__name__}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
         raise InvalidValueError(f"the {what} {name!r} holds a lone surrogate, which UTF-8 cannot express") from error
     if not 0 < size <= limit:
-        raise InvalidValueError(f"a {what} has 1 to {limit:,} UTF-8 bytes, this one {size:,}")
+        raise InvalidValueError(f"{_a(what)} has 1 to {limit:,} UTF-8 bytes, this one {size:,}")
     if "\0" in name:
         raise InvalidValueError(f"the {what} {name!r} holds a NUL character")
     return str(name)  # a plain str also where a subclass came in
+
+
+def _a(noun: str) -> str:
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
 def is_key(key: Any) -> bool:

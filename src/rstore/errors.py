@@ -35,6 +35,17 @@ from typing import Any
 class StoreError(Exception):
     """The base of everything that rstore raises."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, which knows nothing of keyword-only arguments.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[StoreError], args: tuple[Any, ...], state: dict[str, Any]) -> StoreError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class FrozenStoreError(StoreError):
     """A writing verb was called on a read-only store; open it with ``frozen=False``."""

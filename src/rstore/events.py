@@ -11,7 +11,7 @@ from rstore.backends.base import MAX_INT64, MAX_SEQ, MIN_INT64
 from rstore.codec.changes import Step, unpack_change
 from rstore.errors import InvalidTypeError
 from rstore.history import History, Reading
-from rstore.operators import OPERATORS, SETITEM, Operator, check_operator
+from rstore.operators import SETITEM, Operator, check_operator, stored_operator
 from rstore.session import Session, Verbs
 
 
@@ -53,7 +53,7 @@ class Events(Verbs):
         if not steps:
             return self.current(key)
         history = History(session, key)
-        return logs.until_won(key, lambda: history.try_apply(steps, at)).values()
+        return logs.until_won(key, lambda: history.try_apply(steps, at), rows=1)
 
     @overload
     def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -120,7 +120,7 @@ class Events(Verbs):
             return None
         decode = session.codec.decode
         return [
-            Event(change.t, item, OPERATORS[op].function, None if encoded is None else decode(encoded))
+            Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
             for change in session.events.rows(key, view, lo, hi)
             for item, op, encoded in unpack_change(change.body)
             if names is None or op in names
@@ -193,6 +193,7 @@ def _operators(ops: Any) -> list[Operator]:
     if callable(ops):
         return [check_operator(ops)]
     try:
-        return [check_operator(op) for op in ops]
+        several = list(ops)
     except TypeError as error:
         raise InvalidTypeError("ops is an operator, or several") from error
+    return [check_operator(op) for op in several]

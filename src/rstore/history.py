@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rstore.backends.base import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
 from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
-from rstore.codec.envelope import Cell, at_position
+from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import ChangeRefusedError, CorruptionError, HorizonError, StoreIntegrityError
 from rstore.log import new_stamp
 from rstore.operators import OPERATORS
@@ -62,9 +63,13 @@ class History:
 
     def __init__(self, session: Session, key: str) -> None:
         self._key = key
+        self._session = session
         self._codec = session.codec
-        self._envelope = session.envelope
         self._logs = session.events
+
+    @property
+    def _envelope(self) -> Envelope:
+        return self._session.envelope
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -127,17 +132,18 @@ class History:
 
     # -- applying -----------------------------------------------------------------------------------------------------
 
-    def try_apply(self, steps: Sequence[Step], t: int | None) -> State | None:
+    def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
+        birth = self._logs.birth
         reading = self.read()
         self._logs.check_kind(self._key, reading.head)
         if t is not None and reading.last is not None and t <= reading.last[0]:
-            return self._try_insert(steps, t)
+            return self._try_insert(steps, t, birth)
         at = self._next(reading, t)
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
         due = reading.ledger.due(body, reading.state)
-        return self._commit(reading, at, body, [self._checkpoint(at, reading.state)] if due else [])
+        return self._commit(reading, at, body, [self._checkpoint(at, reading.state)] if due else [], birth)
 
     def _next(self, reading: Reading, t: int | None) -> Position:
         """Return the position of a change that is to be the last one."""
@@ -147,7 +153,7 @@ class History:
             return reading.now_ms, 0
         return reading.last[0], reading.last[1] + 1
 
-    def _try_insert(self, steps: Sequence[Step], t: int) -> State | None:
+    def _try_insert(self, steps: Sequence[Step], t: int, birth: bytes) -> dict[str, Any] | None:
         """Record a change in the past: everything behind it is replayed on top of it first."""
         reading, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
         self.check_horizon(reading.horizon, t, writing=True)
@@ -174,7 +180,7 @@ class History:
                 checkpoints.append(self._checkpoint((change.t, change.seq), reading.state))
         if not placed:
             place()  # what was behind it is gone since
-        return self._commit(reading, at, body, checkpoints, insert=True)
+        return self._commit(reading, at, body, checkpoints, birth, insert=True)
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
@@ -207,8 +213,15 @@ class History:
         return Row(*at, self._envelope.seal_block(state.pack(), where, at_position(*at)))
 
     def _commit(
-        self, reading: Reading, at: Position, body: bytes, checkpoints: list[Row], *, insert: bool = False
-    ) -> State | None:
+        self,
+        reading: Reading,
+        at: Position,
+        body: bytes,
+        checkpoints: list[Row],
+        birth: bytes,
+        *,
+        insert: bool = False,
+    ) -> dict[str, Any] | None:
         head = reading.head
         commit = Commit(
             create=self._logs.new_head(),
@@ -221,15 +234,14 @@ class History:
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
         )
-        if not self._logs.commit(self._key, commit):
-            return None
-        self._logs.wrote(self._key, 1)
-        return reading.state
+        values = reading.state.values()  # first: a state that cannot be loaded must not be recorded
+        return values if self._logs.commit(self._key, commit, birth) else None
 
     # -- pruning ------------------------------------------------------------------------------------------------------
 
     def try_prune(self, *, remove: bool) -> int | None:
         """Drop the steps that are superseded; return how many, or None if somebody else was faster."""
+        birth = self._logs.birth
         view = self._logs.view(self._key)
         if view.head is None:
             return 0
@@ -259,7 +271,7 @@ class History:
             put_checkpoints=checkpoints,
             **self._logs.lay_out(self._key, kept),
         )
-        return obsolete if self._logs.commit(self._key, commit) else None
+        return obsolete if self._logs.commit(self._key, commit, birth) else None
 
 
 def _superseded(changes: Sequence[tuple[Row, list[Step]]]) -> tuple[list[Row], int, int | None]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import repeat
 from random import Random
-from typing import Final, NamedTuple, TypedDict, TypeVar
+from typing import Final, NamedTuple, Protocol, TypedDict, TypeVar
 
 from rstore.backends.base import (
     ANY,
@@ -38,6 +38,7 @@ from rstore.errors import KeyRequiredError, PlaintextError, StoreError
 T = TypeVar("T")
 
 STAMP_BYTES: Final = 16
+_MAGIC: Final = bytes((MAGIC,))
 
 DIRECT_ROWS: Final = 1024
 """A batch of this many rows is sealed at once: passing through hot rows would take longer, and more bytes."""
@@ -48,6 +49,9 @@ THIN: Final = 32
 HOT_ROWS: Final = 16384
 HOT_BYTES: Final = 8 * 1024 * 1024
 """A log with more hot rows, or more bytes in them, is due for sealing."""
+
+MOST_HOT_ROWS: Final = 4 * HOT_ROWS
+"""With more of them, even a thin batch is worth a rewrite: it folds all hot rows that lie in its range."""
 
 CHECK_EVERY: Final = 256
 """How many rows are written, on average, between two looks at whether a log is due.
@@ -93,17 +97,48 @@ _KINDS: Final = {
 }
 
 
+class Namespace(Protocol):
+    """What a log needs to know of the namespace that it is in."""
+
+    @property
+    def backend(self) -> Backend:
+        """Where it is kept."""
+        ...
+
+    @property
+    def birth(self) -> bytes:
+        """What goes with every write."""
+        ...
+
+    @property
+    def envelope(self) -> Envelope:
+        """What seals and opens."""
+        ...
+
+    def revive(self) -> None:
+        """Create it again after somebody discarded it."""
+        ...
+
+
 class Logs:
     """All logs of one model in one namespace. Threads may share it."""
 
-    def __init__(self, backend: Backend, envelope: Envelope, model: Model, revive: Callable[[], None]) -> None:
-        self._backend = backend
-        self._envelope = envelope
+    def __init__(self, session: Namespace, model: Model) -> None:
+        self._session = session
+        self._backend = session.backend
         self._model = model
         self._kind = _KINDS[model]
-        self._revive = revive  # creates the namespace again after somebody discarded it
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._until_check = self._random.randrange(2 * CHECK_EVERY)
+
+    @property
+    def birth(self) -> bytes:
+        """The birth of the namespace: to be taken before anything is sealed that is written with it."""
+        return self._session.birth
+
+    @property
+    def _envelope(self) -> Envelope:
+        return self._session.envelope
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -119,6 +154,7 @@ class Logs:
         *,
         limit: int | None = None,
         reverse: bool = False,
+        rows: bool = True,
         bodies: bool = True,
         from_checkpoint: Position | None = None,
     ) -> View:
@@ -129,6 +165,7 @@ class Logs:
             hi,
             limit=limit,
             reverse=reverse,
+            rows=rows,
             bodies=bodies,
             from_checkpoint=from_checkpoint,
         )
@@ -174,7 +211,7 @@ class Logs:
         return chunk_codec.unpack_meta(meta)
 
     def _open_rows(self, key: str, rows: list[Row]) -> list[Row]:
-        if not (self._envelope.keyed or any(row.body[0] == MAGIC for row in rows)):
+        if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows
         unseal, position = self._envelope.open, self._kind.position
         where = self._envelope.where(self._kind.row, key)
@@ -199,11 +236,12 @@ class Logs:
     def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
         """Put a few rows, whatever stood at their positions, without reading anything."""
         while True:
+            birth = self.birth
             sealed = self.seal_rows(key, rows)
             try:
-                done = self._backend.append(Log(self._model, key), self.new_head(), sealed)
+                done = self._backend.append(Log(self._model, key), self.new_head(), sealed, birth)
             except NamespaceGone:
-                self._revive()
+                self._session.revive()
                 continue
             if not done:
                 raise self._wrong_kind(key)
@@ -212,18 +250,19 @@ class Logs:
     def put(self, key: str, batch: Segment) -> None:
         """Put many rows, whatever stood at their positions: as chunks, or hot where they fall thinly into many."""
         lo, hi = batch.position(0), batch.position(len(batch) - 1)
-        touched = sum(chunk.n for chunk in self.view(key, lo, hi, bodies=False).chunks)
-        if touched > THIN * len(batch):
+        touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
+        hot, _ = self._backend.hot(Log(self._model, key)) if touched > THIN * len(batch) else (0, 0)
+        if touched > THIN * len(batch) and hot + len(batch) <= MOST_HOT_ROWS:
             self.append(key, [(t, 0, body) for t, body in zip(batch.t.tolist(), batch.column.encoded(), strict=True)])
         else:
             self.rewrite(key, lo, hi, add=batch)
 
-    def commit(self, key: str, commit: Commit) -> bool:
+    def commit(self, key: str, commit: Commit, birth: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
         try:
-            return self._backend.commit(Log(self._model, key), commit)
+            return self._backend.commit(Log(self._model, key), commit, birth)
         except NamespaceGone:
-            self._revive()
+            self._session.revive()
             return False
 
     def drop(self, key: str, *, if_version: Expected = ANY) -> bool:
@@ -245,16 +284,17 @@ class Logs:
             return PlaintextError(f"the {what} {key!r} is not encrypted: a store with a key cannot write into it")
         return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
 
-    def until_won(self, key: str, attempt: Callable[[], T | None]) -> T:
+    def until_won(self, key: str, attempt: Callable[[], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
 
-        After some lost races it holds the lock while it tries.
+        After some lost races it holds the lock while it tries. `rows` is how many it writes.
         """
         log, races = Log(self._model, key), 0
         while True:
             with self._backend.exclusive(log) if races >= RACES else nullcontext():
                 won = attempt()
             if won is not None:
+                self.wrote(key, rows)  # not before the lock is released: others must not wait for a compression
                 return won
             races += 1
 
@@ -271,11 +311,12 @@ class Logs:
         """
 
         def attempt() -> bool | None:
-            view = self._backend.view(Log(self._model, key), lo, hi, neighbours=True)
+            birth = self.birth
+            view = self._backend.view(Log(self._model, key), lo, hi, neighbours=not remove)
             if view.head is None and add is None:
                 return False
             self.check_kind(key, view.head)
-            return self.commit(key, self._rewriting(key, view, lo, hi, add, remove=remove)) or None
+            return self.commit(key, self._rewriting(key, view, lo, hi, add, remove=remove), birth) or None
 
         return self.until_won(key, attempt)
 

@@ -1,7 +1,7 @@
 """The operator table of event sequences: name, arity, what an operator needs, and how it computes.
 
-Operators are stored by name. Every operator reads and writes exactly one item, and computes the same on every host:
-exact builtin types only, decimals under a fixed context, and results of a bounded size.
+Operators are stored by name. Every operator reads and writes exactly one item and computes from nothing else: exact
+builtin types only, decimals under a fixed context, and results of a bounded size.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from rstore.errors import InvalidTypeError
+from rstore.errors import CorruptionError, InvalidTypeError
 
 _NUMBERS: Final = frozenset({bool, int, float, complex, Decimal, Fraction})
 _TEXTS: Final = frozenset({str, bytes})
@@ -58,35 +58,35 @@ class Operator:
     resets: bool = False
     """Whether the item's earlier history no longer matters behind it."""
 
-    def compute(self, value: Any, operand: Any = None) -> Any:
-        """Return the result of an arithmetic operator."""
+    def compute(self, value: Any, operand: Any, size: int) -> Any:
+        """Return the result of an arithmetic operator; `size` is how many bytes the two take where they are stored."""
         allowed = _TRUTHS if self.name == "not_" else _OPERANDS
         operands = (value,) if self.unary else (value, operand)
         for one in operands:
             if type(one) not in allowed:
                 raise TypeError(f"{self.name} does not take a {type(one).__name__}")
         if not self.unary:
-            self._bound(value, operand)
+            self._bound(value, operand, size)
         if Decimal in map(type, operands):
             with decimal.localcontext(_DECIMALS):
                 return self.function(*operands)
         return self.function(*operands)
 
-    def _bound(self, value: Any, operand: Any) -> None:
+    def _bound(self, value: Any, operand: Any, size: int) -> None:
         """Refuse, before it is computed, what would take absurdly long or much."""
         if self.name == "mod" and type(value) in _TEXTS:
             raise TypeError("% does not format text here: '%99999999d' % 1 takes 100 MB")
         if self.name == "mul" and (type(value) in _SEQUENCES or type(operand) in _SEQUENCES):
             sequence, times = (value, operand) if type(value) in _SEQUENCES else (operand, value)
-            if type(times) in (int, bool) and _weight(sequence) * times > MAX_BYTES:
+            if type(times) in (int, bool) and max(size, 8 * len(sequence)) * times > MAX_BYTES:
                 raise Oversized("the repeated sequence would be absurdly large")
             return
         limit = MAX_FRACTION_BITS if Fraction in (type(value), type(operand)) else MAX_BITS
         bits = _bits(value) + _bits(operand)
         if self.name == "pow":
             exponent = operand.numerator if type(operand) is Fraction and operand.denominator == 1 else operand
-            # A negative power of an int is a float, which cannot be large.
-            grows = type(exponent) in (int, bool) and (exponent > 0 or type(value) is Fraction)
+            # A negative power of two ints is a float, which cannot be large.
+            grows = type(exponent) in (int, bool) and (exponent > 0 or limit == MAX_FRACTION_BITS)
             bits = _bits(value) * abs(exponent) if grows and _bits(value) > 1 else 0
         if bits > limit:
             raise Oversized("the result would be absurdly large, or take absurdly long to compute")
@@ -98,17 +98,6 @@ def _bits(value: Any) -> int:
     if type(value) is Fraction:
         return max(value.numerator.bit_length(), value.denominator.bit_length())
     return 0
-
-
-def _weight(value: Any) -> int:
-    """Return about how many bytes a value takes, at least 1."""
-    if type(value) in (str, bytes):
-        return max(1, len(value))
-    if type(value) in (list, tuple):
-        return 8 + sum(map(_weight, value))
-    if type(value) is dict:
-        return 8 + sum(_weight(key) + _weight(one) for key, one in value.items())
-    return 8
 
 
 OPERATORS: Final[dict[str, Operator]] = {
@@ -147,4 +136,12 @@ def check_operator(function: Any) -> Operator:
     if found is None:
         name = getattr(function, "__name__", type(function).__name__)
         raise InvalidTypeError(f"{name} is not an operator of event sequences: these are {', '.join(OPERATORS)}")
+    return found
+
+
+def stored_operator(name: str) -> Operator:
+    """Return the operator of a stored name."""
+    found = OPERATORS.get(name)
+    if found is None:
+        raise CorruptionError(f"the operator {name!r} is unknown: damaged, or written by a newer version")
     return found

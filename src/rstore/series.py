@@ -150,11 +150,20 @@ class Series(Verbs):
             if row is None or (row.t < t if last else row.t > t):
                 meta = logs.open_meta(key, chunk)
                 encoded = meta.last if last else meta.first
-                if encoded is not None:
-                    return t, codec.decode(encoded)
-                points = self.range(key, t, end=t)  # a large value: its chunk has to be unpacked
-                return points[0] if points else self._edge(key, last=last)
+                return self._unpacked_edge(key, last=last) if encoded is None else (t, codec.decode(encoded))
         return None if row is None else (row.t, codec.decode(logs.open_row(key, row)))
+
+    def _unpacked_edge(self, key: str, *, last: bool) -> tuple[int, Any] | None:
+        """Return the first or last point, of a chunk whose summary leaves it out because it is large."""
+        session = self._reader
+        view = session.series.view(key, limit=1, reverse=last)
+        edge = -1 if last else 0
+        segments = [segment for segment in session.series.segments(key, view) if len(segment)]
+        if not segments:
+            return None
+        segment = segments[edge]
+        i = len(segment) - 1 if last else 0
+        return segment.position(i)[0], segment.column.value(i, session.codec)
 
     def missing(self, key: str, start: int, end: int | None = None, freq: int | None = None) -> list[int]:
         """Return the timestamps of the grid `start, start + freq, … <= end` that have no point exactly there.
@@ -232,10 +241,12 @@ def _split(points: Sequence[Any]) -> tuple[list[int], list[Any]]:
 
     Not `zip(*points)`, which takes ten times as long for a million points.
     """
+    if set(map(type, points)) - {tuple, list} and not all(isinstance(point, tuple | list) for point in points):
+        raise _malformed(points)
     try:
         timestamps: list[int] = [t for t, _ in points]
         values = list(map(itemgetter(1), points))
-    except (TypeError, ValueError, LookupError):
+    except (TypeError, ValueError):
         raise _malformed(points) from None
     if set(map(type, timestamps)) - {int}:
         timestamps = _check_all(timestamps)

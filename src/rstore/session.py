@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
-from rstore.backends.base import Backend, Model
+from rstore.backends.base import Backend, Model, NamespaceGone
 from rstore.codec.envelope import MAGIC, Cell, Envelope
 from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec
-from rstore.errors import FrozenStoreError, StoreClosedError
+from rstore.errors import CorruptionError, FrozenStoreError, StoreClosedError
 from rstore.log import Logs
 
 _PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
 _STAMP_BYTES: Final = 8
 _BODY_AT: Final = 1 + _STAMP_BYTES
+
+
+class Generation(NamedTuple):
+    """A namespace between its creation and its discarding: its birth, and the envelope that seals for it.
+
+    Whoever writes takes the birth first and seals then: if the namespace is replaced meanwhile, the birth that goes
+    with the write is no longer the one in the store, and the write is refused instead of sealed under a dead key.
+    """
+
+    birth: bytes
+    envelope: Envelope
 
 
 class Session:
@@ -36,37 +47,62 @@ class Session:
     ) -> None:
         self.backend = backend
         self.codec = codec
+        self._namespace = namespace
         self._keys = keys
         self._frozen = frozen
+        self._allow_plaintext = allow_plaintext
         self._load = codec.load
-        self._reads_plaintext = allow_plaintext or not keys
         self._passphrase_fact: bytes | None = None
-        remembered = any(isinstance(key, Passphrase) for key in keys)
-        material = resolve_keys(keys, self._fetch_passphrase_fact)
-        self.envelope = Envelope(
-            namespace, material, allow_plaintext=allow_plaintext, refresh=self._refresh_keys if remembered else None
-        )
-        self.series = Logs(backend, self.envelope, Model.SERIES, self.revive)
-        self.events = Logs(backend, self.envelope, Model.EVENTS, self.revive)
+        self._generation = self._new_generation()
+        self.series = Logs(self, Model.SERIES)
+        self.events = Logs(self, Model.EVENTS)
+
+    @property
+    def birth(self) -> bytes:
+        """The birth that goes with whatever is sealed from now on."""
+        return self._generation.birth
+
+    @property
+    def envelope(self) -> Envelope:
+        """What seals and opens."""
+        return self._generation.envelope
+
+    def check_open(self) -> None:
+        """Do nothing. What stands here for a closed store raises instead, before a verb that is lazy has begun."""
 
     def revive(self) -> None:
         """Create the namespace again after somebody discarded it."""
-        self.backend.create()
-        self._refresh_keys()
+        self._generation = self._new_generation()
+
+    def _new_generation(self) -> Generation:
+        birth = b"" if self._frozen else self.backend.create()
+        self._reads_plaintext = self._allow_plaintext or not self._keys
+        envelope = Envelope(
+            self._namespace,
+            resolve_keys(self._keys, self._fetch_passphrase_fact),
+            allow_plaintext=self._allow_plaintext,
+            refresh=self._refresh if any(isinstance(key, Passphrase) for key in self._keys) else None,
+        )
+        return Generation(birth, envelope)
+
+    def _refresh(self, envelope: Envelope) -> Envelope | None:
+        """Return another envelope if the salt of the passphrase is another: somebody discarded the namespace."""
+        if self._generation.envelope is not envelope:
+            return self._generation.envelope  # another thread was faster
+        if self.backend.fact(_PASSPHRASE_FACT) == self._passphrase_fact:
+            return None
+        self._generation = self._new_generation()
+        return self._generation.envelope
 
     def _fetch_passphrase_fact(self) -> bytes | None:
-        self._passphrase_fact = self.backend.fact(_PASSPHRASE_FACT)
-        if self._passphrase_fact is None and not self._frozen:
-            self._passphrase_fact = self.backend.add_fact(_PASSPHRASE_FACT, new_passphrase_fact())
-        return self._passphrase_fact
-
-    def _refresh_keys(self) -> bool:
-        """Derive the keys from passphrases again if somebody discarded the namespace, and its salt with it."""
-        known = self._passphrase_fact
-        if known is None or self._fetch_passphrase_fact() == known:
-            return False
-        self.envelope.use(resolve_keys(self._keys, lambda: self._passphrase_fact))
-        return True
+        fact = self.backend.fact(_PASSPHRASE_FACT)
+        while fact is None and not self._frozen:
+            try:
+                fact = self.backend.add_fact(_PASSPHRASE_FACT, new_passphrase_fact())
+            except NamespaceGone:
+                self.backend.create()
+        self._passphrase_fact = fact
+        return fact
 
     # -- key/value records --------------------------------------------------------------------------------------------
 
@@ -81,8 +117,10 @@ class Session:
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
+        if not record:
+            raise CorruptionError(f"the value of {key!r} is empty: not even a codec byte is left")
         codec = record[0]
-        if codec != MAGIC and self._reads_plaintext:
+        if codec != MAGIC and self._reads_plaintext:  # what the envelope would decide too, three frames later
             return self._load(codec, record[_BODY_AT:])
         return self.codec.decode(self.envelope.open(record, self.envelope.where(Cell.VALUE, key)))
 

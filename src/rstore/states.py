@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from rstore.codec.changes import Step, pack_state, unpack_state
 from rstore.codec.serializers import Codec
-from rstore.errors import CorruptionError, SerializationError
-from rstore.operators import OPERATORS
+from rstore.errors import SerializationError
+from rstore.operators import stored_operator
 
 CHECKPOINT_CHANGES: Final = 128
 """A checkpoint is due after so many changes, if they also take more bytes than the state itself."""
@@ -87,15 +87,13 @@ class State:
 
     def _compute(self, step: Step) -> bytes:
         item, name, encoded = step
-        operator = OPERATORS.get(name)
-        if operator is None:
-            raise CorruptionError(f"the operator {name!r} is unknown: damaged, or written by a newer version")
+        operator = stored_operator(name)
         known = self._items.get(item)
         if known is None:
             raise CannotFold(step) from KeyError(f"{name} needs the item {item!r}, which is not there")
         # Outside of the `try`: what cannot be loaded says so itself, and is no fault of the change.
         value, operand = self._codec.decode(known), None if encoded is None else self._codec.decode(encoded)
         try:
-            return self._codec.encode(operator.compute(value, operand))
+            return self._codec.encode(operator.compute(value, operand, len(known) + len(encoded or b"")))
         except _CAUSES as error:
             raise CannotFold(step) from error

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 
 from rstore.arguments import check_namespace
-from rstore.backends import check_dsn, make_backend, show_dsn
+from rstore.backends import check_dsn, make_checked_backend, show_dsn
 from rstore.backends.base import Options
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec, make_serializer
@@ -65,13 +65,13 @@ class Store(Values, Series, Events):
         timeout: float = 30.0,
         allow_plaintext: bool = False,
     ) -> None:
-        check_dsn(dsn)
         self._dsn = dsn
+        self._target = check_dsn(dsn)
         namespace = namespace if namespace is not None else self._namespace
         self._namespace = check_namespace("default" if namespace is None else namespace)
         self._keys = check_keys(key if key is not None else self._key)
-        self._frozen = bool(frozen)
-        self._allow_plaintext = bool(allow_plaintext)
+        self._frozen = _check_flag(frozen, "frozen")
+        self._allow_plaintext = _check_flag(allow_plaintext, "allow_plaintext")
         self._serializer = make_serializer(serializer)
         self._options = Options(
             frozen=self._frozen, durability=_check_durability(durability), timeout_s=_check_timeout(timeout)
@@ -95,7 +95,7 @@ class Store(Values, Series, Events):
 
     def _open(self) -> None:
         namespace = str(self._namespace)
-        backend = make_backend(self._dsn, namespace, self._options)
+        backend = make_checked_backend(*self._target, namespace, self._options)
         try:
             backend.open()
             session = Session(
@@ -168,6 +168,13 @@ class Store(Values, Series, Events):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Store cannot be pickled or copied: make one of its own where it is needed")
+
+
+def _check_flag(flag: Any, name: str) -> bool:
+    # Not `bool(flag)`: frozen=None would make a store writable, and allow_plaintext='no' would allow it.
+    if not isinstance(flag, bool):
+        raise InvalidTypeError(f"{name} is True or False, not a {type(flag).__name__}")
+    return flag
 
 
 def _check_durability(durability: Any) -> Literal["full", "normal"]:

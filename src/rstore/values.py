@@ -16,7 +16,7 @@ _PAGE: Final = 1000
 _MISSING: Final = object()
 
 
-class Items(ItemsView[str, Any]):
+class StoreItems(ItemsView[str, Any]):
     """The (key, value) pairs of a store; iterating streams one scan."""
 
     _mapping: Values
@@ -24,8 +24,14 @@ class Items(ItemsView[str, Any]):
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self._mapping._stream()  # noqa: SLF001 - a view is part of its mapping
 
+    def __contains__(self, item: object) -> bool:
+        if not (isinstance(item, tuple) and len(item) == 2):
+            return False
+        value = self._mapping.get(item[0], _MISSING) if self._mapping.has(item[0]) else _MISSING
+        return value is not _MISSING and (value is item[1] or bool(value == item[1]))
 
-class Vals(ValuesView[Any]):
+
+class StoreValues(ValuesView[Any]):
     """The values of a store; iterating streams one scan."""
 
     _mapping: Values
@@ -93,7 +99,9 @@ class Values(Verbs, MutableMapping[str, Any]):
         return self._reader.backend.count()
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._scan(self._reader, keys_only=True))
+        session = self._reader
+        session.check_open()
+        return (key for key, _ in self._scan(session, keys_only=True))
 
     def keys(self) -> list[str]:  # type: ignore[override]  # a list is promised; `iter(store)` streams
         """Return the list of all keys, in order.
@@ -104,15 +112,15 @@ class Values(Verbs, MutableMapping[str, Any]):
         """
         return list(self)
 
-    def items(self) -> Items:
+    def items(self) -> StoreItems:
         """Return a view of the (key, value) pairs, in order; iterating streams."""
-        self._reader.backend  # noqa: B018 - refuses a closed store now, not at the first item
-        return Items(self)
+        self._reader.check_open()
+        return StoreItems(self)
 
-    def values(self) -> Vals:
+    def values(self) -> StoreValues:
         """Return a view of the values, in the order of their keys; iterating streams."""
-        self._reader.backend  # noqa: B018 - refuses a closed store now, not at the first value
-        return Vals(self)
+        self._reader.check_open()
+        return StoreValues(self)
 
     def find(self, pattern: str | None = None) -> list[tuple[str, Any]]:
         """Return the (key, value) pairs whose whole key matches `pattern`, or all.
@@ -143,7 +151,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         check_key(key)
         while (record := session.backend.get(key)) is not None:
             value = session.open_value(key, record)
-            if session.backend.write_if(Write(key, None), version_of(record)):
+            if self._take(session, key, record):
                 return value
         if default is _MISSING:
             raise KeyError(key)
@@ -155,7 +163,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         while records := session.backend.scan(limit=1, reverse=True).records:
             key, record = records[0]
             value = session.open_value(key, record)
-            if session.backend.write_if(Write(key, None), version_of(record)):
+            if self._take(session, key, record):
                 return key, value
         raise KeyError("the store holds no keys")
 
@@ -163,10 +171,11 @@ class Values(Verbs, MutableMapping[str, Any]):
         """Return the value of `key`, after storing `default` if there is none; of two callers one stores."""
         session = self._writer
         check_key(key)
-        encoded = session.codec.encode(default)
         while (record := session.backend.get(key)) is None:
+            birth = session.birth
+            write = Write(key, session.seal_value(key, session.codec.encode(default)))
             try:
-                if session.backend.write_if(Write(key, session.seal_value(key, encoded)), None):
+                if session.backend.write_if(write, None, birth):
                     return default
             except NamespaceGone:
                 session.revive()
@@ -188,7 +197,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         else:
             pairs = other
         encode = session.codec.encode
-        encoded = {check_key(key): encode(value) for key, value in pairs}
+        encoded = {check_key(key): encode(value) for key, value in _pairs(pairs)}
         encoded |= {check_key(key): encode(value) for key, value in kwargs.items()}
         if encoded:
             self._write(session, encoded)
@@ -199,13 +208,24 @@ class Values(Verbs, MutableMapping[str, Any]):
 
     def _write(self, session: Session, encoded: Mapping[str, bytes]) -> None:
         while True:
+            birth = session.birth
+            writes = [Write(key, session.seal_value(key, one)) for key, one in encoded.items()]
             try:
-                return session.backend.write([Write(key, session.seal_value(key, one)) for key, one in encoded.items()])
+                return session.backend.write(writes, birth)
             except NamespaceGone:
                 session.revive()
 
+    def _take(self, session: Session, key: str, record: bytes) -> bool:
+        """Delete a record if it is still this one."""
+        try:
+            return session.backend.write_if(Write(key, None), version_of(record), session.birth)
+        except NamespaceGone:
+            session.revive()
+            return False
+
     def _stream(self) -> Iterator[tuple[str, Any]]:
         session = self._reader
+        session.check_open()
         return ((key, session.open_value(key, record)) for key, record in self._scan(session))
 
     def _scan(
@@ -218,6 +238,19 @@ class Values(Verbs, MutableMapping[str, Any]):
             if not page.more:
                 return
             after = page.records[-1][0]
+
+
+def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    try:
+        iterator = iter(pairs)
+    except TypeError as error:
+        raise InvalidTypeError(f"update takes a mapping or (key, value) pairs, not {type(pairs).__name__}") from error
+    for i, pair in enumerate(iterator):
+        try:
+            key, value = pair
+        except (TypeError, ValueError) as error:
+            raise InvalidTypeError(f"element {i} is not a (key, value) pair; nothing was stored") from error
+        yield key, value
 
 
 def prefix_end(prefix: str) -> str | None:

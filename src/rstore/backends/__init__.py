@@ -46,7 +46,12 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
         raise InvalidValueError("the path of the SQLite file is empty: sqlite://PATH, or just PATH")
     if "\0" in rest:
         raise InvalidValueError("a dsn holds no NUL character")
-    return scheme, rest
+    try:
+        rest.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate") from error
+    # A relative path means the directory of now, also where the store is opened again later.
+    return scheme, os.path.abspath(rest) if scheme == "sqlite" else rest
 
 
 def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) -> Backend:
@@ -54,7 +59,11 @@ def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) 
 
     Raises `StoreNotAvailableError`, naming the extra, if its driver is not installed.
     """
-    name, rest = check_dsn(dsn)
+    return make_checked_backend(*check_dsn(dsn), namespace, options)
+
+
+def make_checked_backend(name: str, rest: str, namespace: str, options: Options) -> Backend:
+    """Return the backend for what `check_dsn` returned."""
     scheme = SCHEMES[name]
     try:
         module = import_module(scheme.module)

@@ -151,14 +151,9 @@ class Commit:
 def version_of(record: bytes) -> bytes:
     """Return the version of a key/value record: the nonce of a sealed one, the stamp of a plain one.
 
-    The bytes are at a fixed place so that a backend can compare them where the data is. See `version_span`.
+    The bytes are at a fixed place, so that a backend can compare them where the data is.
     """
     return record[50:62] if record[:1] == b"\xc1" else record[1:9]
-
-
-def version_span(version: bytes) -> tuple[int, int]:
-    """Return (offset, length) of where a record of that version carries it: 8 bytes plain, 12 bytes sealed."""
-    return (50, 12) if len(version) == 12 else (1, 8)
 
 
 class Backend(ABC):
@@ -170,12 +165,14 @@ class Backend(ABC):
     Threads may share a backend. A method that waited for a lock longer than the time-out raises `StoreBusyError`;
     driver exceptions never leak.
 
-    *When a namespace is gone.* One that somebody else discarded reads as empty. A write that would create something
-    in it, or in another that took its name since, raises `NamespaceGone`, and the layer above, which may have to seal
-    anew, calls `create` and tries again.
+    *When a namespace is gone.* It has a birth, random bytes that tell it from another that takes its name later. What
+    is sealed belongs to one birth, so every write that puts something carries the birth that it was sealed for; if the
+    namespace is gone, or of another birth, nothing is written and `NamespaceGone` is raised. The layer above then calls
+    `create`, seals anew and tries again. Reading goes by name: a namespace that is gone reads as empty. (A cluster
+    makes the birth part of every key's name: what is written under a dead one is found by nobody.)
 
     *What they must not know.* Types, pickles, compression, operators, encryption: these live above. Arguments were
-    checked above and are not checked again. `Frozen` is enforced above too; a backend only opens accordingly.
+    checked above and are not checked again, and so was whether writing is allowed.
 
     *What a cluster can do.* Each method touches one key, one log, or (`write`, `delete`, `scan`, `clear`) a set of
     keys that a cluster may spread: there atomic is per bucket. No method needs an interactive transaction: reading and
@@ -187,14 +184,14 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Connect; create the namespace if writable.
+        """Connect.
 
         Raises `StoreNotAvailableError` if it cannot be reached, is foreign, or is frozen and has no such namespace.
         """
 
     @abstractmethod
-    def create(self) -> None:
-        """Create the namespace again if it is gone."""
+    def create(self) -> bytes:
+        """Return the birth of the namespace, after creating it if there is none."""
 
     @abstractmethod
     def close(self) -> None:
@@ -227,11 +224,11 @@ class Backend(ABC):
         """Return the number of records, without moving them."""
 
     @abstractmethod
-    def write(self, writes: Sequence[Write]) -> None:
-        """Put and delete records, all or nothing."""
+    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+        """Put and delete records of distinct keys: all or nothing, on a cluster per bucket."""
 
     @abstractmethod
-    def write_if(self, write: Write, version: bytes | None) -> bool:
+    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         """Put or delete a record if it still has that version (`None`: if it is absent); return whether it was done."""
 
     @abstractmethod
@@ -266,10 +263,6 @@ class Backend(ABC):
         """Return the keys of all logs of a model, in order."""
 
     @abstractmethod
-    def head(self, log: Log) -> Head | None:
-        """Return the head of a log."""
-
-    @abstractmethod
     def view(
         self,
         log: Log,
@@ -278,6 +271,7 @@ class Backend(ABC):
         *,
         limit: int | None = None,
         reverse: bool = False,
+        rows: bool = True,
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
@@ -285,13 +279,14 @@ class Backend(ABC):
         """Return what the log holds from `lo` to `hi`, both included and in this order, at one moment.
 
         `limit`: no more than needed for the first `limit` positions (the last, in `reverse`): that many rows, and
-        chunks up to the one with which those after the first chunk hold that many. `bodies=False` leaves the chunks'
-        bodies behind. `neighbours` adds the chunk before and the chunk after those that overlap. `from_checkpoint`
-        finds the newest checkpoint at or before that position, and begins behind it instead of at `lo`.
+        chunks up to the one with which those after the first chunk hold that many. `rows=False` leaves the rows
+        behind, `bodies=False` the chunks' bodies. `neighbours` adds the chunk before and the chunk after those that
+        overlap. `from_checkpoint` finds the newest checkpoint at or before that position, and begins behind it instead
+        of at `lo`.
         """
 
     @abstractmethod
-    def append(self, log: Log, head: Head, rows: Sequence[Row]) -> bool:
+    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         """Put rows, replacing those at the same positions, without reading anything; create the log if absent.
 
         Returns False, and writes nothing, if the log exists and its `sealed` differs from that of `head`.
@@ -302,7 +297,7 @@ class Backend(ABC):
         """Return the number of hot rows and the bytes they hold; an estimate is good enough."""
 
     @abstractmethod
-    def commit(self, log: Log, commit: Commit) -> bool:
+    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
 
     @abstractmethod

@@ -35,7 +35,7 @@ from rstore.backends.base import (
     Write,
     version_of,
 )
-from rstore.errors import StoreNotAvailableError
+from rstore.errors import StoreClosedError, StoreNotAvailableError
 
 _PAGE_BYTES = 4 * 1024 * 1024
 
@@ -73,6 +73,7 @@ class _Log:
 
 @dataclass(slots=True, eq=False)
 class _Namespace:
+    birth: bytes = field(default_factory=lambda: os.urandom(8))
     facts: dict[str, bytes] = field(default_factory=dict)
     records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
     logs: dict[Log, _Log] = field(default_factory=dict)
@@ -97,23 +98,22 @@ class MemoryBackend(Backend):
         self._name = path
         self._namespace = namespace
         self._frozen = options.frozen
-        self._known: _Namespace | None = None
+        self._closed = False
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         with _lock:
-            if not self._frozen:
-                self.create()
-            elif self._find() is None:
+            if self._frozen and self._find() is None:
                 raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in memory://{self._name}")
 
-    def create(self) -> None:
+    def create(self) -> bytes:
         with _lock:
-            self._known = _stores.setdefault(self._name, {}).setdefault(self._namespace, _Namespace())
+            self._find()
+            return _stores.setdefault(self._name, {}).setdefault(self._namespace, _Namespace()).birth
 
     def close(self) -> None:
-        self._known = None
+        self._closed = True
 
     def discard(self) -> None:
         with _lock:
@@ -126,14 +126,18 @@ class MemoryBackend(Backend):
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         with _lock:
-            return self._expect().facts.setdefault(name, fact)
+            if (namespace := self._find()) is None:
+                raise NamespaceGone
+            return namespace.facts.setdefault(name, fact)
 
     def _find(self) -> _Namespace | None:
+        if self._closed:
+            raise StoreClosedError("the store was closed meanwhile")
         return _stores.get(self._name, {}).get(self._namespace)
 
-    def _expect(self) -> _Namespace:
+    def _expect(self, birth: bytes) -> _Namespace:
         namespace = self._find()
-        if namespace is None or namespace is not self._known:
+        if namespace is None or namespace.birth != birth:
             raise NamespaceGone
         return namespace
 
@@ -152,25 +156,29 @@ class MemoryBackend(Backend):
         with _lock:
             return len(self._live())
 
-    def write(self, writes: Sequence[Write]) -> None:
+    def write(self, writes: Sequence[Write], birth: bytes) -> None:
         with _lock:
-            records = self._expect().records
+            records = self._expect(birth).records
             for write in writes:
                 _put(records, write)
 
-    def write_if(self, write: Write, version: bytes | None) -> bool:
+    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         with _lock:
+            namespace = self._expect(birth)
             record = self.get(write.key)
             if version != (None if record is None else version_of(record)):
                 return False
-            _put(self._expect().records, write)
+            _put(namespace.records, write)
             return True
 
     def delete(self, keys: Sequence[str]) -> int:
         with _lock:
+            namespace = self._find()
+            if namespace is None:
+                return 0
             found = {key for key in keys if self.has(key)}
             for key in found:
-                del self._expect().records[key]
+                del namespace.records[key]
             return len(found)
 
     def scan(
@@ -214,11 +222,6 @@ class MemoryBackend(Backend):
             namespace = self._find()
             return [] if namespace is None else sorted(log.key for log in namespace.logs if log.model == model)
 
-    def head(self, log: Log) -> Head | None:
-        with _lock:
-            found = self._log(log)
-            return None if found is None else found.head
-
     def view(
         self,
         log: Log,
@@ -227,6 +230,7 @@ class MemoryBackend(Backend):
         *,
         limit: int | None = None,
         reverse: bool = False,
+        rows: bool = True,
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
@@ -240,7 +244,7 @@ class MemoryBackend(Backend):
                 t, seq = before[-1]
                 checkpoint = Row(t, seq, found.checkpoints[t, seq])
                 lo = (t, seq + 1)
-            rows = [Row(t, seq, found.rows[t, seq]) for t, seq in found.rows.between(lo, hi)]
+            hot = [Row(t, seq, found.rows[t, seq]) for t, seq in found.rows.between(lo, hi)] if rows else []
             chunks = [found.chunks[first] for first in found.chunks.between(FIRST, LAST)]
             overlapping = [i for i, chunk in enumerate(chunks) if chunk.last >= lo and chunk.first <= hi]
             if neighbours:
@@ -249,14 +253,14 @@ class MemoryBackend(Backend):
                 overlapping = left + overlapping + right
             chunks = [chunks[i] for i in overlapping]
             if limit is not None:
-                rows, chunks = _first_of(rows, chunks, limit, reverse=reverse)
+                hot, chunks = _first_of(hot, chunks, limit, reverse=reverse)
             if not bodies:
                 chunks = [chunk._replace(body=b"") for chunk in chunks]
-            return View(_now_ms(), found.head, rows, chunks, checkpoint)
+            return View(_now_ms(), found.head, hot, chunks, checkpoint)
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row]) -> bool:
+    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         with _lock:
-            found = self._expect().logs.setdefault(log, _Log(head))
+            found = self._expect(birth).logs.setdefault(log, _Log(head))
             if found.head.sealed != head.sealed:
                 return False
             for t, seq, body in rows:
@@ -268,9 +272,10 @@ class MemoryBackend(Backend):
             found = self._log(log)
             return (0, 0) if found is None else (len(found.rows), sum(map(len, found.rows.values())))
 
-    def commit(self, log: Log, commit: Commit) -> bool:
+    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         with _lock:
-            found = self._log(log)
+            logs = self._expect(birth).logs
+            found = logs.get(log)
             if found is None and commit.create is None:
                 return False
             head = None if found is None else found.head
@@ -279,19 +284,19 @@ class MemoryBackend(Backend):
             if commit.if_version is not ANY and commit.if_version != (head and head.version):
                 return False
             if found is None and commit.create is not None:
-                found = self._expect().logs[log] = _Log(commit.create)
+                found = logs[log] = _Log(commit.create)
             if found is not None:
                 _apply(found, commit)
                 if commit.drop_if_empty and not found.rows and not found.chunks:
-                    del self._expect().logs[log]
+                    del logs[log]
             return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         with _lock:
-            found = self._log(log)
-            if found is None or if_version not in (ANY, found.head.version):
+            namespace, found = self._find(), self._log(log)
+            if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False
-            del self._expect().logs[log]
+            del namespace.logs[log]
             return True
 
     @contextmanager

@@ -52,20 +52,15 @@ class SqliteBackend(Backend):
         self._file = SqliteFile(path, options)
         self._namespace = namespace
         self._frozen = options.frozen
-        self._birth = b""
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         self._file.open()
-        if not self._frozen:
-            self.create()
-        elif self._file.read(self._namespace_id) is None:
-            path = self._file.path
-            self._file.close()
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {path!r}")
+        if self._frozen and self._file.read(self._namespace_id) is None:
+            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._file.path!r}")
 
-    def create(self) -> None:
+    def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
             find = "SELECT birth FROM namespaces WHERE name = ?"
             if (birth := connection.execute(find, (self._namespace,)).get) is None:
@@ -74,7 +69,7 @@ class SqliteBackend(Backend):
                 birth = connection.execute(find, (self._namespace,)).get
             return bytes(birth)
 
-        self._birth = self._file.write(work)
+        return self._file.write(work)
 
     def close(self) -> None:
         self._file.close()
@@ -108,7 +103,8 @@ class SqliteBackend(Backend):
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
             with transaction(connection):
-                ns = self._expect(connection)
+                if (ns := self._namespace_id(connection)) is None:
+                    raise NamespaceGone
                 connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", (ns, name, fact))
                 kept = connection.execute("SELECT fact FROM facts WHERE ns = ? AND name = ?", (ns, name)).get
                 return bytes(kept)
@@ -119,9 +115,9 @@ class SqliteBackend(Backend):
         found: int | None = connection.execute("SELECT id FROM namespaces WHERE name = ?", (self._namespace,)).get
         return found
 
-    def _expect(self, connection: apsw.Connection) -> int:
+    def _expect(self, connection: apsw.Connection, birth: bytes) -> int:
         found: int | None = connection.execute(
-            "SELECT id FROM namespaces WHERE name = ? AND birth = ?", (self._namespace, self._birth)
+            "SELECT id FROM namespaces WHERE name = ? AND birth = ?", (self._namespace, birth)
         ).get
         if found is None:
             raise NamespaceGone
@@ -157,24 +153,25 @@ class SqliteBackend(Backend):
         named = {"ns": self._namespace, "now": now_ms()}
         return self._file.read(lambda connection: int(connection.execute(sql, named).get))
 
-    def write(self, writes: Sequence[Write]) -> None:
+    def write(self, writes: Sequence[Write], birth: bytes) -> None:
         def work(connection: apsw.Connection) -> None:
             if len(writes) == 1 and records.is_small(writes[0]):
-                records.put(connection, writes[0], self._namespace, self._birth)  # one statement, one transaction
+                records.put(connection, writes[0], self._namespace, birth)  # one statement, one transaction
                 return
             with transaction(connection):
-                self._expect(connection)
-                records.put_many(connection, writes, self._namespace, self._birth)
+                self._expect(connection, birth)
+                records.put_many(connection, writes, self._namespace, birth)
 
         self._file.write(work)
 
-    def write_if(self, write: Write, version: bytes | None) -> bool:
+    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
+                self._expect(connection, birth)
                 record = records.get(connection, self._namespace, write.key)
                 if version != (None if record is None else version_of(record)):
                     return False
-                records.put(connection, write, self._namespace, self._birth)
+                records.put(connection, write, self._namespace, birth)
                 return True
 
         return self._file.write(work)
@@ -225,13 +222,6 @@ class SqliteBackend(Backend):
         named = {"ns": self._namespace, "model": int(model)}
         return self._file.read(lambda connection: [key for (key,) in connection.execute(sql, named)])
 
-    def head(self, log: Log) -> Head | None:
-        def work(connection: apsw.Connection) -> Head | None:
-            found = self._find(connection, log)
-            return None if found is None else found[1]
-
-        return self._file.read(work)
-
     def _find(self, connection: apsw.Connection, log: Log) -> tuple[int, Head] | None:
         sql = (
             "SELECT logs.id, epoch, version, sealed, facts FROM namespaces JOIN logs ON logs.ns = namespaces.id "
@@ -248,6 +238,7 @@ class SqliteBackend(Backend):
         *,
         limit: int | None = None,
         reverse: bool = False,
+        rows: bool = True,
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
@@ -262,16 +253,16 @@ class SqliteBackend(Backend):
                 if from_checkpoint is not None:
                     checkpoint = logs.newest_checkpoint(connection, number, from_checkpoint)
                     begin = lo if checkpoint is None else (checkpoint.t, checkpoint.seq + 1)
-                rows = logs.rows(connection, number, begin, hi, limit, reverse=reverse)
+                hot = logs.rows(connection, number, begin, hi, limit, reverse=reverse) if rows else []
                 chunks = logs.chunks(
                     connection, number, begin, hi, limit, reverse=reverse, bodies=bodies, neighbours=neighbours
                 )
-                return View(now_ms(), head, rows, chunks, checkpoint)
+                return View(now_ms(), head, hot, chunks, checkpoint)
 
         return self._file.read(work)
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row]) -> bool:
-        place = self._namespace, self._birth, int(log.model), log.key, head.sealed
+    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+        place = self._namespace, birth, int(log.model), log.key, head.sealed
 
         def work(connection: apsw.Connection) -> bool:
             if len(rows) == 1:
@@ -280,7 +271,7 @@ class SqliteBackend(Backend):
                     return True
             with transaction(connection):
                 number, known = self._find(connection, log) or (None, head)
-                ns = self._expect(connection)
+                ns = self._expect(connection, birth)
                 if known.sealed != head.sealed:
                     return False
                 if number is None:
@@ -300,9 +291,10 @@ class SqliteBackend(Backend):
 
         return self._file.read(work)
 
-    def commit(self, log: Log, commit: Commit) -> bool:
+    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
+                ns = self._expect(connection, birth)
                 number, head = self._find(connection, log) or (None, None)
                 if commit.if_epoch is not ANY and commit.if_epoch != (head and head.epoch):
                     return False
@@ -311,7 +303,7 @@ class SqliteBackend(Backend):
                 if number is None:
                     if commit.create is None:
                         return False
-                    number = logs.insert_log(connection, self._expect(connection), log, commit.create)
+                    number = logs.insert_log(connection, ns, log, commit.create)
                 logs.apply(connection, number, commit)
                 return True
 
@@ -336,11 +328,8 @@ class SqliteBackend(Backend):
             try:
                 with transaction(connection):
                     yield
-                if link.moved():
-                    link.close()
-                    raise StoreNotAvailableError(
-                        f"{self._file.path!r} was replaced meanwhile; nothing was written to it"
-                    )
+                    if link.moved():
+                        raise StoreNotAvailableError(f"{self._file.path!r} was replaced meanwhile; nothing was applied")
             except apsw.Error as error:
                 raise self._file.translated(error) from error
 

@@ -10,7 +10,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock, local
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -90,12 +90,13 @@ class SqliteFile:
             raise StoreNotAvailableError(
                 f"SQLite {apsw.sqlite_lib_version()} can corrupt files in WAL mode: pip install --upgrade apsw"
             )
-        self.path = os.path.abspath(path)
+        self.path = path
         self._options = options
         self._links: WeakSet[Link] = WeakSet()
         self.local = _Local(self._links)
         self._closed = False
-        _files.add(self)
+        with _gate:
+            _files.add(self)
 
     def open(self) -> None:
         """Open the file in this thread, creating it if it is not frozen.
@@ -165,29 +166,51 @@ class SqliteFile:
     def _is_stale(self, link: Link) -> bool:
         if link.phantom:
             return os.path.exists(self.path)
-        if not link.look_at and os.path.exists(self.path + "-wal"):
+        if not link.look_at and self._has_log():
             return True  # opened as immutable, and now somebody writes
         return link.moved()
+
+    def _has_log(self) -> bool:
+        """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
+        try:
+            return os.path.getsize(self.path + "-wal") > 0
+        except FileNotFoundError:
+            return False
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def _connect(self, link: Link, *, writing: bool) -> apsw.Connection:
-        if self._closed:
-            raise StoreClosedError("the store was closed meanwhile")
-        with _gate:  # no connection is opened while a fork is under way, or while the file is being removed
-            link.close()
-            try:
-                if self._options.frozen:
-                    return self._connect_frozen(link)
-                if not writing and not os.path.exists(self.path):
-                    return self._connect_phantom(link)
-                return self._connect_writable(link)
-            except apsw.Error as error:
+        deadline = time.monotonic() + self._options.timeout_s
+        while True:
+            if self._closed:
+                raise StoreClosedError("the store was closed meanwhile")
+            with _gate:  # no connection is opened while a fork is under way, or while the file is being removed
                 link.close()
-                raise self.translated(error) from error
-            except BaseException:
-                link.close()
-                raise
+                try:
+                    connection = self._try_connect(link, writing=writing)
+                    connection.set_busy_timeout(int(self._options.timeout_s * 1000))
+                except FileNotFoundError as error:  # somebody removed it since it was found or created: once more
+                    link.close()
+                    if time.monotonic() > deadline:
+                        raise StoreBusyError(f"{self.path!r} was removed again and again") from error
+                except apsw.Error as error:
+                    link.close()
+                    gone = isinstance(error, apsw.CantOpenError) and not os.path.exists(self.path)
+                    if not (gone or isinstance(error, apsw.BusyError)) or time.monotonic() > deadline:
+                        raise self.translated(error) from error
+                except BaseException:
+                    link.close()
+                    raise
+                else:
+                    return connection
+            time.sleep(0.002)  # outside of the gate: others must not wait for the lock of a file that is not theirs
+
+    def _try_connect(self, link: Link, *, writing: bool) -> apsw.Connection:
+        if self._options.frozen:
+            return self._connect_frozen(link)
+        if not writing and not os.path.exists(self.path):
+            return self._connect_phantom(link)
+        return self._connect_writable(link)
 
     def _connect_phantom(self, link: Link) -> apsw.Connection:
         # After a discard: reading must find nothing, and must not create the file again.
@@ -196,14 +219,13 @@ class SqliteFile:
         return link.connection
 
     def _connect_writable(self, link: Link) -> apsw.Connection:
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
-        except OSError as error:
-            raise StoreNotAvailableError(f"cannot open {self.path!r} for writing: {error.strerror}") from error
+        self._create()
         connection = link.connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE)
         self._prepare(connection)
         fresh = is_fresh(connection, self.path)
+        self._check_place(link)
         self._switch_to_wal(connection)
+        self._check_place(link)
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._options.durability == 'full' else 'NORMAL'}")
         if fresh:
             with transaction(connection):
@@ -211,6 +233,23 @@ class SqliteFile:
                     lay_out(connection)
         link.look_at = time.monotonic() + _LOOK_EVERY_S
         return connection
+
+    def _check_place(self, link: Link) -> None:
+        if link.moved():
+            raise FileNotFoundError(self.path)
+
+    def _create(self) -> None:
+        """Create the file if it is not there, for nobody else to read."""
+        try:
+            # Only if it is new: closing any descriptor of a file drops all locks that the process holds on it.
+            os.close(os.open(os.path.realpath(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            if os.path.isdir(self.path):
+                raise StoreNotAvailableError(f"{self.path!r} is a directory") from None
+            if os.path.exists(self.path) and not os.access(self.path, os.W_OK):  # SQLite would fall back on reading
+                raise StoreNotAvailableError(f"cannot open {self.path!r} for writing: permission denied") from None
+        except OSError as error:
+            raise StoreNotAvailableError(f"cannot open {self.path!r} for writing: {error.strerror}") from error
 
     def _connect_frozen(self, link: Link) -> apsw.Connection:
         if not os.path.isfile(self.path):
@@ -224,7 +263,7 @@ class SqliteFile:
             # A file in WAL mode needs a -shm beside it, which cannot be made in a read-only directory.
             if not os.access(self.path, os.R_OK):
                 raise StoreNotAvailableError(f"cannot read {self.path!r}: permission denied") from error
-            if os.path.exists(self.path + "-wal"):
+            if self._has_log():
                 raise StoreNotAvailableError(
                     f"{self.path!r} has a write-ahead log that cannot be read in a read-only directory: "
                     "open it once where it can be written"
@@ -238,7 +277,6 @@ class SqliteFile:
         return link.connection
 
     def _prepare(self, connection: apsw.Connection) -> None:
-        connection.set_busy_timeout(int(self._options.timeout_s * 1000))
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
 
@@ -247,16 +285,9 @@ class SqliteFile:
             raise StoreNotAvailableError(f"{self.path!r} is empty; frozen=False makes it a store")
 
     def _switch_to_wal(self, connection: apsw.Connection) -> None:
-        deadline = time.monotonic() + self._options.timeout_s
-        while True:  # switching ignores the busy timeout
-            try:
-                if connection.pragma("journal_mode", "wal") == "wal":
-                    return
-            except apsw.BusyError:
-                pass
-            if time.monotonic() > deadline:
-                raise StoreBusyError(f"{self.path!r} is in use in another journal mode")
-            time.sleep(0.005)
+        # Ignores the busy timeout; whoever is busy is waited for in `_connect`.
+        if connection.pragma("journal_mode", "wal") != "wal":
+            raise StoreNotAvailableError(f"the file system of {self.path!r} cannot hold a write-ahead log")
 
     # -- removing -----------------------------------------------------------------------------------------------------
 
@@ -273,7 +304,8 @@ class SqliteFile:
                     return
                 connection.execute("BEGIN EXCLUSIVE")
                 if connection.pragma("journal_mode") == "delete" and is_unused(connection):
-                    os.unlink(self.path)
+                    with suppress(PermissionError):  # in a directory that others own it stays, empty
+                        os.unlink(self.path)
                 connection.execute("ROLLBACK")
             except (apsw.BusyError, apsw.CantOpenError):
                 return
@@ -311,17 +343,17 @@ def _is_out_of_space(error: apsw.Error) -> bool:
 
 @contextmanager
 def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Generator[None, None, None]:
-    """Run statements as one transaction, or as part of the one that is open."""
+    """Run statements as one transaction, or as one step of the transaction that is open: all of them or none."""
+    begin, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
     if connection.in_transaction:
-        yield
-        return
-    connection.execute("BEGIN " + kind)
+        begin, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
+    connection.execute(begin)
     try:
         yield
-        connection.execute("COMMIT")
+        connection.execute(end)
     except BaseException:
-        if not connection.get_autocommit():  # a full disk has rolled it back already
-            connection.execute("ROLLBACK")
+        if not connection.get_autocommit():  # a full disk has rolled all of it back already
+            connection.execute(undo)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import apsw
@@ -11,6 +12,7 @@ from rstore.errors import StoreNotAvailableError
 APPLICATION_ID: Final = 0x72737472
 """ASCII `rstr`, in bytes 68 to 71 of the file."""
 FORMAT: Final = 1
+_SMALLEST_DATABASE: Final = 512
 _FIRST_RELEASE_TABLES: Final = {"_kv", "_ts", "_es"}
 
 SCHEMA: Final = """
@@ -18,18 +20,19 @@ CREATE TABLE namespaces (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: rows of a discarded namespace cannot come back
   name TEXT NOT NULL UNIQUE,
   birth BLOB NOT NULL                    -- random: tells a namespace from another that takes its name later
-);
+) STRICT;
 CREATE TABLE facts (
   ns INTEGER NOT NULL, name TEXT NOT NULL, fact BLOB NOT NULL,
   PRIMARY KEY (ns, name)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE records (
   ns INTEGER NOT NULL, key TEXT NOT NULL,
   record BLOB, blob INTEGER,             -- a large record lies in the table blobs, so that lookups stay shallow
   expires_ms INTEGER,
-  PRIMARY KEY (ns, key)
-) WITHOUT ROWID;
-CREATE TABLE blobs (id INTEGER PRIMARY KEY, record BLOB NOT NULL);
+  PRIMARY KEY (ns, key),
+  CHECK ((record IS NULL) <> (blob IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE TABLE blobs (id INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT;
 CREATE TRIGGER records_replaced AFTER UPDATE OF blob ON records WHEN old.blob IS NOT NULL
   BEGIN DELETE FROM blobs WHERE id = old.blob; END;
 CREATE TRIGGER records_deleted AFTER DELETE ON records WHEN old.blob IS NOT NULL
@@ -39,22 +42,22 @@ CREATE TABLE logs (
   ns INTEGER NOT NULL, model INTEGER NOT NULL, key TEXT NOT NULL,
   epoch BLOB NOT NULL, version BLOB NOT NULL, sealed INTEGER NOT NULL, facts BLOB NOT NULL,
   UNIQUE (ns, model, key)
-);
+) STRICT;
 CREATE TABLE hot (
   log INTEGER NOT NULL, t INTEGER NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (log, t, seq)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 CREATE TABLE chunks (
   id INTEGER PRIMARY KEY,
   log INTEGER NOT NULL, first_t INTEGER NOT NULL, first_seq INTEGER NOT NULL,
   last_t INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-  n INTEGER NOT NULL, meta BLOB NOT NULL, body BLOB NOT NULL
-);
+  n INTEGER NOT NULL CHECK (n BETWEEN 1 AND 2147483647), meta BLOB NOT NULL, body BLOB NOT NULL
+) STRICT;
 CREATE UNIQUE INDEX chunks_first ON chunks (log, first_t, first_seq);
 CREATE TABLE checkpoints (
   log INTEGER NOT NULL, t INTEGER NOT NULL, seq INTEGER NOT NULL, body BLOB NOT NULL,
   PRIMARY KEY (log, t, seq)
-) WITHOUT ROWID;
+) STRICT, WITHOUT ROWID;
 """
 
 
@@ -69,12 +72,16 @@ def is_fresh(connection: apsw.Connection, path: str) -> bool:
 
     Raises `StoreNotAvailableError`.
     """
+    if 0 < os.stat(path).st_size < _SMALLEST_DATABASE:
+        raise StoreNotAvailableError(f"{path!r} is not a database")  # SQLite would take it for an empty one
+    # One statement, one moment: another process may be laying it out right now.
+    marks = "(SELECT * FROM pragma_application_id), (SELECT * FROM pragma_user_version)"
     try:
-        application = connection.pragma("application_id")
-        version = connection.pragma("user_version")
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+        rows = list(connection.execute(f"SELECT {marks}, name FROM sqlite_schema UNION ALL SELECT {marks}, NULL"))
     except apsw.NotADBError as error:
         raise StoreNotAvailableError(f"{path!r} is not a database") from error
+    application, version, _ = rows[0]
+    tables = {name for _, _, name in rows if name is not None}
     if application == APPLICATION_ID and version <= FORMAT:
         return False
     if application == APPLICATION_ID:

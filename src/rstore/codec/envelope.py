@@ -58,6 +58,17 @@ class Cell(IntEnum):
     FACT = 8
 
 
+_PHRASES: Final = {
+    Cell.VALUE: "the value",
+    Cell.POINT: "a point",
+    Cell.CHANGE: "a change",
+    Cell.POINTS: "a chunk of points",
+    Cell.CHANGES: "a chunk of changes",
+    Cell.META: "the summary of a chunk",
+    Cell.CHECKPOINT: "a checkpoint",
+    Cell.FACT: "the horizon",
+}
+
 _time = struct.Struct(">q")
 _position = struct.Struct(">qI")
 _run = struct.Struct(">qIqII")
@@ -96,20 +107,16 @@ class Envelope:
         keys: Sequence[bytes] = (),
         *,
         allow_plaintext: bool = False,
-        refresh: Callable[[], bool] | None = None,
+        refresh: Callable[[Envelope], Envelope | None] | None = None,
     ) -> None:
         self._cells = {cell: _prefixed(namespace) + bytes((cell,)) for cell in Cell}
         self.keyed: Final = bool(keys)
         self._allow_plaintext = allow_plaintext
-        self._refresh = refresh  # fetches the keys again, and returns whether they are others than before
-        self.use(keys)
-        _envelopes.add(self)
-
-    def use(self, keys: Sequence[bytes]) -> None:
-        """Seal and open with these keys from now on."""
+        self._refresh = refresh  # returns another envelope if the keys are others by now
         self._roots = [digest(key, b"rstore/1/root", "sha512") for key in keys]
         self._opened: dict[bytes, AESGCM] = {}
         self._renew()
+        _envelopes.add(self)
 
     def _renew(self) -> None:
         # Both together bound the seals under one derived key, so that random nonces stay unique.
@@ -148,6 +155,8 @@ class Envelope:
                     "somebody may have replaced it (allow_plaintext=True reads it all the same)"
                 )
             return data
+        if len(data) < HEADER_BYTES + _TAG_BYTES:
+            raise TamperedError(f"{_describe(where)} was cut short") if self.keyed else self._key_required(where)
         cipher = self._opened.get(data[:_PREFIX_BYTES]) or self._find_key(data, where)
         header = data[:HEADER_BYTES]
         try:
@@ -182,11 +191,12 @@ class Envelope:
         self._seal = prefix, cipher
         return self._seal
 
+    def _key_required(self, where: bytes) -> KeyRequiredError:
+        return KeyRequiredError(f"{_describe(where)} is encrypted: open the store with key=…")
+
     def _find_key(self, data: bytes, where: bytes) -> AESGCM:
         if not self.keyed:
-            raise KeyRequiredError(f"{_describe(where)} is encrypted: open the store with key=…")
-        if len(data) < HEADER_BYTES + _TAG_BYTES:
-            raise TamperedError(f"{_describe(where)} was cut short")
+            raise self._key_required(where)
         if data[1] != SUITE:
             raise EncryptionError(f"{_describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here")
         for root in self._roots:
@@ -196,8 +206,8 @@ class Envelope:
                     self._opened.clear()
                 self._opened[data[:_PREFIX_BYTES]] = cipher
                 return cipher
-        if self._refresh is not None and self._refresh():
-            return self._find_key(data, where)
+        if self._refresh is not None and (other := self._refresh(self)) is not None:
+            return other._find_key(data, where)  # noqa: SLF001 - of the same class
         raise WrongKeyError(f"{_describe(where)} is encrypted under a key that this store was not given")
 
 
@@ -217,10 +227,7 @@ def _invalid_tag() -> type[Exception]:
 def _describe(where: bytes) -> str:
     size = int.from_bytes(where[:4], "big")
     namespace, cell, key = where[4 : 4 + size], where[4 + size], where[9 + size :]
-    what = (
-        f"a {Cell(cell).name.lower()} of {key.decode()!r}" if cell != Cell.VALUE else f"the value of {key.decode()!r}"
-    )
-    return f"{what} in namespace {namespace.decode()!r}"
+    return f"{_PHRASES[Cell(cell)]} of {key.decode()!r} in namespace {namespace.decode()!r}"
 
 
 _envelopes: WeakSet[Envelope] = WeakSet()

@@ -142,7 +142,9 @@ class Codec:
                 self._loads[MSGPACK] = lambda body: MsgPack().loads(body)
         else:
             load = custom[1]
+            # Typed columns that were written before there was a subclass hold no code: they are read as they are.
             self._loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
+            self._loads |= _NATIVE_LOADS
 
     @property
     def typed(self) -> bool:
@@ -185,6 +187,8 @@ class Codec:
 
     def decode(self, encoded: bytes) -> Any:
         """Return the value of an encoded value."""
+        if not encoded:
+            raise CorruptionError("a stored value is empty: not even a codec byte is left")
         return self.load(encoded[0], encoded[1:])
 
     def load(self, codec: int, body: bytes) -> Any:

@@ -1,0 +1,38 @@
+"""All suites in one."""
+
+from __future__ import annotations
+
+from rstore.testing.arithmetic import ArithmeticSuite
+from rstore.testing.bulk import BulkSuite
+from rstore.testing.encryption import EncryptionSuite
+from rstore.testing.events import EventSuite
+from rstore.testing.exactness import ExactnessSuite
+from rstore.testing.finding import FindingSuite
+from rstore.testing.history import HistorySuite
+from rstore.testing.mapping import MappingSuite
+from rstore.testing.namespaces import NamespaceSuite
+from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
+from rstore.testing.pruning import PruningSuite
+from rstore.testing.serializing import SerializingSuite
+from rstore.testing.series import SeriesSuite
+from rstore.testing.sharing import SharingSuite
+
+
+class StoreSuite(
+    OpeningSuite,
+    ClassAttributeSuite,
+    NamespaceSuite,
+    MappingSuite,
+    FindingSuite,
+    ExactnessSuite,
+    SeriesSuite,
+    BulkSuite,
+    EventSuite,
+    ArithmeticSuite,
+    HistorySuite,
+    PruningSuite,
+    SerializingSuite,
+    EncryptionSuite,
+    SharingSuite,
+):
+    """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

@@ -1,0 +1,61 @@
+"""The ways to keep a store that every test is run in: plain or encrypted, and by which serializer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import pytest
+
+from rstore import Store
+
+KEY: Final = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
+OTHER_KEY: Final = "YW5kIHRoaXMgb25lIG11c3Qgbm90IG9wZW4gaXQhISE="
+
+
+class JsonStore(Store):
+    """The subclass that the documentation shows."""
+
+    def _dump(self, value: Any) -> str:
+        return json.dumps(value)
+
+    def _load(self, data: Any) -> Any:
+        return json.loads(data)
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A class of store with its key and its serializer."""
+
+    name: str
+    store: type[Store] = Store
+    key: str | None = None
+    serializer: Literal["pickle", "json", "msgpack"] = "pickle"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def make(self, dsn: str, namespace: str | None = None, *, frozen: bool = False, **options: Any) -> Store:
+        """Return a store of this flavour, not yet open; options override what the flavour says."""
+        options = {"key": self.key, "serializer": self.serializer, **options}
+        return self.store(dsn, namespace, frozen=frozen, **options)
+
+
+PICKLED: Final = (Flavour("plain"), Flavour("sealed", key=KEY))
+FLAVOURS: Final = (
+    *PICKLED,
+    Flavour("plain-subclass", JsonStore),
+    Flavour("sealed-subclass", JsonStore, key=KEY),
+    Flavour("plain-json", serializer="json"),
+    Flavour("sealed-json", key=KEY, serializer="json"),
+    Flavour("plain-msgpack", serializer="msgpack"),
+    Flavour("sealed-msgpack", key=KEY, serializer="msgpack"),
+)
+
+pickled = pytest.mark.parametrize("flavour", PICKLED, indirect=True, ids=str)
+"""For tests of values that only pickle can keep, and of what no serializer has a part in."""
+sealed = pytest.mark.parametrize("flavour", PICKLED[1:], indirect=True, ids=str)
+"""For the slowest tests: what is sealed is also written."""
+plain = pytest.mark.parametrize("flavour", PICKLED[:1], indirect=True, ids=str)
+"""For tests in which encryption has no part either, and for those that choose their own keys."""

@@ -1,0 +1,262 @@
+"""What a store must answer, worked out the plain way: with dicts, lists and the `operator` module.
+
+Nouns: a *series oracle* and an *event oracle* (one series, one sequence) and the *oracle* (a whole namespace).
+Nothing here shares code with what it judges, and nothing is fast.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Op: TypeAlias = Callable[..., Any]
+Point: TypeAlias = tuple[int, Any]
+FlatEvent: TypeAlias = tuple[int, str, Op, Any]
+
+UNARY: tuple[Op, ...] = (operator.delitem, operator.neg, operator.not_)
+BINARY: tuple[Op, ...] = (
+    operator.setitem,
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.floordiv,
+    operator.mod,
+    operator.pow,
+    operator.concat,
+)
+
+
+def utf8(key: str) -> bytes:
+    """Return what keys are ordered by."""
+    return key.encode()
+
+
+def same(left: Any, right: Any) -> bool:
+    """Return whether two values are the same to the type and to the bit: 1 is not True, 0.0 is not -0.0."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return struct.pack("<d", left) == struct.pack("<d", right)
+    if isinstance(left, complex):
+        return same(left.real, right.real) and same(left.imag, right.imag)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, dict):
+        # The order is part of it: a dict comes back in the order it went in.
+        return same(list(left.items()), list(right.items()))
+    return bool(left == right)
+
+
+def same_state(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
+    """Return whether two states are the same to the type and to the bit; the order of their items is no part of it."""
+    if left is None or right is None:
+        return left is right
+    return same(dict(sorted(left.items())), dict(sorted(right.items())))
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Return whether the whole key matches: `*` is anything, `?` one character, everything else itself."""
+    reached = {0}
+    for character in pattern:
+        if character == "*":
+            reached = set(range(min(reached), len(key) + 1)) if reached else set()
+        else:
+            reached = {i + 1 for i in reached if i < len(key) and character in ("?", key[i])}
+    return len(key) in reached
+
+
+class SeriesOracle(dict[int, Any]):
+    """One time series: a dict of timestamps."""
+
+    def points(self, start: int | None = None, end: int | None = None) -> list[Point]:
+        """Return the points from `start` to `end`, both included."""
+        return [
+            (t, self[t])
+            for t in sorted(self)
+            if (start is None or t >= start) and (end is None or t <= end)
+        ]  # fmt: skip
+
+    def range(
+        self, start: int | None = None, *, n: int | None = None, end: int | None = None, freq: int | None = None
+    ) -> list[Point]:
+        """Return what `Store.range` must."""
+        kept: list[Point] = []
+        for point in self.points(start, end):
+            if freq is None or not kept or point[0] >= kept[-1][0] + freq:
+                kept.append(point)
+        return kept if n is None else kept[:n]
+
+    def missing(self, start: int, end: int | None = None, *, freq: int) -> list[int]:
+        """Return what `Store.missing` must."""
+        return [t for t in range(start, (start if end is None else end) + 1, freq) if t not in self]
+
+    def remove(self, start: int | None = None, end: int | None = None) -> None:
+        """Forget the points from `start` to `end`, both included."""
+        for t, _ in self.points(start, end):
+            del self[t]
+
+
+class TakenError(Exception):
+    """The explicit timestamp of a change is taken."""
+
+
+class PrunedError(Exception):
+    """The question is about a time before the horizon, or the change is at or before it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one `apply` did."""
+
+    t: int
+    seq: int
+    items: dict[str, tuple[Op, Any]]
+
+
+def change_of(state: Mapping[str, Any]) -> dict[str, tuple[Op, Any]]:
+    """Return the operator and the operand of every item; a tuple that does not begin with an operator is a value."""
+    items: dict[str, tuple[Op, Any]] = {}
+    for item, given in state.items():
+        if isinstance(given, tuple) and len(given) == 2 and given[0] in UNARY + BINARY:
+            items[item] = (given[0], given[1])
+        else:
+            items[item] = (operator.setitem, given)
+    return copy.deepcopy(items)
+
+
+def fold_one(state: dict[str, Any], item: str, op: Op, value: Any) -> None:
+    """Compute one item of a state; raises what Python raises."""
+    if op is operator.setitem:
+        state[item] = copy.deepcopy(value)
+    elif op is operator.delitem:
+        del state[item]
+    elif op in UNARY:
+        state[item] = op(state[item])
+    else:
+        state[item] = op(state[item], value)
+
+
+def fold(events: Iterable[FlatEvent], *, horizon: int | None = None) -> dict[str, Any]:
+    """Return the state after some events."""
+    state: dict[str, Any] = {}
+    for t, item, op, value in events:
+        if op is operator.delitem and item not in state and horizon is not None and t <= horizon:
+            continue
+        fold_one(state, item, op, value)
+    return state
+
+
+@dataclass
+class EventOracle:
+    """One event sequence: a plain list of changes, folded from scratch for every question."""
+
+    changes: list[Change] = field(default_factory=list)
+    horizon: int | None = None
+
+    def check(self, state: Mapping[str, Any], t: int | None) -> None:
+        """Raise what makes a change at `t`, or after all others, impossible."""
+        new = change_of(state)
+        if t is None:
+            # Not as part of the log: a `delitem` of nothing is forgiven there at or before the horizon, but not here.
+            folded = fold(self._flat(self.changes), horizon=self.horizon)
+            for item, (op, value) in new.items():
+                fold_one(folded, item, op, value)
+            return
+        if self.horizon is not None and t <= self.horizon:
+            raise PrunedError
+        if any(change.t == t for change in self.changes):
+            raise TakenError
+        fold(self._flat(self._with(Change(t, 0, new))), horizon=self.horizon)
+
+    def apply(self, state: Mapping[str, Any], t: int, *, last: bool = False) -> None:
+        """Record a change at `t`; `last`: the store chose that time itself, so that it may be taken."""
+        self.check(state, None if last else t)
+        seq = max((change.seq + 1 for change in self.changes if change.t == t), default=0)
+        self.changes = self._with(Change(t, seq, change_of(state)))
+
+    def _with(self, change: Change) -> list[Change]:
+        return sorted([*self.changes, change], key=lambda change: (change.t, change.seq))
+
+    def current(self) -> tuple[int, dict[str, Any]] | None:
+        """Return the last timestamp and the state."""
+        if not self.changes:
+            return None
+        return self.changes[-1].t, fold(self._flat(self.changes), horizon=self.horizon)
+
+    def past(self, t: int) -> tuple[int, dict[str, Any]] | None:
+        """Return the last timestamp at or before `t`, and the state at `t`."""
+        if self.horizon is not None and t < self.horizon:
+            raise PrunedError
+        before = [change for change in self.changes if change.t <= t]
+        return (before[-1].t, fold(self._flat(before), horizon=self.horizon)) if before else None
+
+    def events(
+        self, start: int | None = None, end: int | None = None, ops: Sequence[Op] | None = None
+    ) -> list[FlatEvent]:
+        """Return the events of a time, of some operators."""
+        return [
+            event
+            for event in self._flat(self.changes)
+            if (start is None or event[0] >= start)
+            and (end is None or event[0] <= end)
+            and (ops is None or event[2] in ops)
+        ]
+
+    def prune(self) -> int:
+        """Forget the events that a later `setitem` or `delitem` of the same item supersedes; return how many."""
+        removed = 0
+        kept: list[Change] = []
+        superseded: dict[str, int] = {}
+        for change in reversed(self.changes):
+            items: dict[str, tuple[Op, Any]] = {}
+            for item, (op, value) in change.items.items():
+                if item in superseded:
+                    removed += 1
+                    self.horizon = max(superseded[item], superseded[item] if self.horizon is None else self.horizon)
+                else:
+                    items[item] = (op, value)
+                    if op in (operator.setitem, operator.delitem):
+                        superseded[item] = change.t
+            if items:
+                kept.append(Change(change.t, change.seq, items))
+        self.changes = kept[::-1]
+        return removed
+
+    @staticmethod
+    def _flat(changes: Iterable[Change]) -> list[FlatEvent]:
+        return [(change.t, item, op, value) for change in changes for item, (op, value) in change.items.items()]
+
+
+@dataclass
+class Oracle:
+    """What a namespace must hold, of all three models."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, SeriesOracle] = field(default_factory=dict)
+    events: dict[str, EventOracle] = field(default_factory=dict)
+
+    def prune(self, key: str, *, remove: bool = True) -> None:
+        """Prune a sequence, and forget it if its current state is empty."""
+        sequence = self.events.get(key)
+        if sequence is None:
+            return
+        sequence.prune()
+        if remove and sequence.current() is not None and not fold(sequence.events(), horizon=sequence.horizon):
+            del self.events[key]
+
+    def empty(self) -> bool:
+        """Return whether there is nothing at all."""
+        return not (
+            self.values or any(self.series.values()) or any(log.changes for log in self.events.values())
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.values.clear()
+        self.series.clear()
+        self.events.clear()

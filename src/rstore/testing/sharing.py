@@ -1,0 +1,257 @@
+"""Many at once: threads of one store, several handles, and a second process, all writing to the same places."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from rstore import Store, StoreError
+from rstore.testing.flavours import Flavour, pickled
+from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle
+from rstore.testing.suite import Opener, Suite
+from rstore.testing.worker import Worker
+
+THREADS = 4
+
+
+def _all_at_once(*tasks: Callable[[], Any]) -> None:
+    """Run all tasks, begun at one moment; raises what any of them raises."""
+    barrier = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], Any]) -> None:
+        barrier.wait(30)
+        task()
+
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        for future in [pool.submit(run, task) for task in tasks]:
+            future.result()
+
+
+def write_all(store: Store, who: int, n: int) -> None:
+    """Write to the same key, series and sequence, and to some of one's own."""
+    for i in range(n):
+        store.set("shared", (who, i))
+        store.set(f"{who} {i:04}", i)
+        store.extend("shared", (i, who), (1_000_000 * who + i, who))
+        store.apply("shared", {"count": (operator.add, 1), f"{who}": i})
+
+
+def count_up(store: Store, n: int) -> int:
+    """Apply one addition after another; return how many were acknowledged."""
+    for _ in range(n):
+        store.apply("shared", {"count": (operator.add, 1)})
+    return n
+
+
+def bulk(store: Store, who: int, n: int) -> None:
+    """Extend the shared series by many points in pieces, of which every second one is a bulk load."""
+    for i, start in enumerate(range(0, n, 3000)):
+        points = [(t * THREADS + who, t) for t in range(start, min(start + 3000, n))]
+        if i % 2:
+            store.extend_many("bulk", points)
+        else:
+            for j in range(0, len(points), 100):
+                store.extend("bulk", *points[j : j + 100])
+
+
+def write_plainly(store: Store, n: int) -> None:
+    """Write what cannot be refused, whatever others delete."""
+    for i in range(n):
+        store.set(f"{i}", i)
+        store.extend("k", (i, i))
+        store.extend_many("many", [(t, i) for t in range(5000)] if i % 10 == 0 else [(5000 + i, i)])
+        store.apply("k", {"a": i})
+
+
+class SharingSuite(Suite):
+    """Several at once."""
+
+    @pickled
+    def test_threads_of_one_store(self, store: Store) -> None:
+        store.apply("shared", {"count": 0})
+        _all_at_once(*(lambda who=who: write_all(store, who, 60) for who in range(THREADS)))
+        self._everything_was_kept(store, THREADS, 60)
+
+    @pickled
+    def test_threads_with_handles_of_their_own(self, store: Store, opener: Opener) -> None:
+        def task(who: int) -> None:
+            with opener() as own:
+                write_all(own, who, 60)
+
+        store.apply("shared", {"count": 0})
+        _all_at_once(*(lambda who=who: task(who) for who in range(THREADS)))
+        self._everything_was_kept(store, THREADS, 60)
+
+    @pickled
+    def test_processes(self, store: Store, opener: Opener, flavour: Flavour) -> None:
+        if not self.persistent:
+            pytest.skip("the store is this process's own")
+        store.apply("shared", {"count": 0})
+        with Worker() as worker:
+            worker.open(flavour, opener.dsn)
+            worker.start(write_all, 1, 60)
+            write_all(store, 0, 60)
+            worker.wait()
+            self._everything_was_kept(store, 2, 60)
+            assert worker.call("current", "shared") == store.current("shared")
+            assert worker.call("range", "shared") == store.range("shared")
+            assert worker.call("items") == store.find()
+
+    @pickled
+    def test_threads_that_load_in_bulk(self, store: Store, oracle: Oracle) -> None:
+        n = 15_000
+        _all_at_once(*(lambda who=who: bulk(store, who, n) for who in range(THREADS)))
+        oracle.series["bulk"] = SeriesOracle((t * THREADS + who, t) for who in range(THREADS) for t in range(n))
+
+    @pickled
+    def test_processes_that_load_in_bulk(self, store: Store, oracle: Oracle, opener: Opener, flavour: Flavour) -> None:
+        if not self.persistent:
+            pytest.skip("the store is this process's own")
+        n = 30_000
+        with Worker() as worker:
+            worker.open(flavour, opener.dsn)
+            worker.start(bulk, 1, n)
+            bulk(store, 0, n)
+            worker.wait()
+        oracle.series["bulk"] = SeriesOracle((t * THREADS + who, t) for who in range(2) for t in range(n))
+
+    @pickled
+    def test_a_reader_sees_whole_batches_only(self, store: Store) -> None:
+        """Every batch holds one value throughout; a reader must never see two of them mixed."""
+        size = 5000
+        store.extend_many("k", ((t, 0) for t in range(size)))
+        done = threading.Event()
+
+        def write() -> None:
+            try:
+                for value in range(1, 15):
+                    store.extend_many("k", ((t, value) for t in range(size)))
+                    store.apply("e", {"a": value, "b": -value})
+            finally:
+                done.set()
+
+        def read() -> None:
+            seen = 0
+            while not done.is_set():
+                points = store.range("k")
+                assert len(points) == size
+                values = {value for _, value in points}
+                assert len(values) == 1
+                assert min(values) >= seen
+                seen = min(values)
+                state = store.current("e")
+                assert state is None or state["a"] == -state["b"]
+
+        _all_at_once(write, read, read)
+
+    @pickled
+    def test_appending_while_history_is_rewritten(self, store: Store, oracle: Oracle) -> None:
+        points = oracle.series["k"] = SeriesOracle((t, "old") for t in range(20_000))
+        store.extend_many("k", points.items())
+
+        def rewrite() -> None:
+            for i in range(8):
+                store.extend_many("k", [(t, f"new {i}") for t in range(i * 1000, 20_000, 2)])
+                store.remove("k", start=i * 100, end=i * 100 + 9)
+
+        def append() -> None:
+            for t in range(20_000, 20_300):
+                store.extend("k", (t, "hot"), (t - 10_001 - (t % 2), "late"))
+
+        _all_at_once(rewrite, append)
+        # The one writes even times and removes some early ones, the other writes odd ones and the end: no race decides.
+        for i in range(8):
+            points.update((t, f"new {i}") for t in range(i * 1000, 20_000, 2))
+            points.remove(i * 100, i * 100 + 9)
+        for t in range(20_000, 20_300):
+            points[t] = "hot"
+            points[t - 10_001 - (t % 2)] = "late"
+
+    @pickled
+    def test_pruning_while_others_apply(self, store: Store) -> None:
+        store.apply("shared", {"count": 0})
+
+        def prune() -> None:
+            for i in range(30):
+                store.apply("shared", {"other": i})
+                store.prune("shared")
+
+        _all_at_once(prune, lambda: count_up(store, 150), lambda: count_up(store, 150))
+        assert store.current("shared") == {"count": 300, "other": 29}
+
+    @pickled
+    def test_explicit_timestamps_are_taken_once(self, store: Store, oracle: Oracle) -> None:
+        taken: list[tuple[int, int]] = []
+
+        def task(who: int) -> None:
+            for t in range(60):
+                try:
+                    store.apply("k", {f"{t}": who}, t)
+                except StoreError:
+                    continue
+                taken.append((t, who))
+
+        _all_at_once(*(lambda who=who: task(who) for who in range(THREADS)))
+        assert sorted(t for t, _ in taken) == list(range(60))
+        log = oracle.events["k"] = EventOracle()
+        for t, who in sorted(taken):
+            log.apply({f"{t}": who}, t)
+
+    @pickled
+    def test_discarding_while_others_write(self, opener: Opener) -> None:
+        with opener() as one, opener() as two, opener() as three:
+            _all_at_once(
+                lambda: write_plainly(one, 60), lambda: write_plainly(two, 60), lambda: self._discard_often(three)
+            )  # fmt: skip
+            self._agree(one, two, three)
+
+    @pickled
+    def test_discarding_while_another_process_writes(self, opener: Opener, flavour: Flavour) -> None:
+        if not self.persistent:
+            pytest.skip("the store is this process's own")
+        with opener() as store, Worker() as worker:
+            worker.open(flavour, opener.dsn)
+            worker.start(write_plainly, 60)
+            self._discard_often(store)
+            worker.wait()
+            worker.call("set", "after", 1)
+            assert store["after"] == 1
+            assert store.find() == worker.call("items")
+            assert store.range("many") == worker.call("range", "many")
+            store.discard()
+            assert worker.call("keys") == []
+
+    @staticmethod
+    def _discard_often(store: Store) -> None:
+        for _ in range(15):
+            store.discard()
+            store.set("between", 1)
+
+    @staticmethod
+    def _agree(one: Store, two: Store, three: Store) -> None:
+        one.set("after", 1)
+        assert two["after"] == 1
+        assert one.find() == two.find() == three.find()
+        assert one.range("many") == two.range("many")
+        assert one.events("k") == two.events("k")
+        one.discard()
+        assert two.keys() == []
+
+    @staticmethod
+    def _everything_was_kept(store: Store, writers: int, n: int) -> None:
+        state = store.current("shared")
+        assert state == {"count": writers * n} | {f"{who}": n - 1 for who in range(writers)}
+        assert len(store.events("shared") or ()) == 2 * writers * n + 1
+        who, i = store["shared"]
+        assert who in range(writers)
+        assert i == n - 1
+        assert len(store) == writers * n + 1
+        assert store.find("? *") == [(f"{who} {i:04}", i) for who in range(writers) for i in range(n)]
+        points = dict(store.range("shared"))
+        assert set(points) == {1_000_000 * who + i for who in range(writers) for i in range(n)}
+        assert all(points[1_000_000 * who + i] == who for who in range(1, writers) for i in range(n))

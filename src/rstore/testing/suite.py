@@ -1,0 +1,92 @@
+"""The ground that the tests of the suite stand on: a fresh DSN, the flavours, and stores of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from rstore import Store
+from rstore.testing.flavours import FLAVOURS, Flavour
+from rstore.testing.integrity import check_integrity
+from rstore.testing.oracle import Oracle
+
+
+def shown(value: object) -> str:
+    """Return how a parameter is named in the list of tests: short, in ASCII, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))[:30]
+
+
+class Opener:
+    """Makes stores on one DSN, in one flavour unless another is given, and leaves nothing behind."""
+
+    def __init__(self, dsn: str, flavour: Flavour) -> None:
+        self.dsn = dsn
+        self.flavour = flavour
+        self._namespaces: set[str | None] = set()
+
+    def __call__(
+        self, namespace: str | None = None, *, frozen: bool = False, flavour: Flavour | None = None, **options: Any
+    ) -> Store:
+        """Return a store, not yet open and writable unless `frozen`; options are those of `Store`."""
+        self._namespaces.add(namespace)
+        # No test here can see a power cut, and not waiting for the disk makes thousands of them bearable.
+        options = {"durability": "normal", **options}
+        return (flavour or self.flavour).make(self.dsn, namespace, frozen=frozen, **options)
+
+    def discard(self) -> None:
+        """Discard every namespace that was used."""
+        for namespace in self._namespaces:
+            with Store(self.dsn, namespace, frozen=False) as store:
+                store.discard()
+
+
+class Suite:
+    """What all tests have: subclass the whole suite, and say where its stores are."""
+
+    persistent: ClassVar[bool] = True
+    """Whether another process sees the same store."""
+    local_clock: ClassVar[bool] = True
+    """Whether the backend's clock is `time.time()` of this process."""
+
+    @pytest.fixture
+    def dsn(self) -> str:
+        """Return the DSN of a store that does not exist yet."""
+        raise NotImplementedError
+
+    @pytest.fixture(params=FLAVOURS, ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        """Return how the test keeps its values."""
+        flavour: Flavour = request.param
+        if flavour.serializer == "msgpack":
+            pytest.importorskip("msgpack")
+        return flavour
+
+    @pytest.fixture
+    def opener(self, dsn: str, flavour: Flavour) -> Iterator[Opener]:
+        """Return what makes stores, for tests that open their own."""
+        opener = Opener(dsn, flavour)
+        yield opener
+        opener.discard()
+
+    @pytest.fixture
+    def oracle(self) -> Oracle:
+        """Return what a test keeps beside its store, to be compared at the end."""
+        return Oracle()
+
+    @pytest.fixture
+    def store(self, opener: Opener, oracle: Oracle, request: pytest.FixtureRequest) -> Iterator[Store]:
+        """Return an open, writable store; at the end everything in it is read back through a frozen one."""
+        with opener() as store:
+            yield store
+        with opener(frozen=True) as frozen:
+            check_integrity(frozen, oracle if "oracle" in _named_by(request) else None)
+
+
+def _named_by(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    # Not `fixturenames`: those include `oracle`, since `store` itself depends on it.
+    code = request.function.__code__
+    names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
+    return names

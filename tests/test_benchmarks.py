@@ -1,0 +1,58 @@
+"""The benchmarks run: each program measures something, and the command prints its tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+NEW: dict[str, Any] = {"first_release": False, "options": {"durability": "normal"}}
+PROGRAMS: dict[str, dict[str, Any]] = {
+    "bulk": {"n": 4500, "distinct": True, **NEW},
+    "changes": {"n": 200, "parts": 1, "calls": 10},
+    "floats": {"n": 5000, "calls": 3, **NEW},
+    "keys": {"n": 100, "calls": 10},
+    "pairs": {"n": 100, "calls": 20, "library": "rstore"},
+    "singles": {"calls": 20, **NEW},
+}
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_programs_measure(name: str, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program also compares what it reads with what it wrote, and ends if that differs."""
+    monkeypatch.syspath_prepend(BENCHMARKS / "programs")
+    arguments = PROGRAMS[name] | ({} if name == "keys" else {"key": key})
+    repetitions: Iterator[dict[str, float]] = import_module(name).measure(tmp_path, **arguments)
+    for figures in islice(repetitions, 2):
+        assert figures
+        assert all(isfinite(value) and value >= 0 for value in figures.values()), figures
+
+
+def test_programs_are_all_here() -> None:
+    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {"child", *PROGRAMS}
+
+
+def test_quick_run_prints_tables() -> None:
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "keys"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    tables = [line for line in printed.splitlines() if line.startswith("### ")]
+    assert tables == ["### `has` and `len`"]
+    assert "|  1,000 |" in printed
+
+
+def test_unknown_section_is_refused() -> None:
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "nothing"]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "unknown: nothing; sections are bulk, pairs" in refused.stderr

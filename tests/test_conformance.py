@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rstore.testing import StoreSuite
+
+
+class TestMemory(StoreSuite):
+    persistent = False
+
+    @pytest.fixture
+    def dsn(self) -> str:
+        return f"memory://{uuid.uuid4()}"
+
+
+class TestSqlite(StoreSuite):
+    @pytest.fixture
+    def dsn(self, tmp_path: Path) -> str:
+        return f"sqlite://{tmp_path}/store.db"
+
+
+def test_no_test_of_one_suite_hides_that_of_another() -> None:
+    names = Counter(
+        name for suite in StoreSuite.__mro__ for name in vars(suite) if name.startswith("test_") or name == "flavour"
+    )
+    assert [name for name, count in names.items() if count > 1] == []
+    assert len(names) > 100

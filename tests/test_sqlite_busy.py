@@ -1,0 +1,166 @@
+"""Locks that others hold: a verb waits for as long as it may, then raises, and has done nothing."""
+
+from __future__ import annotations
+
+import operator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import programs
+import pytest
+from processes import Program, check_file
+
+from rstore import Store, StoreBusyError
+
+WRITES: dict[str, Callable[[Store], object]] = {
+    "set": lambda store: store.set("a", 2),
+    "large": lambda store: store.set("a", "x" * 5000),
+    "update": lambda store: store.update(a=2, b=2),
+    "setdefault": lambda store: store.setdefault("b", 2),
+    "pop": lambda store: store.pop("a"),
+    "popitem": lambda store: store.popitem(),
+    "delete": lambda store: store.delete("a"),
+    "clear": lambda store: store.clear(),
+    "point": lambda store: store.extend("s", (1, 2)),
+    "points": lambda store: store.extend("s", (1, 2), (2, 2)),
+    "many": lambda store: store.extend_many("s", ((t, 2) for t in range(5000))),
+    "remove": lambda store: store.remove("s"),
+    "remove a range": lambda store: store.remove("s", start=1, end=1),
+    "apply": lambda store: store.apply("e", {"a": (operator.add, 1)}),
+    "apply in the past": lambda store: store.apply("e", {"a": 7}, 0),
+    "prune": lambda store: store.prune("e"),
+    "discard": lambda store: store.discard(),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "store.db"
+    with Store(path, frozen=False) as store:
+        store.set("a", 1)
+        store.extend("s", (1, 1), (3, 3))
+        store.apply("e", {"a": 1}, 1)
+        store.apply("e", {"a": 2}, 2)
+    yield path
+    if path.exists():
+        check_file(path)
+
+
+def holds(store: Store) -> bool:
+    return (dict(store), store.range("s"), store.current("e"), len(store.events("e") or ())) == (
+        {"a": 1},
+        [(1, 1), (3, 3)],
+        {"a": 2},
+        2,
+    )
+
+
+def test_a_lock_that_is_held_too_long(path: Path) -> None:
+    with Store(path, frozen=False, timeout=0.05) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        for verb, write in WRITES.items():
+            with pytest.raises(StoreBusyError, match=r"busy|locked"):
+                write(store)
+            assert holds(store), verb  # readers do not wait
+            with Store(path) as frozen:
+                assert holds(frozen), verb
+        holder.tell()
+        assert holder.hear() == "released"
+        assert holds(store)
+        for verb in ("set", "many", "apply", "prune", "discard"):
+            WRITES[verb](store)
+
+
+@pytest.mark.parametrize("verb", ["set", "update", "many", "apply", "discard"])
+def test_a_lock_that_is_let_go_in_time(path: Path, verb: str) -> None:
+    with Store(path, frozen=False, timeout=60) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        done: list[bool] = []
+
+        def write() -> None:
+            WRITES[verb](store)
+            done.append(True)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(0.1)
+        assert (done, thread.is_alive()) == ([], True)
+        holder.tell()
+        thread.join()
+        assert done == [True]
+        assert not holds(store)
+
+
+def test_without_patience(path: Path) -> None:
+    with Store(path, frozen=False, timeout=0) as store:
+        store.set("a", 2)
+        with Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+            assert holder.hear() == "held"
+            with pytest.raises(StoreBusyError):
+                store.set("a", 3)
+        store.set("a", 4)
+        assert store["a"] == 4
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_opening_a_file_that_is_locked_in_another_journal_mode(tmp_path: Path, frozen: bool) -> None:
+    path = tmp_path / "locked.db"
+    with Store(path, frozen=False) as store:
+        store.set("k", 1)
+    connection = apsw.Connection(str(path))
+    assert connection.pragma("journal_mode", "delete") == "delete"
+    connection.close()
+    with Program(programs.hold, path, "BEGIN EXCLUSIVE") as holder:
+        assert holder.hear() == "held"
+        with pytest.raises(StoreBusyError), Store(path, frozen=frozen, timeout=0.1):
+            pass
+        opened: list[object] = []
+
+        def enter() -> None:
+            with Store(path, frozen=frozen, timeout=60) as store:
+                opened.append(store["k"])
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        time.sleep(0.1)
+        assert opened == []
+        holder.tell()
+        thread.join()
+        assert opened == [1]
+
+
+def test_opening_a_fresh_file_that_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "fresh.db"
+    with Program(programs.hold, path, "BEGIN EXCLUSIVE") as holder:
+        assert holder.hear() == "held"
+        with pytest.raises(StoreBusyError), Store(path, frozen=False, timeout=0.1):
+            pass
+    with Store(path, frozen=False) as store:
+        store.set("k", 1)
+    check_file(path)
+
+
+def test_a_new_namespace_in_a_locked_file(path: Path) -> None:
+    with Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        with pytest.raises(StoreBusyError), Store(path, "new", frozen=False, timeout=0.1):
+            pass
+        with Store(path, frozen=False, timeout=0.1) as store:  # one that exists needs no lock
+            assert holds(store)
+    with pytest.raises(Exception, match="new"), Store(path, "new"):
+        pass
+
+
+def test_a_reader_does_not_keep_writers_waiting(path: Path) -> None:
+    with Store(path, frozen=False, timeout=0.1) as store:
+        store.update({f"{i:05}": i for i in range(3000)})
+        scan = iter(store.items())
+        first = next(scan)
+        store.set("zz", 1)
+        with Store(path, frozen=False, timeout=0.1) as other:
+            other.set("zzz", 1)
+        assert first == ("00000", 0)
+        assert len(dict(scan)) >= 3000

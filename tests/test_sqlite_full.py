@@ -1,0 +1,81 @@
+"""A disk that is full: nothing is half applied, and the store goes on when there is room again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import programs
+import pytest
+from processes import Program, check_file
+
+from rstore import Store, StoreFullError
+
+
+def test_files_that_may_not_grow(tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    with Program(programs.outgrow_limit, tmp_path / "store.db") as program:
+        assert program.end() == ["full", "free"]
+    check_file(tmp_path / "store.db")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of 4 MB, where one may be mounted."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(directory)]
+    try:
+        mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)  # noqa: S607 - as mount
+
+
+def test_a_full_disk(disk: Path) -> None:
+    with Program(programs.outgrow_disk, disk / "store.db") as program:
+        assert program.end() == ["full", "free"]
+    check_file(disk / "store.db")
+
+
+def test_opening_on_a_full_disk(disk: Path) -> None:
+    ballast = disk / "ballast"
+    try:
+        with ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"\0" * 4096)
+    except OSError:
+        pass
+    with pytest.raises(StoreFullError), Store(disk / "store.db", frozen=False):
+        pass
+    ballast.unlink()
+    with Store(disk / "store.db", frozen=False) as store:
+        store.set("k", 1)
+    with Store(disk / "store.db") as store:
+        assert store["k"] == 1
+    check_file(disk / "store.db")
+
+
+def test_reading_on_a_full_disk(disk: Path) -> None:
+    with Store(disk / "store.db", frozen=False) as store:
+        store.set("k", 1)
+        written = 0
+        try:
+            for i in range(10_000):
+                store.set(f"{i}", "x" * 100_000)
+                written = i + 1
+        except StoreFullError:
+            pass
+        else:
+            pytest.fail("it never was full")
+        assert store["k"] == 1
+        with Store(disk / "store.db") as frozen:
+            assert frozen["k"] == 1
+            assert len(frozen) == len(store) == written + 1
+    check_file(disk / "store.db")

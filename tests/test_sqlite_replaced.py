@@ -1,0 +1,214 @@
+"""A file that is deleted, replaced or renamed underneath an open store: writes go to the file that bears the name."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import programs
+import pytest
+from processes import Program, Remote, check_file
+
+from rstore import Store, StoreNotAvailableError
+
+WRITES: dict[str, Callable[[Store], object]] = {
+    "set": lambda store: store.set("new", 1),
+    "update": lambda store: store.update(new=1, newer=2),
+    "extend": lambda store: store.extend("new", (1, 1)),
+    "many": lambda store: store.extend_many("new", ((t, t) for t in range(5000))),
+    "apply": lambda store: store.apply("new", {"a": 1}),
+}
+NEW = {"set": ["new"], "update": ["new", "newer"], "extend": ["new"], "many": ["new"], "apply": ["new"]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+def fill(store: Store, n: int = 200) -> None:
+    # Larger than the cache of pages, smaller than what is moved from the log to the file on the way.
+    store.update({f"old {i}": "x" * 900 for i in range(n)})
+    store.extend("old", (1, 1))
+
+
+def make_other(path: Path) -> Path:
+    other = path.with_name("other.db")
+    with Store(other, frozen=False) as store:
+        store.update({f"other {i}": "y" * 900 for i in range(300)})
+        store.extend_many("other", ((t, t) for t in range(6000)))
+    return other
+
+
+def is_other(store: Store) -> bool:
+    return len(store.find("other *")) == 300 and len(store.range("other")) == 6000 and not store.find("old *")
+
+
+def contents(store: Store) -> list[str]:
+    return [*store.keys(), *store.timeseries(), *store.eventsources()]
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for what a reader notices within a second or so."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")], ids=["the file", "all files"])
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_deleted_file_is_made_again(path: Path, verb: str, suffixes: tuple[str, ...]) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+        for suffix in suffixes:
+            Path(f"{path}{suffix}").unlink()
+        WRITES[verb](store)
+        with Store(path) as other:
+            assert contents(other) == NEW[verb]
+        assert contents(store) == NEW[verb]
+    with Store(path) as store:
+        assert contents(store) == NEW[verb]
+    check_file(path)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_replaced_file_is_written_and_keeps_what_it_held(path: Path, verb: str) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+        make_other(path).replace(path)
+        WRITES[verb](store)
+        assert is_other(store)
+        assert set(NEW[verb]) <= set(contents(store))
+    with Store(path) as store:
+        assert is_other(store)
+        assert set(NEW[verb]) <= set(contents(store))
+    check_file(path)
+
+
+def test_a_reader_of_a_writable_store_notices(path: Path) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+        make_other(path).replace(path)
+        eventually(lambda: is_other(store))
+        path.unlink()
+        eventually(lambda: contents(store) == [])
+        assert not path.exists()
+        store.set("k", 1)
+        assert store.keys() == ["k"]
+    check_file(path)
+
+
+def test_a_frozen_store_notices(path: Path) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+    with Store(path) as frozen:
+        assert len(frozen) == 200
+        make_other(path).replace(path)
+        eventually(lambda: is_other(frozen))
+        path.unlink()
+
+        def refused() -> bool:
+            try:
+                return frozen.get("other 1") is None
+            except StoreNotAvailableError as error:
+                assert str(path) in str(error)  # noqa: PT017 - it may take a while
+                return True
+
+        eventually(refused)
+        assert not path.exists()
+        with Store(path, frozen=False) as store:
+            store.set("k", 1)
+            eventually(lambda: frozen.get("k") == 1)
+
+
+def test_a_frozen_store_beside_a_writer_notices(path: Path) -> None:
+    with Store(path, frozen=False) as store, Store(path) as frozen:
+        fill(store)
+        assert len(frozen) == 200
+        make_other(path).replace(path)
+        eventually(lambda: is_other(frozen))
+        assert is_other(frozen)
+        store.set("new", 1)
+        assert frozen["new"] == 1
+        assert is_other(store)
+    check_file(path)
+
+
+def test_a_renamed_file_takes_along_what_it_held(path: Path) -> None:
+    elsewhere = path.with_name("elsewhere.db")
+    with Store(path, frozen=False) as store:
+        fill(store)
+        path.rename(elsewhere)
+        store.set("new", 1)
+        assert contents(store) == ["new"]
+    with Store(path) as store:
+        assert contents(store) == ["new"]
+    with Store(
+        elsewhere
+    ) as store:  # "new" may be in it too: it was moved in the middle of that write, for all one knows
+        assert [key for key in contents(store) if key != "new"] == [*sorted(f"old {i}" for i in range(200)), "old"]
+    check_file(path)
+    check_file(elsewhere)
+
+
+def test_two_handles_and_two_processes_meet_in_the_new_file(path: Path) -> None:
+    for replace in (False, True):
+        with Store(path, frozen=False) as one, Store(path, frozen=False) as two, Remote(path) as remote:
+            fill(one)
+            fill(two)
+            remote("set", "old 0", 1)
+            if replace:
+                make_other(path).replace(path)
+            else:
+                path.unlink()
+            for i in range(5):
+                one.set(f"one {i}", i)
+                assert remote("set", f"remote {i}", i) is None
+                two.set(f"two {i}", i)
+            remote.end()
+        with Store(path) as store:
+            assert is_other(store) is replace
+            for who in ("one", "remote", "two"):
+                assert store.find(f"{who} *") == [(f"{who} {i}", i) for i in range(5)]
+        check_file(path)
+
+
+def test_two_threads_meet_in_the_new_file(path: Path) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+        turn = threading.Barrier(2)
+
+        def work() -> None:
+            store.set("thread", 0)
+            for i in range(3):
+                turn.wait()
+                turn.wait()
+                store.set("thread", i)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        for i in range(3):
+            turn.wait()
+            path.unlink()
+            store.set("main", i)
+            turn.wait()
+            eventually(lambda i=i: store.get("thread") == i)  # type: ignore[misc]
+            assert store["main"] == i
+        thread.join()
+    with Store(path) as store:
+        assert contents(store) == ["main", "thread"]
+    check_file(path)
+
+
+@pytest.mark.parametrize("how", ["unlink", "unlink all", "replace"])
+def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) -> None:
+    with Program(programs.replace_underneath, path, how) as program:  # a mixture of two files can end in a bus error
+        (said,) = program.end()
+    errors, lost, others = json.loads(said)
+    assert (errors, lost) == ([], [])
+    assert others == (100 if how == "replace" else 0)
+    check_file(path)

@@ -1,0 +1,147 @@
+"""The API as a user would use it, for type checkers; it is also run."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import ItemsView, Iterator, ValuesView
+from pathlib import Path
+from typing import Any, assert_type
+
+from rstore import (
+    ChangeRefusedError,
+    Event,
+    HorizonError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    InvalidValueError,
+    Passphrase,
+    Store,
+    StoreError,
+    generate_key,
+)
+
+
+class JsonStore(Store):
+    _namespace = "json"
+    _freq = 60
+
+    def _dump(self, value: Any) -> str:
+        return json.dumps(value)
+
+    def _load(self, data: Any) -> Any:
+        return json.loads(data)
+
+
+class BytesStore(Store):
+    _key = generate_key()
+
+    def _dump(self, value: Any) -> bytes:
+        return json.dumps(value).encode()
+
+    def _load(self, data: Any) -> Any:
+        return json.loads(data)
+
+
+def open_stores(directory: Path) -> None:
+    key = assert_type(generate_key(), str)
+    stores: list[Store] = [
+        Store(directory / "a.db", frozen=False),
+        Store(f"sqlite://{directory}/b.db", "namespace", key, False),
+        Store(str(directory / "c.db"), key=[key, key.encode(), bytes(32)], frozen=False),
+        Store("memory://typing", key=Passphrase("correct horse"), frozen=False, timeout=5),
+        JsonStore("memory://typing", frozen=False),
+        BytesStore("memory://typing", frozen=False, durability="normal"),
+        Store("memory://typing", "safe", frozen=False, serializer="json", allow_plaintext=True),
+    ]
+    for store in stores:
+        with store as opened:
+            assert_type(opened, Store)
+            opened.set("k", 1)
+        store.open()
+        store.close()
+    with JsonStore("memory://typing") as subclassed:
+        assert_type(subclassed, JsonStore)
+
+
+def use_values(store: Store) -> None:
+    store["k"] = 1
+    assert_type(store["k"], Any)
+    assert_type(store.get("k"), Any)
+    assert_type(store.delete("a", "b"), int)
+    assert_type(store.has("k"), bool)
+    assert_type("k" in store, bool)
+    assert_type(len(store), int)
+    assert_type(store.keys(), list[str])
+    assert_type(iter(store), Iterator[str])
+    assert_type(store.find("k*"), list[tuple[str, Any]])
+    for key, value in store.items():
+        assert_type(key, str)
+        assert_type(value, Any)
+    items: ItemsView[str, Any] = store.items()
+    values: ValuesView[Any] = store.values()
+    assert len(items) == len(values)
+    store.update({"a": 1}, b=2)
+    store.update([("c", 3)])
+    assert_type(store.popitem(), tuple[str, Any])
+    store.pop("a", None)
+    store.setdefault("a", [])
+    assert_type({store: 1}[store], int)
+    store.clear()
+
+
+def use_series(store: Store) -> None:
+    assert_type(store.extend("s", (1, "a"), (2, 2.5)), int)
+    assert_type(store.extend_many("s", ((t, t * 0.5) for t in range(10))), int)
+    assert_type(store.range("s", 1, n=5, end=10, freq=2), list[tuple[int, Any]])
+    assert_type(store.first("s"), tuple[int, Any] | None)
+    assert_type(store.last("s"), tuple[int, Any] | None)
+    assert_type(store.missing("s", 1, 10, 1), list[int])
+    assert_type(store.iscomplete("s", 1, end=10, freq=1), bool)
+    assert_type(store.timeseries(), list[str])
+    store._freq = 60  # noqa: SLF001 - documented
+    store.remove("s", start=1, end=5)
+
+
+def use_events(store: Store) -> None:
+    assert_type(store.apply("e", {"a": 1, "b": [1]}, 1), dict[str, Any] | None)
+    store.apply("e", {"a": (operator.add, 1), "b": (operator.delitem, None)}, t=2)
+    assert_type(store.current("e"), dict[str, Any] | None)
+    assert_type(store.current("e", withtimestamp=True), tuple[int, dict[str, Any]] | None)
+    assert_type(store.past("e", 1), dict[str, Any] | None)
+    assert_type(store.past("e", 1, withtimestamp=True), tuple[int, dict[str, Any]] | None)
+    events = assert_type(store.events("e", 0, 10, [operator.add, operator.setitem]), list[Event] | None)
+    for timestamp, item, op, value in events or []:
+        assert_type(timestamp, int)
+        assert_type(item, str)
+        assert callable(op)
+        assert_type(value, Any)
+    store.events("e", ops=operator.add)
+    assert_type(store.eventsources(), list[str])
+    assert_type(store.eventsequences(), list[str])
+    assert_type(store.prune("e", remove=False), int)
+
+
+def meet_errors(store: Store) -> None:
+    try:
+        store.apply("unknown", {"a": (operator.add, 1)})
+    except ChangeRefusedError as error:
+        assert_type(error.key, str)
+        assert_type(error.t, int)
+        assert_type(error.item, str)
+    try:
+        store.past("e", -(10**9))
+    except HorizonError as error:
+        assert_type(error.horizon, int)
+    kinds: list[type[StoreError]] = [InvalidArgumentError, InvalidTypeError, InvalidValueError]
+    builtin: tuple[type[TypeError], type[ValueError]] = (InvalidTypeError, InvalidValueError)
+    assert len(kinds) > len(builtin)
+
+
+def main(directory: Path) -> None:
+    open_stores(directory)
+    with Store("memory://typing", "main", frozen=False) as store:
+        use_values(store)
+        use_series(store)
+        use_events(store)
+        meet_errors(store)
