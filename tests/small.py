@@ -28,4 +28,4 @@ def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
         for module in where:
             setattr_(module, name, size)
     # The looks at whether a log is due come at random, and would not come again in the same places.
-    setattr_(log, "Random", lambda _: Random(1))  # noqa: S311 - no secret
+    setattr_(log, "Random", lambda _: Random(1))

@@ -147,9 +147,10 @@ def test_sealed_bytes_that_were_cut_short_or_made_longer_are_noticed(
 ) -> None:
     data = place.get(file)
     # Without any facts it is a sequence that was never pruned: deletion is not what sealing protects from.
-    for cut in (*range(place.name == "horizon", 100), len(data) - 17, len(data) - 1):
+    for cut in (*range(place.name == "horizon", min(100, len(data))), len(data) - 17, len(data) - 1):
         place.put(file, data[:cut])
-        with pytest.raises(EncryptionError):
+        # Nothing at all is neither sealed nor plain.
+        with pytest.raises(EncryptionError if cut else (EncryptionError, CorruptionError)):
             place.read(store)
     for longer in (data + b"\0", data * 2, data[:62] + b"\0" + data[62:]):
         place.put(file, longer)

@@ -6,7 +6,6 @@ Nouns: a *link* (one thread's connection, opened when needed) and a *file* (all 
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import time
 from collections.abc import Callable, Generator
@@ -34,6 +33,7 @@ T = TypeVar("T")
 
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
 _LOOK_EVERY_S: Final = 1.0
+_FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
 
 
 class Link:
@@ -43,7 +43,7 @@ class Link:
     refuses to close a connection while a statement runs.
     """
 
-    __slots__ = ("__weakref__", "_moved", "connection", "lock", "look_at", "phantom")
+    __slots__ = ("__weakref__", "_moved", "connection", "lock", "logs", "look_at", "phantom")
 
     def __init__(self) -> None:
         self.lock = RLock()  # guards everything below
@@ -51,6 +51,7 @@ class Link:
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.look_at = 0.0
+        self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
         self._moved = ctypes.c_int(0)
 
     def moved(self) -> bool:
@@ -63,7 +64,7 @@ class Link:
     def close(self) -> None:
         """Close the connection, if there is one; the link can be used again."""
         connection, self.connection, self.phantom = self.connection, None, False
-        self.look_at = 0.0
+        self.look_at, self.logs = 0.0, {}
         while connection is not None:
             try:
                 connection.close()
@@ -147,7 +148,7 @@ class SqliteFile:
                     raise self.translated(error) from error
                 if connection.in_transaction or not link.moved():
                     return result
-                link.close()
+                self._leave(link)
 
     def look(self, link: Link) -> apsw.Connection:
         """Return the link's connection for reading, after looking now and then whether the file is still the same."""
@@ -157,11 +158,40 @@ class SqliteFile:
         if time.monotonic() < link.look_at:
             return connection
         if not connection.in_transaction and self._is_stale(link):
-            link.close()
+            self._leave(link)
             return self._connect(link, writing=False)
         if link.look_at:
             link.look_at = time.monotonic() + _LOOK_EVERY_S
         return connection
+
+    def _leave(self, link: Link) -> None:
+        """Close the connection to a file that bears the name no more, and take its log out of the way.
+
+        The log is found by its name: whoever opens another file of this name next would take it for that file's. It is
+        moved into the file that it belongs to, and unlinked if it is still the one that was opened.
+        """
+        connection, logs = link.connection, link.logs
+        if connection is not None and logs and link.moved():
+            self._empty_log(connection)
+            with _gate:  # a thread that was faster has opened the next file, and made its log, behind this gate
+                for path, identity in logs.items():
+                    if identity is not None and _identity(path) == identity:
+                        os.unlink(path)
+        link.close()
+
+    def _empty_log(self, connection: apsw.Connection) -> None:
+        """Move what is in the log into the file, waiting for those who still read what the file was before."""
+        deadline = time.monotonic() + self._options.timeout_s
+        while True:
+            try:
+                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone() or (0, 0, 0)
+            except apsw.Error as error:
+                raise self.translated(error) from error
+            if not busy and frames == moved:
+                return
+            if time.monotonic() > deadline:
+                raise StoreBusyError(f"{self.path!r} was replaced, and others still read the file that was there")
+            time.sleep(0.002)
 
     def _is_stale(self, link: Link) -> bool:
         if link.phantom:
@@ -231,6 +261,9 @@ class SqliteFile:
             with transaction(connection):
                 if is_fresh(connection, self.path):  # another process may have been faster
                     lay_out(connection)
+        connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
+        link.logs = {path: _identity(path) for path in (self.path + "-wal", self.path + "-shm")}
+        self._check_place(link)
         link.look_at = time.monotonic() + _LOOK_EVERY_S
         return connection
 
@@ -336,9 +369,18 @@ class SqliteFile:
         return StoreNotAvailableError(reason)
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from every other one that bears its name before or after."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _is_out_of_space(error: apsw.Error) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, apsw.IOError) and getattr(error, "system_errno", 0) in full
+    # A full disk is an error of its own; a quota, or a limit on the size of files, is a failed write or extension.
+    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _FAILED_WRITES
 
 
 @contextmanager

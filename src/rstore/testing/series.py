@@ -41,7 +41,9 @@ class SeriesSuite(Suite):
         assert store.extend("k", (1, "c")) == 1
         assert store.extend("k", (2, "d"), (2, "e"), (2, "f")) == 3
         assert store.range("k") == [(1, "c"), (2, "f")]
-        oracle.series["k"] = SeriesOracle({1: "c", 2: "f"})
+        assert store.extend("k", (0, "g"), (2, "h"), (1, "i"), (3, "j")) == 4
+        assert store.range("k") == [(0, "g"), (1, "i"), (2, "h"), (3, "j")]
+        oracle.series["k"] = SeriesOracle({0: "g", 1: "i", 2: "h", 3: "j"})
 
     def test_extending_by_nothing(self, store: Store, oracle: Oracle) -> None:
         assert store.extend("k") == 0
