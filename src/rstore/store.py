@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from threading import RLock
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
+from weakref import WeakSet
 
 from rstore.arguments import check_namespace
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
@@ -76,8 +78,9 @@ class Store(Values, Series, Events):
         self._options = Options(
             frozen=self._frozen, durability=_check_durability(durability), timeout_s=_check_timeout(timeout)
         )
-        self._lock = RLock()  # guards the two below and the sessions
+        self._lock = RLock()  # guards the depth and the sessions
         self._depth = 0
+        _stores.add(self)
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -168,6 +171,19 @@ class Store(Values, Series, Events):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Store cannot be pickled or copied: make one of its own where it is needed")
+
+
+_stores: WeakSet[Store] = WeakSet()
+
+
+def _unlock_all() -> None:
+    # The thread that was opening or closing a store at the moment of the fork is not there to let go of its lock.
+    for store in list(_stores):
+        store._lock = RLock()  # noqa: SLF001 - same module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
 
 
 def _check_flag(flag: Any, name: str) -> bool:

@@ -324,7 +324,7 @@ class SqliteBackend(Backend):
     def exclusive(self, log: Log) -> Generator[None, None, None]:
         link = self._file.local.link
         with link.lock:
-            connection = self._file.write(lambda connection: connection)
+            connection = self._file.connection(link)
             try:
                 with transaction(connection):
                     yield

@@ -123,12 +123,16 @@ class SqliteFile:
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Return what `work` reads from a connection."""
         link = self.local.link
-        with link.lock:
-            connection = self.look(link)
-            try:
-                return work(connection)
-            except apsw.Error as error:
-                raise self.translated(error) from error
+        while True:
+            with link.lock:
+                connection = self._look(link)
+                if connection is not None:
+                    try:
+                        return work(connection)
+                    except apsw.Error as error:
+                        if connection.in_transaction or not link.moved():
+                            raise self.translated(error) from error
+            self._leave()  # whatever went wrong with a file that bears the name no more
 
     def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Return what `work` did, in one transaction, to the file that bears the name now.
@@ -137,47 +141,56 @@ class SqliteFile:
         file, so that a file that is still there after a commit stays.
         """
         link = self.local.link
-        with link.lock:
-            while True:
-                connection = link.connection
-                if connection is None or link.phantom:
-                    connection = self._connect(link, writing=True)
+        while True:
+            with link.lock:
+                connection = self.connection(link)
                 try:
                     result = work(connection)
                 except apsw.Error as error:
-                    raise self.translated(error) from error
-                if connection.in_transaction or not link.moved():
-                    return result
-                self._leave(link)
+                    if connection.in_transaction or not link.moved():
+                        raise self.translated(error) from error
+                else:
+                    if connection.in_transaction or not link.moved():
+                        return result
+            self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
 
-    def look(self, link: Link) -> apsw.Connection:
-        """Return the link's connection for reading, after looking now and then whether the file is still the same."""
+    def connection(self, link: Link) -> apsw.Connection:
+        """Return the link's connection for writing, to whoever holds its lock."""
+        if link.connection is None or link.phantom:
+            return self._connect(link, writing=True)
+        return link.connection
+
+    def _look(self, link: Link) -> apsw.Connection | None:
+        """Return the link's connection for reading, or None if it is seen now that the file is another one."""
         connection = link.connection
         if connection is None:
             return self._connect(link, writing=False)
-        if time.monotonic() < link.look_at:
+        if time.monotonic() < link.look_at or connection.in_transaction:
             return connection
-        if not connection.in_transaction and self._is_stale(link):
-            self._leave(link)
-            return self._connect(link, writing=False)
+        if self._is_stale(link):
+            return None
         if link.look_at:
             link.look_at = time.monotonic() + _LOOK_EVERY_S
         return connection
 
-    def _leave(self, link: Link) -> None:
-        """Close the connection to a file that bears the name no more, and take its log out of the way.
+    def _leave(self) -> None:
+        """Close all connections of this process to a file that bears the name no more, and take its log out of the way.
 
         The log is found by its name: whoever opens another file of this name next would take it for that file's. It is
         moved into the file that it belongs to, and unlinked if it is still the one that was opened.
         """
-        connection, logs = link.connection, link.logs
-        if connection is not None and logs and link.moved():
-            self._empty_log(connection)
-            with _gate:  # a thread that was faster has opened the next file, and made its log, behind this gate
-                for path, identity in logs.items():
+        held = _hold([file for file in list(_files) if file.path == self.path])
+        try:
+            mine = self.local.link
+            if mine.connection is not None and mine.logs and mine.moved():
+                self._empty_log(mine.connection)
+                for path, identity in mine.logs.items():
                     if identity is not None and _identity(path) == identity:
                         os.unlink(path)
-        link.close()
+            for link in held:
+                link.close()
+        finally:
+            _release(held)
 
     def _empty_log(self, connection: apsw.Connection) -> None:
         """Move what is in the log into the file, waiting for those who still read what the file was before."""
@@ -224,8 +237,8 @@ class SqliteFile:
                     if time.monotonic() > deadline:
                         raise StoreBusyError(f"{self.path!r} was removed again and again") from error
                 except apsw.Error as error:
+                    gone = not os.path.exists(self.path) or link.moved()
                     link.close()
-                    gone = isinstance(error, apsw.CantOpenError) and not os.path.exists(self.path)
                     if not (gone or isinstance(error, apsw.BusyError)) or time.monotonic() > deadline:
                         raise self.translated(error) from error
                 except BaseException:

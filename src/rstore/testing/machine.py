@@ -41,6 +41,7 @@ from rstore.testing.oracle import Oracle as NamespaceOracle
 from rstore.testing.worker import Worker, call
 
 _keys = st.sampled_from(["a", "ab", "b", "\uffff", "\U0001f600"])
+_sequences = st.sampled_from(["a", "\U0001f600"])  # fewer: it takes several changes to make a history
 _items = st.sampled_from(["x", "y", "z"])
 _times = st.sampled_from([-(2**63), -7, *range(10), 100, 2**63 - 1])
 _bounds = st.none() | _times
@@ -285,7 +286,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    @rule(who=_writers, key=_keys, state=st.dictionaries(_items, _changes, max_size=3), t=_event_times)
+    @rule(who=_writers, key=_sequences, state=st.dictionaries(_items, _changes, max_size=3), t=_event_times)
     def apply(self, who: str, key: str, state: dict[str, Any], t: int | None) -> None:
         """Apply a change, which may be refused."""
         log = self._log(key)
@@ -309,7 +310,10 @@ class StoreMachine(RuleBasedStateMachine):
             self._ask(who, "apply", key, state, t)
 
     @rule(
-        who=_writers, key=_keys, state=st.dictionaries(_items, _changes, min_size=1, max_size=3), n=st.integers(2, 40)
+        who=_writers,
+        key=_sequences,
+        state=st.dictionaries(_items, _changes, min_size=1, max_size=3),
+        n=st.integers(2, 40),
     )
     def apply_often(self, who: str, key: str, state: dict[str, Any], n: int) -> None:
         """Apply additions until there is history."""
@@ -325,7 +329,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert at >= (log.current() or (at, None))[0]
         log.apply(state, at, last=True)
 
-    @rule(who=_writers, key=_keys, remove=st.booleans())
+    @rule(who=_writers, key=_sequences, remove=st.booleans())
     def prune(self, who: str, key: str, remove: bool) -> None:
         """Prune a sequence."""
         before = self._ask(who, "current", key, withtimestamp=True)
@@ -340,8 +344,22 @@ class StoreMachine(RuleBasedStateMachine):
             after = self._ask(who, "current", key, withtimestamp=True)
             assert same(before and before[0], after and after[0])
             assert same_state(before and before[1], after and after[1])
+            self._probe_horizon(who, key)
 
-    @rule(who=_readers, key=_keys, t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15, 2**63 - 1]))
+    def _probe_horizon(self, who: str, key: str) -> None:
+        log = self._log(key)
+        if log.horizon is None:
+            return
+        t, state = log.past(log.horizon) or (0, {})
+        told = self._ask(who, "past", key, log.horizon, withtimestamp=True)
+        assert told[0] == t
+        assert same_state(told[1], state)
+        with pytest.raises(HorizonError):
+            self._ask(who, "past", key, log.horizon - 1)
+        with pytest.raises(StoreIntegrityError):
+            self._ask(who, "apply", key, {"x": 1}, log.horizon)
+
+    @rule(who=_readers, key=_sequences, t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15, 2**63 - 1]))
     def read_past(self, who: str, key: str, t: int) -> None:
         """Read the state of a time."""
         log = self.oracle.events.get(key, EventOracle())
@@ -356,7 +374,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert same_state(state and state[1], expected and expected[1])
 
     @rule(
-        who=_readers, key=_keys, start=st.none() | st.integers(-6, 13), end=st.none() | st.integers(-6, 13),
+        who=_readers, key=_sequences, start=st.none() | st.integers(-6, 13), end=st.none() | st.integers(-6, 13),
         ops=st.none() | st.lists(st.sampled_from([operator.setitem, operator.add, operator.delitem]), min_size=1),
     )  # fmt: skip
     def read_events(
@@ -374,7 +392,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- at once ------------------------------------------------------------------------------------------------------
 
-    @rule(key=_keys, size=st.integers(0, 1))
+    @rule(key=_sequences, size=st.integers(0, 1))
     def race(self, key: str, size: int) -> None:
         """Let all writers write to one series and one sequence at once, to places that are each one's own."""
         writers = ["first", "second"] + ["process"] * (self.worker is not None)

@@ -1,0 +1,221 @@
+"""What is measured: for each section the contestants, their table, and the goals.
+
+Nouns: a *lab* (how much to measure, and the peers there are) and a *section* (tables and goals).
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from contest import Contestant, Results, compete
+from peers import DISKCACHE, FIRST_RELEASE
+from table import Goal, Table, number, times
+
+KEY: Final = urlsafe_b64encode(bytes(range(32))).decode()
+KINDS: Final = {"plain": None, "encrypted": KEY}
+FULL: Final = {"durability": "full"}
+NORMAL: Final = {"durability": "normal"}
+JOURNAL: Final = "full (rollback journal, its default)"
+
+Rows: TypeAlias = dict[tuple[str, ...], Contestant]
+"""Contestants by the first cells of their rows."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The peers by name; without them, only rstore is measured, and everything is a hundred times smaller."""
+
+    peers: Mapping[str, Path] = field(default_factory=dict)
+    quick: bool = False
+
+    def scaled(self, n: int) -> int:
+        """Return how many to measure instead of `n`."""
+        return n // 100 if self.quick else n
+
+    def rounds(self, n: int) -> int:
+        """Return how often to repeat."""
+        return 1 if self.quick else n
+
+
+@dataclass(frozen=True)
+class Section:
+    """What came of one section."""
+
+    tables: list[Table]
+    goals: list[Goal] = field(default_factory=list)
+
+
+def bulk(lab: Lab) -> Section:
+    """Measure a million points at once."""
+    n = lab.scaled(1_000_000)
+    contestants: Rows = {}
+    for texts, distinct in (("the same text", False), ("different texts", True)):
+        for kind, key in KINDS.items():
+            values, base = f"{texts}, {kind}", {"n": n, "key": key, "distinct": distinct}
+            if old := lab.peers.get(FIRST_RELEASE):
+                contestants[values, FIRST_RELEASE, JOURNAL] = Contestant(
+                    "bulk", {**base, "first_release": True, "options": {}}, old, rounds=2 if key else 3
+                )
+            for options in (FULL, NORMAL):
+                contestants[values, "rstore", options["durability"]] = Contestant(
+                    "bulk", {**base, "first_release": False, "options": options}
+                )
+    table = Table(
+        f"{n:,} points at once",
+        "values | library | durability | extend, s | range, s | remove, s | total, s | faster | CPU, s | less CPU | "
+        "bytes a point",
+        "The speed test of rlib-store 0.1: `extend(key, *points)` with points `(int, 'abcdefg')`, "
+        "`range(key, freq=10)`, `remove(key)`; then the same with a different text at each point, which cannot be "
+        "compressed to nothing. Each step opens the store and closes it again. CPU is what all threads used: it leaves "
+        "out waiting for the disk, and for the other processes of a busy machine.",
+    )
+    goals = []
+    results = _compete(contestants, lab.rounds(5))
+    for row, result in results.items():
+        values, library, durability = row
+        steps = (f"{result[step]:.3f}" for step in ("extend", "range", "remove", "total"))
+        before = results.get((values, FIRST_RELEASE, JOURNAL))
+        faster, less = (times(before.ratio(of, result)) if before else "-" for of in ("total", "cpu"))
+        table.rows.append([*row, *steps, faster, f"{result['cpu']:.3f}", less, number(result["bytes"] / n)])
+        if before and library == "rstore" and values.startswith("the same"):
+            what = f"{n:,} points, {values}, durability {durability}: total against {FIRST_RELEASE}"
+            limit = 50 if values.endswith("encrypted") else 15
+            goals.append(Goal(what, limit, before.ratio("total", result)))
+    return Section([table], goals)
+
+
+def pairs(lab: Lab) -> Section:
+    """Measure set and get one at a time."""
+    n = lab.scaled(20_000)
+    base = {"n": n, "calls": n // 40}  # short turns, and many
+    contestants = {
+        "rstore, plain": Contestant("pairs", {**base, "library": "rstore"}),
+        "rstore, encrypted": Contestant("pairs", {**base, "library": "rstore", "key": KEY}),
+        "bare apsw + pickle": Contestant("pairs", {**base, "library": "apsw"}),
+    }
+    if DISKCACHE in lab.peers:
+        contestants[DISKCACHE] = Contestant("pairs", {**base, "library": "diskcache"}, lab.peers[DISKCACHE])
+    results = compete(contestants, lab.rounds(150))
+    plain, bare, peer = results["rstore, plain"], results["bare apsw + pickle"], results.get(DISKCACHE)
+
+    head = "library | set, µs | p50 | get, µs | p50"
+    table = Table(
+        f"{n:,} key/value pairs, one at a time",
+        head + (" | set: faster than diskcache | get: the same" if peer else "") + " | get: cost of bare apsw",
+        "Dicts of about 100 bytes in random order, `durability='normal'` or the same in the others "
+        "(WAL, `synchronous=NORMAL`). `set` changes the value of a key that is there. "
+        "Ratios are of the mean for `set`, where a few calls pay for the others, and of the p50 for `get`, where all "
+        "calls are alike.",
+    )
+    for name, result in results.items():
+        cells = [name, *(number(result[figure]) for figure in ("set", "set_p50", "get", "get_p50"))]
+        if peer:
+            cells += [times(peer.ratio("set", result)), times(peer.ratio("get_p50", result))]
+        table.rows.append([*cells, times(result.ratio("get_p50", bare))])
+    goals = [Goal("get against bare apsw and pickle.loads: cost", 1.3, plain.ratio("get_p50", bare), at_most=True)]
+    if peer:
+        goals.append(Goal("set against diskcache, durability normal", 2, peer.ratio("set", plain)))
+        goals.append(Goal("get against diskcache", 1.8, peer.ratio("get_p50", plain)))
+    return Section([table], goals)
+
+
+def keys(lab: Lab) -> Section:
+    """Measure has and len in a small store and in a large one."""
+    sizes = [1_000, lab.scaled(1_000_000)]
+    contestants = {f"{n:,}": Contestant("keys", {"n": n, "calls": lab.scaled(2_000)}) for n in sizes}
+    table = Table("`has` and `len`", "keys | has, it is there, µs p50 | has, it is not, µs p50 | len, µs p50")
+    for name, result in compete(contestants, lab.rounds(10)).items():
+        table.rows.append([name, *(number(result[figure]) for figure in ("there", "missing", "len"))])
+    return Section([table])
+
+
+def events(lab: Lab) -> Section:
+    """Measure a long event sequence."""
+    n, parts = lab.scaled(100_000), lab.rounds(10)
+    base = {"n": n, "parts": parts, "calls": lab.scaled(1_000)}
+    contestants = {kind: Contestant("changes", {**base, "key": key}) for kind, key in KINDS.items()}
+    table = Table(
+        f"An event sequence of {n:,} changes",
+        "values | apply a second | apply, µs p50 | current, ms p50 | p99 | again, ms p50 | past, ms p50 | p99 | max | "
+        "bytes a change",
+        "The state has 20 items, each change is one `apply` of one item with `durability='normal'`. Each `current` "
+        "follows a change by another handle, so that all distances from a checkpoint are among them; `again` follows "
+        "none. `past` is asked for random times between the first change and the last.",
+    )
+    goals = []
+    for name, result in compete(contestants, parts + lab.rounds(10)).items():
+        figures = ("current", "current_p99", "again", "past", "past_p99")
+        milliseconds = [*(result[figure] / 1000 for figure in figures), result.worst("past_max") / 1000]
+        current, past, past_p99 = milliseconds[0], *milliseconds[3:5]
+        rate, one, size = number(1e6 / result["apply"]), number(result["apply_p50"]), number(result["bytes"])
+        table.rows.append([name, rate, one, *(f"{ms:.3f}" for ms in milliseconds), size])
+        for what, ms, limit in (
+            ("current: median", current, 0.5),
+            ("past: median", past, 2),
+            ("past: p99", past_p99, 2),
+        ):
+            goals.append(Goal(f"{n:,} changes, {name}, {what}", limit, ms, "ms", at_most=True))
+    return Section([table], goals)
+
+
+def singles(lab: Lab) -> Section:
+    """Measure one point a call."""
+    table = Table(
+        "One point a call",
+        "values | library | durability | extend a second | µs, mean | µs, p50 | faster",
+        "`extend(key, (timestamp, float))` at the end of a growing series. In `full` durability each call waits for "
+        "the disk.",
+    )
+    for kind, key in KINDS.items():
+        contestants: Rows = {}
+        if old := lab.peers.get(FIRST_RELEASE):
+            first: dict[str, Any] = {"calls": 200, "key": key, "first_release": True, "options": {}}
+            contestants[FIRST_RELEASE, JOURNAL] = Contestant("singles", first, old)
+        for options, calls in ((FULL, 200), (NORMAL, 2_000)):
+            new = {"calls": max(10, lab.scaled(calls)), "key": key, "first_release": False, "options": options}
+            contestants["rstore", options["durability"]] = Contestant("singles", new)
+        results = _compete(contestants, lab.rounds(20))
+        before = results.get((FIRST_RELEASE, JOURNAL))
+        for row, result in results.items():
+            mean = result["extend"]
+            faster = times(before.ratio("extend", result)) if before else "-"
+            table.rows.append([kind, *row, number(1e6 / mean), number(mean), number(result["extend_p50"]), faster])
+    return Section([table])
+
+
+def floats(lab: Lab) -> Section:
+    """Measure a long series of numbers."""
+    n = lab.scaled(1_000_000)
+    contestants: Rows = {}
+    for kind, key in KINDS.items():
+        base = {"n": n, "calls": lab.scaled(1000), "key": key}
+        if old := lab.peers.get(FIRST_RELEASE):
+            contestants[kind, FIRST_RELEASE] = Contestant(
+                "floats", {**base, "calls": 100, "first_release": True, "options": {}}, old
+            )
+        contestants[kind, "rstore"] = Contestant("floats", {**base, "first_release": False, "options": FULL})
+    table = Table(
+        f"A series of {n:,} floats",
+        "values | library | bytes a point | extend all, s | range of 1,000, µs p50 | last, µs p50",
+        "A reading a second: timestamps in milliseconds that deviate by about 5, a random walk of two decimals. "
+        "Durability `full`. Ranges begin anywhere in the series.",
+    )
+    for row, result in _compete(contestants, lab.rounds(5)).items():
+        figures = (number(result[figure]) for figure in ("bytes", "extend", "range", "last"))
+        table.rows.append([*row, *figures])
+    return Section([table])
+
+
+def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
+    """Return the results of contestants by the first cells of their rows."""
+    results = compete({", ".join(row): one for row, one in contestants.items()}, rounds)
+    return dict(zip(contestants, results.values(), strict=True))
+
+
+SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
+    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats)
+}
