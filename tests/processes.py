@@ -137,8 +137,13 @@ def check_file(path: Path) -> None:
 
 
 def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:
-    """Return the bytes and the time of change of all files. No store in it may be open in this process."""
-    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in sorted(directory.iterdir())}
+    """Return the bytes and the time of change of all files that hold data. No store in it may be open in this process.
+
+    A connection that only reads leaves an empty log and its index behind: it is not allowed to remove them.
+    """
+    files = [file for file in sorted(directory.iterdir()) if not file.name.endswith("-shm")]
+    files = [file for file in files if not (file.name.endswith("-wal") and file.stat().st_size == 0)]
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
 
 
 @contextmanager

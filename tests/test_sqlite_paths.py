@@ -56,9 +56,11 @@ def test_a_name_is_taken_as_written(tmp_path: Path, name: str) -> None:
         with Store(dsn, frozen=False) as store:
             store.set("k", store.get("k", 0) + 1)
             assert names(tmp_path) == {name, f"{name}-wal", f"{name}-shm"}
+        assert names(tmp_path) == {name}
         with Store(dsn) as store:
             assert store["k"] >= 1
-        assert names(tmp_path) == {name}
+        # A frozen store may leave an empty log and its index: it is not allowed to remove them.
+        assert names(tmp_path) - {f"{name}-wal", f"{name}-shm"} == {name}
     with Store(path, frozen=False) as store:
         assert store["k"] == 4
         store.discard()

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[StoreError], str]] = {
     "half and some": (lambda path: cut(path, lambda size: size // 2 + 100), CorruptionError, ""),
     "but one page": (lambda path: cut(path, lambda size: size - 4096), CorruptionError, ""),
     "a page": (lambda path: cut(path, lambda _: 4096), CorruptionError, ""),
-    "a header": (lambda path: cut(path, lambda _: 100), CorruptionError, ""),
+    "a header": (lambda path: cut(path, lambda _: 100), StoreNotAvailableError, "not a database"),
 }
 
 

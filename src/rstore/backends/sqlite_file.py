@@ -213,10 +213,15 @@ class SqliteFile:
             return True  # opened as immutable, and now somebody writes
         return link.moved()
 
+    def _log_names(self) -> tuple[str, str]:
+        """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
+        path = os.path.realpath(self.path)
+        return path + "-wal", path + "-shm"
+
     def _has_log(self) -> bool:
         """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
         try:
-            return os.path.getsize(self.path + "-wal") > 0
+            return os.path.getsize(self._log_names()[0]) > 0
         except FileNotFoundError:
             return False
 
@@ -275,7 +280,7 @@ class SqliteFile:
                 if is_fresh(connection, self.path):  # another process may have been faster
                     lay_out(connection)
         connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
-        link.logs = {path: _identity(path) for path in (self.path + "-wal", self.path + "-shm")}
+        link.logs = {path: _identity(path) for path in self._log_names()}
         self._check_place(link)
         link.look_at = time.monotonic() + _LOOK_EVERY_S
         return connection
@@ -351,7 +356,7 @@ class SqliteFile:
                 connection.execute("BEGIN EXCLUSIVE")
                 if connection.pragma("journal_mode") == "delete" and is_unused(connection):
                     with suppress(PermissionError):  # in a directory that others own it stays, empty
-                        os.unlink(self.path)
+                        os.unlink(os.path.realpath(self.path))
                 connection.execute("ROLLBACK")
             except (apsw.BusyError, apsw.CantOpenError):
                 return
