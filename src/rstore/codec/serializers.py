@@ -135,16 +135,16 @@ class Codec:
         self._custom = custom
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
         # to a pickle store that was one of these before.
-        self._loads: dict[int, Callable[[bytes], Any]] = {}
+        self.loads: dict[int, Callable[[bytes], Any]] = {}
         if custom is None:
-            self._loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
+            self.loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
             if serializer.codec == PICKLE:
-                self._loads[MSGPACK] = lambda body: MsgPack().loads(body)
+                self.loads[MSGPACK] = lambda body: MsgPack().loads(body)
         else:
             load = custom[1]
             # Typed columns that were written before there was a subclass hold no code: they are read as they are.
-            self._loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
-            self._loads |= _NATIVE_LOADS
+            self.loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
+            self.loads |= _NATIVE_LOADS
 
     @property
     def typed(self) -> bool:
@@ -197,7 +197,7 @@ class Codec:
         Raises `UnsafeValueError` for a pickle where pickles are not loaded, and `SerializationError` if it cannot be
         loaded.
         """
-        load = self._loads.get(codec)
+        load = self.loads.get(codec)
         if load is None:
             raise self._refusal(codec)
         try:
@@ -205,9 +205,7 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
-            raise SerializationError(
-                f"a value cannot be loaded from its {len(body):,} bytes: {type(error).__name__}"
-            ) from error
+            raise cannot_load(len(body), error) from error
 
     def _refusal(self, codec: int) -> StoreError:
         if codec == PICKLE:
@@ -218,6 +216,11 @@ class Codec:
             writer = _NAMES.get(codec, "a ready-made serializer")
             return SerializationError(f"the value was written with {writer}, which this store does not read")
         return CorruptionError(f"the codec byte 0x{codec:02X} is unknown: damaged, or written by a newer version")
+
+
+def cannot_load(size: int, error: Exception) -> SerializationError:
+    """Return the error for a body of `size` bytes that could not be loaded."""
+    return SerializationError(f"a value cannot be loaded from its {size:,} bytes: {type(error).__name__}")
 
 
 def _cannot_dump(value: Any) -> SerializationError:
