@@ -13,6 +13,7 @@ from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.pruning import PruningSuite
+from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
@@ -28,6 +29,7 @@ class StoreSuite(
     SeriesSuite,
     BulkSuite,
     EventSuite,
+    RefusalSuite,
     ArithmeticSuite,
     HistorySuite,
     PruningSuite,

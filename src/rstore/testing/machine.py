@@ -24,6 +24,7 @@ from rstore import (
     Store,
     StoreIntegrityError,
 )
+from rstore.testing import strategies as draw
 from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.integrity import check_integrity, check_oracle
 from rstore.testing.oracle import (
@@ -39,41 +40,6 @@ from rstore.testing.oracle import (
 )
 from rstore.testing.oracle import Oracle as NamespaceOracle
 from rstore.testing.worker import Worker, call
-
-_keys = st.sampled_from(["a", "ab", "b", "\uffff", "\U0001f600"])
-_sequences = st.sampled_from(["a", "\U0001f600"])  # fewer: it takes several changes to make a history
-_items = st.sampled_from(["x", "y", "z"])
-_times = st.sampled_from([-(2**63), -7, *range(10), 100, 2**63 - 1])
-_bounds = st.none() | _times
-_event_times = st.none() | st.sampled_from([-5, *range(12), 10**15])
-_texts = st.text(st.sampled_from("a\u00e9\U0001f600\0"), max_size=3)
-_scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.integers() | st.floats() | _texts
-_values = _scalars | st.binary(max_size=70) | st.lists(_scalars, max_size=3) | st.tuples(st.integers(), _scalars)
-_small = st.integers(-3, 3) | st.sampled_from([0.5, -0.0, 2.0]) | st.booleans()
-_operands = _small | _texts | st.lists(_small, max_size=2)
-_changes = (
-    _operands
-    | st.tuples(st.sampled_from([operator.add, operator.sub, operator.truediv, operator.concat]), _operands)
-    | st.tuples(st.sampled_from([operator.mul, operator.floordiv, operator.mod]), _small)
-    | st.tuples(st.sampled_from([operator.neg, operator.not_, operator.delitem]), st.none())
-)
-_kinds: dict[str, Callable[[int], Any]] = {
-    "ints": lambda i: i * 7,
-    "floats": lambda i: i / 4,
-    "strs": lambda i: f"{i % 100}",
-    "bools": lambda i: i % 3 == 0,
-    "mixed": lambda i: (i, "x", None, i / 4, True)[i % 5],
-}
-_writers = st.sampled_from(["first", "second", "process"])
-_readers = st.sampled_from(["first", "second", "process", "frozen"])
-
-
-def _bulk_points(start: int, n: int, step: int, kind: str) -> list[Point]:
-    return [(start + i * step, _kinds[kind](i)) for i in range(n)]
-
-
-def _extend_bulk(store: Store, key: str, *spec: Any) -> int:
-    return store.extend_many(key, _bulk_points(*spec))
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -142,7 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _log(self, key: str) -> EventOracle:
         return self.oracle.events.setdefault(key, EventOracle())
 
-    @rule(who=_readers)
+    @rule(who=draw.READERS)
     def reopen(self, who: str) -> None:
         """Close a handle, and open it again."""
         if who == "frozen" and self.oracle.empty():
@@ -151,13 +117,13 @@ class StoreMachine(RuleBasedStateMachine):
             self._close(who)
             self._open(who)
 
-    @rule(who=_writers)
+    @rule(who=draw.WRITERS)
     def discard(self, who: str) -> None:
         """Discard everything, under the hands of the other handles."""
         self._ask(who, "discard")
         self.oracle.clear()
 
-    @rule(who=_readers)
+    @rule(who=draw.READERS)
     def read_everything(self, who: str) -> None:
         """Compare everything."""
         if who in self.stores:
@@ -165,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
         elif self.worker is not None:
             self.worker.run(check_oracle, self.oracle)
 
-    @rule(who=_readers, key=_keys)
+    @rule(who=draw.READERS, key=draw.KEYS)
     def refuse(self, who: str, key: str) -> None:
         """Ask for what is refused; whatever it leaves behind is found by the other rules."""
         unwritable: Any = FrozenStoreError if who == "frozen" else SerializationError
@@ -186,19 +152,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
-    @rule(who=_writers, key=_keys, value=_values)
+    @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES)
     def set(self, who: str, key: str, value: Any) -> None:
         """Set a key."""
         self._ask(who, "set", key, value)
         self.oracle.values[key] = value
 
-    @rule(who=_writers, pairs=st.dictionaries(_keys, _values, max_size=4))
+    @rule(who=draw.WRITERS, pairs=st.dictionaries(draw.KEYS, draw.VALUES, max_size=4))
     def update(self, who: str, pairs: dict[str, Any]) -> None:
         """Set several keys."""
         self._ask(who, "update", pairs)
         self.oracle.values.update(pairs)
 
-    @rule(who=_writers, keys=st.lists(_keys, max_size=4))
+    @rule(who=draw.WRITERS, keys=st.lists(draw.KEYS, max_size=4))
     def delete(self, who: str, keys: list[str]) -> None:
         """Delete several keys."""
         there = [key for key in set(keys) if key in self.oracle.values]
@@ -206,26 +172,26 @@ class StoreMachine(RuleBasedStateMachine):
         for key in there:
             del self.oracle.values[key]
 
-    @rule(who=_writers, key=_keys, value=_values)
+    @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES)
     def setdefault_and_pop(self, who: str, key: str, value: Any) -> None:
         """Set a key unless it is there, and take another out."""
         assert same(self._ask(who, "setdefault", key, value), self.oracle.values.setdefault(key, value))
         assert same(self._ask(who, "pop", "ab", 5), self.oracle.values.pop("ab", 5))
 
-    @rule(who=_writers)
+    @rule(who=draw.WRITERS)
     @precondition(lambda self: self.oracle.values)
     def popitem(self, who: str) -> None:
         """Take out the last key."""
         last = max(self.oracle.values, key=utf8)
         assert same(self._ask(who, "popitem"), (last, self.oracle.values.pop(last)))
 
-    @rule(who=_writers)
+    @rule(who=draw.WRITERS)
     def clear(self, who: str) -> None:
         """Delete all keys."""
         self._ask(who, "clear")
         self.oracle.values.clear()
 
-    @rule(who=_readers, key=_keys, pattern=st.text(st.sampled_from("ab*?\uffff"), max_size=4))
+    @rule(who=draw.READERS, key=draw.KEYS, pattern=st.text(st.sampled_from("ab*?\uffff"), max_size=4))
     def read_values(self, who: str, key: str, pattern: str) -> None:
         """Read pairs in every way."""
         values = self.oracle.values
@@ -239,33 +205,39 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- series -------------------------------------------------------------------------------------------------------
 
-    @rule(who=_writers, key=_keys, points=st.lists(st.tuples(_times, _values), max_size=6))
+    @rule(who=draw.WRITERS, key=draw.KEYS, points=st.lists(st.tuples(draw.TIMES, draw.VALUES), max_size=6))
     def extend(self, who: str, key: str, points: list[Point]) -> None:
         """Write a few points."""
         assert self._ask(who, "extend", key, *points) == len(points)
         self._series(key).update(points)
 
     @rule(
-        who=_writers, key=_keys, start=st.integers(-20, 30), size=st.integers(0, 2), step=st.integers(1, 3),
-        kind=st.sampled_from(sorted(_kinds)),
+        who=draw.WRITERS, key=draw.KEYS, start=st.integers(-20, 30), size=st.integers(0, 2), step=st.integers(1, 3),
+        kind=st.sampled_from(sorted(draw.KINDS)),
     )  # fmt: skip
     def extend_bulk(self, who: str, key: str, start: int, size: int, step: int, kind: str) -> None:
         """Write many points."""
         spec = (start, self.bulk_sizes[size], step, kind)
         if who == "process" and self.worker is not None:
-            assert self.worker.run(_extend_bulk, key, *spec) == spec[1]
+            assert self.worker.run(draw.extend_bulk, key, *spec) == spec[1]
         else:
-            assert self._ask(who, "extend_many", key, iter(_bulk_points(*spec))) == spec[1]
-        self._series(key).update(_bulk_points(*spec))
+            assert self._ask(who, "extend_many", key, iter(draw.bulk_points(*spec))) == spec[1]
+        self._series(key).update(draw.bulk_points(*spec))
 
-    @rule(who=_writers, key=_keys, start=_bounds | st.integers(0, 20_000), end=_bounds | st.integers(0, 20_000))
+    @rule(
+        who=draw.WRITERS,
+        key=draw.KEYS,
+        start=draw.BOUNDS | st.integers(0, 20_000),
+        end=draw.BOUNDS | st.integers(0, 20_000),
+    )
     def remove(self, who: str, key: str, start: int | None, end: int | None) -> None:
         """Remove a range of points."""
         self._ask(who, "remove", key, start=start, end=end)
         self._series(key).remove(start, end)
 
     @rule(
-        who=_readers, key=_keys, start=_bounds | st.integers(0, 20_000), end=_bounds | st.integers(0, 20_000),
+        who=draw.READERS, key=draw.KEYS,
+        start=draw.BOUNDS | st.integers(0, 20_000), end=draw.BOUNDS | st.integers(0, 20_000),
         n=st.none() | st.integers(0, 4), freq=st.none() | st.sampled_from([1, 2, 3, 10, 2**62]),
     )  # fmt: skip
     def read_series(
@@ -286,7 +258,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- events -------------------------------------------------------------------------------------------------------
 
-    @rule(who=_writers, key=_sequences, state=st.dictionaries(_items, _changes, max_size=3), t=_event_times)
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, max_size=3),
+        t=draw.EVENT_TIMES,
+    )
     def apply(self, who: str, key: str, state: dict[str, Any], t: int | None) -> None:
         """Apply a change, which may be refused."""
         log = self._log(key)
@@ -310,9 +287,9 @@ class StoreMachine(RuleBasedStateMachine):
             self._ask(who, "apply", key, state, t)
 
     @rule(
-        who=_writers,
-        key=_sequences,
-        state=st.dictionaries(_items, _changes, min_size=1, max_size=3),
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, min_size=1, max_size=3),
         n=st.integers(2, 40),
     )
     def apply_often(self, who: str, key: str, state: dict[str, Any], n: int) -> None:
@@ -329,7 +306,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert at >= (log.current() or (at, None))[0]
         log.apply(state, at, last=True)
 
-    @rule(who=_writers, key=_sequences, remove=st.booleans())
+    @rule(who=draw.WRITERS, key=draw.SEQUENCES, remove=st.booleans())
     def prune(self, who: str, key: str, remove: bool) -> None:
         """Prune a sequence."""
         before = self._ask(who, "current", key, withtimestamp=True)
@@ -359,7 +336,7 @@ class StoreMachine(RuleBasedStateMachine):
         with pytest.raises(StoreIntegrityError):
             self._ask(who, "apply", key, {"x": 1}, log.horizon)
 
-    @rule(who=_readers, key=_sequences, t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15, 2**63 - 1]))
+    @rule(who=draw.READERS, key=draw.SEQUENCES, t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15, 2**63 - 1]))
     def read_past(self, who: str, key: str, t: int) -> None:
         """Read the state of a time."""
         log = self.oracle.events.get(key, EventOracle())
@@ -374,7 +351,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert same_state(state and state[1], expected and expected[1])
 
     @rule(
-        who=_readers, key=_sequences, start=st.none() | st.integers(-6, 13), end=st.none() | st.integers(-6, 13),
+        who=draw.READERS, key=draw.SEQUENCES,
+        start=st.none() | st.integers(-6, 13), end=st.none() | st.integers(-6, 13),
         ops=st.none() | st.lists(st.sampled_from([operator.setitem, operator.add, operator.delitem]), min_size=1),
     )  # fmt: skip
     def read_events(
@@ -392,13 +370,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- at once ------------------------------------------------------------------------------------------------------
 
-    @rule(key=_sequences, size=st.integers(0, 1))
+    @rule(key=draw.SEQUENCES, size=st.integers(0, 1))
     def race(self, key: str, size: int) -> None:
         """Let all writers write to one series and one sequence at once, to places that are each one's own."""
         writers = ["first", "second"] + ["process"] * (self.worker is not None)
         n = self.bulk_sizes[size]
         self._races += 1
-        points = {who: _bulk_points(1000 + i, n, len(writers), "ints") for i, who in enumerate(writers)}
+        points = {who: draw.bulk_points(1000 + i, n, len(writers), "ints") for i, who in enumerate(writers)}
         # Their own times, after any horizon but that of a sequence pruned in the future, whose `now` is at it.
         times = {who: 10_000 + self._races * 10 + i for i, who in enumerate(writers)}
         log = self._log(key)
