@@ -29,7 +29,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.testing",),
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-DRIVERS = {"sqlite": {"apsw"}, "memory": {"sortedcontainers"}}
+DRIVERS = {
+    "sqlite": {"apsw"},
+    "memory": {"sortedcontainers"},
+    "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
+}
 
 
 def _module(path: Path) -> str:

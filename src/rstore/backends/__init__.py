@@ -22,6 +22,8 @@ class Scheme(NamedTuple):
 SCHEMES: Final[dict[str, Scheme]] = {
     "sqlite": Scheme("rstore.backends.sqlite", "SqliteBackend", None),
     "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
+    "postgresql": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
+    "postgres": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
