@@ -19,7 +19,6 @@ from typing import Any, Final, TypeAlias
 from weakref import WeakSet
 
 import psycopg
-from psycopg import pq
 
 from rstore.backends.base import Options
 from rstore.backends.postgres_dsn import Place
@@ -32,16 +31,16 @@ from rstore.backends.postgres_errors import (
     translated,
     unreachable,
 )
-from rstore.backends.postgres_link import Call, Failed, Link, Lost, Statement
+from rstore.backends.postgres_link import Call, Failed, Link, Lost, Results, Statement
 from rstore.backends.postgres_schema import BEGIN, COMMIT, check_layout
 from rstore.errors import (
     OutcomeUnknownError,
     StoreBusyError,
     StoreClosedError,
+    StoreError,
     StoreNotAvailableError,
 )
 
-Results: TypeAlias = list[pq.abc.PGresult]
 Look: TypeAlias = Callable[[], bool | None]
 """Reads back what a write was to leave behind: True, it is there; False, it is not and may be sent again, since it can
 happen only once; None, that cannot be told."""
@@ -98,11 +97,8 @@ class Connections:
         """Close the connections, each as soon as its thread is not using it."""
         with self._changed:
             self._closed = True
-            idle = list(self._idle)
-            self._idle.clear()
             self._changed.notify_all()
-        for link in idle:
-            self._drop(link)
+        self._drop_idle()
 
     def forget(self) -> None:
         """Let go, in the child of a fork, of what is its parent's."""
@@ -163,10 +159,12 @@ class Connections:
 
     def _end(self, link: Link) -> None:
         if link not in self._links:
-            raise StoreNotAvailableError("a transaction does not outlive a fork: nothing was applied here")
+            raise StoreNotAvailableError("a transaction does not outlive a fork: it is its parent's")
         look: Look | None = self._bound.look
         try:
             (ended,) = self._on(link, [(COMMIT, ())])
+        except Failed as failure:
+            raise translated(failure.error, self.place.show) from failure.error
         except Lost as lost:
             self._bound.link = None
             if look is not None and not self._was_done(look, lost):
@@ -224,9 +222,10 @@ class Connections:
     def _again(self, failure: Failed, tries: int) -> bool:
         """Return whether the same statements may succeed now, after a pause where others have to finish first."""
         if failure.sqlstate in NOT_PREPARED:
-            # A pooler hands out sessions by the transaction, and does not keep track of prepared statements.
-            again, self._prepare = self._prepare, False
-            return again
+            # A pooler hands out sessions by the transaction, and does not keep track of what is prepared in them.
+            self._prepare = False
+            self._drop_idle()
+            return True
         if failure.sqlstate in RETRY:
             time.sleep(random.random() * 0.002 * 2**tries)  # noqa: S311 - spreads those who met
             return True
@@ -238,7 +237,9 @@ class Connections:
         while looks < _LOOKS and monotonic() < deadline:
             try:
                 seen = look()
-            except (StoreNotAvailableError, StoreBusyError):
+            except StoreClosedError:
+                break
+            except StoreError:
                 pass  # a server that was killed takes a moment to come back
             else:
                 if seen is not None:
@@ -258,40 +259,43 @@ class Connections:
     def _take(self) -> Link:
         """Return a connection for one call or one transaction, to be given back."""
         while True:
-            with self._changed:
-                link = self._idle.pop() if self._idle else None
-                if link is None:
-                    self._reserve()
+            link = self._take_idle()
             if link is None:
                 return self._connect()
             if link.alive():
                 return link
             self._drop(link)
 
-    def _reserve(self) -> None:
-        """Take a free place for a connection that is about to be opened, waiting for one; under the lock."""
-        deadline = monotonic() + self.timeout_s
-        while not self._free and not self._idle and not self._closed:
-            if not self._changed.wait(deadline - monotonic()):
+    def _take_idle(self) -> Link | None:
+        """Return a connection that is idle, or None for a place in which one may be opened, waiting for either."""
+        with self._changed:
+            if not self._idle and not self._free:
+                self._changed.wait_for(lambda: self._idle or self._free or self._closed, self.timeout_s)
+            if self._closed:
+                raise StoreClosedError("the store was closed meanwhile")
+            if self._idle:
+                return self._idle.pop()
+            if not self._free:
                 raise StoreBusyError(
                     f"{self.place.show}: all {self.place.pool} connections of the store were in use for "
                     f"{self.timeout_s:g} s; ?pool= allows more"
                 )
-        if self._closed:
-            raise StoreClosedError("the store was closed meanwhile")
-        self._free -= 1
+            self._free -= 1
+            return None
 
     def _give_back(self, link: Link) -> None:
-        if link not in self._links:
-            return
-        if self._closed or not link.idle:
-            self._drop(link)
-            return
-        link.used_at = monotonic()
+        stale = None
         with self._changed:
-            self._idle.append(link)
-            stale = self._idle.popleft() if self._idle[0].used_at < link.used_at - _IDLE_S else None
-            self._changed.notify()
+            if link not in self._links:
+                return
+            if self._closed or not link.reusable:
+                stale = link
+            else:
+                link.used_at = monotonic()
+                self._idle.append(link)
+                if self._idle[0].used_at < link.used_at - _IDLE_S:
+                    stale = self._idle.popleft()
+                self._changed.notify()
         if stale is not None:
             self._drop(stale)
 
@@ -303,6 +307,13 @@ class Connections:
             self._free += 1
             self._changed.notify()
         link.close()
+
+    def _drop_idle(self) -> None:
+        with self._changed:
+            idle = list(self._idle)
+            self._idle.clear()
+        for link in idle:
+            self._drop(link)
 
     def _connect(self) -> Link:
         try:

@@ -21,6 +21,8 @@ _READ: Final = 1
 _WRITE: Final = 4
 _GRACE_S: Final = 5.0
 """How long a server that was asked to give up may take to say that it did."""
+_FLUSH_EVERY: Final = 16
+"""After so many statements the server is to say how far it is: a long pipeline must not look like one that hangs."""
 
 
 class Statement:
@@ -33,6 +35,7 @@ class Statement:
         self.name = b"rstore_" + sha256(self.sql).hexdigest()[:24].encode()
 
 
+Results: TypeAlias = "list[pq.abc.PGresult]"
 Call: TypeAlias = tuple[Statement, Sequence[bytes | None]]
 
 
@@ -66,6 +69,7 @@ class Link:
         self._fd = self._pgconn.socket
         self._prepare = prepare
         self._prepared: set[bytes] = set()
+        self._cancelled = False
         self.used_at = monotonic()
 
     def alive(self) -> bool:
@@ -81,6 +85,11 @@ class Link:
         return self._pgconn.transaction_status == pq.TransactionStatus.IDLE
 
     @property
+    def reusable(self) -> bool:
+        """Whether the next call may have it: outside of any transaction, and with no cancellation on its way to it."""
+        return self.idle and not self._cancelled
+
+    @property
     def encoding(self) -> str:
         """The encoding of the database."""
         return (self._pgconn.parameter_status(b"server_encoding") or b"").decode()
@@ -93,77 +102,64 @@ class Link:
         """Let go of the socket of another process, without a word to its server."""
         os.close(self._fd)
 
-    def run(self, calls: Sequence[Call], timeout_s: float | None) -> list[pq.abc.PGresult]:
+    def run(self, calls: Sequence[Call], timeout_s: float | None) -> Results:
         """Return the results of statements that are sent together; all of them are done or none.
 
         `timeout_s` bounds how long the server may be silent; then it is asked to give up.
 
         Raises `Lost` or `Failed`.
         """
-        names = [self._send(statement, parameters) for statement, parameters in calls]
         try:
-            self._pgconn.pipeline_sync()
+            prepared = self._send(calls)
             results = self._results(timeout_s)
         except psycopg.Error as error:
             raise Lost from error
-        if any(names):
-            return self._learn(names, results)
+        if prepared:
+            results = self._learn(prepared, results)
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise Failed(error_from_result(result))
         return results
 
-    def _send(self, statement: Statement, parameters: Sequence[bytes | None]) -> bytes:
-        """Queue a statement; return its name if that is prepared on the way."""
-        pgconn, formats = self._pgconn, _BINARY[len(parameters)]
-        try:
+    def _send(self, calls: Sequence[Call]) -> dict[int, bytes]:
+        """Send statements; return the names of those that are prepared on the way, by the place of their answers."""
+        pgconn, known = self._pgconn, self._prepared
+        new: dict[int, bytes] = {}
+        for i, (statement, parameters) in enumerate(calls, 1):
+            formats = _BINARY[len(parameters)]
             if not self._prepare:
                 pgconn.send_query_params(statement.sql, parameters, None, formats, 1)
-                return b""
-            new = statement.name not in self._prepared
-            if new:
-                pgconn.send_prepare(statement.name, statement.sql)
-            pgconn.send_query_prepared(statement.name, parameters, formats, 1)
-        except psycopg.Error as error:
-            raise Lost from error
-        return statement.name if new else b""
+            else:
+                if statement.name not in known and statement.name not in new.values():
+                    pgconn.send_prepare(statement.name, statement.sql)
+                    new[i - 1 + len(new)] = statement.name
+                pgconn.send_query_prepared(statement.name, parameters, formats, 1)
+            if i % _FLUSH_EVERY == 0:
+                pgconn.send_flush_request()
+        pgconn.pipeline_sync()
+        return new
 
-    def _learn(self, names: list[bytes], results: list[pq.abc.PGresult]) -> list[pq.abc.PGresult]:
-        """Take out the answers to what was prepared on the way, and keep in mind what succeeded."""
-        kept: list[pq.abc.PGresult] = []
-        failure = None
-        answers = iter(results)
-        for name in names:
-            if name:
-                prepared = next(answers)
-                if prepared.status == pq.ExecStatus.COMMAND_OK:
-                    self._prepared.add(name)
-                elif prepared.status == pq.ExecStatus.FATAL_ERROR:
-                    failure = failure or prepared
-            result = next(answers)
-            if result.status == pq.ExecStatus.FATAL_ERROR:
-                failure = failure or result
-            kept.append(result)
-        if failure is not None:
-            raise Failed(error_from_result(failure))
-        return kept
+    def _learn(self, prepared: dict[int, bytes], results: Results) -> Results:
+        """Take the answers to what was prepared out of the others, and keep in mind what succeeded."""
+        self._prepared.update(name for i, name in prepared.items() if results[i].status == pq.ExecStatus.COMMAND_OK)
+        return [
+            result for i, result in enumerate(results) if i not in prepared or result.status != pq.ExecStatus.COMMAND_OK
+        ]
 
-    def _results(self, timeout_s: float | None) -> list[pq.abc.PGresult]:
+    def _results(self, timeout_s: float | None) -> Results:
         pgconn, wait = self._pgconn, self._wait
         while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
             if self._ready(_READ | _WRITE, timeout_s) & _READ:
                 pgconn.consume_input()
-        results: list[pq.abc.PGresult] = []
-        cancelled = False
+        results: Results = []
         while True:
             while pgconn.is_busy():
-                if wait(_READ, _GRACE_S if cancelled else timeout_s):
+                if wait(_READ, _GRACE_S if self._cancelled else timeout_s):
                     pgconn.consume_input()
-                elif cancelled:
+                elif self._cancelled:
                     raise psycopg.OperationalError("the server does not answer")
                 else:
-                    cancelled = True  # whether it did give up is in its answer
-                    self._cancel()
+                    self._cancel()  # whether it did give up is in its answer
             result = pgconn.get_result()
             if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
                 return results
@@ -179,6 +175,7 @@ class Link:
         return ready
 
     def _cancel(self) -> None:
+        self._cancelled = True
         if not capabilities.has_cancel_safe():
             self._pgconn.get_cancel().cancel()
             return
@@ -192,7 +189,7 @@ class Link:
         cancelling.finish()
 
 
-def _broken(results: list[pq.abc.PGresult]) -> psycopg.Error:
+def _broken(results: Results) -> psycopg.Error:
     """Return how a connection broke: what the server said last, if it said why."""
     if results and results[-1].status == pq.ExecStatus.FATAL_ERROR:
         return error_from_result(results[-1])
