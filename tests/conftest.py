@@ -13,6 +13,15 @@ def postgresql() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def postgresql_schema(postgresql: Server) -> Iterator[str]:
+    """The name of a schema that is not there yet; what is in it at the end must hold together."""
+    with postgresql.schema() as schema:
+        yield schema
+        if postgresql.has_tables(schema):
+            check_schema(postgresql, schema)
+
+
 @pytest.fixture(scope="session")
 def _schema(postgresql: Server) -> Iterator[str]:
     with postgresql.schema() as schema:

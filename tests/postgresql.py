@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import psycopg
 
+PASSWORD = "hunter2"  # noqa: S105 - of users that come and go with a test
 TABLES = ("namespaces", "facts", "records", "logs", "hot", "chunks", "checkpoints")
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
@@ -60,7 +61,14 @@ class Server:
         self._process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Self:
-        self.initialise("--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C")
+        self.initialise(
+            "--no-sync",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+        )
         self.start()
         return self
 
@@ -107,6 +115,10 @@ class Server:
             self._process.wait(30)
             self._process = None
 
+    def remove_data(self) -> None:
+        """Remove what the server keeps, so that it can be made anew in another way."""
+        shutil.rmtree(self.data)
+
     def _answers(self) -> bool:
         try:
             psycopg.connect(self.conninfo()).close()
@@ -129,14 +141,38 @@ class Server:
 
     # -- reaching it --------------------------------------------------------------------------------------------------
 
+    def sessions(self) -> list[int]:
+        """Return the processes that serve rstore."""
+        return [pid for (pid,) in self.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'rstore'")]
+
+    def terminate(self) -> None:
+        """End all sessions of rstore, as an administrator does, and wait until they have ended."""
+        self.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'rstore'")
+
+    @contextmanager
+    def role(self, name: str, rights: str = "") -> Generator[str]:
+        """Return the password of a user who may log in and has some other rights."""
+        self.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}' {rights}")
+        try:
+            yield PASSWORD
+        finally:
+            self.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
     def conninfo(self, database: str = "postgres", user: str = "postgres") -> str:
         return f"host={self.directory} port={self.port} user={user} dbname={database}"
 
-    def dsn(self, database: str = "postgres", *, user: str = "postgres", tcp: bool = False, **options: Any) -> str:
-        """Return a DSN of rstore; options are those of libpq, and rstore's own."""
-        host = {} if tcp else {"host": self.directory, "port": self.port}
-        query = "&".join(f"{name}={quote(str(value))}" for name, value in (host | options).items())
-        return f"postgresql://{user}@{f'127.0.0.1:{self.port}' if tcp else ''}/{database}?{query}"
+    def dsn(self, database: str = "postgres", *, user: str = "postgres", **options: Any) -> str:
+        """Return a DSN of rstore over the socket; options are those of libpq, and rstore's own."""
+        query = "&".join(
+            f"{name}={quote(str(value))}"
+            for name, value in ({"host": self.directory, "port": self.port} | options).items()
+        )
+        return f"postgresql://{user}@/{database}?{query}"
+
+    def tcp_dsn(self, user: str, password: str, *, port: int | None = None, **options: Any) -> str:
+        """Return a DSN over TCP, where a password is asked for."""
+        query = "&".join(f"{name}={quote(str(value))}" for name, value in options.items())
+        return f"postgresql://{user}:{password}@127.0.0.1:{port or self.port}/postgres?{query}"
 
     def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run SQL as the superuser, and return what it returns."""
@@ -155,9 +191,12 @@ class Server:
         """Delete everything from the tables of a schema."""
         self.execute("TRUNCATE " + ", ".join(f'"{schema}".{table}' for table in TABLES))
 
+    def has_tables(self, schema: str) -> bool:
+        return self.execute(f"SELECT to_regclass('\"{schema}\".format') IS NOT NULL") == [(True,)]
+
     def left_in(self, schema: str) -> dict[str, int]:
         """Return how many rows there are in the tables of a schema, of those that hold some."""
-        if not self.execute(f"SELECT to_regclass('\"{schema}\".format')")[0][0]:
+        if not self.has_tables(schema):
             return {}
         counts = ", ".join(f'(SELECT count(*) FROM "{schema}".{table})' for table in TABLES)
         (row,) = self.execute(f"SELECT {counts}")

@@ -27,7 +27,8 @@ SCHEMES: Final[dict[str, Scheme]] = {
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_credentials = re.compile(r"//[^/@]*@")
+_credentials = re.compile(r"//(?:[^/@]*|[^?]*)@")  # up to the last @, should a password hold one unquoted
+_passwords = re.compile(r"([?&][^=&]*password=)[^&]*")
 
 
 def check_dsn(dsn: Any) -> tuple[str, str]:
@@ -81,4 +82,4 @@ def make_checked_backend(name: str, rest: str, namespace: str, options: Options)
 
 def show_dsn(dsn: str | os.PathLike[str]) -> str:
     """Return a dsn without its credentials, for messages."""
-    return _credentials.sub("//…@", os.fspath(dsn))
+    return _passwords.sub(r"\1…", _credentials.sub("//…@", os.fspath(dsn)))

@@ -229,7 +229,9 @@ class Connections:
         if failure.sqlstate in RETRY:
             time.sleep(random.random() * 0.002 * 2**tries)  # noqa: S311 - spreads those who met
             return True
-        return failure.sqlstate == CHANGED_PLAN and tries == 0
+        if failure.sqlstate == READ_ONLY:
+            self._drop_idle()  # of several hosts another one may be the primary by now
+        return failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0
 
     def _was_done(self, look: Look, lost: Lost) -> bool:
         """Return what a look says after an answer was lost: done, or not and harmless to be sent again."""

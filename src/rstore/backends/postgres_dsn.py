@@ -41,7 +41,9 @@ def parse(rest: str) -> Place:
     try:
         given = conninfo_to_dict(f"postgresql://{base}" + (f"?{others}" if others else ""))
     except (psycopg.Error, UnicodeDecodeError):
-        # Not chained: libpq quotes the part that it cannot read.
+        given = None
+    if given is None or not re.fullmatch("[0-9,]*", str(given.get("port", ""))):
+        # In words of our own, and not chained: libpq quotes what it cannot read, which may be half of a password.
         raise InvalidValueError(
             "libpq cannot read the dsn: postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, with %40 for @, "
             "%2F for / and %3A for : in user and password"
