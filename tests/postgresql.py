@@ -147,7 +147,11 @@ class Server:
 
     def terminate(self) -> None:
         """End all sessions of rstore, as an administrator does, and wait until they have ended."""
-        self.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'rstore'")
+        ours = "FROM pg_stat_activity WHERE application_name = 'rstore'"
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            connection.execute(f"SELECT pg_terminate_backend(pid) {ours}".encode())
+            while connection.execute(f"SELECT 1 {ours}".encode()).fetchall():
+                time.sleep(0.001)
 
     @contextmanager
     def role(self, name: str, rights: str = "") -> Generator[str]:

@@ -63,6 +63,11 @@ def serve(path: str, options: str) -> None:
     store.close()
 
 
+def run(program: str) -> None:
+    """Run the text of a program."""
+    exec(program, {"__name__": "program"})  # noqa: S102 - a test's own
+
+
 def hold(path: str, statement: str) -> None:
     """Hold a lock of SQLite until told to let go, and say both."""
     connection = apsw.Connection(path)

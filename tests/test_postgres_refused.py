@@ -133,7 +133,12 @@ def test_a_server_without_a_free_connection() -> None:
         error = refusal(dsn, timeout=0.5)
         assert type(error) is StoreBusyError
         assert "max_connections" in str(error)
-        later = Thread(target=lambda: (sleep(0.5), held.pop().close()))
+
+        def let_go() -> None:
+            sleep(0.5)
+            held.pop().close()
+
+        later = Thread(target=let_go)
         later.start()
         with Store(dsn) as store:  # waits for one
             assert store["k"] == 1

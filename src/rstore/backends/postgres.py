@@ -246,8 +246,10 @@ class PostgresBackend(Backend):
         create = self._logs.create, (*address, *columns_of_head(head))
 
         def look() -> bool | None:
-            found = self.view(log, min(rows)[:2], max(rows)[:2]).rows
-            return True if {*rows} <= {*found} else None
+            view = self.view(log, min(rows)[:2], max(rows)[:2])
+            if view.head is None:
+                return False
+            return True if {*rows} <= {*view.rows} else None
 
         while True:
             results = self._connections.write(calls, look)

@@ -31,7 +31,7 @@ from rstore.backends.postgres_errors import (
     translated,
     unreachable,
 )
-from rstore.backends.postgres_link import Call, Failed, Link, Lost, Results, Statement
+from rstore.backends.postgres_link import Call, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres_schema import BEGIN, COMMIT, check_layout
 from rstore.errors import (
     OutcomeUnknownError,
@@ -200,7 +200,7 @@ class Connections:
                     ) from lost.__cause__
                 if not reading:
                     raise
-                if tries:
+                if tries or isinstance(lost, Silent):
                     raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
             finally:
                 if bound is None:

@@ -56,7 +56,7 @@ def parse(rest: str) -> Place:
 
 
 def _schema(name: str) -> str:
-    if not 0 < len(name.encode()) <= _MAX_SCHEMA_BYTES or name.startswith("pg_"):
+    if not 0 < len(name.encode()) <= _MAX_SCHEMA_BYTES or name.startswith("pg_") or "\0" in name:
         raise InvalidValueError(f"the schema has 1 to {_MAX_SCHEMA_BYTES} bytes and does not begin with pg_: {name!r}")
     return name
 

@@ -19,7 +19,7 @@ from psycopg.errors import error_from_result
 
 _READ: Final = 1
 _WRITE: Final = 4
-_GRACE_S: Final = 5.0
+_GRACE_S: Final = 2.0
 """How long a server that was asked to give up may take to say that it did."""
 _FLUSH_EVERY: Final = 16
 """After so many statements the server is to say how far it is: a long pipeline must not look like one that hangs."""
@@ -41,6 +41,10 @@ Call: TypeAlias = tuple[Statement, Sequence[bytes | None]]
 
 class Lost(Exception):  # noqa: N818 - a signal between two files, which no user sees
     """The connection broke, chained from how. What was sent may have been done, or is being done right now."""
+
+
+class Silent(Lost):
+    """The server did not answer in time, nor when it was asked to give up."""
 
 
 class Failed(Exception):  # noqa: N818 - the same
@@ -112,6 +116,8 @@ class Link:
         try:
             prepared = self._send(calls)
             results = self._results(timeout_s)
+        except TimeoutError as error:
+            raise Silent from error
         except psycopg.Error as error:
             raise Lost from error
         if prepared:
@@ -149,7 +155,10 @@ class Link:
     def _results(self, timeout_s: float | None) -> Results:
         pgconn, wait = self._pgconn, self._wait
         while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
-            if self._ready(_READ | _WRITE, timeout_s) & _READ:
+            ready = wait(_READ | _WRITE, timeout_s)
+            if not ready:
+                raise TimeoutError("the server does not take what is sent")
+            if ready & _READ:
                 pgconn.consume_input()
         results: Results = []
         while True:
@@ -157,7 +166,7 @@ class Link:
                 if wait(_READ, _GRACE_S if self._cancelled else timeout_s):
                     pgconn.consume_input()
                 elif self._cancelled:
-                    raise psycopg.OperationalError("the server does not answer")
+                    raise TimeoutError("the server does not answer")
                 else:
                     self._cancel()  # whether it did give up is in its answer
             result = pgconn.get_result()
@@ -167,12 +176,6 @@ class Link:
                 results.append(result)
             if pgconn.status == pq.ConnStatus.BAD:
                 raise _broken(results)
-
-    def _ready(self, what: int, timeout_s: float | None) -> int:
-        ready = self._wait(what, timeout_s)
-        if not ready:
-            raise psycopg.OperationalError("the server does not take what is sent")
-        return ready
 
     def _cancel(self) -> None:
         self._cancelled = True

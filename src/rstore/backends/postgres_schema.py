@@ -65,8 +65,11 @@ BEGIN: Final = Statement("BEGIN")
 COMMIT: Final = Statement("COMMIT")
 # The lock is the schema's name, so that stores in two schemas of one database do not wait for one another.
 _LOCK: Final = Statement("SELECT pg_advisory_xact_lock(hashtextextended('rstore.' || $1::text, 0))")
+# Not to_regclass and the like: what these did not find the session remembers, until it begins another transaction.
 _LOOK: Final = Statement("""
-SELECT to_regnamespace($1::text) IS NOT NULL, to_regclass($1::text || '.format') IS NOT NULL,
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1),
+  EXISTS (SELECT FROM pg_class WHERE relname = 'format' AND relnamespace = (
+    SELECT oid FROM pg_namespace WHERE nspname = $1)),
   current_setting('transaction_read_only') = 'on'""")
 
 
@@ -118,7 +121,7 @@ def _migrate(link: Link, place: Place, timeout_s: float) -> None:
 
 def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
     """Return (the format, 0 if there is none; whether there is the schema; whether the server only reads)."""
-    (seen,) = link.run([(_LOOK, (quoted(place.schema).encode(),))], timeout_s)
+    (seen,) = link.run([(_LOOK, (place.schema.encode(),))], timeout_s)
     there, laid_out, read_only = (truth(seen, column) for column in range(3))
     if not laid_out:
         return 0, there, read_only

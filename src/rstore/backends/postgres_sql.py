@@ -162,12 +162,15 @@ SELECT FROM {s}.logs WHERE ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 A
         head = f"{this} AND epoch = coalesce($4, epoch) AND version = coalesce($5, version)"
         won = f"EXISTS (SELECT FROM {s}.logs WHERE {head})"
         empty = f"NOT EXISTS (SELECT FROM {s}.hot WHERE {this}) AND NOT EXISTS (SELECT FROM {s}.chunks WHERE {this})"
+        # IS TRUE keeps the list from being joined. Without statistics, which a table that fills and empties rarely has,
+        # the planner joins by comparing every row with every other; a list that is looked up is hashed.
         self.drop_rows = Statement(f"""
-DELETE FROM {s}.hot USING unnest($6::bigint[], $7::int[], $8::bytea[]) AS old(t, seq, body)
-WHERE {this} AND hot.t = old.t AND hot.seq = old.seq AND hot.body = old.body AND {won}""")
+DELETE FROM {s}.hot
+WHERE {this} AND (t, seq) >= (($6::bigint[])[1], ($7::int[])[1])
+  AND ((t, seq, body) IN (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
         self.drop_chunks = Statement(f"""
-DELETE FROM {s}.chunks USING unnest($6::bigint[], $7::int[]) AS old(t, seq)
-WHERE {this} AND first_t = old.t AND first_seq = old.seq AND {won}""")
+DELETE FROM {s}.chunks
+WHERE {this} AND ((first_t, first_seq) IN (SELECT * FROM unnest($6::bigint[], $7::int[]))) IS TRUE AND {won}""")
         self.drop_checkpoints = Statement(f"""
 DELETE FROM {s}.checkpoints WHERE {this} AND (t, seq) >= ($6::bigint, $7::bigint) AND {won}""")
         self.put_rows, self.put_checkpoints = (
