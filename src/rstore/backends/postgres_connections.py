@@ -81,17 +81,20 @@ class Connections:
 
         Raises `StoreNotAvailableError`.
         """
-        link = self._take()
-        try:
-            check_layout(link, self.place, max(self.timeout_s, 0.1), frozen=self._frozen)
-        except Failed as failure:
-            self._drop(link)
-            raise translated(failure.error, self.place.show) from failure.error
-        except Lost as lost:
-            self._drop(link)
-            raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
-        finally:
-            self._give_back(link)
+        for tries in range(_RETRIES):
+            link = self._take()
+            try:
+                return check_layout(link, self.place, max(self.timeout_s, 0.1), frozen=self._frozen)
+            except Failed as failure:
+                self._drop(link)  # it may be in the middle of a transaction
+                if tries == _RETRIES - 1 or not self._again(failure, tries):
+                    raise translated(failure.error, self.place.show) from failure.error
+            except Lost as lost:
+                self._drop(link)
+                raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
+            finally:
+                self._give_back(link)
+        return None
 
     def close(self) -> None:
         """Close the connections, each as soon as its thread is not using it."""
