@@ -32,7 +32,7 @@ from rstore.backends.base import (
     version_of,
 )
 from rstore.backends.postgres_binary import blobs, boolean, int4, int8, int8s_or_null, number, texts, truth
-from rstore.backends.postgres_connections import Connections
+from rstore.backends.postgres_connections import Connections, set_local
 from rstore.backends.postgres_dsn import parse
 from rstore.backends.postgres_link import Call
 from rstore.backends.postgres_logs import (
@@ -41,12 +41,14 @@ from rstore.backends.postgres_logs import (
     check_size,
     columns_of,
     columns_of_head,
+    columns_of_row,
     plan,
 )
 from rstore.backends.postgres_sql import LogSql, RecordSql
 from rstore.backends.postgres_view import view_of, view_query
 from rstore.errors import StoreNotAvailableError
 
+_NO_SORT: Final = set_local("enable_sort", "off")
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -192,7 +194,8 @@ class PostgresBackend(Backend):
     ) -> Page:
         query = self._records.scan(after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only)
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
-        (found,) = self._connections.read((query, (self._name, start.encode(), int8(limit + 1), *bounds)))
+        # A sort would read all that follows for each page, which the planner does not know before the first ANALYZE.
+        _, found = self._connections.read(_NO_SORT, (query, (self._name, start.encode(), int8(limit + 1), *bounds)))
         value = found.get_value
         records: list[tuple[str, bytes]] = []
         for row in range(min(found.ntuples, limit)):
@@ -242,7 +245,11 @@ class PostgresBackend(Backend):
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)
-        calls = [(self._logs.append, (*address, boolean(head.sealed), *columns)) for columns in columns_of(rows)]
+        place = *address, boolean(head.sealed)
+        if len(rows) == 1:
+            calls: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
+        else:
+            calls = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
         create = self._logs.create, (*address, *columns_of_head(head))
 
         def look() -> bool | None:

@@ -50,10 +50,15 @@ _LOOKS: Final = 6
 _IDLE_S: Final = 300.0
 _BEGIN_READ: Final = (Statement("BEGIN READ ONLY"), ())
 _ROLLBACK: Final = (Statement("ROLLBACK"), ())
-# Local to the transaction, and so to the statements up to the next sync: nothing stays behind in the session, which
-# behind a pooler is the next client's.
 _SET_LOCAL: Final = Statement("SELECT set_config($1::text, $2::text, true)")
-_ASYNCHRONOUS: Final = (_SET_LOCAL, (b"synchronous_commit", b"off"))
+
+
+def set_local(name: str, value: str) -> Call:
+    """Return what sets a parameter of the server up to the next sync, or to the end of the transaction.
+
+    Nothing stays behind in the session, which behind a pooler is the next client's.
+    """
+    return _SET_LOCAL, (name.encode(), value.encode())
 
 
 class Connections:
@@ -62,8 +67,9 @@ class Connections:
     def __init__(self, place: Place, options: Options) -> None:
         self.place = place
         self.timeout_s = options.timeout_s
+        self._timeout_ms = f"{max(1, ceil(options.timeout_s * 1000))}"
         self._frozen = options.frozen
-        self._prelude: list[Call] = [_ASYNCHRONOUS] if options.durability == "normal" else []
+        self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
         self._prepare = place.prepare
         self._closed = False
         self._begin_anew()
@@ -135,7 +141,7 @@ class Connections:
             results = self._run(calls)
             self._bound.look = look
             return results
-        prelude = [*self._prelude, *([self._lock_timeout()] if patient else ())]
+        prelude = [*self._prelude, *([set_local("lock_timeout", self._timeout_ms)] if patient else ())]
         for _ in range(_RETRIES):
             try:
                 return self._run([*prelude, *calls], patient=patient)[len(prelude) :]
@@ -147,9 +153,8 @@ class Connections:
     @contextmanager
     def transaction(self, *first: Call) -> Generator[None]:
         """Bind a connection to this thread, and make all of its calls one transaction, begun by some statements."""
-        idle_ms = str(max(1, ceil(self.timeout_s * 1000))).encode()
         # Whoever stalls while it holds the locks of a transaction loses them.
-        begin: list[Call] = [(BEGIN, ()), (_SET_LOCAL, (b"idle_in_transaction_session_timeout", idle_ms))]
+        begin: list[Call] = [(BEGIN, ()), set_local("idle_in_transaction_session_timeout", self._timeout_ms)]
         link = self._take()
         self._bound.link, self._bound.look = link, None
         try:
@@ -185,9 +190,6 @@ class Connections:
                 link.run([_ROLLBACK], self.timeout_s)
             except (Lost, Failed):
                 self._drop(link)  # and the server undoes it
-
-    def _lock_timeout(self) -> Call:
-        return _SET_LOCAL, (b"lock_timeout", str(max(1, ceil(self.timeout_s * 1000))).encode())
 
     def _run(self, calls: Sequence[Call], *, reading: bool = False, patient: bool = False) -> Results:
         """Return the results of a pipeline, tried again where that is harmless. Raises `Lost` unless `reading`."""
