@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -34,7 +34,7 @@ from rstore.backends.base import (
 from rstore.backends.postgres_binary import blobs, boolean, int4, int8, int8s_or_null, number, texts, truth
 from rstore.backends.postgres_connections import Connections, set_local
 from rstore.backends.postgres_dsn import parse
-from rstore.backends.postgres_link import Call
+from rstore.backends.postgres_link import Call, Calls
 from rstore.backends.postgres_logs import (
     address_of,
     batches,
@@ -49,6 +49,7 @@ from rstore.backends.postgres_view import view_of, view_query
 from rstore.errors import StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
+_PAGE_BYTES: Final = 4 * 1024 * 1024
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -127,27 +128,29 @@ class PostgresBackend(Backend):
             some = [write for write in writes if write.record is not None][:_LOOKED_AT]
             return True if any(self.get(write.key) == write.record for write in some) else None
 
-        results = self._connections.write(self._puts(writes, birth), look)
-        if results is not None and not (results[0].command_tuples or results[0].ntuples):
-            raise NamespaceGone
-
-    def _puts(self, writes: Sequence[Write], birth: bytes) -> list[Call]:
         space = self._name, birth
         if len(writes) == 1 and (record := writes[0].record) is not None:
             key, _, ms = writes[0]
             check_size(len(record))
-            return [(self._records.put, (*space, key.encode(), record, None if ms is None else int8(ms)))]
+            put = self._records.put, (*space, key.encode(), record, None if ms is None else int8(ms))
+            results = self._connections.write([put], look)
+            found = results is None or results[0].command_tuples
+        else:
+            results = self._connections.write(Calls(lambda: self._puts(writes, space)), look)
+            found = results is None or results[0].ntuples
+        if not found:
+            raise NamespaceGone
+
+    def _puts(self, writes: Sequence[Write], space: tuple[bytes, bytes]) -> Iterator[Call]:
+        yield self._records.lock, space
         # In the order of their keys, which is the one in which all take the locks of rows.
         ordered = sorted(writes, key=attrgetter("key"))
-        gone = texts(write.key for write in ordered if write.record is None)
-        kept = [(key, record, ms) for key, record, ms in ordered if record is not None]
-        calls: list[Call] = [(self._records.lock, space)]
-        for batch in batches(kept, [len(record) for _, record, _ in kept]):
+        kept = [write for write in ordered if write.record is not None]
+        for batch in batches(kept, [len(write.record or b"") for write in kept]):
             keys, records, expiries = zip(*batch, strict=True)
-            calls.append((self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(expiries))))
+            yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(expiries))
         if len(kept) < len(writes):
-            calls.append((self._records.delete, (self._name, gone)))
-        return calls
+            yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         key, record, ms = write
@@ -192,16 +195,22 @@ class PostgresBackend(Backend):
         reverse: bool = False,
         keys_only: bool = False,
     ) -> Page:
-        query = self._records.scan(after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only)
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
-        # A sort would read all that follows for each page, which the planner does not know before the first ANALYZE.
-        _, found = self._connections.read(_NO_SORT, (query, (self._name, start.encode(), int8(limit + 1), *bounds)))
-        value = found.get_value
-        records: list[tuple[str, bytes]] = []
-        for row in range(min(found.ntuples, limit)):
-            if (record := value(row, 1)) is None:
-                break
-            records.append(((value(row, 0) or b"").decode(), record))
+        asked = [self._name, start.encode(), int8(limit + 1), *bounds]
+
+        def find(most: int, *, summed: bool) -> pq.abc.PGresult:
+            query = self._records.scan(
+                after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, summed=summed
+            )
+            size = [] if keys_only else [int8(most)]
+            # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
+            return self._connections.read(_NO_SORT, (query, (*asked, *size)))[1]
+
+        found = find(_PAGE_BYTES // limit, summed=False)
+        records = _records_of(found, limit)
+        if len(records) < min(limit, found.ntuples):  # a large one is among them
+            found = find(_PAGE_BYTES, summed=True)
+            records = _records_of(found, limit)
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
@@ -330,6 +339,17 @@ class PostgresBackend(Backend):
 @cache
 def _statements(schema: str) -> tuple[RecordSql, LogSql]:
     return RecordSql(schema), LogSql(schema)
+
+
+def _records_of(found: pq.abc.PGresult, limit: int) -> list[tuple[str, bytes]]:
+    """Return keys and records up to the first one that was left behind."""
+    value = found.get_value
+    records: list[tuple[str, bytes]] = []
+    for row in range(min(found.ntuples, limit)):
+        if (record := value(row, 1)) is None:
+            break
+        records.append(((value(row, 0) or b"").decode(), record))
+    return records
 
 
 def _was_done(result: pq.abc.PGresult | None) -> bool:

@@ -10,8 +10,9 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from itertools import chain
 from math import ceil
 from threading import Condition, local
 from time import monotonic
@@ -31,7 +32,7 @@ from rstore.backends.postgres_errors import (
     translated,
     unreachable,
 )
-from rstore.backends.postgres_link import Call, Failed, Link, Lost, Results, Silent, Statement
+from rstore.backends.postgres_link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres_schema import BEGIN, COMMIT, check_layout
 from rstore.errors import (
     OutcomeUnknownError,
@@ -128,7 +129,7 @@ class Connections:
             return self._run([_BEGIN_READ, *calls, (COMMIT, ())], reading=True)[1:-1]
         return self._run(calls, reading=True)
 
-    def write(self, calls: Sequence[Call], look: Look, *, patient: bool = False) -> Results | None:
+    def write(self, calls: Iterable[Call], look: Look, *, patient: bool = False) -> Results | None:
         """Return the results of statements that are done together, or not at all.
 
         None: the connection was lost before the answer, and a look has shown that all was done. `patient` is for what
@@ -144,7 +145,7 @@ class Connections:
         prelude = [*self._prelude, *([set_local("lock_timeout", self._timeout_ms)] if patient else ())]
         for _ in range(_RETRIES):
             try:
-                return self._run([*prelude, *calls], patient=patient)[len(prelude) :]
+                return self._run(Calls(lambda: chain(prelude, calls)), patient=patient)[len(prelude) :]
             except Lost as lost:
                 if self._was_done(look, lost):
                     return None
@@ -191,7 +192,7 @@ class Connections:
             except (Lost, Failed):
                 self._drop(link)  # and the server undoes it
 
-    def _run(self, calls: Sequence[Call], *, reading: bool = False, patient: bool = False) -> Results:
+    def _run(self, calls: Iterable[Call], *, reading: bool = False, patient: bool = False) -> Results:
         """Return the results of a pipeline, tried again where that is harmless. Raises `Lost` unless `reading`."""
         bound: Link | None = getattr(self._bound, "link", None)
         for tries in range(_RETRIES):
@@ -215,7 +216,7 @@ class Connections:
                     self._give_back(link)
         raise AssertionError("the last try returns or raises")
 
-    def _on(self, link: Link, calls: Sequence[Call], *, patient: bool = False) -> Results:
+    def _on(self, link: Link, calls: Iterable[Call], *, patient: bool = False) -> Results:
         try:
             # A time-out of 0 says not to wait for others; the statement itself needs a moment.
             return link.run(calls, None if patient else max(self.timeout_s, 0.1))

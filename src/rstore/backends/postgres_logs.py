@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _MAX_BYTES: Final = 1_000_000_000
 """PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
-_BATCH_ROWS: Final = 10_000
+_BATCH_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 16 * 1024 * 1024
 
 Address = tuple[bytes, bytes, bytes, bytes]

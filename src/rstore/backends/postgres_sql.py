@@ -24,7 +24,6 @@ from typing import Final
 from rstore.backends.postgres_link import Statement
 from rstore.backends.postgres_schema import TABLES, quoted
 
-PAGE_BYTES: Final = 4 * 1024 * 1024
 NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 """The server's clock at the beginning of the statement: the same for all of its rows."""
 
@@ -102,21 +101,25 @@ DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {_L
         self.clear = Statement(f"DELETE FROM {s}.records WHERE ns = {locked_ns}")
 
     @cache  # noqa: B019 - a few combinations, and as many objects as schemas
-    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool) -> Statement:
-        """Return the query of a page and one row more: $2 start, $3 how many, then `after`, `stop`.
+    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, summed: bool) -> Statement:
+        """Return the query of a page and one row more: $2 start, $3 how many, then `after`, `stop`, a number of bytes.
 
-        Records are NULL from where they would exceed the size of a page. Their lengths are known without reading them.
+        Records are NULL that have as many bytes alone or, `summed`, with those before them; their lengths are known
+        without reading them. A sum takes as long as the rest of the query, and most stores never need it.
         """
         bounds = ("AND key < $4" if reverse else "AND key > $4") if after else ""
         bounds += (" AND key < $5" if after else " AND key < $4") if stop else ""
+        most = f"${4 + after + stop}"
         order = "ORDER BY key DESC" if reverse else "ORDER BY key"
         rows = f"""
 FROM {self._s}.records WHERE ns = {self._ns} AND key >= $2 {bounds} AND {_LIVE} {order} LIMIT $3"""
         if keys_only:
             return Statement(f"SELECT key, ''::bytea {rows}")
+        if not summed:
+            return Statement(f"SELECT key, CASE WHEN octet_length(record) < {most}::bigint THEN record END {rows}")
         before = f"sum(octet_length(record)) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
         return Statement(f"""
-SELECT key, CASE WHEN coalesce({before}, 0) < {PAGE_BYTES} THEN record END
+SELECT key, CASE WHEN coalesce({before}, 0) < {most}::bigint THEN record END
 FROM (SELECT key, record {rows}) AS page {order}""")
 
 
