@@ -44,11 +44,14 @@ class Link:
     refuses to close a connection while a statement runs.
     """
 
-    __slots__ = ("__weakref__", "_moved", "connection", "lock", "logs", "look_at", "phantom")
+    __slots__ = ("__weakref__", "_moved", "connection", "execute", "lock", "logs", "look_at", "namespace", "phantom")
 
     def __init__(self) -> None:
         self.lock = RLock()  # guards everything below
         self.connection: apsw.Connection | None = None
+        # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
+        self.execute: Callable[..., apsw.Cursor] | None = None
+        self.namespace = 0
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.look_at = 0.0
@@ -65,7 +68,7 @@ class Link:
     def close(self) -> None:
         """Close the connection, if there is one; the link can be used again."""
         connection, self.connection, self.phantom = self.connection, None, False
-        self.look_at, self.logs = 0.0, {}
+        self.look_at, self.logs, self.execute = 0.0, {}, None
         while connection is not None:
             try:
                 connection.close()
