@@ -10,9 +10,10 @@ from rstore.arguments import check_bound, check_item, check_key, check_timestamp
 from rstore.backends.base import MAX_INT64, MAX_SEQ, MIN_INT64
 from rstore.codec.changes import Step, unpack_change
 from rstore.errors import InvalidTypeError
-from rstore.history import History, Reading
+from rstore.history import History
 from rstore.operators import SETITEM, Operator, check_operator, stored_operator
 from rstore.session import Session, Verbs
+from rstore.states import Reading
 
 
 class Event(NamedTuple):

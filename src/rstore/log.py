@@ -157,6 +157,7 @@ class Logs:
         rows: bool = True,
         bodies: bool = True,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         """Return what the log holds between two positions at one moment, still sealed."""
         return self._backend.view(
@@ -168,6 +169,7 @@ class Logs:
             rows=rows,
             bodies=bodies,
             from_checkpoint=from_checkpoint,
+            unless_version=unless_version,
         )
 
     def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:

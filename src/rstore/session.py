@@ -15,6 +15,7 @@ from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec, cannot_load
 from rstore.errors import FrozenStoreError, StoreClosedError, StoreError
 from rstore.log import Logs
+from rstore.states import Readings
 
 _PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
 _STAMP_BYTES: Final = 8
@@ -56,6 +57,7 @@ class Session:
         self._generation = self._new_generation()
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
+        self.readings = Readings()
 
     @property
     def birth(self) -> bytes:

@@ -275,6 +275,7 @@ class Backend(ABC):
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         """Return what the log holds from `lo` to `hi`, both included and in this order, at one moment.
 
@@ -282,7 +283,7 @@ class Backend(ABC):
         chunks up to the one with which those after the first chunk hold that many. `rows=False` leaves the rows
         behind, `bodies=False` the chunks' bodies. `neighbours` adds the chunk before and the chunk after those that
         overlap. `from_checkpoint` finds the newest checkpoint at or before that position, and begins behind it instead
-        of at `lo`.
+        of at `lo`. `unless_version`: nothing but the head if its version is this one, for whoever kept what it saw.
         """
 
     @abstractmethod

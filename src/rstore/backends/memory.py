@@ -234,11 +234,14 @@ class MemoryBackend(Backend):
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         with _lock:
             found = self._log(log)
             if found is None:
                 return View(_now_ms(), None)
+            if found.head.version == unless_version:
+                return View(_now_ms(), found.head)
             checkpoint = None
             if from_checkpoint and (before := found.checkpoints.between(FIRST, from_checkpoint)):
                 t, seq = before[-1]

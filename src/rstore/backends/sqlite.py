@@ -249,8 +249,13 @@ class SqliteBackend(Backend):
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         def work(connection: apsw.Connection) -> View:
+            if unless_version is not None:
+                found = self._find(connection, log)  # on its own first: one statement is a moment, too
+                if found is not None and found[1].version == unless_version:
+                    return View(now_ms(), found[1])
             with transaction(connection, "DEFERRED"):
                 found = self._find(connection, log)
                 if found is None:
