@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.testing",),
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-DRIVERS = {"sqlite": {"apsw"}, "memory": {"sortedcontainers"}}
+DRIVERS: dict[str, set[str]] = {"sqlite": {"apsw"}, "memory": set()}
 
 
 def _module(path: Path) -> str:

@@ -55,7 +55,7 @@ class History:
         return reading
 
     def _keep(self, reading: Reading) -> None:
-        if reading.state.size() <= _MOST_KEPT_BYTES:
+        if reading.head is not None and reading.state.size() <= _MOST_KEPT_BYTES:
             self._session.readings.put(self._key, reading)
 
     def _begin(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from random import Random
 from typing import Final, NamedTuple, Protocol, TypedDict, TypeVar
@@ -285,6 +285,10 @@ class Logs:
         if self._envelope.keyed:
             return PlaintextError(f"the {what} {key!r} is not encrypted: a store with a key cannot write into it")
         return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
+
+    def together(self, keys: Collection[str]) -> AbstractContextManager[None]:
+        """Take away from several logs as from one, where the backend can."""
+        return self._backend.transaction(create=False) if len(keys) > 1 else nullcontext()
 
     def until_won(self, key: str, attempt: Callable[[], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rstore.arguments import check_bound, check_count, check_freq, check_key, check_timestamp
-from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.backends.base import MAX_INT64, MIN_INT64, Position
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.log import DIRECT_ROWS
-from rstore.session import Verbs
+from rstore.session import Session, Verbs
 
 Grid: TypeAlias = range  # inside the class, `range` is a verb
 
@@ -53,17 +53,20 @@ class Series(Verbs):
         """
         session = self._writer
         logs, codec = session.series, session.codec
-        check_key(key)
+        key = check_key(key)
         given = points if isinstance(points, tuple | list) else _read_all(points)
         timestamps, values = _split(given)
-        if len(given) < DIRECT_ROWS:
-            # Later points win: a dict keeps the last value of a timestamp.
-            _check_all(timestamps)
-            encoded = dict(zip(timestamps, map(codec.encode, values), strict=True))
-            if encoded:
-                logs.append(key, [(t, 0, body) for t, body in encoded.items()])
-        else:
-            logs.put(key, merge([Segment(_int64s(timestamps), None, column_of(values, codec))]))
+        timestamps = _in_range(timestamps)
+        with session.naming(f"a value for the series {key!r}"):
+            if len(given) < DIRECT_ROWS:
+                # Later points win: a dict keeps the last value of a timestamp.
+                encoded = dict(zip(timestamps, map(codec.encode, values), strict=True))
+            else:
+                batch = merge([Segment(np.array(timestamps, np.int64), None, column_of(values, codec))])
+        if len(given) >= DIRECT_ROWS:
+            logs.put(key, batch)
+        elif encoded:
+            logs.append(key, [(t, 0, body) for t, body in encoded.items()])
         return len(given)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
@@ -84,11 +87,12 @@ class Series(Verbs):
             raise InvalidTypeError("remove takes at least one key; remove(*store.timeseries()) removes all series")
         checked = [check_key(key) for key in keys]
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
-        for key in checked:
-            if (lo, hi) == (MIN_INT64, MAX_INT64):
-                logs.drop(key)
-            elif lo <= hi:
-                logs.rewrite(key, (lo, 0), (hi, 0), remove=True)
+        with logs.together(checked):
+            for key in checked:
+                if (lo, hi) == (MIN_INT64, MAX_INT64):
+                    logs.drop(key)
+                elif lo <= hi:
+                    logs.rewrite(key, (lo, 0), (hi, 0), remove=True)
 
     def range(
         self,
@@ -115,10 +119,16 @@ class Series(Verbs):
         lo, hi = (check_bound(start, MIN_INT64), 0), (check_bound(end, MAX_INT64), 0)
         limit = None if n is None else check_count(n)
         step = self._step(freq)
-        check_key(key)
-        points: list[tuple[int, Any]] = []
+        key = check_key(key)
         if lo > hi or limit == 0:
-            return points
+            return []
+        with session.naming(f"the series {key!r}"):
+            return self._range(session, key, lo, hi, limit, step)
+
+    def _range(
+        self, session: Session, key: str, lo: Position, hi: Position, limit: int | None, step: int | None
+    ) -> list[tuple[int, Any]]:
+        points: list[tuple[int, Any]] = []
         view = session.series.view(key, lo, hi, limit=limit if step is None else None)
         thin = None if step is None else _thinner(step)
         for found in session.series.segments(key, view, lo, hi):
@@ -140,8 +150,13 @@ class Series(Verbs):
 
     def _edge(self, key: str, *, last: bool) -> tuple[int, Any] | None:
         session = self._reader
+        key = check_key(key)
+        with session.naming(f"the series {key!r}"):
+            return self._edge_of(session, key, last=last)
+
+    def _edge_of(self, session: Session, key: str, *, last: bool) -> tuple[int, Any] | None:
         logs, codec = session.series, session.codec
-        view = logs.view(check_key(key), limit=1, reverse=last, bodies=False)
+        view = logs.view(key, limit=1, reverse=last, bodies=False)
         edge = -1 if last else 0
         row = view.rows[edge] if view.rows else None
         if view.chunks:
@@ -212,7 +227,7 @@ class Series(Verbs):
     def _present(self, key: str, grid: Grid) -> Iterator[list[int]]:
         """Yield the timestamps of the grid that have a point, in order."""
         session = self._reader
-        check_key(key)
+        key = check_key(key)
         if grid.start >= grid.stop:
             return
         lo, hi = (grid.start, 0), (grid.stop - 1, 0)
@@ -248,8 +263,6 @@ def _split(points: Sequence[Any]) -> tuple[list[int], list[Any]]:
         values = list(map(itemgetter(1), points))
     except (TypeError, ValueError):
         raise _malformed(points) from None
-    if set(map(type, timestamps)) - {int}:
-        timestamps = _check_all(timestamps)
     return timestamps, values
 
 
@@ -273,11 +286,11 @@ def _check_all(timestamps: Sequence[Any]) -> list[int]:
     return checked
 
 
-def _int64s(timestamps: list[int]) -> Int64s:
-    try:
-        return np.array(timestamps, np.int64)
-    except OverflowError:
-        return np.array(_check_all(timestamps), np.int64)  # which says where
+def _in_range(timestamps: list[int]) -> list[int]:
+    """Return timestamps that were checked; by the extremes, where all of them are ints."""
+    if timestamps and set(map(type, timestamps)) == {int} and min(timestamps) >= MIN_INT64:
+        return timestamps if max(timestamps) <= MAX_INT64 else _check_all(timestamps)
+    return _check_all(timestamps)
 
 
 def _thinner(step: int) -> Callable[[Segment], Segment]:

@@ -25,7 +25,8 @@ SCHEMES: Final[dict[str, Scheme]] = {
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_credentials = re.compile(r"//[^/@]*@")
+_slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
+_credentials = re.compile(r"//.*@", re.DOTALL)  # up to the last @: a password may hold one, and a slash
 
 
 def check_dsn(dsn: Any) -> tuple[str, str]:
@@ -40,6 +41,9 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise InvalidValueError(f"the scheme {scheme}:// is unknown: this version has {known} and bare paths")
+    slip = _slip.match(text) if match is None and isinstance(dsn, str) else None
+    if slip is not None and slip[1].lower() in SCHEMES:
+        raise InvalidValueError(f"a dsn begins with {slip[1]}://; a file of such a name is ./{slip[1]}:…")
     if scheme == "sqlite" and rest == ":memory:":
         raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
     if scheme == "sqlite" and not rest:
@@ -50,8 +54,17 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
         rest.encode()
     except UnicodeEncodeError as error:
         raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate") from error
-    # A relative path means the directory of now, also where the store is opened again later.
-    return scheme, os.path.abspath(rest) if scheme == "sqlite" else rest
+    return scheme, _absolute(rest) if scheme == "sqlite" else rest
+
+
+def _absolute(path: str) -> str:
+    """Return a path that means the directory of now, also where the store is opened again later."""
+    if path.endswith(os.sep):
+        raise InvalidValueError(f"{path!r} names a directory, and a store is a file")
+    try:
+        return os.path.join(os.getcwd(), path)  # not `abspath`: of link/../file it would make another file
+    except FileNotFoundError as error:
+        raise StoreNotAvailableError(f"the current directory is gone, and {path!r} is relative to it") from error
 
 
 def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) -> Backend:

@@ -207,7 +207,10 @@ class Backend(ABC):
 
     @abstractmethod
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        """Keep a fact if there is none of that name, and return the one that is kept."""
+        """Keep a fact if there is none of that name, and return the one that is kept.
+
+        Raises `NamespaceGone`.
+        """
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -304,6 +307,14 @@ class Backend(ABC):
     @abstractmethod
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
+
+    @abstractmethod
+    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
+        """Do what this thread asks for inside when it ends, all of it, or nothing if it raises; it nests.
+
+        Nobody else sees a part. On a cluster, where this cannot be, what is asked for is done at once. Without
+        `create`, what is inside only takes away, and a place that is not there is not made for it.
+        """
 
     @abstractmethod
     def exclusive(self, log: Log) -> AbstractContextManager[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import Any, Final
 
@@ -63,10 +63,11 @@ class SqliteBackend(Backend):
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
             find = "SELECT birth FROM namespaces WHERE name = ?"
-            if (birth := connection.execute(find, (self._namespace,)).get) is None:
-                insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
-                connection.execute(insert, (self._namespace, os.urandom(8)))
-                birth = connection.execute(find, (self._namespace,)).get
+            if (birth := connection.execute(find, (self._namespace,)).get) is None:  # mostly it is there: no lock
+                with transaction(connection):
+                    insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
+                    connection.execute(insert, (self._namespace, os.urandom(8)))
+                    birth = connection.execute(find, (self._namespace,)).get
             return bytes(birth)
 
         return self._file.write(work)
@@ -88,7 +89,7 @@ class SqliteBackend(Backend):
                     connection.execute("DELETE FROM namespaces WHERE id = ?", (ns,))
                 return _is_unused(connection)
 
-        if self._file.write(work):
+        if self._file.delete(work):
             self._file.remove_if_unused(_is_unused)
 
     def fact(self, name: str) -> bytes | None:
@@ -195,7 +196,7 @@ class SqliteBackend(Backend):
             connection.execute(sql, named)
             return connection.changes()
 
-        return self._file.write(work)
+        return self._file.delete(work)
 
     def scan(
         self,
@@ -220,7 +221,7 @@ class SqliteBackend(Backend):
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
-        self._file.write(lambda connection: connection.execute(sql, named))
+        self._file.delete(lambda connection: connection.execute(sql, named))
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -330,13 +331,16 @@ class SqliteBackend(Backend):
                 logs.delete_log(connection, found[0])
                 return True
 
-        return self._file.write(work)
+        return self._file.delete(work)
+
+    def exclusive(self, log: Log) -> AbstractContextManager[None]:
+        return self.transaction()
 
     @contextmanager
-    def exclusive(self, log: Log) -> Generator[None, None, None]:
+    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
         link = self._file.local.link
         with link.lock:
-            connection = self._file.connection(link)
+            connection = self._file.connection(link, create=create)
             try:
                 with transaction(connection):
                     yield

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from threading import RLock, local
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 from weakref import WeakSet
 
@@ -44,7 +44,18 @@ class Link:
     refuses to close a connection while a statement runs.
     """
 
-    __slots__ = ("__weakref__", "_moved", "connection", "execute", "lock", "logs", "look_at", "namespace", "phantom")
+    __slots__ = (
+        "__weakref__",
+        "_moved",
+        "connection",
+        "execute",
+        "lock",
+        "logs",
+        "look_at",
+        "namespace",
+        "phantom",
+        "stamp",
+    )
 
     def __init__(self) -> None:
         self.lock = RLock()  # guards everything below
@@ -53,6 +64,7 @@ class Link:
         self.execute: Callable[..., apsw.Cursor] | None = None
         self.namespace = 0
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
+        self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.look_at = 0.0
         self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
@@ -68,7 +80,7 @@ class Link:
     def close(self) -> None:
         """Close the connection, if there is one; the link can be used again."""
         connection, self.connection, self.phantom = self.connection, None, False
-        self.look_at, self.logs, self.execute = 0.0, {}, None
+        self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
         while connection is not None:
             try:
                 connection.close()
@@ -132,13 +144,20 @@ class SqliteFile:
                 connection = self._look(link)
                 if connection is not None:
                     try:
-                        return work(connection)
+                        result = work(connection)
                     except apsw.Error as error:
-                        if connection.in_transaction or not link.moved():
+                        if connection.in_transaction or not self._is_stale(link):
                             raise self.translated(error) from error
+                    else:
+                        if link.stamp is None or not self._is_stale(link):
+                            return result
             self._leave()  # whatever went wrong with a file that bears the name no more
 
-    def write(self, work: Callable[[apsw.Connection], T]) -> T:
+    def delete(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Do the same as `write` for what only takes away: a file that is not there is not made for it."""
+        return self.write(work, create=False)
+
+    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True) -> T:
         """Return what `work` did, in one transaction, to the file that bears the name now.
 
         The look comes after the commit and not before: a connection that was used keeps others from removing the
@@ -147,7 +166,7 @@ class SqliteFile:
         link = self.local.link
         while True:
             with link.lock:
-                connection = self.connection(link)
+                connection = self.connection(link, create=create)
                 try:
                     result = work(connection)
                 except apsw.Error as error:
@@ -158,10 +177,10 @@ class SqliteFile:
                         return result
             self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
 
-    def connection(self, link: Link) -> apsw.Connection:
+    def connection(self, link: Link, *, create: bool = True) -> apsw.Connection:
         """Return the link's connection for writing, to whoever holds its lock."""
-        if link.connection is None or link.phantom:
-            return self._connect(link, writing=True)
+        if link.connection is None or (link.phantom and (create or os.path.exists(self.path))):
+            return self._connect(link, writing=create)
         return link.connection
 
     def _look(self, link: Link) -> apsw.Connection | None:
@@ -183,7 +202,8 @@ class SqliteFile:
         The log is found by its name: whoever opens another file of this name next would take it for that file's. It is
         moved into the file that it belongs to, and unlinked if it is still the one that was opened.
         """
-        held = _hold([file for file in list(_files) if file.path == self.path])
+        place = os.path.realpath(self.path)
+        held = _hold(lambda file: os.path.realpath(file.path) == place)
         try:
             mine = self.local.link
             if mine.connection is not None and mine.logs and mine.moved():
@@ -213,8 +233,8 @@ class SqliteFile:
     def _is_stale(self, link: Link) -> bool:
         if link.phantom:
             return os.path.exists(self.path)
-        if not link.look_at and self._has_log():
-            return True  # opened as immutable, and now somebody writes
+        if link.stamp is not None and (self._has_log() or _stamp(self.path) != link.stamp):
+            return True  # opened as immutable, and somebody writes now, or did since
         return link.moved()
 
     def _log_names(self) -> tuple[str, str]:
@@ -325,6 +345,7 @@ class SqliteFile:
                     "open it once where it can be written"
                 ) from error
             link.close()
+            link.stamp = _stamp(self.path)
             uri = "file:" + quote(self.path) + "?immutable=1"
             link.connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
             self._prepare(link.connection)
@@ -353,7 +374,7 @@ class SqliteFile:
 
     def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
         """Remove the file if nobody else has it open and nothing is in it; otherwise it stays."""
-        held = _hold([self])
+        held = _hold(lambda file: file is self)
         try:
             for link in held:
                 link.close()
@@ -364,7 +385,7 @@ class SqliteFile:
                     return
                 connection.execute("BEGIN EXCLUSIVE")
                 if connection.pragma("journal_mode") == "delete" and is_unused(connection):
-                    with suppress(PermissionError):  # in a directory that others own it stays, empty
+                    with suppress(OSError):  # in a directory that others own, or that is gone, it stays, empty
                         os.unlink(os.path.realpath(self.path))
                 connection.execute("ROLLBACK")
             except (apsw.BusyError, apsw.CantOpenError):
@@ -394,6 +415,15 @@ class SqliteFile:
         if isinstance(error, apsw.ConnectionClosedError | apsw.ThreadingViolationError):
             return StoreClosedError(reason)
         return StoreNotAvailableError(reason)
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Return what changes when somebody writes to a file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -435,12 +465,12 @@ _files: WeakSet[SqliteFile] = WeakSet()
 _held_for_fork: list[Link] = []
 
 
-def _hold(files: Any) -> list[Link]:
-    """Take the gate and the locks of all links, waiting for what is under way."""
+def _hold(chosen: Callable[[SqliteFile], bool]) -> list[Link]:
+    """Take the gate and the locks of all links of some files, waiting for what is under way."""
     while True:
         _gate.acquire()
         held: list[Link] = []
-        for link in [link for file in list(files) for link in list(file._links)]:  # noqa: SLF001 - same module
+        for link in [link for file in list(_files) if chosen(file) for link in list(file._links)]:  # noqa: SLF001 - same module
             if not link.lock.acquire(timeout=0.01):
                 break
             held.append(link)
@@ -458,7 +488,7 @@ def _release(held: list[Link]) -> None:
 
 
 def _before_fork() -> None:
-    _held_for_fork[:] = _hold(_files)
+    _held_for_fork[:] = _hold(lambda _: True)
     for link in _held_for_fork:
         link.close()
 

@@ -260,6 +260,8 @@ def _load_float(body: bytes) -> float:
 
 
 def _load_bool(body: bytes) -> bool:
+    if body not in (b"\x00", b"\x01"):
+        raise CorruptionError("a stored bool is neither true nor false")
     return body == b"\x01"
 
 
