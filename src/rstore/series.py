@@ -57,15 +57,15 @@ class Series(Verbs):
         given = points if isinstance(points, tuple | list) else _read_all(points)
         timestamps, values = _split(given)
         timestamps = _in_range(timestamps)
-        with session.naming(f"a value for the series {key!r}"):
-            if len(given) < DIRECT_ROWS:
-                # Later points win: a dict keeps the last value of a timestamp.
-                encoded = dict(zip(timestamps, map(codec.encode, values), strict=True))
-            else:
-                batch = merge([Segment(np.array(timestamps, np.int64), None, column_of(values, codec))])
         if len(given) >= DIRECT_ROWS:
-            logs.put(key, batch)
-        elif encoded:
+            with session.naming(f"a value for the series {key!r}"):
+                column = column_of(values, codec)
+            logs.put(key, merge([Segment(np.array(timestamps, np.int64), None, column)]))
+            return len(given)
+        with session.naming(f"a value for the series {key!r}"):
+            # Later points win: a dict keeps the last value of a timestamp.
+            encoded = dict(zip(timestamps, map(codec.encode, values), strict=True))
+        if encoded:
             logs.append(key, [(t, 0, body) for t, body in encoded.items()])
         return len(given)
 
