@@ -32,10 +32,15 @@ SERIES = Log(Model.SERIES, "s")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def _dsn(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if name == "postgresql":
+        return str(request.getfixturevalue("postgresql_dsn"))
+    return "memory://contract" if name == "memory" else str(tmp_path / "contract.db")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    dsn = "memory://contract" if request.param == "memory" else str(tmp_path / "contract.db")
-    backend = make_backend(dsn, "default", WRITABLE)
+    backend = make_backend(_dsn(request.param, request, tmp_path), "default", WRITABLE)
     backend.open()
     yield backend
     backend.discard()
@@ -46,13 +51,13 @@ def record(stamp: int, size: int = 1) -> bytes:
     return b"\x01" + stamp.to_bytes(8, "big") + b"x" * size
 
 
-def test_an_expired_record_is_absent_for_every_method(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_record_is_absent_for_every_method(backend: Backend) -> None:
     birth = backend.create()
-    monkeypatch.setattr("time.time", lambda: 1000.0)
+    now_ms = backend.view(SERIES).now_ms
     backend.write(
-        [Write("kept", record(1)), Write("gone", record(2), 1_000_000), Write("soon", record(3), 1_000_001)], birth
+        [Write("kept", record(1)), Write("gone", record(2), now_ms), Write("soon", record(3), now_ms + 100_000)], birth
     )
-    backend.write([Write("large", record(4, 5000), 999_999)], birth)
+    backend.write([Write("large", record(4, 5000), now_ms - 1)], birth)
     assert backend.get("gone") is backend.get("large") is None
     assert not backend.has("gone")
     assert backend.get("soon") == record(3)
@@ -64,13 +69,22 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, monkeypa
     assert backend.get("gone") == record(6)
 
 
-def test_a_write_without_an_expiry_clears_the_one_in_place(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_without_an_expiry_clears_the_one_in_place(backend: Backend) -> None:
     birth = backend.create()
-    monkeypatch.setattr("time.time", lambda: 1000.0)
-    backend.write([Write("k", record(1), 2_000_000)], birth)
+    backend.write([Write("k", record(1), 1)], birth)
+    assert backend.get("k") is None
     backend.write([Write("k", record(2))], birth)
-    monkeypatch.setattr("time.time", lambda: 3000.0)
     assert backend.get("k") == record(2)
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
+def test_a_record_expires_at_its_millisecond(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    birth = backend.create()
+    backend.write([Write("k", record(1), 1_000_001)], birth)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    assert backend.get("k") == record(1)
+    monkeypatch.setattr("time.time", lambda: 1000.001)
+    assert backend.get("k") is None
 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
@@ -194,8 +208,15 @@ bounds = positions | st.sampled_from([FIRST, LAST])
     from_checkpoint=st.none() | bounds,
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_view_of_sqlite_is_a_view_of_the_reference(
-    tmp_path: Path, edges: set[Position], rows: set[Position], checkpoints: set[Position], **ask: Any
+@pytest.mark.parametrize("name", ["sqlite", "postgresql"])
+def test_a_view_is_a_view_of_the_reference(
+    name: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    edges: set[Position],
+    rows: set[Position],
+    checkpoints: set[Position],
+    **ask: Any,
 ) -> None:
     """Chunks of any shape and rows anywhere; the limits count what a chunk says it holds."""
     ask["lo"], ask["hi"] = sorted((ask["lo"], ask["hi"]))
@@ -211,7 +232,7 @@ def test_a_view_of_sqlite_is_a_view_of_the_reference(
         put_checkpoints=[Row(*position, b"state") for position in checkpoints],
     )
     views = []
-    for dsn in ("memory://views", str(tmp_path / "views.db")):
+    for dsn in ("memory://views", _dsn(name, request, tmp_path)):
         backend = make_backend(dsn, "default", WRITABLE)
         backend.open()
         assert backend.commit(log, commit, backend.create())

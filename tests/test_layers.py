@@ -28,7 +28,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.testing",),
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-DRIVERS: dict[str, set[str]] = {"sqlite": {"apsw"}, "memory": set()}
+DRIVERS: dict[str, set[str]] = {
+    "sqlite": {"apsw"},
+    "memory": set(),
+    "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
+}
 
 
 def _module(path: Path) -> str:

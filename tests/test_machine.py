@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
+from postgresql import Server, check_schema
 from small import shrink
 
 from rstore.testing import machine
@@ -41,6 +42,15 @@ def _files(directory: Path) -> Iterator[str]:
     return (f"sqlite://{directory}/{i}.db" for i in itertools.count())
 
 
+def _schemas(server: Server, schema: str) -> Iterator[str]:
+    """Yield the DSN of one schema again and again: it is checked, and emptied, before the next store comes there."""
+    while True:
+        if server.left_in(schema):  # by an example that failed, or is being shrunk
+            check_schema(server, schema)
+            server.empty(schema)
+        yield server.dsn(schema=schema)
+
+
 @_flavours
 def test_memory(flavour: Flavour) -> None:
     run_state_machine_as_test(machine(lambda: f"memory://{uuid.uuid4()}", flavour=flavour), settings=_SETTINGS)
@@ -50,6 +60,13 @@ def test_memory(flavour: Flavour) -> None:
 def test_sqlite(flavour: Flavour, tmp_path: Path, worker: Worker) -> None:
     files = _files(tmp_path)
     run_state_machine_as_test(machine(lambda: next(files), flavour=flavour, worker=worker), settings=_SETTINGS)
+
+
+@_flavours
+def test_postgresql(flavour: Flavour, postgresql: Server, worker: Worker) -> None:
+    with postgresql.schema() as schema:
+        dsns = _schemas(postgresql, schema)
+        run_state_machine_as_test(machine(lambda: next(dsns), flavour=flavour, worker=worker), settings=_SETTINGS)
 
 
 @_flavours
@@ -68,6 +85,21 @@ def test_sqlite_in_small(flavour: Flavour, tmp_path: Path, worker: Worker, monke
     files = _files(tmp_path)
     tiny = machine(lambda: next(files), flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
     run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
+
+
+@_flavours
+def test_postgresql_in_small(
+    flavour: Flavour, postgresql: Server, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(monkeypatch.setattr)
+    with postgresql.schema() as schema:
+        worker.open(PICKLED[0], postgresql.dsn(schema=schema))
+        worker.run(_shrink_there)
+        worker.call("discard")
+        worker.close()
+        dsns = _schemas(postgresql, schema)
+        tiny = machine(lambda: next(dsns), flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
+        run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
 
 
 def _shrink_there(_: object) -> None:
