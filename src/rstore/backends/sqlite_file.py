@@ -39,6 +39,9 @@ _CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 2
 _FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
 
 
+_OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
+
+
 class Link:
     """One thread's connection; a fork, or `close` in another thread, waits until it is not in use.
 
@@ -188,14 +191,17 @@ class SqliteFile:
         The look comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
         """
-        link = self.local.link
+        link, suspicious = self.local.link, True
         while True:
             with link.lock:
                 connection = self.connection(link, create=create)
                 try:
                     result = work(connection)
                 except apsw.Error as error:
-                    if connection.in_transaction or not link.moved():
+                    # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
+                    # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
+                    mixed, suspicious = suspicious and isinstance(error, _OF_MIXED_FILES), False
+                    if connection.in_transaction or not (mixed or link.moved()):
                         raise self.translated(error) from error
                 else:
                     if connection.in_transaction or not link.moved():

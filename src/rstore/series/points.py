@@ -128,7 +128,7 @@ class Points(Verbs):
         logs = self._writer.series
         if not keys:
             raise InvalidTypeError("remove takes at least one key; remove(*store.timeseries()) removes all series")
-        checked = [check_key(key) for key in keys]
+        checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
         with logs.together(checked):
             for key in checked:
