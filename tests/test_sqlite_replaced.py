@@ -199,5 +199,9 @@ def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) ->
     # of the old one and is found damaged, until it is replaced again. What was acknowledged at last must be there.
     errors, lost, _ = json.loads(said)
     assert lost == []
-    assert {error.partition("(")[0] for error in errors} <= {"CorruptionError", "StoreNotAvailableError", "StoreBusyError"}
+    assert {error.partition("(")[0] for error in errors} <= {
+        "CorruptionError",
+        "StoreNotAvailableError",
+        "StoreBusyError",
+    }
     check_file(path)
