@@ -23,6 +23,14 @@ class TestSqlite(StoreSuite):
         return f"sqlite://{tmp_path}/store.db"
 
 
+class TestRedis(StoreSuite):
+    local_clock = False
+
+    @pytest.fixture
+    def dsn(self, redis_dsn: str) -> str:
+        return redis_dsn
+
+
 def test_no_test_of_one_suite_hides_that_of_another() -> None:
     names = Counter(
         name for suite in StoreSuite.__mro__ for name in vars(suite) if name.startswith("test_") or name == "flavour"

@@ -22,6 +22,10 @@ class Scheme(NamedTuple):
 SCHEMES: Final[dict[str, Scheme]] = {
     "sqlite": Scheme("rstore.backends.sqlite", "SqliteBackend", None),
     "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
+    "redis": Scheme("rstore.backends.redis", "RedisBackend", "redis"),
+    "rediss": Scheme("rstore.backends.redis", "TlsRedisBackend", "redis"),
+    "redis+cluster": Scheme("rstore.backends.redis", "RedisClusterBackend", "redis"),
+    "rediss+cluster": Scheme("rstore.backends.redis", "TlsRedisClusterBackend", "redis"),
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)

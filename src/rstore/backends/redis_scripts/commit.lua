@@ -1,0 +1,117 @@
+-- One atomic step of a log: all of it, or nothing where a condition does not hold. Returns 1 or 0.
+--
+-- Every condition is looked at before the first change. The bodies of new chunks are there already, under names that
+-- only this commit knows and that expire unless it keeps them; those of old chunks stay for readers that have read
+-- the index and come for the bodies next.
+--
+-- KEYS: marker, index of logs, head, rows, chunks, checkpoints, lease, bodies of new chunks, bodies of old chunks.
+-- ARGV: see the numbers below; then rows to drop, chunks to drop, rows, chunks and checkpoints to put. Conditions are
+-- '' for any, '!' for none, '=' and the stamp; new stamps and facts are '' to leave the old or '=' and the new.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return {err = 'STALE'}
+end
+local key, token, if_epoch, if_version = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local create, epoch, version, sealed, facts = ARGV[6] == '1', ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local new_epoch, new_version, new_facts = ARGV[11], ARGV[12], ARGV[13]
+local drop_if_empty, checkpoints_from, grace_ms = ARGV[14] == '1', ARGV[15], ARGV[16]
+local n_drop_rows, n_drop_chunks, n_rows, n_chunks, n_checkpoints =
+  tonumber(ARGV[17]), tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21])
+local logs, head, rows, chunks, checkpoints = KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+local holder = redis.call('GET', KEYS[7])
+if holder and holder ~= token then
+  return {err = 'LEASED'}
+end
+local old_epoch, old_version = unpack(redis.call('HMGET', head, 'e', 'v'))
+if not old_epoch and not create then
+  return 0
+end
+local function holds(condition, stamp)
+  return condition == '' or condition == (stamp and '=' .. stamp or '!')
+end
+if not holds(if_epoch, old_epoch) or not holds(if_version, old_version) then
+  return 0
+end
+local at_drop_rows = 22
+local at_drop_chunks = at_drop_rows + n_drop_rows
+local at_rows = at_drop_chunks + n_drop_chunks
+local at_chunks = at_rows + n_rows
+local at_checkpoints = at_chunks + n_chunks
+for i = 8, 7 + n_chunks do
+  if redis.call('EXISTS', KEYS[i]) == 0 then
+    return {err = 'UNSTAGED'}
+  end
+end
+for i = at_drop_chunks, at_rows - 1 do
+  if not redis.call('ZSCORE', chunks, ARGV[i]) then
+    return {err = 'CHANGED'}
+  end
+end
+
+local function remove(set, from, n)
+  for i = from, from + n - 1, 500 do
+    redis.call('ZREM', set, unpack(ARGV, i, math.min(i + 499, from + n - 1)))
+  end
+end
+local function put(set, from, n)
+  for i = from, from + n - 1, 400 do
+    local to = math.min(i + 399, from + n - 1)
+    local add = {}
+    for j = i, to do
+      add[2 * (j - i) + 1], add[2 * (j - i) + 2] = '0', ARGV[j]
+    end
+    redis.call('ZADD', set, unpack(add))
+  end
+end
+local function replace(set, from, n)
+  for i = from, from + n - 1 do
+    local row = ARGV[i]
+    local after = row:sub(1, 8) .. struct.pack('>I4', struct.unpack('>I4', row, 9) + 1)
+    redis.call('ZREMRANGEBYLEX', set, '[' .. row:sub(1, 12), '(' .. after)
+  end
+  put(set, from, n)
+end
+local function set_head()
+  local fields = {}
+  if not old_epoch then
+    fields = {'e', epoch, 'v', version, 's', sealed, 'f', facts}
+    redis.call('ZADD', logs, '0', key)
+  end
+  for field, new in pairs({e = new_epoch, v = new_version, f = new_facts}) do
+    if new ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = field, new:sub(2)
+    end
+  end
+  if #fields > 0 then
+    redis.call('HSET', head, unpack(fields))
+  end
+end
+
+-- Only a first change can be refused for lack of memory: one that puts begins with what may be refused, one that only
+-- drops with what may not.
+local puts = n_rows + n_chunks + n_checkpoints > 0
+if puts then
+  set_head()
+end
+remove(rows, at_drop_rows, n_drop_rows)
+remove(chunks, at_drop_chunks, n_drop_chunks)
+for i = 8 + n_chunks, #KEYS do
+  redis.call('PEXPIRE', KEYS[i], grace_ms)
+end
+if checkpoints_from ~= '' then
+  redis.call('ZREMRANGEBYLEX', checkpoints, '[' .. checkpoints_from, '+')
+end
+if not puts then
+  set_head()
+end
+replace(rows, at_rows, n_rows)
+put(chunks, at_chunks, n_chunks)
+for i = 8, 7 + n_chunks do
+  redis.call('PERSIST', KEYS[i])
+end
+replace(checkpoints, at_checkpoints, n_checkpoints)
+if drop_if_empty and redis.call('EXISTS', rows, chunks) == 0 then
+  redis.call('UNLINK', head, checkpoints)
+  redis.call('ZREM', logs, key)
+end
+return 1
