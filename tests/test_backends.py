@@ -1,8 +1,7 @@
 """The contract of backends, below the public verbs: what the layers above ask for, compared with the reference."""
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,10 +31,19 @@ SERIES = Log(Model.SERIES, "s")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    dsn = "memory://contract" if request.param == "memory" else str(tmp_path / "contract.db")
-    backend = make_backend(dsn, "default", WRITABLE)
+DSNS: dict[str, Callable[[pytest.FixtureRequest], str]] = {
+    "memory": lambda _: "memory://contract",
+    "sqlite": lambda request: str(request.getfixturevalue("tmp_path") / "contract.db"),
+    "redis": lambda request: str(request.getfixturevalue("redis_dsn")),
+    "redis in buckets": lambda request: f"{request.getfixturevalue('redis_dsn')}?buckets=256",
+    "redis+cluster": lambda request: str(request.getfixturevalue("redis_cluster_dsn")),
+}
+with_local_clock = pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
+
+
+@pytest.fixture(params=DSNS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    backend = make_backend(DSNS[request.param](request), "default", WRITABLE)
     backend.open()
     yield backend
     backend.discard()
@@ -46,6 +54,7 @@ def record(stamp: int, size: int = 1) -> bytes:
     return b"\x01" + stamp.to_bytes(8, "big") + b"x" * size
 
 
+@with_local_clock
 def test_an_expired_record_is_absent_for_every_method(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     birth = backend.create()
     monkeypatch.setattr("time.time", lambda: 1000.0)
@@ -64,6 +73,7 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, monkeypa
     assert backend.get("gone") == record(6)
 
 
+@with_local_clock
 def test_a_write_without_an_expiry_clears_the_one_in_place(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     birth = backend.create()
     monkeypatch.setattr("time.time", lambda: 1000.0)
@@ -194,8 +204,9 @@ bounds = positions | st.sampled_from([FIRST, LAST])
     from_checkpoint=st.none() | bounds,
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_view_of_sqlite_is_a_view_of_the_reference(
-    tmp_path: Path, edges: set[Position], rows: set[Position], checkpoints: set[Position], **ask: Any
+@pytest.mark.parametrize("other", ["sqlite", "redis"])
+def test_a_view_is_a_view_of_the_reference(
+    request: pytest.FixtureRequest, other: str, edges: set[Position], rows: set[Position], checkpoints: set[Position], **ask: Any
 ) -> None:
     """Chunks of any shape and rows anywhere; the limits count what a chunk says it holds."""
     ask["lo"], ask["hi"] = sorted((ask["lo"], ask["hi"]))
@@ -211,7 +222,7 @@ def test_a_view_of_sqlite_is_a_view_of_the_reference(
         put_checkpoints=[Row(*position, b"state") for position in checkpoints],
     )
     views = []
-    for dsn in ("memory://views", str(tmp_path / "views.db")):
+    for dsn in ("memory://views", DSNS[other](request)):
         backend = make_backend(dsn, "default", WRITABLE)
         backend.open()
         assert backend.commit(log, commit, backend.create())

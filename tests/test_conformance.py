@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rstore.testing import StoreSuite
+from rstore.testing.flavours import PICKLED, Flavour
 
 
 class TestMemory(StoreSuite):
@@ -29,6 +30,20 @@ class TestRedis(StoreSuite):
     @pytest.fixture
     def dsn(self, redis_dsn: str) -> str:
         return redis_dsn
+
+
+class TestRedisCluster(StoreSuite):
+    local_clock = False
+
+    @pytest.fixture(params=PICKLED, ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        """Return how the test keeps its values: the serializers are above what differs from a single server."""
+        flavour: Flavour = request.param
+        return flavour
+
+    @pytest.fixture
+    def dsn(self, redis_cluster_dsn: str) -> str:
+        return redis_cluster_dsn
 
 
 def test_no_test_of_one_suite_hides_that_of_another() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
+from redis_servers import Cluster, Server
 from small import shrink
 
 from rstore.testing import machine
@@ -62,12 +63,48 @@ def test_memory_in_small(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> N
 @_flavours
 def test_sqlite_in_small(flavour: Flavour, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
-    worker.open(PICKLED[0], f"sqlite://{tmp_path}/setup.db")
-    worker.run(_shrink_there)
-    worker.close()
+    _shrink_in(worker, f"sqlite://{tmp_path}/setup.db")
     files = _files(tmp_path)
     tiny = machine(lambda: next(files), flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
     run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
+
+
+@_flavours
+def test_redis(flavour: Flavour, redis_server: Server, worker: Worker) -> None:
+    def fresh() -> str:
+        redis_server.do("FLUSHALL")
+        return redis_server.dsn
+
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_SETTINGS)
+
+
+@_flavours
+def test_redis_in_small(
+    flavour: Flavour, redis_server: Server, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fresh() -> str:
+        redis_server.do("FLUSHALL")
+        return redis_server.dsn
+
+    shrink(monkeypatch.setattr)
+    _shrink_in(worker, redis_server.dsn)
+    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
+    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
+
+
+@_flavours
+def test_redis_cluster(flavour: Flavour, redis_cluster: Cluster, worker: Worker) -> None:
+    def fresh() -> str:
+        redis_cluster.flush()
+        return redis_cluster.dsn
+
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_SETTINGS)
+
+
+def _shrink_in(worker: Worker, dsn: str) -> None:
+    worker.open(PICKLED[0], dsn)
+    worker.run(_shrink_there)
+    worker.close()
 
 
 def _shrink_there(_: object) -> None:
