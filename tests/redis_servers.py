@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -86,7 +87,8 @@ class Server:
 
     def do(self, *command: Any, **options: Any) -> Any:
         """Send one command, and return what comes back as it comes."""
-        connection: Any = redis.Connection(port=self.port, protocol=2, **options)
+        kind: Any = redis.Connection
+        connection = kind(port=self.port, protocol=2, **options)
         try:
             connection.send_command(*command)
             return connection.read_response(disable_decoding=True)
@@ -152,7 +154,7 @@ class Cluster:
         )
         ids = [server.do("CLUSTER", "MYID") for server in self.servers]
         for i, server in enumerate(self.servers[masters:]):
-            until(lambda server=server, i=i: _replicates(server, ids[i]), "a replica does not find its master")
+            until(partial(_replicates, server, ids[i]), "a replica does not find its master")
         self.until_ok()
         until(lambda: all(self._is_synced(server) for server in self.servers[masters:]), "a replica is not in sync")
 

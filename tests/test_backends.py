@@ -26,6 +26,8 @@ from rstore.backends.base import (
     version_of,
 )
 
+pytest_plugins = ["redis_fixtures"]
+
 WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)
 SERIES = Log(Model.SERIES, "s")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
@@ -206,7 +208,12 @@ bounds = positions | st.sampled_from([FIRST, LAST])
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("other", ["sqlite", "redis"])
 def test_a_view_is_a_view_of_the_reference(
-    request: pytest.FixtureRequest, other: str, edges: set[Position], rows: set[Position], checkpoints: set[Position], **ask: Any
+    request: pytest.FixtureRequest,
+    other: str,
+    edges: set[Position],
+    rows: set[Position],
+    checkpoints: set[Position],
+    **ask: Any,
 ) -> None:
     """Chunks of any shape and rows anywhere; the limits count what a chunk says it holds."""
     ask["lo"], ask["hi"] = sorted((ask["lo"], ask["hi"]))

@@ -9,6 +9,8 @@ import pytest
 from rstore.testing import StoreSuite
 from rstore.testing.flavours import PICKLED, Flavour
 
+pytest_plugins = ["redis_fixtures"]
+
 
 class TestMemory(StoreSuite):
     persistent = False

@@ -18,6 +18,8 @@ from rstore.testing import machine
 from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.worker import Worker
 
+pytest_plugins = ["redis_fixtures"]
+
 # The same examples every time, so that a pass means the same on every machine; EXAMPLES=1000 goes searching.
 _SEARCH = int(os.environ.get("EXAMPLES", "0"))
 _SETTINGS = settings(

@@ -117,7 +117,7 @@ class Client:
             outcome = _Unsent(error, connected=False)
         else:
             try:
-                connection.send_packed_command(connection.pack_command(*call.command), False)  # noqa: FBT003
+                connection.send_packed_command(connection.pack_command(*call.command), False)
             except FAILURES as error:
                 outcome = _Unsent(error, connected=True)
             else:
@@ -184,7 +184,9 @@ class Client:
                 late = StoreBusyError(f"the Redis server {where} did not answer within the time-out")
                 return _caused(late, outcome.error)
             patience.rediscover = cluster
-            return None if patience.retry(waiting=cluster) else _caused(unreachable(outcome.error, where), outcome.error)
+            return (
+                None if patience.retry(waiting=cluster) else _caused(unreachable(outcome.error, where), outcome.error)
+            )
         if isinstance(outcome, _Unsent):
             error = outcome.error
             if isinstance(error, StoreError):
@@ -235,7 +237,7 @@ class Client:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
                 continue
             try:
-                connection.send_packed_command([self._pack(connection, calls, group, asking, by_source)], False)  # noqa: FBT003
+                connection.send_packed_command([self._pack(connection, calls, group, asking, by_source)], False)
             except FAILURES as error:
                 # Of several calls some may have arrived whole.
                 lost = _Lost(error) if len(group) > 1 else _Unsent(error, connected=True)
@@ -338,7 +340,7 @@ class _Patience:
 def _read(connection: Connection) -> Any:
     """Return a reply, or what went wrong."""
     try:
-        return connection.read_response(True)  # noqa: FBT003
+        return connection.read_response(True)
     except (driver.ResponseError, driver.AuthenticationError, driver.BusyLoadingError) as error:
         return error
     except FAILURES as error:

@@ -24,7 +24,7 @@ _CODE: Final = re.compile(r"-?([A-Z]{3,})\b")
 # and its message may begin with a "-".
 _WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([A-Z]{3,})\b")
 _NOT_LOCAL: Final = "attempted to access a non local key"
-_CODES: Final = {
+_CODES: Final[dict[type[Exception], str]] = {
     driver.AskError: "ASK",
     driver.AuthenticationError: "NOAUTH",
     driver.BusyLoadingError: "LOADING",

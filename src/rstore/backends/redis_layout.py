@@ -1,7 +1,7 @@
 """How a namespace lies in Redis: its buckets, the names of its keys, and positions as bytes that sort as they do.
 
-Nouns: a *bucket* (a hash tag, and all keys that have it: they lie in one slot of a cluster), a *marker* (what says which
-birth of the namespace a bucket is of) and a *place* (the names that go with one marker).
+Nouns: a *bucket* (a hash tag, and all keys that have it: they lie in one slot of a cluster), a *marker* (what says
+which birth of the namespace a bucket is of) and a *place* (the names that go with one marker).
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ from rstore.backends.base import Chunk, Log, Position, Row
 SLOTS: Final = 16384
 MOST_BUCKETS: Final = 256
 
-# The tag of bucket i falls on slot 64 * i: random ones would leave nodes of a large cluster idle. These are the first
-# of three digits or letters that do.
-TAGS: Final = [
-    tag.encode()
-    for tag in """
+_TAGS: Final = """
 1bz 5n3 53t d5m nbd 7me j3j 3xc 04s a2j if5 0i4 o4m cu4 kec 2jb dlj 5js 574 92e 3el bcu 74b fvs 003 4xr akm
 0mt 23e cqt 6bk gdr 5nw dhn 96a 530 bgq 3ah frw 70f pt6 047 0ip 4e9 c1x 27a oin 6fo 5j7 9of d1i 57p 7ia fox
 38o j7n 4x6 00w 0m0 4ay c58 g9q 2nf kag 17p h8q he6 1j7 n7n 78o box 3ia 0ay 4m0 40w 0x6 oag 6nf c9q g58 130
@@ -31,8 +27,10 @@ cdr 2bk gqt 63e qsu 13t 1n3 5bz 7xc n3j 3me jbd 4i4 8le e2j 44s 6jb oec gu4 k4m 
 01g 8e8 aj9 356 su7 7d8 3hq 1rh h9a 5gn daw gio 6ov 621 2zp 8iq afp 41g 846 31v 7y7 jc0 3l1 d8p 5za qkn 1og
 od7 6k6 66q g0h 8m1 ab0 i6o 09n b3k 35r 3h5 jg4 4nD l5l 1kc hdb 6o2 0C9 2z4 62u 4ld 8i5 0yb i2k 7ys 312 3lu
 bjl hym 12d des 5cj 6kr gmk o94 665 abt 0dm 802 45c
-""".split()
-]
+"""
+TAGS: Final = [tag.encode() for tag in _TAGS.split()]
+"""The tag of bucket i falls on slot 64 * i: random ones would leave nodes of a large cluster idle. These are the first
+of three digits or letters that do."""
 
 BIRTH_BYTES: Final = 16
 GENERATION_BYTES: Final = 8
@@ -56,9 +54,9 @@ class Place(NamedTuple):
     birth: bytes
     records: bytes
     """What the name of a record begins with; 16 bytes, the key follows."""
-    index: bytes
+    key_index: bytes
     """Sorted set of keys."""
-    expiry: bytes
+    expiry_index: bytes
     """Sorted set of the keys that expire, by the last millisecond that they are there."""
 
     @property

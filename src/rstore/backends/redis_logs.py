@@ -158,9 +158,7 @@ class RedisLogs(RedisNamespace):
 
     def hot(self, log: Log) -> tuple[int, int]:
         def call(place: Place) -> Call:
-            return _HOT.on(
-                place.slot, (place.marker_key, place.log(b"r", log)), place.marker, write=False, again=True
-            )
+            return _HOT.on(place.slot, (place.marker_key, place.log(b"r", log)), place.marker, write=False, again=True)
 
         n, size = self._read(lambda: self._place_of_log(log), call, (0, 0))
         return n, size
@@ -214,16 +212,16 @@ class RedisLogs(RedisNamespace):
 
     def _commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in commit.put_chunks]
+
+        def call(place: Place) -> Call:
+            return self._committing(place, log, commit, entries)
+
         while True:
             place = self._place_of_log(log)
             if entries and place.birth == birth:
                 self._stage(place, entries, commit.put_chunks)
             try:
-                return bool(
-                    self._write(
-                        lambda: self._place_of_log(log), birth, lambda place: self._committing(place, log, commit, entries)
-                    )
-                )
+                return bool(self._write(lambda: self._place_of_log(log), birth, call))
             except Signal as signal:
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: somebody else was faster
                     return False

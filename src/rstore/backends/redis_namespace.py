@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from zlib import crc32
 
 from rstore.backends.base import Backend, Log, NamespaceGone, Options
@@ -18,8 +18,6 @@ from rstore.backends.redis_dsn import Target
 from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import BIRTH_BYTES, GENERATION_BYTES, Place, make_place, registry_key, slot_of
 from rstore.errors import OutcomeUnknownError, StoreNotAvailableError
-
-T = TypeVar("T")
 
 _CREATE: Final = Script("create")
 _KEEP_FACT: Final = Script("keep_fact")
@@ -68,7 +66,7 @@ class RedisNamespace(Backend):
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
         version = info.get(b"redis_version", b"0").decode()
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
-            raise StoreNotAvailableError(f"the Redis server {where} is version {version}: 6.2 is the oldest that will do")
+            raise StoreNotAvailableError(f"the Redis server {where} is of version {version}, and 6.2 is the least")
         if info.get(b"redis_mode") == b"cluster" and not self._target.cluster:
             raise StoreNotAvailableError(f"the Redis server {where} is part of a cluster: use redis+cluster://")
         policy = info.get(b"maxmemory_policy", b"noeviction").decode()
@@ -92,10 +90,8 @@ class RedisNamespace(Backend):
                 return birth
 
     def _look_up(self) -> bytes | None:
-        """Return the birth of the namespace from the registry, and lay the places out as it says; None if it is gone."""
-        birth, alive = self._client.call(
-            Call(self._registry_slot, (b"HMGET", self._registry, b"birth", b"alive"))
-        )
+        """Return the birth in the registry, and lay the places out as it says; None if there is no namespace."""
+        birth, alive = self._client.call(Call(self._registry_slot, (b"HMGET", self._registry, b"birth", b"alive")))
         if birth is None or alive != b"1":
             return None
         self._lay_out(bytes(birth))
@@ -111,8 +107,7 @@ class RedisNamespace(Backend):
         # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
         # data: what they say is taken up again. Where there is a tombstone, nothing was lost.
         marker = self._client.call(Call(self._places[0].slot, (b"GET", self._places[0].marker_key)))
-        alive = marker is not None and len(marker) == BIRTH_BYTES + GENERATION_BYTES
-        lost = marker[:BIRTH_BYTES] if alive else b""
+        lost = make_place(0, self._namespace, marker).birth
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
         call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
         birth = bytes(self._client.call(call))
@@ -132,9 +127,7 @@ class RedisNamespace(Backend):
         if late:
             generation = os.urandom(GENERATION_BYTES)
             raised = self._run(
-                _RAISE.on(
-                    place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True
-                )
+                _RAISE.on(place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True)
                 for place in late
             )
             for place, marker in zip(late, raised, strict=True):
@@ -223,7 +216,7 @@ class RedisNamespace(Backend):
             if place.birth or not self._is_laid_out_anew():
                 return place
 
-    def _read(self, place_now: Callable[[], Place], call: Callable[[Place], Call], nothing: T) -> Any:
+    def _read(self, place_now: Callable[[], Place], call: Callable[[Place], Call], nothing: Any) -> Any:
         """Return the reply of a script on one bucket, whatever the birth; `nothing` if there is no namespace."""
         place = place_now()
         while True:

@@ -55,9 +55,10 @@ def connector(target: Target, timeout_s: float) -> Callable[[Address | None], Co
     }
 
     def make(address: Address | None) -> Connection:
+        kind: Any = redis.UnixDomainSocketConnection  # the constructors are not typed
         if address is None:
-            return cast("Connection", redis.UnixDomainSocketConnection(path=target.path or "", **options))
-        kind: Any = redis.SSLConnection if target.tls else redis.Connection
+            return cast("Connection", kind(path=target.path, **options))
+        kind = redis.SSLConnection if target.tls else redis.Connection
         return cast("Connection", kind(host=address[0], port=address[1], **target.ssl, **options))
 
     return make

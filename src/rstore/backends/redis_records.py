@@ -64,7 +64,7 @@ class RedisRecords(RedisNamespace):
 
     def count(self) -> int:
         def call(place: Place) -> Call:
-            keys = (place.marker_key, place.index, place.expiry)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
             return _COUNT.on(place.slot, keys, place.marker, write=False, again=True)
 
         return sum(self._read_all(call))
@@ -126,7 +126,7 @@ class RedisRecords(RedisNamespace):
                 write.record or b"",
                 b"" if write.expires_ms is None else _last_ms(write.expires_ms),
             )
-            keys = (place.marker_key, place.index, place.expiry, place.records + name)
+            keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
             return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)
 
         try:
@@ -145,7 +145,7 @@ class RedisRecords(RedisNamespace):
 
     def _delete_bucket(self, names: Sequence[bytes]) -> int:
         def call(place: Place) -> Call:
-            keys = (place.marker_key, place.index, place.expiry, *(place.records + name for name in names))
+            keys = (place.marker_key, place.key_index, place.expiry_index, *(place.records + name for name in names))
             return _DELETE.on(place.slot, keys, place.marker, write=True, again=False)
 
         try:
@@ -219,7 +219,7 @@ class RedisRecords(RedisNamespace):
         )
 
         def call(place: Place) -> Call:
-            keys = (place.marker_key, place.index, place.expiry)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
             return _SCAN.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
 
         pages = self._read_all(call)
@@ -245,7 +245,7 @@ def _writing(place: Place, writes: Sequence[Write]) -> Call:
     prefix = place.records
     stay = [write for write in writes if write.record is not None and write.expires_ms is None]
     expire = [write for write in writes if write.record is not None and write.expires_ms is not None]
-    keys = [place.marker_key, place.index, place.expiry]
+    keys = [place.marker_key, place.key_index, place.expiry_index]
     keys += [prefix + write.key.encode() for write in stay]
     arguments: list[Any] = [place.marker, len(stay), len(expire)]
     arguments += map(itemgetter(1), stay)

@@ -1,4 +1,7 @@
-"""Servers that tests share: one of each kind for all tests of a process, started when the first one asks."""
+"""Redis servers that tests share: one of each kind for all tests of a process, started when the first one asks.
+
+A test module names this as its plugin.
+"""
 
 from __future__ import annotations
 
