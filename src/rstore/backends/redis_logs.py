@@ -187,8 +187,8 @@ class RedisLogs(RedisNamespace):
         try:
             return bool(self._write(lambda: self._place_of_log(log), birth, call))
         except LostReplyError as lost:
-            # All or none of them are there. Hot rows that somebody sealed meanwhile are not found.
-            if set(members) <= set(pack_rows(self.view(log, *_span(rows), bodies=False).rows)):
+            # All of them are there, or none. Those that somebody sealed meanwhile are not found.
+            if self._found_out(lambda: set(members) <= set(pack_rows(self.view(log, *_span(rows), bodies=False).rows))):
                 return True
             raise self._unknown(f"{len(rows)} rows of {log.key!r} were written", lost) from lost.__cause__
 
@@ -199,15 +199,12 @@ class RedisLogs(RedisNamespace):
         try:
             return attempt()
         except LostReplyError as lost:
-            if self._is_committed(log, commit):
+            if self._found_out(lambda: self._is_committed(log, commit)):
                 return True
-            if _is_safe_twice(commit):
-                try:
-                    if attempt() or self._is_committed(log, commit):
-                        return True
-                except LostReplyError:
-                    if self._is_committed(log, commit):
-                        return True
+            if _is_safe_twice(commit) and (
+                self._found_out(attempt) or self._found_out(lambda: self._is_committed(log, commit))
+            ):
+                return True
             raise self._unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
 
     def _commit(self, log: Log, commit: Commit, birth: bytes) -> bool:

@@ -17,7 +17,7 @@ from rstore.backends.redis_client import Call, Client, Script
 from rstore.backends.redis_dsn import Target
 from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import BIRTH_BYTES, GENERATION_BYTES, Place, make_place, registry_key, slot_of
-from rstore.errors import OutcomeUnknownError, StoreNotAvailableError
+from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
 _KEEP_FACT: Final = Script("keep_fact")
@@ -279,6 +279,14 @@ class RedisNamespace(Backend):
             if isinstance(reply, Exception):
                 raise reply
         return replies
+
+    @staticmethod
+    def _found_out(question: Callable[[], bool]) -> bool:
+        """Return whether a question about what became of a write is answered by yes; no answer is no."""
+        try:
+            return question()
+        except (StoreError, LostReplyError):
+            return False
 
     def _unknown(self, what: str, lost: LostReplyError) -> OutcomeUnknownError:
         error = OutcomeUnknownError(

@@ -100,7 +100,7 @@ class RedisRecords(RedisNamespace):
         """Do what is left to do for one bucket of many."""
         if isinstance(reply, Signal):
             self._write_bucket(group, birth)
-        elif not self._is_written(group):
+        elif not self._found_out(lambda: self._is_written(group)):
             raise self._unknown(f"{len(group)} records were written", reply)
 
     def _write_bucket(self, writes: Sequence[Write], birth: bytes) -> None:
@@ -108,7 +108,7 @@ class RedisRecords(RedisNamespace):
         try:
             self._write(lambda: self._place_of(name), birth, lambda place: _writing(place, writes))
         except LostReplyError as lost:
-            if not self._is_written(writes):
+            if not self._found_out(lambda: self._is_written(writes)):
                 raise self._unknown(f"{len(writes)} records were written", lost) from lost.__cause__
 
     def _is_written(self, writes: Sequence[Write]) -> bool:
@@ -132,7 +132,7 @@ class RedisRecords(RedisNamespace):
         try:
             return bool(self._write(lambda: self._place_of(name), birth, call))
         except LostReplyError as lost:
-            if write.record is not None and self.get(write.key) == write.record:
+            if self._found_out(lambda: self._is_written([write])):
                 return True
             raise self._unknown(f"{write.key!r} was written", lost) from lost.__cause__
 
