@@ -1,6 +1,4 @@
-"""Replies that are lost after the server has done its work, and requests that are lost before: nothing is done twice,
-and nobody is told anything that is not so.
-"""
+"""Replies that are lost after the server has done its work, and requests that are lost before it could."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def store(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Store]:
 
 
 @pytest.fixture
-def other(proxy: Proxy, redis_server: Server, store: Store) -> Iterator[Store]:
+def other(redis_server: Server, store: Store) -> Iterator[Store]:
     """Return another handle, that does not go through the proxy."""
     with Store(redis_server.dsn, key=store._keys or None, frozen=False) as other:  # type: ignore[arg-type]  # noqa: SLF001
         yield other
