@@ -36,6 +36,7 @@ class TestRedis(StoreSuite):
 
 class TestRedisCluster(StoreSuite):
     local_clock = False
+    across_keys = False
 
     @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:

@@ -191,10 +191,14 @@ def test_a_disk_that_fails_is_said_so(server: Server) -> None:
         (server.directory / "no-directory").mkdir()
         with suppress(Exception):
             server.do("SAVE")
-        with pytest.raises((StoreNotAvailableError, StoreFullError)):
+
+        def write() -> None:
             for i in range(100):
                 store.set("k", i + 2)
                 time.sleep(0.1)
+
+        with pytest.raises((StoreNotAvailableError, StoreFullError)):
+            write()
         seen = store["k"]
         with pytest.raises(StoreError):
             store.extend("s", (1, 1))

@@ -44,7 +44,7 @@ def store(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Store]:
 @pytest.fixture
 def other(redis_server: Server, store: Store) -> Iterator[Store]:
     """Return another handle, that does not go through the proxy."""
-    with Store(redis_server.dsn, key=store._keys or None, frozen=False) as other:  # type: ignore[arg-type]  # noqa: SLF001
+    with Store(redis_server.dsn, key=store._keys or None, frozen=False) as other:  # noqa: SLF001
         yield other
 
 

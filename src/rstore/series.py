@@ -85,7 +85,7 @@ class Series(Verbs):
         logs = self._writer.series
         if not keys:
             raise InvalidTypeError("remove takes at least one key; remove(*store.timeseries()) removes all series")
-        checked = [check_key(key) for key in keys]
+        checked = list(dict.fromkeys(check_key(key) for key in keys))
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
         with logs.together(checked):
             for key in checked:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from rstore.backends.base import Options
+from rstore.backends.redis_commits import RedisCommits
 from rstore.backends.redis_dsn import parse
-from rstore.backends.redis_logs import RedisLogs
 from rstore.backends.redis_namespace import EvictionWarning
 from rstore.backends.redis_records import RedisRecords
 
 __all__ = ["EvictionWarning", "RedisBackend", "RedisClusterBackend", "TlsRedisBackend", "TlsRedisClusterBackend"]
 
 
-class _Redis(RedisRecords, RedisLogs):
+class _Redis(RedisRecords, RedisCommits):
     cluster = False
     tls = False
 
