@@ -48,7 +48,7 @@ class Server:
         self.directory = directory / f"{self.port}"
         self.directory.mkdir(parents=True, exist_ok=True)
         self._options = options
-        self._executable = executable or next(iter(executables().values()))
+        self.executable = executable or next(iter(executables().values()))
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -68,7 +68,7 @@ class Server:
             "--repl-diskless-sync-delay": "0",
             "--databases": "16",
         }
-        command = [str(self._executable), *(part for pair in defaults.items() for part in pair), *self._options]
+        command = [str(self.executable), *(part for pair in defaults.items() for part in pair), *self._options]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         until(self._answers, f"redis-server on port {self.port} does not answer; see {self.directory}/log")
 

@@ -182,15 +182,18 @@ def test_memory_that_runs_out_in_the_middle_of_a_batch_leaves_all_or_nothing(ser
         assert store["k"] == 1
 
 
-def test_a_disk_that_fails_is_said_so(server: Server) -> None:
+@pytest.mark.parametrize("executable", executables().values(), ids=executables())
+def test_a_disk_that_fails_is_said_so(tmp_path: Path, executable: Path) -> None:
+    with Server(tmp_path, "--dbfilename", "directory", executable=executable) as server:
+        (server.directory / "directory").mkdir()
+        check_failing_disk(server)
+
+
+def check_failing_disk(server: Server) -> None:
     with Store(server.dsn, frozen=False) as store:
         store.set("k", 1)
         # The server is told to save, and cannot: from then on it refuses to write.
         server.do("CONFIG", "SET", "save", "1 1")
-        server.do("CONFIG", "SET", "dbfilename", "no-directory")
-        (server.directory / "no-directory").mkdir()
-        with suppress(Exception):
-            server.do("SAVE")
 
         def write() -> None:
             for i in range(100):
@@ -209,7 +212,10 @@ def test_a_disk_that_fails_is_said_so(server: Server) -> None:
 
 
 def test_a_replica_refuses_to_be_written_to(server: Server, tmp_path: Path) -> None:
-    with Store(server.dsn, frozen=False) as store, Server(tmp_path / "replica") as replica:
+    with (
+        Store(server.dsn, frozen=False) as store,
+        Server(tmp_path / "replica", executable=server.executable) as replica,
+    ):
         store.set("k", 1)
         replica.do("REPLICAOF", "127.0.0.1", server.port)
         deadline = time.monotonic() + 20
