@@ -154,10 +154,10 @@ def test_tls(tmp_path: Path) -> None:
     if executable is None:
         pytest.skip("the bundled server has no TLS")
     ca, key = certify(tmp_path)
-    options = ("--tls-port", "{}", "--tls-cert-file", str(ca), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    given = ("--tls-port", "{}", "--tls-cert-file", str(ca), "--tls-key-file", str(key), "--tls-auth-clients", "no")
     with Server(tmp_path, executable=executable) as spare:
         port = spare.port
-    options = tuple(option.format(port) for option in options)
+    options = tuple(option.format(port) for option in given)
     with Server(tmp_path / "tls", *options, "--tls-ca-cert-file", str(ca), executable=executable):
         with Store(f"rediss://127.0.0.1:{port}?ssl_ca_certs={ca}", frozen=False) as store:
             store.update(k=1, large="x" * 1_000_000)

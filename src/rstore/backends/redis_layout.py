@@ -34,6 +34,7 @@ of three digits or letters that do."""
 
 BIRTH_BYTES: Final = 16
 GENERATION_BYTES: Final = 8
+_BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
 BODY_ID_BYTES: Final = 12
 _POSITION: Final = struct.Struct(">QI")
 _POSITION_BYTES: Final = 12
@@ -58,11 +59,26 @@ class Place(NamedTuple):
     """Sorted set of keys."""
     expiry_index: bytes
     """Sorted set of the keys that expire, by the last millisecond that they are there."""
+    batch: bytes = b""
+    """What names a batch of records that is visible and not folded in yet."""
 
     @property
     def garbage(self) -> bytes:
         """Name of the set of what is to be deleted in this bucket, of any namespace."""
         return self.prefix + b"g"
+
+    @property
+    def staged(self) -> bytes:
+        """Name of the sorted set of the batches that are being staged, by the second at which they are given up."""
+        return self.prefix + b"s"
+
+    def of_batch(self, batch: bytes) -> Place:
+        """Return the place where the records of a batch lie."""
+        return self._replace(
+            records=self.prefix + b"v" + batch,
+            key_index=self.prefix + b"i" + batch,
+            expiry_index=self.prefix + b"x" + batch,
+        )
 
     def logs(self, model: int) -> bytes:
         """Return the name of the sorted set of the keys of logs."""
@@ -82,11 +98,15 @@ class Place(NamedTuple):
 
 
 def make_place(bucket: int, namespace: bytes, marker: bytes | None) -> Place:
-    """Return the place that a marker stands for; a tombstone has no generation of records, and stands for nothing."""
+    """Return the place that a marker stands for.
+
+    A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is a birth
+    alone, and stands for nothing.
+    """
     prefix = b"rs{%b}" % TAGS[bucket]
-    birth, generation = b"", bytes(GENERATION_BYTES)
-    if marker is not None and len(marker) == BIRTH_BYTES + GENERATION_BYTES:
-        birth, generation = marker[:BIRTH_BYTES], marker[BIRTH_BYTES:]
+    birth, generation, batch = b"", bytes(GENERATION_BYTES), b""
+    if marker is not None and len(marker) > BIRTH_BYTES:
+        birth, generation, batch = marker[:BIRTH_BYTES], marker[BIRTH_BYTES:_BATCH_AT], marker[_BATCH_AT:]
     return Place(
         bucket,
         bucket * (SLOTS // MOST_BUCKETS),
@@ -97,6 +117,7 @@ def make_place(bucket: int, namespace: bytes, marker: bytes | None) -> Place:
         prefix + b"v" + generation,
         prefix + b"i" + generation,
         prefix + b"x" + generation,
+        batch,
     )
 
 

@@ -120,7 +120,10 @@ class RedisNamespace(Backend):
         found = self._run(
             call
             for place in places
-            for call in (Call(place.slot, (b"GET", place.marker_key)), Call(place.slot, (b"EXISTS", place.garbage)))
+            for call in (
+                Call(place.slot, (b"GET", place.marker_key)),
+                Call(place.slot, (b"EXISTS", place.garbage, place.staged)),
+            )
         )
         markers, dirty = found[::2], found[1::2]
         late = [place for place, marker in zip(places, markers, strict=True) if not _is_of(marker, birth)]
@@ -155,13 +158,18 @@ class RedisNamespace(Backend):
         self._client.call(Call(self._registry_slot, (b"PEXPIRE", self._registry, TOMBSTONE_MS), write=True))
         self._collect(places)
 
-    def _collect(self, places: Iterable[Place], steps: int | None = None) -> None:
-        """Delete the garbage of buckets, a bounded part at a time; `steps` bounds how many parts."""
+    def _collect(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete the garbage of buckets, a bounded part at a time.
+
+        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more.
+        """
         places = list(places)
         while places and steps != 0:
             left = self._run(
-                _COLLECT.on(place.slot, (place.garbage,), GARBAGE_A_STEP, write=True, again=True) for place in places
+                _COLLECT.on(place.slot, (place.garbage, place.staged), GARBAGE_A_STEP, given_up, write=True, again=True)
+                for place in places
             )
+            given_up = b""
             places = [place for place, entries in zip(places, left, strict=True) if entries]
             steps = None if steps is None else steps - 1
 
@@ -239,7 +247,10 @@ class RedisNamespace(Backend):
                 self._refresh_all()
                 if not any(place.birth for place in places) and self._is_laid_out_anew():
                     continue
-            replies = self._client.run([call(place) for place in places if place.birth])
+            try:
+                replies = self._client.run([call(place) for place in places if place.birth])
+            except Signal as signal:
+                replies = [signal]
             if any(isinstance(reply, Signal) for reply in replies):
                 self._refresh_all()
                 continue
@@ -298,4 +309,4 @@ class RedisNamespace(Backend):
 
 
 def _is_of(marker: bytes | None, birth: bytes) -> bool:
-    return marker is not None and len(marker) == BIRTH_BYTES + GENERATION_BYTES and marker[:BIRTH_BYTES] == birth
+    return marker is not None and len(marker) > BIRTH_BYTES and marker[:BIRTH_BYTES] == birth

@@ -8,17 +8,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 from math import isqrt
-from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
 from rstore.backends.base import NamespaceGone, Page, Write
+from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches, is_large, last_ms, writing
 from rstore.backends.redis_client import Call, Script
 from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import GENERATION_BYTES, Place
-from rstore.backends.redis_namespace import RedisNamespace
 from rstore.errors import OutcomeUnknownError, StoreError
 
-_WRITE: Final = Script("write")
 _WRITE_IF: Final = Script("write_if")
 _DELETE: Final = Script("delete")
 _CLEAR: Final = Script("clear")
@@ -28,13 +26,15 @@ _SCAN: Final = Script("scan")
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
-class RedisRecords(RedisNamespace):
+class RedisRecords(RedisBatches):
     """The records of a namespace."""
 
     def get(self, key: str) -> bytes | None:
         name = key.encode()
         while True:
             place = self._place_of(name)
+            if place.batch:
+                return self._find(name, there=False)  # type: ignore[no-any-return]
             call = Call(place.slot, (b"MGET", place.marker_key, place.records + name))
             marker, record = self._client.call(call)
             if marker != place.marker:
@@ -48,6 +48,8 @@ class RedisRecords(RedisNamespace):
         name = key.encode()
         while True:
             place = self._place_of(name)
+            if place.batch:
+                return bool(self._find(name, there=True))
             # In this order: where the marker is still the same afterwards, the record was one of the namespace.
             there, marker = self._run(
                 (
@@ -64,6 +66,7 @@ class RedisRecords(RedisNamespace):
 
     def count(self) -> int:
         def call(place: Place) -> Call:
+            self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
             return _COUNT.on(place.slot, keys, place.marker, write=False, again=True)
 
@@ -82,7 +85,11 @@ class RedisRecords(RedisNamespace):
             if not all(place.birth == birth for place in self._places):
                 raise NamespaceGone
             return self.write(writes, birth)
-        replies = self._client.run([_writing(place, group) for place, group in groups.items()])
+        if any(place.batch or is_large(group) for place, group in groups.items()):
+            for group in groups.values():
+                self._write_bucket(group, birth)
+            return None
+        replies = self._client.run([writing(place, group) for place, group in groups.items()])
         for group, reply in zip(groups.values(), replies, strict=True):
             if isinstance(reply, Signal | LostReplyError):
                 self._settle(group, birth, reply)
@@ -105,8 +112,16 @@ class RedisRecords(RedisNamespace):
 
     def _write_bucket(self, writes: Sequence[Write], birth: bytes) -> None:
         name = writes[0].key.encode()
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            return writing(place, writes)
+
         try:
-            self._write(lambda: self._place_of(name), birth, lambda place: _writing(place, writes))
+            if is_large(writes):
+                self._write_batch(lambda: self._place_of(name), writes, birth)
+            else:
+                self._write(lambda: self._place_of(name), birth, call)
         except LostReplyError as lost:
             if not self._found_out(lambda: self._is_written(writes)):
                 raise self._unknown(f"{len(writes)} records were written", lost) from lost.__cause__
@@ -119,12 +134,13 @@ class RedisRecords(RedisNamespace):
         name = write.key.encode()
 
         def call(place: Place) -> Call:
+            self._fold(place)
             arguments = (
                 place.marker,
                 version or b"",
                 b"0" if write.record is None else b"1",
                 write.record or b"",
-                b"" if write.expires_ms is None else _last_ms(write.expires_ms),
+                b"" if write.expires_ms is None else last_ms(write.expires_ms),
             )
             keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
             return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)
@@ -141,10 +157,16 @@ class RedisRecords(RedisNamespace):
         for key in dict.fromkeys(keys):
             name = key.encode()
             buckets[self._place_of(name).bucket].append(name)
-        return sum(self._delete_bucket(names) for names in buckets.values())
+        # Not more than that at once: deleting is promised for each key, not for all of them as one.
+        return sum(
+            self._delete_bucket(names[i : i + MOST_RECORDS])
+            for names in buckets.values()
+            for i in range(0, len(names), MOST_RECORDS)
+        )
 
     def _delete_bucket(self, names: Sequence[bytes]) -> int:
         def call(place: Place) -> Call:
+            self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index, *(place.records + name for name in names))
             return _DELETE.on(place.slot, keys, place.marker, write=True, again=False)
 
@@ -219,6 +241,7 @@ class RedisRecords(RedisNamespace):
         )
 
         def call(place: Place) -> Call:
+            self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
             return _SCAN.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
 
@@ -233,25 +256,3 @@ class RedisRecords(RedisNamespace):
             if edge is not None:
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
-
-
-def _last_ms(expires_ms: int) -> int:
-    """Return the last millisecond that a record is there: Redis expires what is later than its expiry."""
-    return max(1, expires_ms - 1)
-
-
-def _writing(place: Place, writes: Sequence[Write]) -> Call:
-    """Return the call that writes records of one bucket."""
-    prefix = place.records
-    stay = [write for write in writes if write.record is not None and write.expires_ms is None]
-    expire = [write for write in writes if write.record is not None and write.expires_ms is not None]
-    keys = [place.marker_key, place.key_index, place.expiry_index]
-    keys += [prefix + write.key.encode() for write in stay]
-    arguments: list[Any] = [place.marker, len(stay), len(expire)]
-    arguments += map(itemgetter(1), stay)
-    if len(stay) != len(writes):
-        keys += [prefix + write.key.encode() for write in expire]
-        for _, record, expires_ms in expire:
-            arguments += (record, _last_ms(expires_ms or 0))
-        keys += [prefix + write.key.encode() for write in writes if write.record is None]
-    return _WRITE.on(place.slot, keys, *arguments, write=True, again=False)

@@ -13,6 +13,9 @@ end
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 if marker and #marker > 16 then
-  redis.call('SADD', KEYS[2], 'r' .. marker:sub(17), 'n' .. marker:sub(1, 16))
+  redis.call('SADD', KEYS[2], 'n' .. marker:sub(1, 16), 'r' .. marker:sub(17, 24))
+  if #marker > 24 then
+    redis.call('SADD', KEYS[2], 'r' .. marker:sub(25))
+  end
 end
 return 1

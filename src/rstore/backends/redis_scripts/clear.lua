@@ -8,5 +8,8 @@ end
 -- DEL is never refused for lack of memory, and what follows a first write is not either.
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2])
-redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(17))
+redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(17, 24))
+if #ARGV[1] > 24 then
+  redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(25))
+end
 return 1

@@ -4,9 +4,20 @@
 -- the birth of a namespace, whose logs become 'd' one after another. The names of what is deleted are in the indexes,
 -- so that they cannot be declared as KEYS; all have the hash tag of the bucket, and nobody else uses them any more.
 --
--- KEYS: garbage. ARGV: how many names to delete at most.
+-- A batch that was staged and not made visible in time becomes garbage here.
+--
+-- KEYS: garbage, staged batches. ARGV: how many names to delete at most, a batch that is given up ('' for none).
 local garbage, most = KEYS[1], tonumber(ARGV[1])
 local bucket = garbage:sub(1, 7)
+if ARGV[2] ~= '' then
+  redis.call('ZREM', KEYS[2], ARGV[2])  -- first: it is never refused for lack of memory
+  redis.call('SADD', garbage, 'r' .. ARGV[2])
+end
+local time = redis.call('TIME')
+for _, batch in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', time[1], 'LIMIT', 0, 10)) do
+  redis.call('ZREM', KEYS[2], batch)
+  redis.call('SADD', garbage, 'r' .. batch)
+end
 local entry = redis.call('SRANDMEMBER', garbage)
 if not entry then
   return 0

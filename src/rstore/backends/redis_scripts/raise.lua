@@ -11,6 +11,9 @@ end
 redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])
 if marker and #marker > 16 then
   -- Whoever discarded that one did not come this far.
-  redis.call('SADD', KEYS[2], 'r' .. marker:sub(17), 'n' .. marker:sub(1, 16))
+  redis.call('SADD', KEYS[2], 'n' .. marker:sub(1, 16), 'r' .. marker:sub(17, 24))
+  if #marker > 24 then
+    redis.call('SADD', KEYS[2], 'r' .. marker:sub(25))
+  end
 end
 return ARGV[1] .. ARGV[2]

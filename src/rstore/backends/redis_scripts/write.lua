@@ -3,9 +3,10 @@
 -- The first command that changes anything may also be refused for lack of memory; the ones after it are not.
 --
 -- KEYS: marker, index, expiry, then the records: puts that stay, puts that expire, deletions.
--- ARGV: marker, how many puts stay, how many expire, then for each put its record, and the last millisecond that it
+-- ARGV: marker (a birth is enough where the records go into a batch that nobody sees yet), how many puts stay, how many expire, then for each put its record, and the last millisecond that it
 -- is there if it expires.
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+local marker = redis.call('GET', KEYS[1]) or ''
+if marker ~= ARGV[1] and (#ARGV[1] > 16 or marker:sub(1, 16) ~= ARGV[1]) then
   return {err = 'STALE'}
 end
 local index, expiry = KEYS[2], KEYS[3]
