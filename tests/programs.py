@@ -78,6 +78,11 @@ def discard_often(path: str) -> None:
     say("done")
 
 
+def run(program: str) -> None:
+    """Run the text of a program."""
+    exec(program, {"__name__": "program"})  # noqa: S102 - a test's own
+
+
 def hold(path: str, statement: str) -> None:
     """Hold a lock of SQLite until told to let go, and say both."""
     connection = apsw.Connection(path)

@@ -9,8 +9,6 @@ import pytest
 from rstore.testing import StoreSuite
 from rstore.testing.flavours import PICKLED, Flavour
 
-pytest_plugins = ["redis_fixtures"]
-
 
 class TestMemory(StoreSuite):
     persistent = False
@@ -24,6 +22,14 @@ class TestSqlite(StoreSuite):
     @pytest.fixture
     def dsn(self, tmp_path: Path) -> str:
         return f"sqlite://{tmp_path}/store.db"
+
+
+class TestPostgresql(StoreSuite):
+    local_clock = False
+
+    @pytest.fixture
+    def dsn(self, postgresql_dsn: str) -> str:
+        return postgresql_dsn
 
 
 class TestRedis(StoreSuite):

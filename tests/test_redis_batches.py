@@ -16,8 +16,6 @@ from rstore.backends.base import Options, Write
 from rstore.backends.redis_batches import MOST_RECORDS
 from rstore.backends.redis_client import Script
 
-pytest_plugins = ["redis_fixtures"]
-
 N = 3 * MOST_RECORDS + 7
 WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)
 

@@ -16,8 +16,6 @@ from redis_servers import Cluster, Server, until
 from rstore import OutcomeUnknownError, Store, StoreNotAvailableError
 from rstore.backends.redis_layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
 
-pytest_plugins = ["redis_fixtures"]
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

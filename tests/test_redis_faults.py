@@ -21,8 +21,6 @@ from rstore import (
     StoreNotAvailableError,
 )
 
-pytest_plugins = ["redis_fixtures"]
-
 
 @pytest.fixture(params=executables())
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:

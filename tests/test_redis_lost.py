@@ -12,8 +12,6 @@ from redis_servers import Server
 
 from rstore import OutcomeUnknownError, Store
 
-pytest_plugins = ["redis_fixtures"]
-
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
 
 

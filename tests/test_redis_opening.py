@@ -22,8 +22,6 @@ from rstore import InvalidArgumentError, Store, StoreClosedError, StoreNotAvaila
 from rstore.backends.redis import EvictionWarning
 from rstore.backends.redis_dsn import parse
 
-pytest_plugins = ["redis_fixtures"]
-
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
 QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
 

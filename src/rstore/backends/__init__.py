@@ -22,6 +22,8 @@ class Scheme(NamedTuple):
 SCHEMES: Final[dict[str, Scheme]] = {
     "sqlite": Scheme("rstore.backends.sqlite", "SqliteBackend", None),
     "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
+    "postgresql": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
+    "postgres": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
     "redis": Scheme("rstore.backends.redis", "RedisBackend", "redis"),
     "rediss": Scheme("rstore.backends.redis", "TlsRedisBackend", "redis"),
     "redis+cluster": Scheme("rstore.backends.redis", "RedisClusterBackend", "redis"),
@@ -30,7 +32,8 @@ SCHEMES: Final[dict[str, Scheme]] = {
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
-_credentials = re.compile(r"//.*@", re.DOTALL)  # up to the last @: a password may hold one, and a slash
+_credentials = re.compile(r"//(?:[^/@]*|[^?]*)@")  # up to the last @, should a password hold one unquoted
+_passwords = re.compile(r"([?&][^=&]*password=)[^&]*")
 
 
 def check_dsn(dsn: Any) -> tuple[str, str]:
@@ -96,4 +99,4 @@ def make_checked_backend(name: str, rest: str, namespace: str, options: Options)
 
 def show_dsn(dsn: str | os.PathLike[str]) -> str:
     """Return a dsn without its credentials, for messages."""
-    return _credentials.sub("//…@", os.fspath(dsn))
+    return _passwords.sub(r"\1…", _credentials.sub("//…@", os.fspath(dsn)))

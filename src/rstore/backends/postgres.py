@@ -1,0 +1,341 @@
+"""The PostgreSQL backend: a handful of tables in a schema, for many processes on many machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import cache
+from operator import attrgetter
+from typing import Final
+
+from psycopg import pq
+
+from rstore.backends.base import (
+    ANY,
+    FIRST,
+    LAST,
+    Backend,
+    Commit,
+    Expected,
+    Head,
+    Log,
+    Model,
+    NamespaceGone,
+    Options,
+    Page,
+    Position,
+    Row,
+    View,
+    Write,
+    version_of,
+)
+from rstore.backends.postgres_binary import blobs, boolean, int4, int8, int8s_or_null, number, texts, truth
+from rstore.backends.postgres_connections import Connections
+from rstore.backends.postgres_dsn import parse
+from rstore.backends.postgres_link import Call
+from rstore.backends.postgres_logs import (
+    address_of,
+    batches,
+    check_size,
+    columns_of,
+    columns_of_head,
+    plan,
+)
+from rstore.backends.postgres_sql import LogSql, RecordSql
+from rstore.backends.postgres_view import view_of, view_query
+from rstore.errors import StoreNotAvailableError
+
+_LOOKED_AT: Final = 10
+"""After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
+
+
+class PostgresBackend(Backend):
+    """One namespace of one schema."""
+
+    def __init__(self, rest: str, namespace: str, options: Options) -> None:
+        self._place = parse(rest)
+        self._connections = Connections(self._place, options)
+        self._records, self._logs = _statements(self._place.schema)
+        self._namespace = namespace
+        self._name = namespace.encode()
+        self._frozen = options.frozen
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._connections.set_up()
+        if self._frozen and self._birth() is None:
+            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._place.show}")
+
+    def create(self) -> bytes:
+        while (birth := self._birth()) is None:
+            create = self._records.create, (self._name, os.urandom(8))
+            # What was lost is tried again as it is: the look is the loop.
+            self._connections.write([create], lambda: self._birth() is not None)
+        return birth
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def discard(self) -> None:
+        birth = self._birth()
+        name = (self._name,)
+        calls: list[Call] = [(one, name) for one in self._records.discard]
+        self._connections.write(
+            calls, lambda: None if birth is not None and birth == self._birth() else True, patient=True
+        )
+
+    def fact(self, name: str) -> bytes | None:
+        (found,) = self._connections.read((self._records.fact, (self._name, name.encode())))
+        return found.get_value(0, 0) if found.ntuples else None
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        def look() -> bool:
+            return self.fact(name) is not None
+
+        self._connections.write([(self._records.add_fact, (self._name, name.encode(), fact))], look)
+        kept = self.fact(name)
+        if kept is None:
+            raise NamespaceGone
+        return kept
+
+    def _birth(self) -> bytes | None:
+        (found,) = self._connections.read((self._records.find, (self._name,)))
+        return found.get_value(0, 0) if found.ntuples else None
+
+    # -- key/value ----------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes | None:
+        (found,) = self._connections.read((self._records.get, (self._name, key.encode())))
+        return found.get_value(0, 0) if found.ntuples else None
+
+    def has(self, key: str) -> bool:
+        (found,) = self._connections.read((self._records.has, (self._name, key.encode())))
+        return found.ntuples > 0
+
+    def count(self) -> int:
+        (found,) = self._connections.read((self._records.count, (self._name,)))
+        return number(found)
+
+    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+        def look() -> bool | None:
+            # All or none was done, and records carry random stamps: one of them that is there is enough.
+            some = [write for write in writes if write.record is not None][:_LOOKED_AT]
+            return True if any(self.get(write.key) == write.record for write in some) else None
+
+        results = self._connections.write(self._puts(writes, birth), look)
+        if results is not None and not (results[0].command_tuples or results[0].ntuples):
+            raise NamespaceGone
+
+    def _puts(self, writes: Sequence[Write], birth: bytes) -> list[Call]:
+        space = self._name, birth
+        if len(writes) == 1 and (record := writes[0].record) is not None:
+            key, _, ms = writes[0]
+            check_size(len(record))
+            return [(self._records.put, (*space, key.encode(), record, None if ms is None else int8(ms)))]
+        # In the order of their keys, which is the one in which all take the locks of rows.
+        ordered = sorted(writes, key=attrgetter("key"))
+        gone = texts(write.key for write in ordered if write.record is None)
+        kept = [(key, record, ms) for key, record, ms in ordered if record is not None]
+        calls: list[Call] = [(self._records.lock, space)]
+        for batch in batches(kept, [len(record) for _, record, _ in kept]):
+            keys, records, expiries = zip(*batch, strict=True)
+            calls.append((self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(expiries))))
+        if len(kept) < len(writes):
+            calls.append((self._records.delete, (self._name, gone)))
+        return calls
+
+    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+        key, record, ms = write
+        space, expires = (self._name, birth, key.encode()), None if ms is None else int8(ms)
+        if record is None:
+            if version is None:
+                return self._is_absent(key, birth)
+            call: Call = self._records.delete_if, (*space, version)
+        elif version is None:
+            call = self._records.put_if_absent, (*space, record, expires)
+        else:
+            call = self._records.put_if, (*space, record, expires, version)
+        check_size(len(record or b""))
+
+        def look() -> bool | None:
+            found = self.get(key)
+            if record is not None and found == record:
+                return True
+            return False if version == (None if found is None else version_of(found)) else None
+
+        results = self._connections.write([call], look)
+        return _was_done(None if results is None else results[0])
+
+    def _is_absent(self, key: str, birth: bytes) -> bool:
+        if self._birth() != birth:
+            raise NamespaceGone
+        return not self.has(key)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        call = self._records.delete, (self._name, texts(sorted(set(keys))))
+        # How many there were is in the answer alone.
+        results = self._connections.write([call], lambda: None)
+        return 0 if results is None else results[0].command_tuples or 0
+
+    def scan(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Page:
+        query = self._records.scan(after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only)
+        bounds = [bound.encode() for bound in (after, stop) if bound is not None]
+        (found,) = self._connections.read((query, (self._name, start.encode(), int8(limit + 1), *bounds)))
+        value = found.get_value
+        records: list[tuple[str, bytes]] = []
+        for row in range(min(found.ntuples, limit)):
+            if (record := value(row, 1)) is None:
+                break
+            records.append(((value(row, 0) or b"").decode(), record))
+        return Page(records, more=len(records) < found.ntuples)
+
+    def clear(self) -> None:
+        self._connections.write([(self._records.clear, (self._name,))], lambda: self.count() == 0 or None, patient=True)
+
+    # -- logs ---------------------------------------------------------------------------------------------------------
+
+    def logs(self, model: Model) -> list[str]:
+        (found,) = self._connections.read((self._logs.keys, (self._name, int4(model))))
+        return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
+
+    def view(
+        self,
+        log: Log,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        rows: bool = True,
+        bodies: bool = True,
+        neighbours: bool = False,
+        from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
+    ) -> View:
+        query = view_query(
+            self._place.schema,
+            limited=limit is not None,
+            reverse=reverse,
+            rows=rows,
+            bodies=bodies,
+            neighbours=neighbours,
+            checkpoint=from_checkpoint is not None,
+            unless=unless_version is not None,
+        )
+        asked = [*self._named(log), *map(int8, (*lo, *hi))]
+        if limit is not None:
+            asked.append(int8(limit))
+        if from_checkpoint is not None:
+            asked += map(int8, from_checkpoint)
+        if unless_version is not None:
+            asked.append(unless_version)
+        (found,) = self._connections.read((query, asked))
+        return view_of(found)
+
+    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+        address = address_of(self._name, birth, log)
+        calls = [(self._logs.append, (*address, boolean(head.sealed), *columns)) for columns in columns_of(rows)]
+        create = self._logs.create, (*address, *columns_of_head(head))
+
+        def look() -> bool | None:
+            view = self.view(log, min(rows)[:2], max(rows)[:2])
+            if view.head is None:
+                return False
+            return True if {*rows} <= {*view.rows} else None
+
+        while True:
+            results = self._connections.write(calls, look)
+            if results is None:
+                return True
+            if not truth(results[-1], 0):
+                raise NamespaceGone
+            sealed = results[-1].get_value(0, 1)
+            if sealed is not None:
+                return sealed == boolean(head.sealed)
+            self._connections.write([create], lambda: False)  # does nothing where somebody was faster
+
+    def hot(self, log: Log) -> tuple[int, int]:
+        (found,) = self._connections.read((self._logs.hot, self._named(log)))
+        return number(found, 0), number(found, 1)
+
+    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+        if commit.if_epoch is not ANY or commit.if_version is not ANY:
+            return self._try_commit(log, commit, birth)
+        while True:
+            # Only bound to a head, or to there being none, can the later statements tell whether the first one won.
+            head = self._head(log)
+            if self._try_commit(log, replace(commit, if_epoch=head and head.epoch), birth):
+                return True
+            if head is None and commit.create is None:
+                return False
+
+    def _try_commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+        planned = plan(self._logs, address_of(self._name, birth, log), commit)
+        if planned is None:
+            if self._birth() != birth:
+                raise NamespaceGone
+            return False
+        results = self._connections.write(planned.calls, lambda: planned.look(self._head(log)))
+        return _was_done(None if results is None else results[planned.claim])
+
+    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+        while True:
+            head, birth = self._head(log), self._birth()
+            if head is None or birth is None or if_version not in (ANY, head.version):
+                return False
+            address, epoch = address_of(self._name, birth, log), head.epoch
+            guarded = *address[1:], epoch, None if if_version is ANY else if_version
+            calls = [(self._logs.lock, address), *((remove, guarded) for remove in self._logs.remove)]
+
+            def look(epoch: bytes = epoch) -> bool | None:
+                found = self._head(log)
+                return False if found is not None and found.epoch == epoch else None
+
+            results = self._connections.write(calls, look)
+            if results is not None and results[-1].command_tuples:
+                return True
+
+    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
+        return self._connections.transaction()
+
+    @contextmanager
+    def exclusive(self, log: Log) -> Generator[None]:
+        # The lock of its head, where it has one: of whoever creates it one wins, and the others find it then.
+        with self._connections.transaction((self._logs.hold, self._named(log))):
+            yield
+
+    def _named(self, log: Log) -> tuple[bytes, bytes, bytes]:
+        return self._name, int4(log.model), log.key.encode()
+
+    def _head(self, log: Log) -> Head | None:
+        (found,) = self._connections.read((self._logs.head, self._named(log)))
+        if not found.ntuples:
+            return None
+        epoch, version, sealed, facts = (found.get_value(0, column) or b"" for column in range(4))
+        return Head(epoch, version, sealed == b"\1", facts)
+
+
+@cache
+def _statements(schema: str) -> tuple[RecordSql, LogSql]:
+    return RecordSql(schema), LogSql(schema)
+
+
+def _was_done(result: pq.abc.PGresult | None) -> bool:
+    """Return what a conditional statement says it did; one whose answer was lost was found to be done."""
+    if result is None:
+        return True
+    if not truth(result, 0):
+        raise NamespaceGone
+    return truth(result, 1)

@@ -1,0 +1,85 @@
+"""Numbers and arrays in PostgreSQL's binary format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
+from struct import Struct, pack
+from typing import Final
+
+from psycopg import pq
+
+_BYTEA: Final = 17
+_INT8: Final = 20
+_INT4: Final = 23
+_TEXT: Final = 25
+
+int4 = Struct("!i").pack
+int8 = Struct("!q").pack
+_place = Struct("!qi").unpack
+_run = Struct("!qiqii").unpack
+
+_size = Struct("!i").pack
+_array = Struct("!iiIii").pack  # dimensions, whether there are NULLs, the type, how many, the first index
+
+
+def place(data: bytes) -> tuple[int, int]:
+    """Return a position."""
+    t, seq = _place(data)
+    return t, seq
+
+
+def run(data: bytes) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Return the positions of the first and the last row of a chunk, and how many it holds."""
+    first_t, first_seq, last_t, last_seq, n = _run(data)
+    return (first_t, first_seq), (last_t, last_seq), n
+
+
+def boolean(value: bool) -> bytes:
+    """Return a boolean."""
+    return b"\1" if value else b"\0"
+
+
+def number(result: pq.abc.PGresult, column: int = 0) -> int:
+    """Return a number of the first row of an answer."""
+    return int.from_bytes(result.get_value(0, column) or b"", "big", signed=True)
+
+
+def truth(result: pq.abc.PGresult, column: int) -> bool:
+    """Return a boolean of the first row of an answer."""
+    return result.get_value(0, column) == b"\1"
+
+
+def texts(values: Iterable[str]) -> bytes:
+    """Return an array of text."""
+    return _blobs(_TEXT, [value.encode() for value in values])
+
+
+def blobs(values: Sequence[bytes]) -> bytes:
+    """Return an array of bytea."""
+    return _blobs(_BYTEA, values)
+
+
+def _blobs(kind: int, values: Sequence[bytes]) -> bytes:
+    parts = chain.from_iterable(zip(map(_size, map(len, values)), values, strict=True))
+    return _array(1, 0, kind, len(values), 1) + b"".join(parts)
+
+
+def int8s(values: Sequence[int]) -> bytes:
+    """Return an array of bigint."""
+    return _array(1, 0, _INT8, len(values), 1) + _numbers("iq", 8, values)
+
+
+def int4s(values: Sequence[int]) -> bytes:
+    """Return an array of int."""
+    return _array(1, 0, _INT4, len(values), 1) + _numbers("ii", 4, values)
+
+
+def _numbers(layout: str, size: int, values: Sequence[int]) -> bytes:
+    return pack("!" + layout * len(values), *chain.from_iterable(zip(repeat(size), values)))
+
+
+def int8s_or_null(values: Sequence[int | None]) -> bytes:
+    """Return an array of bigint in which None is NULL."""
+    parts = (_size(-1) if value is None else _size(8) + int8(value) for value in values)
+    return _array(1, 1, _INT8, len(values), 1) + b"".join(parts)

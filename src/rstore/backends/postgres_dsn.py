@@ -1,0 +1,73 @@
+"""Where a PostgreSQL store is: what libpq is told, and what is rstore's own in a DSN."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote_plus
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from rstore.errors import InvalidValueError
+
+_MAX_SCHEMA_BYTES: Final = 63
+_DEFAULT_POOL: Final = 10
+_OWN: Final = {"schema", "prepare", "pool"}
+
+# A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
+_KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+
+
+class Place(NamedTuple):
+    """A store's place. `show` is for messages and holds no secret."""
+
+    parameters: dict[str, str]
+    schema: str
+    prepare: bool
+    pool: int
+    show: str
+
+
+def parse(rest: str) -> Place:
+    """Return the place that a DSN names, of which `rest` follows `postgresql://`.
+
+    Raises `InvalidValueError`, without quoting what may be a password.
+    """
+    base, _, query = rest.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    own = {name: unquote_plus(value) for name, _, value in pairs if name in _OWN}
+    others = "&".join(name + equals + value for name, equals, value in pairs if name not in _OWN)
+    try:
+        given = conninfo_to_dict(f"postgresql://{base}" + (f"?{others}" if others else ""))
+    except (psycopg.Error, UnicodeDecodeError):
+        given = None
+    if given is None or not re.fullmatch("[0-9,]*", str(given.get("port", ""))):
+        # In words of our own, and not chained: libpq quotes what it cannot read, which may be half of a password.
+        raise InvalidValueError(
+            "libpq cannot read the dsn: postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, with %40 for @, "
+            "%2F for / and %3A for : in user and password"
+        ) from None
+    parameters = _KEEPALIVE | {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
+    parameters["client_encoding"] = "UTF8"
+    schema = _schema(own.get("schema", "rstore"))
+    show = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}, schema {schema!r}"
+    return Place(parameters, schema, _prepare(own.get("prepare", "yes")), _pool(own.get("pool", _DEFAULT_POOL)), show)
+
+
+def _schema(name: str) -> str:
+    if not 0 < len(name.encode()) <= _MAX_SCHEMA_BYTES or name.startswith("pg_") or "\0" in name:
+        raise InvalidValueError(f"the schema has 1 to {_MAX_SCHEMA_BYTES} bytes and does not begin with pg_: {name!r}")
+    return name
+
+
+def _prepare(value: str) -> bool:
+    if value not in ("yes", "no"):
+        raise InvalidValueError(f"prepare is yes or no, not {value!r}")
+    return value == "yes"
+
+
+def _pool(value: str | int) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", str(value)):
+        raise InvalidValueError(f"pool is how many connections a store has at most, 1 to 9999, not {value!r}")
+    return int(value)

@@ -1,0 +1,100 @@
+"""What PostgreSQL says, in rstore's errors: the one place where the driver's exceptions are translated."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import psycopg
+
+from rstore.errors import (
+    CorruptionError,
+    NotSupportedError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreNotAvailableError,
+)
+
+RETRY: Final = {"40001", "40P01"}
+"""Serialization failure and deadlock: all was undone, and the same again may well succeed."""
+NOT_PREPARED: Final = {"26000", "42P05"}
+"""A prepared statement is not there, or is there already: a pooler changes the session under our hands."""
+CHANGED_PLAN: Final = "0A000"
+"""Among other things: a table was altered since the statement was prepared."""
+READ_ONLY: Final = "25006"
+
+READ_ONLY_HINT: Final = (
+    "the server only reads: it is a standby, or default_transaction_read_only is on; connect to the primary (several "
+    "hosts and target_session_attrs=read-write find it)"
+)
+_RIGHTS_HINT: Final = (
+    "the user lacks a right: a writer needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on its tables, a "
+    "reader USAGE and SELECT, and whoever opens the store first CREATE on the database or on an empty schema"
+)
+
+_KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {
+    "25006": (StoreNotAvailableError, READ_ONLY_HINT),
+    "42501": (StoreNotAvailableError, _RIGHTS_HINT),
+    "53100": (StoreFullError, "the server's disk is full; nothing was applied"),
+    "53200": (StoreFullError, "the server is out of memory; nothing was applied"),
+    "53400": (StoreFullError, "a limit of the server is reached; nothing was applied"),
+    "54000": (NotSupportedError, "PostgreSQL cannot hold it"),
+    "22P05": (NotSupportedError, "the database's encoding cannot hold it: create it with ENCODING 'UTF8'"),
+    "55P03": (StoreBusyError, "others kept it locked; nothing was applied"),
+    "57014": (StoreBusyError, "it was given up after the time-out; nothing was applied"),
+    "40001": (StoreBusyError, "others were faster again and again; nothing was applied"),
+    "40P01": (StoreBusyError, "others were faster again and again; nothing was applied"),
+    "42P01": (StoreNotAvailableError, "the tables of the store are not there"),
+    "3F000": (StoreNotAvailableError, "the schema of the store is not there"),
+    "42703": (StoreNotAvailableError, "the schema holds tables of another application"),
+    "42P07": (StoreNotAvailableError, "the schema holds tables of another application; name another with ?schema="),
+    "XX001": (CorruptionError, "the server's data is damaged"),
+    "XX002": (CorruptionError, "an index of the server is damaged"),
+}
+
+# libpq has no codes for what goes wrong before the session begins, only the server's words. Where these are in another
+# language the hint is missing, and the words are there all the same.
+_REFUSED: Final = (
+    (r"password|authentication|pg_hba|role .* does not exist", "check the user, the password and pg_hba.conf"),
+    (r"database .* does not exist", "create it with CREATE DATABASE … ENCODING 'UTF8', or name another one"),
+    (r"could not translate host name|resolve host", "check the name of the host"),
+    (r"[Cc]onnection refused|No such file or directory", "is the server running, and is this its port?"),
+    (r"certificate|SSL", "check sslmode and the certificates"),
+)
+_FULL: Final = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
+_STARTING: Final = re.compile(r"the database system is (starting up|shutting down|in recovery mode|not yet accepting)")
+
+
+def translated(error: psycopg.Error, place: str) -> StoreError:
+    """Return the error of rstore for what the server refused; it names the place, never a value."""
+    kind, hint = _KINDS.get(error.sqlstate or "", (StoreNotAvailableError, ""))
+    return kind(f"{place}: {_words(error)}" + (f"; {hint}" if hint else ""))
+
+
+def is_temporary(error: psycopg.Error) -> bool:
+    """Return whether a refused connection may be accepted in a moment."""
+    return bool(_STARTING.search(str(error))) or is_full(error)
+
+
+def is_full(error: psycopg.Error) -> bool:
+    """Return whether a connection was refused because there are too many."""
+    return bool(_FULL.search(str(error)))
+
+
+def unreachable(error: psycopg.Error, place: str) -> StoreError:
+    """Return the error of rstore for a connection that could not be opened."""
+    words = _words(error)
+    if is_full(error):
+        return StoreBusyError(
+            f"{place}: {words}; all of its connections stayed taken for the time-out: raise max_connections, use fewer "
+            "(?pool= bounds those of one store), or put PgBouncer in front"
+        )
+    hint = next((hint for pattern, hint in _REFUSED if re.search(pattern, words)), "")
+    return StoreNotAvailableError(f"{place}: {words}" + (f"; {hint}" if hint else ""))
+
+
+def _words(error: psycopg.Error) -> str:
+    """Return the server's message in one line, without its details: these may quote what was sent."""
+    words = error.diag.message_primary or str(error).strip() or type(error).__name__
+    return " ".join(words.split())

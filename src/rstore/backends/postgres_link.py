@@ -1,0 +1,232 @@
+"""One connection to PostgreSQL: statements go out together, in one round trip, and every wait has an end.
+
+Nouns: a *statement* (SQL, and the name under which a connection keeps it prepared), a *call* (a statement and its
+parameters, in PostgreSQL's binary format) and a *link* (one connection).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from time import monotonic
+from typing import Final, TypeAlias
+
+import psycopg
+from psycopg import capabilities, pq
+from psycopg.errors import error_from_result
+
+_READ: Final = 1
+_WRITE: Final = 4
+_GRACE_S: Final = 2.0
+"""How long a server that was asked to give up may take to say that it did."""
+_FLUSH_EVERY: Final = 16
+"""After so many statements the server is to say how far it is: a long pipeline must not look like one that hangs."""
+
+
+class Statement:
+    """SQL with its name, which is made of the SQL: behind a pooler two programs may meet on one connection."""
+
+    __slots__ = ("name", "sql")
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql.encode()
+        self.name = b"rstore_" + sha256(self.sql).hexdigest()[:24].encode()
+
+
+Results: TypeAlias = "list[pq.abc.PGresult]"
+Call: TypeAlias = tuple[Statement, Sequence[bytes | None]]
+
+
+class Lost(Exception):  # noqa: N818 - a signal between two files, which no user sees
+    """The connection broke, chained from how. What was sent may have been done, or is being done right now."""
+
+
+class Silent(Lost):
+    """The server did not answer in time, nor when it was asked to give up."""
+
+
+class Failed(Exception):  # noqa: N818 - the same
+    """The server refused a statement, chained from the driver's error; nothing of the pipeline was done."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(error.sqlstate)
+        self.sqlstate = error.sqlstate or ""
+        self.error = error
+
+
+class Link:
+    """One connection, for one thread at a time.
+
+    It stays in pipeline mode. Statements between two syncs are one transaction, which is committed at the sync, so
+    several of them are atomic in one round trip without a BEGIN and a COMMIT. Nothing counts as done before the sync is
+    answered: a statement says that it is complete before its transaction is committed.
+    """
+
+    def __init__(self, connection: psycopg.Connection, *, prepare: bool) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._pgconn.nonblocking = 1
+        self._pgconn.enter_pipeline_mode()
+        self._wait = _waiter(self._pgconn.socket)
+        self._fd = self._pgconn.socket
+        self._prepare = prepare
+        self._prepared: set[bytes] = set()
+        self._cancelled = False
+        self.used_at = monotonic()
+
+    def alive(self) -> bool:
+        """Return whether nothing has arrived since the last answer; on an idle connection that is its end.
+
+        A look at the socket costs a microsecond, a `SELECT 1` as much as the statement that follows.
+        """
+        return not self._wait(_READ, 0.0)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is outside of any transaction."""
+        return self._pgconn.transaction_status == pq.TransactionStatus.IDLE
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next call may have it: outside of any transaction, and with no cancellation on its way to it."""
+        return self.idle and not self._cancelled
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the database."""
+        return (self._pgconn.parameter_status(b"server_encoding") or b"").decode()
+
+    def close(self) -> None:
+        """End the session."""
+        self._connection.close()
+
+    def abandon(self) -> None:
+        """Let go of the socket of another process, without a word to its server."""
+        os.close(self._fd)
+
+    def run(self, calls: Sequence[Call], timeout_s: float | None) -> Results:
+        """Return the results of statements that are sent together; all of them are done or none.
+
+        `timeout_s` bounds how long the server may be silent; then it is asked to give up.
+
+        Raises `Lost` or `Failed`.
+        """
+        try:
+            prepared = self._send(calls)
+            results = self._results(timeout_s)
+        except TimeoutError as error:
+            raise Silent from error
+        except psycopg.Error as error:
+            raise Lost from error
+        if prepared:
+            results = self._learn(prepared, results)
+        for result in results:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise Failed(error_from_result(result))
+        return results
+
+    def _send(self, calls: Sequence[Call]) -> dict[int, bytes]:
+        """Send statements; return the names of those that are prepared on the way, by the place of their answers."""
+        pgconn, known = self._pgconn, self._prepared
+        new: dict[int, bytes] = {}
+        for i, (statement, parameters) in enumerate(calls, 1):
+            formats = _BINARY[len(parameters)]
+            if not self._prepare:
+                pgconn.send_query_params(statement.sql, parameters, None, formats, 1)
+            else:
+                if statement.name not in known and statement.name not in new.values():
+                    pgconn.send_prepare(statement.name, statement.sql)
+                    new[i - 1 + len(new)] = statement.name
+                pgconn.send_query_prepared(statement.name, parameters, formats, 1)
+            if i % _FLUSH_EVERY == 0:
+                pgconn.send_flush_request()
+        pgconn.pipeline_sync()
+        return new
+
+    def _learn(self, prepared: dict[int, bytes], results: Results) -> Results:
+        """Take the answers to what was prepared out of the others, and keep in mind what succeeded."""
+        self._prepared.update(name for i, name in prepared.items() if results[i].status == pq.ExecStatus.COMMAND_OK)
+        return [
+            result for i, result in enumerate(results) if i not in prepared or result.status != pq.ExecStatus.COMMAND_OK
+        ]
+
+    def _results(self, timeout_s: float | None) -> Results:
+        pgconn, wait = self._pgconn, self._wait
+        while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
+            ready = wait(_READ | _WRITE, timeout_s)
+            if not ready:
+                raise TimeoutError("the server does not take what is sent")
+            if ready & _READ:
+                pgconn.consume_input()
+        results: Results = []
+        while True:
+            while pgconn.is_busy():
+                if wait(_READ, _GRACE_S if self._cancelled else timeout_s):
+                    pgconn.consume_input()
+                elif self._cancelled:
+                    raise TimeoutError("the server does not answer")
+                else:
+                    self._cancel()  # whether it did give up is in its answer
+            result = pgconn.get_result()
+            if result is not None and result.status == pq.ExecStatus.PIPELINE_SYNC:
+                return results
+            if result is not None:
+                results.append(result)
+            if pgconn.status == pq.ConnStatus.BAD:
+                raise _broken(results)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if not capabilities.has_cancel_safe():
+            self._pgconn.get_cancel().cancel()
+            return
+        cancelling = self._pgconn.cancel_conn()
+        cancelling.start()
+        deadline = monotonic() + _GRACE_S
+        while (state := cancelling.poll()) not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
+            what = _READ if state == pq.PollingStatus.READING else _WRITE
+            if not _waiter(cancelling.socket)(what, deadline - monotonic()):
+                break
+        cancelling.finish()
+
+
+def _broken(results: Results) -> psycopg.Error:
+    """Return how a connection broke: what the server said last, if it said why."""
+    if results and results[-1].status == pq.ExecStatus.FATAL_ERROR:
+        return error_from_result(results[-1])
+    return psycopg.OperationalError("the connection is closed")
+
+
+# As many format codes as there are parameters, all binary: making such a list anew takes a tenth of a microsecond.
+_BINARY: Final = [[1] * n for n in range(20)]
+
+
+def _waiter(fd: int) -> Callable[[int, float | None], int]:
+    """Return what waits until a socket can be read or written, and returns which; 0 when the time is up."""
+    if not hasattr(select, "poll"):  # Windows
+        return lambda what, timeout_s: _select(fd, what, timeout_s)
+    reading, either = select.poll(), select.poll()
+    reading.register(fd, select.POLLIN)
+    either.register(fd, select.POLLIN | select.POLLOUT)
+    poll = {_READ: reading.poll, _READ | _WRITE: either.poll, _WRITE: either.poll}
+
+    def wait(what: int, timeout_s: float | None) -> int:
+        events = poll[what](None if timeout_s is None else max(0.0, timeout_s * 1000))
+        # Whatever is wrong with a socket is found by reading it.
+        return (
+            0 if not events else (events[0][1] & select.POLLOUT and _WRITE) | (events[0][1] & ~select.POLLOUT and _READ)
+        )
+
+    return wait
+
+
+def _select(fd: int, what: int, timeout_s: float | None) -> int:
+    readable, writable, broken = select.select(
+        [fd] if what & _READ else [],
+        [fd] if what & _WRITE else [],
+        [fd],
+        None if timeout_s is None else max(0.0, timeout_s),
+    )
+    return (_READ if readable or broken else 0) | (_WRITE if writable else 0)

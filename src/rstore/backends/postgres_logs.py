@@ -1,0 +1,151 @@
+"""Commits as statements: what goes out, and how it is recognised where the answer is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeVar
+
+from rstore.backends.base import Commit, Head, Log, Row
+from rstore.backends.postgres_binary import blobs, boolean, int4, int4s, int8, int8s
+from rstore.backends.postgres_link import Call
+from rstore.backends.postgres_sql import LogSql
+from rstore.errors import NotSupportedError
+
+T = TypeVar("T")
+
+_MAX_BYTES: Final = 1_000_000_000
+"""PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
+_BATCH_ROWS: Final = 10_000
+_BATCH_BYTES: Final = 16 * 1024 * 1024
+
+Address = tuple[bytes, bytes, bytes, bytes]
+"""The name of a namespace, its birth, the model and the key of a log."""
+
+
+def check_size(size: int) -> int:
+    """Refuse what PostgreSQL cannot hold, before it is sent."""
+    if size > _MAX_BYTES:
+        raise NotSupportedError(
+            f"a value of {size:,} bytes: PostgreSQL holds up to {_MAX_BYTES:,}; nothing was applied"
+        )
+    return size
+
+
+def batches(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
+    """Yield items in batches of bounded size, each for one statement."""
+    begin = held = 0
+    for i, size in enumerate(sizes):
+        if i > begin and (i - begin == _BATCH_ROWS or held + check_size(size) > _BATCH_BYTES):
+            yield items[begin:i]
+            begin, held = i, 0
+        held += check_size(size)
+    if begin < len(items):
+        yield items[begin:]
+
+
+def columns_of(rows: Sequence[Row]) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield rows as three arrays, a batch at a time, in the order in which all take the locks of rows."""
+    ordered = sorted(rows)
+    for batch in batches(ordered, [len(row.body) for row in ordered]):
+        times, seqs, bodies = zip(*batch, strict=True)
+        yield int8s(times), int4s(seqs), blobs(bodies)
+
+
+def address_of(name: bytes, birth: bytes, log: Log) -> Address:
+    """Return a log as parameters."""
+    return name, birth, int4(log.model), log.key.encode()
+
+
+def columns_of_head(head: Head) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return a head as parameters."""
+    return head.epoch, head.version, boolean(head.sealed), head.facts
+
+
+class Stamps(NamedTuple):
+    """Epoch and version of a head; None is any."""
+
+    epoch: bytes | None
+    version: bytes | None
+
+    def fit(self, head: Head) -> bool:
+        """Return whether a head has them."""
+        return self.epoch in (None, head.epoch) and self.version in (None, head.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A commit as statements, the one whose answer says whether it was done, and how it is recognised later."""
+
+    calls: list[Call]
+    claim: int
+    before: Stamps | None
+    """What the head is to have; None where there is to be none."""
+    fresh: Stamps
+    """What the commit puts there; None where it leaves what there is."""
+
+    def look(self, head: Head | None) -> bool | None:
+        """Return whether the commit is what made this head, False if it can still happen, None if that is unknown."""
+        if head is None:
+            return False if self.before is None else None
+        if any(stamp is not None and stamp in head[:2] for stamp in self.fresh):
+            return True
+        if self.before is None or self.fresh == (None, None):
+            return None
+        # Sent twice it happens once: the second finds a head with other stamps.
+        return False if self.before.fit(head) else None
+
+
+def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
+    """Return a commit as statements; None if its conditions contradict each other.
+
+    The conditions name an epoch, a version, or that there is no such log.
+    """
+    claim: list[Call]
+    if commit.if_epoch is None or commit.if_version is None:
+        if commit.create is None or isinstance(commit.if_epoch, bytes) or isinstance(commit.if_version, bytes):
+            return None
+        before, head = None, _replaced(commit.create, commit)
+        claim = [(sql.create, (*address, *columns_of_head(head)))]
+        fresh = after = Stamps(head.epoch, head.version)
+    else:
+        before = Stamps(*(one if isinstance(one, bytes) else None for one in (commit.if_epoch, commit.if_version)))
+        fresh = Stamps(commit.epoch, commit.version)
+        claim = [(sql.move, (*address, *before, *fresh, commit.facts))]
+        after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)
+    guarded = *address[1:], *after
+    calls = list(_changes(sql, commit, guarded))
+    if commit.drop_if_empty and not commit.put_rows and not commit.put_chunks:
+        # Whoever may remove the head takes its lock first, and in a statement of its own.
+        claim.insert(0, (sql.lock, address))
+        calls += ((remove, guarded) for remove in sql.remove_if_empty)
+    return Plan([*claim, *calls], len(claim) - 1, before, fresh)
+
+
+def _replaced(head: Head, commit: Commit) -> Head:
+    epoch, version, facts = commit.epoch, commit.version, commit.facts
+    return Head(
+        head.epoch if epoch is None else epoch,
+        head.version if version is None else version,
+        head.sealed,
+        head.facts if facts is None else facts,
+    )
+
+
+def _changes(sql: LogSql, commit: Commit, guarded: tuple[bytes | None, ...]) -> Iterator[Call]:
+    """Yield what follows the first statement: dropping before putting."""
+    for columns in columns_of(commit.drop_rows):
+        yield sql.drop_rows, (*guarded, *columns)
+    if commit.drop_chunks:
+        times, seqs = zip(*commit.drop_chunks, strict=True)
+        yield sql.drop_chunks, (*guarded, int8s(times), int4s(seqs))
+    if commit.drop_checkpoints_from is not None:
+        yield sql.drop_checkpoints, (*guarded, *map(int8, commit.drop_checkpoints_from))
+    for columns in columns_of(commit.put_rows):
+        yield sql.put_rows, (*guarded, *columns)
+    for (first_t, first_seq), (last_t, last_seq), n, meta, body in commit.put_chunks:
+        check_size(len(body))
+        ends = int8(first_t), int4(first_seq), int8(last_t), int4(last_seq)
+        yield sql.put_chunk, (*guarded, *ends, int4(n), meta, body)
+    for columns in columns_of(commit.put_checkpoints):
+        yield sql.put_checkpoints, (*guarded, *columns)

@@ -1,0 +1,146 @@
+"""The layout of a PostgreSQL schema: its tables, how they are created, and how they move to a newer format.
+
+Every table but the small ones is keyed by namespace and key, and no other index is unique: so each can be partitioned
+or distributed by these two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rstore.backends.postgres_binary import number, truth
+from rstore.backends.postgres_dsn import Place
+from rstore.backends.postgres_errors import READ_ONLY_HINT
+from rstore.backends.postgres_link import Failed, Link, Statement
+from rstore.errors import StoreNotAvailableError
+
+_FORMAT_1: Final = """
+CREATE TABLE {s}.format (application text NOT NULL, version int NOT NULL);
+INSERT INTO {s}.format VALUES ('rstore', 0);
+CREATE TABLE {s}.namespaces (
+  name text COLLATE "C" PRIMARY KEY,
+  ns bigint NOT NULL UNIQUE  -- its birth, random: what is written under a dead one is found by nobody
+);
+CREATE TABLE {s}.facts (
+  ns bigint, name text COLLATE "C", fact bytea NOT NULL,
+  PRIMARY KEY (ns, name)
+);
+CREATE TABLE {s}.records (
+  ns bigint, key text COLLATE "C", record bytea NOT NULL, expires_ms bigint,
+  PRIMARY KEY (ns, key)
+);
+CREATE TABLE {s}.logs (
+  ns bigint, model int, key text COLLATE "C",
+  epoch bytea NOT NULL, version bytea NOT NULL, sealed boolean NOT NULL, facts bytea NOT NULL,
+  PRIMARY KEY (ns, model, key)
+);
+CREATE TABLE {s}.hot (
+  ns bigint, model int, key text COLLATE "C", t bigint, seq int, body bytea NOT NULL,
+  PRIMARY KEY (ns, model, key, t, seq)
+);
+CREATE TABLE {s}.chunks (
+  ns bigint, model int, key text COLLATE "C",
+  first_t bigint, first_seq int, last_t bigint NOT NULL, last_seq int NOT NULL,
+  n int NOT NULL CHECK (n > 0), meta bytea NOT NULL, body bytea NOT NULL,
+  PRIMARY KEY (ns, model, key, first_t, first_seq)
+);
+CREATE TABLE {s}.checkpoints (
+  ns bigint, model int, key text COLLATE "C", t bigint, seq int, body bytea NOT NULL,
+  PRIMARY KEY (ns, model, key, t, seq)
+);
+-- Compressed already, or sealed: trying to compress them again would take longer than storing them.
+ALTER TABLE {s}.chunks ALTER body SET STORAGE EXTERNAL;
+ALTER TABLE {s}.checkpoints ALTER body SET STORAGE EXTERNAL;
+"""
+
+MIGRATIONS: Final = [_FORMAT_1]
+"""The script at index n leads from format n to format n + 1."""
+
+TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints")
+"""What holds rows of a namespace."""
+
+_NO_COLUMN: Final = "42703"
+
+BEGIN: Final = Statement("BEGIN")
+COMMIT: Final = Statement("COMMIT")
+# The lock is the schema's name, so that stores in two schemas of one database do not wait for one another.
+_LOCK: Final = Statement("SELECT pg_advisory_xact_lock(hashtextextended('rstore.' || $1::text, 0))")
+# Not to_regclass and the like: what these did not find the session remembers, until it begins another transaction.
+_LOOK: Final = Statement("""
+SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1),
+  EXISTS (SELECT FROM pg_class WHERE relname = 'format' AND relnamespace = (
+    SELECT oid FROM pg_namespace WHERE nspname = $1)),
+  current_setting('transaction_read_only') = 'on'""")
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL holds it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def script(schema: str, version: int = 0) -> list[str]:
+    """Return the statements that lead from a format to the newest one, without BEGIN and COMMIT."""
+    s = quoted(schema)
+    statements: list[str] = []
+    for to, migration in enumerate(MIGRATIONS[version:], version + 1):
+        lines = (line.partition("--")[0].rstrip() for line in migration.format(s=s).splitlines())
+        statements += (one.strip() for one in "\n".join(lines).split(";") if one.strip())
+        statements.append(f"UPDATE {s}.format SET version = {to}")
+    return statements
+
+
+def check_layout(link: Link, place: Place, timeout_s: float, *, frozen: bool) -> None:
+    """Make sure that the schema has the layout that this version knows; create or migrate it if it is not frozen.
+
+    Raises `StoreNotAvailableError`.
+    """
+    if link.encoding != "UTF8":
+        raise StoreNotAvailableError(
+            f"{place.show}: the encoding of the database is {link.encoding}; create one with ENCODING 'UTF8'"
+        )
+    version, _, read_only = _look(link, place, timeout_s)
+    if read_only and not frozen:
+        raise StoreNotAvailableError(f"{place.show}: {READ_ONLY_HINT}, or open the store frozen")
+    if frozen and version < len(MIGRATIONS):
+        state = f"is of the older format {version}" if version else "is not there"
+        raise StoreNotAvailableError(f"{place.show} {state}; open it with frozen=False")
+    if version < len(MIGRATIONS):
+        _migrate(link, place, timeout_s)
+
+
+def _migrate(link: Link, place: Place, timeout_s: float) -> None:
+    link.run([(BEGIN, ())], timeout_s)
+    link.run([(_LOCK, (place.schema.encode(),))], timeout_s)
+    version, there, _ = _look(link, place, timeout_s)  # somebody else may have been faster
+    if version < len(MIGRATIONS):
+        # Not CREATE SCHEMA IF NOT EXISTS: it asks for the right to create one even where there is one.
+        statements = ([] if there else [f"CREATE SCHEMA {quoted(place.schema)}"]) + script(place.schema, version)
+        link.run([(Statement(one), ()) for one in statements], timeout_s)
+    link.run([(COMMIT, ())], timeout_s)
+
+
+def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
+    """Return (the format, 0 if there is none; whether there is the schema; whether the server only reads)."""
+    (seen,) = link.run([(_LOOK, (place.schema.encode(),))], timeout_s)
+    there, laid_out, read_only = (truth(seen, column) for column in range(3))
+    if not laid_out:
+        return 0, there, read_only
+    sql = f"SELECT max(version)::bigint FROM {quoted(place.schema)}.format WHERE application = 'rstore'"
+    try:
+        (found,) = link.run([(Statement(sql), ())], timeout_s)
+    except Failed as failure:
+        if failure.sqlstate == _NO_COLUMN:
+            raise _foreign(place) from failure.error
+        raise
+    if found.get_value(0, 0) is None:
+        raise _foreign(place)
+    version = number(found)
+    if version > len(MIGRATIONS):
+        raise StoreNotAvailableError(f"{place.show} is of format {version}, written by a newer version of rstore")
+    return version, there, read_only
+
+
+def _foreign(place: Place) -> StoreNotAvailableError:
+    return StoreNotAvailableError(
+        f"{place.show} holds tables of another application; name another schema with ?schema="
+    )

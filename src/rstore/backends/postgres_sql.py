@@ -1,0 +1,197 @@
+"""The SQL of namespaces, records and logs; that of views has a file of its own.
+
+In each statement that writes, the locks are taken in one order: the namespace, the head of a log, its rows. At READ
+COMMITTED a statement sees what was committed when it began, and a row that it had to wait for is looked at again as it
+is then. So:
+
+- A writer locks the namespace FOR KEY SHARE, which only `discard` waits for and is waited for by: its DELETE finds
+  everything that was committed before it, and whoever comes later finds no namespace and writes nothing.
+- An append locks the head FOR KEY SHARE: appends do not wait for one another, nor for rewrites and applies, which
+  UPDATE the head without touching its key (FOR NO KEY UPDATE); these wait for each other. Who may remove the head
+  locks it FOR UPDATE first, in a statement of its own, so that the next one sees what was appended until then.
+- What follows in a commit asks whether the head carries the stamps that it now should. They are random and never
+  come back, and the row is locked since the first statement: where that one changed nothing, the rest does nothing.
+
+The rows that several may write at once are locked in the order of their keys or positions; a deadlock that is left,
+such as with a DELETE whose plan goes another way, is undone by the server and tried again.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+from rstore.backends.postgres_link import Statement
+from rstore.backends.postgres_schema import TABLES, quoted
+
+PAGE_BYTES: Final = 4 * 1024 * 1024
+NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
+"""The server's clock at the beginning of the statement: the same for all of its rows."""
+
+_LIVE: Final = f"(expires_ms IS NULL OR expires_ms > {NOW})"
+_VERSION: Final = """
+CASE WHEN get_byte(record, 0) = 193 THEN substring(record FROM 51 FOR 12) ELSE substring(record FROM 2 FOR 8) END"""
+_PUT_RECORD: Final = "ON CONFLICT (ns, key) DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms"
+_PUT_ROW: Final = "ON CONFLICT (ns, model, key, t, seq) DO UPDATE SET body = excluded.body"
+
+
+class Tables:
+    """The statements on the tables of one schema: what is common to those of records and of logs.
+
+    $1 is the name of the namespace, and $2 its birth in what puts something.
+    """
+
+    def __init__(self, schema: str) -> None:
+        s = self._s = quoted(schema)
+        self._ns = f"(SELECT ns FROM {s}.namespaces WHERE name = $1)"
+        self._locked_ns = f"(SELECT ns FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)"
+        self._alive = f"""alive AS MATERIALIZED (
+  SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)"""
+
+    def _conditional(self, sql: str) -> Statement:
+        """Return a statement that also says whether there is the namespace, and whether anything was done."""
+        return Statement(f"""
+WITH {self._alive}, done AS ({sql} RETURNING 1)
+SELECT EXISTS (SELECT FROM alive), EXISTS (SELECT FROM done)""")
+
+
+class RecordSql(Tables):
+    """The statements on namespaces, facts and records."""
+
+    def __init__(self, schema: str) -> None:
+        super().__init__(schema)
+        s, ns, locked_ns, alive = self._s, self._ns, self._locked_ns, self._alive
+
+        self.find = Statement(f"SELECT ns FROM {s}.namespaces WHERE name = $1")
+        self.create = Statement(f"INSERT INTO {s}.namespaces (name, ns) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE")
+        self.discard = [
+            Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 FOR UPDATE"),
+            *(Statement(f"DELETE FROM {s}.{table} WHERE ns = {ns}") for table in TABLES),
+            Statement(f"DELETE FROM {s}.namespaces WHERE name = $1"),
+        ]
+        self.fact = Statement(f"SELECT fact FROM {s}.facts WHERE ns = {ns} AND name = $2")
+        self.add_fact = Statement(f"""
+INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM {locked_ns} AS alive
+ON CONFLICT DO NOTHING""")
+
+        self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {_LIVE}")
+        self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {_LIVE}")
+        self.count = Statement(f"SELECT count(*) FROM {s}.records WHERE ns = {ns} AND {_LIVE}")
+        self.put = Statement(f"""
+WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
+SELECT ns, $3::text, $4::bytea, $5::bigint FROM alive {_PUT_RECORD}""")
+        self.put_many = Statement(f"""
+WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
+SELECT ns, one.* FROM alive, unnest($3::text[], $4::bytea[], $5::bigint[]) AS one {_PUT_RECORD}""")
+        self.put_if_absent = self._conditional(f"""
+INSERT INTO {s}.records AS old (ns, key, record, expires_ms)
+SELECT ns, $3::text, $4::bytea, $5::bigint FROM alive
+{_PUT_RECORD} WHERE NOT coalesce(old.expires_ms > {NOW}, true)""")
+        self.put_if = self._conditional(f"""
+UPDATE {s}.records SET record = $4, expires_ms = $5 FROM alive
+WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $6 AND {_LIVE}""")
+        self.delete_if = self._conditional(f"""
+DELETE FROM {s}.records USING alive
+WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {_LIVE}""")
+        self.delete = Statement(f"""
+DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {_LIVE}""")
+        self.clear = Statement(f"DELETE FROM {s}.records WHERE ns = {locked_ns}")
+
+    @cache  # noqa: B019 - a few combinations, and as many objects as schemas
+    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool) -> Statement:
+        """Return the query of a page and one row more: $2 start, $3 how many, then `after`, `stop`.
+
+        Records are NULL from where they would exceed the size of a page. Their lengths are known without reading them.
+        """
+        bounds = ("AND key < $4" if reverse else "AND key > $4") if after else ""
+        bounds += (" AND key < $5" if after else " AND key < $4") if stop else ""
+        order = "ORDER BY key DESC" if reverse else "ORDER BY key"
+        rows = f"""
+FROM {self._s}.records WHERE ns = {self._ns} AND key >= $2 {bounds} AND {_LIVE} {order} LIMIT $3"""
+        if keys_only:
+            return Statement(f"SELECT key, ''::bytea {rows}")
+        before = f"sum(octet_length(record)) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        return Statement(f"""
+SELECT key, CASE WHEN coalesce({before}, 0) < {PAGE_BYTES} THEN record END
+FROM (SELECT key, record {rows}) AS page {order}""")
+
+
+class LogSql(Tables):
+    """The statements on logs. $3 and $4 are model and key of a log, where there is a birth before them.
+
+    Behind the first statement of a commit, $1 is the birth and $2 and $3 are model and key; $4 and $5 are the stamps
+    that the head has by then, or has still, NULL for any.
+    """
+
+    def __init__(self, schema: str) -> None:
+        super().__init__(schema)
+        s, ns, locked_ns = self._s, self._ns, self._locked_ns
+
+        self.keys = Statement(f"SELECT key FROM {s}.logs WHERE ns = {ns} AND model = $2 ORDER BY key")
+        self.head = Statement(f"""
+SELECT epoch, version, sealed, facts FROM {s}.logs WHERE ns = {ns} AND model = $2 AND key = $3""")
+        self.hot = Statement(f"""
+SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint
+FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
+        self.hold = Statement(f"""
+SELECT FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
+
+        self.append = Statement(f"""
+WITH {self._alive},
+head AS MATERIALIZED (
+  SELECT ns, sealed FROM {s}.logs WHERE ns = (SELECT ns FROM alive) AND model = $3 AND key = $4 FOR KEY SHARE),
+put AS (
+  INSERT INTO {s}.hot (ns, model, key, t, seq, body)
+  SELECT ns, $3::int, $4::text, one.* FROM head, unnest($6::bigint[], $7::int[], $8::bytea[]) AS one
+  WHERE sealed = $5 {_PUT_ROW})
+SELECT EXISTS (SELECT FROM alive), (SELECT sealed FROM head)""")
+        self.create = self._conditional(f"""
+INSERT INTO {s}.logs (ns, model, key, epoch, version, sealed, facts)
+SELECT ns, $3::int, $4::text, $5::bytea, $6::bytea, $7::boolean, $8::bytea FROM alive ON CONFLICT DO NOTHING""")
+        self.move = self._conditional(f"""
+UPDATE {s}.logs
+SET epoch = coalesce($7, epoch), version = coalesce($8, version), facts = coalesce($9, facts) FROM alive
+WHERE logs.ns = alive.ns AND model = $3 AND key = $4
+  AND epoch = coalesce($5, epoch) AND version = coalesce($6, version)""")
+        self.lock = Statement(f"""
+SELECT FROM {s}.logs WHERE ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)
+  AND model = $3 AND key = $4 FOR UPDATE""")
+
+        this = "ns = $1 AND model = $2 AND key = $3"
+        head = f"{this} AND epoch = coalesce($4, epoch) AND version = coalesce($5, version)"
+        won = f"EXISTS (SELECT FROM {s}.logs WHERE {head})"
+        empty = f"NOT EXISTS (SELECT FROM {s}.hot WHERE {this}) AND NOT EXISTS (SELECT FROM {s}.chunks WHERE {this})"
+        # IS TRUE keeps the list from being joined. Without statistics, which a table that fills and empties rarely has,
+        # the planner joins by comparing every row with every other; a list that is looked up is hashed.
+        self.drop_rows = Statement(f"""
+DELETE FROM {s}.hot
+WHERE {this} AND (t, seq) >= (($6::bigint[])[1], ($7::int[])[1])
+  AND ((t, seq, body) IN (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
+        self.drop_chunks = Statement(f"""
+DELETE FROM {s}.chunks
+WHERE {this} AND ((first_t, first_seq) IN (SELECT * FROM unnest($6::bigint[], $7::int[]))) IS TRUE AND {won}""")
+        self.drop_checkpoints = Statement(f"""
+DELETE FROM {s}.checkpoints WHERE {this} AND (t, seq) >= ($6::bigint, $7::bigint) AND {won}""")
+        self.put_rows, self.put_checkpoints = (
+            Statement(f"""
+INSERT INTO {s}.{table} (ns, model, key, t, seq, body)
+SELECT $1::bigint, $2::int, $3::text, one.* FROM unnest($6::bigint[], $7::int[], $8::bytea[]) AS one
+WHERE {won} {_PUT_ROW}""")
+            for table in ("hot", "checkpoints")
+        )
+        self.put_chunk = Statement(f"""
+INSERT INTO {s}.chunks (ns, model, key, first_t, first_seq, last_t, last_seq, n, meta, body)
+SELECT $1::bigint, $2::int, $3::text, $6::bigint, $7::int, $8::bigint, $9::int, $10::int, $11::bytea, $12::bytea
+WHERE {won}""")
+        self.remove_if_empty = [
+            Statement(f"DELETE FROM {s}.checkpoints WHERE {this} AND {won} AND {empty}"),
+            Statement(f"DELETE FROM {s}.logs WHERE {head} AND {empty}"),
+        ]
+        self.remove = [
+            *(
+                Statement(f"DELETE FROM {s}.{table} WHERE {this} AND {won}")
+                for table in ("hot", "chunks", "checkpoints")
+            ),
+            Statement(f"DELETE FROM {s}.logs WHERE {head}"),
+        ]

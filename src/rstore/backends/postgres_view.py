@@ -1,0 +1,118 @@
+"""The query of a view, and what it found: one statement, and so one moment, inside a transaction and outside of one."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from psycopg import pq
+
+from rstore.backends.base import Chunk, Head, Row, View
+from rstore.backends.postgres_binary import place, run
+from rstore.backends.postgres_link import Statement
+from rstore.backends.postgres_schema import quoted
+from rstore.backends.postgres_sql import NOW
+
+
+@cache
+def view_query(
+    schema: str,
+    *,
+    limited: bool,
+    reverse: bool,
+    rows: bool,
+    bodies: bool,
+    neighbours: bool,
+    checkpoint: bool,
+    unless: bool,
+) -> Statement:
+    """Return the query of a view: $1 namespace, $2 model, $3 key, $4 $5 `lo`, $6 $7 `hi`, then the limit if there is
+    one, then the position of the checkpoint if one is asked for, then the version for which the head is enough.
+
+    Its rows are (what, place, three columns of bytes): the head, hot rows, chunks and the checkpoint.
+    """  # noqa: D205 - what the parameters are is one thing
+    s = quoted(schema)
+    changed = f"WHERE version <> ${8 + limited + 2 * checkpoint}::bytea" if unless else ""
+    this = f"ns = (SELECT ns FROM head {changed}) AND model = $2 AND key = $3"
+    lo_t, lo_seq, hi = "$4::bigint", "$5::bigint", "($6::bigint, $7::bigint)"
+    down = " DESC" if reverse else ""
+    tables = [
+        f"""head AS MATERIALIZED (
+  SELECT ns, epoch, version, sealed, facts FROM {s}.namespaces JOIN {s}.logs USING (ns)
+  WHERE name = $1 AND model = $2 AND key = $3)"""
+    ]
+    parts = [
+        f"""
+SELECT CASE WHEN sealed THEN 'sealed' WHEN NOT sealed THEN 'plain' ELSE 'none' END, int8send({NOW}),
+  epoch, version, facts
+FROM (VALUES (1)) AS always LEFT JOIN head ON true"""
+    ]
+    if checkpoint:
+        at = "($9::bigint, $10::bigint)" if limited else "($8::bigint, $9::bigint)"
+        tables.append(f"""checkpoint AS MATERIALIZED (
+  SELECT t, seq, body FROM {s}.checkpoints WHERE {this} AND (t, seq) <= {at} ORDER BY t DESC, seq DESC LIMIT 1)""")
+        parts.append("""
+SELECT 'checkpoint', int8send(t) || int4send(seq), body, NULL, NULL FROM checkpoint""")
+        lo_t = f"coalesce((SELECT t FROM checkpoint), {lo_t})"
+        lo_seq = f"coalesce((SELECT seq + 1::bigint FROM checkpoint), {lo_seq})"
+    lo = f"({lo_t}, {lo_seq})"
+    if rows:
+        parts.append(f"""
+(SELECT 'row', int8send(t) || int4send(seq), body, NULL, NULL FROM {s}.hot
+ WHERE {this} AND (t, seq) >= {lo} AND (t, seq) <= {hi} ORDER BY t{down}, seq{down} {"LIMIT $8" if limited else ""})""")
+
+    # Chunks are disjoint: the first one that can reach `lo` is the last one that begins at or before it.
+    tables.append(f"""reaching AS MATERIALIZED (
+  SELECT first_t AS t, first_seq AS seq FROM {s}.chunks WHERE {this} AND (first_t, first_seq) <= {lo}
+  ORDER BY first_t DESC, first_seq DESC LIMIT 1)""")
+    overlapping = f"""{this}
+  AND (first_t, first_seq)
+    >= (coalesce((SELECT t FROM reaching), {lo_t}), coalesce((SELECT seq FROM reaching), {lo_seq}))
+  AND (first_t, first_seq) <= {hi} AND (last_t, last_seq) >= {lo}"""
+    chunk = f"""
+SELECT 'chunk', int8send(first_t) || int4send(first_seq) || int8send(last_t) || int4send(last_seq) || int4send(n),
+  meta, {"body" if bodies else "NULL"}, NULL FROM {s}.chunks"""
+    if limited:
+        # Chunk by chunk along the index until enough rows are held: a window over all of them would read them all.
+        next_one = f"ORDER BY first_t{down}, first_seq{down} LIMIT 1"
+        tables.append(f"""walk (t, seq, held) AS (
+  (SELECT first_t, first_seq, 0::bigint FROM {s}.chunks WHERE {overlapping} {next_one})
+  UNION ALL
+  SELECT beyond.* FROM walk, LATERAL (
+    SELECT first_t, first_seq, held + n FROM {s}.chunks
+    WHERE {overlapping} AND (first_t, first_seq) {"<" if reverse else ">"} (walk.t, walk.seq) {next_one}) AS beyond
+  WHERE held < $8)""")
+        parts.append(f"{chunk} JOIN walk ON first_t = walk.t AND first_seq = walk.seq WHERE {this}")
+    else:
+        parts.append(f"{chunk} WHERE {overlapping}")
+    if neighbours:
+        parts.append(f"""
+({chunk} WHERE {this} AND (first_t, first_seq) <= {lo} AND (last_t, last_seq) < {lo}
+ ORDER BY first_t DESC, first_seq DESC LIMIT 1)""")
+        parts.append(f"""
+({chunk} WHERE {this} AND (first_t, first_seq) > {hi} ORDER BY first_t, first_seq LIMIT 1)""")
+    return Statement(f"WITH RECURSIVE {', '.join(tables)}{' UNION ALL '.join(parts)}")
+
+
+def view_of(result: pq.abc.PGresult) -> View:
+    """Return what the query of a view found. Its parts come in no order that SQL promises."""
+    value = result.get_value
+    now_ms, head, checkpoint = 0, None, None
+    rows: list[Row] = []
+    chunks: list[Chunk] = []
+    for i in range(result.ntuples):
+        what, where, a = value(i, 0), value(i, 1) or b"", value(i, 2) or b""
+        if what == b"row":
+            t, seq = place(where)
+            rows.append(Row(t, seq, a))
+        elif what == b"chunk":
+            chunks.append(Chunk(*run(where), a, value(i, 3) or b""))
+        elif what == b"checkpoint":
+            t, seq = place(where)
+            checkpoint = Row(t, seq, a)
+        else:
+            now_ms = int.from_bytes(where, "big", signed=True)
+            if what != b"none":
+                head = Head(a, value(i, 3) or b"", what == b"sealed", value(i, 4) or b"")
+    rows.sort()
+    chunks.sort()
+    return View(now_ms, head, rows, chunks, checkpoint)

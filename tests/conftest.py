@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from postgresql import Server, check_schema
+from redis_servers import Cluster
+from redis_servers import Server as RedisServer
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A server for all tests of this process."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_schema(postgresql: Server) -> Iterator[str]:
+    """The name of a schema that is not there yet; what is in it at the end must hold together."""
+    with postgresql.schema() as schema:
+        yield schema
+        if postgresql.has_tables(schema):
+            check_schema(postgresql, schema)
+
+
+@pytest.fixture(scope="session")
+def _schema(postgresql: Server) -> Iterator[str]:
+    with postgresql.schema() as schema:
+        yield schema
+
+
+@pytest.fixture
+def postgresql_dsn(postgresql: Server, _schema: str) -> Iterator[str]:
+    """The DSN of a store that does not exist yet; what a test leaves behind there must hold together."""
+    yield postgresql.dsn(schema=_schema)
+    if postgresql.left_in(_schema):
+        check_schema(postgresql, _schema)
+        postgresql.empty(_schema)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("redis-cluster"))
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def redis_dsn(redis_server: RedisServer) -> str:
+    redis_server.do("FLUSHALL")
+    return redis_server.dsn
+
+
+@pytest.fixture
+def redis_cluster_dsn(redis_cluster: Cluster) -> str:
+    redis_cluster.flush()
+    return redis_cluster.dsn

@@ -1,0 +1,132 @@
+"""What lies on the server: its tables, how they move to a newer format, and that they can be spread."""
+
+from __future__ import annotations
+
+import operator
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+from postgresql import Server, check_schema
+
+from rstore import Store
+from rstore.backends import postgres_schema as layout
+
+DOCS = Path(__file__).parent.parent / "docs" / "postgresql.md"
+
+
+def use(dsn: str) -> None:
+    """Use every statement of the backend, and discard."""
+    with Store(dsn, frozen=False, durability="normal") as store:
+        store.update({f"{i}": i for i in range(100)})
+        store.setdefault("other", 1)
+        assert (store.pop("other"), store.delete("1", "2"), len(store), store.get("3")) == (1, 2, 98, 3)
+        store.extend("s", (1, 1), (2, 2))
+        store.extend_many("s", ((t, t) for t in range(20_000)))
+        store.remove("s", start=5, end=9)
+        assert (store.last("s"), len(store.range("s")), store.range("s", 4, n=2)) == (
+            (19_999, 19_999),
+            19_995,
+            [(4, 4), (10, 10)],
+        )
+        for i in range(200):
+            store.apply("e", {"count": (operator.add, 1) if i else 0, "last": i})
+        store.apply("e", {"past": 1}, 5)
+        store.prune("e")
+        assert store.current("e") == {"count": 199, "last": 199, "past": 1}
+        store.remove("s")
+        store.clear()
+        assert (store.keys(), store.timeseries(), store.eventsources()) == ([], [], ["e"])
+        store.discard()
+
+
+def partitioned(schema: str) -> str:
+    """Return SQL that lays out a schema with its large tables in partitions, as the documentation says."""
+    (script,) = re.findall(r"```sql\n(-- Partitions.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    return str(script).replace("'rstore'", f"'{schema}'")
+
+
+def test_tables_that_are_spread_over_partitions(postgresql: Server, postgresql_schema: str) -> None:
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False):
+        pass
+    postgresql.execute(partitioned(postgresql_schema))
+    spread = postgresql.execute(
+        f"SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = '\"{postgresql_schema}\"'::regnamespace"
+    )
+    assert {name for (name,) in spread} == {"records", "logs", "hot", "chunks", "checkpoints"}
+    use(dsn)
+    with Store(dsn, frozen=False) as store:
+        store.update({f"{i}": i for i in range(1000)})
+        held = [postgresql.execute(f'SELECT count(*) FROM "{postgresql_schema}".records_{i}')[0][0] for i in range(8)]
+        assert sum(held) == 1000
+        assert min(held) > 50
+        assert store.keys() == sorted(f"{i}" for i in range(1000))
+        store.discard()
+    check_schema(postgresql, postgresql_schema)
+
+
+def test_a_schema_moves_to_a_newer_format_whole_or_not_at_all(
+    postgresql: Server, postgresql_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False) as store:
+        store.set("k", 1)
+    version = f'SELECT version FROM "{postgresql_schema}".format'
+    broken = "ALTER TABLE {s}.records ADD note text; ALTER TABLE {s}.nothing ADD note text;"
+    monkeypatch.setattr(layout, "MIGRATIONS", [*layout.MIGRATIONS, broken])
+    with pytest.raises(Exception, match="nothing"), Store(dsn, frozen=False):
+        pass
+    assert postgresql.execute(version) == [(1,)]
+    with pytest.raises(Exception, match="older format 1"), Store(dsn):
+        pass
+    monkeypatch.setattr(layout, "MIGRATIONS", [*layout.MIGRATIONS[:-1], "ALTER TABLE {s}.records ADD note text;"])
+    with Store(dsn, frozen=False) as store:
+        assert store["k"] == 1
+    assert postgresql.execute(version) == [(2,)]
+
+
+def test_statements_stay_prepared(postgresql: Server, postgresql_schema: str) -> None:
+    """Nothing that is done in earnest makes the store believe that a pooler is in between."""
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    use(dsn)
+    with Store(dsn, frozen=False) as store:
+        store.extend_many("s", ((t, t) for t in range(200_000)))  # one statement many times in one pipeline
+        store.update({f"{i}": i for i in range(25_000)})
+        connections = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
+        assert connections._prepare  # noqa: SLF001
+        store.discard()
+
+
+def test_a_table_that_is_altered_under_an_open_store(postgresql: Server, postgresql_schema: str) -> None:
+    """A prepared statement whose result would change is refused by the server, and prepared anew."""
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
+        store.set("k", 1)
+        for _ in range(10):
+            assert store["k"] == 1
+        postgresql.execute(f'ALTER TABLE "{postgresql_schema}".records ADD note text')
+        assert store["k"] == 1
+        store.set("k", 2)
+
+
+def test_nothing_stays_behind_in_a_session(postgresql: Server, postgresql_schema: str) -> None:
+    """Behind a pooler the next client would have it."""
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False, durability="normal", timeout=7) as store:
+        store.set("k", 1)
+        store.discard()
+        (link,) = store._writer.backend._connections._links  # type: ignore[attr-defined]  # noqa: SLF001
+        connection: psycopg.Connection = link._connection  # noqa: SLF001
+        connection.pgconn.exit_pipeline_mode()
+        shown = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'").fetchall()
+        assert shown == []
+        assert connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("schema", ["public", 'with "quotes" {and} %s', "Grüße", "a.b"])
+def test_names_of_schemas(postgresql: Server, schema: str) -> None:
+    postgresql.execute("CREATE DATABASE names")
+    try:
+        use(postgresql.dsn("names", schema=schema))
+    finally:
+        postgresql.execute("DROP DATABASE names WITH (FORCE)")

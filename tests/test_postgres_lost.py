@@ -1,0 +1,341 @@
+"""Connections that break: what was acknowledged is there, what was not is there once or not at all, and said so."""
+
+from __future__ import annotations
+
+import operator
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+import psycopg
+import pytest
+from postgresql import PASSWORD, Server
+
+from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore.backends import make_backend
+from rstore.backends.base import Commit, Head, Log, Model, Options, Row, Write
+
+LOG = Log(Model.EVENTS, "e")
+HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
+
+
+class Proxy:
+    """Stands between rstore and a server. `lose` says which answers are lost from now on."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(0.1)
+        self.port: int = self._listener.getsockname()[1]
+        self.answers_to_lose = 0
+        self.deaf = False
+        self.connected = 0
+        self._stopped = False
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self._stopped:
+            with suppress(TimeoutError):
+                client, _ = self._listener.accept()
+                self.connected += 1
+                thread = threading.Thread(target=self._serve, args=(client,))
+                self._threads.append(thread)
+                thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._server.port)) as server, suppress(OSError):
+            while not self._stopped:
+                ready, _, _ = select.select([client, server], [], [], 0.05)
+                if client in ready:
+                    data = client.recv(1 << 16)
+                    if not data:
+                        return
+                    server.sendall(data)
+                if server in ready:
+                    data = server.recv(1 << 16)
+                    if self.deaf:
+                        continue
+                    if self.answers_to_lose:
+                        self.answers_to_lose -= 1
+                        return
+                    if not data:
+                        return
+                    client.sendall(data)
+
+
+@pytest.fixture
+def proxy(postgresql: Server) -> Iterator[Proxy]:
+    proxy = Proxy(postgresql)
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def dsn(postgresql: Server, proxy: Proxy, postgresql_schema: str) -> Iterator[str]:
+    """The DSN of a store behind the proxy."""
+    with postgresql.role("somebody", "SUPERUSER"):
+        yield postgresql.tcp_dsn("somebody", PASSWORD, port=proxy.port, schema=postgresql_schema)
+        postgresql.execute(f'ALTER SCHEMA "{postgresql_schema}" OWNER TO postgres')
+        postgresql.execute("REASSIGN OWNED BY somebody TO postgres")
+
+
+# -- the answer to a commit is lost -----------------------------------------------------------------------------------
+
+WRITES: dict[str, Callable[[Store], Any]] = {
+    "set": lambda s: s.set("k", "new"),
+    "update": lambda s: s.update(k="new", l=[1]),
+    "setdefault": lambda s: s.setdefault("other", "new"),
+    "extend": lambda s: s.extend("s", (1, "new"), (2, "new")),
+    "a new series": lambda s: s.extend("t", (1, "new")),
+    "extend_many": lambda s: s.extend_many("s", ((t, t) for t in range(5000))),
+    "remove": lambda s: s.remove("s", start=0, end=0),
+    "apply": lambda s: s.apply("e", {"count": (operator.add, 1)}),
+    "apply in the past": lambda s: s.apply("e", {"other": 1}, 5),
+    "a new sequence": lambda s: s.apply("f", {"count": 1}),
+    "prune": lambda s: s.prune("e"),
+    "discard": lambda s: s.discard(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_the_answer_to_a_write_is_lost(dsn: str, proxy: Proxy, write: Callable[[Store], Any]) -> None:
+    """It was done, and a look shows that, so the caller learns nothing of it; and it was done once."""
+    with Store(dsn, frozen=False) as store, Store(dsn, "expected", frozen=False) as expected:
+        for one in (store, expected):
+            one.set("k", "old")
+            one.extend("s", (0, "old"), (9, "old"))
+            one.apply("e", {"count": 0}, 1)
+            one.apply("e", {"count": (operator.add, 1)}, 10)
+            one.apply("e", {"count": 7}, 11)
+        write(expected)
+        backend = store._writer.backend  # noqa: SLF001 - an answer of its own is lost, not that of a read before it
+        for name in ("write", "write_if", "append", "commit", "drop", "discard"):
+            _lose_the_answer_of(backend, name, proxy)
+        write(store)
+        assert store.find() == expected.find()
+        assert (store.range("s"), store.range("t")) == (expected.range("s"), expected.range("t"))
+        for key in ("e", "f"):
+            assert store.current(key) == expected.current(key)
+            assert len(store.events(key) or ()) == len(expected.events(key) or ())
+        assert proxy.answers_to_lose == 0
+
+
+def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
+    connections, real = backend._connections, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
+    real_on = connections._on  # noqa: SLF001
+
+    def losing(*args: Any, **kwargs: Any) -> Any:
+        lost: list[bytes] = []
+
+        def on(link: Any, calls: Any, **options: Any) -> Any:
+            sql = calls[-1][0].sql
+            if not lost and (b"INSERT" in sql or b"UPDATE" in sql or b"DELETE" in sql):
+                lost.append(sql)
+                proxy.answers_to_lose = 1
+            return real_on(link, calls, **options)
+
+        connections._on = on  # noqa: SLF001
+        try:
+            return real(*args, **kwargs)
+        finally:
+            connections._on = real_on  # noqa: SLF001
+            assert lost
+
+    setattr(backend, name, losing)
+
+
+def test_the_answer_to_the_end_of_a_transaction_is_lost(dsn: str, proxy: Proxy) -> None:
+    backend = make_backend(dsn, "default", Options(frozen=False, durability="full", timeout_s=5))
+    backend.open()
+    birth = backend.create()
+    backend.commit(LOG, Commit(create=HEAD), birth)
+    with backend.exclusive(LOG):
+        assert backend.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), birth)
+        proxy.answers_to_lose = 1
+    view = backend.view(LOG)
+    assert view.head is not None
+    assert (view.head.epoch, view.rows) == (b"n" * 16, [Row(1, 0, b"row")])
+    backend.discard()
+    backend.close()
+
+
+def test_what_cannot_be_told_is_said(dsn: str, proxy: Proxy) -> None:
+    """Somebody else wrote, or how many there were was in the answer alone."""
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False) as other:
+        store.update(a=1, b=2)
+        proxy.answers_to_lose = 1
+        with pytest.raises(OutcomeUnknownError):
+            store.delete("a")
+        assert store.keys() == ["b"]
+        backend = store._writer.backend  # noqa: SLF001 - another writer between the loss and the look
+        connections: Any = backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
+        real = connections._was_done  # noqa: SLF001
+
+        def meanwhile(*arguments: Any) -> Any:
+            other.set("b", "other")
+            return real(*arguments)
+
+        connections._was_done = meanwhile  # noqa: SLF001
+        proxy.answers_to_lose = 1
+        with pytest.raises(OutcomeUnknownError):
+            store.set("b", 3)
+        assert store["b"] == "other"
+
+
+def test_a_lost_answer_with_the_server_gone_for_good(dsn: str, proxy: Proxy) -> None:
+    with Store(dsn, frozen=False, timeout=1) as store:
+        store.set("k", 1)
+        proxy.answers_to_lose = 1000
+        began = monotonic()
+        with pytest.raises(OutcomeUnknownError):
+            store.set("k", 2)
+        with pytest.raises(StoreNotAvailableError):
+            store.get("k")
+        assert monotonic() - began < 10
+        proxy.answers_to_lose = 0
+        assert store["k"] == 2
+
+
+def test_a_server_that_falls_silent(dsn: str, proxy: Proxy) -> None:
+    with Store(dsn, frozen=False, timeout=0.5) as store:
+        store.set("k", 1)
+        proxy.deaf = True
+        began = monotonic()
+        with pytest.raises(StoreError):
+            store.get("k")
+        assert monotonic() - began < 10
+        proxy.deaf = False
+        assert store["k"] == 1
+
+
+# -- sessions are ended -----------------------------------------------------------------------------------------------
+
+
+def test_a_dead_connection_is_never_noticed(postgresql: Server, postgresql_dsn: str) -> None:
+    with Store(postgresql_dsn, frozen=False) as store:
+        store.apply("e", {"count": 0})
+        for i in range(20):
+            postgresql.terminate()
+            store.set("k", i)
+            postgresql.terminate()
+            assert store["k"] == i
+            postgresql.terminate()
+            store.apply("e", {"count": (operator.add, 1)})
+            postgresql.terminate()
+            store.extend("s", (i, i))
+        assert (store.current("e"), len(store.range("s"))) == ({"count": 20}, 20)
+
+
+def test_sessions_are_ended_in_the_middle_of_everything(postgresql: Server, postgresql_dsn: str) -> None:
+    """Nothing acknowledged is lost, nothing is done twice, and a read never fails."""
+    done = threading.Event()
+    sure: dict[str, int] = {}
+    unsure: dict[str, int] = {}
+    broken: list[BaseException] = []
+
+    def write(store: Store, who: str) -> None:
+        sure[who] = unsure[who] = 0
+        for i in range(150):
+            try:
+                store.apply("shared", {who: (operator.add, 1)})
+                sure[who] += 1
+            except OutcomeUnknownError:
+                unsure[who] += 1
+            with suppress(OutcomeUnknownError):
+                store.set(who, i)
+            with suppress(OutcomeUnknownError):
+                store.extend_many("s", ((t, who) for t in range(i * 10, i * 10 + 1500)))
+
+    def read(store: Store) -> None:
+        while not done.is_set():
+            store.get("a")
+            assert (store.current("shared") or {}).keys() == {"a", "b"}
+            list(store.items())
+
+    def guarded(work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            broken.append(error)
+
+    with Store(postgresql_dsn, frozen=False, durability="normal") as store:
+        store.apply("shared", {"a": 0, "b": 0})
+        writers = [threading.Thread(target=guarded, args=(write, store, who)) for who in ("a", "b")]
+        reader = threading.Thread(target=guarded, args=(read, store))
+        for thread in (*writers, reader):
+            thread.start()
+        while any(thread.is_alive() for thread in writers):
+            for pid in postgresql.sessions()[:2]:
+                postgresql.execute(f"SELECT pg_terminate_backend({pid})")
+        done.set()
+        reader.join()
+        for error in broken:
+            # A read that lost two connections in a row says so.
+            if not isinstance(error, StoreNotAvailableError):
+                raise error
+        state = store.current("shared")
+        assert state is not None
+        for who in ("a", "b"):
+            assert sure[who] <= state[who] <= sure[who] + unsure[who]
+        assert len(store.events("shared") or ()) == 2 + state["a"] + state["b"]
+
+
+# -- others hold a lock -----------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_waited_for_no_longer_than_the_time_out(postgresql: Server, postgresql_schema: str) -> None:
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    options = Options(frozen=False, durability="full", timeout_s=10)
+    holder = make_backend(dsn, "default", options)
+    holder.open()
+    birth = holder.create()
+    holder.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"\x01")]), birth)
+    waiting = make_backend(dsn, "default", options.__class__(frozen=False, durability="full", timeout_s=0.5))
+    waiting.open()
+    with holder.exclusive(LOG):
+        holder.write([Write("k", b"1" * 20)], birth)
+        for write in (
+            lambda: waiting.write([Write("k", b"2" * 20)], birth),
+            lambda: waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), birth),
+            waiting.discard,
+        ):
+            began = monotonic()
+            with pytest.raises(StoreBusyError):
+                write()
+            assert 0.4 < monotonic() - began < 3
+        assert waiting.get("k") is None  # a read waits for nobody
+        assert waiting.append(LOG, HEAD, [Row(2, 0, b"\x01")], birth)  # nor does an append for a rewrite
+    assert waiting.get("k") == b"1" * 20
+    assert waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), birth)
+    waiting.discard()
+    for backend in (waiting, holder):
+        backend.close()
+    assert postgresql.execute("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'") == [(0,)]
+
+
+def test_a_deadlock_is_tried_again(postgresql: Server, postgresql_dsn: str) -> None:
+    """A session that takes the locks in another order: one of the two is undone by the server, and it may be ours."""
+    schema = postgresql_dsn.partition("schema=")[2].replace("%20", " ")
+    with Store(postgresql_dsn, frozen=False) as store:
+        store.update(a=1, b=1)
+        with psycopg.connect(postgresql.conninfo()) as other:
+            other.execute("SET deadlock_timeout = '10s'")  # the other side finds it first
+            other.execute(f"SELECT FROM \"{schema}\".records WHERE key = 'b' FOR UPDATE".encode())
+            writer = threading.Thread(target=lambda: store.update(a=2, b=2))
+            writer.start()
+            while not postgresql.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+                pass
+            other.execute(f"SELECT FROM \"{schema}\".records WHERE key = 'a' FOR UPDATE".encode())
+        writer.join()
+        assert dict(store) == {"a": 2, "b": 2}
