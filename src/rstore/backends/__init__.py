@@ -24,6 +24,10 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
     "postgresql": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
     "postgres": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
+    "redis": Scheme("rstore.backends.redis", "RedisBackend", "redis"),
+    "rediss": Scheme("rstore.backends.redis", "TlsRedisBackend", "redis"),
+    "redis+cluster": Scheme("rstore.backends.redis", "RedisClusterBackend", "redis"),
+    "rediss+cluster": Scheme("rstore.backends.redis", "TlsRedisClusterBackend", "redis"),
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
