@@ -14,6 +14,7 @@ from venv import EnvBuilder
 
 CACHE: Final = Path(__file__).parent / ".cache"
 FIRST_RELEASE: Final = "rlib-store 0.1"
+FIRST_RELEASE_REDIS: Final = "rlib-store 0.1 with redis-py 2.10.6"
 DISKCACHE: Final = "diskcache 5.6.3"
 
 
@@ -29,6 +30,9 @@ def make_peers() -> dict[str, Path]:
     # The same release of cryptography as rstore uses, so that both encrypt with the same OpenSSL.
     return {
         FIRST_RELEASE: _make("rlib-store", "rlib-store==0.1", f"cryptography=={version('cryptography')}"),
+        FIRST_RELEASE_REDIS: _make(
+            "rlib-store-redis", "rlib-store==0.1", "redis==2.10.6", f"cryptography=={version('cryptography')}"
+        ),
         DISKCACHE: _make("diskcache", "diskcache==5.6.3"),
     }
 

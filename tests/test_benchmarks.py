@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_servers import executables
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 NEW: dict[str, Any] = {"first_release": False, "options": {"durability": "normal"}}
+REDIS: dict[str, Any] = {"executable": str(next(iter(executables().values())))}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "bulk": {"n": 4500, "distinct": True, **NEW},
     "changes": {"n": 200, "parts": 1, "calls": 10},
@@ -23,6 +25,9 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "keys": {"n": 100, "calls": 10},
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
     "singles": {"calls": 20, **NEW},
+    "redis_keys": {"n": 100, "calls": 10, **REDIS},
+    "redis_pairs": {"n": 100, "calls": 20, "library": "rstore", **REDIS},
+    "redis_speed": {"n": 4500, "changes": 60, "calls": 10, "first_release": False, **REDIS},
 }
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -40,7 +45,7 @@ def test_programs_measure(name: str, key: str | None, tmp_path: Path, monkeypatc
 
 
 def test_programs_are_all_here() -> None:
-    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {"child", *PROGRAMS}
+    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {"child", "redis_server", *PROGRAMS}
 
 
 def test_quick_run_prints_tables() -> None:
