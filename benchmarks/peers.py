@@ -14,6 +14,7 @@ from venv import EnvBuilder
 
 CACHE: Final = Path(__file__).parent / ".cache"
 FIRST_RELEASE: Final = "rlib-store 0.1"
+FIRST_RELEASE_REDIS: Final = "rlib-store 0.1 with redis-py 2.10.6"
 FIRST_RELEASE_SERVER: Final = "rlib-store 0.1, psycopg2"
 EVENTSOURCING: Final = "eventsourcing 9.5"
 DISKCACHE: Final = "diskcache 5.6.3"
@@ -31,6 +32,9 @@ def make_peers() -> dict[str, Path]:
     # The same release of cryptography as rstore uses, so that both encrypt with the same OpenSSL.
     return {
         FIRST_RELEASE: _make("rlib-store", "rlib-store==0.1", f"cryptography=={version('cryptography')}"),
+        FIRST_RELEASE_REDIS: _make(
+            "rlib-store-redis", "rlib-store==0.1", "redis==2.10.6", f"cryptography=={version('cryptography')}"
+        ),
         FIRST_RELEASE_SERVER: _make(
             "rlib-store-server", "rlib-store==0.1", f"cryptography=={version('cryptography')}", "psycopg2-binary>=2.9"
         ),

@@ -21,8 +21,9 @@ from time import perf_counter, sleep
 from typing import Final
 
 import apsw
+from lab import Lab
 from peers import make_cache, make_peers
-from sections import SECTIONS, Lab
+from sections import SECTIONS
 from table import Table
 
 README: Final = Path(__file__).parent / "README.md"

@@ -1,57 +1,31 @@
 """What is measured: for each section the contestants, their table, and the goals.
 
-Nouns: a *lab* (how much to measure, and the peers there are) and a *section* (tables and goals).
+Redis has a file of its own.
 """
 
 from __future__ import annotations
 
 import sys
-from base64 import urlsafe_b64encode
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from contest import Contestant, Results, compete
+from lab import KEY, KINDS, Lab, Section
 from peers import DISKCACHE, EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
+from redis_section import redis
 from table import Goal, Table, number, times
 
 # The tests know how to start a server.
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from postgresql import Server
 
-KEY: Final = urlsafe_b64encode(bytes(range(32))).decode()
-KINDS: Final = {"plain": None, "encrypted": KEY}
 FULL: Final = {"durability": "full"}
 NORMAL: Final = {"durability": "normal"}
 JOURNAL: Final = "full (rollback journal, its default)"
 
 Rows: TypeAlias = dict[tuple[str, ...], Contestant]
 """Contestants by the first cells of their rows."""
-
-
-@dataclass(frozen=True)
-class Lab:
-    """The peers by name; without them, only rstore is measured, and everything is a hundred times smaller."""
-
-    peers: Mapping[str, Path] = field(default_factory=dict)
-    quick: bool = False
-
-    def scaled(self, n: int) -> int:
-        """Return how many to measure instead of `n`."""
-        return n // 100 if self.quick else n
-
-    def rounds(self, n: int) -> int:
-        """Return how often to repeat."""
-        return 1 if self.quick else n
-
-
-@dataclass(frozen=True)
-class Section:
-    """What came of one section."""
-
-    tables: list[Table]
-    goals: list[Goal] = field(default_factory=list)
 
 
 def bulk(lab: Lab) -> Section:
@@ -318,5 +292,5 @@ def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
-    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, postgres)
+    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, postgres, redis)
 }

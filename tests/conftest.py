@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 from postgresql import Server, check_schema
+from redis_servers import Cluster
+from redis_servers import Server as RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +37,28 @@ def postgresql_dsn(postgresql: Server, _schema: str) -> Iterator[str]:
     if postgresql.left_in(_schema):
         check_schema(postgresql, _schema)
         postgresql.empty(_schema)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("redis-cluster"))
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def redis_dsn(redis_server: RedisServer) -> str:
+    redis_server.do("FLUSHALL")
+    return redis_server.dsn
+
+
+@pytest.fixture
+def redis_cluster_dsn(redis_cluster: Cluster) -> str:
+    redis_cluster.flush()
+    return redis_cluster.dsn

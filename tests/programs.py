@@ -63,6 +63,21 @@ def serve(path: str, options: str) -> None:
     store.close()
 
 
+def discard_often(path: str) -> None:
+    """Discard a store again and again, until told to end."""
+    ended = threading.Event()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        ended.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    while not ended.is_set():
+        with Store(path, frozen=False, durability="normal") as store:
+            store.discard()
+    say("done")
+
+
 def run(program: str) -> None:
     """Run the text of a program."""
     exec(program, {"__name__": "program"})  # noqa: S102 - a test's own
@@ -355,6 +370,19 @@ def _fill_up(path: str, store: Store, *, full: Callable[[], None], free: Callabl
 
 
 # -- as an ordinary user ----------------------------------------------------------------------------------------------
+
+
+def watch_as_nobody(path: str) -> None:
+    """Keep a frozen store open without any privilege, and say what is in it whenever asked."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(_NOBODY)
+        os.setuid(_NOBODY)
+    with Store(path) as store:
+        while True:
+            say(json.dumps([store["00001"], store.last("s"), sum(1 for _ in store.values())]))
+            if not sys.stdin.readline():
+                return
 
 
 def read_as_nobody(path: str, frozen: str) -> None:

@@ -32,13 +32,22 @@ SERIES = Log(Model.SERIES, "s")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
 
 
+_SERVERS = {
+    "postgresql": "{postgresql_dsn}",
+    "redis": "{redis_dsn}",
+    "redis in buckets": "{redis_dsn}?buckets=256",
+    "redis+cluster": "{redis_cluster_dsn}",
+}
+
+
 def _dsn(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if name == "postgresql":
-        return str(request.getfixturevalue("postgresql_dsn"))
+    if name in _SERVERS:
+        fixture = _SERVERS[name][1:].partition("}")[0]
+        return _SERVERS[name].format(**{fixture: request.getfixturevalue(fixture)})
     return "memory://contract" if name == "memory" else str(tmp_path / "contract.db")
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", *_SERVERS])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     backend = make_backend(_dsn(request.param, request, tmp_path), "default", WRITABLE)
     backend.open()
@@ -208,7 +217,7 @@ bounds = positions | st.sampled_from([FIRST, LAST])
     from_checkpoint=st.none() | bounds,
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("name", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("name", ["sqlite", "postgresql", "redis"])
 def test_a_view_is_a_view_of_the_reference(
     name: str,
     request: pytest.FixtureRequest,

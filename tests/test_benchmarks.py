@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_servers import executables
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 NEW: dict[str, Any] = {"first_release": False, "options": {"durability": "normal"}}
+REDIS: dict[str, Any] = {"executable": str(next(iter(executables().values())))}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "bulk": {"n": 4500, "distinct": True, **NEW},
     "changes": {"n": 200, "parts": 1, "calls": 10},
@@ -24,6 +26,9 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
     "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
     "singles": {"calls": 20, **NEW},
+    "redis_keys": {"n": 100, "calls": 10, **REDIS},
+    "redis_pairs": {"n": 100, "calls": 20, "library": "rstore", **REDIS},
+    "redis_speed": {"n": 4500, "changes": 60, "calls": 10, "first_release": False, **REDIS},
 }
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
@@ -49,7 +54,7 @@ def test_programs_measure(
 
 
 def test_programs_are_all_here() -> None:
-    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {"child", *PROGRAMS}
+    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {"child", "redis_server", *PROGRAMS}
 
 
 def test_quick_run_prints_tables() -> None:

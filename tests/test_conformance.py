@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rstore.testing import StoreSuite
+from rstore.testing.flavours import PICKLED, Flavour
 
 
 class TestMemory(StoreSuite):
@@ -23,12 +24,36 @@ class TestSqlite(StoreSuite):
         return f"sqlite://{tmp_path}/store.db"
 
 
-class TestPostgresql(StoreSuite):
+class ServerSuite(StoreSuite):
+    """On a server: with pickles only, since the other serializers are far above what differs there."""
+
     local_clock = False
 
+    @pytest.fixture(params=PICKLED, ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        """Return how the test keeps its values."""
+        flavour: Flavour = request.param
+        return flavour
+
+
+class TestPostgresql(ServerSuite):
     @pytest.fixture
     def dsn(self, postgresql_dsn: str) -> str:
         return postgresql_dsn
+
+
+class TestRedis(ServerSuite):
+    @pytest.fixture
+    def dsn(self, redis_dsn: str) -> str:
+        return redis_dsn
+
+
+class TestRedisCluster(ServerSuite):
+    across_keys = False
+
+    @pytest.fixture
+    def dsn(self, redis_cluster_dsn: str) -> str:
+        return redis_cluster_dsn
 
 
 def test_no_test_of_one_suite_hides_that_of_another() -> None:

@@ -17,22 +17,26 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors",),
     ("rstore.backends.base",),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
+    ("rstore.codec.threads",),
     ("rstore.codec.columns", "rstore.codec.envelope", "rstore.codec.keys", "rstore.codec.changes"),
     ("rstore.codec.chunks",),
-    ("rstore.log",),
-    ("rstore.session",),
-    ("rstore.states",),
+    ("rstore.log", "rstore.states"),
+    ("rstore.session", "rstore.pieces"),
     ("rstore.history",),
+    ("rstore.series.arrays", "rstore.series.writing"),
+    ("rstore.series.points",),
+    ("rstore.series.columns", "rstore.series.grids", "rstore.series.lookups", "rstore.series.resampling"),
     ("rstore.values", "rstore.series", "rstore.events"),
     ("rstore.store",),
     ("rstore",),
     ("rstore.testing",),
 )
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
-DRIVERS = {
+DRIVERS: dict[str, set[str]] = {
     "sqlite": {"apsw"},
-    "memory": {"sortedcontainers"},
+    "memory": set(),
     "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
+    "redis": {"redis"},
 }
 
 

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from postgresql import Server, check_schema
+from redis_servers import Cluster
+from redis_servers import Server as RedisServer
 from small import shrink
 
 from rstore.testing import machine
@@ -100,6 +102,40 @@ def test_postgresql_in_small(
         dsns = _schemas(postgresql, schema)
         tiny = machine(lambda: next(dsns), flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
         run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
+
+
+@_flavours
+def test_redis(flavour: Flavour, redis_server: RedisServer, worker: Worker) -> None:
+    def fresh() -> str:
+        redis_server.do("FLUSHALL")
+        return redis_server.dsn
+
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_SETTINGS)
+
+
+@_flavours
+def test_redis_in_small(
+    flavour: Flavour, redis_server: RedisServer, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fresh() -> str:
+        redis_server.do("FLUSHALL")
+        return redis_server.dsn
+
+    shrink(monkeypatch.setattr)
+    worker.open(PICKLED[0], redis_server.dsn)
+    worker.run(_shrink_there)
+    worker.close()
+    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
+    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
+
+
+@_flavours
+def test_redis_cluster(flavour: Flavour, redis_cluster: Cluster, worker: Worker) -> None:
+    def fresh() -> str:
+        redis_cluster.flush()
+        return redis_cluster.dsn
+
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_SETTINGS)
 
 
 def _shrink_there(_: object) -> None:

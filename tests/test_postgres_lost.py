@@ -139,7 +139,7 @@ def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
         lost: list[bytes] = []
 
         def on(link: Any, calls: Any, **options: Any) -> Any:
-            sql = calls[-1][0].sql
+            sql = [*calls][-1][0].sql
             if not lost and (b"INSERT" in sql or b"UPDATE" in sql or b"DELETE" in sql):
                 lost.append(sql)
                 proxy.answers_to_lose = 1

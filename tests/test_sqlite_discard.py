@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
 from processes import Program, Remote, check_file
 
-from rstore import Store, StoreNotAvailableError
+from rstore import Store, StoreError, StoreNotAvailableError
 
 FIRST_WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("new", 1),
@@ -70,6 +71,42 @@ def test_a_discarded_store_is_empty_and_the_next_write_makes_it_again(path: Path
     with Store(path, key=key) as store:
         assert contents(store)
     check_file(path)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda store: store.delete("a", "b"),
+        lambda store: store.clear(),
+        lambda store: store.remove("s"),
+        lambda store: store.remove("s", "t", start=1),
+        lambda store: store.prune("e"),
+        lambda store: store.pop("a", None),
+        lambda store: store.discard(),
+    ],
+    ids=["delete", "clear", "remove", "range", "prune", "pop", "discard"],
+)
+def test_taking_away_from_a_discarded_store_does_not_make_it_again(path: Path, take: Callable[[Store], Any]) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+        store.discard()
+        assert not take(store)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_store_can_be_opened_while_others_discard_it(path: Path) -> None:
+    with ExitStack() as stack:
+        others = [stack.enter_context(Program(programs.discard_often, path)) for _ in range(2)]
+        opened = 0
+        for i in range(300):
+            with suppress(StoreError), Store(path, frozen=False, durability="normal") as store:
+                store.set("k", i)
+                opened += 1
+        assert opened > 200
+        for other in others:
+            other.tell()
+        for other in others:
+            assert other.hear() == "done"
 
 
 def test_discarding_twice(path: Path) -> None:

@@ -166,6 +166,23 @@ def test_a_read_only_directory_in_which_somebody_else_writes(public: Path) -> No
     assert as_nobody(path) == [["k", "late", "later"], *HELD[1:]]
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs a second user")
+def test_a_read_only_directory_in_which_somebody_else_has_written(public: Path) -> None:
+    path = public / "store.db"
+    with Store(path, frozen=False) as store:
+        store.update({f"{i:05}": "old" * 50 for i in range(3000)})
+        store.extend_many("s", ((t, 0) for t in range(5000)))
+    read_only(public)
+    with Program(programs.watch_as_nobody, path) as program:
+        assert json.loads(program.hear()) == ["old" * 50, [4999, 0], 3000]
+        for round_ in range(1, 4):
+            with Store(path, frozen=False) as store:  # moves its log into the file at the end, and takes it away
+                store.update({f"{i:05}": f"{round_}" * 50 for i in range(3000 + round_)})
+                store.extend("s", (5000 + round_, round_))
+            program.tell()
+            assert json.loads(program.hear()) == [f"{round_}" * 50, [5000 + round_, round_], 3000 + round_]
+
+
 def test_writing_in_a_read_only_directory(public: Path) -> None:
     with Store(public / "store.db", frozen=False) as store:
         fill(store)

@@ -18,7 +18,7 @@ import apsw
 import pytest
 from processes import check_file, descriptors, linux
 
-from rstore import InvalidArgumentError, Store
+from rstore import InvalidArgumentError, Store, StoreNotAvailableError
 
 NAMES = [
     "plain.db",
@@ -104,6 +104,31 @@ def test_a_relative_path_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.
     with store:  # entered again, in another directory
         assert store["again"] == 1
     assert names(tmp_path / "elsewhere") == set()
+
+
+def test_a_path_goes_by_links_as_the_system_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "sub")
+    monkeypatch.chdir(tmp_path)
+    with Store("link/../store.db", frozen=False) as store:
+        store.set("k", 1)
+    assert (tmp_path / "real" / "store.db").exists()
+    assert not (tmp_path / "store.db").exists()
+
+
+def test_a_path_that_names_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="directory"):
+        Store(f"{tmp_path}/new/", frozen=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path_in_a_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StoreNotAvailableError, match="directory"):
+        Store("store.db", frozen=False)
 
 
 def test_a_link_leads_to_the_file(tmp_path: Path) -> None:

@@ -147,9 +147,10 @@ def apply(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterat
     if library == "rstore":
         store = _store(dsn, key, f"apply{os.getpid()}").open()
 
-        def change(i: int) -> None:
+        def add_to_one(i: int) -> None:
             store.apply(f"account-{i % n}", {"balance": (add, i)})
 
+        change: Callable[[int], None] = add_to_one
         for i in range(n):
             store.apply(f"account-{i}", {"balance": 0})
     else:
@@ -161,13 +162,16 @@ def apply(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterat
 
 def _eventsourcing_change(dsn: str, n: int) -> Callable[[int], None]:
     conninfo = import_module("psycopg.conninfo").conninfo_to_dict(dsn)
+    domain: Any
     domain, application = import_module("eventsourcing.domain"), import_module("eventsourcing.application")
 
-    class Account(domain.Aggregate):  # type: ignore[misc]
+    aggregate: Any = domain.Aggregate
+
+    class Account(aggregate):  # type: ignore[misc]
         def __init__(self) -> None:
             self.balance = 0
 
-        @domain.event("Changed")
+        @domain.event("Changed")  # type: ignore[untyped-decorator]
         def change(self, by: int) -> None:
             self.balance += by
 

@@ -41,20 +41,19 @@ def _check_name(name: Any, what: str, limit: int) -> str:
         raise InvalidValueError(f"{_a(what)} has 1 to {limit:,} UTF-8 bytes, this one {size:,}")
     if "\0" in name:
         raise InvalidValueError(f"the {what} {name!r} holds a NUL character")
-    return str(name)  # a plain str also where a subclass came in
+    return str.__str__(name)  # a plain str also where a subclass came in, whatever its own __str__ says
 
 
 def _a(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
-def is_key(key: Any) -> bool:
-    """Return whether `key` can be a key."""
+def key_or_none(key: Any) -> str | None:
+    """Return `key` as a plain str if it can be a key."""
     try:
-        check_key(key)
+        return check_key(key)
     except (InvalidTypeError, InvalidValueError):
-        return False
-    return True
+        return None
 
 
 def check_int64(value: Any, what: str) -> int:

@@ -10,9 +10,10 @@ from rstore.arguments import check_bound, check_item, check_key, check_timestamp
 from rstore.backends.base import MAX_INT64, MAX_SEQ, MIN_INT64
 from rstore.codec.changes import Step, unpack_change
 from rstore.errors import InvalidTypeError
-from rstore.history import History, Reading
+from rstore.history import History
 from rstore.operators import SETITEM, Operator, check_operator, stored_operator
 from rstore.session import Session, Verbs
+from rstore.states import Reading
 
 
 class Event(NamedTuple):
@@ -47,7 +48,7 @@ class Events(Verbs):
         """
         session = self._writer
         logs = session.events
-        check_key(key)
+        key = check_key(key)
         at = None if t is None else check_timestamp(t)
         steps = _steps(session, state)
         if not steps:
@@ -66,7 +67,9 @@ class Events(Verbs):
 
         With `withtimestamp`, return (timestamp of the last change, state).
         """
-        return _answer(History(self._reader, check_key(key)).read(), withtimestamp=withtimestamp)
+        session, key = self._reader, check_key(key)
+        with session.naming(f"the event sequence {key!r}"):
+            return _answer(History(session, key).read(), withtimestamp=withtimestamp)
 
     @overload
     def past(self, key: str, t: int, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -86,11 +89,12 @@ class Events(Verbs):
         >>> store.past('light', 1500), store.past('light', 500)
         ({'on': True}, None)
         """
-        history = History(self._reader, check_key(key))
-        at = check_timestamp(t)
-        reading = history.read((at, MAX_SEQ))
-        history.check_horizon(reading.horizon, at)
-        return _answer(reading, withtimestamp=withtimestamp)
+        session, key = self._reader, check_key(key)
+        history, at = History(session, key), check_timestamp(t)
+        with session.naming(f"the event sequence {key!r}"):
+            reading = history.read((at, MAX_SEQ))
+            history.check_horizon(reading.horizon, at)
+            return _answer(reading, withtimestamp=withtimestamp)
 
     def events(
         self,
@@ -112,19 +116,20 @@ class Events(Verbs):
         [Event(timestamp=2, item='coins', op=<built-in function add>, value=2)]
         """
         session = self._reader
-        check_key(key)
+        key = check_key(key)
         lo, hi = (check_bound(start, MIN_INT64), 0), (check_bound(end, MAX_INT64), MAX_SEQ)
         names = None if ops is None else {one.name for one in _operators(ops)}
         view = session.events.view(key, lo, hi)
         if view.head is None:
             return None
         decode = session.codec.decode
-        return [
-            Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
-            for change in session.events.rows(key, view, lo, hi)
-            for item, op, encoded in unpack_change(change.body)
-            if names is None or op in names
-        ]
+        with session.naming(f"the event sequence {key!r}"):
+            return [
+                Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
+                for change in session.events.rows(key, view, lo, hi)
+                for item, op, encoded in unpack_change(change.body)
+                if names is None or op in names
+            ]
 
     def prune(self, *keys: str, remove: bool = True) -> int:
         """Drop the events that a later `setitem` or `delitem` of the same item supersedes; return how many.
@@ -142,9 +147,11 @@ class Events(Verbs):
         session = self._writer
         if not keys:
             raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
-        histories = {check_key(key): History(session, key) for key in keys}
+        # In one order for all, or they would wait for one another.
+        histories = {key: History(session, key) for key in sorted({check_key(key) for key in keys})}
         won = session.events.until_won
-        return sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items())
+        with session.events.together(histories):
+            return sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items())
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""
@@ -168,10 +175,11 @@ def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
         raise InvalidTypeError(f"a change is a mapping {{item: value or (op, operand)}}, not {type(state).__name__}")
     steps = []
     for item, value in state.items():
-        check_item(item)
+        item = check_item(item)  # noqa: PLW2901 - a plain str from here on
         operator, operand = _operation(item, value)
         if not operator.unary:
-            steps.append(Step(item, operator.name, session.codec.encode(operand)))
+            with session.naming(f"the item {item!r} of a change"):
+                steps.append(Step(item, operator.name, session.codec.encode(operand)))
         elif operand is None:
             steps.append(Step(item, operator.name, None))
         else:

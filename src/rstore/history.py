@@ -1,14 +1,13 @@
 """Event sequences as logs: reading a state, appending and inserting a change, pruning what is superseded.
 
-Nouns: a *reading* (the state of a sequence at one position, and what it took to fold it) and a *ledger* (counts what
-was folded since the last checkpoint, and says when the next is due).
+Every verb reads, computes, and commits if nobody was faster; what was read is kept for the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from rstore.backends.base import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
 from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
@@ -17,45 +16,10 @@ from rstore.errors import ChangeRefusedError, CorruptionError, HorizonError, Sto
 from rstore.log import new_stamp
 from rstore.operators import OPERATORS
 from rstore.session import Session
-from rstore.states import CHECKPOINT_CHANGES, CannotFold, State
+from rstore.states import CannotFold, Ledger, Reading, State
 
-
-@dataclass(slots=True)
-class Ledger:
-    """What was folded since the last checkpoint: how many changes, and how many bytes of them."""
-
-    changes: int = 0
-    size: int = 0
-    enough: int = 0
-    """The state was larger than this when it was last measured, which takes going through it."""
-
-    def due(self, body: bytes, state: State) -> bool:
-        """Count a change, and return whether a checkpoint of the state behind it is due.
-
-        Both conditions: a fold then decodes at most 128 changes or about one state's size, and checkpoints never
-        take more bytes than the changes.
-        """
-        self.changes += 1
-        self.size += len(body)
-        if self.changes < CHECKPOINT_CHANGES or self.size <= self.enough:
-            return False
-        self.enough = state.size()
-        if self.size <= self.enough:
-            return False
-        self.changes = self.size = self.enough = 0
-        return True
-
-
-@dataclass(slots=True)
-class Reading:
-    """A sequence at one position. `head` is None if it is unknown, `last` if nothing happened until then."""
-
-    now_ms: int
-    head: Head | None
-    horizon: int | None
-    state: State
-    last: Position | None
-    ledger: Ledger
+_MOST_KEPT_BYTES: Final = 256 * 1024
+"""A larger state is folded again each time: reading and writing it takes long anyway."""
 
 
 class History:
@@ -74,8 +38,11 @@ class History:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, hi: Position = LAST) -> Reading:
-        """Return the sequence as it stands behind position `hi`."""
-        reading, changes = self._begin(checkpoint=hi, hi=hi)
+        """Return the sequence as it stands behind position `hi`; the state may be shared, and is not to be changed."""
+        known = self._session.readings.get(self._key)
+        if known is not None and (known.last is None or known.last > hi):
+            known = None
+        reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
         state, ledger, change = reading.state, reading.ledger, None
         for change in changes:
             self._refold(state, change)
@@ -83,11 +50,25 @@ class History:
             ledger.size += len(change.body)
         if change is not None:
             reading.last = change.t, change.seq
+        if hi == LAST:
+            self._keep(reading)
         return reading
 
-    def _begin(self, checkpoint: Position | None, hi: Position = LAST) -> tuple[Reading, Iterable[Row]]:
-        """Return the reading at the newest checkpoint up to a position, and the changes from there to `hi`."""
-        view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint)
+    def _keep(self, reading: Reading) -> None:
+        if reading.head is not None and reading.state.size() <= _MOST_KEPT_BYTES:
+            self._session.readings.put(self._key, reading)
+
+    def _begin(
+        self, checkpoint: Position | None, hi: Position = LAST, known: Reading | None = None
+    ) -> tuple[Reading, Iterable[Row]]:
+        """Return the reading at the newest checkpoint up to a position, and the changes from there to `hi`.
+
+        Where nothing has happened since `known`, that is the reading, and there are none.
+        """
+        version = None if known is None or known.head is None else known.head.version
+        view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=version)
+        if known is not None and view.head is not None and view.head.version == version:
+            return replace(known, now_ms=view.now_ms, head=view.head), ()
         horizon = self._horizon(view.head)
         reading = Reading(view.now_ms, view.head, horizon, State(self._codec, horizon), None, Ledger())
         if view.checkpoint is None:
@@ -137,6 +118,8 @@ class History:
         birth = self._logs.birth
         reading = self.read()
         self._logs.check_kind(self._key, reading.head)
+        # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
+        reading = replace(reading, state=reading.state.copy(), ledger=replace(reading.ledger))
         if t is not None and reading.last is not None and t <= reading.last[0]:
             return self._try_insert(steps, t, birth)
         at = self._next(reading, t)
@@ -222,9 +205,9 @@ class History:
         *,
         insert: bool = False,
     ) -> dict[str, Any] | None:
-        head = reading.head
+        head, create = reading.head, self._logs.new_head()
         commit = Commit(
-            create=self._logs.new_head(),
+            create=create,
             if_version=None if head is None else head.version,
             # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
@@ -235,7 +218,12 @@ class History:
             put_checkpoints=checkpoints,
         )
         values = reading.state.values()  # first: a state that cannot be loaded must not be recorded
-        return values if self._logs.commit(self._key, commit, birth) else None
+        if not self._logs.commit(self._key, commit, birth):
+            return None
+        if not insert and commit.version is not None:
+            reading.head, reading.last = (head or create)._replace(version=commit.version), at
+            self._keep(reading)
+        return values
 
     # -- pruning ------------------------------------------------------------------------------------------------------
 

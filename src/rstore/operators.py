@@ -69,6 +69,8 @@ class Operator:
             self._bound(value, operand, size)
         if Decimal in map(type, operands):
             with decimal.localcontext(_DECIMALS):
+                if self.name == "pow":  # whose work the context does not bound, other than that of the others
+                    operands = tuple(_rounded(one) for one in operands)
                 return self.function(*operands)
         return self.function(*operands)
 
@@ -90,6 +92,10 @@ class Operator:
             bits = _bits(value) * abs(exponent) if grows and _bits(value) > 1 else 0
         if bits > limit:
             raise Oversized("the result would be absurdly large, or take absurdly long to compute")
+
+
+def _rounded(value: Any) -> Any:
+    return _DECIMALS.create_decimal(value) if type(value) in (int, bool, Decimal) else value
 
 
 def _bits(value: Any) -> int:

@@ -6,15 +6,17 @@ Nouns: a *session* (backend, codec, envelope and the two kinds of logs) and *ver
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from rstore.backends.base import Backend, Model, NamespaceGone
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec, cannot_load
-from rstore.errors import FrozenStoreError, StoreClosedError, StoreError
+from rstore.errors import CorruptionError, FrozenStoreError, SerializationError, StoreClosedError, StoreError
 from rstore.log import Logs
+from rstore.states import Readings
 
 _PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
 _STAMP_BYTES: Final = 8
@@ -56,6 +58,7 @@ class Session:
         self._generation = self._new_generation()
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
+        self.readings = Readings()
 
     @property
     def birth(self) -> bytes:
@@ -103,7 +106,30 @@ class Session:
         self._passphrase_fact = fact
         return fact
 
+    # -- values -------------------------------------------------------------------------------------------------------
+
+    def named(self, error: StoreError, what: str) -> StoreError:
+        """Return an error of the codec with the place that it does not know."""
+        if "in namespace" in str(error):
+            return error
+        return type(error)(f"{what} in namespace {self._namespace!r}: {error}")
+
+    @contextmanager
+    def naming(self, what: str) -> Generator[None, None, None]:
+        """Say of what inside cannot be dumped, loaded or unpacked what it is."""
+        try:
+            yield
+        except (SerializationError, CorruptionError) as error:
+            raise self.named(error, what) from error.__cause__ or error
+
     # -- key/value records --------------------------------------------------------------------------------------------
+
+    def encode_value(self, key: str, value: Any) -> bytes:
+        """Return the encoded value of a key."""
+        try:
+            return self.codec.encode(value)
+        except SerializationError as error:
+            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
 
     def seal_value(self, key: str, encoded: bytes) -> bytes:
         """Return the record of an encoded value: sealed, or with a random stamp behind its codec byte.
@@ -116,11 +142,19 @@ class Session:
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
+        try:
+            return self._open_value(key, record)
+        except (SerializationError, CorruptionError) as error:
+            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+
+    def _open_value(self, key: str, record: bytes) -> Any:
         # Written out instead of asking envelope and codec, whose frames would take a tenth of a lookup. There are no
         # loaders where the envelope has to decide: in a store with a key, and for whatever is sealed.
-        load = self._plain_loads.get(record[0]) if record else None
+        load = self._plain_loads.get(record[0]) if len(record) >= _BODY_AT else None
         if load is None:
             encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))
+            if encoded is record and len(record) < _BODY_AT:
+                raise CorruptionError("the record was cut short")
             return self.codec.decode(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
         try:
             return load(record[_BODY_AT:])

@@ -1,13 +1,19 @@
 """The state of an event sequence: what its changes fold to.
 
-Nouns: a *state* (item -> encoded value) and a *fold* (one step applied to a state).
+Nouns: a *state* (item -> encoded value), a *fold* (one step applied to a state), a *reading* (the state of a sequence
+at one position, and what it took to fold it) and a *ledger* (counts what was folded since the last checkpoint, and
+says when the next is due).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
+from rstore.backends.base import Head, Position
 from rstore.codec.changes import Step, pack_state, unpack_state
 from rstore.codec.serializers import Codec
 from rstore.errors import SerializationError
@@ -17,6 +23,7 @@ CHECKPOINT_CHANGES: Final = 128
 """A checkpoint is due after so many changes, if they also take more bytes than the state itself."""
 
 _ITEM_BYTES: Final = 6
+_MOST_READINGS: Final = 64
 
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError, RecursionError)
 
@@ -48,6 +55,10 @@ class State:
         """Return the state of a checkpoint; None if it was made under other fold rules."""
         items = unpack_state(body)
         return None if items is None else cls(codec, horizon, items)
+
+    def copy(self) -> State:
+        """Return a state of its own with the same items."""
+        return State(self._codec, self._horizon, self._items.copy())
 
     def pack(self) -> bytes:
         """Return the bytes of a checkpoint."""
@@ -97,3 +108,61 @@ class State:
             return self._codec.encode(operator.compute(value, operand, len(known) + len(encoded or b"")))
         except _CAUSES as error:
             raise CannotFold(step) from error
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was folded since the last checkpoint: how many changes, and how many bytes of them."""
+
+    changes: int = 0
+    size: int = 0
+    enough: int = 0
+    """The state was larger than this when it was last measured, which takes going through it."""
+
+    def due(self, body: bytes, state: State) -> bool:
+        """Count a change, and return whether a checkpoint of the state behind it is due.
+
+        Both conditions: a fold then decodes at most 128 changes or about one state's size, and checkpoints never
+        take more bytes than the changes.
+        """
+        self.changes += 1
+        self.size += len(body)
+        if self.changes < CHECKPOINT_CHANGES or self.size <= self.enough:
+            return False
+        self.enough = state.size()
+        if self.size <= self.enough:
+            return False
+        self.changes = self.size = self.enough = 0
+        return True
+
+
+@dataclass(slots=True)
+class Reading:
+    """A sequence at one position. `head` is None if it is unknown, `last` if nothing happened until then."""
+
+    now_ms: int
+    head: Head | None
+    horizon: int | None
+    state: State
+    last: Position | None
+    ledger: Ledger
+
+
+class Readings:
+    """The readings of the sequences that were used last. Threads share them, so that nobody changes their states."""
+
+    def __init__(self) -> None:
+        self._readings: OrderedDict[str, Reading] = OrderedDict()
+
+    def get(self, key: str) -> Reading | None:
+        """Return what was kept of a sequence; whether it is still true is for the caller to ask."""
+        return self._readings.get(key)
+
+    def put(self, key: str, reading: Reading) -> None:
+        """Keep a reading, and let go of the one that was put longest ago where there are too many."""
+        # No lock, which a fork could leave taken: each of these is one step of the interpreter.
+        self._readings.pop(key, None)
+        self._readings[key] = reading
+        if len(self._readings) > _MOST_READINGS:
+            with suppress(KeyError):  # another thread was faster
+                self._readings.popitem(last=False)

@@ -26,8 +26,8 @@ class Store(Values, Series, Events):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
-        dsn: `sqlite://PATH` or a bare path (a SQLite file), `postgresql://…` (a PostgreSQL database), or `memory://NAME`
-            (for tests).
+        dsn: `sqlite://PATH` or a bare path (a SQLite file), `postgresql://…` (a PostgreSQL database),
+            `redis://…` or `redis+cluster://…` (Redis, Redis Cluster), or `memory://NAME` (for tests).
         namespace: What isolates this data from other data in the same store; `'default'` if neither this nor the class
             attribute `_namespace` is given.
         key: Turns encryption on: what `generate_key()` returns, 32 bytes, a `Passphrase`, or a list of them, of which

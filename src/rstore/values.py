@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from fnmatch import translate
+from itertools import chain
 from typing import Any, Final
 
-from rstore.arguments import check_key, is_key
+from rstore.arguments import check_key, key_or_none
 from rstore.backends.base import NamespaceGone, Write, version_of
 from rstore.errors import InvalidTypeError
 from rstore.session import Session, Verbs
@@ -39,6 +40,9 @@ class StoreValues(ValuesView[Any]):
     def __iter__(self) -> Iterator[Any]:
         return (value for _, value in self._mapping._stream())  # noqa: SLF001 - a view is part of its mapping
 
+    def __contains__(self, value: object) -> bool:
+        return any(one is value or bool(one == value) for one in self)
+
 
 class Values(Verbs, MutableMapping[str, Any]):
     """A mapping of str to any value, in the order of the keys' UTF-8 bytes."""
@@ -51,15 +55,17 @@ class Values(Verbs, MutableMapping[str, Any]):
         (10, 0)
         """
         session = self._reader
-        record = session.backend.get(check_key(key))
+        key = check_key(key)
+        record = session.backend.get(key)
         return default if record is None else session.open_value(key, record)
 
     def __getitem__(self, key: str) -> Any:
         session = self._reader
-        record = session.backend.get(check_key(key))
+        checked = check_key(key)
+        record = session.backend.get(checked)
         if record is None:
             raise KeyError(key)
-        return session.open_value(key, record)
+        return session.open_value(checked, record)
 
     def set(self, key: str, value: Any) -> None:
         """Store `value` under `key`, whatever was there.
@@ -67,7 +73,8 @@ class Values(Verbs, MutableMapping[str, Any]):
         Raises `SerializationError` if the value cannot be dumped.
         """
         session = self._writer
-        self._write(session, {check_key(key): session.codec.encode(value)})
+        key = check_key(key)
+        self._write(session, {key: session.encode_value(key, value)})
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)
@@ -89,8 +96,9 @@ class Values(Verbs, MutableMapping[str, Any]):
 
     def has(self, key: object) -> bool:
         """Return whether there is a value under `key`; False for what cannot be a key."""
-        session = self._reader.backend
-        return isinstance(key, str) and is_key(key) and session.has(key)
+        backend = self._reader.backend
+        checked = key_or_none(key)
+        return checked is not None and backend.has(checked)
 
     def __contains__(self, key: object) -> bool:
         return self.has(key)
@@ -137,6 +145,8 @@ class Values(Verbs, MutableMapping[str, Any]):
         if not isinstance(pattern, str):
             raise InvalidTypeError(f"a pattern is a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?]", pattern, maxsplit=1)[0]
+        if prefix and key_or_none(prefix) is None:
+            return []  # no key begins like this: it is too long, or no UTF-8
         # Not a regular expression of one's own: `translate` makes one that does not backtrack from star to star.
         matches = re.compile(translate(pattern.replace("[", "[[]"))).match
         return [
@@ -148,7 +158,7 @@ class Values(Verbs, MutableMapping[str, Any]):
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         """Remove `key` and return its value, or `default` if there is none; nobody else gets the same value."""
         session = self._writer
-        check_key(key)
+        key = check_key(key)
         while (record := session.backend.get(key)) is not None:
             value = session.open_value(key, record)
             if self._take(session, key, record):
@@ -170,10 +180,10 @@ class Values(Verbs, MutableMapping[str, Any]):
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, after storing `default` if there is none; of two callers one stores."""
         session = self._writer
-        check_key(key)
+        key = check_key(key)
         while (record := session.backend.get(key)) is None:
             birth = session.birth
-            write = Write(key, session.seal_value(key, session.codec.encode(default)))
+            write = Write(key, session.seal_value(key, session.encode_value(key, default)))
             try:
                 if session.backend.write_if(write, None, birth):
                     return default
@@ -196,9 +206,9 @@ class Values(Verbs, MutableMapping[str, Any]):
             pairs = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update does
         else:
             pairs = other
-        encode = session.codec.encode
-        encoded = {check_key(key): encode(value) for key, value in _pairs(pairs)}
-        encoded |= {check_key(key): encode(value) for key, value in kwargs.items()}
+        encode = session.encode_value
+        given = chain(_pairs(pairs), kwargs.items())
+        encoded = {key: encode(key, value) for key, value in ((check_key(key), value) for key, value in given)}
         if encoded:
             self._write(session, encoded)
 

@@ -24,10 +24,15 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
     "postgresql": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
     "postgres": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
+    "redis": Scheme("rstore.backends.redis", "RedisBackend", "redis"),
+    "rediss": Scheme("rstore.backends.redis", "TlsRedisBackend", "redis"),
+    "redis+cluster": Scheme("rstore.backends.redis", "RedisClusterBackend", "redis"),
+    "rediss+cluster": Scheme("rstore.backends.redis", "TlsRedisClusterBackend", "redis"),
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_credentials = re.compile(r"//(?:[^/@]*|[^?]*)@")  # up to the last @, should a password hold one unquoted
+_slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
+_credentials = re.compile(r"//[^?]*@")  # up to the last @: a password may hold one, and a slash
 _passwords = re.compile(r"([?&][^=&]*password=)[^&]*")
 
 
@@ -43,6 +48,9 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise InvalidValueError(f"the scheme {scheme}:// is unknown: this version has {known} and bare paths")
+    slip = _slip.match(text) if match is None and isinstance(dsn, str) else None
+    if slip is not None and slip[1].lower() in SCHEMES:
+        raise InvalidValueError(f"a dsn begins with {slip[1]}://; a file of such a name is ./{slip[1]}:…")
     if scheme == "sqlite" and rest == ":memory:":
         raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
     if scheme == "sqlite" and not rest:
@@ -53,8 +61,17 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
         rest.encode()
     except UnicodeEncodeError as error:
         raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate") from error
-    # A relative path means the directory of now, also where the store is opened again later.
-    return scheme, os.path.abspath(rest) if scheme == "sqlite" else rest
+    return scheme, _absolute(rest) if scheme == "sqlite" else rest
+
+
+def _absolute(path: str) -> str:
+    """Return a path that means the directory of now, also where the store is opened again later."""
+    if path.endswith(os.sep):
+        raise InvalidValueError(f"{path!r} names a directory, and a store is a file")
+    try:
+        return os.path.join(os.getcwd(), path)  # not `abspath`: of link/../file it would make another file
+    except FileNotFoundError as error:
+        raise StoreNotAvailableError(f"the current directory is gone, and {path!r} is relative to it") from error
 
 
 def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) -> Backend:

@@ -58,6 +58,13 @@ class _Ordered(dict[Position, T]):
         super().__delitem__(position)
         del self._positions[bisect_left(self._positions, position)]
 
+    def copy(self) -> _Ordered[T]:
+        """Return another one with the same values."""
+        other = _Ordered[T]()
+        dict.update(other, self)
+        other._positions = self._positions[:]
+        return other
+
     def between(self, lo: Position, hi: Position) -> list[Position]:
         """Return the positions from `lo` to `hi`, both included."""
         return self._positions[bisect_left(self._positions, lo) : bisect_right(self._positions, hi)]
@@ -70,6 +77,10 @@ class _Log:
     chunks: _Ordered[Chunk] = field(default_factory=_Ordered)
     checkpoints: _Ordered[bytes] = field(default_factory=_Ordered)
 
+    def copy(self) -> _Log:
+        """Return another one that holds the same."""
+        return _Log(self.head, self.rows.copy(), self.chunks.copy(), self.checkpoints.copy())
+
 
 @dataclass(slots=True, eq=False)
 class _Namespace:
@@ -77,6 +88,11 @@ class _Namespace:
     facts: dict[str, bytes] = field(default_factory=dict)
     records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
     logs: dict[Log, _Log] = field(default_factory=dict)
+
+    def copy(self) -> _Namespace:
+        """Return another one that holds the same."""
+        logs = {log: one.copy() for log, one in self.logs.items()}
+        return _Namespace(self.birth, self.facts.copy(), self.records.copy(), logs)
 
 
 # Guards everything below and inside. A fork waits for it, so that the child finds no half-done change.
@@ -234,11 +250,14 @@ class MemoryBackend(Backend):
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         with _lock:
             found = self._log(log)
             if found is None:
                 return View(_now_ms(), None)
+            if found.head.version == unless_version:
+                return View(_now_ms(), found.head)
             checkpoint = None
             if from_checkpoint and (before := found.checkpoints.between(FIRST, from_checkpoint)):
                 t, seq = before[-1]
@@ -303,6 +322,16 @@ class MemoryBackend(Backend):
     def exclusive(self, log: Log) -> Generator[None, None, None]:
         with _lock:
             yield
+
+    @contextmanager
+    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
+        with _lock:
+            before = {name: namespace.copy() for name, namespace in _stores.get(self._name, {}).items()}
+            try:
+                yield
+            except BaseException:
+                _stores[self._name] = before
+                raise
 
     def _log(self, log: Log) -> _Log | None:
         namespace = self._find()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
@@ -234,6 +234,7 @@ class PostgresBackend(Backend):
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         query = view_query(
             self._place.schema,
@@ -243,12 +244,15 @@ class PostgresBackend(Backend):
             bodies=bodies,
             neighbours=neighbours,
             checkpoint=from_checkpoint is not None,
+            unless=unless_version is not None,
         )
         asked = [*self._named(log), *map(int8, (*lo, *hi))]
         if limit is not None:
             asked.append(int8(limit))
         if from_checkpoint is not None:
             asked += map(int8, from_checkpoint)
+        if unless_version is not None:
+            asked.append(unless_version)
         (found,) = self._connections.read((query, asked))
         return view_of(found)
 
@@ -318,6 +322,9 @@ class PostgresBackend(Backend):
             results = self._connections.write(calls, look)
             if results is not None and results[-1].command_tuples:
                 return True
+
+    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
+        return self._connections.transaction()
 
     @contextmanager
     def exclusive(self, log: Log) -> Generator[None]:

@@ -15,15 +15,24 @@ from rstore.backends.postgres_sql import NOW
 
 @cache
 def view_query(
-    schema: str, *, limited: bool, reverse: bool, rows: bool, bodies: bool, neighbours: bool, checkpoint: bool
+    schema: str,
+    *,
+    limited: bool,
+    reverse: bool,
+    rows: bool,
+    bodies: bool,
+    neighbours: bool,
+    checkpoint: bool,
+    unless: bool,
 ) -> Statement:
     """Return the query of a view: $1 namespace, $2 model, $3 key, $4 $5 `lo`, $6 $7 `hi`, then the limit if there is
-    one, then the position of the checkpoint if one is asked for.
+    one, then the position of the checkpoint if one is asked for, then the version for which the head is enough.
 
     Its rows are (what, place, three columns of bytes): the head, hot rows, chunks and the checkpoint.
     """  # noqa: D205 - what the parameters are is one thing
     s = quoted(schema)
-    this = "ns = (SELECT ns FROM head) AND model = $2 AND key = $3"
+    changed = f"WHERE version <> ${8 + limited + 2 * checkpoint}::bytea" if unless else ""
+    this = f"ns = (SELECT ns FROM head {changed}) AND model = $2 AND key = $3"
     lo_t, lo_seq, hi = "$4::bigint", "$5::bigint", "($6::bigint, $7::bigint)"
     down = " DESC" if reverse else ""
     tables = [

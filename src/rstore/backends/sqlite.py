@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from rstore.backends.base import (
     FIRST,
     LAST,
     Backend,
+    Chunk,
     Commit,
     Expected,
     Head,
@@ -28,11 +29,12 @@ from rstore.backends.base import (
     Page,
     Position,
     Row,
+    Snapshot,
     View,
     Write,
     version_of,
 )
-from rstore.backends.sqlite_file import SqliteFile, transaction
+from rstore.backends.sqlite_file import Pinned, SqliteFile, transaction
 from rstore.backends.sqlite_records import LIVE, NS, now_ms
 from rstore.errors import StoreNotAvailableError
 
@@ -63,10 +65,11 @@ class SqliteBackend(Backend):
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
             find = "SELECT birth FROM namespaces WHERE name = ?"
-            if (birth := connection.execute(find, (self._namespace,)).get) is None:
-                insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
-                connection.execute(insert, (self._namespace, os.urandom(8)))
-                birth = connection.execute(find, (self._namespace,)).get
+            if (birth := connection.execute(find, (self._namespace,)).get) is None:  # mostly it is there: no lock
+                with transaction(connection):
+                    insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
+                    connection.execute(insert, (self._namespace, os.urandom(8)))
+                    birth = connection.execute(find, (self._namespace,)).get
             return bytes(birth)
 
         return self._file.write(work)
@@ -88,7 +91,7 @@ class SqliteBackend(Backend):
                     connection.execute("DELETE FROM namespaces WHERE id = ?", (ns,))
                 return _is_unused(connection)
 
-        if self._file.write(work):
+        if self._file.delete(work):
             self._file.remove_if_unused(_is_unused)
 
     def fact(self, name: str) -> bytes | None:
@@ -126,22 +129,29 @@ class SqliteBackend(Backend):
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
-        # The common case without the lock, the closure and their frames, a fifth of a lookup: a thread that closes
-        # connections waits for a statement that runs, and whatever goes wrong between two is tried again below.
+        # The common case without the lock, the closure, their frames and a look at the namespace's name, together a
+        # third of a lookup. A thread that closes connections waits for a statement that runs; whatever goes wrong
+        # between two, and whatever is not found, is asked for again below. Whatever is found is right: no other
+        # namespace of the file is given the same id, and a discarded one has no rows.
         link = self._file.local.link
-        connection = link.connection
-        if connection is not None and monotonic() < link.look_at:
+        execute = link.execute
+        if execute is not None and monotonic() < link.look_at:
             try:
-                row: Any = connection.execute(records.GET, (self._namespace, key)).fetchone()
+                # `get` also ends the statement, which would keep the log from being moved into the file.
+                row: Any = execute(records.GET, (link.namespace, key)).get
             except apsw.Error:
-                pass
-            else:
-                if row is None:
-                    return None
+                row = None
+            if row is not None:
                 record, blob, expires_ms = row
                 if blob is None and expires_ms is None:
                     return record  # type: ignore[no-any-return]
-        return self._file.read(lambda connection: records.get(connection, self._namespace, key))
+
+        def work(connection: apsw.Connection) -> bytes | None:
+            if (found := self._namespace_id(connection)) is not None:
+                link.namespace, link.execute = found, connection.cursor().execute
+            return records.get(connection, self._namespace, key)
+
+        return self._file.read(work)
 
     def has(self, key: str) -> bool:
         sql = f"SELECT 1 FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
@@ -188,7 +198,7 @@ class SqliteBackend(Backend):
             connection.execute(sql, named)
             return connection.changes()
 
-        return self._file.write(work)
+        return self._file.delete(work)
 
     def scan(
         self,
@@ -213,7 +223,7 @@ class SqliteBackend(Backend):
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
-        self._file.write(lambda connection: connection.execute(sql, named))
+        self._file.delete(lambda connection: connection.execute(sql, named))
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -242,8 +252,13 @@ class SqliteBackend(Backend):
         bodies: bool = True,
         neighbours: bool = False,
         from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
     ) -> View:
         def work(connection: apsw.Connection) -> View:
+            if unless_version is not None:
+                found = self._find(connection, log)  # on its own first: one statement is a moment, too
+                if found is not None and found[1].version == unless_version:
+                    return View(now_ms(), found[1])
             with transaction(connection, "DEFERRED"):
                 found = self._find(connection, log)
                 if found is None:
@@ -260,6 +275,11 @@ class SqliteBackend(Backend):
                 return View(now_ms(), head, hot, chunks, checkpoint)
 
         return self._file.read(work)
+
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
+        with self._file.pinned() as pinned:
+            yield _Snapshot(pinned, self._find, log, lo, hi)
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         place = self._namespace, birth, int(log.model), log.key, head.sealed
@@ -318,13 +338,16 @@ class SqliteBackend(Backend):
                 logs.delete_log(connection, found[0])
                 return True
 
-        return self._file.write(work)
+        return self._file.delete(work)
+
+    def exclusive(self, log: Log) -> AbstractContextManager[None]:
+        return self.transaction()
 
     @contextmanager
-    def exclusive(self, log: Log) -> Generator[None, None, None]:
+    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
         link = self._file.local.link
         with link.lock:
-            connection = self._file.connection(link)
+            connection = self._file.connection(link, create=create)
             try:
                 with transaction(connection):
                     yield
@@ -332,6 +355,37 @@ class SqliteBackend(Backend):
                         raise StoreNotAvailableError(f"{self._file.path!r} was replaced meanwhile; nothing was applied")
             except apsw.Error as error:
                 raise self._file.translated(error) from error
+
+
+class _Snapshot(Snapshot):
+    """A log in a transaction that only reads."""
+
+    def __init__(
+        self,
+        pinned: Pinned,
+        find: Callable[[apsw.Connection, Log], tuple[int, Head] | None],
+        log: Log,
+        lo: Position,
+        hi: Position,
+    ) -> None:
+        self._pinned = pinned
+        self._number = 0
+
+        def work(connection: apsw.Connection) -> View:
+            found = find(connection, log)
+            if found is None:
+                return View(now_ms(), None)
+            self._number, head = found
+            hot = logs.rows(connection, self._number, lo, hi, None, reverse=False)
+            chunks = logs.chunks(connection, self._number, lo, hi, None, reverse=False, bodies=False, neighbours=False)
+            return View(now_ms(), head, hot, chunks)
+
+        self.view = pinned.read(work)
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return self._pinned.read(
+            lambda connection: [logs.with_body(connection, self._number, chunk) for chunk in chunks]
+        )
 
 
 def _is_unused(connection: apsw.Connection) -> bool:

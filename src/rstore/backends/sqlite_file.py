@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from threading import RLock, local
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 from weakref import WeakSet
 
@@ -20,6 +20,7 @@ import apsw
 from rstore.backends.base import Options
 from rstore.backends.sqlite_format import is_fresh, lay_out
 from rstore.errors import (
+    ConflictError,
     CorruptionError,
     NotSupportedError,
     StoreBusyError,
@@ -33,8 +34,12 @@ T = TypeVar("T")
 
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
 _LOOK_EVERY_S: Final = 1.0
+_MOST_SPARE: Final = 2
 _CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
 _FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
+
+
+_OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
 
 
 class Link:
@@ -44,12 +49,27 @@ class Link:
     refuses to close a connection while a statement runs.
     """
 
-    __slots__ = ("__weakref__", "_moved", "connection", "lock", "logs", "look_at", "phantom")
+    __slots__ = (
+        "__weakref__",
+        "_moved",
+        "connection",
+        "execute",
+        "lock",
+        "logs",
+        "look_at",
+        "namespace",
+        "phantom",
+        "stamp",
+    )
 
     def __init__(self) -> None:
         self.lock = RLock()  # guards everything below
         self.connection: apsw.Connection | None = None
+        # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
+        self.execute: Callable[..., apsw.Cursor] | None = None
+        self.namespace = 0
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
+        self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.look_at = 0.0
         self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
@@ -65,7 +85,7 @@ class Link:
     def close(self) -> None:
         """Close the connection, if there is one; the link can be used again."""
         connection, self.connection, self.phantom = self.connection, None, False
-        self.look_at, self.logs = 0.0, {}
+        self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
         while connection is not None:
             try:
                 connection.close()
@@ -84,6 +104,28 @@ class _Local(local):
             links.add(self.link)
 
 
+class Pinned:
+    """A connection that reads from one moment, for one thread at a time."""
+
+    def __init__(self, file: SqliteFile, link: Link, connection: apsw.Connection) -> None:
+        self._file = file
+        self._link = link
+        self._connection = connection
+
+    def read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Return what `work` reads.
+
+        Raises `ConflictError` if the moment is lost.
+        """
+        with self._link.lock:
+            if self._link.connection is not self._connection:
+                raise ConflictError("the store was closed, discarded or forked while it was being read: read again")
+            try:
+                return work(self._connection)
+            except apsw.Error as error:
+                raise self._file.translated(error) from error
+
+
 class SqliteFile:
     """The connections of one open store to its file."""
 
@@ -95,6 +137,7 @@ class SqliteFile:
         self.path = path
         self._options = options
         self._links: WeakSet[Link] = WeakSet()
+        self._spare: list[Link] = []  # of those who read from one moment, for the next one
         self.local = _Local(self._links)
         self._closed = False
         with _gate:
@@ -129,37 +172,81 @@ class SqliteFile:
                 connection = self._look(link)
                 if connection is not None:
                     try:
-                        return work(connection)
+                        result = work(connection)
                     except apsw.Error as error:
-                        if connection.in_transaction or not link.moved():
+                        if connection.in_transaction or not self._is_stale(link):
                             raise self.translated(error) from error
+                    else:
+                        if link.stamp is None or not self._is_stale(link):
+                            return result
             self._leave()  # whatever went wrong with a file that bears the name no more
 
-    def write(self, work: Callable[[apsw.Connection], T]) -> T:
+    def delete(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Do the same as `write` for what only takes away: a file that is not there is not made for it."""
+        return self.write(work, create=False)
+
+    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True) -> T:
         """Return what `work` did, in one transaction, to the file that bears the name now.
 
         The look comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
         """
-        link = self.local.link
+        link, suspicious = self.local.link, True
         while True:
             with link.lock:
-                connection = self.connection(link)
+                connection = self.connection(link, create=create)
                 try:
                     result = work(connection)
                 except apsw.Error as error:
-                    if connection.in_transaction or not link.moved():
+                    # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
+                    # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
+                    mixed, suspicious = suspicious and isinstance(error, _OF_MIXED_FILES), False
+                    if connection.in_transaction or not (mixed or link.moved()):
                         raise self.translated(error) from error
                 else:
                     if connection.in_transaction or not link.moved():
                         return result
             self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
 
-    def connection(self, link: Link) -> apsw.Connection:
+    def connection(self, link: Link, *, create: bool = True) -> apsw.Connection:
         """Return the link's connection for writing, to whoever holds its lock."""
-        if link.connection is None or link.phantom:
-            return self._connect(link, writing=True)
+        if link.connection is None or (link.phantom and (create or os.path.exists(self.path))):
+            return self._connect(link, writing=create)
         return link.connection
+
+    @contextmanager
+    def pinned(self) -> Generator[Pinned, None, None]:
+        """Keep what the file holds now, for reading on a connection of its own while this thread's one goes on.
+
+        The log cannot be moved into the file beyond this moment until it ends.
+        """
+        link = self._spare.pop() if self._spare else Link()
+        with _gate:
+            self._links.add(link)
+        try:
+            yield Pinned(self, link, self._begin(link))
+        finally:
+            with link.lock:
+                if link.connection is not None and link.connection.in_transaction:
+                    link.connection.execute("ROLLBACK")
+            if len(self._spare) < _MOST_SPARE:
+                self._spare.append(link)
+            else:
+                link.close()
+
+    def _begin(self, link: Link) -> apsw.Connection:
+        while True:
+            with link.lock:
+                connection = self._look(link)
+                if connection is not None:
+                    try:
+                        connection.execute("BEGIN; SELECT 1 FROM namespaces LIMIT 1").fetchall()  # which takes the lock
+                    except apsw.Error as error:
+                        if not link.moved():
+                            raise self.translated(error) from error
+                    else:
+                        return connection
+                link.close()
 
     def _look(self, link: Link) -> apsw.Connection | None:
         """Return the link's connection for reading, or None if it is seen now that the file is another one."""
@@ -180,7 +267,8 @@ class SqliteFile:
         The log is found by its name: whoever opens another file of this name next would take it for that file's. It is
         moved into the file that it belongs to, and unlinked if it is still the one that was opened.
         """
-        held = _hold([file for file in list(_files) if file.path == self.path])
+        place = os.path.realpath(self.path)
+        held = _hold(lambda file: os.path.realpath(file.path) == place)
         try:
             mine = self.local.link
             if mine.connection is not None and mine.logs and mine.moved():
@@ -210,8 +298,8 @@ class SqliteFile:
     def _is_stale(self, link: Link) -> bool:
         if link.phantom:
             return os.path.exists(self.path)
-        if not link.look_at and self._has_log():
-            return True  # opened as immutable, and now somebody writes
+        if link.stamp is not None and (self._has_log() or _stamp(self.path) != link.stamp):
+            return True  # opened as immutable, and somebody writes now, or did since
         return link.moved()
 
     def _log_names(self) -> tuple[str, str]:
@@ -322,6 +410,7 @@ class SqliteFile:
                     "open it once where it can be written"
                 ) from error
             link.close()
+            link.stamp = _stamp(self.path)
             uri = "file:" + quote(self.path) + "?immutable=1"
             link.connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
             self._prepare(link.connection)
@@ -350,7 +439,7 @@ class SqliteFile:
 
     def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
         """Remove the file if nobody else has it open and nothing is in it; otherwise it stays."""
-        held = _hold([self])
+        held = _hold(lambda file: file is self)
         try:
             for link in held:
                 link.close()
@@ -361,7 +450,7 @@ class SqliteFile:
                     return
                 connection.execute("BEGIN EXCLUSIVE")
                 if connection.pragma("journal_mode") == "delete" and is_unused(connection):
-                    with suppress(PermissionError):  # in a directory that others own it stays, empty
+                    with suppress(OSError):  # in a directory that others own, or that is gone, it stays, empty
                         os.unlink(os.path.realpath(self.path))
                 connection.execute("ROLLBACK")
             except (apsw.BusyError, apsw.CantOpenError):
@@ -391,6 +480,15 @@ class SqliteFile:
         if isinstance(error, apsw.ConnectionClosedError | apsw.ThreadingViolationError):
             return StoreClosedError(reason)
         return StoreNotAvailableError(reason)
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Return what changes when somebody writes to a file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -432,12 +530,12 @@ _files: WeakSet[SqliteFile] = WeakSet()
 _held_for_fork: list[Link] = []
 
 
-def _hold(files: Any) -> list[Link]:
-    """Take the gate and the locks of all links, waiting for what is under way."""
+def _hold(chosen: Callable[[SqliteFile], bool]) -> list[Link]:
+    """Take the gate and the locks of all links of some files, waiting for what is under way."""
     while True:
         _gate.acquire()
         held: list[Link] = []
-        for link in [link for file in list(files) for link in list(file._links)]:  # noqa: SLF001 - same module
+        for link in [link for file in list(_files) if chosen(file) for link in list(file._links)]:  # noqa: SLF001 - same module
             if not link.lock.acquire(timeout=0.01):
                 break
             held.append(link)
@@ -455,7 +553,7 @@ def _release(held: list[Link]) -> None:
 
 
 def _before_fork() -> None:
-    _held_for_fork[:] = _hold(_files)
+    _held_for_fork[:] = _hold(lambda _: True)
     for link in _held_for_fork:
         link.close()
 

@@ -20,8 +20,7 @@ LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
 _RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
 
 # Positional, and expiry judged in Python: named parameters and a third one take a tenth of a lookup.
-GET: Final = """
-SELECT record, blob, expires_ms FROM records WHERE ns = (SELECT id FROM namespaces WHERE name = ?) AND key = ?"""
+GET: Final = "SELECT record, blob, expires_ms FROM records WHERE ns = ? AND key = ?"
 _GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 # Not INSERT OR REPLACE: it deletes the row first.
 _PUT: Final = """

@@ -99,6 +99,13 @@ ABSURD: tuple[tuple[Any, Op, Any], ...] = (
 )  # fmt: skip
 
 
+LABORIOUS: tuple[tuple[Any, Op, Any], ...] = (
+    (Decimal("1" * 100_000), o.pow, Decimal("1.5")), (Decimal("1" * 100_000), o.pow, 3),
+    (3**100_000, o.pow, Decimal("0.5")),
+    (Decimal("1" * 100_000), o.mul, Decimal("7" * 100_000)),
+)  # fmt: skip
+
+
 GROWING: dict[str, tuple[Any, tuple[Op, Any]]] = {
     "int pow": (3, (o.pow, 2)),
     "int mul": (3, (o.mul, 3**20_000)),
@@ -172,6 +179,17 @@ class ArithmeticSuite(Suite):
             assert refused.value.__cause__ is not None
         oracle.events["k"] = EventOracle()
         oracle.events["k"].apply({"a": value}, 1)
+
+    @pytest.mark.parametrize("case", LABORIOUS, ids=lambda case: f"{type(case[0]).__name__} {case[1].__name__}")
+    @plain
+    @pytest.mark.timeout(20)
+    def test_decimals_of_any_length_are_soon_computed(self, opener: Opener, case: tuple[Any, Op, Any]) -> None:
+        value, op, operand = case
+        with opener() as store:  # without the check at the end, whose plain Decimals take minutes
+            store.apply("k", {"a": value}, 1)
+            state = store.apply("k", {"a": (op, operand)}, 2)
+            assert state == store.past("k", 2)
+            assert [event.op for event in store.events("k") or ()] == [o.setitem, op]
 
     @pytest.mark.parametrize("growth", GROWING.values(), ids=GROWING)
     @plain

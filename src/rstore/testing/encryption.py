@@ -226,6 +226,23 @@ class EncryptionSuite(Suite):
             assert (sealed["plain"], store["sealed"]) == (3, 4)
 
     @plain
+    def test_what_is_refused_for_one_of_several_logs_is_done_to_none(self, opener: Opener) -> None:
+        if not self.across_keys:
+            pytest.skip("each log is changed on its own")
+        with opener() as store, opener(key=KEY) as sealed:
+            for one, name in ((sealed, "a"), (store, "b"), (sealed, "c")):
+                one.extend(name, (1, 1), (2, 2))
+                for t in (1, 2):
+                    one.apply(name, {"x": t}, t)
+            with pytest.raises(PlaintextError):
+                sealed.remove("a", "b", "c", start=2)
+            with pytest.raises(PlaintextError):
+                sealed.prune("a", "b", "c")
+            for one, name in ((sealed, "a"), (store, "b"), (sealed, "c")):
+                assert one.range(name) == [(1, 1), (2, 2)]
+                assert one.past(name, 1) == {"x": 1}
+
+    @plain
     def test_what_is_sealed_can_be_deleted_without_the_key(self, opener: Opener) -> None:
         with opener(key=KEY) as store:
             _fill(store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -91,6 +92,9 @@ class MappingSuite(Suite):
         assert ("c", 1) not in items
         assert 2 in values
         assert 3 not in values
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(store), "__getitem__", None)  # one scan, never one `get` a key
+            assert 2 in values
         store["c"] = 3
         assert list(items) == [("a", 1), ("b", 2), ("c", 3)]
         assert list(items) == [("a", 1), ("b", 2), ("c", 3)]
@@ -258,9 +262,30 @@ class MappingSuite(Suite):
 
     @pickled
     def test_a_str_subclass_is_its_plain_str(self, store: Store, oracle: Oracle) -> None:
-        class Name(str):
-            __slots__ = ()
+        class Name(str, Enum):  # noqa: UP042 - whose own str() is "Name.K", other than that of a StrEnum
+            K = "k"
 
-        store[Name("k")] = oracle.values["k"] = 1
-        assert store["k"] == store[Name("k")] == 1
-        assert [type(key) for key in store.keys()] == [str]  # noqa: SIM118 - a list, here
+        store[Name.K] = oracle.values["k"] = 1
+        assert store["k"] == store[Name.K] == store.get(Name.K) == store.setdefault(Name.K, 2) == 1
+        assert Name.K in store
+        assert store.pop(Name.K) == 1
+        store.update({Name.K: 1})
+        assert store.delete(Name.K) == 1
+        store.set(Name.K, 1)
+        store.extend(Name.K, (1, "a"))
+        assert store.range("k") == store.range(Name.K) == [(1, "a")]
+        assert store.last(Name.K) == store.first("k") == (1, "a")
+        assert store.missing(Name.K, 1, freq=1) == []
+        store.remove(Name.K)
+        store.extend(Name.K, (1, "b"))
+        state = store.apply(Name.K, {Name.K: 1})
+        events = store.events(Name.K)
+        assert events is not None
+        for names in (store.keys(), store.timeseries(), store.eventsources(), state, [events[0].item]):
+            assert [(type(name), name) for name in names or ()] == [(str, "k")]
+        assert store.current(Name.K) == store.past("k", 2**62) == {"k": 1}
+        assert store.prune(Name.K) == 0
+        oracle.series["k"] = SeriesOracle()
+        oracle.series["k"].update([(1, "b")])
+        oracle.events["k"] = EventOracle()
+        oracle.events["k"].apply({"k": 1}, events[0].timestamp)

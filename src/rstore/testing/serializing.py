@@ -146,7 +146,7 @@ class SerializingSuite(Suite):
             lambda: store.apply("k", {"a": (operator.setitem, value)}, 0),
         ]
         for verb in verbs:
-            with pytest.raises(SerializationError) as refused:
+            with pytest.raises(SerializationError, match=r"'(a|b|k|new)'.* in namespace 'default'") as refused:
                 verb()
             assert refused.value.__cause__ is not None
         oracle.values.update(a=1, b=2)

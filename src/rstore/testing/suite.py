@@ -50,6 +50,8 @@ class Suite:
     """Whether another process sees the same store."""
     local_clock: ClassVar[bool] = True
     """Whether the backend's clock is `time.time()` of this process."""
+    across_keys: ClassVar[bool] = True
+    """Whether one call on several series or sequences is done to all of them or to none."""
 
     @pytest.fixture
     def dsn(self) -> str:

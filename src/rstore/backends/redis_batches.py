@@ -1,0 +1,140 @@
+"""Writing records to one bucket: some by one script, many as a batch that is staged, made visible, and folded in.
+
+A script that wrote a hundred thousand records would stop the server for half a second. A batch lies beside the single
+records, under names of its own, until the marker names it; from then on whoever writes folds some of it in.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from operator import itemgetter
+from typing import Any, Final
+
+from rstore.backends.base import NamespaceGone, Write
+from rstore.backends.redis_client import Call, Script
+from rstore.backends.redis_errors import Signal
+from rstore.backends.redis_layout import GENERATION_BYTES, Place
+from rstore.backends.redis_namespace import RedisNamespace
+from rstore.errors import StoreBusyError, StoreError, StoreFullError
+
+_FIND: Final = Script("find")
+_FOLD: Final = Script("fold")
+_PUBLISH: Final = Script("publish")
+_WRITE: Final = Script("write")
+
+MOST_RECORDS: Final = 2000
+"""So many records one script writes or moves: less than 10 ms."""
+_MOST_BYTES: Final = 8 * 1024 * 1024
+_STAGED_S: Final = 3600
+"""After so long a batch that was not made visible is given up, and becomes garbage."""
+_POLL_S: Final = 0.005
+
+
+class RedisBatches(RedisNamespace):
+    """Batches of records, as far as reading and writing single ones has to know of them."""
+
+    def _write_batch(self, place_now: Callable[[], Place], writes: Sequence[Write], birth: bytes) -> None:
+        """Write many records of one bucket, all or nothing."""
+        place = self._current(place_now)
+        if place.birth != birth:
+            raise NamespaceGone
+        batch = os.urandom(GENERATION_BYTES)
+        publish = _PUBLISH.on(place.slot, (place.marker_key, place.staged), birth, batch, write=True, again=False)
+        try:
+            self._stage_batch(place, batch, writes)
+            while not self._client.call(publish):
+                with suppress(Signal):
+                    self._fold(self._refreshed(place))
+        except (Signal, StoreFullError) as error:
+            # What was staged is in nobody's way, but for its memory.
+            self._collect([place], given_up=batch)
+            if isinstance(error, StoreFullError):
+                raise
+            raise NamespaceGone from error
+        # The batch is visible: if it cannot be folded in now, whoever comes next does it.
+        with suppress(Signal, StoreError):
+            self._fold(self._refreshed(place))
+
+    def _stage_batch(self, place: Place, batch: bytes, writes: Sequence[Write]) -> None:
+        seconds, _ = self._client.call(Call(place.slot, (b"TIME",)))
+        entry = Call(place.slot, (b"ZADD", place.staged, int(seconds) + _STAGED_S, batch), write=True)
+        beside = place.of_batch(batch)._replace(marker=place.birth)
+        self._run([entry, *(writing(beside, some)._replace(again=True) for some in _pieces(writes))])
+
+    def _fold(self, place: Place) -> None:
+        """Fold a batch in, if there is one, and raise the signal that the place is out of date.
+
+        A frozen store waits for those who write.
+        """
+        if not place.batch:
+            return
+        deadline = time.monotonic() + self._timeout_s
+        while self._frozen:
+            if self._refreshed(place).marker != place.marker:
+                raise Signal("STALE")
+            if time.monotonic() >= deadline:
+                raise StoreBusyError(
+                    f"a large write to the namespace {self._name!r} is not finished; the next writer finishes it"
+                )
+            time.sleep(_POLL_S)
+        beside = place.of_batch(place.batch)
+        keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
+        call = _FOLD.on(place.slot, keys, place.marker, MOST_RECORDS, write=True, again=True)
+        while self._client.call(call):
+            pass
+        raise Signal("STALE")
+
+    def _find(self, name: bytes, *, there: bool) -> Any:
+        """Return a record, or whether it is there, where a batch may be visible."""
+
+        def call(place: Place) -> Call:
+            keys = (place.marker_key, place.of_batch(place.batch).key_index)
+            names = (place.of_batch(place.batch).records + name, place.records + name)
+            return _FIND.on(place.slot, (*keys, *names), place.marker, name, int(there), write=False, again=True)
+
+        return self._read(lambda: self._place_of(name), call, None)
+
+
+def is_large(writes: Sequence[Write]) -> bool:
+    """Return whether one script would take too long to write these."""
+    # Deletions have no place in a batch. Nobody writes many of them together.
+    return (
+        len(writes) > 1
+        and (len(writes) > MOST_RECORDS or sum(len(write.record or b"") for write in writes) > _MOST_BYTES)
+        and all(write.record is not None for write in writes)
+    )
+
+
+def _pieces(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
+    start = size = 0
+    for i, write in enumerate(writes):
+        if i > start and (i - start == MOST_RECORDS or size + len(write.record or b"") > _MOST_BYTES):
+            yield writes[start:i]
+            start, size = i, 0
+        size += len(write.record or b"")
+    yield writes[start:]
+
+
+def last_ms(expires_ms: int) -> int:
+    """Return the last millisecond that a record is there: Redis expires what is later than its expiry."""
+    return max(1, expires_ms - 1)
+
+
+def writing(place: Place, writes: Sequence[Write]) -> Call:
+    """Return the call that writes records of one bucket."""
+    prefix = place.records
+    stay = [write for write in writes if write.record is not None and write.expires_ms is None]
+    expire = [write for write in writes if write.record is not None and write.expires_ms is not None]
+    keys = [place.marker_key, place.key_index, place.expiry_index]
+    keys += [prefix + write.key.encode() for write in stay]
+    arguments: list[Any] = [place.marker, len(stay), len(expire)]
+    arguments += map(itemgetter(1), stay)
+    if len(stay) != len(writes):
+        keys += [prefix + write.key.encode() for write in expire]
+        for _, record, expires_ms in expire:
+            arguments += (record, last_ms(expires_ms or 0))
+        keys += [prefix + write.key.encode() for write in writes if write.record is None]
+    return _WRITE.on(place.slot, keys, *arguments, write=True, again=False)

@@ -1,0 +1,363 @@
+"""Sending commands to the servers that they belong to, and what is done where that does not go smoothly.
+
+Nouns: a *call* (one command, and whether it may be sent twice), a *round* (all calls that are sent at once, each server
+its share) and an *outcome* (the reply to a call, or what went wrong).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+from redis import exceptions as driver
+
+from rstore.backends.redis_dsn import Target
+from rstore.backends.redis_errors import (
+    PASSING,
+    REDIRECTED,
+    SIGNALS,
+    LostReplyError,
+    Signal,
+    code_of,
+    refusal,
+    unreachable,
+)
+from rstore.backends.redis_nodes import FAILURES, Nodes, ask
+from rstore.backends.redis_pool import Connection, Pool, connector
+from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
+
+_FREE_TRIES: Final = 5
+"""So often a call is redirected, or a script sent with its source, before a try costs waiting time."""
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.05
+
+
+class Script:
+    """A Lua script, known to the servers by its hash."""
+
+    def __init__(self, name: str) -> None:
+        self.source = files("rstore.backends").joinpath("redis_scripts", f"{name}.lua").read_bytes()
+        self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    def on(self, slot: int, keys: Sequence[bytes], *arguments: Any, write: bool, again: bool) -> Call:
+        """Return the call of this script; `again` if it does no harm when it runs twice."""
+        return Call(slot, (b"EVALSHA", self.sha, len(keys), *keys, *arguments), write, again, self)
+
+
+class Call(NamedTuple):
+    """One command. The slot decides which server of a cluster gets it."""
+
+    slot: int
+    command: tuple[Any, ...]
+    write: bool = False
+    again: bool = True
+    script: Script | None = None
+
+
+class _Unsent(Exception):  # noqa: N818 - an outcome
+    """Nothing was sent, or not all of it: the server has not run it."""
+
+    def __init__(self, error: Exception, *, connected: bool) -> None:
+        super().__init__(error)
+        self.error = error
+        self.connected = connected
+
+
+class _Lost(Exception):  # noqa: N818 - an outcome
+    """All was sent, and the reply did not come."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Client:
+    """What the rest of the backend sends its calls through. Threads share it."""
+
+    def __init__(self, target: Target, timeout_s: float) -> None:
+        self._target = target
+        self._timeout_s = timeout_s
+        self._nodes = Nodes(target, connector(target, timeout_s))
+
+    def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
+        """Connect; return where each server is and what it says of itself.
+
+        Raises `StoreNotAvailableError`.
+        """
+        patience = _Patience(self._timeout_s)
+        while True:
+            try:
+                self._nodes.discover()
+                return [(pool.where, _info(pool)) for pool in self._nodes.all()]
+            except FAILURES as error:
+                if code_of(error) != "LOADING" or not patience.wait():
+                    raise unreachable(error, str(self._target)) from error
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._nodes.close()
+
+    def call(self, call: Call) -> Any:
+        """Return the reply to a call.
+
+        Raises `Signal` if a script says so, `LostReplyError` if the reply of a call that must not be sent twice was
+        lost, or the `StoreError` that the server's refusal becomes.
+        """
+        outcome: Any = None
+        pool = self._nodes.of(call.slot)
+        if pool is None or self._target.wait_replicas:
+            return _raised(self.run([call])[0])
+        # The common case, written out: the general one takes a third longer.
+        try:
+            connection = pool.take(checked=call.write)
+        except FAILURES as error:
+            outcome = _Unsent(error, connected=False)
+        else:
+            try:
+                connection.send_packed_command(connection.pack_command(*call.command), False)
+            except FAILURES as error:
+                outcome = _Unsent(error, connected=True)
+            else:
+                outcome = _read(connection)
+                if not isinstance(outcome, _Lost):
+                    pool.give(connection)
+        if not isinstance(outcome, Exception):
+            return outcome
+        return _raised(self.run([call], [outcome])[0])
+
+    def run(self, calls: Sequence[Call], outcomes: Sequence[Any] | None = None) -> list[Any]:
+        """Return the reply to each call, or the exception that `call` would raise.
+
+        Each server gets its share in one go, and all work side by side. Calls on one slot run in their order as long
+        as nothing goes wrong. `outcomes` are those of a first round.
+        """
+        replies: list[Any] = [None] * len(calls)
+        todo = list(range(len(calls)))
+        asking: dict[int, Pool] = {}
+        by_source: set[int] = set()
+        patience = _Patience(self._timeout_s)
+        if outcomes is None:
+            outcomes = self._round(calls, todo, asking, by_source)
+        while True:
+            again: list[int] = []
+            asking.clear()
+            for i, outcome in zip(todo, outcomes, strict=True):
+                if not isinstance(outcome, Exception):
+                    replies[i] = outcome
+                    continue
+                final = self._judge(i, calls[i], outcome, asking, by_source, patience)
+                if final is None:
+                    again.append(i)
+                else:
+                    replies[i] = final
+            if not again:
+                return replies
+            if patience.pause():
+                time.sleep(patience.next_pause())
+            if patience.rediscover:
+                self._rediscover(patience)
+            todo = again
+            outcomes = self._round(calls, todo, asking, by_source)
+
+    def _rediscover(self, patience: _Patience) -> None:
+        patience.rediscover = False
+        try:
+            self._nodes.discover()
+        except StoreError:
+            # Nobody answers: the next round fails, too, and says so when the time is up.
+            patience.must_wait = True
+
+    def _judge(
+        self, i: int, call: Call, outcome: Exception, asking: dict[int, Pool], by_source: set[int], patience: _Patience
+    ) -> Exception | None:
+        """Return the exception that a call ends with, or None if it is to be sent again."""
+        where, cluster = str(self._target), self._target.cluster
+        if isinstance(outcome, StoreError):
+            return outcome
+        if isinstance(outcome, _Lost):
+            if not call.again:
+                return _caused(LostReplyError(), outcome.error)
+            if isinstance(outcome.error, driver.TimeoutError):
+                late = StoreBusyError(f"the Redis server {where} did not answer within the time-out")
+                return _caused(late, outcome.error)
+            patience.rediscover = cluster
+            return (
+                None if patience.retry(waiting=cluster) else _caused(unreachable(outcome.error, where), outcome.error)
+            )
+        if isinstance(outcome, _Unsent):
+            error = outcome.error
+            if isinstance(error, StoreError):
+                return error
+            refused = isinstance(error, driver.AuthenticationError | driver.ResponseError)
+            passing = isinstance(error, driver.BusyLoadingError)
+            if refused or not (outcome.connected or cluster or passing):
+                return _caused(unreachable(error, where), error)
+            patience.rediscover = cluster
+            again = patience.retry(waiting=cluster or passing)
+            return None if again else _caused(unreachable(error, where), error)
+        code = code_of(outcome)
+        if code in SIGNALS:
+            return Signal(code)
+        if code == "NOSCRIPT" and call.script is not None and i not in by_source:
+            by_source.add(i)
+            return None
+        if code in REDIRECTED and cluster and isinstance(outcome, driver.AskError):
+            address = outcome.host, int(outcome.port)
+            if code == "ASK":
+                asking[i] = self._nodes.at(address)
+            else:
+                self._nodes.moved(call.slot, address)
+                patience.rediscover = True
+            return None if patience.retry(waiting=False) else _caused(refusal(outcome, where), outcome)
+        if code in PASSING or (code == "READONLY" and cluster):
+            patience.rediscover = cluster and code != "TRYAGAIN"
+            return None if patience.retry(waiting=True) else _caused(refusal(outcome, where), outcome)
+        return _caused(refusal(outcome, where), outcome)
+
+    def _round(
+        self, calls: Sequence[Call], todo: Sequence[int], asking: dict[int, Pool], by_source: set[int]
+    ) -> list[Any]:
+        """Send calls, and return the outcome of each."""
+        outcomes: dict[int, Any] = {}
+        groups: dict[int, tuple[Pool, list[int]]] = {}
+        for i in todo:
+            pool = asking.get(i) or self._nodes.of(calls[i].slot)
+            if pool is None:
+                outcomes[i] = _Unsent(driver.ClusterDownError("nobody serves this slot"), connected=True)
+            else:
+                groups.setdefault(id(pool), (pool, []))[1].append(i)
+        sent: list[tuple[Pool, Connection, list[int]]] = []
+        for pool, group in groups.values():
+            try:
+                connection = pool.take(checked=any(calls[i].write for i in group))
+            except (*FAILURES, StoreError) as error:
+                outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
+                continue
+            try:
+                connection.send_packed_command([self._pack(connection, calls, group, asking, by_source)], False)
+            except FAILURES as error:
+                # Of several calls some may have arrived whole.
+                lost = _Lost(error) if len(group) > 1 else _Unsent(error, connected=True)
+                outcomes |= dict.fromkeys(group, lost)
+                continue
+            sent.append((pool, connection, group))
+        for pool, connection, group in sent:
+            outcomes |= self._read_all(pool, connection, calls, group, asking)
+        return [outcomes[i] for i in todo]
+
+    def _pack(
+        self,
+        connection: Connection,
+        calls: Sequence[Call],
+        group: Sequence[int],
+        asking: dict[int, Pool],
+        by_source: set[int],
+    ) -> bytes:
+        pieces: list[bytes] = []
+        for i in group:
+            command, script = calls[i].command, calls[i].script
+            if i in by_source and script is not None:
+                command = (b"EVAL", script.source, *command[2:])
+            if i in asking:
+                pieces += connection.pack_command(b"ASKING")
+            pieces += connection.pack_command(*command)
+        if self._waits(calls, group):
+            pieces += connection.pack_command(b"WAIT", self._target.wait_replicas, max(1, int(self._timeout_s * 500)))
+        return b"".join(pieces)
+
+    def _read_all(
+        self,
+        pool: Pool,
+        connection: Connection,
+        calls: Sequence[Call],
+        group: Sequence[int],
+        asking: dict[int, Pool],
+    ) -> dict[int, Any]:
+        outcomes: dict[int, Any] = {}
+        for position, i in enumerate(group):
+            for _ in range(2 if i in asking else 1):
+                outcomes[i] = _read(connection)
+                if isinstance(outcomes[i], _Lost | driver.ConnectionError):
+                    # redis-py closes the connection on some refusals, too; what follows them is not known.
+                    rest = group[position + 1 :]
+                    return outcomes | dict.fromkeys(rest, _Lost(driver.ConnectionError("the connection was closed")))
+        if self._waits(calls, group):
+            reached = _read(connection)
+            if isinstance(reached, _Lost):
+                return dict.fromkeys(group, reached)
+            if isinstance(reached, Exception) or reached < self._target.wait_replicas:
+                few = OutcomeUnknownError(
+                    f"the write was applied, but fewer than {self._target.wait_replicas} replicas confirmed it in time"
+                )
+                outcomes |= {i: few for i in group if calls[i].write and not isinstance(outcomes[i], Exception)}
+        pool.give(connection)
+        return outcomes
+
+    def _waits(self, calls: Sequence[Call], group: Sequence[int]) -> bool:
+        return self._target.wait_replicas > 0 and any(calls[i].write for i in group)
+
+
+class _Patience:
+    """How long a call may still be tried again, within the time-out."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        self._pause_s = _FIRST_PAUSE_S
+        self._free = _FREE_TRIES
+        self.must_wait = False
+        self.rediscover = False
+
+    def retry(self, *, waiting: bool) -> bool:
+        """Return whether there may be another try; `waiting` if only time can help."""
+        if waiting or self._free == 0:
+            self.must_wait = True
+            return time.monotonic() < self._deadline
+        self._free -= 1
+        return True
+
+    def pause(self) -> bool:
+        """Return whether to sleep before the next round."""
+        waits, self.must_wait = self.must_wait, False
+        return waits
+
+    def next_pause(self) -> float:
+        """Return how long to sleep: longer each time."""
+        pause_s = max(0.0, min(self._pause_s, self._deadline - time.monotonic()))
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return pause_s
+
+    def wait(self) -> bool:
+        """Sleep a little; return False if the time is up."""
+        if not self.retry(waiting=True):
+            return False
+        time.sleep(self.next_pause())
+        return True
+
+
+def _read(connection: Connection) -> Any:
+    """Return a reply, or what went wrong."""
+    try:
+        return connection.read_response(True)
+    except (driver.ResponseError, driver.AuthenticationError, driver.BusyLoadingError) as error:
+        return error
+    except FAILURES as error:
+        return _Lost(error)
+
+
+def _raised(outcome: Any) -> Any:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _caused(error: Exception, cause: BaseException) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def _info(pool: Pool) -> dict[bytes, bytes]:
+    text = bytes(ask(pool, b"INFO"))
+    return dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)

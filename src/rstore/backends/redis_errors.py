@@ -1,0 +1,110 @@
+"""What a Redis server refuses, and what becomes of it: a signal, another try, or an error of this library.
+
+Nouns: a *code* (the word that begins an error reply) and a *signal* (an error reply of our own scripts).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from redis import exceptions as driver
+
+from rstore.errors import (
+    CorruptionError,
+    NotSupportedError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreNotAvailableError,
+)
+
+_CODE: Final = re.compile(r"-?([A-Z]{3,})\b")
+# Redis 6.2 wraps the error of a command in a script: "ERR Error running script (call to f_…): @user_script:5: OOM …",
+# and its message may begin with a "-".
+_WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([A-Z]{3,})\b")
+_NOT_LOCAL: Final = "attempted to access a non local key"
+_NOT_ALLOWED: Final = ("user executing the script can't", "can't access at least one of the keys")
+_CODES: Final[dict[type[Exception], str]] = {
+    driver.AskError: "ASK",
+    driver.AuthenticationError: "NOAUTH",
+    driver.BusyLoadingError: "LOADING",
+    driver.ClusterDownError: "CLUSTERDOWN",
+    driver.MasterDownError: "MASTERDOWN",
+    driver.MovedError: "MOVED",
+    driver.NoPermissionError: "NOPERM",
+    driver.NoScriptError: "NOSCRIPT",
+    driver.OutOfMemoryError: "OOM",
+    driver.ReadOnlyError: "READONLY",
+    driver.TryAgainError: "TRYAGAIN",
+}
+
+SIGNALS: Final = frozenset({"STALE", "LEASED", "UNSTAGED", "CHANGED"})
+"""What our scripts answer where nothing was done."""
+
+REDIRECTED: Final = frozenset({"MOVED", "ASK"})
+PASSING: Final = frozenset({"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOSCRIPT"})
+"""What passes by itself or by what the client does: nothing was done, the call is sent again until the time is up."""
+
+
+class LostReplyError(Exception):
+    """The connection was lost after a call was sent that cannot be sent twice."""
+
+
+class Signal(Exception):  # noqa: N818 - an answer, not an error
+    """A script answered that it did nothing, and why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of an error reply; the message never decides alone where there is a class."""
+    if type(error) in _CODES:
+        return _CODES[type(error)]
+    message = str(error)
+    if _NOT_LOCAL in message:
+        return "TRYAGAIN"  # a script met a key that has already moved: half of the slot is elsewhere
+    if any(words in message for words in _NOT_ALLOWED):
+        return "NOPERM"
+    found = _WRAPPED.search(message) or _CODE.match(message)
+    return found[1] if found else "ERR"
+
+
+def refusal(error: Exception, where: str) -> StoreError:
+    """Return the error that an error reply becomes. Nothing was applied."""
+    code, message = code_of(error), str(error)
+    if code == "OOM":
+        return StoreFullError(f"the Redis server {where} has reached its maxmemory; nothing was applied")
+    if code == "MISCONF":
+        if "space" in message:
+            return StoreFullError(f"the disk of the Redis server {where} is full; nothing was applied")
+        return StoreNotAvailableError(f"the Redis server {where} cannot save to its disk and refuses to write")
+    if code in ("NOAUTH", "WRONGPASS"):
+        return StoreNotAvailableError(f"the Redis server {where} refuses the user or the password")
+    if code == "NOPERM":
+        return StoreNotAvailableError(f"the user may not do this on the Redis server {where}; see its ACL")
+    if code == "READONLY":
+        return StoreNotAvailableError(f"the Redis server {where} is a replica, which cannot be written to")
+    if code == "NOREPLICAS":
+        return StoreNotAvailableError(f"the Redis server {where} has too few replicas and refuses to write")
+    if code == "LOADING":
+        return StoreNotAvailableError(f"the Redis server {where} is still loading its data")
+    if code in ("CLUSTERDOWN", "MASTERDOWN", "MOVED", "ASK"):
+        return StoreNotAvailableError(f"the Redis Cluster {where} does not serve all slots: {code}")
+    if code in ("TRYAGAIN", "BUSY"):
+        why = "a slot is moving" if code == "TRYAGAIN" else "a script is running"
+        return StoreBusyError(f"the Redis server {where} is busy, {why}; nothing was applied")
+    if code == "WRONGTYPE":
+        return CorruptionError(f"a key of another kind is in the way on the Redis server {where}")
+    if "unknown command" in message.lower():
+        return NotSupportedError(f"the Redis server {where} lacks a command that is needed")
+    return StoreNotAvailableError(f"the Redis server {where} answered with an error: {code}")
+
+
+def unreachable(error: Exception, where: str) -> StoreError:
+    """Return the error that a failed connection becomes. Nothing was sent."""
+    if isinstance(error, driver.AuthenticationError | driver.BusyLoadingError | driver.ResponseError):
+        return refusal(error, where)
+    return StoreNotAvailableError(f"the Redis server {where} cannot be reached: {type(error).__name__}")

@@ -1,0 +1,178 @@
+"""Logs in Redis: a head, sorted sets of rows, chunks and checkpoints, and a string for the body of each chunk.
+
+A row is one member of its set, position and body: to drop it only where its bytes are still the same is to remove that
+member. Beside a hash of the bodies, which would have to be compared by hand, it takes half the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from rstore.backends.base import (
+    FIRST,
+    LAST,
+    Head,
+    Log,
+    Model,
+    Position,
+    Row,
+    View,
+)
+from rstore.backends.redis_client import Call, Script
+from rstore.backends.redis_errors import LostReplyError
+from rstore.backends.redis_layout import (
+    Place,
+    pack_position,
+    pack_rows,
+    unpack_chunk,
+    unpack_rows,
+)
+from rstore.backends.redis_namespace import RedisNamespace
+
+_APPEND: Final = Script("append")
+_HOT: Final = Script("hot")
+_LOGS: Final = Script("logs")
+_VIEW: Final = Script("view")
+
+_BODIES_A_CALL: Final = 64
+_KEYS_A_CALL: Final = 20_000
+
+
+class RedisLogs(RedisNamespace):
+    """The logs of a namespace."""
+
+    def logs(self, model: Model) -> list[str]:
+        def call(place: Place, begin: bytes = b"-") -> Call:
+            keys = (place.marker_key, place.logs(model))
+            return _LOGS.on(place.slot, keys, place.marker, begin, _KEYS_A_CALL, write=False, again=True)
+
+        found: list[bytes] = []
+        for keys in self._read_all(call):
+            found += keys
+            while len(keys) == _KEYS_A_CALL:
+                last = keys[-1]
+                keys = self._read(partial(self._place_with, last, model), partial(call, begin=b"(" + last), [])  # noqa: PLW2901
+                found += keys
+        return [key.decode() for key in sorted(found)]
+
+    def _place_with(self, key: bytes, model: Model) -> Place:
+        return self._place_of(b"%d%b" % (model, key))
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def view(
+        self,
+        log: Log,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        rows: bool = True,
+        bodies: bool = True,
+        neighbours: bool = False,
+        from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
+    ) -> View:
+        arguments = (
+            unless_version or b"",
+            pack_position(lo),
+            behind(hi),
+            b"" if limit is None else limit,
+            int(reverse),
+            int(rows),
+            int(neighbours),
+            b"" if from_checkpoint is None else behind(from_checkpoint),
+        )
+        places: list[Place] = []
+
+        def call(place: Place) -> Call:
+            places.append(place)
+            keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
+            return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+
+        while True:
+            found = self._read(lambda: self._place_of_log(log), call, None)
+            if found is None:
+                return View(self._now_ms(log), None)
+            now_ms, stamps, *rest = found
+            if stamps is None:
+                return View(now_ms, None)
+            head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
+            if not rest:
+                return View(now_ms, head)
+            members, entries, checkpoint = rest
+            if reverse and limit is not None:
+                members.reverse()
+                entries.reverse()
+            contents = self._bodies(places[-1], entries) if bodies else [b""] * len(entries)
+            if contents is not None:
+                chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, contents, strict=True)]
+                row = None if checkpoint is None else unpack_rows([checkpoint])[0]
+                return View(now_ms, head, unpack_rows(members), chunks, row)
+
+    def _bodies(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
+        """Return the bodies of chunks; None if one of them is gone: replaced long ago, or dropped with its log."""
+        names = [place.body(entry) for entry in entries]
+        calls = [
+            Call(place.slot, (b"MGET", *names[i : i + _BODIES_A_CALL])) for i in range(0, len(names), _BODIES_A_CALL)
+        ]
+        bodies = [body for reply in self._run(calls) for body in reply]
+        return None if None in bodies else bodies
+
+    def _now_ms(self, log: Log) -> int:
+        seconds, micros = self._client.call(Call(self._place_of_log(log).slot, (b"TIME",)))
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def hot(self, log: Log) -> tuple[int, int]:
+        def call(place: Place) -> Call:
+            return _HOT.on(place.slot, (place.marker_key, place.log(b"r", log)), place.marker, write=False, again=True)
+
+        n, size = self._read(lambda: self._place_of_log(log), call, (0, 0))
+        return n, size
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+        members = pack_rows(rows)
+        first, last = (members[0], members[0]) if len(members) == 1 else (min(members), max(members))
+
+        def call(place: Place) -> Call:
+            keys = (place.marker_key, place.logs(log.model), place.log(b"h", log), place.log(b"r", log))
+            return _APPEND.on(
+                place.slot,
+                keys,
+                place.marker,
+                log.key.encode(),
+                *fields(head),
+                first[:12],
+                last[:12],
+                *members,
+                write=True,
+                again=False,
+            )
+
+        try:
+            return bool(self._write(lambda: self._place_of_log(log), birth, call))
+        except LostReplyError as lost:
+            # All of them are there, or none. Those that somebody sealed meanwhile are not found.
+            if self._found_out(lambda: set(members) <= set(pack_rows(self.view(log, *_span(rows), bodies=False).rows))):
+                return True
+            raise self._unknown(f"{len(rows)} rows of {log.key!r} were written", lost) from lost.__cause__
+
+
+def behind(position: Position) -> bytes:
+    """Return the position behind another."""
+    return pack_position((position[0], position[1] + 1))
+
+
+def fields(head: Head) -> tuple[bytes, bytes, int, bytes]:
+    """Return a head as the scripts take it."""
+    return head.epoch, head.version, int(head.sealed), head.facts
+
+
+def _span(rows: Sequence[Row]) -> tuple[Position, Position]:
+    positions = [(t, seq) for t, seq, _ in rows]
+    return min(positions), max(positions)

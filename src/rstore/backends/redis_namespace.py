@@ -1,0 +1,312 @@
+"""A namespace in Redis: how it is found, created and discarded, and what every method on it begins with.
+
+Nouns: the *registry* (one hash a namespace: its birth, whether it is alive, its facts), the *places* (what is known of
+each bucket) and *garbage* (what nobody can see any more, deleted a bounded part at a time).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+from zlib import crc32
+
+from rstore.backends.base import Backend, Log, NamespaceGone, Options
+from rstore.backends.redis_client import Call, Client, Script
+from rstore.backends.redis_dsn import Target
+from rstore.backends.redis_errors import LostReplyError, Signal
+from rstore.backends.redis_layout import BIRTH_BYTES, GENERATION_BYTES, Place, make_place, registry_key, slot_of
+from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
+
+_CREATE: Final = Script("create")
+_KEEP_FACT: Final = Script("keep_fact")
+_END: Final = Script("end")
+_RAISE: Final = Script("raise")
+_BURY: Final = Script("bury")
+_COLLECT: Final = Script("collect")
+
+TOMBSTONE_MS: Final = 3_600_000
+"""How long a tombstone stays: longer than anybody can be on the way who saw the namespace alive."""
+GARBAGE_A_STEP: Final = 250
+"""How many keys one script deletes: about 2 ms of the server's time."""
+_OLDEST_SERVER: Final = (6, 2)
+
+
+class EvictionWarning(RuntimeWarning):
+    """The server may evict keys when its memory is full: data that was stored would vanish."""
+
+
+class RedisNamespace(Backend):
+    """What records and logs have in common: the client, the places of the buckets, and the life of the namespace."""
+
+    def __init__(self, target: Target, namespace: str, options: Options) -> None:
+        self._target = target
+        self._name = namespace
+        self._namespace = namespace.encode()
+        self._frozen = options.frozen
+        self._timeout_s = options.timeout_s
+        self._registry = registry_key(self._namespace)
+        self._registry_slot = slot_of(self._registry)
+        self._client = Client(target, options.timeout_s)
+        self._seed = crc32(self._namespace)
+        # Replaced as a whole or one by one, never changed: a thread that has taken a place finds out by its marker
+        # that it is out of date.
+        self._places = [make_place(bucket, self._namespace, None) for bucket in range(target.buckets)]
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        for where, info in self._client.open():
+            self._check_server(where, info)
+        birth = self._look_up()
+        if birth is None and self._frozen:
+            raise StoreNotAvailableError(f"there is no namespace {self._name!r} on the Redis server {self._target}")
+
+    def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
+        version = info.get(b"redis_version", b"0").decode()
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
+            raise StoreNotAvailableError(f"the Redis server {where} is of version {version}, and 6.2 is the least")
+        if info.get(b"redis_mode") == b"cluster" and not self._target.cluster:
+            raise StoreNotAvailableError(f"the Redis server {where} is part of a cluster: use redis+cluster://")
+        policy = info.get(b"maxmemory_policy", b"noeviction").decode()
+        if policy != "noeviction":
+            warnings.warn(
+                f"the Redis server {where} evicts keys when its memory is full (maxmemory-policy {policy}): "
+                "what is stored there may vanish, see the documentation",
+                EvictionWarning,
+                stacklevel=2,
+            )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def create(self) -> bytes:
+        while True:
+            birth = self._look_up()
+            if birth is None:
+                birth = self._register()
+            if self._raise_markers(birth):
+                return birth
+
+    def _look_up(self) -> bytes | None:
+        """Return the birth in the registry, and lay the places out as it says; None if there is no namespace."""
+        birth, alive = self._client.call(Call(self._registry_slot, (b"HMGET", self._registry, b"birth", b"alive")))
+        if birth is None or alive != b"1":
+            return None
+        self._lay_out(bytes(birth))
+        return bytes(birth)
+
+    def _lay_out(self, birth: bytes) -> None:
+        buckets = 1 << birth[-1]
+        if len(self._places) != buckets:
+            self._places = [make_place(bucket, self._namespace, None) for bucket in range(buckets)]
+
+    def _register(self) -> bytes:
+        """Return the birth in the registry, entering one if there is none."""
+        # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
+        # data: what they say is taken up again. Where there is a tombstone, nothing was lost.
+        marker = self._client.call(Call(self._places[0].slot, (b"GET", self._places[0].marker_key)))
+        lost = make_place(0, self._namespace, marker).birth
+        drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
+        call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
+        birth = bytes(self._client.call(call))
+        self._lay_out(birth)
+        return birth
+
+    def _raise_markers(self, birth: bytes) -> bool:
+        """Bring the markers of all buckets to a birth; return False if there is a later one."""
+        places = self._places
+        found = self._run(
+            call
+            for place in places
+            for call in (
+                Call(place.slot, (b"GET", place.marker_key)),
+                Call(place.slot, (b"EXISTS", place.garbage, place.staged)),
+            )
+        )
+        markers, dirty = found[::2], found[1::2]
+        late = [place for place, marker in zip(places, markers, strict=True) if not _is_of(marker, birth)]
+        if late:
+            generation = os.urandom(GENERATION_BYTES)
+            raised = self._run(
+                _RAISE.on(place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True)
+                for place in late
+            )
+            for place, marker in zip(late, raised, strict=True):
+                markers[place.bucket] = marker
+        self._places = [
+            make_place(place.bucket, self._namespace, marker) for place, marker in zip(places, markers, strict=True)
+        ]
+        self._collect([place for place, one in zip(places, dirty, strict=True) if one], steps=1)
+        return all(_is_of(marker, birth) for marker in markers)
+
+    # -- discarding ---------------------------------------------------------------------------------------------------
+
+    def discard(self) -> None:
+        call = _END.on(self._registry_slot, (self._registry,), write=True, again=True)
+        birth = self._client.call(call)
+        if birth is None:
+            return
+        self._lay_out(bytes(birth))
+        places = self._places
+        self._run(
+            _BURY.on(place.slot, (place.marker_key, place.garbage), birth, TOMBSTONE_MS, write=True, again=True)
+            for place in places
+        )
+        # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
+        self._client.call(Call(self._registry_slot, (b"PEXPIRE", self._registry, TOMBSTONE_MS), write=True))
+        self._collect(places)
+
+    def _collect(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete the garbage of buckets, a bounded part at a time.
+
+        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more.
+        """
+        places = list(places)
+        while places and steps != 0:
+            left = self._run(
+                _COLLECT.on(place.slot, (place.garbage, place.staged), GARBAGE_A_STEP, given_up, write=True, again=True)
+                for place in places
+            )
+            given_up = b""
+            places = [place for place, entries in zip(places, left, strict=True) if entries]
+            steps = None if steps is None else steps - 1
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def fact(self, name: str) -> bytes | None:
+        alive, fact = self._client.call(
+            Call(self._registry_slot, (b"HMGET", self._registry, b"alive", b"fact:" + name.encode()))
+        )
+        return fact if alive == b"1" else None
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        call = _KEEP_FACT.on(
+            self._registry_slot, (self._registry,), b"fact:" + name.encode(), fact, write=True, again=True
+        )
+        try:
+            return bytes(self._client.call(call))
+        except Signal as signal:
+            raise NamespaceGone from signal
+
+    # -- what every method begins with --------------------------------------------------------------------------------
+
+    def _place_of(self, key: bytes) -> Place:
+        places = self._places
+        return places[crc32(key, self._seed) % len(places)]
+
+    def _place_of_log(self, log: Log) -> Place:
+        return self._place_of(b"%d%b" % (log.model, log.key.encode()))
+
+    def _refreshed(self, place: Place) -> Place:
+        """Return the place of the same bucket by the marker that is there now."""
+        marker = self._client.call(Call(place.slot, (b"GET", place.marker_key)))
+        return self._adopt(place, marker)
+
+    def _adopt(self, place: Place, marker: bytes | None) -> Place:
+        fresh = make_place(place.bucket, self._namespace, marker)
+        places = self._places
+        if place.bucket < len(places):
+            places[place.bucket] = fresh
+        return fresh
+
+    def _is_laid_out_anew(self) -> bool:
+        """Return whether the namespace, where no marker of it is found, was created again in other buckets."""
+        places = self._places
+        self._look_up()
+        return self._places is not places
+
+    def _current(self, place_now: Callable[[], Place]) -> Place:
+        """Return a place by its marker of now; one without a birth if there is no namespace."""
+        while True:
+            place = self._refreshed(place_now())
+            if place.birth or not self._is_laid_out_anew():
+                return place
+
+    def _read(self, place_now: Callable[[], Place], call: Callable[[Place], Call], nothing: Any) -> Any:
+        """Return the reply of a script on one bucket, whatever the birth; `nothing` if there is no namespace."""
+        place = place_now()
+        while True:
+            if not place.birth:
+                place = self._current(place_now)
+                if not place.birth:
+                    return nothing
+            try:
+                return self._client.call(call(place))
+            except Signal as signal:
+                if signal.code != "STALE":
+                    raise
+                place = self._current(place_now)
+
+    def _read_all(self, call: Callable[[Place], Call]) -> list[Any]:
+        """Return the replies of a script that reads one bucket, of those buckets that there are."""
+        while True:
+            places = self._places
+            if not all(place.birth for place in places):
+                self._refresh_all()
+                if not any(place.birth for place in places) and self._is_laid_out_anew():
+                    continue
+            try:
+                replies = self._client.run([call(place) for place in places if place.birth])
+            except Signal as signal:
+                replies = [signal]
+            if any(isinstance(reply, Signal) for reply in replies):
+                self._refresh_all()
+                continue
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+            return replies
+
+    def _refresh_all(self) -> None:
+        places = list(self._places)
+        markers = self._run(Call(place.slot, (b"GET", place.marker_key)) for place in places)
+        for place, marker in zip(places, markers, strict=True):
+            self._adopt(place, marker)
+
+    def _write(self, place_now: Callable[[], Place], birth: bytes, call: Callable[[Place], Call]) -> Any:
+        """Return the reply of a script that writes into one birth of the namespace.
+
+        Raises `NamespaceGone` if it is gone, or of another birth; the other signals of the script; `LostReplyError`.
+        """
+        place = place_now()
+        while True:
+            if place.birth != birth:
+                place = self._current(place_now)
+                if place.birth != birth:
+                    raise NamespaceGone
+            try:
+                return self._client.call(call(place))
+            except Signal as signal:
+                if signal.code != "STALE":
+                    raise
+                place = self._current(place_now)
+
+    def _run(self, calls: Iterable[Call]) -> list[Any]:
+        """Return the replies to calls on several buckets, of which none may fail."""
+        replies = self._client.run(list(calls))
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    @staticmethod
+    def _found_out(question: Callable[[], bool]) -> bool:
+        """Return whether a question about what became of a write is answered by yes; no answer is no."""
+        try:
+            return question()
+        except (StoreError, LostReplyError):
+            return False
+
+    def _unknown(self, what: str, lost: LostReplyError) -> OutcomeUnknownError:
+        error = OutcomeUnknownError(
+            f"the connection to the Redis server {self._target} was lost: whether {what} in the namespace "
+            f"{self._name!r} is unknown"
+        )
+        error.__cause__ = lost.__cause__
+        return error
+
+
+def _is_of(marker: bytes | None, birth: bytes) -> bool:
+    return marker is not None and len(marker) > BIRTH_BYTES and marker[:BIRTH_BYTES] == birth

@@ -1,0 +1,134 @@
+"""Connections to one server: taken, used by one thread at a time, and given back.
+
+Nouns: a *connection* (redis-py's, with its TLS, its authentication and its parser) and a *pool*.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
+from weakref import WeakSet
+
+import redis
+
+from rstore.backends.redis_dsn import Address, Target
+from rstore.errors import StoreClosedError
+
+_SHORTEST_TIMEOUT_S: Final = 1.0
+
+
+class Connection(Protocol):
+    """What is used of redis-py's connections."""
+
+    def connect(self) -> None:
+        """Connect, authenticate, select the database."""
+
+    def disconnect(self) -> None:
+        """Close the socket; in a child after a fork without telling the server."""
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Return whether there is something to read: of an idle connection, that it was closed."""
+        ...
+
+    def pack_command(self, *args: Any) -> Sequence[bytes]:
+        """Return a command as the server reads it."""
+        ...
+
+    def send_packed_command(self, command: Sequence[bytes], check_health: bool = True) -> None:
+        """Send a command."""
+
+    def read_response(self, disable_decoding: bool = False) -> Any:
+        """Return a reply, or raise the error that it is."""
+        ...
+
+
+def connector(target: Target, timeout_s: float) -> Callable[[Address | None], Connection]:
+    """Return what makes connections, not connected yet, to the servers of a target."""
+    timeout_s = max(timeout_s, _SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
+    options: dict[str, Any] = {
+        **target.credentials,
+        "db": target.database,
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
+
+    def make(address: Address | None) -> Connection:
+        kind: Any = redis.UnixDomainSocketConnection  # the constructors are not typed
+        if address is None:
+            return cast("Connection", kind(path=target.path, **options))
+        kind = redis.SSLConnection if target.tls else redis.Connection
+        return cast("Connection", kind(host=address[0], port=address[1], **target.ssl, **options))
+
+    return make
+
+
+class Pool:
+    """The connections to one server. Threads share it: a list is popped and appended to by one of them at a time."""
+
+    def __init__(self, make: Callable[[Address | None], Connection], address: Address | None, where: str) -> None:
+        self.address = address
+        self.where = where
+        self._make = make
+        self._idle: list[Connection] = []
+        self._closed = False
+        _pools.add(self)
+
+    def take(self, *, checked: bool) -> Connection:
+        """Return a connection that nobody else has; `checked` if the server must not have closed it.
+
+        A closed one is found out by looking at its socket: to send something on it is to lose the reply.
+        """
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if not checked or _is_alive(connection):
+                return connection
+            connection.disconnect()
+        if self._closed:
+            raise StoreClosedError("the store was closed meanwhile")
+        connection = self._make(self.address)
+        connection.connect()
+        return connection
+
+    def give(self, connection: Connection) -> None:
+        """Take a connection back that has no reply outstanding."""
+        self._idle.append(connection)
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Close all connections; those that are in use when they are given back."""
+        self._closed = True
+        self.drop_idle()
+
+    def drop_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        while self._idle:
+            try:
+                self._idle.pop().disconnect()
+            except IndexError:
+                return
+
+
+def _is_alive(connection: Connection) -> bool:
+    try:
+        return not connection.can_read(0)
+    except (redis.RedisError, OSError):
+        return False
+
+
+_pools: WeakSet[Pool] = WeakSet()
+
+
+def _after_fork() -> None:
+    # The parent goes on using these sockets: closing the descriptors of the child is all that may happen to them.
+    for pool in list(_pools):
+        pool.drop_idle()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,258 @@
+"""Key/value records in Redis: a string each, and per bucket an index of the keys and one of those that expire."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import accumulate
+from math import isqrt
+from typing import Final
+
+from rstore.backends.base import NamespaceGone, Page, Write
+from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches, is_large, last_ms, writing
+from rstore.backends.redis_client import Call, Script
+from rstore.backends.redis_errors import LostReplyError, Signal
+from rstore.backends.redis_layout import GENERATION_BYTES, Place
+from rstore.errors import OutcomeUnknownError, StoreError
+
+_WRITE_IF: Final = Script("write_if")
+_DELETE: Final = Script("delete")
+_CLEAR: Final = Script("clear")
+_COUNT: Final = Script("count")
+_SCAN: Final = Script("scan")
+
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+
+
+class RedisRecords(RedisBatches):
+    """The records of a namespace."""
+
+    def get(self, key: str) -> bytes | None:
+        name = key.encode()
+        while True:
+            place = self._place_of(name)
+            if place.batch:
+                return self._find(name, there=False)  # type: ignore[no-any-return]
+            call = Call(place.slot, (b"MGET", place.marker_key, place.records + name))
+            marker, record = self._client.call(call)
+            if marker != place.marker:
+                self._adopt(place, marker)
+            elif place.birth:
+                return record  # type: ignore[no-any-return]
+            elif not self._is_laid_out_anew():
+                return None
+
+    def has(self, key: str) -> bool:
+        name = key.encode()
+        while True:
+            place = self._place_of(name)
+            if place.batch:
+                return bool(self._find(name, there=True))
+            # In this order: where the marker is still the same afterwards, the record was one of the namespace.
+            there, marker = self._run(
+                (
+                    Call(place.slot, (b"EXISTS", place.records + name)),
+                    Call(place.slot, (b"GET", place.marker_key)),
+                )
+            )
+            if marker != place.marker:
+                self._adopt(place, marker)
+            elif place.birth:
+                return bool(there)
+            elif not self._is_laid_out_anew():
+                return False
+
+    def count(self) -> int:
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
+            return _COUNT.on(place.slot, keys, place.marker, write=False, again=True)
+
+        return sum(self._read_all(call))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+        if len(writes) == 1 or len(self._places) == 1:
+            return self._write_bucket(writes, birth)
+        groups: dict[Place, list[Write]] = defaultdict(list)
+        for write in writes:
+            groups[self._place_of(write.key.encode())].append(write)
+        if any(place.birth != birth for place in groups):
+            self._refresh_all()
+            if not all(place.birth == birth for place in self._places):
+                raise NamespaceGone
+            return self.write(writes, birth)
+        if any(place.batch or is_large(group) for place, group in groups.items()):
+            for group in groups.values():
+                self._write_bucket(group, birth)
+            return None
+        replies = self._client.run([writing(place, group) for place, group in groups.items()])
+        for group, reply in zip(groups.values(), replies, strict=True):
+            if isinstance(reply, Signal | LostReplyError):
+                self._settle(group, birth, reply)
+        failures = [reply for reply in replies if isinstance(reply, StoreError)]
+        if failures and len(failures) < len(replies):
+            raise OutcomeUnknownError(
+                f"of {len(writes)} records in the namespace {self._name!r}, some were written and others refused: "
+                f"{failures[0]}"
+            ) from failures[0]
+        if failures:
+            raise failures[0]
+        return None
+
+    def _settle(self, group: Sequence[Write], birth: bytes, reply: Signal | LostReplyError) -> None:
+        """Do what is left to do for one bucket of many."""
+        if isinstance(reply, Signal):
+            self._write_bucket(group, birth)
+        elif not self._found_out(lambda: self._is_written(group)):
+            raise self._unknown(f"{len(group)} records were written", reply)
+
+    def _write_bucket(self, writes: Sequence[Write], birth: bytes) -> None:
+        name = writes[0].key.encode()
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            return writing(place, writes)
+
+        try:
+            if is_large(writes):
+                self._write_batch(lambda: self._place_of(name), writes, birth)
+            else:
+                self._write(lambda: self._place_of(name), birth, call)
+        except LostReplyError as lost:
+            if not self._found_out(lambda: self._is_written(writes)):
+                raise self._unknown(f"{len(writes)} records were written", lost) from lost.__cause__
+
+    def _is_written(self, writes: Sequence[Write]) -> bool:
+        """Return whether one of these records is there: then all were written, for each has a stamp of its own."""
+        return any(write.record is not None and self.get(write.key) == write.record for write in writes[:10])
+
+    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+        name = write.key.encode()
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            arguments = (
+                place.marker,
+                version or b"",
+                b"0" if write.record is None else b"1",
+                write.record or b"",
+                b"" if write.expires_ms is None else last_ms(write.expires_ms),
+            )
+            keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
+            return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)
+
+        try:
+            return bool(self._write(lambda: self._place_of(name), birth, call))
+        except LostReplyError as lost:
+            if self._found_out(lambda: self._is_written([write])):
+                return True
+            raise self._unknown(f"{write.key!r} was written", lost) from lost.__cause__
+
+    def delete(self, keys: Sequence[str]) -> int:
+        buckets: dict[int, list[bytes]] = defaultdict(list)
+        for key in dict.fromkeys(keys):
+            name = key.encode()
+            buckets[self._place_of(name).bucket].append(name)
+        # Not more than that at once: deleting is promised for each key, not for all of them as one.
+        return sum(
+            self._delete_bucket(names[i : i + MOST_RECORDS])
+            for names in buckets.values()
+            for i in range(0, len(names), MOST_RECORDS)
+        )
+
+    def _delete_bucket(self, names: Sequence[bytes]) -> int:
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index, *(place.records + name for name in names))
+            return _DELETE.on(place.slot, keys, place.marker, write=True, again=False)
+
+        try:
+            return int(self._read(lambda: self._place_of(names[0]), call, 0))
+        except LostReplyError as lost:
+            raise self._unknown(f"{len(names)} records were deleted", lost) from lost.__cause__
+
+    def clear(self) -> None:
+        self._refresh_all()
+        places = [place for place in self._places if place.birth]
+        replies = self._client.run(
+            [
+                _CLEAR.on(
+                    place.slot,
+                    (place.marker_key, place.garbage),
+                    place.marker,
+                    place.birth + os.urandom(GENERATION_BYTES),
+                    write=True,
+                    again=True,
+                )
+                for place in places
+            ]
+        )
+        for reply in replies:
+            # A marker that is another by now was changed since it was looked at: by this call, whose reply was lost,
+            # or by somebody else who cleared or discarded. Whatever was there when this call began is gone.
+            if isinstance(reply, Exception) and not isinstance(reply, Signal):
+                raise reply
+        self._refresh_all()
+        self._collect(places)
+
+    # -- scanning -----------------------------------------------------------------------------------------------------
+
+    def scan(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Page:
+        low, high = b"[" + start.encode(), b"+" if stop is None else b"(" + stop.encode()
+        if after is not None and reverse:
+            high = b"(" + (after if stop is None else min(after, stop)).encode()
+        elif after is not None and after >= start:
+            low = b"(" + after.encode()
+        while True:
+            found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only)
+            sizes = list(accumulate(len(record) for _, record in found[:limit]))
+            page = found[: max(1, bisect_left(sizes, _PAGE_BYTES) + 1)][:limit]
+            more = edge is not None or len(page) < len(found)
+            if page or edge is None:
+                return Page([(key.decode(), record) for key, record in page], more)
+            low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
+
+    def _merged(
+        self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
+        buckets = len(self._places)
+        share = limit // buckets
+        arguments = (
+            *((high, low) if reverse else (low, high)),
+            # Some more than the share: the first bucket to run out ends the page.
+            limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4),
+            int(reverse),
+            int(keys_only),
+            _PAGE_BYTES // buckets,
+        )
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
+            return _SCAN.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+
+        pages = self._read_all(call)
+        edges = [page[0] for page in pages if page[0]]
+        edge = (max(edges) if reverse else min(edges)) if edges else None
+        found: list[tuple[bytes, bytes]] = []
+        for page in pages:
+            found += ((key, b"") for key in page[1:]) if keys_only else zip(page[1::2], page[2::2], strict=True)
+        if buckets > 1:
+            found.sort(reverse=reverse)
+            if edge is not None:
+                found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
+        return found, edge

@@ -1,0 +1,57 @@
+-- Puts and deletes records of one bucket: all, or nothing where the marker is another.
+--
+-- The first command that changes anything may also be refused for lack of memory; the ones after it are not.
+--
+-- KEYS: marker, index, expiry, then the records: puts that stay, puts that expire, deletions.
+-- ARGV: marker (a birth is enough where the records go into a batch that nobody sees yet), how many puts stay, how many expire, then for each put its record, and the last millisecond that it
+-- is there if it expires.
+local marker = redis.call('GET', KEYS[1]) or ''
+if marker ~= ARGV[1] and (#ARGV[1] > 16 or marker:sub(1, 16) ~= ARGV[1]) then
+  return {err = 'STALE'}
+end
+local index, expiry = KEYS[2], KEYS[3]
+local expiring = redis.call('EXISTS', expiry) == 1
+local stay, expire = tonumber(ARGV[2]), tonumber(ARGV[3])
+local last = 3 + stay
+
+for from = 4, last, 400 do
+  local to = math.min(from + 399, last)
+  local set, add, keys = {}, {}, {}
+  for i = from, to do
+    local j = 2 * (i - from)
+    set[j + 1], set[j + 2] = KEYS[i], ARGV[i]
+    keys[i - from + 1] = KEYS[i]:sub(17)
+    add[j + 1], add[j + 2] = '0', keys[i - from + 1]
+  end
+  redis.call('MSET', unpack(set))
+  redis.call('ZADD', index, unpack(add))
+  if expiring then
+    redis.call('ZREM', expiry, unpack(keys))
+  end
+end
+for i = 1, expire do
+  local name = KEYS[last + i]
+  local key, at = name:sub(17), last + 2 * i - 1
+  redis.call('SET', name, ARGV[at], 'PXAT', ARGV[at + 1])
+  redis.call('ZADD', index, '0', key)
+  redis.call('ZADD', expiry, ARGV[at + 1], key)
+end
+for i = last + expire + 1, #KEYS do
+  local key = KEYS[i]:sub(17)
+  redis.call('UNLINK', KEYS[i])
+  redis.call('ZREM', index, key)
+  if expiring or expire > 0 then
+    redis.call('ZREM', expiry, key)
+  end
+end
+if expiring then
+  -- Those that expired are out of sight already. Here, because a record that was put again has another expiry now.
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local gone = redis.call('ZRANGEBYSCORE', expiry, '-inf', '(' .. now, 'LIMIT', 0, 20)
+  if #gone > 0 then
+    redis.call('ZREM', index, unpack(gone))
+    redis.call('ZREM', expiry, unpack(gone))
+  end
+end
+return 1

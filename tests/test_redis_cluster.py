@@ -1,0 +1,206 @@
+"""A Redis Cluster that is used while its slots move, a replica takes over, and a master is killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis_load import after, writers
+from redis_servers import Cluster, Server, until
+
+from rstore import OutcomeUnknownError, Store, StoreNotAvailableError
+from rstore.backends.redis_layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return a cluster of this module's own: others do not expect its servers to change roles."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+def dsn(cluster: Cluster) -> str:
+    cluster.flush()
+    return cluster.dsn
+
+
+def opened(dsn: str) -> Store:
+    return Store(dsn, frozen=False, timeout=20)
+
+
+def test_the_tags_fall_evenly_on_the_slots() -> None:
+    assert [slot_of(b"rs{%b}v" % tag) for tag in TAGS] == list(range(0, SLOTS, SLOTS // MOST_BUCKETS))
+
+
+def test_everything_of_a_namespace_spreads_evenly(cluster: Cluster, dsn: str) -> None:
+    with opened(dsn) as store:
+        store.update({f"key {i}": i for i in range(6000)})
+        for i in range(600):
+            store.extend(f"series {i}", (i, i))
+    held = Counter[str]()
+    for server in cluster.masters():
+        for name in server.do("KEYS", "*"):
+            held[f"{chr(name[7])} {server.port}"] += name.startswith(b"rs{")
+    for kind, least, most in (("v", 1800, 2200), ("r", 150, 250)):
+        of_kind = [n for where, n in held.items() if where.startswith(kind)]
+        assert len(of_kind) == 3
+        assert least < min(of_kind) <= max(of_kind) < most
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_any_server_tells_where_the_others_are(cluster: Cluster, dsn: str, seed: int) -> None:
+    with opened(dsn) as store:
+        store.update({f"{i}": i for i in range(300)})
+    server = cluster.servers[seed + 3]
+    with Store(f"redis+cluster://127.0.0.1:1,127.0.0.1:{server.port}") as store:
+        assert len(store) == len(store.find()) == 300
+
+
+def test_what_is_no_cluster_and_what_is_one_are_told_apart(redis_dsn: str, cluster: Cluster) -> None:
+    with (
+        pytest.raises(StoreNotAvailableError, match="use redis://"),
+        opened(redis_dsn.replace("redis:", "redis+cluster:")),
+    ):
+        pass
+    with pytest.raises(StoreNotAvailableError, match="use redis\\+cluster://"), opened(cluster.servers[0].dsn):
+        pass
+
+
+def move(cluster: Cluster, slot: int, to: Server, *, pause_s: float = 0.0) -> None:
+    """Move a slot to another master, as redis-cli does it."""
+    source = cluster.owner(slot)
+    if source is to:
+        return
+    to.do("CLUSTER", "SETSLOT", slot, "IMPORTING", source.do("CLUSTER", "MYID"))
+    source.do("CLUSTER", "SETSLOT", slot, "MIGRATING", to.do("CLUSTER", "MYID"))
+    while keys := source.do("CLUSTER", "GETKEYSINSLOT", slot, 10):
+        source.do("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
+        time.sleep(pause_s)
+    for server in (to, *cluster.masters()):
+        server.do("CLUSTER", "SETSLOT", slot, "NODE", to.do("CLUSTER", "MYID"))
+
+
+def test_slots_that_move_while_they_are_written_to(cluster: Cluster, dsn: str) -> None:
+    with writers(lambda: opened(dsn), expected=()) as results:
+        after(results, 20)
+        masters = cluster.masters()
+        for i, slot in enumerate(range(0, SLOTS, 5 * SLOTS // MOST_BUCKETS)):
+            move(cluster, slot, masters[i % 3], pause_s=0.002)
+        after(results, 20)
+    with opened(dsn) as store:
+        for result in results:
+            result.check(store)
+        assert len(store) == sum(len(result.done) for result in results)
+
+
+def test_reading_while_slots_move(cluster: Cluster, dsn: str) -> None:
+    done = threading.Event()
+    errors: list[BaseException] = []
+    points = [(t, t) for t in range(20_000)]
+    with opened(dsn) as store:
+        store.update({f"{i:04}": i for i in range(1000)})
+        store.extend_many("s", points)
+
+        def read() -> None:
+            try:
+                while not done.is_set():
+                    assert store.keys() == [f"{i:04}" for i in range(1000)]
+                    assert len(store) == 1000
+                    assert store.get("0500") == 500
+                    assert store.get("missing") is None
+                    assert store.range("s") == points
+            except BaseException as error:  # noqa: BLE001 - raised below
+                errors.append(error)
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        masters = cluster.masters()
+        for i, slot in enumerate(range(0, SLOTS, 7 * SLOTS // MOST_BUCKETS)):
+            move(cluster, slot, masters[(i + 1) % 3])
+        done.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_a_replica_that_takes_over_under_load(cluster: Cluster, dsn: str) -> None:
+    with writers(lambda: opened(dsn)) as results:
+        after(results, 10)
+        for replica in [server for server in cluster.servers if server not in cluster.masters()]:
+            replica.do("CLUSTER", "FAILOVER")
+            after(results, 10)
+        cluster.until_ok()
+        after(results, 10)
+    with opened(dsn) as store:
+        for result in results:
+            result.check(store)
+
+
+def test_a_master_that_is_killed_is_replaced_by_its_replica(cluster: Cluster, dsn: str) -> None:
+    """What a replica has confirmed is there afterwards; whatever else was acknowledged may be lost by a failover."""
+    with writers(lambda: opened(f"{dsn}?wait_replicas=1")) as results:
+        after(results, 10)
+        killed = cluster.masters()[0]
+        killed.kill()
+        until(lambda: len(cluster.masters()) == 3, "no replica takes over")
+        killed.start()
+        cluster.until_ok()
+        after(results, 10)
+    with opened(dsn) as store:
+        for result in results:
+            result.check(store)
+
+
+def test_a_write_that_too_few_replicas_confirm_is_not_acknowledged(dsn: str) -> None:
+    with opened(dsn) as store:
+        store.set("k", 0)
+    with Store(f"{dsn}?wait_replicas=2", frozen=False, timeout=0.2) as store:
+        with pytest.raises(OutcomeUnknownError, match="replicas"):
+            store.set("k", 1)
+        assert store["k"] == 1
+
+
+def test_a_cluster_that_is_down_is_not_available(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    try:
+        with Store(cluster.dsn, frozen=False, timeout=1) as store:
+            store.update({f"{i}": i for i in range(100)})
+            for server in cluster.servers[1:]:
+                server.kill()
+            with pytest.raises((StoreNotAvailableError, OutcomeUnknownError)):
+                store.update({f"{i}": i for i in range(100)})
+            cluster.servers[0].kill()
+            with pytest.raises(StoreNotAvailableError):
+                store.get("1")
+        with pytest.raises(StoreNotAvailableError), opened(cluster.dsn):
+            pass
+    finally:
+        cluster.kill()
+
+
+def test_a_namespace_of_one_server_is_found_in_its_buckets(redis_dsn: str, redis_server: Server) -> None:
+    """One that was laid out in other buckets is used as it is, also where it is made anew under one's hands."""
+    found: list[Any] = []
+    with Store(f"{redis_dsn}?buckets=256", frozen=False) as many, Store(redis_dsn, frozen=False) as one:
+        many.update({f"{i}": i for i in range(50)})
+        found.append(one.find() == many.find())
+        one.discard()
+        one.update({f"{i}": -i for i in range(50)})
+        found.append(one.find() == many.find() and len(many) == 50)
+        one.discard()
+        with Store(redis_dsn, "other", frozen=False) as other:
+            other["k"] = 1
+        with Store(redis_dsn, frozen=False) as again:
+            again.update({f"{i}": 2 * i for i in range(50)})
+            again.extend("s", (1, 1))
+            found.append([many.get(f"{i}") for i in range(50)] == [2 * i for i in range(50)])
+            found.append(many.range("s") == [(1, 1)])
+    assert found == [True] * 4
+    assert redis_server.do("DBSIZE") > 0

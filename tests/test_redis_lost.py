@@ -1,0 +1,142 @@
+"""Replies that are lost after the server has done its work, and requests that are lost before it could."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from redis_proxy import Proxy
+from redis_servers import Server
+
+from rstore import OutcomeUnknownError, Store
+
+KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
+
+
+@pytest.fixture
+def proxy(redis_server: Server) -> Iterator[Proxy]:
+    redis_server.do("FLUSHALL")
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=[None, KEY], ids=["plain", "sealed"])
+def store(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Store]:
+    with Store(f"redis://127.0.0.1:{proxy.port}", key=request.param, frozen=False) as store:
+        # Every script once, so that no reply that is lost says that the server does not know it yet.
+        store.update(x=0, y=0)
+        store.setdefault("z", 0)
+        store.pop("x")
+        store.delete("y")
+        store.clear()
+        store.extend("x", (0, 0))
+        store.remove("x")
+        store.update(k=1, other=2)
+        store.extend("s", (1, 1))
+        store.apply("e", {"n": 1})
+        yield store
+
+
+@pytest.fixture
+def other(redis_server: Server, store: Store) -> Iterator[Store]:
+    """Return another handle, that does not go through the proxy."""
+    with Store(redis_server.dsn, key=store._keys or None, frozen=False) as other:  # noqa: SLF001
+        yield other
+
+
+READS: dict[str, tuple[bytes, Callable[[Store], Any], Any]] = {
+    "get": (b"MGET", lambda s: s["k"], 1),
+    "has": (b"EXISTS", lambda s: "k" in s, True),
+    "len": (b"EVALSHA", len, 2),
+    "find": (b"EVALSHA", lambda s: s.find(), [("k", 1), ("other", 2)]),
+    "range": (b"EVALSHA", lambda s: s.range("s"), [(1, 1)]),
+    "current": (b"EVALSHA", lambda s: s.current("e"), {"n": 1}),
+    "timeseries": (b"EVALSHA", lambda s: s.timeseries(), ["s"]),
+}
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["reply", "request"])
+@pytest.mark.parametrize(("pattern", "read", "result"), READS.values(), ids=READS)
+def test_what_reads_is_asked_again(
+    store: Store, proxy: Proxy, pattern: bytes, read: Callable[[Store], Any], result: Any, *, forward: bool
+) -> None:
+    proxy.lose(pattern, forward=forward)
+    assert read(store) == result
+    assert proxy.lost == 1
+
+
+WRITES: dict[str, tuple[int, Callable[[Store], Any], Callable[[Store], Any], Any]] = {
+    "set": (0, lambda s: s.set("k", 5), lambda s: s["k"], 5),
+    "update": (0, lambda s: s.update(k=5, new=6), lambda s: (s["k"], s["new"]), (5, 6)),
+    "setdefault": (0, lambda s: s.setdefault("new", 5), lambda s: s["new"], 5),
+    "extend": (0, lambda s: s.extend("s", (1, 5), (9, 9)), lambda s: s.range("s"), [(1, 5), (9, 9)]),
+    "extend a new one": (0, lambda s: s.extend("new", (1, 5)), lambda s: s.range("new"), [(1, 5)]),
+    "apply": (1, lambda s: s.apply("e", {"n": (operator.add, 1)}), lambda s: s.current("e"), {"n": 2}),
+    "apply to a new one": (1, lambda s: s.apply("new", {"n": 1}), lambda s: s.current("new"), {"n": 1}),
+    "load": (1, lambda s: s.extend_many("s", [(t, t) for t in range(5000)]), lambda s: len(s.range("s")), 5000),
+}
+
+
+@pytest.mark.parametrize(("skip", "write", "read", "result"), WRITES.values(), ids=WRITES)
+def test_a_write_whose_reply_is_lost_is_found_out_to_be_done(
+    store: Store, other: Store, proxy: Proxy, skip: int, write: Callable[[Store], Any], read: Callable[[Store], Any],
+    result: Any,
+) -> None:  # fmt: skip
+    proxy.lose(b"EVALSHA", skip=skip, forward=True)
+    write(store)
+    assert proxy.lost == 1
+    assert read(store) == read(other) == result
+    assert len(store.events("e") or ()) == (2 if result == {"n": 2} else 1)
+
+
+@pytest.mark.parametrize(("skip", "write", "read", "result"), WRITES.values(), ids=WRITES)
+def test_a_write_that_is_lost_is_unknown_or_done_again_where_that_is_safe(
+    store: Store, other: Store, proxy: Proxy, skip: int, write: Callable[[Store], Any], read: Callable[[Store], Any],
+    result: Any, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    # What expects a stamp that it replaces cannot happen twice, and is sent again.
+    safe = any(word in request.node.callspec.id for word in ("apply", "load"))
+    proxy.lose(b"EVALSHA", skip=skip, forward=False)
+    if safe:
+        write(store)
+        assert read(other) == result
+    else:
+        before = other.find(), other.range("s"), other.timeseries()
+        with pytest.raises(OutcomeUnknownError) as lost:
+            write(store)
+        assert lost.value.__cause__ is not None
+        assert before == (other.find(), other.range("s"), other.timeseries())
+    assert proxy.lost == 1
+    store.set("after", 1)
+    assert other["after"] == 1
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["reply", "request"])
+@pytest.mark.parametrize("write", [lambda s: s.delete("k", "other"), lambda s: s.pop("k")], ids=["delete", "pop"])
+def test_a_deletion_whose_reply_is_lost_is_never_sent_again(
+    store: Store, other: Store, proxy: Proxy, write: Callable[[Store], Any], *, forward: bool
+) -> None:
+    proxy.lose(b"EVALSHA", forward=forward)
+    with pytest.raises(OutcomeUnknownError):
+        write(store)
+    assert ("k" in other) == (not forward)
+
+
+@pytest.mark.parametrize("forward", [True, False], ids=["reply", "request"])
+def test_clearing_and_discarding_are_safe_to_repeat(store: Store, other: Store, proxy: Proxy, *, forward: bool) -> None:
+    proxy.lose(b"EVALSHA", forward=forward)
+    store.clear()
+    assert len(store) == len(other) == 0
+    assert other.range("s") == [(1, 1)]
+    proxy.lose(b"EVALSHA", forward=forward)
+    store.discard()
+    assert other.timeseries() == other.eventsources() == []
+
+
+def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, proxy: Proxy) -> None:
+    proxy.lose(b"EVALSHA", skip=0, forward=True)
+    with pytest.raises(OutcomeUnknownError):
+        store.remove("s")
+    assert other.timeseries() == []

@@ -1,0 +1,288 @@
+"""How a Redis server is named and reached: DSNs, users, databases, sockets, TLS, and what is refused on opening."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from redis_servers import SYSTEM, Server, executables
+
+from rstore import InvalidArgumentError, Store, StoreClosedError, StoreNotAvailableError
+from rstore.backends.redis import EvictionWarning
+from rstore.backends.redis_dsn import parse
+
+SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
+QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("dsn", "addresses", "path", "database"),
+    [
+        ("", (("localhost", 6379),), None, 0),
+        ("host", (("host", 6379),), None, 0),
+        ("host:1/2", (("host", 1),), None, 2),
+        ("[::1]:1/2", (("::1", 1),), None, 2),
+        ("user:p%40ss@host:1?db=3", (("host", 1),), None, 3),
+        (":p%2Fss@host/", (("host", 6379),), None, 0),
+        ("/run/redis.sock", (), "/run/redis.sock", 0),
+        ("user:p%40ss@/run/redis.sock?db=4", (), "/run/redis.sock", 4),
+    ],
+)
+def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database: int) -> None:
+    target = parse(dsn, cluster=False, tls=False)
+    assert (target.addresses, target.path, target.database) == (addresses, path, database)
+    assert "p@ss" not in repr(target)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "redis://secret@host", "redis://host:port", "redis://host:123456", "redis://host/db", "redis://host:1/0?what=1",
+        "redis://host?db=x", "redis://host?buckets=3", "redis://host?wait_replicas=-1", "redis://a b:c",
+        "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
+        "redis://host?ssl_ca_certs=x",
+    ],
+)  # fmt: skip
+def test_what_is_no_dsn_is_refused(dsn: str) -> None:
+    with pytest.raises(InvalidArgumentError) as refused, Store(dsn, frozen=False):
+        pass
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_that_is_not_there(server: Server) -> None:
+    server.kill()
+    for frozen in (True, False):
+        with pytest.raises(StoreNotAvailableError), Store(server.dsn, frozen=frozen):
+            pass
+
+
+def test_a_store_survives_a_restart_of_its_server(tmp_path: Path) -> None:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with Server(tmp_path, *options) as server, Store(server.dsn, frozen=False) as store:
+        store.set("k", 1)
+        server.kill()
+        with pytest.raises(StoreNotAvailableError):
+            store.get("k")
+        server.start()
+        assert store["k"] == 1
+        store.set("k", 2)
+        assert store["k"] == 2
+
+
+@pytest.mark.parametrize("user", ["", "writer"])
+def test_passwords_are_asked_for_and_never_shown(server: Server, user: str) -> None:
+    if user:
+        server.do(
+            "ACL", "SETUSER", user, "on", f">{SECRET}", "~rs*", "+@all", "-@admin", "-@dangerous", "+info", "+keys"
+        )
+    else:
+        server.do("CONFIG", "SET", "requirepass", SECRET)
+    place = f"127.0.0.1:{server.port}"
+    with Store(f"redis://{user}:{QUOTED}@{place}", frozen=False) as store:
+        store.set("k", 1)
+        store.extend("s", (1, 1))
+        assert (store["k"], store.range("s")) == (1, [(1, 1)])
+        assert "hunter2" not in repr(store)
+        store.discard()
+    wrong = [f"redis://{user}:hunter3@{place}", f"redis://nobody:{QUOTED}@{place}"]
+    for dsn in wrong if user else [*wrong, f"redis://{place}"]:
+        with pytest.raises(StoreNotAvailableError) as refused, Store(dsn, frozen=False):
+            pass
+        assert "hunter" not in "".join(map(str, (refused.value, refused.value.args)))
+
+
+def test_a_user_without_the_right_to_write(server: Server) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.set("k", 1)
+    server.do(
+        "ACL", "SETUSER", "reader", "on", ">x", "~rs*", "+@read", "+info", "+evalsha", "+eval", "+time", "+@connection"
+    )
+    with Store(f"redis://reader:x@127.0.0.1:{server.port}") as frozen:
+        assert frozen.find() == [("k", 1)]
+    with (
+        Store(f"redis://reader:x@127.0.0.1:{server.port}", frozen=False) as store,
+        pytest.raises(StoreNotAvailableError, match="ACL"),
+    ):
+        store.set("k", 2)
+
+
+def test_databases_are_stores_of_their_own(redis_dsn: str) -> None:
+    with Store(redis_dsn, frozen=False) as zero, Store(f"{redis_dsn}/3", frozen=False) as three:
+        zero.set("k", 0)
+        three.set("k", 3)
+        assert (zero["k"], three["k"]) == (0, 3)
+        with Store(f"{redis_dsn}/?db=3") as same:
+            assert same["k"] == 3
+    with pytest.raises(StoreNotAvailableError), Store(f"{redis_dsn}/99", frozen=False):
+        pass
+
+
+def test_a_unix_socket() -> None:
+    directory = Path(tempfile.mkdtemp())  # short: the path of a socket has 107 bytes at most
+    try:
+        with (
+            Server(directory, "--unixsocket", f"{directory}/s"),
+            Store(f"redis://{directory}/s", frozen=False) as store,
+        ):
+            store.set("k", 1)
+            assert store["k"] == 1
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_tls(tmp_path: Path) -> None:
+    executable = executables().get(SYSTEM)
+    if executable is None:
+        pytest.skip("the bundled server has no TLS")
+    ca, key = certify(tmp_path)
+    given = ("--tls-port", "{}", "--tls-cert-file", str(ca), "--tls-key-file", str(key), "--tls-auth-clients", "no")
+    with Server(tmp_path, executable=executable) as spare:
+        port = spare.port
+    options = tuple(option.format(port) for option in given)
+    with Server(tmp_path / "tls", *options, "--tls-ca-cert-file", str(ca), executable=executable):
+        with Store(f"rediss://127.0.0.1:{port}?ssl_ca_certs={ca}", frozen=False) as store:
+            store.update(k=1, large="x" * 1_000_000)
+            assert store["k"] == 1
+            assert len(store["large"]) == 1_000_000
+        for dsn in (f"rediss://127.0.0.1:{port}", f"redis://127.0.0.1:{port}"):
+            with pytest.raises(StoreNotAvailableError), Store(dsn, frozen=False, timeout=2):
+                pass
+
+
+def certify(directory: Path) -> tuple[Path, Path]:
+    """Return a certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / "certificate.pem", directory / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return paths
+
+
+def test_a_server_that_may_evict_is_warned_of(server: Server) -> None:
+    server.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    with pytest.warns(EvictionWarning, match="allkeys-lru"), Store(server.dsn, frozen=False):
+        pass
+    server.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Store(server.dsn, frozen=False):
+            pass
+
+
+def test_a_frozen_store_writes_nothing(server: Server) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.update(k=1)
+        store.extend_many("s", [(t, t) for t in range(5000)])
+        store.apply("e", {"a": 1})
+    before = server.client().info("persistence")["rdb_changes_since_last_save"]
+    with Store(server.dsn) as frozen:
+        assert (frozen.find(), len(frozen), "k" in frozen) == ([("k", 1)], 1, True)
+        assert (len(frozen.range("s")), frozen.last("s"), frozen.timeseries()) == (5000, (4999, 4999), ["s"])
+        assert (frozen.current("e"), frozen.eventsources()) == ({"a": 1}, ["e"])
+    with pytest.raises(StoreNotAvailableError), Store(server.dsn, "other"):
+        pass
+    assert server.client().info("persistence")["rdb_changes_since_last_save"] == before
+
+
+def test_keys_of_others_are_left_alone(server: Server) -> None:
+    others = {b"k": b"1", b"rs": b"2", b"default": b"3", b"{1bz}vk": b"4"}
+    server.client().mset({name.decode(): value for name, value in others.items()})
+    with Store(server.dsn, frozen=False) as store:
+        assert store.keys() == []
+        store.set("k", 5)
+        store.clear()
+        store.discard()
+    assert {name: server.do("GET", name) for name in others} == others
+
+
+def test_what_a_crash_left_behind_is_deleted_by_whoever_comes_next(server: Server) -> None:
+    """A discarder that died after it had buried the namespace: nobody sees it, and its keys go bit by bit."""
+    with Store(server.dsn, frozen=False) as store:
+        store.update({f"{i}": i for i in range(2500)})
+        store.extend_many("s", [(t, t) for t in range(50_000)])
+        store.extend("hot", (1, 1))
+        script = (Path(parse.__code__.co_filename).parent / "redis_scripts" / "bury.lua").read_text()
+        marker = server.do("KEYS", "rs{*}mdefault")[0]
+        birth = server.do("GET", marker)[:16]
+        server.do("EVAL", script, 2, marker, marker[:7] + b"g", birth, 1000)
+        server.do("HSET", "rs:default", "alive", "0")
+        assert store.keys() == store.timeseries() == []
+        assert server.do("DBSIZE") > 2500
+    for _ in range(20):
+        with Store(server.dsn, frozen=False) as store:
+            assert store.keys() == store.timeseries() == []
+    assert server.do("DBSIZE") == 2
+
+
+def test_a_registry_that_a_failover_lost_is_made_anew_from_the_markers(redis_dsn: str, redis_server: Server) -> None:
+    with Store(redis_dsn, frozen=False) as store:
+        store.set("k", 1)
+        redis_server.do("DEL", "rs:default")
+        with Store(redis_dsn, frozen=False) as again:
+            assert again["k"] == 1
+            store.set("k", 2)
+            assert again["k"] == 2
+
+
+def _in_a_child(store: Store) -> None:
+    for i in range(100):
+        store.set("child", i)
+        assert store["parent"] >= 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_store_may_be_open_across_a_fork(redis_dsn: str) -> None:
+    with Store(redis_dsn, frozen=False) as store:
+        store.set("parent", 0)
+        child = multiprocessing.get_context("fork").Process(target=_in_a_child, args=(store,))
+        child.start()
+        for i in range(100):
+            store.set("parent", i)
+            assert store["parent"] == i
+        child.join()
+        assert child.exitcode == 0
+        assert (store["child"], store["parent"]) == (99, 99)
+
+
+def test_a_closed_store_has_no_connections_left(redis_dsn: str, redis_server: Server) -> None:
+    before = redis_server.client().info("clients")["connected_clients"]
+    with Store(redis_dsn, frozen=False) as store:
+        scan = iter(store)
+        store.update({f"{i}": i for i in range(3000)})
+        next(scan)
+    with pytest.raises(StoreClosedError):
+        list(scan)
+    assert redis_server.client().info("clients")["connected_clients"] <= before
