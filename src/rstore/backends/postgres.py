@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
@@ -17,9 +17,11 @@ from rstore.backends.base import (
     FIRST,
     LAST,
     Backend,
+    Chunk,
     Commit,
     Expected,
     Head,
+    HeldSnapshot,
     Log,
     Model,
     NamespaceGone,
@@ -27,6 +29,7 @@ from rstore.backends.base import (
     Page,
     Position,
     Row,
+    Snapshot,
     View,
     Write,
     version_of,
@@ -45,11 +48,12 @@ from rstore.backends.postgres_logs import (
     plan,
 )
 from rstore.backends.postgres_sql import LogSql, RecordSql
-from rstore.backends.postgres_view import view_of, view_query
+from rstore.backends.postgres_view import view_call, view_of
 from rstore.errors import StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
 _PAGE_BYTES: Final = 4 * 1024 * 1024
+_FEW_CHUNKS: Final = 8
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -80,15 +84,16 @@ class PostgresBackend(Backend):
         return birth
 
     def close(self) -> None:
-        self._connections.close()
+        self._connections.pool.close()
 
     def discard(self) -> None:
         birth = self._birth()
-        name = (self._name,)
-        calls: list[Call] = [(one, name) for one in self._records.discard]
-        self._connections.write(
-            calls, lambda: None if birth is not None and birth == self._birth() else True, patient=True
-        )
+        if birth is None:
+            return
+        space, empty = (self._name, birth), [(one, (birth,)) for one in self._records.empty]
+        calls = [(self._records.close, space), *empty, (self._records.discard, space)]
+        # Births never come back, so that it happens once, however often it is sent.
+        self._connections.write(calls, lambda: self._birth() != birth, patient=True)
 
     def fact(self, name: str) -> bytes | None:
         (found,) = self._connections.read((self._records.fact, (self._name, name.encode())))
@@ -236,25 +241,49 @@ class PostgresBackend(Backend):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        query = view_query(
-            self._place.schema,
-            limited=limit is not None,
-            reverse=reverse,
-            rows=rows,
-            bodies=bodies,
-            neighbours=neighbours,
-            checkpoint=from_checkpoint is not None,
-            unless=unless_version is not None,
-        )
-        asked = [*self._named(log), *map(int8, (*lo, *hi))]
-        if limit is not None:
-            asked.append(int8(limit))
-        if from_checkpoint is not None:
-            asked += map(int8, from_checkpoint)
-        if unless_version is not None:
-            asked.append(unless_version)
-        (found,) = self._connections.read((query, asked))
+        query, asked = view_call(
+            self._place.schema, lo, hi, limit, reverse=reverse, rows=rows, bodies=bodies, neighbours=neighbours,
+            from_checkpoint=from_checkpoint, unless_version=unless_version,
+        )  # fmt: skip
+        (found,) = self._connections.read((query, (*self._named(log), *asked)))
         return view_of(found)
+
+    def views(
+        self,
+        logs: Sequence[Log],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        query, asked = view_call(self._place.schema, lo, hi, limit, reverse=reverse, bodies=bodies)
+        found = self._connections.read(*((query, (*self._named(log), *asked)) for log in logs))
+        return [view_of(one) for one in found]
+
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot]:
+        if self._connections.bound:  # which is at no moment: others may commit between two of its statements
+            yield HeldSnapshot(self.view(log, lo, hi))
+            return
+        named = self._named(log)
+        query, asked = view_call(self._place.schema, lo, hi, bodies=False)
+        with self._connections.moment((query, (*named, *asked))) as moment:
+
+            def bodies(chunks: Sequence[Chunk], *, end: bool = False) -> list[Chunk]:
+                calls = [(self._logs.body, (*named, int8(t), int4(seq))) for (t, seq), *_ in chunks]
+                found = moment.read(*calls, end=end)
+                return [
+                    chunk._replace(body=one.get_value(0, 0) or b"") for chunk, one in zip(chunks, found, strict=True)
+                ]
+
+            view = view_of(moment.found[0])
+            if len(view.chunks) <= _FEW_CHUNKS or not moment.keep():
+                # Fetched at once, so that the connection is not kept while the caller does other things.
+                yield HeldSnapshot(replace(view, chunks=bodies(view.chunks, end=True)))
+            else:
+                yield _PinnedSnapshot(view, bodies)
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)
@@ -307,24 +336,21 @@ class PostgresBackend(Backend):
         return _was_done(None if results is None else results[planned.claim])
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
-        while True:
-            head, birth = self._head(log), self._birth()
-            if head is None or birth is None or if_version not in (ANY, head.version):
+        # In a transaction, whose name says what became of it: that a log is gone does not say who removed it.
+        def remove(found: Sequence[pq.abc.PGresult]) -> bool:
+            (head,) = found
+            if not head.ntuples or if_version not in (ANY, head.get_value(0, 1)):
                 return False
-            address, epoch = address_of(self._name, birth, log), head.epoch
-            guarded = *address[1:], epoch, None if if_version is ANY else if_version
-            calls = [(self._logs.lock, address), *((remove, guarded) for remove in self._logs.remove)]
+            this = head.get_value(0, 0), int4(log.model), log.key.encode()
+            self._connections.write([(remove, this) for remove in self._logs.remove], lambda: None)
+            return True
 
-            def look(epoch: bytes = epoch) -> bool | None:
-                found = self._head(log)
-                return False if found is not None and found.epoch == epoch else None
+        return self._connections.in_transaction(remove, (self._logs.take, self._named(log)))
 
-            results = self._connections.write(calls, look)
-            if results is not None and results[-1].command_tuples:
-                return True
-
-    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
-        return self._connections.transaction()
+    @contextmanager
+    def transaction(self, *, create: bool = True) -> Generator[None]:
+        with self._connections.transaction():
+            yield
 
     @contextmanager
     def exclusive(self, log: Log) -> Generator[None]:
@@ -341,6 +367,17 @@ class PostgresBackend(Backend):
             return None
         epoch, version, sealed, facts = (found.get_value(0, column) or b"" for column in range(4))
         return Head(epoch, version, sealed == b"\1", facts)
+
+
+class _PinnedSnapshot(Snapshot):
+    """A log in a transaction that stays at one moment."""
+
+    def __init__(self, view: View, fetch: Callable[[Sequence[Chunk]], list[Chunk]]) -> None:
+        self.view = view
+        self._fetch = fetch
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return self._fetch(chunks)
 
 
 @cache

@@ -151,7 +151,7 @@ def _changes(sql: LogSql, commit: Commit, guarded: tuple[bytes | None, ...]) -> 
     for columns in columns_of(commit.drop_rows):
         yield sql.drop_rows, (*guarded, *columns)
     if commit.drop_chunks:
-        times, seqs = zip(*commit.drop_chunks, strict=True)
+        times, seqs = zip(*sorted(commit.drop_chunks), strict=True)
         yield sql.drop_chunks, (*guarded, int8s(times), int4s(seqs))
     if commit.drop_checkpoints_from is not None:
         yield sql.drop_checkpoints, (*guarded, *map(int8, commit.drop_checkpoints_from))

@@ -67,11 +67,10 @@ class RecordSql(Tables):
         self.find = Statement(f"SELECT ns FROM {s}.namespaces WHERE name = $1")
         self.create = Statement(f"INSERT INTO {s}.namespaces (name, ns) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE")
-        self.discard = [
-            Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 FOR UPDATE"),
-            *(Statement(f"DELETE FROM {s}.{table} WHERE ns = {ns}") for table in TABLES),
-            Statement(f"DELETE FROM {s}.namespaces WHERE name = $1"),
-        ]
+        # By its birth alone: somebody else may have discarded it meanwhile, and a third created another of that name.
+        self.close = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
+        self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
+        self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
         self.fact = Statement(f"SELECT fact FROM {s}.facts WHERE ns = {ns} AND name = $2")
         self.add_fact = Statement(f"""
 INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM {locked_ns} AS alive
@@ -140,6 +139,10 @@ SELECT epoch, version, sealed, facts FROM {s}.logs WHERE ns = {ns} AND model = $
         self.hot = Statement(f"""
 SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint
 FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
+        self.body = Statement(f"""
+SELECT body FROM {s}.chunks WHERE ns = {ns} AND model = $2 AND key = $3 AND first_t = $4 AND first_seq = $5""")
+        self.take = Statement(f"""
+SELECT ns, version FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR UPDATE""")
         self.hold = Statement(f"""
 SELECT FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
 
@@ -182,15 +185,23 @@ SELECT FROM {s}.logs WHERE ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 A
         head = f"{this} AND epoch = coalesce($4, epoch) AND version = coalesce($5, version)"
         won = f"EXISTS (SELECT FROM {s}.logs WHERE {head})"
         empty = f"NOT EXISTS (SELECT FROM {s}.hot WHERE {this}) AND NOT EXISTS (SELECT FROM {s}.chunks WHERE {this})"
+
+        # For the index there are the first and the last of the list, which is in order.
+        def between(place: str) -> str:
+            times, seqs = "$6::bigint[]", "$7::int[]"
+            last = f"array_length({times}, 1)"
+            return f"({place}) >= (({times})[1], ({seqs})[1]) AND ({place}) <= (({times})[{last}], ({seqs})[{last}])"
+
         # IS TRUE keeps the list from being joined. Without statistics, which a table that fills and empties rarely has,
         # the planner joins by comparing every row with every other; a list that is looked up is hashed.
         self.drop_rows = Statement(f"""
 DELETE FROM {s}.hot
-WHERE {this} AND (t, seq) >= (($6::bigint[])[1], ($7::int[])[1])
+WHERE {this} AND {between("t, seq")}
   AND ((t, seq, body) IN (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
         self.drop_chunks = Statement(f"""
 DELETE FROM {s}.chunks
-WHERE {this} AND ((first_t, first_seq) IN (SELECT * FROM unnest($6::bigint[], $7::int[]))) IS TRUE AND {won}""")
+WHERE {this} AND {between("first_t, first_seq")}
+  AND ((first_t, first_seq) IN (SELECT * FROM unnest($6::bigint[], $7::int[]))) IS TRUE AND {won}""")
         self.drop_checkpoints = Statement(f"""
 DELETE FROM {s}.checkpoints WHERE {this} AND (t, seq) >= ($6::bigint, $7::bigint) AND {won}""")
         self.put_rows, self.put_checkpoints = (
@@ -209,9 +220,5 @@ WHERE {won}""")
             Statement(f"DELETE FROM {s}.logs WHERE {head} AND {empty}"),
         ]
         self.remove = [
-            *(
-                Statement(f"DELETE FROM {s}.{table} WHERE {this} AND {won}")
-                for table in ("hot", "chunks", "checkpoints")
-            ),
-            Statement(f"DELETE FROM {s}.logs WHERE {head}"),
+            Statement(f"DELETE FROM {s}.{table} WHERE {this}") for table in ("hot", "chunks", "checkpoints", "logs")
         ]
