@@ -329,13 +329,15 @@ class Logs:
         """Return what `take_away` does to several logs as to one, where the backend can, if need be more than once."""
         if len(keys) < 2:
             return take_away()
-        for _ in range(MOST_RACES):
+        races = 0
+        while True:
             try:
                 with self._backend.transaction(create=False):
                     return take_away()
-            except Undone as error:
-                undone = error
-        raise undone
+            except Undone:
+                races += 1
+                if races == MOST_RACES:
+                    raise
 
     def until_won(self, key: str, attempt: Callable[[], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
