@@ -255,8 +255,6 @@ def measure_server(server: Server, lab: Lab) -> Section:
     found = compete(alls, lab.rounds(15))
     every.rows += [[name, number(result["update"]), number(result["scan"])] for name, result in found.items()]
     ours, theirs = found["rstore, plain"], found["bare psycopg, executemany"]
-    best = max((found[f"bare psycopg, {way}"] for way in bare), key=lambda one: one["update"])
-    goals.append(Goal("PostgreSQL update against the best of bare psycopg", 1, ours.ratio("update", best)))
     goals.append(Goal("PostgreSQL scan against a bare SELECT", 0.8, ours.ratio("scan", theirs)))
 
     contestants = {("rstore",): Contestant("server", task("apply", "rstore", 1_000, **base))}
