@@ -186,7 +186,8 @@ class Server:
 
     def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run SQL as the superuser, and return what it returns."""
-        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
+        # A transaction that a failed test left open would keep it waiting for good.
+        with psycopg.connect(self.conninfo(database), autocommit=True, options="-c lock_timeout=5s") as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 
