@@ -78,6 +78,7 @@ VERBS: dict[str, tuple[int, Callable[[Store], object]]] = {
     "apply": (2, lambda s: s.apply("e", {"n": 2})),
     "current": (1, lambda s: s.current("e")),
     "range": (1, lambda s: s.range("s", 0, end=9)),
+    "at": (1, lambda s: s.at("s", 0)),
     "latest": (1, lambda s: s.latest("s", "t", "u")),
     "range_many": (1, lambda s: s.range_many(["s", "t", "u"], 0, 9)),
     "prune": (2, lambda s: s.prune("e")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -35,9 +35,9 @@ from rstore.backends.base import (
     version_of,
 )
 from rstore.backends.postgres_binary import blobs, boolean, int4, int8, int8s_or_null, number, texts, truth
-from rstore.backends.postgres_connections import Connections, set_local
+from rstore.backends.postgres_connections import Connections, Moment, set_local
 from rstore.backends.postgres_dsn import parse
-from rstore.backends.postgres_link import Call, Calls
+from rstore.backends.postgres_link import Call, Calls, Statement
 from rstore.backends.postgres_logs import (
     address_of,
     batches,
@@ -54,6 +54,7 @@ from rstore.errors import StoreNotAvailableError
 _NO_SORT: Final = set_local("enable_sort", "off")
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _FEW_CHUNKS: Final = 8
+"""So many are fetched at once: a transaction would ask the server more often, and keep a connection."""
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -264,26 +265,17 @@ class PostgresBackend(Backend):
 
     @contextmanager
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot]:
-        if self._connections.bound:  # which is at no moment: others may commit between two of its statements
-            yield HeldSnapshot(self.view(log, lo, hi))
+        view = self.view(log, lo, hi, bodies=False)
+        if len(view.chunks) <= _FEW_CHUNKS or self._connections.bound:
+            yield HeldSnapshot(self.view(log, lo, hi) if view.chunks else view)
             return
         named = self._named(log)
         query, asked = view_call(self._place.schema, lo, hi, bodies=False)
         with self._connections.moment((query, (*named, *asked))) as moment:
-
-            def bodies(chunks: Sequence[Chunk], *, end: bool = False) -> list[Chunk]:
-                calls = [(self._logs.body, (*named, int8(t), int4(seq))) for (t, seq), *_ in chunks]
-                found = moment.read(*calls, end=end)
-                return [
-                    chunk._replace(body=one.get_value(0, 0) or b"") for chunk, one in zip(chunks, found, strict=True)
-                ]
-
-            view = view_of(moment.found[0])
-            if len(view.chunks) <= _FEW_CHUNKS or not moment.keep():
-                # Fetched at once, so that the connection is not kept while the caller does other things.
-                yield HeldSnapshot(replace(view, chunks=bodies(view.chunks, end=True)))
+            if moment is None:
+                yield HeldSnapshot(self.view(log, lo, hi))
             else:
-                yield _PinnedSnapshot(view, bodies)
+                yield _PinnedSnapshot(moment, self._logs.body, named)
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)
@@ -372,12 +364,15 @@ class PostgresBackend(Backend):
 class _PinnedSnapshot(Snapshot):
     """A log in a transaction that stays at one moment."""
 
-    def __init__(self, view: View, fetch: Callable[[Sequence[Chunk]], list[Chunk]]) -> None:
-        self.view = view
-        self._fetch = fetch
+    def __init__(self, moment: Moment, body: Statement, named: tuple[bytes, ...]) -> None:
+        self.view = view_of(moment.found[0])
+        self._moment = moment
+        self._body = body
+        self._named = named
 
     def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        return self._fetch(chunks)
+        found = self._moment.read(*((self._body, (*self._named, int8(t), int4(seq))) for (t, seq), *_ in chunks))
+        return [chunk._replace(body=one.get_value(0, 0) or b"") for chunk, one in zip(chunks, found, strict=True)]
 
 
 @cache

@@ -71,20 +71,12 @@ class Moment:
         self._link = link
         self.found = found
 
-    def keep(self) -> bool:
-        """Return whether it may be kept for long; otherwise it has to end now: some connections must be left."""
-        return self._connections.pool.keep(self._link)
-
-    def read(self, *calls: Call, end: bool = False) -> Results:
-        """Return what statements find, at the same moment; with `end`, the last ones.
+    def read(self, *calls: Call) -> Results:
+        """Return what statements find, at the same moment.
 
         Raises `ConflictError` if the moment is lost.
         """
-        if not end:
-            return self._connections.still(self._link, calls)
-        *results, _ = self._connections.still(self._link, [*calls, _COMMIT])
-        self._connections.pool.give_back(self._link)
-        return results
+        return self._connections.still(self._link, calls)
 
 
 class Connections:
@@ -306,15 +298,21 @@ class Connections:
         self._run([_RELEASE])
 
     @contextmanager
-    def moment(self, *calls: Call) -> Generator[Moment]:
-        """Read, in a transaction of its own on a connection of its own, what there was when it began."""
+    def moment(self, *calls: Call) -> Generator[Moment | None]:
+        """Read, in a transaction of its own on a connection of its own, what there was when it began.
+
+        None: too many are kept already.
+        """
         begin = [_BEGIN_MOMENT, set_local("idle_in_transaction_session_timeout", _READER_MS)]
         link, found = self._send([*begin, *calls], harmless=True)
         try:
-            yield Moment(self, link, found[len(begin) :])
+            if self.pool.keep(link):
+                yield Moment(self, link, found[len(begin) :])
+                return
         finally:
             self._undo(link)
             self.pool.give_back(link)
+        yield None
 
     def _end(self, link: Link) -> None:
         bound = self._bound
