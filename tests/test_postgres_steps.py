@@ -84,20 +84,36 @@ def test_a_deadlock_in_the_middle_of_several_keys(
     postgresql: Server, postgresql_schema: str, dsn: str, verb: str
 ) -> None:
     """Our side finds it and is undone; all of it is done again."""
-    with Store(f"{dsn}&options=-c%20deadlock_timeout%3D400ms", frozen=False) as store:
+    lock = f"SELECT FROM \"{postgresql_schema}\".logs WHERE key = '{{}}' FOR UPDATE"
+    with (
+        Store(f"{dsn}&options=-c%20deadlock_timeout%3D20ms", frozen=False) as store,
+        psycopg.connect(postgresql.conninfo()) as other,
+    ):
         for key in ("a", "b"):
             store.extend(key, (1, 1))
             store.apply(key, {"i": 1})
             store.apply(key, {"i": 2})
-        with psycopg.connect(postgresql.conninfo()) as other:
-            other.execute("SET deadlock_timeout = '10s'")
-            lock = f"SELECT FROM \"{postgresql_schema}\".logs WHERE key = '{{}}' FOR UPDATE"
-            other.execute(lock.format("b").encode())
-            taker = threading.Thread(target=getattr(store, verb), args=("a", "b"))
-            taker.start()
-            postgresql.await_waiting(1)
+        other.execute("SET deadlock_timeout = '10s'")
+        other.execute(lock.format("b").encode())
+
+        def cross() -> None:
             other.execute(lock.format("a").encode())  # which is ours until we are undone
-        taker.join()
+            other.commit()
+
+        crossing = threading.Thread(target=cross)
+        backend: Any = store._writer.backend  # noqa: SLF001 - between the two keys
+        for name in ("drop", "commit"):
+            unhooked = getattr(backend, name)
+
+            def between(log: Log, *rest: Any, real: Any = unhooked, **options: Any) -> Any:
+                if log.key == "b" and crossing.ident is None:
+                    crossing.start()
+                    postgresql.await_waiting(1)
+                return real(log, *rest, **options)
+
+            setattr(backend, name, between)
+        getattr(store, verb)("a", "b")
+        crossing.join()
         assert (store.timeseries(), len(store.events("a") or ()), len(store.events("b") or ())) == (
             ([], 2, 2) if verb == "remove" else (["a", "b"], 1, 1)
         )
