@@ -152,7 +152,10 @@ class Points(Verbs):
         logs = self._writer.series
         keys = logs.keys() if key is None else [check_key(key)]
         reports = [logs.compact(one) for one in keys]
-        return Compaction(len(reports), *(sum(column) for column in zip((0, 0, 0), *reports, strict=True)))
+        return Compaction(
+            sum(chunks > 0 for _, _, chunks in reports),
+            *(sum(column) for column in zip((0, 0, 0), *reports, strict=True)),
+        )
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -289,8 +292,8 @@ class Points(Verbs):
 
 def check_all_keys(keys: Iterable[str]) -> list[str]:
     """Return several keys, each of them once."""
-    if isinstance(keys, str):
-        raise InvalidTypeError("this takes several keys: [key] is a list of one")
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        raise InvalidTypeError(f"keys are several, as in [key], not {keys!r}")
     return list(dict.fromkeys(map(check_key, keys)))
 
 
