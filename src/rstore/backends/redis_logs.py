@@ -6,18 +6,22 @@ member. Beside a hash of the bodies, which would have to be compared by hand, it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from rstore.backends.base import (
     FIRST,
     LAST,
+    Chunk,
     Head,
     Log,
     Model,
     Position,
     Row,
+    Snapshot,
     View,
 )
 from rstore.backends.redis_client import Call, Script
@@ -30,6 +34,7 @@ from rstore.backends.redis_layout import (
     unpack_rows,
 )
 from rstore.backends.redis_namespace import RedisNamespace
+from rstore.errors import ConflictError, StoreClosedError
 
 _APPEND: Final = Script("append")
 _HOT: Final = Script("hot")
@@ -76,6 +81,37 @@ class RedisLogs(RedisNamespace):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
+        while True:
+            view, place, entries = self._look(
+                log, lo, hi, limit, reverse=reverse, rows=rows, neighbours=neighbours, from_checkpoint=from_checkpoint,
+                unless_version=unless_version,
+            )  # fmt: skip
+            if not bodies or not entries:
+                return view
+            contents = self._bodies(place, entries)
+            if contents is not None:
+                chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, contents, strict=True)]
+                return replace(view, chunks=chunks)
+
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
+        view, place, entries = self._look(log, lo, hi)
+        yield _Snapshot(view, entries, partial(self._bodies, place))
+
+    def _look(
+        self,
+        log: Log,
+        lo: Position,
+        hi: Position,
+        limit: int | None = None,
+        *,
+        reverse: bool = False,
+        rows: bool = True,
+        neighbours: bool = False,
+        from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
+    ) -> tuple[View, Place, list[bytes]]:
+        """Return a view without bodies, the place where these are, and the entries that name them."""
         arguments = (
             unless_version or b"",
             pack_position(lo),
@@ -93,25 +129,22 @@ class RedisLogs(RedisNamespace):
             keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
             return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
 
-        while True:
-            found = self._read(lambda: self._place_of_log(log), call, None)
-            if found is None:
-                return View(self._now_ms(log), None)
-            now_ms, stamps, *rest = found
-            if stamps is None:
-                return View(now_ms, None)
-            head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
-            if not rest:
-                return View(now_ms, head)
-            members, entries, checkpoint = rest
-            if reverse and limit is not None:
-                members.reverse()
-                entries.reverse()
-            contents = self._bodies(places[-1], entries) if bodies else [b""] * len(entries)
-            if contents is not None:
-                chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, contents, strict=True)]
-                row = None if checkpoint is None else unpack_rows([checkpoint])[0]
-                return View(now_ms, head, unpack_rows(members), chunks, row)
+        found = self._read(lambda: self._place_of_log(log), call, None)
+        if found is None:
+            return View(self._now_ms(log), None), places[-1], []
+        now_ms, stamps, *rest = found
+        if stamps is None:
+            return View(now_ms, None), places[-1], []
+        head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
+        if not rest:
+            return View(now_ms, head), places[-1], []
+        members, entries, checkpoint = rest
+        if reverse and limit is not None:
+            members.reverse()
+            entries.reverse()
+        chunks = [unpack_chunk(entry, b"") for entry in entries]
+        row = None if checkpoint is None else unpack_rows([checkpoint])[0]
+        return View(now_ms, head, unpack_rows(members), chunks, row), places[-1], entries
 
     def _bodies(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
         """Return the bodies of chunks; None if one of them is gone: replaced long ago, or dropped with its log."""
@@ -161,6 +194,26 @@ class RedisLogs(RedisNamespace):
             if self._found_out(lambda: set(members) <= set(pack_rows(self.view(log, *_span(rows), bodies=False).rows))):
                 return True
             raise self._unknown(f"{len(rows)} rows of {log.key!r} were written", lost) from lost.__cause__
+
+
+class _Snapshot(Snapshot):
+    """The index of a log at one moment; the bodies that it names stay for a while after they were replaced."""
+
+    def __init__(
+        self, view: View, entries: Sequence[bytes], fetch: Callable[[Sequence[bytes]], list[bytes] | None]
+    ) -> None:
+        self.view = view
+        self._entries = {chunk.first: entry for chunk, entry in zip(view.chunks, entries, strict=True)}
+        self._fetch = fetch
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        try:
+            bodies = self._fetch([self._entries[chunk.first] for chunk in chunks])
+        except StoreClosedError as error:
+            raise ConflictError("the store was closed while it was being read: read again") from error
+        if bodies is None:
+            raise ConflictError("what is being read was replaced some time ago, or discarded: read again")
+        return [chunk._replace(body=body) for chunk, body in zip(chunks, bodies, strict=True)]
 
 
 def behind(position: Position) -> bytes:
