@@ -134,12 +134,15 @@ class Points(Verbs):
             raise InvalidTypeError("remove takes at least one key; remove(*store.timeseries()) removes all series")
         checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
-        with logs.together(checked):
+
+        def take_away() -> None:
             for key in checked:
                 if (lo, hi) == (MIN_INT64, MAX_INT64):
                     logs.drop(key)
                 elif lo <= hi:
                     logs.rewrite(key, (lo, 0), (hi, 0), remove=True)
+
+        logs.together(checked, take_away)
 
     def compact(self, key: str | None = None) -> Compaction:
         """Put the points of a series, or of all, into as few and as full chunks as they fit in, and report it.
