@@ -32,7 +32,7 @@ DRIVERS: dict[str, set[str]] = {
     "sqlite": {"apsw"},
     "memory": set(),
     "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
-    "redis": {"redis"},
+    "redis": {"hiredis", "redis"},
 }
 
 

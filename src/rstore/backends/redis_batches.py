@@ -23,7 +23,7 @@ from rstore.errors import StoreBusyError, StoreError, StoreFullError
 _FIND: Final = Script("find")
 _FOLD: Final = Script("fold")
 _PUBLISH: Final = Script("publish")
-_WRITE: Final = Script("write")
+WRITE: Final = Script("write")
 
 MOST_RECORDS: Final = 2000
 """So many records one script writes or moves: less than 10 ms."""
@@ -137,4 +137,4 @@ def writing(place: Place, writes: Sequence[Write]) -> Call:
         for _, record, expires_ms in expire:
             arguments += (record, last_ms(expires_ms or 0))
         keys += [prefix + write.key.encode() for write in writes if write.record is None]
-    return _WRITE.on(place.slot, keys, *arguments, write=True, again=False)
+    return WRITE.on(place.slot, keys, *arguments, write=True, again=False)

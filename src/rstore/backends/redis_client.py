@@ -26,7 +26,7 @@ from rstore.backends.redis_errors import (
     unreachable,
 )
 from rstore.backends.redis_nodes import FAILURES, Nodes, ask
-from rstore.backends.redis_pool import Connection, Pool, connector
+from rstore.backends.redis_pool import Connection, Pool, connector, pack_command
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
 
 _FREE_TRIES: Final = 5
@@ -117,7 +117,7 @@ class Client:
             outcome = _Unsent(error, connected=False)
         else:
             try:
-                connection.send_packed_command(connection.pack_command(*call.command), False)
+                connection.send_packed_command((pack_command(call.command),), False)
             except FAILURES as error:
                 outcome = _Unsent(error, connected=True)
             else:
@@ -237,7 +237,7 @@ class Client:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
                 continue
             try:
-                connection.send_packed_command([self._pack(connection, calls, group, asking, by_source)], False)
+                connection.send_packed_command([self._pack(calls, group, asking, by_source)], False)
             except FAILURES as error:
                 # Of several calls some may have arrived whole.
                 lost = _Lost(error) if len(group) > 1 else _Unsent(error, connected=True)
@@ -250,7 +250,6 @@ class Client:
 
     def _pack(
         self,
-        connection: Connection,
         calls: Sequence[Call],
         group: Sequence[int],
         asking: dict[int, Pool],
@@ -262,10 +261,11 @@ class Client:
             if i in by_source and script is not None:
                 command = (b"EVAL", script.source, *command[2:])
             if i in asking:
-                pieces += connection.pack_command(b"ASKING")
-            pieces += connection.pack_command(*command)
+                pieces.append(pack_command((b"ASKING",)))
+            pieces.append(pack_command(command))
         if self._waits(calls, group):
-            pieces += connection.pack_command(b"WAIT", self._target.wait_replicas, max(1, int(self._timeout_s * 500)))
+            wait_ms = max(1, int(self._timeout_s * 500))
+            pieces.append(pack_command((b"WAIT", self._target.wait_replicas, wait_ms)))
         return b"".join(pieces)
 
     def _read_all(

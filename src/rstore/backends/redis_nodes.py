@@ -11,7 +11,7 @@ from redis import exceptions as driver
 from rstore.backends.redis_dsn import Address, Target
 from rstore.backends.redis_errors import code_of, refusal, unreachable
 from rstore.backends.redis_layout import SLOTS
-from rstore.backends.redis_pool import Connection, Pool
+from rstore.backends.redis_pool import Connection, Pool, pack_command
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
 FAILURES: Final = (driver.RedisError, OSError)
@@ -102,7 +102,7 @@ def ask(pool: Pool, *command: bytes) -> Any:
     """Return the reply to a command that only reads, on a connection that the server has not closed."""
     connection = pool.take(checked=True)
     try:
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        connection.send_packed_command((pack_command(command),), check_health=False)
         reply = connection.read_response(disable_decoding=True)
     except driver.ResponseError:
         pool.give(connection)

@@ -11,7 +11,7 @@ from math import isqrt
 from typing import Final
 
 from rstore.backends.base import NamespaceGone, Page, Write
-from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches, is_large, last_ms, writing
+from rstore.backends.redis_batches import MOST_RECORDS, WRITE, RedisBatches, is_large, last_ms, writing
 from rstore.backends.redis_client import Call, Script
 from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import GENERATION_BYTES, Place
@@ -75,6 +75,19 @@ class RedisRecords(RedisBatches):
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
+        if len(writes) == 1:
+            # The common case, written out: what is general takes a fifth longer.
+            key, record, expires_ms = writes[0]
+            name = key.encode()
+            place = self._place_of(name)
+            if record is not None and expires_ms is None and place.birth == birth and not place.batch:
+                keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
+                call = WRITE.on(place.slot, keys, place.marker, 1, 0, record, write=True, again=False)
+                try:
+                    self._client.call(call)
+                except (Signal, LostReplyError) as outcome:
+                    self._settle(writes, birth, outcome)
+                return None
         if len(writes) == 1 or len(self._places) == 1:
             return self._write_bucket(writes, birth)
         groups: dict[Place, list[Write]] = defaultdict(list)
@@ -104,7 +117,7 @@ class RedisRecords(RedisBatches):
         return None
 
     def _settle(self, group: Sequence[Write], birth: bytes, reply: Signal | LostReplyError) -> None:
-        """Do what is left to do for one bucket of many."""
+        """Do what is left to do for some records of one bucket."""
         if isinstance(reply, Signal):
             self._write_bucket(group, birth)
         elif not self._found_out(lambda: self._is_written(group)):
