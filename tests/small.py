@@ -7,8 +7,9 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from rstore import history, log, series, states
+from rstore import history, log, states
 from rstore.codec import chunks
+from rstore.series import points
 
 _SIZES: dict[str, int] = {
     "MIN_ROWS": 4,
@@ -23,7 +24,7 @@ _SIZES: dict[str, int] = {
 def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
-        where = [module for module in (chunks, history, log, series, states) if hasattr(module, name)]
+        where = [module for module in (chunks, history, log, points, states) if hasattr(module, name)]
         assert where, name
         for module in where:
             setattr_(module, name, size)

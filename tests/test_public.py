@@ -20,6 +20,8 @@ VERBS = """
 open close discard
 set get delete has keys find items values pop popitem setdefault update clear
 range first last missing iscomplete extend extend_many remove timeseries
+range_columns range_many batches tail latest span gaps at resample downsample to_pandas to_polars to_arrow
+extend_columns extend_frame replace_range compact
 apply current past events prune eventsources eventsequences
 """
 

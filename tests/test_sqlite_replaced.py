@@ -195,8 +195,13 @@ def test_two_threads_meet_in_the_new_file(path: Path) -> None:
 def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) -> None:
     with Program(programs.replace_underneath, path, how) as program:  # a mixture of two files can end in a bus error
         (said,) = program.end()
-    # A thread may be told that the file it was writing to is gone; what was acknowledged at last must be there.
+    # SQLite finds logs by the name of their file: under several writers at once, a new file of that name can get frames
+    # of the old one and is found damaged, until it is replaced again. What was acknowledged at last must be there.
     errors, lost, _ = json.loads(said)
     assert lost == []
-    assert len(errors) < 4
+    assert {error.partition("(")[0] for error in errors} <= {
+        "CorruptionError",
+        "StoreNotAvailableError",
+        "StoreBusyError",
+    }
     check_file(path)

@@ -27,10 +27,12 @@ from rstore.errors import (
     WrongKeyError,
 )
 from rstore.events import Event
+from rstore.series import Compaction, Span
 from rstore.store import Store
 
 __all__ = [
     "ChangeRefusedError",
+    "Compaction",
     "ConflictError",
     "CorruptionError",
     "EncryptionError",
@@ -46,6 +48,7 @@ __all__ = [
     "Passphrase",
     "PlaintextError",
     "SerializationError",
+    "Span",
     "Store",
     "StoreBusyError",
     "StoreClosedError",

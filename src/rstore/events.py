@@ -147,7 +147,8 @@ class Events(Verbs):
         session = self._writer
         if not keys:
             raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
-        histories = {check_key(key): History(session, key) for key in keys}
+        # In one order for all, or they would wait for one another.
+        histories = {key: History(session, key) for key in sorted({check_key(key) for key in keys})}
         won = session.events.until_won
         with session.events.together(histories):
             return sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items())

@@ -10,9 +10,12 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import repeat
 from random import Random
-from typing import Final, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+
+import numpy as np
 
 from rstore.backends.base import (
     ANY,
@@ -28,14 +31,18 @@ from rstore.backends.base import (
     NamespaceGone,
     Position,
     Row,
+    Snapshot,
     View,
 )
 from rstore.codec import chunks as chunk_codec
 from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, segment_of_rows, split, unpack_chunk
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
-from rstore.errors import KeyRequiredError, PlaintextError, StoreError
+from rstore.codec.threads import spread
+from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreIntegrityError
 
 T = TypeVar("T")
+Keep: TypeAlias = Literal["last", "first", "error"]
+"""Which of two rows at one position stays."""
 
 STAMP_BYTES: Final = 16
 _MAGIC: Final = bytes((MAGIC,))
@@ -172,30 +179,47 @@ class Logs:
             unless_version=unless_version,
         )
 
+    def views(
+        self,
+        keys: Sequence[str],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        """Return the views of several logs, each of one moment, in one call."""
+        logs = [Log(self._model, key) for key in keys]
+        return self._backend.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+
+    def snapshot(self, key: str, lo: Position, hi: Position) -> AbstractContextManager[Snapshot]:
+        """Return what the log holds between two positions at one moment, to be read bit by bit."""
+        return self._backend.snapshot(Log(self._model, key), lo, hi)
+
     def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
         """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
 
         A hot row wins over the row of a chunk at the same position.
         """
-        opened = self._open_rows(key, view.rows)
-        start = 0
-        for chunk in view.chunks:
+        opened, start = self.open_rows(key, view.rows), 0
+        for chunk, whole in zip(view.chunks, spread(partial(self.open_chunk, key), view.chunks), strict=True):
             before = bisect_left(opened, chunk.first, lo=start, key=_position)
             within = bisect_right(opened, chunk.last, lo=before, key=_position)
             if before > start:
-                yield self._segment(opened[start:before])
-            segment = self._open_chunk(key, chunk).between(lo, hi)
+                yield self.segment(opened[start:before])
+            segment = whole.between(lo, hi)
             if within > before:
-                segment = merge([segment, self._segment(opened[before:within])])
+                segment = merge([segment, self.segment(opened[before:within])])
             if len(segment):
                 yield segment
             start = within
         if start < len(opened):
-            yield self._segment(opened[start:])
+            yield self.segment(opened[start:])
 
     def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
         """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
-        return self._chunked_rows(key, view, lo, hi) if view.chunks else self._open_rows(key, view.rows)
+        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows)
 
     def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
         for segment in self.segments(key, view, lo, hi):
@@ -204,7 +228,7 @@ class Logs:
 
     def open_row(self, key: str, row: Row) -> bytes:
         """Return the body of a hot row."""
-        return self._open_rows(key, [row])[0].body
+        return self.open_rows(key, [row])[0].body
 
     def open_meta(self, key: str, chunk: Chunk) -> chunk_codec.Meta:
         """Return the meta of a chunk of points."""
@@ -212,17 +236,20 @@ class Logs:
         meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
         return chunk_codec.unpack_meta(meta)
 
-    def _open_rows(self, key: str, rows: list[Row]) -> list[Row]:
+    def open_rows(self, key: str, rows: list[Row]) -> list[Row]:
+        """Return hot rows with their bodies opened."""
         if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows
         unseal, position = self._envelope.open, self._kind.position
         where = self._envelope.where(self._kind.row, key)
         return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
 
-    def _segment(self, rows: Sequence[Row]) -> Segment:
+    def segment(self, rows: Sequence[Row]) -> Segment:
+        """Return the segment of hot rows that were opened."""
         return segment_of_rows(rows, opaque=self._kind.opaque)
 
-    def _open_chunk(self, key: str, chunk: Chunk) -> Segment:
+    def open_chunk(self, key: str, chunk: Chunk) -> Segment:
+        """Return the segment of a chunk."""
         where = self._envelope.where(self._kind.chunk, key)
         body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
         return unpack_chunk(body, chunk.n)
@@ -250,14 +277,22 @@ class Logs:
             return self.wrote(key, len(rows))
 
     def put(self, key: str, batch: Segment) -> None:
-        """Put many rows, whatever stood at their positions: as chunks, or hot where they fall thinly into many."""
+        """Put the rows of a series, whatever stood at their positions.
+
+        As hot rows if they are few, or fall thinly into many chunks; as chunks otherwise.
+        """
         lo, hi = batch.position(0), batch.position(len(batch) - 1)
-        touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
-        hot, _ = self._backend.hot(Log(self._model, key)) if touched > THIN * len(batch) else (0, 0)
-        if touched > THIN * len(batch) and hot + len(batch) <= MOST_HOT_ROWS:
+        if len(batch) < DIRECT_ROWS or self._is_thin(key, batch, lo, hi):
             self.append(key, [(t, 0, body) for t, body in zip(batch.t.tolist(), batch.column.encoded(), strict=True)])
         else:
             self.rewrite(key, lo, hi, add=batch)
+
+    def _is_thin(self, key: str, batch: Segment, lo: Position, hi: Position) -> bool:
+        touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
+        if touched <= THIN * len(batch):
+            return False
+        hot, _ = self._backend.hot(Log(self._model, key))
+        return hot + len(batch) <= MOST_HOT_ROWS
 
     def commit(self, key: str, commit: Commit, birth: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
@@ -307,52 +342,102 @@ class Logs:
     # -- rewriting ----------------------------------------------------------------------------------------------------
 
     def rewrite(
-        self, key: str, lo: Position, hi: Position, *, add: Segment | None = None, remove: bool = False
+        self,
+        key: str,
+        lo: Position,
+        hi: Position,
+        *,
+        add: Segment | None = None,
+        remove: bool = False,
+        keep: Keep = "last",
     ) -> bool:
-        """Turn everything from `lo` to `hi`, with the rows of `add` on top, into chunks; `remove` leaves it out.
+        """Turn everything from `lo` to `hi`, with the rows of `add` on top, into chunks; `remove` leaves the rest out.
 
         Reads from one snapshot, encodes without holding a lock, and commits only if nobody else rewrote the log
         meanwhile; otherwise it starts again. Rows that were replaced meanwhile survive the commit and overlay the new
-        chunks. Returns whether there was a log.
+        chunks. With `keep` "first", rows that are there stay what they are; with "error", one at a position of `add`
+        raises `StoreIntegrityError`. Returns whether there was a log.
         """
+        log = Log(self._model, key)
 
         def attempt() -> bool | None:
             birth = self.birth
-            view = self._backend.view(Log(self._model, key), lo, hi, neighbours=not remove)
+            view = self._backend.view(log, lo, hi, bodies=not remove, neighbours=not remove)
             if view.head is None and add is None:
                 return False
             self.check_kind(key, view.head)
-            return self.commit(key, self._rewriting(key, view, lo, hi, add, remove=remove), birth) or None
+            kept: list[Segment] | None
+            if remove:
+                kept = self._remainders(key, view, lo, hi)
+                chunks = view.chunks
+            else:
+                chunks = _worth_rewriting(view.chunks, lo, hi)
+                kept = [self.open_chunk(key, chunk) for chunk in chunks]
+                kept.append(self.segment(self.open_rows(key, view.rows)))
+            if kept is None:
+                return None
+            commit = self._rewriting(key, view, chunks, self._added(key, kept, add, keep))
+            return self.commit(key, commit, birth) or None
 
         return self.until_won(key, attempt)
 
-    def _rewriting(
-        self, key: str, view: View, lo: Position, hi: Position, add: Segment | None, *, remove: bool
-    ) -> Commit:
-        chunks = _worth_rewriting(view.chunks, lo, hi, remove=remove)
-        segments: list[Segment] = []
-        for chunk in chunks:
-            if remove and lo <= chunk.first and chunk.last <= hi:
-                continue  # goes as a whole: no need to unpack it
-            segment = self._open_chunk(key, chunk)
-            if remove:
-                segments.append(segment.slice(0, segment.index(lo)))
-                segments.append(segment.slice(segment.index(hi, after=True), len(segment)))
-            else:
-                segments.append(segment)
-        if not remove:
-            segments.append(self._segment(self._open_rows(key, view.rows)))
-        if add is not None:
-            segments.append(add)
+    def _remainders(self, key: str, view: View, lo: Position, hi: Position) -> list[Segment] | None:
+        """Return what chunks hold outside of a range, fetching only those; None if they were rewritten meanwhile."""
+        kept: list[Segment] = []
+        for chunk in view.chunks:
+            if lo <= chunk.first and chunk.last <= hi:
+                continue  # goes as a whole: no need to fetch it
+            again = self._backend.view(Log(self._model, key), chunk.first, chunk.first, rows=False)
+            if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
+                return None
+            segment = self.open_chunk(key, again.chunks[0])
+            kept.append(segment.slice(0, segment.index(lo)))
+            kept.append(segment.slice(segment.index(hi, after=True), len(segment)))
+        return kept
+
+    def _added(self, key: str, kept: list[Segment], add: Segment | None, keep: Keep) -> Segment:
+        if add is None:
+            return merge(kept)
+        if keep == "last":
+            return merge([*kept, add])
+        known = merge(kept)
+        if keep == "error":
+            taken = np.isin(add.t, known.t, assume_unique=True)
+            if taken.any():
+                raise self.taken(key, int(add.t[taken.argmax()]))
+        return merge([add, known])
+
+    def taken(self, key: str, t: int) -> StoreIntegrityError:
+        """Return the error for a point at a timestamp that has one."""
+        return StoreIntegrityError(f"the timestamp {t} of {key!r} is taken; nothing was stored")
+
+    def _rewriting(self, key: str, view: View, chunks: Sequence[Chunk], rows: Segment) -> Commit:
         return Commit(
-            create=self.new_head() if add is not None else None,
+            create=self.new_head(),
             if_epoch=None if view.head is None else view.head.epoch,
             epoch=new_stamp(),
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in chunks],
-            put_chunks=[self._seal_chunk(key, piece) for piece in split(merge(segments))],
+            put_chunks=list(spread(partial(self._seal_chunk, key), list(split(rows)))),
             drop_if_empty=self._model is Model.SERIES,
         )
+
+    def compact(self, key: str) -> tuple[int, int, int]:
+        """Seal all hot rows, and join chunks that are too small; return (hot rows, chunks before, chunks after)."""
+        view = before = self.view(key, bodies=False)
+        while view.rows:
+            self.seal(key, view)
+            view = self.view(key, bodies=False)
+        small: list[Chunk] = []
+        for chunk in [*view.chunks, None]:
+            if chunk is not None and chunk.n < chunk_codec.MIN_ROWS:
+                small.append(chunk)
+            elif len(small) > 1:
+                self.rewrite(key, small[0].first, small[-1].last)
+                small = []
+            else:
+                small = []
+        return len(before.rows), len(before.chunks), len(self.view(key, rows=False, bodies=False).chunks)
 
     def _seal_chunk(self, key: str, segment: Segment) -> Chunk:
         first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
@@ -367,8 +452,8 @@ class Logs:
         """Return where opaque rows go that replace a whole log: hot if they are few, else into chunks."""
         if len(rows) < DIRECT_ROWS:
             return {"put_rows": self.seal_rows(key, rows)}
-        segment = self._segment([Row(*row) for row in rows])
-        return {"put_chunks": [self._seal_chunk(key, piece) for piece in split(segment)]}
+        segment = self.segment([Row(*row) for row in rows])
+        return {"put_chunks": list(spread(partial(self._seal_chunk, key), list(split(segment))))}
 
     def wrote(self, key: str, rows: int) -> None:
         """Count rows that were written, and now and then seal what is due."""
@@ -379,18 +464,17 @@ class Logs:
         try:
             n, size = self._backend.hot(Log(self._model, key))
             if n >= HOT_ROWS or (size >= HOT_BYTES and n > 1):
-                self.seal(key)
+                self.seal(key, self.view(key, bodies=False))
         except StoreError:
             # The rows are written and acknowledged: an error here would say that they are not. Whatever it is (a busy
             # store, a chunk sealed under a key that this handle lacks), the rows stay hot and the next look is soon.
             self._until_check = CHECK_EVERY
 
-    def seal(self, key: str) -> None:
+    def seal(self, key: str, view: View) -> None:
         """Seal the tail of a log, or fold the late rows into the chunks where most of them fall.
 
         One call rewrites the tail or at most `FOLD_CHUNKS` chunks.
         """
-        view = self.view(key, bodies=False)
         rows, chunks = view.rows, view.chunks
         late = bisect_right(rows, chunks[-1].last, key=_position) if chunks else 0
         if not rows:
@@ -405,13 +489,13 @@ class Logs:
         self.rewrite(key, _position(rows[best]), _position(rows[end - 1]))
 
 
-def _worth_rewriting(chunks: Sequence[Chunk], lo: Position, hi: Position, *, remove: bool) -> list[Chunk]:
+def _worth_rewriting(chunks: Sequence[Chunk], lo: Position, hi: Position) -> list[Chunk]:
     """Return the chunks that overlap, and of their neighbours the undersized: so no trail of small chunks is left."""
     return [
         chunk
         for chunk in chunks
         if (chunk.last >= lo and chunk.first <= hi)
-        or (not remove and chunk.n < chunk_codec.MIN_ROWS and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
+        or (chunk.n < chunk_codec.MIN_ROWS and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
     ]
 
 

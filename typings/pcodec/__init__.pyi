@@ -3,7 +3,7 @@
 from pcodec import standalone as standalone
 
 class ChunkConfig:
-    def __init__(self, *, compression_level: int = ...) -> None: ...
+    def __init__(self, *, compression_level: int = ..., enable_8_bit: bool = ...) -> None: ...
 
 class Progress:
     n_processed: int

@@ -1,7 +1,8 @@
 """The contract of a backend: what it keeps, what is atomic, and what it must never do.
 
 Nouns: a *record* (the bytes of one key), a *log* (one series or one event sequence) with its *head*, *rows*,
-*chunks* and *checkpoints*, a *view* (what a log held at one moment) and a *commit* (one atomic step of a log).
+*chunks* and *checkpoints*, a *view* (what a log held at one moment), a *snapshot* (the same, bit by bit) and a
+*commit* (one atomic step of a log).
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 Position: TypeAlias = tuple[int, int]
@@ -146,6 +147,32 @@ class Commit:
     """Checkpoints at or after this position are dropped, before `put_checkpoints`."""
     drop_if_empty: bool = False
     """Drop the log if it is left without rows and chunks."""
+
+
+class Snapshot(ABC):
+    """What a log held at one moment, for as long as it is asked; bodies of chunks are fetched when they are needed."""
+
+    view: View
+    """Without bodies."""
+
+    @abstractmethod
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Return some of the chunks with their bodies.
+
+        Raises `ConflictError` if the moment is lost: the store was closed, the process forked, or it took too long.
+        """
+
+
+class HeldSnapshot(Snapshot):
+    """A view with all of its bodies. Chunks are immutable, so that holding them is enough."""
+
+    def __init__(self, view: View) -> None:
+        self._chunks = {chunk.first: chunk for chunk in view.chunks}
+        self.view = replace(view, chunks=[chunk._replace(body=b"") for chunk in view.chunks])
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Return some of the chunks with their bodies."""
+        return [self._chunks[chunk.first] for chunk in chunks]
 
 
 def version_of(record: bytes) -> bytes:
@@ -288,6 +315,27 @@ class Backend(ABC):
         overlap. `from_checkpoint` finds the newest checkpoint at or before that position, and begins behind it instead
         of at `lo`. `unless_version`: nothing but the head if its version is this one, for whoever kept what it saw.
         """
+
+    def views(
+        self,
+        logs: Sequence[Log],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        """Return the views of several logs, each of one moment; a backend that is far away asks for all at once."""
+        return [self.view(log, lo, hi, limit=limit, reverse=reverse, bodies=bodies) for log in logs]
+
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> AbstractContextManager[Snapshot]:
+        """Return what the log holds from `lo` to `hi` at one moment, to be read bit by bit while others write.
+
+        It is used by one thread at a time, not always the same, and held as long as somebody iterates. A backend that
+        cannot stay at a moment holds the bodies: compressed, they are a tenth of the points or less.
+        """
+        return nullcontext(HeldSnapshot(self.view(log, lo, hi)))
 
     @abstractmethod
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:

@@ -48,8 +48,11 @@ happen only once; None, that cannot be told."""
 _RETRIES: Final = 10
 _LOOKS: Final = 6
 _IDLE_S: Final = 300.0
+_STALL_S: Final = 60.0
 _BEGIN_READ: Final = (Statement("BEGIN READ ONLY"), ())
 _ROLLBACK: Final = (Statement("ROLLBACK"), ())
+_XID: Final = (Statement("SELECT pg_current_xact_id()::text"), ())
+_STATUS: Final = Statement("SELECT pg_xact_status($1::text::xid8)")
 _SAVEPOINT: Final = (Statement("SAVEPOINT step"), ())
 _BACK: Final = (Statement("ROLLBACK TO SAVEPOINT step"), ())
 _RELEASE: Final = (Statement("RELEASE SAVEPOINT step"), ())
@@ -132,16 +135,28 @@ class Connections:
         """
         link: Link | None = getattr(self._bound, "link", None)
         if link is not None:
-            results = self._run(calls)
-            self._bound.look = look
+            if self._bound.xid is not None:
+                return self._run(calls)
+            *results, xid = self._run([*calls, _XID])
+            self._bound.xid = xid.get_value(0, 0)
             return results
         prelude = [*self._prelude, *([self._lock_timeout()] if patient else ())]
+        first: Lost | None = None
         for _ in range(_RETRIES):
             try:
-                return self._run([*prelude, *calls], patient=patient)[len(prelude) :]
+                results = self._run([*prelude, *calls], patient=patient)[len(prelude) :]
             except Lost as lost:
+                first = first or lost
                 if self._was_done(look, lost):
                     return None
+            except StoreError:
+                if first is not None and self._was_done(look, first):
+                    return None  # the first copy was under way still, and the second one met it
+                raise
+            else:
+                # What was sent first may have waited for a lock while the look found nothing: it was done then, and
+                # the second copy came too late.
+                return None if first is not None and look() else results
         raise StoreNotAvailableError(f"{self.place.show}: the connection was lost again and again; nothing was applied")
 
     @contextmanager
@@ -154,11 +169,11 @@ class Connections:
             with self._step(first):
                 yield
             return
-        idle_ms = str(max(1, ceil(self.timeout_s * 1000))).encode()
+        idle_ms = str(ceil(max(_STALL_S, 2 * self.timeout_s) * 1000)).encode()
         # Whoever stalls while it holds the locks of a transaction loses them.
         begin: list[Call] = [(BEGIN, ()), (_SET_LOCAL, (b"idle_in_transaction_session_timeout", idle_ms))]
         link = self._take()
-        self._bound.link, self._bound.look = link, None
+        self._bound.link, self._bound.xid = link, None
         try:
             self._run([*begin, *self._prelude, *first])
             yield
@@ -172,8 +187,10 @@ class Connections:
 
     @contextmanager
     def _step(self, first: Sequence[Call]) -> Generator[None]:
-        self._run([_SAVEPOINT, *first])
+        self._run([_SAVEPOINT])
         try:
+            if first:
+                self._run(first)
             yield
         except BaseException:
             link: Link = self._bound.link
@@ -185,18 +202,24 @@ class Connections:
     def _end(self, link: Link) -> None:
         if link not in self._links:
             raise StoreNotAvailableError("a transaction does not outlive a fork: it is its parent's")
-        look: Look | None = self._bound.look
+        xid: bytes | None = self._bound.xid
         try:
             (ended,) = self._on(link, [(COMMIT, ())])
         except Failed as failure:
             raise translated(failure.error, self.place.show) from failure.error
         except Lost as lost:
             self._bound.link = None
-            if look is not None and not self._was_done(look, lost):
-                raise self._unknown() from lost.__cause__
+            if xid is not None and not self._was_done(lambda: self._was_committed(xid), lost):
+                raise StoreNotAvailableError(
+                    f"{self.place.show}: the connection was lost at the end of a transaction; nothing was applied"
+                ) from lost.__cause__
             return
         if ended.command_status != b"COMMIT":
             raise StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")
+
+    def _was_committed(self, xid: bytes) -> bool | None:
+        (found,) = self._run([(_STATUS, (xid,))], reading=True)
+        return {b"committed": True, b"aborted": False}.get(found.get_value(0, 0) or b"")
 
     def _undo(self, link: Link) -> None:
         if link in self._links and not link.idle:

@@ -61,8 +61,9 @@ TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints")
 
 _NO_COLUMN: Final = "42703"
 
-BEGIN: Final = Statement("BEGIN")
+BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
 COMMIT: Final = Statement("COMMIT")
+_ISOLATION: Final = Statement("SELECT current_setting('default_transaction_isolation')")
 # The lock is the schema's name, so that stores in two schemas of one database do not wait for one another.
 _LOCK: Final = Statement("SELECT pg_advisory_xact_lock(hashtextextended('rstore.' || $1::text, 0))")
 # Not to_regclass and the like: what these did not find the session remembers, until it begins another transaction.
@@ -97,6 +98,12 @@ def check_layout(link: Link, place: Place, timeout_s: float, *, frozen: bool) ->
     if link.encoding != "UTF8":
         raise StoreNotAvailableError(
             f"{place.show}: the encoding of the database is {link.encoding}; create one with ENCODING 'UTF8'"
+        )
+    (isolation,) = link.run([(_ISOLATION, ())], timeout_s)
+    if isolation.get_value(0, 0) != b"read committed":
+        # Statements see what was committed while they waited for a lock; from an older snapshot they would undo it.
+        raise StoreNotAvailableError(
+            f"{place.show}: default_transaction_isolation is not 'read committed': set it so for this role or database"
         )
     version, _, read_only = _look(link, place, timeout_s)
     if read_only and not frozen:

@@ -6,9 +6,9 @@ member. Beside a hash of the bodies, which would have to be compared by hand, it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from rstore.backends.base import (
     FIRST,
@@ -76,51 +76,76 @@ class RedisLogs(RedisNamespace):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        arguments = (
-            unless_version or b"",
-            pack_position(lo),
-            behind(hi),
-            b"" if limit is None else limit,
-            int(reverse),
-            int(rows),
-            int(neighbours),
-            b"" if from_checkpoint is None else behind(from_checkpoint),
+        ask = _asking(
+            lo,
+            hi,
+            limit=limit,
+            reverse=reverse,
+            rows=rows,
+            neighbours=neighbours,
+            from_checkpoint=from_checkpoint,
+            unless_version=unless_version,
         )
         places: list[Place] = []
 
         def call(place: Place) -> Call:
             places.append(place)
-            keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
-            return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+            return ask(place, log)
 
         while True:
             found = self._read(lambda: self._place_of_log(log), call, None)
             if found is None:
                 return View(self._now_ms(log), None)
-            now_ms, stamps, *rest = found
-            if stamps is None:
-                return View(now_ms, None)
-            head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
-            if not rest:
-                return View(now_ms, head)
-            members, entries, checkpoint = rest
-            if reverse and limit is not None:
-                members.reverse()
-                entries.reverse()
-            contents = self._bodies(places[-1], entries) if bodies else [b""] * len(entries)
-            if contents is not None:
-                chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, contents, strict=True)]
-                row = None if checkpoint is None else unpack_rows([checkpoint])[0]
-                return View(now_ms, head, unpack_rows(members), chunks, row)
+            [view] = self._whole([(places[-1], found)], backwards=reverse and limit is not None, bodies=bodies)
+            if view is not None:
+                return view
 
-    def _bodies(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
-        """Return the bodies of chunks; None if one of them is gone: replaced long ago, or dropped with its log."""
-        names = [place.body(entry) for entry in entries]
-        calls = [
-            Call(place.slot, (b"MGET", *names[i : i + _BODIES_A_CALL])) for i in range(0, len(names), _BODIES_A_CALL)
+    def views(
+        self,
+        logs: Sequence[Log],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        ask = _asking(lo, hi, limit=limit, reverse=reverse)
+        places = [self._place_of_log(log) for log in logs]
+        if not all(place.birth for place in places):
+            return super().views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+        replies = self._client.run([ask(place, log) for place, log in zip(places, logs, strict=True)])
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, Signal):
+                raise reply
+        there = [(place, reply) for place, reply in zip(places, replies, strict=True) if not isinstance(reply, Signal)]
+        whole = iter(self._whole(there, backwards=reverse and limit is not None, bodies=bodies))
+        views = [None if isinstance(reply, Signal) else next(whole) for reply in replies]
+        return [
+            self.view(log, lo, hi, limit=limit, reverse=reverse, bodies=bodies) if view is None else view
+            for log, view in zip(logs, views, strict=True)
         ]
-        bodies = [body for reply in self._run(calls) for body in reply]
-        return None if None in bodies else bodies
+
+    def _whole(self, found: Sequence[tuple[Place, Any]], *, backwards: bool, bodies: bool) -> list[View | None]:
+        """Return what the script said of each log as a view, with the bodies of its chunks.
+
+        None where one of them is gone: it was replaced long ago, or its log was dropped.
+        """
+        names = [
+            [place.body(entry) for entry in reply[3]] if bodies and len(reply) > 3 else [] for place, reply in found
+        ]
+        fetched = iter(
+            self._run(
+                Call(place.slot, (b"MGET", *some[i : i + _BODIES_A_CALL]))
+                for (place, _), some in zip(found, names, strict=True)
+                for i in range(0, len(some), _BODIES_A_CALL)
+            )
+        )
+        views: list[View | None] = []
+        for (_, reply), some in zip(found, names, strict=True):
+            contents = [body for _ in range(0, len(some), _BODIES_A_CALL) for body in next(fetched)]
+            views.append(None if None in contents else _view(reply, contents, backwards=backwards))
+        return views
 
     def _now_ms(self, log: Log) -> int:
         seconds, micros = self._client.call(Call(self._place_of_log(log).slot, (b"TIME",)))
@@ -176,3 +201,50 @@ def fields(head: Head) -> tuple[bytes, bytes, int, bytes]:
 def _span(rows: Sequence[Row]) -> tuple[Position, Position]:
     positions = [(t, seq) for t, seq, _ in rows]
     return min(positions), max(positions)
+
+
+def _asking(
+    lo: Position,
+    hi: Position,
+    *,
+    limit: int | None,
+    reverse: bool,
+    rows: bool = True,
+    neighbours: bool = False,
+    from_checkpoint: Position | None = None,
+    unless_version: bytes | None = None,
+) -> Callable[[Place, Log], Call]:
+    """Return what asks the script for a view of a log."""
+    arguments = (
+        unless_version or b"",
+        pack_position(lo),
+        behind(hi),
+        b"" if limit is None else limit,
+        int(reverse),
+        int(rows),
+        int(neighbours),
+        b"" if from_checkpoint is None else behind(from_checkpoint),
+    )
+
+    def ask(place: Place, log: Log) -> Call:
+        keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
+        return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+
+    return ask
+
+
+def _view(reply: Any, bodies: Sequence[bytes], *, backwards: bool) -> View:
+    """Return what the script answered as a view; `bodies` are those of its chunks, or none."""
+    now_ms, stamps, *rest = reply
+    if stamps is None:
+        return View(now_ms, None)
+    head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
+    if not rest:
+        return View(now_ms, head)
+    members, entries, checkpoint = rest
+    rows = unpack_rows(members)
+    chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, bodies or [b""] * len(entries), strict=True)]
+    if backwards:
+        rows.reverse()
+        chunks.reverse()
+    return View(now_ms, head, rows, chunks, None if checkpoint is None else unpack_rows([checkpoint])[0])

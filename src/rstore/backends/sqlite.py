@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import Any, Final
@@ -18,6 +18,7 @@ from rstore.backends.base import (
     FIRST,
     LAST,
     Backend,
+    Chunk,
     Commit,
     Expected,
     Head,
@@ -28,11 +29,12 @@ from rstore.backends.base import (
     Page,
     Position,
     Row,
+    Snapshot,
     View,
     Write,
     version_of,
 )
-from rstore.backends.sqlite_file import SqliteFile, transaction
+from rstore.backends.sqlite_file import Pinned, SqliteFile, transaction
 from rstore.backends.sqlite_records import LIVE, NS, now_ms
 from rstore.errors import StoreNotAvailableError
 
@@ -274,6 +276,11 @@ class SqliteBackend(Backend):
 
         return self._file.read(work)
 
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
+        with self._file.pinned() as pinned:
+            yield _Snapshot(pinned, self._find, log, lo, hi)
+
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         place = self._namespace, birth, int(log.model), log.key, head.sealed
 
@@ -348,6 +355,37 @@ class SqliteBackend(Backend):
                         raise StoreNotAvailableError(f"{self._file.path!r} was replaced meanwhile; nothing was applied")
             except apsw.Error as error:
                 raise self._file.translated(error) from error
+
+
+class _Snapshot(Snapshot):
+    """A log in a transaction that only reads."""
+
+    def __init__(
+        self,
+        pinned: Pinned,
+        find: Callable[[apsw.Connection, Log], tuple[int, Head] | None],
+        log: Log,
+        lo: Position,
+        hi: Position,
+    ) -> None:
+        self._pinned = pinned
+        self._number = 0
+
+        def work(connection: apsw.Connection) -> View:
+            found = find(connection, log)
+            if found is None:
+                return View(now_ms(), None)
+            self._number, head = found
+            hot = logs.rows(connection, self._number, lo, hi, None, reverse=False)
+            chunks = logs.chunks(connection, self._number, lo, hi, None, reverse=False, bodies=False, neighbours=False)
+            return View(now_ms(), head, hot, chunks)
+
+        self.view = pinned.read(work)
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return self._pinned.read(
+            lambda connection: [logs.with_body(connection, self._number, chunk) for chunk in chunks]
+        )
 
 
 def _is_unused(connection: apsw.Connection) -> bool:

@@ -20,6 +20,7 @@ import apsw
 from rstore.backends.base import Options
 from rstore.backends.sqlite_format import is_fresh, lay_out
 from rstore.errors import (
+    ConflictError,
     CorruptionError,
     NotSupportedError,
     StoreBusyError,
@@ -33,8 +34,12 @@ T = TypeVar("T")
 
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
 _LOOK_EVERY_S: Final = 1.0
+_MOST_SPARE: Final = 2
 _CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
 _FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
+
+
+_OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
 
 
 class Link:
@@ -99,6 +104,28 @@ class _Local(local):
             links.add(self.link)
 
 
+class Pinned:
+    """A connection that reads from one moment, for one thread at a time."""
+
+    def __init__(self, file: SqliteFile, link: Link, connection: apsw.Connection) -> None:
+        self._file = file
+        self._link = link
+        self._connection = connection
+
+    def read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Return what `work` reads.
+
+        Raises `ConflictError` if the moment is lost.
+        """
+        with self._link.lock:
+            if self._link.connection is not self._connection:
+                raise ConflictError("the store was closed, discarded or forked while it was being read: read again")
+            try:
+                return work(self._connection)
+            except apsw.Error as error:
+                raise self._file.translated(error) from error
+
+
 class SqliteFile:
     """The connections of one open store to its file."""
 
@@ -110,6 +137,7 @@ class SqliteFile:
         self.path = path
         self._options = options
         self._links: WeakSet[Link] = WeakSet()
+        self._spare: list[Link] = []  # of those who read from one moment, for the next one
         self.local = _Local(self._links)
         self._closed = False
         with _gate:
@@ -163,14 +191,17 @@ class SqliteFile:
         The look comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
         """
-        link = self.local.link
+        link, suspicious = self.local.link, True
         while True:
             with link.lock:
                 connection = self.connection(link, create=create)
                 try:
                     result = work(connection)
                 except apsw.Error as error:
-                    if connection.in_transaction or not link.moved():
+                    # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
+                    # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
+                    mixed, suspicious = suspicious and isinstance(error, _OF_MIXED_FILES), False
+                    if connection.in_transaction or not (mixed or link.moved()):
                         raise self.translated(error) from error
                 else:
                     if connection.in_transaction or not link.moved():
@@ -182,6 +213,40 @@ class SqliteFile:
         if link.connection is None or (link.phantom and (create or os.path.exists(self.path))):
             return self._connect(link, writing=create)
         return link.connection
+
+    @contextmanager
+    def pinned(self) -> Generator[Pinned, None, None]:
+        """Keep what the file holds now, for reading on a connection of its own while this thread's one goes on.
+
+        The log cannot be moved into the file beyond this moment until it ends.
+        """
+        link = self._spare.pop() if self._spare else Link()
+        with _gate:
+            self._links.add(link)
+        try:
+            yield Pinned(self, link, self._begin(link))
+        finally:
+            with link.lock:
+                if link.connection is not None and link.connection.in_transaction:
+                    link.connection.execute("ROLLBACK")
+            if len(self._spare) < _MOST_SPARE:
+                self._spare.append(link)
+            else:
+                link.close()
+
+    def _begin(self, link: Link) -> apsw.Connection:
+        while True:
+            with link.lock:
+                connection = self._look(link)
+                if connection is not None:
+                    try:
+                        connection.execute("BEGIN; SELECT 1 FROM namespaces LIMIT 1").fetchall()  # which takes the lock
+                    except apsw.Error as error:
+                        if not link.moved():
+                            raise self.translated(error) from error
+                    else:
+                        return connection
+                link.close()
 
     def _look(self, link: Link) -> apsw.Connection | None:
         """Return the link's connection for reading, or None if it is seen now that the file is another one."""

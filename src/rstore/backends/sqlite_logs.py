@@ -89,6 +89,12 @@ def chunks(
     return chunks if limit is not None and not reverse else chunks[::-1]
 
 
+def with_body(connection: apsw.Connection, number: int, chunk: Chunk) -> Chunk:
+    """Return a chunk with its body."""
+    sql = "SELECT body FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?"
+    return chunk._replace(body=connection.execute(sql, (number, *chunk.first)).get)
+
+
 def _chunk(row: Any) -> Chunk:
     first_t, first_seq, last_t, last_seq, n, meta, body = row
     return Chunk((first_t, first_seq), (last_t, last_seq), n, meta, body or b"")

@@ -6,16 +6,19 @@ can be answered without unpacking them).
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import zstandard
 
 from rstore.backends.base import Position, Row
 from rstore.codec.columns import (
+    FLOATS,
     Blobs,
     Column,
     Int64s,
@@ -37,6 +40,7 @@ _header = struct.Struct(">BBIII")
 _MAX_META_VALUE: Final = 1024
 _HAS_VALUES: Final = 1
 _HAS_STATS: Final = 2
+_HAS_GAPS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +174,39 @@ def _unpack_chunk(body: bytes, n: int) -> Segment:
     return Segment(t, seq, unpack(Kind(kind), body[start + seq_size :], n))
 
 
-class Stats(NamedTuple):
-    """Of a chunk of numbers, all of them finite."""
+class Gaps(NamedTuple):
+    """The smallest and the largest distance between two points of a chunk that follow one another."""
 
+    least: int
+    most: int
+
+
+class Stats(NamedTuple):
+    """Of a chunk of numbers; what is not a number (NaN) is left out."""
+
+    n: int
     low: float
     high: float
     total: float
+    squares: float
+    """The sum of the squared distances from the mean."""
+    area: float
+    """The sum of each value times the time until the next point; NaN where a value is NaN."""
 
 
 class Meta(NamedTuple):
-    """What can be told of a chunk of points without unpacking it. Encoded values past 1 KiB are left out."""
+    """What can be told of a chunk of points without unpacking it."""
 
     first: bytes | None
     last: bytes | None
+    """Encoded values; None past 1 KiB."""
+    gaps: Gaps | None
     stats: Stats | None
+
+
+_gaps = struct.Struct(">QQ")
+_int_stats = struct.Struct(">I16s16s16sdd")
+_float_stats = struct.Struct(">Iddddd")
 
 
 def pack_meta(segment: Segment) -> bytes:
@@ -194,26 +217,58 @@ def pack_meta(segment: Segment) -> bytes:
     if len(first) <= _MAX_META_VALUE and len(last) <= _MAX_META_VALUE:
         flags |= _HAS_VALUES
         tail += len(first).to_bytes(2, "big") + first + len(last).to_bytes(2, "big") + last
-    if (stats := _stats(column)) is not None:
+    if len(segment) > 1:
+        flags |= _HAS_GAPS
+        tail += _gaps.pack(*gaps_of(segment.t))
+    if column.is_number and (stats := stats_of(segment.t, column.data)) is not None:
         flags |= _HAS_STATS
-        tail += stats
+        if column.data.dtype.kind == "f":
+            tail += _float_stats.pack(*stats)
+        else:
+            exact = (int(one).to_bytes(16, "big", signed=True) for one in stats[1:4])
+            tail += _int_stats.pack(stats.n, *exact, stats.squares, stats.area)
     return bytes((_FORMAT, column.kind, flags)) + tail
 
 
-def _stats(column: Column) -> bytes | None:
-    if column.kind is Kind.INT:
-        # Sixteen bytes hold the sum of 16,384 int64; summed in halves, since NumPy's own sum wraps around.
-        low, high = column.data & 0xFFFFFFFF, column.data >> 32
-        total = int(low.sum()) + (int(high.sum()) << 32)
-        return struct.pack(">qq", int(column.data.min()), int(column.data.max())) + total.to_bytes(
-            16, "big", signed=True
-        )
-    if column.kind is Kind.FLOAT and bool(np.isfinite(column.data).all()):
-        with np.errstate(over="ignore"):
-            total_f = float(column.data.sum())
-        if np.isfinite(total_f):
-            return struct.pack(">ddd", float(column.data.min()), float(column.data.max()), total_f)
-    return None
+def gaps_of(t: Int64s) -> Gaps:
+    """Return the smallest and the largest distance between neighbours of two timestamps or more."""
+    distances = np.diff(t.view(np.uint64))  # unsigned: between two int64 they need all 64 bits
+    return Gaps(int(distances.min()), int(distances.max()))
+
+
+def stats_of(t: Int64s, values: npt.NDArray[Any]) -> Stats | None:
+    """Return the statistics of an array of numbers or bools; None if there is none that is a number."""
+    if values.dtype.kind != "f":
+        total = exact_sum(values)
+        wide = values.astype(np.float64)
+        low, high = int(values.min()), int(values.max())
+        return Stats(len(values), low, high, total, *_moments(t, wide, total / len(values)))
+    present = values[~np.isnan(values)]
+    n = len(present)
+    if n == 0:
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        present = present.astype(np.float64, copy=False)
+        total_f = float(present.sum())
+        moments = _moments(t, present, total_f / n) if n == len(t) else (_squares(present, total_f / n), math.nan)
+        return Stats(n, float(present.min()), float(present.max()), total_f, *moments)
+
+
+def exact_sum(values: npt.NDArray[Any]) -> int:
+    """Return the sum of ints or bools; NumPy's own wraps around."""
+    if values.dtype.itemsize < 8:
+        return int(values.sum(dtype=np.int64))  # of at most 2**31 that have 32 bits
+    return int((values & 0xFFFFFFFF).sum()) + (int((values >> 32).sum()) << 32)
+
+
+def _moments(t: Int64s, values: npt.NDArray[np.float64], mean: float) -> tuple[float, float]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _squares(values, mean), float(np.dot(values[:-1], np.diff(t.view(np.uint64)).astype(np.float64)))
+
+
+def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
+    distances = values - mean
+    return float(np.dot(distances, distances))
 
 
 def unpack_meta(meta: bytes) -> Meta:
@@ -227,14 +282,18 @@ def unpack_meta(meta: bytes) -> Meta:
                 size = int.from_bytes(meta[at : at + 2], "big")
                 values[i] = meta[at + 2 : at + 2 + size]
                 at += 2 + size
-        stats: Stats | None = None
-        if flags & _HAS_STATS and kind is Kind.INT:
-            low, high = struct.unpack_from(">qq", meta, at)
-            stats = Stats(low, high, int.from_bytes(meta[at + 16 : at + 32], "big", signed=True))
+        gaps = stats = None
+        if flags & _HAS_GAPS:
+            gaps = Gaps(*_gaps.unpack_from(meta, at))
+            at += _gaps.size
+        if flags & _HAS_STATS and kind in FLOATS:
+            stats = Stats(*_float_stats.unpack_from(meta, at))
         elif flags & _HAS_STATS:
-            stats = Stats(*struct.unpack_from(">ddd", meta, at))
+            n, *exact, squares, area = _int_stats.unpack_from(meta, at)
+            low, high, total = (int.from_bytes(one, "big", signed=True) for one in exact)
+            stats = Stats(n, low, high, total, squares, area)
     except (IndexError, ValueError, struct.error) as error:
         raise CorruptionError("a chunk's meta cannot be unpacked") from error
     if version != _FORMAT:
         raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
-    return Meta(values[0], values[1], stats)
+    return Meta(values[0], values[1], gaps, stats)

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
+import numpy as np
+
 from rstore.errors import (
     CorruptionError,
     InvalidValueError,
@@ -30,6 +32,13 @@ INT: Final = 0x10
 FLOAT: Final = 0x11
 BOOL: Final = 0x12
 STR: Final = 0x13
+
+# The elements of arrays: the format that `struct` knows each by, little-endian.
+NUMBERS: Final = {
+    0x14: "b", 0x15: "h", 0x16: "i", 0x17: "B", 0x18: "H", 0x19: "I", 0x1A: "Q", 0x1B: "e", 0x1C: "f",
+}  # fmt: skip
+# … and for datetime64, stored as int64, the unit.
+DATES: Final = {0x30: "D", 0x31: "s", 0x32: "ms", 0x33: "us", 0x34: "ns"}
 
 _NAMES: Final = {
     PICKLE: "pickle",
@@ -269,6 +278,22 @@ def _load_str(body: bytes) -> str:
     return body.decode("utf-8", "surrogatepass")
 
 
+def _load_number(form: str) -> Callable[[bytes], Any]:
+    unpack, size = struct.Struct("<" + form).unpack, struct.calcsize(form)
+
+    def load(body: bytes) -> Any:
+        if len(body) != size:
+            raise CorruptionError("a stored number has the wrong size")
+        return unpack(body)[0]
+
+    return load
+
+
+def _load_date(unit: str) -> Callable[[bytes], Any]:
+    dtype = np.dtype(f"M8[{unit}]")
+    return lambda body: np.int64(_load_int(body)).view(dtype)
+
+
 _NATIVE_DUMPS: Final[dict[type, Callable[[Any], bytes | None]]] = {
     int: _dump_int,
     float: _dump_float,
@@ -280,4 +305,6 @@ _NATIVE_LOADS: Final[dict[int, Callable[[bytes], Any]]] = {
     FLOAT: _load_float,
     BOOL: _load_bool,
     STR: _load_str,
+    **{codec: _load_number(form) for codec, form in NUMBERS.items()},
+    **{codec: _load_date(unit) for codec, unit in DATES.items()},
 }

@@ -1,0 +1,66 @@
+"""Threads for work that leaves the interpreter free: compressing, unpacking and encrypting chunks."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_WORTH: Final = 4
+"""With fewer items, handing them to other threads takes longer than the work."""
+_MOST_THREADS: Final = 8
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield what `work` returns for each item, in order; several are worked on at once, a few ahead of the caller."""
+    threads = min(_MOST_THREADS, _cpus())
+    if threads == 1 or len(items) < _WORTH:
+        yield from map(work, items)
+        return
+    ahead: deque[Future[R]] = deque()
+    pool, i = _running(threads), 0
+    try:
+        while ahead or i < len(items):
+            while i < len(items) and len(ahead) <= 2 * threads:
+                ahead.append(_submit(pool, work, items[i]))
+                i += 1
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
+    try:
+        return pool.submit(work, item)
+    except RuntimeError:  # the interpreter is ending, and has closed the pool before it calls whoever registered
+        done: Future[R] = Future()
+        done.set_result(work(item))
+        return done
+
+
+def _running(threads: int) -> ThreadPoolExecutor:
+    global _pool  # noqa: PLW0603 - threads are the process's, not a store's
+    if _pool is None:
+        _pool = ThreadPoolExecutor(threads, thread_name_prefix="rstore")
+    return _pool
+
+
+def _forget() -> None:
+    global _pool  # noqa: PLW0603 - see above
+    _pool = None  # a child has none of its parent's threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

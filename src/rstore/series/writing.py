@@ -1,0 +1,47 @@
+"""How points get into a series where some of them may be there already."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+
+from rstore.codec.chunks import Segment, merge
+from rstore.codec.columns import Int64s
+from rstore.errors import InvalidValueError
+from rstore.log import Keep, Logs
+
+
+def check_keep(on_duplicate: Any) -> Keep:
+    """Return `on_duplicate` if it can be one."""
+    if on_duplicate not in get_args(Keep):
+        raise InvalidValueError(f"on_duplicate is 'last', 'first' or 'error', not {on_duplicate!r}")
+    known: Keep = on_duplicate
+    return known
+
+
+def put(logs: Logs, key: str, given: Segment, keep: Keep) -> None:
+    """Put points, in any order, into a series; of two at one timestamp `keep` says which stays.
+
+    Raises `StoreIntegrityError` if there are two, and `keep` is "error".
+    """
+    if not len(given):
+        return
+    batch = merge([given if keep == "last" else _reversed(given)])  # of equal timestamps, the last one stays
+    if keep == "last":
+        logs.put(key, batch)
+        return
+    if keep == "error" and len(batch) < len(given):
+        raise logs.taken(key, _repeated(given.t))
+    # What is there has to be read anyway, and a rewrite is what finds that somebody else was faster.
+    logs.rewrite(key, batch.position(0), batch.position(len(batch) - 1), add=batch, keep=keep)
+
+
+def _reversed(segment: Segment) -> Segment:
+    order = np.arange(len(segment) - 1, -1, -1)
+    return Segment(segment.t[::-1], None, segment.column.take(order))
+
+
+def _repeated(t: Int64s) -> int:
+    ordered = np.sort(t)
+    return int(ordered[1:][ordered[1:] == ordered[:-1]][0])
