@@ -21,7 +21,7 @@ from rstore.backends.base import (
     View,
 )
 from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_errors import LostReplyError
+from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import (
     Place,
     pack_position,
