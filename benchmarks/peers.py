@@ -15,6 +15,8 @@ from venv import EnvBuilder
 CACHE: Final = Path(__file__).parent / ".cache"
 FIRST_RELEASE: Final = "rlib-store 0.1"
 FIRST_RELEASE_REDIS: Final = "rlib-store 0.1 with redis-py 2.10.6"
+FIRST_RELEASE_SERVER: Final = "rlib-store 0.1, psycopg2"
+EVENTSOURCING: Final = "eventsourcing 9.5"
 DISKCACHE: Final = "diskcache 5.6.3"
 
 
@@ -32,6 +34,12 @@ def make_peers() -> dict[str, Path]:
         FIRST_RELEASE: _make("rlib-store", "rlib-store==0.1", f"cryptography=={version('cryptography')}"),
         FIRST_RELEASE_REDIS: _make(
             "rlib-store-redis", "rlib-store==0.1", "redis==2.10.6", f"cryptography=={version('cryptography')}"
+        ),
+        FIRST_RELEASE_SERVER: _make(
+            "rlib-store-server", "rlib-store==0.1", f"cryptography=={version('cryptography')}", "psycopg2-binary>=2.9"
+        ),
+        EVENTSOURCING: _make(
+            "eventsourcing", "eventsourcing[postgres]>=9.5,<9.6", f"psycopg[binary]=={version('psycopg')}"
         ),
         DISKCACHE: _make("diskcache", "diskcache==5.6.3"),
     }

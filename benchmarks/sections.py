@@ -5,14 +5,20 @@ Redis has a file of its own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from contest import Contestant, Results, compete
 from lab import KEY, KINDS, Lab, Section
-from peers import DISKCACHE, FIRST_RELEASE
+from peers import DISKCACHE, EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
 from redis_section import redis
 from table import Goal, Table, number, times
+
+# The tests know how to start a server.
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from postgresql import Server
 
 FULL: Final = {"durability": "full"}
 NORMAL: Final = {"durability": "normal"}
@@ -183,6 +189,90 @@ def floats(lab: Lab) -> Section:
     return Section([table])
 
 
+def postgres(lab: Lab) -> Section:
+    """Measure PostgreSQL, all on one server that is started for it."""
+    with Server(max_connections=100) as server:
+        return measure_server(server, lab)
+
+
+def measure_server(server: Server, lab: Lab) -> Section:
+    """Return what a server that runs has to say."""
+    dsn = server.dsn()
+
+    def task(name: str, library: str, n: int, **arguments: Any) -> dict[str, Any]:
+        return {"task": name, "library": library, "dsn": dsn, "n": lab.scaled(n), **arguments}
+
+    n, goals = lab.scaled(1_000_000), []
+    contestants: Rows = {}
+    for kind, key in KINDS.items():
+        if old := lab.peers.get(FIRST_RELEASE_SERVER):
+            # A tenth of the points, in a tenth of the time: with all of them it takes minutes.
+            arguments = task("speed", FIRST_RELEASE_SERVER, 100_000, key=key)
+            contestants[kind, FIRST_RELEASE_SERVER] = Contestant("server", arguments, old, rounds=1)
+        contestants[kind, "rstore"] = Contestant("server", task("speed", "rstore", 1_000_000, key=key))
+    speed = Table(
+        f"PostgreSQL: {n:,} points at once",
+        "values | library | extend, s | range, s | remove, s | total, s | points a second | faster",
+        "The speed test of rlib-store 0.1, which itself is given a tenth of the points.",
+    )
+    results = _compete(contestants, lab.rounds(3))
+    for (kind, library), result in results.items():
+        rate = (n if library == "rstore" else n / 10) / result["total"]
+        before = results.get((kind, FIRST_RELEASE_SERVER))
+        faster = rate / (n / 10 / before["total"]) if before else 0
+        steps = (f"{result[step]:.3f}" for step in ("extend", "range", "remove", "total"))
+        speed.rows.append([kind, library, *steps, number(rate), times(faster) if before else "-"])
+        if before and library == "rstore":
+            goals.append(Goal(f"PostgreSQL, {n:,} points, {kind}: total against {FIRST_RELEASE}", 200, faster))
+
+    base = {"calls": max(10, lab.scaled(2_000))}
+    bare = ("executemany", "unnest", "COPY")
+    rows = {
+        "rstore, plain": Contestant("server", task("pairs", "rstore", 20_000, **base)),
+        "rstore, encrypted": Contestant("server", task("pairs", "rstore", 20_000, key=KEY, **base)),
+    } | {f"bare psycopg, {way}": Contestant("server", task("pairs", way, 20_000, **base)) for way in bare}
+    pairs_ = Table(
+        "PostgreSQL: key/value pairs",
+        "library | set, µs p50 | get, µs p50 | set of all, a second | scan of all, a second",
+        "Dicts of about 100 bytes; `full` durability. Bare psycopg: one connection, one table, prepared statements, "
+        "binary results, pickles, and three ways to store many at once.",
+    )
+    found = compete(rows, lab.rounds(7))
+    for name, result in found.items():
+        pairs_.rows.append([name, *(number(result[one]) for one in ("set", "get", "update", "scan"))])
+    ours, theirs = found["rstore, plain"], [found[f"bare psycopg, {way}"] for way in bare]
+    for what, figure, limit in (("set", "set", 0.85), ("get", "get", 0.85)):
+        goals.append(Goal(f"PostgreSQL {what} against bare psycopg", limit, theirs[0].ratio(figure, ours)))
+    best = max(theirs, key=lambda one: one["update"])
+    goals.append(Goal("PostgreSQL update against the best of bare psycopg", 1, ours.ratio("update", best)))
+    goals.append(Goal("PostgreSQL scan against a bare SELECT", 0.8, ours.ratio("scan", theirs[0])))
+
+    contestants = {("rstore",): Contestant("server", task("apply", "rstore", 1_000, **base))}
+    if EVENTSOURCING in lab.peers:
+        arguments = task("apply", EVENTSOURCING, 1_000, **base)
+        contestants[EVENTSOURCING,] = Contestant("server", arguments, lab.peers[EVENTSOURCING])
+    changes = Table(
+        "PostgreSQL: one change of one of many sequences",
+        "library | apply, µs p50",
+        "A thousand accounts; each call loads one, changes its balance, and stores the change. `full` durability.",
+    )
+    results = _compete(contestants, lab.rounds(5))
+    changes.rows += [[name, number(result["apply"])] for (name,), result in results.items()]
+    if EVENTSOURCING in lab.peers:
+        ratio = results[EVENTSOURCING,].ratio("apply", results["rstore",])
+        goals.append(Goal("PostgreSQL apply against eventsourcing", 5, ratio))
+
+    sizes = [100, 1_000, 10_000]
+    grown = {f"{size:,}": Contestant("server", task("flat", "rstore", size, **base)) for size in sizes}
+    flat = Table(
+        "PostgreSQL: as data grows",
+        "changes | current, µs p50 | past, µs p50 | last of 100 times as many points, µs p50",
+    )
+    for name, result in compete(grown, lab.rounds(3)).items():
+        flat.rows.append([name, *(number(result[one]) for one in ("current", "past", "last"))])
+    return Section([speed, pairs_, changes, flat], goals)
+
+
 def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
     """Return the results of contestants by the first cells of their rows."""
     results = compete({", ".join(row): one for row, one in contestants.items()}, rounds)
@@ -190,5 +280,5 @@ def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
-    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, redis)
+    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, postgres, redis)
 }

@@ -24,6 +24,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "floats": {"n": 5000, "calls": 3, **NEW},
     "keys": {"n": 100, "calls": 10},
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
+    "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
     "singles": {"calls": 20, **NEW},
     "redis_keys": {"n": 100, "calls": 10, **REDIS},
     "redis_pairs": {"n": 100, "calls": 20, "library": "rstore", **REDIS},
@@ -34,10 +35,18 @@ KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_programs_measure(name: str, key: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_measure(
+    name: str,
+    key: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """Each program also compares what it reads with what it wrote, and ends if that differs."""
     monkeypatch.syspath_prepend(BENCHMARKS / "programs")
     arguments = PROGRAMS[name] | ({} if name == "keys" else {"key": key})
+    if name == "server":
+        arguments["dsn"] = request.getfixturevalue("postgresql_dsn")
     repetitions: Iterator[dict[str, float]] = import_module(name).measure(tmp_path, **arguments)
     for figures in islice(repetitions, 2):
         assert figures

@@ -24,31 +24,32 @@ class TestSqlite(StoreSuite):
         return f"sqlite://{tmp_path}/store.db"
 
 
-class TestPostgresql(StoreSuite):
+class ServerSuite(StoreSuite):
+    """On a server: with pickles only, since the other serializers are far above what differs there."""
+
     local_clock = False
 
+    @pytest.fixture(params=PICKLED, ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        """Return how the test keeps its values."""
+        flavour: Flavour = request.param
+        return flavour
+
+
+class TestPostgresql(ServerSuite):
     @pytest.fixture
     def dsn(self, postgresql_dsn: str) -> str:
         return postgresql_dsn
 
 
-class TestRedis(StoreSuite):
-    local_clock = False
-
+class TestRedis(ServerSuite):
     @pytest.fixture
     def dsn(self, redis_dsn: str) -> str:
         return redis_dsn
 
 
-class TestRedisCluster(StoreSuite):
-    local_clock = False
+class TestRedisCluster(ServerSuite):
     across_keys = False
-
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values: the serializers are above what differs from a single server."""
-        flavour: Flavour = request.param
-        return flavour
 
     @pytest.fixture
     def dsn(self, redis_cluster_dsn: str) -> str:

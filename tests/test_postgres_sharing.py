@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
+import time
 from contextlib import ExitStack
 from functools import partial
 
@@ -256,3 +258,11 @@ def test_closing_while_others_use_it(postgresql: Server, dsn: str) -> None:
     assert ended == [StoreClosedError] * 4
     while postgresql.sessions():
         pass
+
+
+def test_a_store_that_nobody_closed_ends_its_sessions(postgresql: Server, dsn: str) -> None:
+    Store(dsn, frozen=False).open().set("k", 1)
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while postgresql.sessions():
+        assert time.monotonic() < deadline

@@ -16,7 +16,7 @@ from math import ceil
 from threading import Condition, local
 from time import monotonic
 from typing import Any, Final, TypeAlias
-from weakref import WeakSet
+from weakref import WeakSet, finalize
 
 import psycopg
 
@@ -80,6 +80,8 @@ class Connections:
         self._idle: deque[Link] = deque()  # the one used last is taken first
         self._links: set[Link] = set()  # all that are open
         self._free = self.place.pool  # how many more may be
+        # A store that nobody closed says farewell to its server when it is thrown away, and at the end of the process.
+        self._farewell = finalize(self, _close_all, self._links)
         self._bound = local()  # `link`, where a transaction of this thread is open
 
     def set_up(self) -> None:
@@ -114,6 +116,7 @@ class Connections:
         for link in self._links:
             link.abandon()
         # Kept for good: nothing may ever be said on them, not even farewell.
+        self._farewell.detach()
         _abandoned.extend(self._links)
         self._begin_anew()
 
@@ -397,6 +400,11 @@ class Connections:
 
 _everything: WeakSet[Connections] = WeakSet()
 _abandoned: list[Link] = []
+
+
+def _close_all(links: set[Link]) -> None:
+    for link in links:
+        link.close()
 
 
 def _after_fork_in_child() -> None:

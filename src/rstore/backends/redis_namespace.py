@@ -28,7 +28,7 @@ _COLLECT: Final = Script("collect")
 
 TOMBSTONE_MS: Final = 3_600_000
 """How long a tombstone stays: longer than anybody can be on the way who saw the namespace alive."""
-GARBAGE_A_STEP: Final = 1000
+GARBAGE_A_STEP: Final = 250
 """How many keys one script deletes: about 2 ms of the server's time."""
 _OLDEST_SERVER: Final = (6, 2)
 

@@ -50,9 +50,9 @@ class Columns(Points):
         [(10, 0.5), (20, 0.75)]
         """
         session = self._writer
-        key, keep = check_key(key), check_keep(on_duplicate)
+        logs, key, keep = session.series, check_key(key), check_keep(on_duplicate)
         segment = _segment(session, key, timestamps, values, unit)
-        put(session.series, key, segment, keep)
+        put(logs, key, segment, keep)
         return len(segment)
 
     def extend_frame(
@@ -78,7 +78,7 @@ class Columns(Points):
         {'air.low': [(2, 0.7)], 'air.high': [(2, 1.8)]}
         """
         session = self._writer
-        keep = check_keep(on_duplicate)
+        logs, keep = session.series, check_keep(on_duplicate)
         columns, index = _columns_of(frame)
         if isinstance(timestamps, str):
             if timestamps not in columns:
@@ -93,7 +93,7 @@ class Columns(Points):
             for name, column in columns.items()
         }
         for key, segment in segments.items():
-            put(session.series, key, segment, keep)
+            put(logs, key, segment, keep)
         return len(segments)
 
     def range_columns(self, key: str, start: int | None = None, end: int | None = None) -> Arrays:

@@ -74,16 +74,17 @@ class Points(Verbs):
         (99, 9801)
         """
         session = self._writer
+        logs = session.series  # which a frozen store refuses, before the points are asked for
         key, keep = check_key(key), check_keep(on_duplicate)
         timestamps, values = _split(points)
         if len(timestamps) >= DIRECT_ROWS or keep != "last":
-            put(session.series, key, _segment(session, key, timestamps, values), keep)
+            put(logs, key, _segment(session, key, timestamps, values), keep)
             return len(timestamps)
         with session.naming(f"a value for the series {key!r}"):
             # Later points win: a dict keeps the last value of a timestamp.
             encoded = dict(zip(timestamps, map(session.codec.encode, values), strict=True))
         if encoded:
-            session.series.append(key, [(t, 0, body) for t, body in encoded.items()])
+            logs.append(key, [(t, 0, body) for t, body in encoded.items()])
         return len(timestamps)
 
     def replace_range(self, key: str, points: Iterable[Point], start: int | None = None, end: int | None = None) -> int:
@@ -101,7 +102,7 @@ class Points(Verbs):
         [(1, 'a'), (2, 'B')]
         """
         session = self._writer
-        key = check_key(key)
+        logs, key = session.series, check_key(key)
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
         timestamps, values = _split(points)
         if lo > hi:
@@ -109,7 +110,7 @@ class Points(Verbs):
         if timestamps and not lo <= min(timestamps) <= max(timestamps) <= hi:
             raise InvalidValueError(f"a point lies outside of the range from {lo} to {hi}; nothing was stored")
         batch = merge([_segment(session, key, timestamps, values)]) if timestamps else None
-        session.series.rewrite(key, (lo, 0), (hi, 0), add=batch, remove=True)
+        logs.rewrite(key, (lo, 0), (hi, 0), add=batch, remove=True)
         return len(timestamps)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
