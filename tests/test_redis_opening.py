@@ -57,13 +57,15 @@ def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database
         "redis://secret@host", "redis://host:port", "redis://host:123456", "redis://host/db", "redis://host:1/0?what=1",
         "redis://host?db=x", "redis://host?buckets=3", "redis://host?wait_replicas=-1", "redis://a b:c",
         "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
-        "redis://host?ssl_ca_certs=x",
+        "redis://host?ssl_ca_certs=x", "redis://user:a?secret@host", "redis://host?buckets=secret",
     ],
 )  # fmt: skip
 def test_what_is_no_dsn_is_refused(dsn: str) -> None:
     with pytest.raises(InvalidArgumentError) as refused, Store(dsn, frozen=False):
         pass
     assert "secret" not in str(refused.value)
+    if "@" in dsn:
+        assert "secret" not in repr(Store(dsn))
 
 
 def test_a_server_that_is_not_there(server: Server) -> None:

@@ -32,7 +32,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
-_credentials = re.compile(r"//[^?]*@")  # up to the last @: a password may hold one, and a slash
+_credentials = re.compile(r"//.*@")  # up to the last @: a password may hold one, a slash, or a ? that should be %3F
 _passwords = re.compile(r"([?&][^=&]*password=)[^&]*")
 
 

@@ -30,6 +30,7 @@ from rstore.backends.redis_layout import (
     unpack_rows,
 )
 from rstore.backends.redis_namespace import RedisNamespace
+from rstore.errors import CorruptionError
 
 _APPEND: Final = Script("append")
 _HOT: Final = Script("hot")
@@ -92,6 +93,7 @@ class RedisLogs(RedisNamespace):
             places.append(place)
             return ask(place, log)
 
+        epoch = None
         while True:
             found = self._read(lambda: self._place_of_log(log), call, None)
             if found is None:
@@ -99,6 +101,10 @@ class RedisLogs(RedisNamespace):
             [view] = self._whole([(places[-1], found)], backwards=reverse and limit is not None, bodies=bodies)
             if view is not None:
                 return view
+            # The body of a chunk is gone. It was replaced, and then the epoch is another; or the server evicted it.
+            if found[1][0] == epoch:
+                raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._name!r} is missing")
+            epoch = found[1][0]
 
     def views(
         self,

@@ -20,6 +20,8 @@ from rstore.errors import StoreClosedError
 # Not the method of a connection: it tries other ways first. hiredis says that it takes tuples of one.
 pack_command: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 _SHORTEST_TIMEOUT_S: Final = 1.0
+_CONNECT_S: Final = 5.0
+"""In a cluster, so long a machine is waited for that may be gone: a replica stands in for it meanwhile."""
 _FRESH_S: Final = 0.0002
 """A connection that was in use so shortly before is not looked at: in a loop that writes, it would take a tenth."""
 
@@ -53,7 +55,8 @@ def connector(target: Target, timeout_s: float) -> Callable[[Address | None], Co
         "db": target.database,
         "protocol": 2,
         "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.cluster else timeout_s,
+        "driver_info": None,  # what a connection would say of itself first costs two replies, and a millisecond here
     }
 
     def make(address: Address | None) -> Connection:
