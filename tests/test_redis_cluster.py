@@ -307,22 +307,33 @@ def test_a_cluster_that_is_down_is_not_available(tmp_path: Path) -> None:
         cluster.kill()
 
 
-def test_a_namespace_of_one_server_is_found_in_its_buckets(redis_dsn: str, redis_server: Server) -> None:
+@pytest.mark.parametrize("buckets", [(256, 1), (1, 256), (4, 16)])
+def test_a_namespace_is_found_in_its_buckets(redis_dsn: str, redis_server: Server, buckets: tuple[int, int]) -> None:
     """One that was laid out in other buckets is used as it is, also where it is made anew under one's hands."""
     found: list[Any] = []
-    with Store(f"{redis_dsn}?buckets=256", frozen=False) as many, Store(redis_dsn, frozen=False) as one:
+    first, second = (f"{redis_dsn}?buckets={n}" for n in buckets)
+    with Store(first, frozen=False) as many, Store(second, frozen=False) as one:
         many.update({f"{i}": i for i in range(50)})
         found.append(one.find() == many.find())
         one.discard()
         one.update({f"{i}": -i for i in range(50)})
         found.append(one.find() == many.find() and len(many) == 50)
         one.discard()
-        with Store(redis_dsn, "other", frozen=False) as other:
+        with Store(second, "other", frozen=False) as other:
             other["k"] = 1
-        with Store(redis_dsn, frozen=False) as again:
+        with Store(second, frozen=False) as again:
             again.update({f"{i}": 2 * i for i in range(50)})
+            found.append(len(many) == 50)
             again.extend("s", (1, 1))
             found.append([many.get(f"{i}") for i in range(50)] == [2 * i for i in range(50)])
             found.append(many.range("s") == [(1, 1)])
-    assert found == [True] * 4
+        one.discard()
+        one.update({f"{i}": i for i in range(50)})
+        found.append(many.delete(*(f"{i}" for i in range(40))) == 40)
+        found.append(len(one) == 10)
+        one.discard()
+        one.set("k", 1)
+        many.clear()
+        found.append(one.keys() == [])
+    assert found == [True] * 8
     assert redis_server.do("DBSIZE") > 0

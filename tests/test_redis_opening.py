@@ -55,9 +55,9 @@ def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database
     "dsn",
     [
         "redis://secret@host", "redis://host:port", "redis://host:123456", "redis://host/db", "redis://host:1/0?what=1",
-        "redis://host?db=x", "redis://host?buckets=3", "redis://host?wait_replicas=-1", "redis://a b:c",
+        "redis://host?db=x", "redis://host?buckets=3", "redis://host?buckets=512", "redis://a b:c",
         "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
-        "redis://host?ssl_ca_certs=x", "redis://user:a?secret@host", "redis://host?buckets=secret",
+        "redis://host?ssl_ca_certs=x", "redis://host?wait_replicas=-1", "redis://user:a?secret@host", "redis://host?buckets=secret",
     ],
 )  # fmt: skip
 def test_what_is_no_dsn_is_refused(dsn: str) -> None:

@@ -17,6 +17,7 @@ Address = tuple[str, int]
 
 _DEFAULT_PORT: Final = 6379
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(\d{1,5}))?")
+_BUCKETS: Final = tuple(f"{1 << power}" for power in range(9))
 _TLS: Final = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 
 
@@ -65,8 +66,8 @@ def parse(rest: str, *, cluster: bool, tls: bool) -> Target:
         raise InvalidValueError("a Unix socket has neither TLS nor a cluster behind it: redis:///path/of/socket")
     if cluster and int(_number(database, "database")):
         raise InvalidValueError("a Redis Cluster has database 0 only")
-    if buckets not in ("1", "256"):
-        raise InvalidValueError("the buckets of a Redis DSN are 1 or 256")
+    if buckets not in _BUCKETS:
+        raise InvalidValueError(f"the buckets of a Redis DSN are one of {', '.join(_BUCKETS)}")
     named = {"username": unquote(user), "password": unquote(password)} if at else {}
     return Target(
         addresses=() if socket else tuple(_address(host) for host in hosts.split(",")),

@@ -18,7 +18,15 @@ from rstore.backends.base import Backend, Log, NamespaceGone, Options
 from rstore.backends.redis_client import Call, Client, Script
 from rstore.backends.redis_dsn import Target
 from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import BIRTH_BYTES, GENERATION_BYTES, Place, make_place, registry_key, slot_of
+from rstore.backends.redis_layout import (
+    BIRTH_BYTES,
+    GENERATION_BYTES,
+    Place,
+    make_place,
+    make_places,
+    registry_key,
+    slot_of,
+)
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
@@ -59,7 +67,7 @@ class RedisNamespace(Backend):
         self._created = b""  # the birth that `create` returned last
         # Replaced as a whole or one by one, never changed: a thread that has taken a place finds out by its marker
         # that it is out of date.
-        self._places = [make_place(bucket, self._namespace, None) for bucket in range(target.buckets)]
+        self._places = make_places(target.buckets, self._namespace)
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -122,14 +130,14 @@ class RedisNamespace(Backend):
     def _lay_out(self, birth: bytes) -> None:
         buckets = 1 << birth[-1]
         if len(self._places) != buckets:
-            self._places = [make_place(bucket, self._namespace, None) for bucket in range(buckets)]
+            self._places = make_places(buckets, self._namespace)
 
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
         # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
         # data: what they say is taken up again. Where there is a tombstone, nothing was lost.
         marker = self._client.call(Call(self._places[0].slot, (b"GET", self._places[0].marker_key)))
-        lost = make_place(0, self._namespace, marker).birth
+        lost = make_place(0, 0, self._namespace, marker).birth  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
         call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
         birth = bytes(self._client.call(call))
@@ -144,9 +152,7 @@ class RedisNamespace(Backend):
             _RAISE.on(place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True)
             for place in places
         )
-        self._places = [
-            make_place(place.bucket, self._namespace, marker) for place, marker in zip(places, markers, strict=True)
-        ]
+        self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
         if not all(_is_of(marker, birth) for marker in markers):
             return False
         with suppress(StoreError):  # it only saves the next one this work
@@ -232,10 +238,18 @@ class RedisNamespace(Backend):
         return self._adopt(place, marker)
 
     def _adopt(self, place: Place, marker: bytes | None) -> Place:
-        fresh = make_place(place.bucket, self._namespace, marker)
+        fresh = self._with_marker(place, marker)
         places = self._places
-        if place.bucket < len(places):
+        # Otherwise the namespace was laid out anew meanwhile, in another number of buckets.
+        if place.bucket < len(places) and places[place.bucket].tag == place.tag:
             places[place.bucket] = fresh
+        return fresh
+
+    def _with_marker(self, place: Place, marker: bytes | None) -> Place:
+        fresh = make_place(place.bucket, place.tag, self._namespace, marker)
+        if fresh.birth and 1 << fresh.birth[-1] != len(self._places):
+            # Of a namespace in another number of buckets, which share their tags: whoever looks it up lays it out anew.
+            return fresh._replace(birth=b"", batch=b"")
         return fresh
 
     @contextmanager

@@ -181,14 +181,23 @@ class RedisRecords(RedisBatches):
         )
 
     def _delete_bucket(self, names: Sequence[bytes]) -> int:
+        buckets = len(self._places)
+
         def call(place: Place) -> Call:
+            if len(self._places) != buckets:
+                raise Signal("REGROUP")
             self._fold(place)
             return _deleting(place, names)
 
-        return int(self._read(lambda: self._place_of(names[0]), call, 0))
+        try:
+            return int(self._read(lambda: self._place_of(names[0]), call, 0))
+        except Signal:  # the namespace was made anew, and these are not in one bucket any more
+            return self.delete([name.decode() for name in names])
 
     def clear(self) -> None:
         self._refresh_all()
+        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+            self._refresh_all()
         todo = [place for place in self._places if place.birth]
         outcomes: list[Any] = []
         cleared: list[Place] = []
@@ -295,7 +304,7 @@ class RedisRecords(RedisBatches):
         found: list[tuple[bytes, bytes]] = []
         for page in pages:
             found += ((key, b"") for key in page[1:]) if keys_only else zip(page[1::2], page[2::2], strict=True)
-        if buckets > 1:
+        if len(pages) > 1:
             found.sort(reverse=reverse)
             if edge is not None:
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
