@@ -28,7 +28,6 @@ class ServerSuite(StoreSuite):
     """On a server: with pickles only, since the other serializers are far above what differs there."""
 
     local_clock = False
-    many_changes = 2_500
 
     @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:

@@ -68,9 +68,6 @@ class Suite:
     across_keys: ClassVar[bool] = True
     """Whether one call on several series or sequences is done to all of them or to none."""
 
-    many_changes: ClassVar[int] = 17_500
-    """So many single changes make a long event sequence; fewer where each is a round trip."""
-
     @pytest.fixture
     def dsn(self) -> str:
         """Return the DSN of a store that does not exist yet."""
