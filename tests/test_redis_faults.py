@@ -275,6 +275,20 @@ def test_a_namespace_of_many_keys_is_discarded_without_stalling_the_server(serve
     assert sum(us > 50_000 for us in taken_us) <= len(taken_us) // 100
 
 
+def test_a_batch_that_falls_thinly_into_a_long_series_is_no_long_script(server: Server) -> None:
+    points = dict.fromkeys(range(0, 300_000, 2), 0.5)
+    with Store(server.dsn, frozen=False) as store:
+        store.extend_many("s", points.items())
+        for step in (80, 150):
+            some = dict.fromkeys(range(0, 300_000, step), float(step))
+            points |= some
+            store.extend_many("s", some.items())
+            assert len(store.range("s")) == len(points)
+            hot = sum(server.do("ZCARD", name) for name in server.do("KEYS", "rs{*}r*"))
+            assert hot <= 2000
+        assert store.range("s") == sorted(points.items())
+
+
 def test_a_name_that_leads_to_another_server_is_followed(server: Server, tmp_path: Path) -> None:
     """Its old server has become a replica: whoever stayed connected to it would be refused for ever."""
     with (

@@ -27,6 +27,7 @@ from rstore.backends.base import (
     Page,
     Position,
     Row,
+    Snapshot,
     View,
     Write,
     version_of,
@@ -43,6 +44,7 @@ from rstore.backends.postgres_logs import (
     columns_of_head,
     plan,
 )
+from rstore.backends.postgres_snapshot import snapshot
 from rstore.backends.postgres_sql import LogSql, RecordSql
 from rstore.backends.postgres_view import view_of, view_query
 from rstore.errors import StoreNotAvailableError
@@ -234,7 +236,7 @@ class PostgresBackend(Backend):
             checkpoint=from_checkpoint is not None,
             unless=unless_version is not None,
         )
-        asked = [*self._named(log), *map(int8, (*lo, *hi))]
+        asked: list[bytes | None] = self._between(log, lo, hi)
         if limit is not None:
             asked.append(int8(limit))
         if from_checkpoint is not None:
@@ -243,6 +245,16 @@ class PostgresBackend(Backend):
             asked.append(unless_version)
         (found,) = self._connections.read((query, asked))
         return view_of(found)
+
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> AbstractContextManager[Snapshot]:
+        query = view_query(
+            self._place.schema, limited=False, reverse=False, rows=True, bodies=False, neighbours=False,
+            checkpoint=False, unless=False,
+        )  # fmt: skip
+        return snapshot(self._connections, (query, self._between(log, lo, hi)), self._logs.bodies, self._named(log))
+
+    def _between(self, log: Log, lo: Position, hi: Position) -> list[bytes | None]:
+        return [*self._named(log), *map(int8, (*lo, *hi))]
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)

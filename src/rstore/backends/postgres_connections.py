@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from threading import Condition, local
 from time import monotonic
@@ -31,9 +32,10 @@ from rstore.backends.postgres_errors import (
     translated,
     unreachable,
 )
-from rstore.backends.postgres_link import Call, Failed, Link, Lost, Results, Silent, Statement
+from rstore.backends.postgres_link import Call, Failed, Link, Lost, Result, Results, Silent, Statement
 from rstore.backends.postgres_schema import BEGIN, COMMIT, check_layout
 from rstore.errors import (
+    ConflictError,
     OutcomeUnknownError,
     StoreBusyError,
     StoreClosedError,
@@ -45,11 +47,14 @@ Look: TypeAlias = Callable[[], bool | None]
 """Reads back what a write was to leave behind: True, it is there; False, it is not and may be sent again, since it can
 happen only once; None, that cannot be told."""
 
+Ask: TypeAlias = Callable[[Call], Result]
+
 _RETRIES: Final = 10
 _LOOKS: Final = 6
 _IDLE_S: Final = 300.0
 _STALL_S: Final = 60.0
 _BEGIN_READ: Final = (Statement("BEGIN READ ONLY"), ())
+_BEGIN_MOMENT: Final = (Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"), ())
 _ROLLBACK: Final = (Statement("ROLLBACK"), ())
 _XID: Final = (Statement("SELECT pg_current_xact_id()::text"), ())
 _STATUS: Final = Statement("SELECT pg_xact_status($1::text::xid8)")
@@ -161,6 +166,46 @@ class Connections:
                 # the second copy came too late.
                 return None if first is not None and look() else results
         raise StoreNotAvailableError(f"{self.place.show}: the connection was lost again and again; nothing was applied")
+
+    @contextmanager
+    def moment(self, first: Call) -> Generator[tuple[Result, Ask]]:
+        """Return what a first query finds, and what asks more of that moment; it has a connection to itself.
+
+        One thread at a time may ask.
+        """
+        link = self._take()
+        try:
+            for tries in range(_RETRIES):
+                try:
+                    _, found = self._on(link, [_BEGIN_MOMENT, first])
+                    break
+                except Failed as failure:
+                    if tries == _RETRIES - 1 or not self._again(failure, tries):
+                        raise translated(failure.error, self.place.show) from failure.error
+                except Lost as lost:
+                    if tries or isinstance(lost, Silent):
+                        raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
+                self._undo(link)
+                self._give_back(link)
+                link = self._take()
+            else:
+                raise AssertionError("the last try breaks or raises")
+            yield found, partial(self._ask, link)
+        finally:
+            self._undo(link)
+            self._give_back(link)
+
+    def _ask(self, link: Link, call: Call) -> Result:
+        if self._closed or link not in self._links:
+            raise ConflictError("the store was closed, or the process forked, while it was being read: read again")
+        try:
+            return self._on(link, [call])[0]
+        except Failed as failure:
+            raise translated(failure.error, self.place.show) from failure.error
+        except Lost as lost:
+            raise ConflictError(
+                f"{self.place.show}: the connection was lost while a log was being read: read again"
+            ) from lost.__cause__
 
     @contextmanager
     def transaction(self, *first: Call) -> Generator[None]:

@@ -35,6 +35,7 @@ class Statement:
         self.name = b"rstore_" + sha256(self.sql).hexdigest()[:24].encode()
 
 
+Result: TypeAlias = "pq.abc.PGresult"
 Results: TypeAlias = "list[pq.abc.PGresult]"
 Call: TypeAlias = tuple[Statement, Sequence[bytes | None]]
 

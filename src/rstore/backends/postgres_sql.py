@@ -134,6 +134,13 @@ SELECT epoch, version, sealed, facts FROM {s}.logs WHERE ns = {ns} AND model = $
         self.hot = Statement(f"""
 SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint
 FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
+        # The bodies of some chunks, in their order.
+        self.bodies = Statement(f"""
+SELECT body FROM {s}.chunks
+WHERE ns = {ns} AND model = $2 AND key = $3
+  AND ((first_t, first_seq) IN (SELECT * FROM unnest($4::bigint[], $5::int[]))) IS TRUE
+  AND (first_t, first_seq) BETWEEN (($4::bigint[])[1], ($5::int[])[1]) AND ($6::bigint, $7::int)
+ORDER BY first_t, first_seq""")
         self.hold = Statement(f"""
 SELECT FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
 

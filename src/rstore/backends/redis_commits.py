@@ -43,7 +43,7 @@ _RELEASE: Final = Script("release")
 
 STAGED_MS: Final = 600_000
 """How long the body of a chunk waits for the commit that keeps it."""
-REPLACED_MS: Final = 60_000
+REPLACED_MS: Final = 600_000
 """How long the body of a replaced chunk stays, for readers that have read the index already."""
 LEASE_MS: Final = 30_000
 """How long a lease lasts at most. Whoever holds it longer commits all the same, if nobody else has meanwhile."""

@@ -6,18 +6,22 @@ member. Beside a hash of the bodies, which would have to be compared by hand, it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
 from rstore.backends.base import (
     FIRST,
     LAST,
+    Chunk,
     Head,
+    HeldSnapshot,
     Log,
     Model,
     Position,
     Row,
+    Snapshot,
     View,
 )
 from rstore.backends.redis_client import Call, Script
@@ -30,7 +34,7 @@ from rstore.backends.redis_layout import (
     unpack_rows,
 )
 from rstore.backends.redis_namespace import RedisNamespace
-from rstore.errors import CorruptionError
+from rstore.errors import ConflictError, CorruptionError, StoreClosedError
 
 _APPEND: Final = Script("append")
 _HOT: Final = Script("hot")
@@ -43,6 +47,8 @@ _KEYS_A_CALL: Final = 20_000
 
 class RedisLogs(RedisNamespace):
     """The logs of a namespace."""
+
+    most_rows = 2000  # 2 ms of the server's only thread
 
     def logs(self, model: Model) -> list[str]:
         def call(place: Place, begin: bytes = b"-") -> Call:
@@ -87,24 +93,40 @@ class RedisLogs(RedisNamespace):
             from_checkpoint=from_checkpoint,
             unless_version=unless_version,
         )
+        epoch = None
+        while True:
+            looked = self._look(log, ask)
+            if looked is None:
+                return View(self._now_ms(log), None)
+            [view] = self._whole([looked], backwards=reverse and limit is not None, bodies=bodies)
+            if view is not None:
+                return view
+            # The body of a chunk is gone. It was replaced, and then the epoch is another; or the server evicted it.
+            stamps = looked[1][1]
+            if stamps[0] == epoch:
+                raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._name!r} is missing")
+            epoch = stamps[0]
+
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
+        looked = self._look(log, _asking(lo, hi))
+        if looked is None:
+            yield HeldSnapshot(View(self._now_ms(log), None))
+        else:
+            place, found = looked
+            entries = found[3] if len(found) > 3 else []
+            yield _Snapshot(_view(found, (), backwards=False), entries, partial(self._bodies, place))
+
+    def _look(self, log: Log, ask: Callable[[Place, Log], Call]) -> tuple[Place, Any] | None:
+        """Return what the script said of a log, and where that was; None if there is no namespace."""
         places: list[Place] = []
 
         def call(place: Place) -> Call:
             places.append(place)
             return ask(place, log)
 
-        epoch = None
-        while True:
-            found = self._read(lambda: self._place_of_log(log), call, None)
-            if found is None:
-                return View(self._now_ms(log), None)
-            [view] = self._whole([(places[-1], found)], backwards=reverse and limit is not None, bodies=bodies)
-            if view is not None:
-                return view
-            # The body of a chunk is gone. It was replaced, and then the epoch is another; or the server evicted it.
-            if found[1][0] == epoch:
-                raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._name!r} is missing")
-            epoch = found[1][0]
+        found = self._read(lambda: self._place_of_log(log), call, None)
+        return None if found is None else (places[-1], found)
 
     def views(
         self,
@@ -153,6 +175,15 @@ class RedisLogs(RedisNamespace):
             views.append(None if None in contents else _view(reply, contents, backwards=backwards))
         return views
 
+    def _bodies(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
+        """Return the bodies of chunks; None if one of them is gone: replaced long ago, or dropped with its log."""
+        names = [place.body(entry) for entry in entries]
+        calls = [
+            Call(place.slot, (b"MGET", *names[i : i + _BODIES_A_CALL])) for i in range(0, len(names), _BODIES_A_CALL)
+        ]
+        bodies = [body for reply in self._run(calls) for body in reply]
+        return None if None in bodies else bodies
+
     def _now_ms(self, log: Log) -> int:
         seconds, micros = self._client.call(Call(self._place_of_log(log).slot, (b"TIME",)))
         return int(seconds) * 1000 + int(micros) // 1000
@@ -194,6 +225,26 @@ class RedisLogs(RedisNamespace):
             raise self._unknown(f"{len(rows)} rows of {log.key!r} were written", lost) from lost.__cause__
 
 
+class _Snapshot(Snapshot):
+    """The index of a log at one moment; the bodies that it names stay for a while after they were replaced."""
+
+    def __init__(
+        self, view: View, entries: Sequence[bytes], fetch: Callable[[Sequence[bytes]], list[bytes] | None]
+    ) -> None:
+        self.view = view
+        self._entries = {chunk.first: entry for chunk, entry in zip(view.chunks, entries, strict=True)}
+        self._fetch = fetch
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        try:
+            bodies = self._fetch([self._entries[chunk.first] for chunk in chunks])
+        except StoreClosedError as error:
+            raise ConflictError("the store was closed while it was being read: read again") from error
+        if bodies is None:
+            raise ConflictError("what is being read was replaced some time ago, or discarded: read again")
+        return [chunk._replace(body=body) for chunk, body in zip(chunks, bodies, strict=True)]
+
+
 def behind(position: Position) -> bytes:
     """Return the position behind another."""
     return pack_position((position[0], position[1] + 1))
@@ -213,8 +264,8 @@ def _asking(
     lo: Position,
     hi: Position,
     *,
-    limit: int | None,
-    reverse: bool,
+    limit: int | None = None,
+    reverse: bool = False,
     rows: bool = True,
     neighbours: bool = False,
     from_checkpoint: Position | None = None,

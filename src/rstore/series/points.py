@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -78,8 +79,9 @@ class Points(Verbs):
         key, keep = check_key(key), check_keep(on_duplicate)
         timestamps, values = _split(points)
         if len(timestamps) >= DIRECT_ROWS or keep != "last":
-            put(logs, key, _segment(session, key, timestamps, values), keep)
+            put(logs, key, _segment(session, key, _times(timestamps), values), keep)
             return len(timestamps)
+        timestamps = _in_range(timestamps)
         with session.naming(f"a value for the series {key!r}"):
             # Later points win: a dict keeps the last value of a timestamp.
             encoded = dict(zip(timestamps, map(session.codec.encode, values), strict=True))
@@ -104,14 +106,15 @@ class Points(Verbs):
         session = self._writer
         logs, key = session.series, check_key(key)
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
-        timestamps, values = _split(points)
         if lo > hi:
             raise InvalidValueError(f"the range ends at {hi}, before it starts at {lo}")
-        if timestamps and not lo <= min(timestamps) <= max(timestamps) <= hi:
+        timestamps, values = _split(points)
+        t = _times(timestamps)
+        if len(t) and not lo <= int(t.min()) <= int(t.max()) <= hi:
             raise InvalidValueError(f"a point lies outside of the range from {lo} to {hi}; nothing was stored")
-        batch = merge([_segment(session, key, timestamps, values)]) if timestamps else None
+        batch = merge([_segment(session, key, t, values)]) if len(t) else None
         logs.rewrite(key, (lo, 0), (hi, 0), add=batch, remove=True)
-        return len(timestamps)
+        return len(t)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
         """Delete the points from `start` to `end`, both included, of one or several series; without bounds, all.
@@ -152,7 +155,10 @@ class Points(Verbs):
         logs = self._writer.series
         keys = logs.keys() if key is None else [check_key(key)]
         reports = [logs.compact(one) for one in keys]
-        return Compaction(len(reports), *(sum(column) for column in zip((0, 0, 0), *reports, strict=True)))
+        return Compaction(
+            sum(chunks > 0 for _, _, chunks in reports),
+            *(sum(column) for column in zip((0, 0, 0), *reports, strict=True)),
+        )
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -289,8 +295,8 @@ class Points(Verbs):
 
 def check_all_keys(keys: Iterable[str]) -> list[str]:
     """Return several keys, each of them once."""
-    if isinstance(keys, str):
-        raise InvalidTypeError("this takes several keys: [key] is a list of one")
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        raise InvalidTypeError(f"keys are several, as in [key], not {keys!r}")
     return list(dict.fromkeys(map(check_key, keys)))
 
 
@@ -334,13 +340,13 @@ def _large_edge(session: Session, key: str, *, last: bool) -> Point | None:
 # -- what is given ----------------------------------------------------------------------------------------------------
 
 
-def _segment(session: Session, key: str, timestamps: list[int], values: list[Any]) -> Segment:
+def _segment(session: Session, key: str, t: Int64s, values: list[Any]) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
-        return Segment(np.array(timestamps, np.int64), None, column_of(values, session.codec))
+        return Segment(t, None, column_of(values, session.codec))
 
 
-def _split(given: Iterable[Any]) -> tuple[list[int], list[Any]]:
-    """Return the timestamps, checked, and the values of some points.
+def _split(given: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the timestamps, not yet checked, and the values of some points.
 
     Not `zip(*points)`, which takes ten times as long for a million points.
     """
@@ -348,11 +354,9 @@ def _split(given: Iterable[Any]) -> tuple[list[int], list[Any]]:
     if set(map(type, points)) - {tuple, list} and not all(isinstance(point, tuple | list) for point in points):
         raise _malformed(points)
     try:
-        timestamps: list[int] = [t for t, _ in points]
-        values = list(map(itemgetter(1), points))
+        return [t for t, _ in points], list(map(itemgetter(1), points))
     except (TypeError, ValueError):
         raise _malformed(points) from None
-    return _in_range(timestamps), values
 
 
 def _read_all(points: Iterable[Any]) -> Sequence[Any]:
@@ -373,8 +377,16 @@ def _malformed(points: Sequence[Any]) -> InvalidTypeError:
     return InvalidTypeError("a point is a (timestamp, value) pair; nothing was stored")
 
 
-def _in_range(timestamps: list[int]) -> list[int]:
-    """Return timestamps that were checked; by the extremes, where all of them are ints."""
+def _times(timestamps: list[Any]) -> Int64s:
+    """Return many timestamps that were checked; of ints, NumPy itself finds those that are too large."""
+    if set(map(type, timestamps)) == {int}:
+        with suppress(OverflowError):
+            return np.array(timestamps, np.int64)
+    return np.array(_in_range(timestamps), np.int64)
+
+
+def _in_range(timestamps: list[Any]) -> list[int]:
+    """Return a few timestamps that were checked; by the extremes, where all of them are ints."""
     if set(map(type, timestamps)) == {int} and min(timestamps) >= MIN_INT64 and max(timestamps) <= MAX_INT64:
         return timestamps
     checked = []

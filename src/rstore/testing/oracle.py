@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import marshal
+import math
 import operator
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 Op: TypeAlias = Callable[..., Any]
@@ -106,6 +108,28 @@ class SeriesOracle(dict[int, Any]):
     def missing(self, start: int, end: int | None = None, *, freq: int) -> list[int]:
         """Return what `Store.missing` must."""
         return [t for t in range(start, (start if end is None else end) + 1, freq) if t not in self]
+
+    def at(self, t: int, method: str, tolerance: int | None = None) -> Point | None:
+        """Return what `Store.at` must."""
+        known = sorted(self)
+        i = bisect_left(known, t)
+        after = known[i] if i < len(known) else None
+        before = t if after == t else known[i - 1] if i else None
+        far = math.inf if tolerance is None else tolerance
+        if method == "linear" and t not in self:
+            if before is None or after is None or max(t - before, after - t) > far:
+                return None
+            share = (t - before) / (after - before)
+            return t, self[before] + (self[after] - self[before]) * share
+        found = {"previous": before, "next": after}.get(method, t if t in self else None)
+        if method == "nearest":
+            both = [one for one in (before, after) if one is not None]
+            found = min(both, key=lambda one: abs(one - t), default=None)
+        return (found, self[found]) if found is not None and abs(found - t) <= far else None
+
+    def gaps(self, freq: int) -> list[tuple[int, int]]:
+        """Return what `Store.gaps` must, without bounds."""
+        return [(one, other) for one, other in pairwise(sorted(self)) if other - one > freq]
 
     def remove(self, start: int | None = None, end: int | None = None) -> None:
         """Forget the points from `start` to `end`, both included."""
