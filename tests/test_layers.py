@@ -36,7 +36,7 @@ DRIVERS: dict[str, set[str]] = {
     "sqlite": {"apsw"},
     "memory": set(),
     "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
-    "redis": {"redis"},
+    "redis": {"hiredis", "redis"},
 }
 
 

