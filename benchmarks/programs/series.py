@@ -6,7 +6,7 @@ Nouns: an *engine* (one library with its way to write, read, and append).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -232,7 +232,7 @@ class SqliteRows(Engine):
         self.connection.close()
 
 
-_PEERS: Final = {"arcticdb": ArcticDb, "duckdb": DuckDb, "parquet": Parquet, "sqlite": SqliteRows}
+_PEERS: Final[dict[str, Callable[[Path], Engine]]] = {"arcticdb": ArcticDb, "duckdb": DuckDb, "parquet": Parquet, "sqlite": SqliteRows}
 
 
 def measure(
@@ -276,7 +276,6 @@ def measure(
             points = list(zip(later[-calls:].tolist(), more[-calls:].tolist(), strict=True))
             figures["single"] = fmean(each(lambda point: engine.append_one(*point), points))  # noqa: B023 - the same
         engine.close()
-        del engine
         rmtree(room)
         yield figures
 

@@ -33,7 +33,7 @@ def measure(
 
             def overwrite() -> None:
                 for point in changed:  # noqa: B023 - the same
-                    store.extend("s", point)  # noqa: B023 - the same
+                    store.extend("s", point)
 
             before = _written()
             figures["overwrite"] = seconds(overwrite) / overwrites * 1e6
