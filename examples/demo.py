@@ -286,7 +286,12 @@ def new_table(*titles: str) -> Table:
     """Return an empty table with these columns."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="right" if title in {"bytes", "days", "lowest", "mean", "highest", "rain", "wettest day"} else "left")
+        table.add_column(
+            title,
+            justify="right"
+            if title in {"bytes", "days", "lowest", "mean", "highest", "rain", "wettest day"}
+            else "left",
+        )
     return table
 
 

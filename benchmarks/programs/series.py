@@ -232,7 +232,12 @@ class SqliteRows(Engine):
         self.connection.close()
 
 
-_PEERS: Final[dict[str, Callable[[Path], Engine]]] = {"arcticdb": ArcticDb, "duckdb": DuckDb, "parquet": Parquet, "sqlite": SqliteRows}
+_PEERS: Final[dict[str, Callable[[Path], Engine]]] = {
+    "arcticdb": ArcticDb,
+    "duckdb": DuckDb,
+    "parquet": Parquet,
+    "sqlite": SqliteRows,
+}
 
 
 def measure(

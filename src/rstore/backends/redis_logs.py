@@ -130,8 +130,8 @@ class RedisLogs(RedisNamespace):
             return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
 
         found = self._read(lambda: self._place_of_log(log), call, None)
-        if found is None:
-            return View(self._now_ms(log), None), places[-1], []
+        if found is None:  # there is no namespace, and nobody was asked
+            return View(self._now_ms(log), None), self._place_of_log(log), []
         now_ms, stamps, *rest = found
         if stamps is None:
             return View(now_ms, None), places[-1], []

@@ -287,7 +287,8 @@ def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
 def _aggregated(aggregate: Aggregate, parts: list[_Part], begin: int, end: int, carried: Point | None) -> Any:
     """Return the aggregate of one bucket."""
     if callable(aggregate):
-        return aggregate(np.concatenate([part.values for part in parts]))
+        result = aggregate(np.concatenate([part.values for part in parts]))
+        return result.item() if isinstance(result, np.number) else result  # as the other aggregates: Python's own
     if aggregate == "count":
         return sum(part.n for part in parts)
     if aggregate == "first":
