@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import sys
 import uuid
 import warnings
@@ -158,6 +159,14 @@ def test_bad_arguments_are_named(store: Store) -> None:
         with pytest.raises(InvalidArgumentError, match=what):
             call(store)
     assert {key: store.range(key) for key in store.timeseries()} == before
+
+
+def test_first_and_last_of_a_bucket_keep_their_type(store: Store) -> None:
+    store.extend("k", (0, 1), (1, 2.5), (2, 3), (3, math.nan))
+    ((_, found),) = store.resample("k", 10, ["first", "last", "sum", "count"])
+    assert {name: repr(value) for name, value in found.items()} == {
+        "first": "1", "last": "3", "sum": "6.5", "count": "3",
+    }  # fmt: skip
 
 
 def test_there_is_no_line_beyond_the_last_point(store: Store) -> None:

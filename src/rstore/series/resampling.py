@@ -244,16 +244,16 @@ def _parts(
     numeric = any(callable(one) or one not in _OF_ANYTHING for one in aggregates)
     needed = next((_name(one) for one in aggregates if not callable(one) and one not in _OF_ANYTHING), None)
     values = piece.column.array(session.codec) if needed is None else _numbers(piece, session, needed)
-    t = piece.t
+    t, column = piece.t, piece.column
     if values.dtype.kind == "f" and np.isnan(values).any():
-        present = ~np.isnan(values)
-        t, values = t[present], values[present]
-    objects = values if values.dtype.kind in "biuf" else None
-    plain = None if objects is not None else values.tolist()
+        present = np.flatnonzero(~np.isnan(values))
+        t, values, column = t[present], values[present], column.take(present)
+    # The first and the last are what was written: among ints and floats, an array would make floats of all.
+    plain = None if column.is_number else column.values(session.codec)
     for number, start, stop in buckets.divide(t.tolist()):
         run = values[start:stop]
         edges = (run[0].item(), run[-1].item()) if plain is None else (plain[start], plain[stop - 1])
-        stats = stats_of(t[start:stop], run) if numeric and plain is None else None
+        stats = stats_of(t[start:stop], run) if numeric and values.dtype.kind in "biuf" else None
         yield (
             number,
             _Part(
@@ -287,7 +287,8 @@ def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
 def _aggregated(aggregate: Aggregate, parts: list[_Part], begin: int, end: int, carried: Point | None) -> Any:
     """Return the aggregate of one bucket."""
     if callable(aggregate):
-        return aggregate(np.concatenate([part.values for part in parts]))
+        result = aggregate(np.concatenate([part.values for part in parts]))
+        return result.item() if isinstance(result, np.number) else result  # as the other aggregates: Python's own
     if aggregate == "count":
         return sum(part.n for part in parts)
     if aggregate == "first":
