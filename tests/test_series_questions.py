@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pyarrow
 import pytest
 from small import shrink
 
-from rstore import InvalidArgumentError, Store, StoreIntegrityError
+from rstore import InvalidArgumentError, Store, StoreIntegrityError, log, pieces
+from rstore.codec import chunks
 from rstore.testing.flavours import KEY
 
 N = 400
@@ -368,3 +370,50 @@ def test_of_many_who_may_not_replace_one_wins(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert sorted(won) == list(range(30))
+
+
+def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    open_chunk = log.Logs.open_chunk
+
+    def counting(logs: log.Logs, key: str, chunk: Any) -> Any:
+        opened.append(chunk.n)
+        return open_chunk(logs, key, chunk)
+
+    monkeypatch.setattr(log.Logs, "open_chunk", counting)
+    n = 40 * chunks.MIN_ROWS
+    store.extend_columns("k", np.arange(n), np.arange(n) / 2)
+
+    def count(call: Callable[[], Any]) -> int:
+        opened.clear()
+        call()
+        return len(opened)
+
+    assert count(lambda: store.span("k")) == 0
+    assert count(lambda: store.last("k")) == 0
+    assert count(lambda: store.latest("k")) == 0
+    assert count(lambda: store.gaps("k", freq=1)) == 0
+    assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) == 0
+    assert count(lambda: store.resample("k", 10 * n, ["mean", "std", "last"])) == 0
+    assert count(lambda: store.resample("k", n // 3 + 1)) <= 2
+    assert count(lambda: store.range("k", 5, n=3)) == 1
+    assert count(lambda: store.tail("k", 3)) <= 2
+    assert count(lambda: store.at("k", n // 2, "previous")) <= 2
+    assert count(lambda: store.range("k", freq=n // 4, n=2)) < 40
+    assert count(lambda: next(store.batches("k", size=10))) <= 2 * pieces.AT_ONCE
+    assert count(lambda: store.remove("k", end=n // 2)) <= 1
+    assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) <= pieces.AT_ONCE
+
+
+def test_what_is_not_yet_sealed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch.setattr)
+    with Store(f"memory://{uuid.uuid4()}", frozen=False) as store:
+        store.extend_columns("k", np.arange(600), np.zeros(600))
+        random = np.random.default_rng(1)
+        for t in random.integers(0, 600, 1500).tolist():
+            store.extend("k", (t, 1.0))
+        for t in range(600, 700):
+            store.extend("k", (t, 1.0))
+        report = store.compact("k")
+        # As many for each chunk as come between two looks, for each chunk that one look folds.
+        assert report.hot < 2 * report.chunks_after * log.CHECK_EVERY / log.FOLD_CHUNKS

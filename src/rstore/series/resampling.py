@@ -19,7 +19,6 @@ import numpy as np
 from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
 from rstore.backends.base import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, Stats, stats_of
-from rstore.codec.columns import column_of_encoded
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Piece, Summary, reading
 from rstore.series.points import Point, Points
@@ -237,8 +236,7 @@ def _parts(
     session: Session, piece: Piece, buckets: _Buckets, aggregates: Sequence[Aggregate]
 ) -> Iterator[tuple[int, _Part]]:
     if isinstance(piece, Summary):
-        encoded = [one for one in (piece.meta.first, piece.meta.last) if one is not None]
-        first, last = column_of_encoded(encoded).values(session.codec)
+        first, last = (session.codec.decode(one) for one in (piece.meta.first, piece.meta.last) if one is not None)
         yield buckets.number(piece.first), _Part(piece.n, (piece.first, first), (piece.last, last), piece.meta.stats)
         return
     numeric = any(callable(one) or one not in _OF_ANYTHING for one in aggregates)
