@@ -1,6 +1,6 @@
 """What is measured: for each section the contestants, their table, and the goals.
 
-Redis has a file of its own.
+Redis and series of numbers have files of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contest import Contestant, Results, compete
 from lab import KEY, KINDS, Lab, Section
 from peers import DISKCACHE, EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
 from redis_section import redis
+from series_section import huge, series, tuples
 from table import Goal, Table, number, times
 
 # The tests know how to start a server.
@@ -290,5 +291,5 @@ def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
-    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, postgres, redis)
+    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, series, tuples, huge, postgres, redis)
 }

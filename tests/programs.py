@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import apsw
 
-from rstore import Store, StoreError, StoreFullError
+from rstore import CorruptionError, Store, StoreError, StoreFullError
 
 _NOBODY = 65534
 _PATIENCE_S = 25
@@ -222,9 +222,14 @@ def replace_underneath(path: str, how: str) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-    with Store(path) as store:
-        lost = [key for key in acknowledged if key not in store]
-        others = len(store.find("other *"))
+    lost: list[str] | None = None
+    others = None
+    try:
+        with Store(path) as store:
+            lost = [key for key in acknowledged if key not in store]
+            others = len(store.find("other *"))
+    except CorruptionError:
+        lost = None  # it says so: what it holds cannot be told
     say(json.dumps([errors, lost, others]))
 
 

@@ -13,8 +13,10 @@ from rstore.series import points
 
 _SIZES: dict[str, int] = {
     "MIN_ROWS": 4,
+    "MIN_CHANGES": 4,
     "DIRECT_ROWS": 16,
     "HOT_ROWS": 8,
+    "HOT_CHANGES": 8,
     "CHECK_EVERY": 2,
     "FOLD_CHUNKS": 2,
     "CHECKPOINT_CHANGES": 3,

@@ -277,7 +277,7 @@ bounds = positions | st.sampled_from([FIRST, LAST])
     neighbours=st.booleans(),
     from_checkpoint=st.none() | bounds,
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", ["sqlite", "postgresql", "redis"])
 def test_a_view_is_a_view_of_the_reference(
     name: str,

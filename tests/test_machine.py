@@ -23,7 +23,7 @@ from rstore.testing.worker import Worker
 # The same examples every time, so that a pass means the same on every machine; EXAMPLES=1000 goes searching.
 _SEARCH = int(os.environ.get("EXAMPLES", "0"))
 _SETTINGS = settings(
-    max_examples=_SEARCH or 20,
+    max_examples=_SEARCH or 12,
     stateful_step_count=40,
     derandomize=not _SEARCH,
     database=None,
@@ -31,6 +31,7 @@ _SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     print_blob=True,
 )
+_FEWER = settings(_SETTINGS, max_examples=_SEARCH or 8)  # where a step is several round trips, or a process away
 _flavours = pytest.mark.parametrize("flavour", PICKLED, ids=str)
 
 
@@ -68,7 +69,7 @@ def test_sqlite(flavour: Flavour, tmp_path: Path, worker: Worker) -> None:
 def test_postgresql(flavour: Flavour, postgresql: Server, worker: Worker) -> None:
     with postgresql.schema() as schema:
         dsns = _schemas(postgresql, schema)
-        run_state_machine_as_test(machine(lambda: next(dsns), flavour=flavour, worker=worker), settings=_SETTINGS)
+        run_state_machine_as_test(machine(lambda: next(dsns), flavour=flavour, worker=worker), settings=_FEWER)
 
 
 @_flavours
@@ -101,7 +102,7 @@ def test_postgresql_in_small(
         worker.close()
         dsns = _schemas(postgresql, schema)
         tiny = machine(lambda: next(dsns), flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
-        run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
+        run_state_machine_as_test(tiny, settings=_SETTINGS)
 
 
 @_flavours
@@ -110,7 +111,7 @@ def test_redis(flavour: Flavour, redis_server: RedisServer, worker: Worker) -> N
         redis_server.do("FLUSHALL")
         return redis_server.dsn
 
-    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_SETTINGS)
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_FEWER)
 
 
 @_flavours
@@ -126,7 +127,7 @@ def test_redis_in_small(
     worker.run(_shrink_there)
     worker.close()
     tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
-    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
+    run_state_machine_as_test(tiny, settings=_SETTINGS)
 
 
 @_flavours
@@ -135,7 +136,7 @@ def test_redis_cluster(flavour: Flavour, redis_cluster: Cluster, worker: Worker)
         redis_cluster.flush()
         return redis_cluster.dsn
 
-    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_SETTINGS)
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_FEWER)
 
 
 def _shrink_there(_: object) -> None:

@@ -14,27 +14,29 @@ def test_the_api_as_it_is_typed_also_runs(tmp_path: Path) -> None:
     runpy.run_path(str(API))["main"](tmp_path)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "store.set(5, 1)",
-        "store.range('k', n='5')",
-        "store.extend('k', 5)",
-        "store.extend('k', ('now', 2))",
-        "store.apply('k', [('a', 1)])",
-        "Store('a', serializer='yaml')",
-        "Store('a', durability='sometimes')",
-        "Store('a', key=5)",
-        "x: int = store.current('k')",
-        "store.events('k', ops='add')",
-    ],
+WRONG = (
+    "store.set(5, 1)",
+    "store.range('k', n='5')",
+    "store.extend('k', 5)",
+    "store.extend('k', ('now', 2))",
+    "store.apply('k', [('a', 1)])",
+    "Store('a', serializer='yaml')",
+    "Store('a', durability='sometimes')",
+    "Store('a', key=5)",
+    "x: int = store.current('k')",
+    "store.events('k', ops='add')",
 )
-def test_wrong_use_is_a_type_error(wrong: str, tmp_path: Path) -> None:
+
+
+def test_wrong_use_is_a_type_error(tmp_path: Path) -> None:
     api = pytest.importorskip("mypy.api")
     source = tmp_path / "wrong.py"
-    source.write_text(f"from rstore import Store\n\n\ndef use(store: Store) -> None:\n    {wrong}\n")
+    source.write_text(
+        "from rstore import Store\n\n\ndef use(store: Store) -> None:\n    " + "\n    ".join(WRONG) + "\n"
+    )
     root = Path(__file__).parent.parent
     output, _, status = api.run(["--strict", "--config-file", str(root / "pyproject.toml"), str(source)])
     assert status == 1, output
-    assert "wrong.py:5: error" in output
-    assert output.count(" error: ") == 1, output
+    for line, wrong in enumerate(WRONG, 5):
+        assert output.count(f"wrong.py:{line}: error") == 1, (wrong, output)
+    assert output.count(" error: ") == len(WRONG), output

@@ -55,8 +55,9 @@ THIN: Final = 32
 """… unless it falls into chunks with this many times its rows: then putting hot rows is less work than rewriting."""
 
 HOT_ROWS: Final = 16384
+HOT_CHANGES: Final = 4096
 HOT_BYTES: Final = 8 * 1024 * 1024
-"""A log with more hot rows, or more bytes in them, is due for sealing."""
+"""A log with more hot points or changes, or more bytes in them, is due for sealing."""
 
 MOST_HOT_ROWS: Final = 4 * HOT_ROWS
 """With more of them, even a thin batch is worth a rewrite: it folds all hot rows that lie in its range."""
@@ -146,6 +147,11 @@ class Logs:
     def birth(self) -> bytes:
         """The birth of the namespace: to be taken before anything is sealed that is written with it."""
         return self._session.birth
+
+    @property
+    def _least(self) -> int:
+        """How many rows a chunk has at least."""
+        return chunk_codec.MIN_ROWS if self._model is Model.SERIES else chunk_codec.MIN_CHANGES
 
     @property
     def _envelope(self) -> Envelope:
@@ -293,10 +299,10 @@ class Logs:
 
     def _is_thin(self, key: str, batch: Segment, lo: Position, hi: Position) -> bool:
         touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
-        if touched <= THIN * len(batch):
+        if touched <= THIN * len(batch) or len(batch) > self._backend.most_rows:
             return False
         hot, _ = self._backend.hot(Log(self._model, key))
-        return hot + len(batch) <= MOST_HOT_ROWS
+        return hot + len(batch) <= min(MOST_HOT_ROWS, 8 * self._backend.most_rows)
 
     def commit(self, key: str, commit: Commit, birth: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
@@ -391,7 +397,7 @@ class Logs:
                 kept = self._remainders(key, view, lo, hi)
                 chunks = view.chunks
             else:
-                chunks = _worth_rewriting(view.chunks, lo, hi)
+                chunks = self._worth_rewriting(view.chunks, lo, hi)
                 kept = [self.open_chunk(key, chunk) for chunk in chunks]
                 kept.append(self.segment(self.open_rows(key, view.rows)))
             if kept is None:
@@ -400,6 +406,15 @@ class Logs:
             return self.commit(key, commit, birth) or None
 
         return self.until_won(key, attempt)
+
+    def _worth_rewriting(self, chunks: Sequence[Chunk], lo: Position, hi: Position) -> list[Chunk]:
+        """Return the chunks that overlap, and their neighbours if undersized: so no trail of small chunks is left."""
+        return [
+            chunk
+            for chunk in chunks
+            if (chunk.last >= lo and chunk.first <= hi)
+            or (chunk.n < self._least and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
+        ]
 
     def _remainders(self, key: str, view: View, lo: Position, hi: Position) -> list[Segment] | None:
         """Return what chunks hold outside of a range, fetching only those; None if they were rewritten meanwhile."""
@@ -438,7 +453,7 @@ class Logs:
             epoch=new_stamp(),
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in chunks],
-            put_chunks=list(spread(partial(self._seal_chunk, key), list(split(rows)))),
+            put_chunks=self._seal_chunks(key, rows),
             drop_if_empty=self._model is Model.SERIES,
         )
 
@@ -450,7 +465,7 @@ class Logs:
             view = self.view(key, bodies=False)
         small: list[Chunk] = []
         for chunk in [*view.chunks, None]:
-            if chunk is not None and chunk.n < chunk_codec.MIN_ROWS:
+            if chunk is not None and chunk.n < self._least:
                 small.append(chunk)
             elif len(small) > 1:
                 self.rewrite(key, small[0].first, small[-1].last)
@@ -458,6 +473,9 @@ class Logs:
             else:
                 small = []
         return len(before.rows), len(before.chunks), len(self.view(key, rows=False, bodies=False).chunks)
+
+    def _seal_chunks(self, key: str, rows: Segment) -> list[Chunk]:
+        return list(spread(partial(self._seal_chunk, key), list(split(rows, self._least))))
 
     def _seal_chunk(self, key: str, segment: Segment) -> Chunk:
         first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
@@ -473,7 +491,7 @@ class Logs:
         if len(rows) < DIRECT_ROWS:
             return {"put_rows": self.seal_rows(key, rows)}
         segment = self.segment([Row(*row) for row in rows])
-        return {"put_chunks": list(spread(partial(self._seal_chunk, key), list(split(segment))))}
+        return {"put_chunks": self._seal_chunks(key, segment)}
 
     def wrote(self, key: str, rows: int) -> None:
         """Count rows that were written, and now and then seal what is due."""
@@ -483,7 +501,7 @@ class Logs:
         self._until_check = self._random.randrange(2 * CHECK_EVERY)
         try:
             n, size = self._backend.hot(Log(self._model, key))
-            if n >= HOT_ROWS or (size >= HOT_BYTES and n > 1):
+            if n >= (HOT_ROWS if self._model is Model.SERIES else HOT_CHANGES) or (size >= HOT_BYTES and n > 1):
                 self.seal(key, self.view(key, bodies=False))
         except StoreError:
             # The rows are written and acknowledged: an error here would say that they are not. Whatever it is (a busy
@@ -507,16 +525,6 @@ class Logs:
         best = max(range(late), key=lambda i: bisect_right(chunk_of, chunk_of[i] + FOLD_CHUNKS - 1) - i)
         end = bisect_right(chunk_of, chunk_of[best] + FOLD_CHUNKS - 1)
         self.rewrite(key, _position(rows[best]), _position(rows[end - 1]))
-
-
-def _worth_rewriting(chunks: Sequence[Chunk], lo: Position, hi: Position) -> list[Chunk]:
-    """Return the chunks that overlap, and of their neighbours the undersized: so no trail of small chunks is left."""
-    return [
-        chunk
-        for chunk in chunks
-        if (chunk.last >= lo and chunk.first <= hi)
-        or (chunk.n < chunk_codec.MIN_ROWS and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
-    ]
 
 
 def _position(row: Row) -> Position:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from rstore.errors import StoreError
 
@@ -215,6 +215,9 @@ class Backend(ABC):
     committing are two calls, joined by the stamps that the commit expects, so that each of them is one script. A
     transaction over several calls is a separate ability on top: whoever has it runs the same methods inside it.
     """
+
+    most_rows: ClassVar[int] = MAX_SEQ
+    """How many hot rows may be written in one call without holding everybody else up for long."""
 
     # -- opening ------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import pytest
 from rstore import ChangeRefusedError, Store, StoreError
 from rstore.testing.flavours import pickled, plain
 from rstore.testing.oracle import EventOracle, Op, Oracle, same
-from rstore.testing.suite import Opener, Suite, shown
+from rstore.testing.suite import Opener, Suite, about, shown
 
 _DAY, _HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
 _NOON = dt.datetime(2024, 2, 28, 12, tzinfo=dt.UTC)
@@ -142,43 +142,46 @@ def _name(case: tuple[Any, ...]) -> str:
 class ArithmeticSuite(Suite):
     """The operators of event sequences."""
 
-    @pytest.mark.parametrize("case", COMPUTED, ids=_name)
     @plain
-    def test_computed(self, store: Store, oracle: Oracle, case: tuple[Any, Op, Any, Any]) -> None:
-        value, op, operand, result = case
-        store.apply("k", {"a": (o.setitem, value), "b": 1}, 1)
-        state = store.apply("k", {"a": (op, operand)}, 2) or {}
-        assert same(state["a"], result)
-        assert same((store.current("k") or {})["a"], result)
-        assert same((store.past("k", 1) or {})["a"], value)
-        assert (store.events("k") or [])[-1] == (2, "a", op, operand)
-        log = oracle.events["k"] = EventOracle()
-        log.apply({"a": (o.setitem, value), "b": 1}, 1)
-        log.apply({"a": (op, operand)}, 2)
+    def test_computed(self, store: Store, oracle: Oracle) -> None:
+        for case in COMPUTED:
+            key, (value, op, operand, result) = _name(case), case
+            with about(key):
+                store.apply(key, {"a": (o.setitem, value), "b": 1}, 1)
+                state = store.apply(key, {"a": (op, operand)}, 2) or {}
+                assert same(state["a"], result)
+                assert same((store.current(key) or {})["a"], result)
+                assert same((store.past(key, 1) or {})["a"], value)
+                assert (store.events(key) or [])[-1] == (2, "a", op, operand)
+            log = oracle.events[key] = EventOracle()
+            log.apply({"a": (o.setitem, value), "b": 1}, 1)
+            log.apply({"a": (op, operand)}, 2)
 
-    @pytest.mark.parametrize("case", REFUSED, ids=_name)
     @plain
-    def test_refused(self, store: Store, oracle: Oracle, case: tuple[Any, Op, Any, type[Exception]]) -> None:
-        value, op, operand, cause = case
-        store.apply("k", {"a": value, "b": 1}, 1)
-        with pytest.raises(ChangeRefusedError) as refused:
-            store.apply("k", {"b": 2, "a": (op, operand)}, 2)
-        assert isinstance(refused.value.__cause__, cause)
-        assert (refused.value.key, refused.value.t, refused.value.item, refused.value.op) == ("k", 2, "a", op)
-        oracle.events["k"] = EventOracle()
-        oracle.events["k"].apply({"a": value, "b": 1}, 1)
+    def test_refused(self, store: Store, oracle: Oracle) -> None:
+        for case in REFUSED:
+            key, (value, op, operand, cause) = _name(case), case
+            with about(key):
+                store.apply(key, {"a": value, "b": 1}, 1)
+                with pytest.raises(ChangeRefusedError) as refused:
+                    store.apply(key, {"b": 2, "a": (op, operand)}, 2)
+                assert isinstance(refused.value.__cause__, cause)
+                assert (refused.value.key, refused.value.t, refused.value.item, refused.value.op) == (key, 2, "a", op)
+            oracle.events[key] = EventOracle()
+            oracle.events[key].apply({"a": value, "b": 1}, 1)
 
-    @pytest.mark.parametrize("case", ABSURD, ids=_name)
     @plain
-    def test_absurdly_large_results_are_refused(self, store: Store, oracle: Oracle, case: tuple[Any, Op, Any]) -> None:
-        value, op, operand = case
-        store.apply("k", {"a": value}, 1)
-        for t in (None, 2):
-            with pytest.raises(ChangeRefusedError) as refused:
-                store.apply("k", {"a": (op, operand)}, t)
-            assert refused.value.__cause__ is not None
-        oracle.events["k"] = EventOracle()
-        oracle.events["k"].apply({"a": value}, 1)
+    def test_absurdly_large_results_are_refused(self, store: Store, oracle: Oracle) -> None:
+        for case in ABSURD:
+            key, (value, op, operand) = _name(case), case
+            with about(key):
+                store.apply(key, {"a": value}, 1)
+                for t in (None, 2):
+                    with pytest.raises(ChangeRefusedError) as refused:
+                        store.apply(key, {"a": (op, operand)}, t)
+                    assert refused.value.__cause__ is not None
+            oracle.events[key] = EventOracle()
+            oracle.events[key].apply({"a": value}, 1)
 
     @pytest.mark.parametrize("case", LABORIOUS, ids=lambda case: f"{type(case[0]).__name__} {case[1].__name__}")
     @plain

@@ -13,6 +13,7 @@ from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.pruning import PruningSuite
+from rstore.testing.questions import QuestionSuite
 from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
@@ -27,6 +28,7 @@ class StoreSuite(
     FindingSuite,
     ExactnessSuite,
     SeriesSuite,
+    QuestionSuite,
     BulkSuite,
     EventSuite,
     RefusalSuite,

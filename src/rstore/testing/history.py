@@ -114,19 +114,19 @@ class HistorySuite(Suite):
     def test_so_many_changes_that_most_are_sealed(self, opener: Opener) -> None:
         log = EventOracle()
         with opener() as store:
-            _grow(store, log, 17_500, step=2)
+            _grow(store, log, 6000, step=2)
             assert store.current("k", withtimestamp=True) == log.current()
-            times = (-1, 0, 1, 255, 256, 9000, 16_383, 16_384, 25_001, 32_766, 32_768, 39_998, 50_000)
+            times = (-1, 0, 1, 255, 256, 2046, 2048, 2049, 4095, 4096, 6001, 8190, 8192, 11_998, 50_000)
             for t in times:
                 assert store.past("k", t, withtimestamp=True) == log.past(t)
             assert store.events("k", 1000, 1100) == log.events(1000, 1100)
-            for t in (-7, 1001, 20_001):
+            for t in (-7, 1001, 7001):
                 store.apply("k", {"late": t}, t)
                 log.apply({"late": t}, t)
             with pytest.raises(StoreIntegrityError):
                 store.apply("k", {"late": 5}, 2000)
             assert store.events("k") == log.events()
-            for t in (*times, -7, 1000, 1001, 1002, 20_001):
+            for t in (*times, -7, 1000, 1001, 1002, 7001):
                 assert store.past("k", t, withtimestamp=True) == log.past(t)
             before = store.current("k", withtimestamp=True)
             assert store.prune("k") == log.prune()

@@ -11,7 +11,7 @@ import pytest
 from rstore import InvalidArgumentError, Store
 from rstore.testing.flavours import JsonStore, pickled, plain
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle, utf8
-from rstore.testing.suite import Opener, Suite, shown
+from rstore.testing.suite import Opener, Suite, about, shown
 
 UNORDERED = (
     "b", "a", "A", "Z", "_", "a.b", "a_b", "aa", "a\u0308", "\u00e9", "e", "z", "\uffff", "\U0001f600", "\U0010ffff",
@@ -250,15 +250,14 @@ class MappingSuite(Suite):
             assert isinstance(refused.value, ValueError if isinstance(key, str) else TypeError)
         assert store.keys() == []
 
-    @pytest.mark.parametrize(
-        "key", ["a" * 2048, "\u00e9" * 1024, "\U0001f600" * 512, "\uffff", " ", "\n", "'\"%_\\"], ids=shown
-    )
     @pickled
-    def test_what_can_be_a_key(self, store: Store, oracle: Oracle, key: str) -> None:
-        store[key] = oracle.values[key] = 1
-        assert store[key] == 1
-        assert key in store
-        assert store.keys() == [key]
+    def test_what_can_be_a_key(self, store: Store, oracle: Oracle) -> None:
+        for key in ("a" * 2048, "\u00e9" * 1024, "\U0001f600" * 512, "\uffff", " ", "\n", "'\"%_\\"):
+            with about(shown(key)):
+                store[key] = oracle.values[key] = 1
+                assert store[key] == 1
+                assert key in store
+                assert key in store.keys()  # noqa: SIM118 - a list, and no view of the store itself
 
     @pickled
     def test_a_str_subclass_is_its_plain_str(self, store: Store, oracle: Oracle) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
@@ -19,6 +20,19 @@ def shown(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))[:30]
 
 
+@contextmanager
+def about(case: object) -> Generator[None]:
+    """Name the case in what a failure inside says.
+
+    For cases that share one store: one test each would open a store each, which on a server costs more than the cases.
+    """
+    try:
+        yield
+    except BaseException as error:  # what `pytest.fail` raises is no Exception
+        error.add_note(f"in the case {case}")
+        raise
+
+
 class Opener:
     """Makes stores on one DSN, in one flavour unless another is given, and leaves nothing behind."""
 
@@ -31,10 +45,11 @@ class Opener:
         self, namespace: str | None = None, *, frozen: bool = False, flavour: Flavour | None = None, **options: Any
     ) -> Store:
         """Return a store, not yet open and writable unless `frozen`; options are those of `Store`."""
-        self._namespaces.add(namespace)
         # No test here can see a power cut, and not waiting for the disk makes thousands of them bearable.
         options = {"durability": "normal", **options}
-        return (flavour or self.flavour).make(self.dsn, namespace, frozen=frozen, **options)
+        store = (flavour or self.flavour).make(self.dsn, namespace, frozen=frozen, **options)
+        self._namespaces.add(namespace)
+        return store
 
     def discard(self) -> None:
         """Discard every namespace that was used."""
