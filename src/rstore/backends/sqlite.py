@@ -35,7 +35,8 @@ from rstore.backends.base import (
     Write,
     version_of,
 )
-from rstore.backends.sqlite_file import Pinned, SqliteFile, transaction
+from rstore.backends.sqlite_file import Pinned, SqliteFile
+from rstore.backends.sqlite_link import transaction
 from rstore.backends.sqlite_records import LIVE, NS, now_ms
 from rstore.errors import StoreNotAvailableError
 

@@ -1,106 +1,39 @@
 """A SQLite file and the connections to it: one a thread, none across a fork, none to a file that is gone.
 
-Nouns: a *link* (one thread's connection, opened when needed) and a *file* (all links of one open store).
+Nouns: a *file* (all links of one open store) and what is *pinned* (a link that stays at one moment).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from threading import RLock, local
+from threading import local
 from typing import Final, TypeVar
-from urllib.parse import quote
 from weakref import WeakSet
 
 import apsw
 
 from rstore.backends.base import Options
-from rstore.backends.sqlite_format import is_fresh, lay_out
-from rstore.errors import (
-    ConflictError,
-    CorruptionError,
-    NotSupportedError,
-    StoreBusyError,
-    StoreClosedError,
-    StoreError,
-    StoreFullError,
-    StoreNotAvailableError,
-)
+from rstore.backends.sqlite_errors import translated
+from rstore.backends.sqlite_link import Link, gate, hold, identity, release
+from rstore.backends.sqlite_opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
+from rstore.errors import ConflictError, StoreBusyError, StoreClosedError, StoreError, StoreNotAvailableError
 
 T = TypeVar("T")
 
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
-_LOOK_EVERY_S: Final = 1.0
 _MOST_SPARE: Final = 2
-_CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
-_FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
-
-
 _OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
-
-
-class Link:
-    """One thread's connection; a fork, or `close` in another thread, waits until it is not in use.
-
-    Whoever uses it holds `lock`. The one exception is a single statement that is tried again where it fails: the driver
-    refuses to close a connection while a statement runs.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_moved",
-        "connection",
-        "execute",
-        "lock",
-        "logs",
-        "look_at",
-        "namespace",
-        "phantom",
-        "stamp",
-    )
-
-    def __init__(self) -> None:
-        self.lock = RLock()  # guards everything below
-        self.connection: apsw.Connection | None = None
-        # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
-        self.execute: Callable[..., apsw.Cursor] | None = None
-        self.namespace = 0
-        self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
-        self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
-        # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
-        self.look_at = 0.0
-        self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
-        self._moved = ctypes.c_int(0)
-
-    def moved(self) -> bool:
-        """Return whether the file was moved, replaced or deleted since it was opened."""
-        if self.connection is None:
-            return False
-        self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(self._moved))
-        return bool(self._moved.value)
-
-    def close(self) -> None:
-        """Close the connection, if there is one; the link can be used again."""
-        connection, self.connection, self.phantom = self.connection, None, False
-        self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
-        while connection is not None:
-            try:
-                connection.close()
-            except apsw.ThreadingViolationError:  # its thread is in a statement that runs without the lock
-                time.sleep(0.0001)
-            else:
-                return
 
 
 class _Local(local):
     """What belongs to one thread; its connection is closed when the thread ends."""
 
-    def __init__(self, links: WeakSet[Link]) -> None:
-        self.link = Link()
-        with _gate:
+    def __init__(self, path: str, links: WeakSet[Link]) -> None:
+        self.link = Link(path)
+        with gate:
             links.add(self.link)
 
 
@@ -138,10 +71,8 @@ class SqliteFile:
         self._options = options
         self._links: WeakSet[Link] = WeakSet()
         self._spare: list[Link] = []  # of those who read from one moment, for the next one
-        self.local = _Local(self._links)
+        self.local = _Local(path, self._links)
         self._closed = False
-        with _gate:
-            _files.add(self)
 
     def open(self) -> None:
         """Open the file in this thread, creating it if it is not frozen.
@@ -156,7 +87,7 @@ class SqliteFile:
     def close(self) -> None:
         """Close the connections of all threads, each as soon as its thread is not using it."""
         self._closed = True
-        with _gate:
+        with gate:
             links = list(self._links)
         for link in links:
             with link.lock:
@@ -174,10 +105,10 @@ class SqliteFile:
                     try:
                         result = work(connection)
                     except apsw.Error as error:
-                        if connection.in_transaction or not self._is_stale(link):
+                        if connection.in_transaction or not link.is_stale():
                             raise self.translated(error) from error
                     else:
-                        if link.stamp is None or not self._is_stale(link):
+                        if link.stamp is None or not link.is_stale():
                             return result
             self._leave()  # whatever went wrong with a file that bears the name no more
 
@@ -220,8 +151,8 @@ class SqliteFile:
 
         The log cannot be moved into the file beyond this moment until it ends.
         """
-        link = self._spare.pop() if self._spare else Link()
-        with _gate:
+        link = self._spare.pop() if self._spare else Link(self.path)
+        with gate:
             self._links.add(link)
         try:
             yield Pinned(self, link, self._begin(link))
@@ -255,10 +186,10 @@ class SqliteFile:
             return self._connect(link, writing=False)
         if time.monotonic() < link.look_at or connection.in_transaction:
             return connection
-        if self._is_stale(link):
+        if link.is_stale():
             return None
         if link.look_at:
-            link.look_at = time.monotonic() + _LOOK_EVERY_S
+            link.look_at = time.monotonic() + LOOK_EVERY_S
         return connection
 
     def _leave(self) -> None:
@@ -268,18 +199,18 @@ class SqliteFile:
         moved into the file that it belongs to, and unlinked if it is still the one that was opened.
         """
         place = os.path.realpath(self.path)
-        held = _hold(lambda file: os.path.realpath(file.path) == place)
+        held = hold(lambda link: os.path.realpath(link.path) == place)
         try:
             mine = self.local.link
             if mine.connection is not None and mine.logs and mine.moved():
                 self._empty_log(mine.connection)
-                for path, identity in mine.logs.items():
-                    if identity is not None and _identity(path) == identity:
+                for path, opened in mine.logs.items():
+                    if opened is not None and identity(path) == opened:
                         os.unlink(path)
             for link in held:
                 link.close()
         finally:
-            _release(held)
+            release(held)
 
     def _empty_log(self, connection: apsw.Connection) -> None:
         """Move what is in the log into the file, waiting for those who still read what the file was before."""
@@ -295,25 +226,6 @@ class SqliteFile:
                 raise StoreBusyError(f"{self.path!r} was replaced, and others still read the file that was there")
             time.sleep(0.002)
 
-    def _is_stale(self, link: Link) -> bool:
-        if link.phantom:
-            return os.path.exists(self.path)
-        if link.stamp is not None and (self._has_log() or _stamp(self.path) != link.stamp):
-            return True  # opened as immutable, and somebody writes now, or did since
-        return link.moved()
-
-    def _log_names(self) -> tuple[str, str]:
-        """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
-        path = os.path.realpath(self.path)
-        return path + "-wal", path + "-shm"
-
-    def _has_log(self) -> bool:
-        """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
-        try:
-            return os.path.getsize(self._log_names()[0]) > 0
-        except FileNotFoundError:
-            return False
-
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def _connect(self, link: Link, *, writing: bool) -> apsw.Connection:
@@ -321,7 +233,7 @@ class SqliteFile:
         while True:
             if self._closed:
                 raise StoreClosedError("the store was closed meanwhile")
-            with _gate:  # no connection is opened while a fork is under way, or while the file is being removed
+            with gate:  # no connection is opened while a fork is under way, or while the file is being removed
                 link.close()
                 try:
                     connection = self._try_connect(link, writing=writing)
@@ -344,102 +256,16 @@ class SqliteFile:
 
     def _try_connect(self, link: Link, *, writing: bool) -> apsw.Connection:
         if self._options.frozen:
-            return self._connect_frozen(link)
+            return connect_frozen(link)
         if not writing and not os.path.exists(self.path):
-            return self._connect_phantom(link)
-        return self._connect_writable(link)
-
-    def _connect_phantom(self, link: Link) -> apsw.Connection:
-        # After a discard: reading must find nothing, and must not create the file again.
-        link.connection, link.phantom = apsw.Connection(":memory:"), True
-        lay_out(link.connection)
-        return link.connection
-
-    def _connect_writable(self, link: Link) -> apsw.Connection:
-        self._create()
-        connection = link.connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE)
-        self._prepare(connection)
-        fresh = is_fresh(connection, self.path)
-        self._check_place(link)
-        self._switch_to_wal(connection)
-        self._check_place(link)
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._options.durability == 'full' else 'NORMAL'}")
-        if fresh:
-            with transaction(connection):
-                if is_fresh(connection, self.path):  # another process may have been faster
-                    lay_out(connection)
-        connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        link.logs = {path: _identity(path) for path in self._log_names()}
-        self._check_place(link)
-        link.look_at = time.monotonic() + _LOOK_EVERY_S
-        return connection
-
-    def _check_place(self, link: Link) -> None:
-        if link.moved():
-            raise FileNotFoundError(self.path)
-
-    def _create(self) -> None:
-        """Create the file if it is not there, for nobody else to read."""
-        try:
-            # Only if it is new: closing any descriptor of a file drops all locks that the process holds on it.
-            os.close(os.open(os.path.realpath(self.path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            if os.path.isdir(self.path):
-                raise StoreNotAvailableError(f"{self.path!r} is a directory") from None
-            if os.path.exists(self.path) and not os.access(self.path, os.W_OK):  # SQLite would fall back on reading
-                raise StoreNotAvailableError(f"cannot open {self.path!r} for writing: permission denied") from None
-        except OSError as error:
-            raise StoreNotAvailableError(f"cannot open {self.path!r} for writing: {error.strerror}") from error
-
-    def _connect_frozen(self, link: Link) -> apsw.Connection:
-        if not os.path.isfile(self.path):
-            raise StoreNotAvailableError(f"there is no file {self.path!r}; frozen=False creates one")
-        try:
-            link.connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
-            self._prepare(link.connection)
-            self._require_format(link.connection)
-            link.look_at = time.monotonic() + _LOOK_EVERY_S
-        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as error:
-            # A file in WAL mode needs a -shm beside it, which cannot be made in a read-only directory.
-            if not os.access(self.path, os.R_OK):
-                raise StoreNotAvailableError(f"cannot read {self.path!r}: permission denied") from error
-            if self._has_log():
-                raise StoreNotAvailableError(
-                    f"{self.path!r} has a write-ahead log that cannot be read in a read-only directory: "
-                    "open it once where it can be written"
-                ) from error
-            link.close()
-            link.stamp = _stamp(self.path)
-            uri = "file:" + quote(self.path) + "?immutable=1"
-            link.connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-            self._prepare(link.connection)
-            self._require_format(link.connection)
-            link.look_at = 0.0  # looks every time: an immutable connection takes no locks
-        return link.connection
-
-    def _prepare(self, connection: apsw.Connection) -> None:
-        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-        # Plans must not depend on bound values: with STAT4 the driver's SQLite would plan many of these statements anew
-        # at each execution, which takes longer than most of them.
-        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-
-    def _require_format(self, connection: apsw.Connection) -> None:
-        if is_fresh(connection, self.path):
-            raise StoreNotAvailableError(f"{self.path!r} is empty; frozen=False makes it a store")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-
-    def _switch_to_wal(self, connection: apsw.Connection) -> None:
-        # Ignores the busy timeout; whoever is busy is waited for in `_connect`.
-        if connection.pragma("journal_mode", "wal") != "wal":
-            raise StoreNotAvailableError(f"the file system of {self.path!r} cannot hold a write-ahead log")
+            return connect_phantom(link)
+        return connect_writable(link, self._options.durability)
 
     # -- removing -----------------------------------------------------------------------------------------------------
 
     def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
         """Remove the file if nobody else has it open and nothing is in it; otherwise it stays."""
-        held = _hold(lambda file: file is self)
+        held = hold(self._links.__contains__)
         try:
             for link in held:
                 link.close()
@@ -462,107 +288,8 @@ class SqliteFile:
         except apsw.Error as error:
             raise self.translated(error) from error
         finally:
-            _release(held)
-
-    # -- errors -------------------------------------------------------------------------------------------------------
+            release(held)
 
     def translated(self, error: apsw.Error) -> StoreError:
-        """Return the error of rstore for an error of the driver; it names the file, never a value."""
-        reason = f"{self.path!r}: {error}"
-        if isinstance(error, apsw.BusyError | apsw.LockedError):
-            return StoreBusyError(f"{reason}; others kept it locked for {self._options.timeout_s:g} s")
-        if isinstance(error, apsw.FullError | apsw.NoMemError) or _is_out_of_space(error):
-            return StoreFullError(f"{reason}; nothing was applied")
-        if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.SQLError | apsw.FormatError):
-            return CorruptionError(reason)
-        if isinstance(error, apsw.TooBigError):
-            return NotSupportedError(f"{reason}; SQLite holds values of up to 1,000,000,000 bytes")
-        if isinstance(error, apsw.ConnectionClosedError | apsw.ThreadingViolationError):
-            return StoreClosedError(reason)
-        return StoreNotAvailableError(reason)
-
-
-def _stamp(path: str) -> tuple[int, ...] | None:
-    """Return what changes when somebody writes to a file."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from every other one that bears its name before or after."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _is_out_of_space(error: apsw.Error) -> bool:
-    # A full disk is an error of its own; a quota, or a limit on the size of files, is a failed write or extension.
-    return isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _FAILED_WRITES
-
-
-@contextmanager
-def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Generator[None, None, None]:
-    """Run statements as one transaction, or as one step of the transaction that is open: all of them or none."""
-    begin, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
-    if connection.in_transaction:
-        begin, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
-    connection.execute(begin)
-    try:
-        yield
-        connection.execute(end)
-    except BaseException:
-        if not connection.get_autocommit():  # a full disk has rolled all of it back already
-            connection.execute(undo)
-        raise
-
-
-# -- forks ------------------------------------------------------------------------------------------------------------
-# SQLite's table of locks is inherited by a child, the locks are not: a child that merely opens a connection of its own
-# can lose acknowledged commits when the parent closes its one. So no connection is open at the moment of a fork.
-
-_gate = RLock()  # guards the two sets below, and is held by whoever opens a connection, forks, or removes a file
-_files: WeakSet[SqliteFile] = WeakSet()
-_held_for_fork: list[Link] = []
-
-
-def _hold(chosen: Callable[[SqliteFile], bool]) -> list[Link]:
-    """Take the gate and the locks of all links of some files, waiting for what is under way."""
-    while True:
-        _gate.acquire()
-        held: list[Link] = []
-        for link in [link for file in list(_files) if chosen(file) for link in list(file._links)]:  # noqa: SLF001 - same module
-            if not link.lock.acquire(timeout=0.01):
-                break
-            held.append(link)
-        else:
-            return held
-        # Its owner may be waiting for the gate, in order to open a connection: let it.
-        _release(held)
-        time.sleep(0.001)
-
-
-def _release(held: list[Link]) -> None:
-    for link in held:
-        link.lock.release()
-    _gate.release()
-
-
-def _before_fork() -> None:
-    _held_for_fork[:] = _hold(lambda _: True)
-    for link in _held_for_fork:
-        link.close()
-
-
-def _after_fork() -> None:
-    held = _held_for_fork[:]
-    _held_for_fork.clear()
-    _release(held)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+        """Return the error of rstore for an error of the driver."""
+        return translated(error, self.path, self._options.timeout_s)

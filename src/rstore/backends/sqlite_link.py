@@ -1,0 +1,173 @@
+"""One connection to a SQLite file, and what all of this process have in common: none is open across a fork."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from threading import RLock
+from weakref import WeakSet
+
+import apsw
+
+
+class Link:
+    """One thread's connection, opened when needed; a fork, or `close` in another thread, waits until it is not in use.
+
+    Whoever uses it holds `lock`. The one exception is a single statement that is tried again where it fails: the driver
+    refuses to close a connection while a statement runs.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_moved",
+        "connection",
+        "execute",
+        "lock",
+        "logs",
+        "look_at",
+        "namespace",
+        "path",
+        "phantom",
+        "stamp",
+    )
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = RLock()  # guards everything below
+        self.connection: apsw.Connection | None = None
+        # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
+        self.execute: Callable[..., apsw.Cursor] | None = None
+        self.namespace = 0
+        self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
+        self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
+        # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
+        self.look_at = 0.0
+        self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
+        self._moved = ctypes.c_int(0)
+        with gate:
+            _links.add(self)
+
+    def moved(self) -> bool:
+        """Return whether the file was moved, replaced or deleted since it was opened."""
+        if self.connection is None:
+            return False
+        self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(self._moved))
+        return bool(self._moved.value)
+
+    def is_stale(self) -> bool:
+        """Return whether what bears the name of the file now is not what was opened."""
+        if self.phantom:
+            return os.path.exists(self.path)
+        if self.stamp is not None and (has_log(self.path) or stamp(self.path) != self.stamp):
+            return True  # opened as immutable, and somebody writes now, or did since
+        return self.moved()
+
+    def close(self) -> None:
+        """Close the connection, if there is one; the link can be used again."""
+        connection, self.connection, self.phantom = self.connection, None, False
+        self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
+        while connection is not None:
+            try:
+                connection.close()
+            except apsw.ThreadingViolationError:  # its thread is in a statement that runs without the lock
+                time.sleep(0.0001)
+            else:
+                return
+
+
+def log_names(path: str) -> tuple[str, str]:
+    """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
+    path = os.path.realpath(path)
+    return path + "-wal", path + "-shm"
+
+
+def has_log(path: str) -> bool:
+    """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
+    try:
+        return os.path.getsize(log_names(path)[0]) > 0
+    except FileNotFoundError:
+        return False
+
+
+def stamp(path: str) -> tuple[int, ...] | None:
+    """Return what changes when somebody writes to a file."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from every other one that bears its name before or after."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Generator[None, None, None]:
+    """Run statements as one transaction, or as one step of the transaction that is open: all of them or none."""
+    begin, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
+    if connection.in_transaction:
+        begin, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute(end)
+    except BaseException:
+        if not connection.get_autocommit():  # a full disk has rolled all of it back already
+            connection.execute(undo)
+        raise
+
+
+# SQLite's table of locks is inherited by a child, the locks are not: a child that merely opens a connection of its own
+# can lose acknowledged commits when the parent closes its one. So no connection is open at the moment of a fork.
+
+gate = RLock()  # guards the two below, and is held by whoever opens a connection, forks, or removes a file
+_links: WeakSet[Link] = WeakSet()
+_held_for_fork: list[Link] = []
+
+
+def hold(chosen: Callable[[Link], bool]) -> list[Link]:
+    """Take the gate and the locks of some links, waiting for what is under way."""
+    while True:
+        gate.acquire()
+        held: list[Link] = []
+        for link in [link for link in list(_links) if chosen(link)]:
+            if not link.lock.acquire(timeout=0.01):
+                break
+            held.append(link)
+        else:
+            return held
+        # Its owner may be waiting for the gate, in order to open a connection: let it.
+        release(held)
+        time.sleep(0.001)
+
+
+def release(held: list[Link]) -> None:
+    """Let go of what `hold` took."""
+    for link in held:
+        link.lock.release()
+    gate.release()
+
+
+def _before_fork() -> None:
+    _held_for_fork[:] = hold(lambda _: True)
+    for link in _held_for_fork:
+        link.close()
+
+
+def _after_fork() -> None:
+    held = _held_for_fork[:]
+    _held_for_fork.clear()
+    release(held)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,115 @@
+"""Opening a SQLite file as a store: for writing, for reading, and where it cannot be locked or is not there."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Final, Literal
+from urllib.parse import quote
+
+import apsw
+
+from rstore.backends.sqlite_format import is_fresh, lay_out
+from rstore.backends.sqlite_link import Link, has_log, identity, log_names, stamp, transaction
+from rstore.errors import StoreNotAvailableError
+
+LOOK_EVERY_S: Final = 1.0
+_CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
+
+
+def connect_phantom(link: Link) -> apsw.Connection:
+    """Open what stands for a file that was discarded: reading finds nothing, and does not create the file again."""
+    link.connection, link.phantom = apsw.Connection(":memory:"), True
+    lay_out(link.connection)
+    return link.connection
+
+
+def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.Connection:
+    """Open the file for writing, after creating it if it is not there.
+
+    Raises `FileNotFoundError` if it is removed or replaced meanwhile.
+    """
+    _create(link.path)
+    connection = link.connection = apsw.Connection(link.path, flags=apsw.SQLITE_OPEN_READWRITE)
+    _prepare(connection)
+    fresh = is_fresh(connection, link.path)
+    _check_place(link)
+    # Ignores the busy timeout: whoever is busy is waited for by the caller.
+    if connection.pragma("journal_mode", "wal") != "wal":
+        raise StoreNotAvailableError(f"the file system of {link.path!r} cannot hold a write-ahead log")
+    _check_place(link)
+    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+    if fresh:
+        with transaction(connection):
+            if is_fresh(connection, link.path):  # another process may have been faster
+                lay_out(connection)
+    connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    link.logs = {path: identity(path) for path in log_names(link.path)}
+    _check_place(link)
+    link.look_at = time.monotonic() + LOOK_EVERY_S
+    return connection
+
+
+def connect_frozen(link: Link) -> apsw.Connection:
+    """Open the file for reading; as immutable where a directory does not allow what locks take.
+
+    Raises `StoreNotAvailableError` if it is not there, is no store, or has a log that cannot be read there.
+    """
+    path = link.path
+    if not os.path.isfile(path):
+        raise StoreNotAvailableError(f"there is no file {path!r}; frozen=False creates one")
+    try:
+        link.connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+        _require_format(link.connection, path)
+        link.look_at = time.monotonic() + LOOK_EVERY_S
+    except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as error:
+        # A file in WAL mode needs a -shm beside it, which cannot be made in a read-only directory.
+        if not os.access(path, os.R_OK):
+            raise StoreNotAvailableError(f"cannot read {path!r}: permission denied") from error
+        if has_log(path):
+            raise StoreNotAvailableError(
+                f"{path!r} has a write-ahead log that cannot be read in a read-only directory: "
+                "open it once where it can be written"
+            ) from error
+        link.close()
+        link.stamp = stamp(path)
+        uri = "file:" + quote(path) + "?immutable=1"
+        link.connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        _require_format(link.connection, path)
+        link.look_at = 0.0  # looks every time: an immutable connection takes no locks
+    return link.connection
+
+
+def _create(path: str) -> None:
+    """Create the file if it is not there, for nobody else to read."""
+    try:
+        # Only if it is new: closing any descriptor of a file drops all locks that the process holds on it.
+        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        if os.path.isdir(path):
+            raise StoreNotAvailableError(f"{path!r} is a directory") from None
+        if os.path.exists(path) and not os.access(path, os.W_OK):  # SQLite would fall back on reading
+            raise StoreNotAvailableError(f"cannot open {path!r} for writing: permission denied") from None
+    except OSError as error:
+        raise StoreNotAvailableError(f"cannot open {path!r} for writing: {error.strerror}") from error
+
+
+def _check_place(link: Link) -> None:
+    if link.moved():
+        raise FileNotFoundError(link.path)
+
+
+def _prepare(connection: apsw.Connection) -> None:
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    # Plans must not depend on bound values: with STAT4 the driver's SQLite would plan many of these statements anew
+    # at each execution, which takes longer than most of them.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+
+
+def _require_format(connection: apsw.Connection, path: str) -> None:
+    _prepare(connection)
+    if is_fresh(connection, path):
+        raise StoreNotAvailableError(f"{path!r} is empty; frozen=False makes it a store")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
