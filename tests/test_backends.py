@@ -80,7 +80,7 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
     birth = backend.create()
     backend.write(
         [
-            Write("kept", record(1)),
+            Write("kept", record(1), 30),
             Write("gone", record(2), 30),
             Write("soon", record(3), 100_000),
             Write("k", record(9), 30),
@@ -90,6 +90,7 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
     backend.write([Write("large", record(4, 5000), 30)], birth)
     assert backend.write_if(Write("k", record(8), KEEP), version_of(record(9)), birth)
     assert backend.write_if(Write("new", record(7), 30), None, birth)
+    assert backend.touch("kept", None)
     pass_ms(31)
     assert backend.get("gone") is backend.get("large") is backend.get("k") is backend.get("new") is None
     assert not backend.has("gone")
@@ -97,7 +98,7 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
     assert not backend.touch("gone", None)
     assert backend.get("soon") == record(3)
     assert backend.count() == 2
-    assert (backend.count("g", "l"), backend.count("gone"), backend.count("kept", "kept\x01")) == (1, 2, 1)
+    assert (backend.count("g", "l"), backend.count("gone"), backend.count("kept"), backend.count("l")) == (1, 2, 2, 1)
     assert [one[:2] for one in backend.scan(limit=10).records] == [("kept", record(1)), ("soon", record(3))]
     assert [key for key, _, _ in backend.fetch(["gone", "soon", "large"])] == ["soon"]
     assert backend.delete_range("g", "l") == 1

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
+import psycopg
 import pytest
+from postgresql import Server
 from redis_servers import Server as RedisServer
 
 from rstore import Store
@@ -63,6 +65,33 @@ def test_redis_forgets_the_names_of_what_has_expired(redis_dsn: str, redis_serve
         assert len(store) == 1
         names = redis_server.do("KEYS", "rs{*")
         assert sum(redis_server.do("ZCARD", name) for name in names if redis_server.do("TYPE", name) == b"zset") == 1
+
+
+def test_redis_forgets_who_computes_when_the_namespace_is_discarded(redis_dsn: str, redis_server: RedisServer) -> None:
+    with Store(redis_dsn, frozen=False) as store:
+        assert leases.Lease(store._writer, "k").take()  # noqa: SLF001
+        assert not leases.Lease(store._writer, "k").take()  # noqa: SLF001
+        store.discard()
+        assert all(name[:3] == b"rs:" or name[7:8] == b"m" for name in redis_server.do("KEYS", "*"))
+
+
+def test_postgresql_reclaims_what_nobody_is_refreshing(postgresql: Server, postgresql_schema: str) -> None:
+    table = f'"{postgresql_schema}".records'
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
+        store.set_many({f"{i}": i for i in range(300)}, ttl=0.02)
+        time.sleep(0.03)
+        with psycopg.connect(postgresql.dsn(), autocommit=False) as other:
+            other.execute(f"UPDATE {table} SET expires_ms = NULL WHERE key = '7'".encode())
+            backend = store._writer.backend  # noqa: SLF001
+            assert [backend.sweep(100) for _ in range(4)] == [100, 100, 99, 0]
+            assert postgresql.execute(f"SELECT key FROM {table}") == [("7",)]
+            other.commit()
+        assert (backend.sweep(100), store.keys()) == (0, ["7"])
+        store.set_many({f"{i}": i for i in range(300)}, ttl=0.02)
+        time.sleep(0.03)
+        for _ in range(1001):
+            store.set("k", 1)
+        assert postgresql.execute(f"SELECT key FROM {table}") == [("k",)]
 
 
 COMPUTES = """

@@ -90,18 +90,17 @@ class RedisRecords(RedisBatches):
                 self._refresh_all()
                 if not any(place.birth for place in self._places) and self._is_laid_out_anew():
                     continue
-            buckets: dict[int, list[bytes]] = defaultdict(list)
+            groups: dict[Place, list[bytes]] = defaultdict(list)
             for name in left:
-                buckets[self._place_of(name).bucket].append(name)
-            groups = [(self._places[bucket], names) for bucket, names in buckets.items()]
-            groups = [(place, names) for place, names in groups if place.birth]
+                if (place := self._place_of(name)).birth:
+                    groups[place].append(name)
             try:
-                replies = self._run(call(place, names[:MOST_RECORDS]) for place, names in groups)
+                replies = self._run(call(place, names[:MOST_RECORDS]) for place, names in groups.items())
             except Signal:
                 self._refresh_all()
                 continue
             left = []
-            for (_, names), (records, last) in zip(groups, replies, strict=True):
+            for names, (records, last) in zip(groups.values(), replies, strict=True):
                 expiries = map(_expires_ms, last) if last else repeat(None)
                 found += (
                     (name.decode(), record, expires_ms)
@@ -254,43 +253,33 @@ class RedisRecords(RedisBatches):
         self._refresh_all()
         if not any(place.birth for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
-        # Behind the key up to which all are deleted: whoever goes on writing there keeps this from ending otherwise.
-        begin = {place.bucket: low for place in self._places if place.birth}
         found = 0
-        while begin:
-            for bucket in begin:
+        todo = [(place, low) for place in self._places]
+        while todo := [(place, begin) for place, begin in todo if place.birth]:
+            for place, _ in todo:
                 with suppress(Signal):
-                    self._fold(self._places[bucket])
-            places = [self._places[bucket] for bucket in begin]
-            replies = self._client.run(
-                [
-                    _DELETE_RANGE.on(
-                        place.slot,
-                        (place.marker_key, place.key_index, place.expiry_index),
-                        place.marker,
-                        begin[place.bucket],
-                        high,
-                        MOST_RECORDS,
-                        write=True,
-                        again=False,
-                    )
-                    for place in places
-                ]
-            )
-            for place, reply in zip(places, replies, strict=True):
+                    self._fold(place)
+            replies = self._client.run([self._deleting(place, begin, high) for place, begin in todo])
+            rest: list[tuple[Place, bytes]] = []
+            for (place, begin), reply in zip(todo, replies, strict=True):
                 if isinstance(reply, Signal):
-                    if not self._refreshed(place).birth:
-                        del begin[place.bucket]
+                    rest.append((self._refreshed(place), begin))
                 elif isinstance(reply, LostReplyError):
                     raise self._unknown("a range of keys was deleted", reply) from reply.__cause__
                 elif isinstance(reply, Exception):
                     raise reply
                 else:
                     found += reply[0]
-                    begin[place.bucket] = b"(" + reply[1]
-                    if not reply[1]:
-                        del begin[place.bucket]
+                    if reply[
+                        1
+                    ]:  # go on behind it: from the beginning, whoever goes on writing there would keep this busy
+                        rest.append((place, b"(" + reply[1]))
+            todo = rest
         return found
+
+    def _deleting(self, place: Place, low: bytes, high: bytes) -> Call:
+        keys = (place.marker_key, place.key_index, place.expiry_index)
+        return _DELETE_RANGE.on(place.slot, keys, place.marker, low, high, MOST_RECORDS, write=True, again=False)
 
     def sweep(self, limit: int) -> int:
         share = max(1, limit // len(self._places))

@@ -419,12 +419,13 @@ class EntrySuite(Suite):
             assert give_up.wait(30)
             raise LookupError
 
-        with ThreadPoolExecutor(2) as pool:
+        # Its patience is shorter than the time after which others believe that whoever computes has died.
+        with opener(timeout=3) as patient, ThreadPoolExecutor(2) as pool:
             failing = pool.submit(store.get_or_set, "k", fails)
             assert begun.wait(30)
             with opener(timeout=0) as hasty, pytest.raises(StoreBusyError):
                 hasty.get_or_set("k", lambda: 1)
-            waiting = pool.submit(store.get_or_set, "k", lambda: None)
+            waiting = pool.submit(patient.get_or_set, "k", lambda: None)
             assert "k" not in store
             assert len(store) == 0
             give_up.set()
