@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from plot import Bars
 from table import Goal, Table
 
 KEY: Final = urlsafe_b64encode(bytes(range(32))).decode()
@@ -39,3 +40,4 @@ class Section:
 
     tables: list[Table]
     goals: list[Goal] = field(default_factory=list)
+    bars: list[Bars] = field(default_factory=list)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from contest import Contestant, compete
 from lab import KINDS, Lab, Section
-from peers import FIRST_RELEASE_REDIS
+from peers import FIRST_RELEASE_REDIS, make_cache
 from table import Goal, Table, number, times
 
 CHANGES: Final = 300
+CLIENTS: Final = 4
 
 
 def redis_server() -> str:
@@ -28,7 +30,7 @@ def redis_server() -> str:
 
 def redis(lab: Lab) -> Section:
     """Measure a Redis server."""
-    parts = [_pairs(lab), _speed(lab), _keys(lab)]
+    parts = [_pairs(lab), _speed(lab), _keys(lab), _memory(lab), _cluster(lab)]
     return Section([table for part in parts for table in part.tables], [goal for part in parts for goal in part.goals])
 
 
@@ -108,6 +110,75 @@ def _keys(lab: Lab) -> Section:
     )
     base: dict[str, Any] = {"calls": 200, "executable": redis_server(), "key": None}
     contestants = {f"{n:,}": Contestant("redis_keys", {**base, "n": n}) for n in (1_000, lab.scaled(1_000_000))}
-    for name, result in compete(contestants, lab.rounds(10)).items():
+    results = compete(contestants, lab.rounds(10))
+    for name, result in results.items():
         table.rows.append([name, *(number(result[figure]) for figure in ("there", "missing", "len", "bytes"))])
+    few, many = results.values()
+    goals = [
+        Goal(f"Redis, {verb} with 1,000 times the keys: time", 1.5, many.ratio(verb, few), at_most=True)
+        for verb in ("there", "missing", "len")
+    ]
+    return Section([table], goals)
+
+
+def _memory(lab: Lab) -> Section:
+    table = Table(
+        "Memory on Redis",
+        "library | bytes a key | bytes a hot point | bytes a sealed point",
+        "What `used_memory` grows by: keys with values of about 100 bytes, series of 1,000 points with jittered "
+        "timestamps and a random walk of two decimals, then as many points of one series at once. Bare Redis: a string "
+        "a key, a sorted set a series.",
+    )
+    base: dict[str, Any] = {"keys": lab.scaled(100_000), "points": lab.scaled(1_000_000), "executable": redis_server()}
+    contestants = {
+        "bare Redis": Contestant("redis_memory", {**base, "library": "bare"}),
+        "rstore, plain": Contestant("redis_memory", {**base, "library": "rstore"}),
+        "rstore, encrypted": Contestant("redis_memory", {**base, "library": "rstore", "key": KINDS["encrypted"]}),
+    }
+    for name, result in compete(contestants, 1).items():
+        sealed = number(result["sealed"]) if result["sealed"] else "-"
+        table.rows.append([name, number(result["key"]), number(result["hot"]), sealed])
     return Section([table])
+
+
+def _cluster(lab: Lab) -> Section:
+    # The tests know how to make a cluster.
+    from redis_servers import Cluster, Server
+
+    with TemporaryDirectory(dir=make_cache(), prefix="run-") as directory:
+        executable = Path(redis_server())
+        cluster = Cluster(Path(directory) / "cluster")
+        try:
+            with Server(Path(directory), executable=executable) as server:
+                return _spread(lab, cluster.dsn, [one.port for one in cluster.masters()], server.dsn)
+        finally:
+            cluster.kill()
+
+
+def _spread(lab: Lab, dsn: str, ports: list[int], single: str) -> Section:
+    base: dict[str, Any] = {"clients": CLIENTS, "calls": lab.scaled(5_000)}
+    clients = compete(
+        {
+            "a single server": Contestant("redis_clients", {**base, "dsn": single}),
+            "3 masters with a replica each": Contestant("redis_clients", {**base, "dsn": dsn}),
+        },
+        lab.rounds(5),
+    )
+    throughput = Table(
+        f"{CLIENTS} client processes on Redis",
+        "servers | set a second | get a second",
+        "All clients together, one call at a time each. Clients and servers share the cores of one machine: a "
+        "cluster is faster where it has machines of its own.",
+    )
+    throughput.rows += [[name, number(one["set"]), number(one["get"])] for name, one in clients.items()]
+    keys, series = lab.scaled(1_000_000), lab.scaled(10_000)
+    once = {"dsn": dsn, "ports": ports, "keys": keys, "series": series}
+    [held] = compete({"spread": Contestant("redis_spread", once)}, 1).values()
+    spread = Table("Spread over 3 masters", "what | first | second | third | fullest against the average")
+    goals = []
+    for what, n in (("keys", keys), ("series", series)):
+        shares = [held[f"{what} {master}"] for master in range(len(ports))]
+        fullest = max(shares) * len(shares) / n
+        spread.rows.append([f"{n:,} {what}", *(f"{share:,.0f}" for share in shares), times(fullest)])
+        goals.append(Goal(f"Redis Cluster, {what} on the fullest of 3 masters", 1.05, fullest, at_most=True))
+    return Section([throughput, spread], goals)

@@ -2,7 +2,8 @@
 
 - `python benchmarks/run.py` measures everything; README.md beside this file says what and how.
 - `python benchmarks/run.py pairs keys` measures some sections.
-- `python benchmarks/run.py --readme` measures everything, and puts the tables into README.md.
+- `python benchmarks/run.py --readme` measures everything, and puts the tables and the plot into README.md.
+- `python benchmarks/run.py series --plot FILE.svg` draws the plot alone.
 - `python benchmarks/run.py --quick` measures a hundredth, without peers and network: does it run at all?
 """
 
@@ -23,10 +24,12 @@ from typing import Final
 import apsw
 from lab import Lab
 from peers import make_cache, make_peers
+from plot import Bars
 from sections import SECTIONS
 from table import Table
 
 README: Final = Path(__file__).parent / "README.md"
+PLOT: Final = README.with_name("series.svg")
 MARK: Final = "<!-- Below: what run.py --readme has measured. -->\n"
 
 
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="measure a hundredth, once, without peers and network")
     parser.add_argument("--readme", action="store_true", help="measure everything, and put the tables into README.md")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw what section series measures")
     arguments = parser.parse_args()
     if arguments.readme and (arguments.quick or arguments.sections):
         parser.error("README.md shows everything, measured in full")
@@ -44,16 +48,22 @@ def main() -> None:
 
     lab = Lab(quick=True) if arguments.quick else Lab(make_peers())
     printed = ""
-    for text in report(lab, arguments.sections or SECTIONS):
+    bars: list[Bars] = []
+    for text in report(lab, arguments.sections or SECTIONS, bars):
         print(text, end="", flush=True)
         printed += text
+    if arguments.plot and not bars:
+        parser.error("--plot needs the section series, measured in full")
+    for path in [*([PLOT] if arguments.readme else ()), *([arguments.plot] if arguments.plot else ())]:
+        bars[0].save(path)
     if arguments.readme:
+        printed = f"![{bars[0].title}]({PLOT.name})\n\n{printed}"
         above, mark, _ = README.read_text(encoding="utf-8").partition(MARK)
         README.write_text(above + mark + "\n" + printed, encoding="utf-8")
 
 
-def report(lab: Lab, sections: Iterable[str]) -> Iterator[str]:
-    """Yield what comes of each section as soon as it is there."""
+def report(lab: Lab, sections: Iterable[str], bars: list[Bars]) -> Iterator[str]:
+    """Yield what comes of each section as soon as it is there, and collect what can be drawn."""
     yield f"{describe_machine()}\n"
     goals = Table("Goals", "what | goal | measured | reached")
     for name in sections:
@@ -62,6 +72,7 @@ def report(lab: Lab, sections: Iterable[str]) -> Iterator[str]:
         for table in section.tables:
             yield f"\n{table}"
         goals.rows += [goal.cells() for goal in section.goals]
+        bars += section.bars
     if goals.rows and not lab.quick:  # what is measured a hundred times smaller reaches nothing
         yield f"\n{goals}"
 

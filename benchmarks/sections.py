@@ -1,6 +1,6 @@
 """What is measured: for each section the contestants, their table, and the goals.
 
-Redis has a file of its own.
+Redis and series of numbers have files of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contest import Contestant, Results, compete
 from lab import KEY, KINDS, Lab, Section
 from peers import DISKCACHE, EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
 from redis_section import redis
+from series_section import huge, series, tuples
 from table import Goal, Table, number, times
 
 # The tests know how to start a server.
@@ -225,27 +226,37 @@ def measure_server(server: Server, lab: Lab) -> Section:
         if before and library == "rstore":
             goals.append(Goal(f"PostgreSQL, {n:,} points, {kind}: total against {FIRST_RELEASE}", 200, faster))
 
-    base = {"calls": max(10, lab.scaled(2_000))}
-    bare = ("executemany", "unnest", "COPY")
-    rows = {
+    base, bare = {"calls": max(10, lab.scaled(200))}, ("executemany", "unnest", "COPY")
+    ones = {
         "rstore, plain": Contestant("server", task("pairs", "rstore", 20_000, **base)),
         "rstore, encrypted": Contestant("server", task("pairs", "rstore", 20_000, key=KEY, **base)),
-    } | {f"bare psycopg, {way}": Contestant("server", task("pairs", way, 20_000, **base)) for way in bare}
-    pairs_ = Table(
-        "PostgreSQL: key/value pairs",
-        "library | set, µs p50 | get, µs p50 | set of all, a second | scan of all, a second",
-        "Dicts of about 100 bytes; `full` durability. Bare psycopg: one connection, one table, prepared statements, "
-        "binary results, pickles, and three ways to store many at once.",
+        "bare psycopg": Contestant("server", task("pairs", bare[0], 20_000, **base)),
+    }
+    single = Table(
+        "PostgreSQL: key/value pairs, one at a time",
+        "library | set, µs p50 | get, µs p50",
+        "Dicts of about 100 bytes in random order; `full` durability. Bare psycopg: one connection, one table, "
+        "prepared statements, binary results, pickles.",
     )
-    found = compete(rows, lab.rounds(7))
-    for name, result in found.items():
-        pairs_.rows.append([name, *(number(result[one]) for one in ("set", "get", "update", "scan"))])
-    ours, theirs = found["rstore, plain"], [found[f"bare psycopg, {way}"] for way in bare]
-    for what, figure, limit in (("set", "set", 0.85), ("get", "get", 0.85)):
-        goals.append(Goal(f"PostgreSQL {what} against bare psycopg", limit, theirs[0].ratio(figure, ours)))
-    best = max(theirs, key=lambda one: one["update"])
-    goals.append(Goal("PostgreSQL update against the best of bare psycopg", 1, ours.ratio("update", best)))
-    goals.append(Goal("PostgreSQL scan against a bare SELECT", 0.8, ours.ratio("scan", theirs[0])))
+    found = compete(ones, lab.rounds(50))
+    single.rows += [[name, number(result["set"]), number(result["get"])] for name, result in found.items()]
+    ours, theirs = found["rstore, plain"], found["bare psycopg"]
+    goals += (Goal(f"PostgreSQL {one} against bare psycopg", 0.85, theirs.ratio(one, ours)) for one in ("set", "get"))
+
+    alls = {
+        "rstore, plain": Contestant("server", task("many", "rstore", 20_000)),
+        "rstore, encrypted": Contestant("server", task("many", "rstore", 20_000, key=KEY)),
+    } | {f"bare psycopg, {way}": Contestant("server", task("many", way, 20_000)) for way in bare}
+    every = Table(
+        "PostgreSQL: key/value pairs, 20,000 at once",
+        "library | set, pairs a second | scan, pairs a second",
+        "The same dicts. Bare psycopg stores them in three ways: `executemany`, arrays that the server unnests, and a "
+        "`COPY` into a temporary table.",
+    )
+    found = compete(alls, lab.rounds(15))
+    every.rows += [[name, number(result["update"]), number(result["scan"])] for name, result in found.items()]
+    ours, theirs = found["rstore, plain"], found["bare psycopg, executemany"]
+    goals.append(Goal("PostgreSQL scan against a bare SELECT", 0.8, ours.ratio("scan", theirs)))
 
     contestants = {("rstore",): Contestant("server", task("apply", "rstore", 1_000, **base))}
     if EVENTSOURCING in lab.peers:
@@ -256,7 +267,7 @@ def measure_server(server: Server, lab: Lab) -> Section:
         "library | apply, µs p50",
         "A thousand accounts; each call loads one, changes its balance, and stores the change. `full` durability.",
     )
-    results = _compete(contestants, lab.rounds(5))
+    results = _compete(contestants, lab.rounds(30))
     changes.rows += [[name, number(result["apply"])] for (name,), result in results.items()]
     if EVENTSOURCING in lab.peers:
         ratio = results[EVENTSOURCING,].ratio("apply", results["rstore",])
@@ -270,7 +281,7 @@ def measure_server(server: Server, lab: Lab) -> Section:
     )
     for name, result in compete(grown, lab.rounds(3)).items():
         flat.rows.append([name, *(number(result[one]) for one in ("current", "past", "last"))])
-    return Section([speed, pairs_, changes, flat], goals)
+    return Section([speed, single, every, changes, flat], goals)
 
 
 def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
@@ -280,5 +291,5 @@ def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
-    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, postgres, redis)
+    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, series, tuples, huge, postgres, redis)
 }

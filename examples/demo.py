@@ -6,10 +6,9 @@ Run it with `make demo`, or with `python examples/demo.py` after `pip install 'r
 from __future__ import annotations
 
 import csv
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import groupby
 from operator import add
 from pathlib import Path
 from statistics import fmean
@@ -68,6 +67,7 @@ def main() -> None:
         show_facts(store)
         show_last_values(store)
         show_january(store)
+        show_seasons(store)
         show_missing_days(store)
         show_past(store)
         show_how_it_came_to_be(store)
@@ -172,6 +172,17 @@ def show_january(store: Store) -> None:
     show(table)
 
 
+def show_seasons(store: Store) -> None:
+    """Answer from buckets of a quarter of a year each: the store computes, and hands out one value a bucket."""
+    start, quarter = to_ms("2014/01/01"), 365 * DAY // 4
+    with step("When did it rain in 2014?", "store.resample('precipitation', quarter, ['sum', 'max'], start, end)"):
+        found = store.resample("precipitation", quarter, ["sum", "max"], start, start + 365 * DAY - 1, origin=start)
+    table = new_table("91 days from", "rain", "wettest day")
+    for t, rain in found:
+        table.add_row(to_day(t), *(with_unit(rain[name], "precipitation") for name in ("sum", "max")))
+    show(table)
+
+
 def show_missing_days(store: Store) -> None:
     """Answer from the grid of days on which each series should have a point."""
     start, end = to_ms("2012/01/01"), to_ms("2016/01/03")
@@ -208,11 +219,11 @@ def show_how_it_came_to_be(store: Store) -> None:
 
 
 def show_temperatures(store: Store) -> None:
-    """Plot two series, averaged by month."""
-    with step("How did the temperature go?", "store.range('temp_max')"):
-        highest = store.range("temp_max")
-        lowest = store.range("temp_min")
-    show(plot({"mean daily high, °C": highest, "mean daily low, °C": lowest}))
+    """Plot one series by the few points that show what all of them do, another one by its means."""
+    with step("How did the temperature go?", "store.downsample('temp_max', 80)"):
+        highest = store.downsample("temp_max", 80)
+        lowest = store.resample("temp_min", 30 * DAY)
+    show(plot({"daily high, °C": highest, "mean daily low, °C": lowest}))
 
 
 def show_protection(key: str) -> None:
@@ -275,7 +286,12 @@ def new_table(*titles: str) -> Table:
     """Return an empty table with these columns."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in titles:
-        table.add_column(title, justify="right" if title in {"bytes", "days", "lowest", "mean", "highest"} else "left")
+        table.add_column(
+            title,
+            justify="right"
+            if title in {"bytes", "days", "lowest", "mean", "highest", "rain", "wettest day"}
+            else "left",
+        )
     return table
 
 
@@ -285,25 +301,17 @@ def show(part: RenderableType) -> None:
 
 
 def plot(series: dict[str, Sequence[tuple[int, float]]]) -> Text:
-    """Return a plot of the monthly means of some series."""
-    months = {name: list(by_month(points)) for name, points in series.items()}
+    """Return a plot of some series."""
     lines = plot_to_string(
-        xs=[np.array([t for t, _ in points], dtype="datetime64[ms]") for points in months.values()],
-        ys=[[value for _, value in points] for points in months.values()],
-        legend_labels=list(months),
+        xs=[np.array([t for t, _ in points], dtype="datetime64[ms]") for points in series.values()],
+        ys=[[value for _, value in points] for points in series.values()],
+        legend_labels=list(series),
         color=["red", "blue"],
         lines=True,
         width=WIDTH - 12,
         height=12,
     )
     return Text.from_ansi(lines)
-
-
-def by_month(points: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    """Yield the first timestamp and the mean of each month."""
-    for _, month in groupby(points, key=lambda point: to_day(point[0])[:7]):
-        timestamps, values = zip(*month, strict=True)
-        yield timestamps[0], fmean(values)
 
 
 def to_ms(day: str) -> int:

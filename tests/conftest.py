@@ -3,7 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from postgresql import Server, check_schema
+from postgres_proxy import Proxy
+from postgresql import PASSWORD, Server, check_schema
 from redis_servers import Cluster
 from redis_servers import Server as RedisServer
 
@@ -37,6 +38,22 @@ def postgresql_dsn(postgresql: Server, _schema: str) -> Iterator[str]:
     if postgresql.left_in(_schema):
         check_schema(postgresql, _schema)
         postgresql.empty(_schema)
+
+
+@pytest.fixture
+def proxy(postgresql: Server) -> Iterator[Proxy]:
+    proxy = Proxy(postgresql)
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def proxied_dsn(postgresql: Server, proxy: Proxy, postgresql_schema: str) -> Iterator[str]:
+    """The DSN of a store behind the proxy."""
+    with postgresql.role("somebody", "SUPERUSER"):
+        yield postgresql.tcp_dsn("somebody", PASSWORD, port=proxy.port, schema=postgresql_schema)
+        postgresql.execute(f'ALTER SCHEMA "{postgresql_schema}" OWNER TO postgres')
+        postgresql.execute("REASSIGN OWNED BY somebody TO postgres")
 
 
 @pytest.fixture(scope="session")

@@ -153,6 +153,12 @@ class Server:
             while connection.execute(f"SELECT 1 {ours}".encode()).fetchall():
                 time.sleep(0.001)
 
+    def await_waiting(self, n: int) -> None:
+        """Wait until so many sessions wait for a lock."""
+        deadline = time.monotonic() + 10
+        while len(self.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")) < n:
+            assert time.monotonic() < deadline
+
     @contextmanager
     def role(self, name: str, rights: str = "") -> Generator[str]:
         """Return the password of a user who may log in and has some other rights."""
@@ -180,7 +186,8 @@ class Server:
 
     def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run SQL as the superuser, and return what it returns."""
-        with psycopg.connect(self.conninfo(database), autocommit=True) as connection:
+        # A transaction that a failed test left open would keep it waiting for good.
+        with psycopg.connect(self.conninfo(database), autocommit=True, options="-c lock_timeout=5s") as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 

@@ -16,17 +16,25 @@ class Proxy:
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._lock = threading.Lock()  # guards the four below
+        self._lock = threading.Lock()  # guards the five below
         self._pattern = b""
         self._skip = 0
         self._forward = True
+        self._hang = False
         self.lost = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose(self, pattern: bytes, *, skip: int = 0, forward: bool) -> None:
-        """Lose the next request that holds a pattern, or if it is to be forwarded the reply to it."""
+    def lose(self, pattern: bytes, *, skip: int = 0, forward: bool, hang: bool = False) -> None:
+        """Lose the next request that holds a pattern, or if it is to be forwarded the reply to it.
+
+        The connection is closed then; with `hang`, it stays open, and no reply comes.
+        """
         with self._lock:
-            self._pattern, self._skip, self._forward, self.lost = pattern, skip, forward, 0
+            self._pattern, self._skip, self._forward, self.lost, self._hang = pattern, skip, forward, 0, hang
+
+    def lead_to(self, port: int) -> None:
+        """Forward new connections to another port; those that are there stay where they are."""
+        self._to = port
 
     def _verdict(self, request: bytes) -> tuple[bool, bool]:
         """Return whether to forward a request, and whether to lose the reply."""
@@ -57,14 +65,16 @@ class Proxy:
                 forward, lose = self._verdict(request)
                 if lose:
                     loses.set()
-                if not forward:
+                if forward:
+                    server.sendall(request)
+                elif not self._hang:
                     return
-                server.sendall(request)
 
-    @staticmethod
-    def _reply(client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
+    def _reply(self, client: socket.socket, server: socket.socket, loses: threading.Event) -> None:
         with suppress(OSError):
             while reply := server.recv(1 << 20):
+                if loses.is_set() and self._hang:
+                    continue
                 if loses.is_set():
                     break
                 client.sendall(reply)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,13 +53,14 @@ class Server:
         self._options = options
         self.executable = executable or next(iter(executables().values()))
         self._process: subprocess.Popen[bytes] | None = None
+        self._connections: dict[int, Any] = {}  # by thread
         self.start()
 
     @property
     def dsn(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it, with the data that it has saved, if any."""
         defaults = {
             "--port": f"{self.port}",
@@ -68,7 +72,12 @@ class Server:
             "--repl-diskless-sync-delay": "0",
             "--databases": "16",
         }
-        command = [str(self.executable), *(part for pair in defaults.items() for part in pair), *self._options]
+        command = [
+            str(self.executable),
+            *(part for pair in defaults.items() for part in pair),
+            *self._options,
+            *options,
+        ]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         until(self._answers, f"redis-server on port {self.port} does not answer; see {self.directory}/log")
 
@@ -83,22 +92,39 @@ class Server:
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client of one's own, to look at what is there and to do harm."""
-        return redis.Redis(port=self.port, protocol=2, **options)
+        return redis.Redis(port=self.port, protocol=2, driver_info=None, **options)
 
-    def do(self, *command: Any, **options: Any) -> Any:
+    def do(self, *command: Any) -> Any:
         """Send one command, and return what comes back as it comes."""
-        kind: Any = redis.Connection
-        connection = kind(port=self.port, protocol=2, **options)
-        try:
-            connection.send_command(*command)
-            return connection.read_response(disable_decoding=True)
-        finally:
-            connection.disconnect()
+        connection = self._connections.get(threading.get_ident())
+        if connection is None or not _is_usable(connection):
+            kind: Any = redis.Connection
+            connection = kind(port=self.port, protocol=2, socket_timeout=60, driver_info=None)
+            self._connections[threading.get_ident()] = connection
+        connection.send_command(*command)
+        return connection.read_response(disable_decoding=True)
+
+    def cluster_info(self) -> dict[str, str]:
+        """Return what it says of the cluster."""
+        lines = self.do("CLUSTER", "INFO").decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+    def is_master(self) -> bool:
+        """Return whether it is no replica."""
+        return bool(self.do("ROLE")[0] == b"master")
 
     @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    def pause(self) -> None:
+        """Let it answer nobody, as a machine that is gone; what connects to it is not refused."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, without a chance to save anything."""
@@ -106,6 +132,8 @@ class Server:
             self._process.kill()
             self._process.wait()
             self._process = None
+        while self._connections:
+            self._connections.popitem()[1].disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +142,14 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _is_usable(connection: Any) -> bool:
+    """Return whether neither the server nor a test has closed it."""
+    try:
+        return not connection.can_read(0)
+    except (redis.RedisError, OSError):
+        return False
 
 
 class Cluster:
@@ -149,7 +185,7 @@ class Cluster:
             server.do("CLUSTER", "MEET", "127.0.0.1", first.port)
         everybody = len(self.servers)
         until(
-            lambda: all(_info(server)["cluster_known_nodes"] == f"{everybody}" for server in self.servers),
+            lambda: all(server.cluster_info()["cluster_known_nodes"] == f"{everybody}" for server in self.servers),
             "the servers do not find each other",
         )
         ids = [server.do("CLUSTER", "MYID") for server in self.servers]
@@ -161,12 +197,12 @@ class Cluster:
     def until_ok(self) -> None:
         """Wait until all servers that are up say that the cluster is."""
         up = [server for server in self.servers if server._process is not None]  # noqa: SLF001 - same module
-        until(lambda: all(_info(server)["cluster_state"] == "ok" for server in up), "the cluster is not up")
+        until(lambda: all(server.cluster_info()["cluster_state"] == "ok" for server in up), "the cluster is not up")
 
     def masters(self) -> list[Server]:
         """Return the servers that are masters now."""
         up = [server for server in self.servers if server._process is not None]  # noqa: SLF001 - same module
-        return [server for server in up if server.do("ROLE")[0] == b"master"]
+        return [server for server in up if server.is_master()]
 
     def owner(self, slot: int) -> Server:
         """Return the server that serves a slot."""
@@ -188,11 +224,6 @@ class Cluster:
         """End all servers."""
         for server in self.servers:
             server.kill()
-
-
-def _info(server: Server) -> dict[str, str]:
-    lines: Sequence[str] = server.do("CLUSTER", "INFO").decode().splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def _replicates(server: Server, master: bytes) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,66 @@ def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
     assert not backend.drop(SERIES)
 
 
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql"], indirect=True)
+def test_a_transaction_is_done_whole_or_not_at_all(backend: Backend) -> None:
+    """Steps within steps; Redis has tests of its own, of batches."""
+    birth = backend.create()
+    other = Log(Model.EVENTS, "other")
+    for log in (SERIES, other):
+        assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(1, 0, b"row")]), birth)
+
+    def logs() -> tuple[list[str], list[str]]:
+        return backend.logs(Model.SERIES), backend.logs(Model.EVENTS)
+
+    with suppress(ZeroDivisionError), backend.transaction():
+        assert backend.drop(SERIES)
+        assert logs() == ([], ["other"])
+        raise ZeroDivisionError
+    assert logs() == (["s"], ["other"])
+    with backend.transaction():
+        with suppress(ZeroDivisionError), backend.transaction():
+            assert backend.drop(SERIES)
+            raise ZeroDivisionError
+        assert logs() == (["s"], ["other"])
+        with backend.transaction(create=False), backend.exclusive(other):
+            assert backend.drop(other)
+    assert logs() == (["s"], [])
+
+
+def test_a_view_leaves_behind_what_has_not_changed(backend: Backend) -> None:
+    birth = backend.create()
+    rows, chunk = [Row(5, 0, b"row")], Chunk((1, 0), (2, 0), 2, b"meta", b"body")
+    checkpoint = Row(3, 0, b"state")
+    log = Log(Model.EVENTS, "e")
+    commit = Commit(create=HEAD, put_rows=rows, put_chunks=[chunk], put_checkpoints=[checkpoint])
+    assert backend.commit(log, commit, birth)
+    view = backend.view(log, unless_version=HEAD.version)
+    assert (view.head, view.rows, view.chunks, view.checkpoint) == (HEAD, [], [], None)
+    view = backend.view(log, from_checkpoint=LAST, unless_version=HEAD.version)
+    assert (view.head, view.rows, view.chunks, view.checkpoint) == (HEAD, [], [], None)
+    view = backend.view(log, unless_version=b"another")
+    assert (view.head, view.rows, view.chunks) == (HEAD, rows, [chunk])
+    view = backend.view(log, limit=1, reverse=True, from_checkpoint=LAST, unless_version=b"another")
+    assert (view.head, view.rows, view.checkpoint) == (HEAD, rows, checkpoint)
+    assert backend.view(log._replace(key="none"), unless_version=HEAD.version).head is None
+
+
+def test_views_are_those_of_the_single_logs(backend: Backend) -> None:
+    birth = backend.create()
+    logs = [Log(Model.SERIES, key) for key in ("b", "a", "none", "b")]
+    for log in logs[:2]:
+        chunks = [Chunk((t, 0), (t + 1, 0), 2, b"meta", log.key.encode()) for t in (0, 10)]
+        assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(20, 0, b"row")], put_chunks=chunks), birth)
+    asked: list[dict[str, Any]] = [{}, {"lo": (5, 0), "hi": (15, 0)}, {"limit": 1, "reverse": True, "bodies": False}]
+    for ask in asked:
+        found = [(view.head, view.rows, view.chunks) for view in backend.views(logs, **ask)]
+        assert found == [(one.head, one.rows, one.chunks) for one in (backend.view(log, **ask) for log in logs)]
+    with backend.snapshot(logs[0], (5, 0), (15, 0)) as snapshot:
+        (chunk,) = snapshot.view.chunks
+        assert chunk.body == b""
+        assert snapshot.bodies([chunk]) == [chunk._replace(body=b"b")]
+
+
 positions = st.tuples(st.integers(-6, 6), st.integers(0, 2))
 bounds = positions | st.sampled_from([FIRST, LAST])
 
@@ -330,7 +391,7 @@ bounds = positions | st.sampled_from([FIRST, LAST])
     neighbours=st.booleans(),
     from_checkpoint=st.none() | bounds,
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("name", ["sqlite", "postgresql", "redis"])
 def test_a_view_is_a_view_of_the_reference(
     name: str,

@@ -25,7 +25,13 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "keys": {"n": 100, "calls": 10},
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
     "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
+    "series": {"n": 2500, "calls": 10, "library": "rstore"},
+    "series_huge": {"n": 5000, "calls": 3},
+    "series_tuples": {"n": 3000, "overwrites": 30},
     "singles": {"calls": 20, **NEW},
+    "redis_clients": {"clients": 2, "calls": 20},
+    "redis_memory": {"library": "rstore", "keys": 100, "points": 2000, **REDIS},
+    "redis_spread": {"keys": 300, "series": 30},
     "redis_keys": {"n": 100, "calls": 10, **REDIS},
     "redis_pairs": {"n": 100, "calls": 20, "library": "rstore", **REDIS},
     "redis_speed": {"n": 4500, "changes": 60, "calls": 10, "first_release": False, **REDIS},
@@ -33,6 +39,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_programs_measure(
@@ -47,6 +54,11 @@ def test_programs_measure(
     arguments = PROGRAMS[name] | ({} if name == "keys" else {"key": key})
     if name == "server":
         arguments["dsn"] = request.getfixturevalue("postgresql_dsn")
+    if name == "redis_clients":
+        arguments["dsn"] = request.getfixturevalue("redis_dsn")
+    if name == "redis_spread":
+        arguments["dsn"] = request.getfixturevalue("redis_cluster_dsn")
+        arguments["ports"] = [server.port for server in request.getfixturevalue("redis_cluster").masters()]
     repetitions: Iterator[dict[str, float]] = import_module(name).measure(tmp_path, **arguments)
     for figures in islice(repetitions, 2):
         assert figures

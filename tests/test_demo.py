@@ -24,6 +24,9 @@ def test_demo_runs_twice(tmp_path: Path) -> None:
     assert "{'weather': 'snow', 'changes': 5}" in printed
     assert printed.count("2016-01-01, 2016-01-02, 2016-01-03") == 4
     assert printed.count("not there") == 3
+    assert "2014-01-01" in printed, "a season"
+    assert "2014-10-01" in printed
+    assert "daily high" in printed
     assert "WrongKeyError: " in printed
     assert "FrozenStoreError: " in printed
     assert "\x1b" not in printed, "colours do not belong into a pipe"

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.log", "rstore.states"),
     ("rstore.session", "rstore.pieces"),
     ("rstore.history",),
-    ("rstore.series.arrays", "rstore.series.writing"),
+    ("rstore.series.arrays", "rstore.series.given", "rstore.series.thinning", "rstore.series.writing"),
     ("rstore.series.points",),
     ("rstore.series.columns", "rstore.series.grids", "rstore.series.lookups", "rstore.series.resampling"),
     ("rstore.values.records", "rstore.values.leases"),
@@ -38,7 +38,7 @@ DRIVERS: dict[str, set[str]] = {
     "sqlite": {"apsw"},
     "memory": set(),
     "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
-    "redis": {"redis"},
+    "redis": {"hiredis", "redis"},
 }
 
 

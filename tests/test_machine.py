@@ -23,7 +23,7 @@ from rstore.testing.worker import Worker
 # The same examples every time, so that a pass means the same on every machine; EXAMPLES=1000 goes searching.
 _SEARCH = int(os.environ.get("EXAMPLES", "0"))
 _SETTINGS = settings(
-    max_examples=_SEARCH or 20,
+    max_examples=_SEARCH or 12,
     stateful_step_count=40,
     derandomize=not _SEARCH,
     database=None,
@@ -31,7 +31,7 @@ _SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     print_blob=True,
 )
-_FEWER = settings(_SETTINGS, max_examples=_SEARCH or 10)  # where a step is several round trips, or a process away
+_FEWER = settings(_SETTINGS, max_examples=_SEARCH or 8)  # where a step is several round trips, or a process away
 _flavours = pytest.mark.parametrize("flavour", PICKLED, ids=str)
 
 

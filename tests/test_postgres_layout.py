@@ -95,7 +95,7 @@ def test_statements_stay_prepared(postgresql: Server, postgresql_schema: str) ->
         store.extend_many("s", ((t, t) for t in range(200_000)))  # one statement many times in one pipeline
         store.update({f"{i}": i for i in range(25_000)})
         connections = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        assert connections._prepare  # noqa: SLF001
+        assert connections.pool.prepare
         store.discard()
 
 
@@ -115,7 +115,7 @@ def test_nothing_stays_behind_in_a_session(postgresql: Server, postgresql_schema
     with Store(postgresql.dsn(schema=postgresql_schema), frozen=False, durability="normal", timeout=7) as store:
         store.set("k", 1)
         store.discard()
-        (link,) = store._writer.backend._connections._links  # type: ignore[attr-defined]  # noqa: SLF001
+        (link,) = store._writer.backend._connections.pool._links  # type: ignore[attr-defined]  # noqa: SLF001
         connection: psycopg.Connection = link._connection  # noqa: SLF001
         connection.pgconn.exit_pipeline_mode()
         shown = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'").fetchall()

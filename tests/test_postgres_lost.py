@@ -3,91 +3,29 @@
 from __future__ import annotations
 
 import operator
-import select
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 import psycopg
 import pytest
-from postgresql import PASSWORD, Server
+from postgres_proxy import Proxy
+from postgresql import Server
 
 from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
 from rstore.backends import make_backend
-from rstore.backends.base import Commit, Head, Log, Model, Options, Row, Write
+from rstore.backends.base import Backend, Commit, Head, Log, Model, Options, Row, Write
 
 LOG = Log(Model.EVENTS, "e")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
 
 
-class Proxy:
-    """Stands between rstore and a server. `lose` says which answers are lost from now on."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(0.1)
-        self.port: int = self._listener.getsockname()[1]
-        self.answers_to_lose = 0
-        self.deaf = False
-        self.connected = 0
-        self._stopped = False
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def stop(self) -> None:
-        self._stopped = True
-        for thread in self._threads:
-            thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self._stopped:
-            with suppress(TimeoutError):
-                client, _ = self._listener.accept()
-                self.connected += 1
-                thread = threading.Thread(target=self._serve, args=(client,))
-                self._threads.append(thread)
-                thread.start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._server.port)) as server, suppress(OSError):
-            while not self._stopped:
-                ready, _, _ = select.select([client, server], [], [], 0.05)
-                if client in ready:
-                    data = client.recv(1 << 16)
-                    if not data:
-                        return
-                    server.sendall(data)
-                if server in ready:
-                    data = server.recv(1 << 16)
-                    if self.deaf:
-                        continue
-                    if self.answers_to_lose:
-                        self.answers_to_lose -= 1
-                        return
-                    if not data:
-                        return
-                    client.sendall(data)
-
-
 @pytest.fixture
-def proxy(postgresql: Server) -> Iterator[Proxy]:
-    proxy = Proxy(postgresql)
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
-def dsn(postgresql: Server, proxy: Proxy, postgresql_schema: str) -> Iterator[str]:
+def dsn(proxied_dsn: str) -> str:
     """The DSN of a store behind the proxy."""
-    with postgresql.role("somebody", "SUPERUSER"):
-        yield postgresql.tcp_dsn("somebody", PASSWORD, port=proxy.port, schema=postgresql_schema)
-        postgresql.execute(f'ALTER SCHEMA "{postgresql_schema}" OWNER TO postgres')
-        postgresql.execute("REASSIGN OWNED BY somebody TO postgres")
+    return proxied_dsn
 
 
 # -- the answer to a commit is lost -----------------------------------------------------------------------------------
@@ -100,9 +38,12 @@ WRITES: dict[str, Callable[[Store], Any]] = {
     "a new series": lambda s: s.extend("t", (1, "new")),
     "extend_many": lambda s: s.extend_many("s", ((t, t) for t in range(5000))),
     "remove": lambda s: s.remove("s", start=0, end=0),
+    "remove all": lambda s: s.remove("s"),
+    "remove several": lambda s: s.remove("t", "s"),
     "apply": lambda s: s.apply("e", {"count": (operator.add, 1)}),
     "apply in the past": lambda s: s.apply("e", {"other": 1}, 5),
     "a new sequence": lambda s: s.apply("f", {"count": 1}),
+    "prune all": lambda s: s.prune("empty"),
     "prune": lambda s: s.prune("e"),
     "discard": lambda s: s.discard(),
 }
@@ -134,16 +75,15 @@ def test_the_answer_to_a_write_is_lost(dsn: str, proxy: Proxy, write: Callable[[
 def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
     connections, real = backend._connections, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
     real_on = connections._on  # noqa: SLF001
+    lost: list[bytes] = []  # what was sent once already: in what is done again, the answer arrives
 
     def losing(*args: Any, **kwargs: Any) -> Any:
-        lost: list[bytes] = []
-
-        def on(link: Any, calls: Any, **options: Any) -> Any:
-            sql = calls[-1][0].sql
-            if not lost and (b"INSERT" in sql or b"UPDATE" in sql or b"DELETE" in sql):
+        def on(link: Any, calls: Any, timeout_s: Any) -> Any:
+            sql = b"".join(statement.sql for statement, _ in calls)
+            if sql not in lost and any(word in sql for word in (b"INSERT", b"UPDATE", b"DELETE", b"COMMIT")):
                 lost.append(sql)
                 proxy.answers_to_lose = 1
-            return real_on(link, calls, **options)
+            return real_on(link, calls, timeout_s)
 
         connections._on = on  # noqa: SLF001
         try:
@@ -155,17 +95,79 @@ def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
     setattr(backend, name, losing)
 
 
-def test_the_answer_to_the_end_of_a_transaction_is_lost(dsn: str, proxy: Proxy) -> None:
+def test_a_write_whose_connection_breaks_while_it_waits_for_a_lock(
+    postgresql: Server, postgresql_schema: str, dsn: str, proxy: Proxy
+) -> None:
+    """Its first copy is done by a server that does not know yet that nobody listens; the second one comes too late."""
+    with Store(dsn, frozen=False) as store:
+        store.apply("e", {"count": 0})
+        with psycopg.connect(postgresql.conninfo()) as other:
+            other.execute(f'SELECT FROM "{postgresql_schema}".logs FOR UPDATE'.encode())
+            writer = threading.Thread(target=store.apply, args=("e", {"count": (operator.add, 1)}))
+            writer.start()
+            postgresql.await_waiting(1)
+            proxy.cut()
+            postgresql.await_waiting(2)
+        writer.join()
+        assert store.current("e") == {"count": 1}
+
+
+def test_a_write_that_waits_still_when_its_second_copy_gives_up(
+    postgresql: Server, postgresql_schema: str, dsn: str, proxy: Proxy
+) -> None:
+    with Store(dsn, frozen=False, timeout=0.5) as store:
+        store.apply("e", {"count": 0})
+        errors: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                store.apply("e", {"count": (operator.add, 1)})
+            except StoreError as error:
+                errors.append(error)
+
+        with psycopg.connect(postgresql.conninfo()) as other:
+            other.execute(f'SELECT FROM "{postgresql_schema}".logs FOR UPDATE'.encode())
+            writer = threading.Thread(target=write)
+            writer.start()
+            postgresql.await_waiting(1)
+            proxy.cut()
+            writer.join()
+        assert [type(error) for error in errors] == [OutcomeUnknownError]
+        while store.current("e") == {"count": 0}:  # it was done after all
+            pass
+
+
+def exclusively(backend: Backend, birth: bytes, *, before_the_end: Callable[[], None]) -> None:
+    with backend.exclusive(LOG):
+        assert backend.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), birth)
+        before_the_end()
+
+
+def test_the_end_of_a_transaction_is_known_by_the_name_of_the_transaction(
+    postgresql: Server, postgresql_schema: str, dsn: str, proxy: Proxy
+) -> None:
+    """Nothing that it wrote is there any more when it is looked for, or it never reached the server."""
     backend = make_backend(dsn, "default", Options(frozen=False, durability="full", timeout_s=5))
     backend.open()
     birth = backend.create()
-    backend.commit(LOG, Commit(create=HEAD), birth)
-    with backend.exclusive(LOG):
-        assert backend.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), birth)
+    assert backend.commit(LOG, Commit(create=HEAD), birth)
+
+    def lose_the_answer() -> None:
         proxy.answers_to_lose = 1
-    view = backend.view(LOG)
-    assert view.head is not None
-    assert (view.head.epoch, view.rows) == (b"n" * 16, [Row(1, 0, b"row")])
+        proxy.then = lambda: postgresql.execute(f"UPDATE \"{postgresql_schema}\".logs SET epoch = 'another'")
+
+    exclusively(backend, birth, before_the_end=lose_the_answer)
+    assert backend.view(LOG).rows == [Row(1, 0, b"row")]
+
+    assert backend.drop(LOG)
+    assert backend.commit(LOG, Commit(create=HEAD), birth)
+
+    def lose_the_question() -> None:
+        proxy.questions_to_lose = 1
+
+    with pytest.raises(StoreNotAvailableError, match="nothing was applied"):
+        exclusively(backend, birth, before_the_end=lose_the_question)
+    assert backend.view(LOG).rows == []
     backend.discard()
     backend.close()
 

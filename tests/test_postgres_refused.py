@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from threading import Thread
 from time import monotonic, sleep
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -100,6 +101,38 @@ def test_a_repr_shows_no_password() -> None:
         shown = repr(Store(dsn))
         assert "hunter2" not in shown
         assert "db" in shown
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "s/cret", "s?cret", "s@cret", "s:cret", "s#cret", "12/cret", "12?cret", "12?a=cret", "1/2@cret", "[cret",
+        "s%cret", "12?schema=cret", "12?pool=cret", "12?prepare=cret", "1/x?dbname=cret", "1/x?host=cret",
+    ],
+)  # fmt: skip
+def test_a_password_that_should_have_been_quoted_is_shown_nowhere(password: str) -> None:
+    """Whatever such a dsn means to libpq: neither what is refused nor what cannot be reached tells any of it."""
+    for dsn in (
+        f"postgresql://user:{password}@127.0.0.1:1/db",
+        f"postgresql://127.0.0.1:1/db?user=a&password={password}",
+    ):
+        store = Store(dsn, timeout=1)
+        assert "cret" not in repr(store)
+        with pytest.raises(StoreError) as refused:
+            store.open()
+        assert "cret" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_quoted_password_is_the_password(postgresql: Server, postgresql_schema: str) -> None:
+    password = "a/b?c@d:e#f%g&h="  # noqa: S105 - of a user that goes with the test
+    with postgresql.role("odd", "SUPERUSER"):
+        postgresql.execute(f"ALTER ROLE odd PASSWORD '{password}'")
+        with Store(
+            postgresql.tcp_dsn("odd", quote(password, safe=""), schema=postgresql_schema), frozen=False
+        ) as store:
+            store.set("k", 1)
+            assert password not in repr(store)
+        postgresql.execute(f'ALTER SCHEMA "{postgresql_schema}" OWNER TO postgres; REASSIGN OWNED BY odd TO postgres')
 
 
 def test_an_encoding_that_cannot_hold_every_key(postgresql: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ import pytest
 from redis_load import after, writers
 from redis_servers import Cluster, Server, until
 
-from rstore import OutcomeUnknownError, Store, StoreNotAvailableError
+from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
 from rstore.backends.redis_layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
 
 
@@ -73,6 +74,24 @@ def test_what_is_no_cluster_and_what_is_one_are_told_apart(redis_dsn: str, clust
         pass
 
 
+def take_precedence(cluster: Cluster, server: Server) -> Server:
+    """Return a server after making its word on slots weigh more than that of any other.
+
+    Otherwise a message that is on the way, of one that had a slot just now, takes the slot back, and its keys are lost:
+    redis-cli gives the servers time between two of its moves.
+    """
+
+    def epoch(of: Server) -> int:
+        return int(of.cluster_info()["cluster_my_epoch"])
+
+    def weighs_more() -> bool:
+        server.do("CLUSTER", "BUMPEPOCH")
+        return all(epoch(server) > epoch(other) for other in cluster.masters() if other is not server)
+
+    until(weighs_more, "the epochs collide")
+    return server
+
+
 def move(cluster: Cluster, slot: int, to: Server, *, pause_s: float = 0.0) -> None:
     """Move a slot to another master, as redis-cli does it."""
     source = cluster.owner(slot)
@@ -90,9 +109,9 @@ def move(cluster: Cluster, slot: int, to: Server, *, pause_s: float = 0.0) -> No
 def test_slots_that_move_while_they_are_written_to(cluster: Cluster, dsn: str) -> None:
     with writers(lambda: opened(dsn), expected=()) as results:
         after(results, 20)
-        masters = cluster.masters()
-        for i, slot in enumerate(range(0, SLOTS, 5 * SLOTS // MOST_BUCKETS)):
-            move(cluster, slot, masters[i % 3], pause_s=0.002)
+        to = take_precedence(cluster, cluster.masters()[0])
+        for slot in range(0, SLOTS, 5 * SLOTS // MOST_BUCKETS):
+            move(cluster, slot, to, pause_s=0.005)
         after(results, 20)
     with opened(dsn) as store:
         for result in results:
@@ -121,9 +140,9 @@ def test_reading_while_slots_move(cluster: Cluster, dsn: str) -> None:
 
         thread = threading.Thread(target=read)
         thread.start()
-        masters = cluster.masters()
-        for i, slot in enumerate(range(0, SLOTS, 7 * SLOTS // MOST_BUCKETS)):
-            move(cluster, slot, masters[(i + 1) % 3])
+        to = take_precedence(cluster, cluster.masters()[1])
+        for slot in range(0, SLOTS, 7 * SLOTS // MOST_BUCKETS):
+            move(cluster, slot, to)
         done.set()
         thread.join()
     if errors:
@@ -149,6 +168,8 @@ def test_a_master_that_is_killed_is_replaced_by_its_replica(cluster: Cluster, ds
         after(results, 10)
         killed = cluster.masters()[0]
         killed.kill()
+        with opened(dsn) as store:  # nobody serves a third of the slots, for a while
+            assert store.keys() is not None
         until(lambda: len(cluster.masters()) == 3, "no replica takes over")
         killed.start()
         cluster.until_ok()
@@ -156,6 +177,107 @@ def test_a_master_that_is_killed_is_replaced_by_its_replica(cluster: Cluster, ds
     with opened(dsn) as store:
         for result in results:
             result.check(store)
+
+
+def test_a_master_that_answers_nobody_is_replaced_by_its_replica(cluster: Cluster, dsn: str) -> None:
+    """It does not refuse connections, as a dead process does: nothing but the time-out tells that it is gone."""
+    with Store(dsn, frozen=False, timeout=1) as store:
+        store.update({f"{i}": i for i in range(100)})
+        gone = cluster.masters()[0]
+        others = [server for server in cluster.servers if server is not gone]
+        gone.pause()
+        try:
+            until(lambda: sum(server.is_master() for server in others) == 3, "no replica takes over")
+
+            def works() -> bool:
+                try:
+                    return len(store) == 100 and all(store[f"{i}"] == i for i in range(100))
+                except StoreError:
+                    return False
+
+            until(works, "the store does not find the replica")
+        finally:
+            gone.resume()
+        cluster.until_ok()
+
+
+def test_a_slot_that_nobody_serves_is_waited_for(cluster: Cluster, dsn: str) -> None:
+    with opened(dsn) as store:
+        store.set("k", 1)
+    slot = slot_of(b"rs:default")
+    owner = cluster.owner(slot)
+    owner.do("CLUSTER", "DELSLOTS", slot)
+    served = threading.Timer(0.3, owner.do, args=("CLUSTER", "ADDSLOTS", slot))
+    served.start()
+    try:
+        with opened(owner.dsn.replace("redis:", "redis+cluster:")) as store:
+            assert store["k"] == 1
+    finally:
+        served.join()
+        cluster.until_ok()
+
+
+def test_discarding_while_the_slot_of_the_registry_moves(cluster: Cluster, dsn: str) -> None:
+    slot = slot_of(b"rs:default")
+    source = cluster.owner(slot)
+    to = next(server for server in cluster.masters() if server is not source)
+    with opened(dsn) as store:
+        store.set("k", 1)
+        take_precedence(cluster, to)
+        to.do("CLUSTER", "SETSLOT", slot, "IMPORTING", source.do("CLUSTER", "MYID"))
+        source.do("CLUSTER", "SETSLOT", slot, "MIGRATING", to.do("CLUSTER", "MYID"))
+        store.discard()
+        move(cluster, slot, to)
+        assert store.keys() == []
+        assert to.do("HGET", "rs:default", "alive") == b"0"
+
+
+def test_a_server_that_was_taken_out_of_the_cluster_is_not_asked(dsn: str, tmp_path: Path) -> None:
+    with (
+        Server(tmp_path, "--cluster-enabled", "yes") as lonely,
+        opened(dsn.replace("//", f"//127.0.0.1:{lonely.port},")) as store,
+    ):
+        store.set("k", 1)
+        assert store["k"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_a_thread_asks_who_serves_what(dsn: str) -> None:
+    with opened(dsn) as store:
+        store.set("k", 1)
+        nodes = store._writer.backend._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
+        with nodes._lock:  # noqa: SLF001 - as the thread has it, which the child has not
+            child = multiprocessing.get_context("fork").Process(target=nodes.discover)
+            child.start()
+            child.join(10)
+            try:
+                assert child.exitcode == 0
+            finally:
+                child.kill()
+
+
+def test_the_rights_that_the_documentation_names_are_enough(cluster: Cluster, dsn: str) -> None:
+    rights = {
+        "writer": "~rs* +@all -@admin -@dangerous +info +cluster|slots",
+        "reader": "~rs* +@read +@connection +info +eval +evalsha +time +cluster|slots",
+    }
+    text = (Path(__file__).parent.parent / "docs" / "redis.md").read_text(encoding="utf-8")
+    for server in cluster.servers:
+        for user, given in rights.items():
+            assert given.removesuffix(" +cluster|slots") in text
+            server.do("ACL", "SETUSER", user, "on", ">secret", *given.split())
+    with opened(dsn.replace("//", "//writer:secret@")) as store:
+        store.update({f"{i}": i for i in range(3000)})
+        store.extend_many("s", [(t, t) for t in range(3000)])
+        store.extend("s", (1, 2))
+        store.apply("e", {"n": 1})
+        store.prune("e")
+        with Store(dsn.replace("//", "//reader:secret@")) as reader:
+            assert (len(reader), len(reader.range("s")), reader.current("e")) == (3000, 3000, {"n": 1})
+        store.remove("s")
+        assert store.delete("1", "2", "none") == 2
+        store.clear()
+        store.discard()
 
 
 def test_a_write_that_too_few_replicas_confirm_is_not_acknowledged(dsn: str) -> None:
@@ -185,22 +307,33 @@ def test_a_cluster_that_is_down_is_not_available(tmp_path: Path) -> None:
         cluster.kill()
 
 
-def test_a_namespace_of_one_server_is_found_in_its_buckets(redis_dsn: str, redis_server: Server) -> None:
+@pytest.mark.parametrize("buckets", [(256, 1), (1, 256), (4, 16)])
+def test_a_namespace_is_found_in_its_buckets(redis_dsn: str, redis_server: Server, buckets: tuple[int, int]) -> None:
     """One that was laid out in other buckets is used as it is, also where it is made anew under one's hands."""
     found: list[Any] = []
-    with Store(f"{redis_dsn}?buckets=256", frozen=False) as many, Store(redis_dsn, frozen=False) as one:
+    first, second = (f"{redis_dsn}?buckets={n}" for n in buckets)
+    with Store(first, frozen=False) as many, Store(second, frozen=False) as one:
         many.update({f"{i}": i for i in range(50)})
         found.append(one.find() == many.find())
         one.discard()
         one.update({f"{i}": -i for i in range(50)})
         found.append(one.find() == many.find() and len(many) == 50)
         one.discard()
-        with Store(redis_dsn, "other", frozen=False) as other:
+        with Store(second, "other", frozen=False) as other:
             other["k"] = 1
-        with Store(redis_dsn, frozen=False) as again:
+        with Store(second, frozen=False) as again:
             again.update({f"{i}": 2 * i for i in range(50)})
+            found.append(len(many) == 50)
             again.extend("s", (1, 1))
             found.append([many.get(f"{i}") for i in range(50)] == [2 * i for i in range(50)])
             found.append(many.range("s") == [(1, 1)])
-    assert found == [True] * 4
+        one.discard()
+        one.update({f"{i}": i for i in range(50)})
+        found.append(many.delete(*(f"{i}" for i in range(40))) == 40)
+        found.append(len(one) == 10)
+        one.discard()
+        one.set("k", 1)
+        many.clear()
+        found.append(one.keys() == [])
+    assert found == [True] * 8
     assert redis_server.do("DBSIZE") > 0

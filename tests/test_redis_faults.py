@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import pytest
 from redis_load import after, writers
-from redis_servers import Server, executables
+from redis_proxy import Proxy
+from redis_servers import Server, executables, until
 
 from rstore import (
+    CorruptionError,
     OutcomeUnknownError,
     Store,
     StoreBusyError,
@@ -20,12 +24,17 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
+from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches
+from rstore.backends.redis_namespace import GARBAGE_A_STEP, RedisNamespace
 
 
 @pytest.fixture(params=executables())
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     with Server(tmp_path, executable=executables()[request.param]) as server:
         yield server
+
+
+N_DISCARDED = 100_000
 
 
 def opened(server: Server) -> Store:
@@ -77,31 +86,36 @@ def test_an_idle_connection_that_was_closed_loses_no_write(server: Server) -> No
         for i in range(10):
             store.set("k", i)
             server.do("CLIENT", "KILL", "TYPE", "normal")
+            time.sleep(0.001)
             assert store.delete("k") == 1  # which could not be found out if it had been sent and lost
             server.do("CLIENT", "KILL", "TYPE", "normal")
             assert store.get("k") is None
 
 
 def test_a_server_that_stalls_is_waited_for_as_long_as_the_timeout(redis_dsn: str, redis_server: Server) -> None:
-    stores = [Store(redis_dsn, frozen=False, timeout=1) for _ in range(2)]
-    with stores[0] as store, stores[1] as other:
+    found: list[type[StoreError]] = []
+
+    def call(store: Store, verb: Callable[[Store], object]) -> None:
+        try:
+            verb(store)
+        except StoreError as error:
+            found.append(type(error))
+
+    with Store(redis_dsn, frozen=False, timeout=1) as store, Store(redis_dsn, frozen=False, timeout=1) as other:
         store.set("k", 1)
-
-        def stall() -> None:
-            redis_server.do("DEBUG", "SLEEP", "4.5", socket_timeout=10)
-
-        sleeper = threading.Thread(target=stall)
+        other.set("k", 1)
+        sleeper = threading.Thread(target=redis_server.do, args=("DEBUG", "SLEEP", "2.5"))
         sleeper.start()
-        time.sleep(0.2)
-        begin = time.monotonic()
-        with pytest.raises(StoreBusyError):
-            store.get("k")
-        with pytest.raises(StoreNotAvailableError):
-            store.set("k", 2)  # its connection is given up, and there is no new one
-        with pytest.raises(OutcomeUnknownError):
-            other.set("k", 2)
-        assert time.monotonic() - begin < 4.5
-        sleeper.join()
+        time.sleep(0.1)
+        threads = [
+            threading.Thread(target=call, args=(store, lambda s: s.get("k"))),
+            threading.Thread(target=call, args=(other, lambda s: s.set("k", 2))),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in (*threads, sleeper):
+            thread.join()
+        assert set(found) == {StoreBusyError, OutcomeUnknownError}
         assert store["k"] in (1, 2)
         store.set("k", 3)
         assert store["k"] == 3
@@ -109,7 +123,7 @@ def test_a_server_that_stalls_is_waited_for_as_long_as_the_timeout(redis_dsn: st
 
 def test_a_short_stall_is_not_noticed(redis_dsn: str, redis_server: Server) -> None:
     with Store(redis_dsn, frozen=False) as store:
-        sleeper = threading.Thread(target=redis_server.do, args=("DEBUG", "SLEEP", "0.5"))
+        sleeper = threading.Thread(target=redis_server.do, args=("DEBUG", "SLEEP", "0.3"))
         sleeper.start()
         store.set("k", 2)
         store.extend("s", (1, 1))
@@ -124,7 +138,7 @@ def test_a_script_of_somebody_else_that_never_ends_is_waited_for(server: Server)
 
         def loop() -> None:
             with suppress(Exception):
-                server.do("EVAL", "while true do end", 0, socket_timeout=30)
+                server.do("EVAL", "while true do end", 0)
 
         looper = threading.Thread(target=loop)
         looper.start()
@@ -146,6 +160,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_batch_leaves_all_or_nothing(ser
     with Store(server.dsn, frozen=False, timeout=5) as store:
         store.update({f"old {i:04}": i for i in range(100)})
         store.extend("s", *((t, "old") for t in range(100)))
+        store.extend("another", (1, 1))
         store.apply("e", {"n": 1})
         fill(server, 2_000_000)
         kept = {"values": 100, "points": 100, "changes": 1}
@@ -172,10 +187,12 @@ def test_memory_that_runs_out_in_the_middle_of_a_batch_leaves_all_or_nothing(ser
         assert refused > 5
         # What deletes goes on, and makes room.
         assert store.delete(*(f"old {i:04}" for i in range(100))) == 100
-        store.remove("s")
+        server.do("CONFIG", "SET", "maxmemory", 1)
+        store.remove("s", "another")
         store.clear()
         assert (len(store), store.timeseries()) == (0, [])
         store.discard()
+        server.do("CONFIG", "SET", "maxmemory", 0)
         store.set("k", 1)
         assert store["k"] == 1
 
@@ -228,42 +245,141 @@ def test_a_replica_refuses_to_be_written_to(server: Server, tmp_path: Path) -> N
             assert writable["k"] == 1
 
 
-def test_a_namespace_of_a_million_keys_is_discarded_without_stalling_the_server(server: Server) -> None:
+def test_a_namespace_of_many_keys_is_discarded_without_stalling_the_server(server: Server) -> None:
+    """It goes in steps that do not depend on how many there are: half of it in half as many, each as short."""
     with Store(server.dsn, frozen=False) as store:
-        n = 1_000_000
         # By hand, as fast as the server can: what is tested is how they go.
         name = server.do("KEYS", "rs{*}mdefault")[0]
         tag, generation = name[:7], server.do("GET", name)[16:]
-        script = """for i = ARGV[3] + 0, ARGV[4] - 1 do
+        script = """for i = 1, ARGV[3] do
             redis.call('SET', ARGV[1] .. 'v' .. ARGV[2] .. i, 'x')
             redis.call('ZADD', ARGV[1] .. 'i' .. ARGV[2], 0, '' .. i) end"""
-        for i in range(0, n, 50_000):
-            server.do("EVAL", script, 0, tag, generation, i, i + 50_000)
-        assert len(store) == n
-        slowest = [0.0]
-        done = threading.Event()
-
-        def look() -> None:
-            with server.client() as client:
-                while not done.is_set():
-                    begin = time.perf_counter()
-                    client.ping()
-                    slowest[0] = max(slowest[0], time.perf_counter() - begin)
-                    time.sleep(0.001)
-
+        server.do("EVAL", script, 0, tag, generation, N_DISCARDED)
+        assert len(store) == N_DISCARDED
         server.do("SLOWLOG", "RESET")
-        server.do("CONFIG", "SET", "slowlog-log-slower-than", "50000")
-        thread = threading.Thread(target=look)
-        thread.start()
+        server.do("CONFIG", "SET", "slowlog-log-slower-than", "0")
+        server.do("CONFIG", "SET", "slowlog-max-len", "100000")
         discarding = threading.Thread(target=store.discard)
         discarding.start()
-        time.sleep(0.05)
-        with opened(server) as again:  # it is gone at once, and begins anew while the rest is deleted
-            assert len(again) == 0
+        with opened(server) as again:  # it is gone at once, or in a moment, and begins anew while the rest is deleted
+            until(lambda: len(again) == 0, "the namespace is still there")
             again.set("k", 1)
             assert again.find() == [("k", 1)]
         discarding.join()
-        done.set()
-        thread.join()
-        assert server.do("SLOWLOG", "GET") == []
+        server.do("CONFIG", "SET", "slowlog-log-slower-than", "-1")
+        taken_us = [entry[2] for entry in server.do("SLOWLOG", "GET", 100_000)]
         assert server.do("DBSIZE") < 10
+    assert len(taken_us) >= N_DISCARDED // GARBAGE_A_STEP
+    assert median(taken_us) < 50_000
+    # The machine may be busy, and hold the server up in the middle of one step or the other.
+    assert sum(us > 50_000 for us in taken_us) <= len(taken_us) // 100
+
+
+def test_a_batch_that_falls_thinly_into_a_long_series_is_no_long_script(server: Server) -> None:
+    points = dict.fromkeys(range(0, 300_000, 2), 0.5)
+    with Store(server.dsn, frozen=False) as store:
+        store.extend_many("s", points.items())
+        for step in (80, 150):
+            some = dict.fromkeys(range(0, 300_000, step), float(step))
+            points |= some
+            store.extend_many("s", some.items())
+            assert len(store.range("s")) == len(points)
+            hot = sum(server.do("ZCARD", name) for name in server.do("KEYS", "rs{*}r*"))
+            assert hot <= 2000
+        assert store.range("s") == sorted(points.items())
+
+
+def test_a_name_that_leads_to_another_server_is_followed(server: Server, tmp_path: Path) -> None:
+    """Its old server has become a replica: whoever stayed connected to it would be refused for ever."""
+    with (
+        Server(tmp_path / "replica", executable=server.executable) as replica,
+        Proxy(server.port) as name,
+        Store(f"redis://127.0.0.1:{name.port}", frozen=False) as store,
+    ):
+        store.set("k", 1)
+        replica.do("REPLICAOF", "127.0.0.1", server.port)
+        until(lambda: replica.do("ROLE")[3] == b"connected", "the replica is not in sync")
+        until(lambda: replica.do("DBSIZE") == server.do("DBSIZE"), "the replica is not in sync")
+        replica.do("REPLICAOF", "NO", "ONE")
+        server.do("REPLICAOF", "127.0.0.1", replica.port)
+        name.lead_to(replica.port)
+        with pytest.raises(StoreNotAvailableError, match="is a replica"):
+            store.set("k", 2)
+        store.set("k", 3)
+        assert replica.do("DBSIZE") > 0
+        assert store["k"] == 3
+
+
+def test_what_is_done_under_a_lease_is_done_though_it_cannot_be_given_back(server: Server) -> None:
+    server.do("ACL", "SETUSER", "default", "-del")
+    with Store(server.dsn, frozen=False) as store:
+        for key in ("a", "b", "c"):
+            store.extend(key, (1, 1))
+        store.remove("a", "b")
+        assert store.timeseries() == ["c"]
+
+
+@pytest.mark.timeout(20)
+def test_a_chunk_that_was_evicted_is_corruption(server: Server) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.extend_many("s", [(t, t) for t in range(5000)])
+        assert server.do("DEL", *server.do("KEYS", "rs{*}b*")) == 1
+        with pytest.raises(CorruptionError, match="'s'"):
+            store.range("s")
+        store.remove("s")
+        assert store.timeseries() == []
+
+
+@pytest.mark.parametrize(
+    ("configuration", "message"),
+    [(("min-replicas-to-write", 1), "too few replicas"), (("requirepass", "x"), "password")],
+    ids=["NOREPLICAS", "NOAUTH"],
+)
+def test_what_a_server_refuses_is_said_so(server: Server, configuration: tuple[str, object], message: str) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.set("k", 1)
+        server.do("CONFIG", "SET", *configuration)
+        server.do("CLIENT", "KILL", "TYPE", "normal")
+        with pytest.raises(StoreNotAvailableError, match=message) as refused:
+            store.set("k", 2)
+        assert refused.value.__cause__ is not None
+
+
+def test_a_key_of_another_kind_that_is_in_the_way_is_corruption(server: Server) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.set("k", 1)
+        index = server.do("KEYS", "rs{*}i*")[0]
+        server.do("SET", index, "text")
+        with pytest.raises(CorruptionError):
+            store.set("l", 2)
+
+
+def test_a_server_that_loads_its_data_is_waited_for(server: Server) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.update({f"{i}": os.urandom(100_000) for i in range(150)})
+    server.do("SAVE")
+    server.kill()
+    server.start("--key-load-delay", "5000")  # microseconds; it answers every 2 MB
+    with pytest.raises(StoreNotAvailableError, match="loading"), Store(server.dsn, timeout=0):
+        pass
+    with Store(server.dsn) as store:
+        assert len(store) == 150
+
+
+def test_clearing_while_a_large_write_becomes_visible(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker that it looked at is another by the time it clears, and nobody else has cleared."""
+    with Store(server.dsn, frozen=False) as store, Store(server.dsn, frozen=False) as other:
+        store.set("k", 1)
+        look = RedisNamespace._refresh_all  # noqa: SLF001 - comes between two of its steps
+
+        def between(backend: RedisNamespace) -> None:
+            monkeypatch.undo()
+            look(backend)
+            # As a writer that dies before it folds its batch in.
+            with monkeypatch.context() as without_folding:
+                without_folding.setattr(RedisBatches, "_fold", lambda *_: None)
+                other.update({f"{i}": i for i in range(MOST_RECORDS + 1)})
+
+        monkeypatch.setattr(RedisNamespace, "_refresh_all", between)
+        store.clear()
+        assert store.keys() == []

@@ -135,6 +135,21 @@ def test_clearing_and_discarding_are_safe_to_repeat(store: Store, other: Store, 
     assert other.timeseries() == other.eventsources() == []
 
 
+@pytest.mark.parametrize("verb", [Store.clear, Store.discard], ids=["clear", "discard"])
+def test_clearing_and_discarding_that_are_not_answered_are_unknown(
+    proxy: Proxy, redis_server: Server, verb: Callable[[Store], None]
+) -> None:
+    with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False, timeout=1) as store:
+        store.set("k", 1)
+        proxy.lose(b"EVALSHA", forward=True, hang=True)
+        with pytest.raises(OutcomeUnknownError):
+            verb(store)
+    assert proxy.lost == 1
+    with Store(redis_server.dsn, frozen=False) as other:
+        verb(other)
+        assert other.keys() == []
+
+
 def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, proxy: Proxy) -> None:
     proxy.lose(b"EVALSHA", skip=0, forward=True)
     with pytest.raises(OutcomeUnknownError):

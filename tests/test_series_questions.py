@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pyarrow
 import pytest
 from small import shrink
 
-from rstore import InvalidArgumentError, Store, StoreIntegrityError
+from rstore import InvalidArgumentError, Store, StoreIntegrityError, log, pieces
+from rstore.codec import chunks
 from rstore.testing.flavours import KEY
 
 N = 400
@@ -64,18 +66,18 @@ DTYPES = (
 )
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, "M8[s]", "M8[ns]", "M8[D]", ">i8", ">f4"])
 @pytest.mark.parametrize("n", [0, 1, 7, 3000])
-def test_a_column_keeps_its_type(store: Store, dtype: str, n: int) -> None:
-    values = (np.arange(n) % 100).astype(dtype)
+def test_a_column_keeps_its_type(store: Store, n: int) -> None:
     t = np.arange(n)[::-1]
-    assert store.extend_columns("k", t, values) == n
-    times, found = store.range_columns("k")
-    assert times.tolist() == list(range(n))
-    assert found.tolist() == values[::-1].tolist()
-    if n:
-        assert found.dtype == values.dtype.newbyteorder("=")
-        assert store.range("k", 0, n=1) == [(0, next(iter(values[-1:])))]
+    for dtype in (*DTYPES, "M8[s]", "M8[ns]", "M8[D]", ">i8", ">f4"):
+        values = (np.arange(n) % 100).astype(dtype)
+        assert store.extend_columns(dtype, t, values) == n
+        times, found = store.range_columns(dtype)
+        assert times.tolist() == list(range(n))
+        assert found.tolist() == values[::-1].tolist(), dtype
+        if n:
+            assert found.dtype == values.dtype.newbyteorder("=")
+            assert store.range(dtype, 0, n=1) == [(0, next(iter(values[-1:])))]
 
 
 @pytest.mark.parametrize(
@@ -225,9 +227,8 @@ def test_lookups_are_those_of_pandas(store: Store) -> None:
 AGGREGATES: tuple[Any, ...] = ("count", "sum", "mean", "min", "max", "first", "last", "std", "median")
 
 
-@pytest.mark.parametrize("every", [1, 10, 64, 1000, 10**6])
-@pytest.mark.parametrize("closed", ["left", "right"])
-@pytest.mark.parametrize("origin", [0, 7, -100_003])
+@pytest.mark.parametrize("every", [1, 64, 1000, 10**6])
+@pytest.mark.parametrize(("closed", "origin"), [("left", 0), ("right", 7), ("left", -100_003)])
 def test_resampling_is_that_of_pandas(store: Store, every: int, closed: Any, origin: int) -> None:
     series = fill(store)
     times = series.index.to_numpy()
@@ -369,3 +370,50 @@ def test_of_many_who_may_not_replace_one_wins(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert sorted(won) == list(range(30))
+
+
+def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+    open_chunk = log.Logs.open_chunk
+
+    def counting(logs: log.Logs, key: str, chunk: Any) -> Any:
+        opened.append(chunk.n)
+        return open_chunk(logs, key, chunk)
+
+    monkeypatch.setattr(log.Logs, "open_chunk", counting)
+    n = 40 * chunks.MIN_ROWS
+    store.extend_columns("k", np.arange(n), np.arange(n) / 2)
+
+    def count(call: Callable[[], Any]) -> int:
+        opened.clear()
+        call()
+        return len(opened)
+
+    assert count(lambda: store.span("k")) == 0
+    assert count(lambda: store.last("k")) == 0
+    assert count(lambda: store.latest("k")) == 0
+    assert count(lambda: store.gaps("k", freq=1)) == 0
+    assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) == 0
+    assert count(lambda: store.resample("k", 10 * n, ["mean", "std", "last"])) == 0
+    assert count(lambda: store.resample("k", n // 3 + 1)) <= 2
+    assert count(lambda: store.range("k", 5, n=3)) == 1
+    assert count(lambda: store.tail("k", 3)) <= 2
+    assert count(lambda: store.at("k", n // 2, "previous")) <= 2
+    assert count(lambda: store.range("k", freq=n // 4, n=2)) < 40
+    assert count(lambda: next(store.batches("k", size=10))) <= 2 * pieces.AT_ONCE
+    assert count(lambda: store.remove("k", end=n // 2)) <= 1
+    assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) <= pieces.AT_ONCE
+
+
+def test_what_is_not_yet_sealed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch.setattr)
+    with Store(f"memory://{uuid.uuid4()}", frozen=False) as store:
+        store.extend_columns("k", np.arange(600), np.zeros(600))
+        random = np.random.default_rng(1)
+        for t in random.integers(0, 600, 1500).tolist():
+            store.extend("k", (t, 1.0))
+        for t in range(600, 700):
+            store.extend("k", (t, 1.0))
+        report = store.compact("k")
+        # As many for each chunk as come between two looks, for each chunk that one look folds.
+        assert report.hot < 2 * report.chunks_after * log.CHECK_EVERY / log.FOLD_CHUNKS

@@ -21,7 +21,9 @@ def measure(
 ) -> Iterator[Figures]:
     """Do one task again and again, in a namespace or a table of one's own."""
     del directory  # all is on the server
-    tasks: dict[str, Callable[..., Iterator[Figures]]] = {"speed": speed, "pairs": pairs, "apply": apply, "flat": flat}
+    tasks: dict[str, Callable[..., Iterator[Figures]]] = {
+        "speed": speed, "pairs": pairs, "many": many, "apply": apply, "flat": flat,
+    }  # fmt: skip
     return tasks[task](library, dsn, n, calls, key)
 
 
@@ -59,26 +61,38 @@ def make_value(random: Random, i: int) -> dict[str, Any]:
 
 
 def pairs(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterator[Figures]:
-    """Set and get one at a time, then set `n` at once and read them all."""
-    verbs = _rstore_verbs(dsn, key) if library == "rstore" else _psycopg_verbs(dsn, library)
+    """Set and get one at a time, anywhere among `n` keys."""
+    verbs = _verbs(library, dsn, key)
     random = Random(1)
     keys = [f"key:{i}" for i in range(n)]
     verbs["update"]({one: make_value(random, 0) for one in keys})
     while True:
         chosen = {one: make_value(random, i) for i, one in enumerate(random.sample(keys, calls))}
         taken = each(lambda pair: verbs["set"](*pair), chosen.items())
-        got = each(verbs["get"], chosen)
-        every = {one: make_value(random, i) for i, one in enumerate(keys)}
-        figures = {"set": p50(taken), "get": p50(got)}
+        if any(verbs["get"](one) != value for one, value in chosen.items()):
+            raise SystemExit(f"{library} returned another value")
+        yield {"set": p50(taken), "get": p50(each(verbs["get"], random.sample(keys, calls)))}
+
+
+def many(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterator[Figures]:
+    """Set `n` keys at once, and read them all."""
+    del calls
+    verbs = _verbs(library, dsn, key)
+    random = Random(1)
+    while True:
+        every = {f"key:{i:07}": make_value(random, i) for i in range(n)}
         begin = perf_counter()
         verbs["update"](every)
-        figures["update"] = n / (perf_counter() - begin)
-        begin = perf_counter()
+        updated = perf_counter()
         found = list(verbs["items"]())
-        figures["scan"] = n / (perf_counter() - begin)
+        scanned = perf_counter()
         if dict(found) != every:
             raise SystemExit(f"{library} returned other values")
-        yield figures
+        yield {"update": n / (updated - begin), "scan": n / (scanned - updated)}
+
+
+def _verbs(library: str, dsn: str, key: str | None) -> dict[str, Callable[..., Any]]:
+    return _rstore_verbs(dsn, key) if library == "rstore" else _psycopg_verbs(dsn, library)
 
 
 def _rstore_verbs(dsn: str, key: str | None) -> dict[str, Callable[..., Any]]:

@@ -80,22 +80,22 @@ def check_timestamp(t: Any) -> int:
 
 def check_bound(t: Any, default: int) -> int:
     """Return a bound of a range of timestamps, `default` where it is None."""
-    return default if t is None else check_int64(t, "a bound of a range")
+    return default if t is None else check_int64(t, "a bound of a range (start or end)")
 
 
-def check_freq(freq: Any) -> int:
+def check_freq(freq: Any, what: str = "freq") -> int:
     """Return `freq` if it can be one: an int64 above zero."""
-    step = check_int64(freq, "freq")
+    step = check_int64(freq, what)
     if step <= 0:
-        raise InvalidValueError(f"freq is above zero, not {step}")
+        raise InvalidValueError(f"{what} is above zero, not {step}")
     return step
 
 
-def check_count(n: Any) -> int:
+def check_count(n: Any, what: str = "n") -> int:
     """Return `n` if it can be a number of things: an int64, zero or above."""
-    number = check_int64(n, "n")
+    number = check_int64(n, what)
     if number < 0:
-        raise InvalidValueError(f"n is zero or above, not {number}")
+        raise InvalidValueError(f"{what} is zero or above, not {number}")
     return number
 
 

@@ -150,8 +150,10 @@ class Events(Verbs):
         # In one order for all, or they would wait for one another.
         histories = {key: History(session, key) for key in sorted({check_key(key) for key in keys})}
         won = session.events.until_won
-        with session.events.together(histories):
-            return sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items())
+        return session.events.together(
+            histories,
+            lambda: sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items()),
+        )
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""

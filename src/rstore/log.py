@@ -32,6 +32,7 @@ from rstore.backends.base import (
     Position,
     Row,
     Snapshot,
+    Undone,
     View,
 )
 from rstore.codec import chunks as chunk_codec
@@ -73,6 +74,9 @@ FOLD_CHUNKS: Final = 8
 
 RACES: Final = 3
 """After so many lost races a rewrite holds the lock while it works."""
+
+MOST_RACES: Final = 10
+"""After so many, whoever was undone although it held the lock gives up."""
 
 
 def new_stamp() -> bytes:
@@ -295,10 +299,10 @@ class Logs:
 
     def _is_thin(self, key: str, batch: Segment, lo: Position, hi: Position) -> bool:
         touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
-        if touched <= THIN * len(batch):
+        if touched <= THIN * len(batch) or len(batch) > self._backend.most_rows:
             return False
         hot, _ = self._backend.hot(Log(self._model, key))
-        return hot + len(batch) <= MOST_HOT_ROWS
+        return hot + len(batch) <= min(MOST_HOT_ROWS, 8 * self._backend.most_rows)
 
     def commit(self, key: str, commit: Commit, birth: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
@@ -327,9 +331,19 @@ class Logs:
             return PlaintextError(f"the {what} {key!r} is not encrypted: a store with a key cannot write into it")
         return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
 
-    def together(self, keys: Collection[str]) -> AbstractContextManager[None]:
-        """Take away from several logs as from one, where the backend can."""
-        return self._backend.transaction(create=False) if len(keys) > 1 else nullcontext()
+    def together(self, keys: Collection[str], take_away: Callable[[], T]) -> T:
+        """Return what `take_away` does to several logs as to one, where the backend can, if need be more than once."""
+        if len(keys) < 2:
+            return take_away()
+        races = 0
+        while True:
+            try:
+                with self._backend.transaction(create=False):
+                    return take_away()
+            except Undone:
+                races += 1
+                if races == MOST_RACES:
+                    raise
 
     def until_won(self, key: str, attempt: Callable[[], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
@@ -338,8 +352,14 @@ class Logs:
         """
         log, races = Log(self._model, key), 0
         while True:
-            with self._backend.exclusive(log) if races >= RACES else nullcontext():
-                won = attempt()
+            alone = races >= RACES
+            try:
+                with self._backend.exclusive(log) if alone else nullcontext():
+                    won = attempt()
+            except Undone:
+                if not alone or races >= MOST_RACES:
+                    raise
+                won = None
             if won is not None:
                 self.wrote(key, rows)  # not before the lock is released: others must not wait for a compression
                 return won

@@ -16,7 +16,7 @@ from rstore.codec.chunks import Meta, Segment, merge
 from rstore.codec.threads import spread
 from rstore.log import Logs
 
-_AT_ONCE: Final = 8
+AT_ONCE: Final = 8
 """So many chunks are fetched and unpacked at once: enough for all cores, and no more than some megabytes."""
 _AHEAD: Final = 64
 
@@ -81,7 +81,7 @@ class Reader:
                 summary = None
             opening += part.chunk is not None and summary is None
             pending.append((part, summary))
-            if opening == _AT_ONCE or len(pending) == _AHEAD:
+            if opening == AT_ONCE or len(pending) == _AHEAD:
                 yield from self._open(pending)
                 pending, opening = [], 0
         yield from self._open(pending)

@@ -32,8 +32,9 @@ SCHEMES: Final[dict[str, Scheme]] = {
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
-_credentials = re.compile(r"//[^?]*@")  # up to the last @: a password may hold one, and a slash
-_passwords = re.compile(r"([?&][^=&]*password=)[^&]*")
+# Up to the last @, and to the end: a password may hold whatever else ends one.
+_credentials = re.compile("//.*@", re.DOTALL)
+_passwords = re.compile("([?&][^=&]*password=).*", re.DOTALL)
 
 
 def check_dsn(dsn: Any) -> tuple[str, str]:
@@ -99,4 +100,4 @@ def make_checked_backend(name: str, rest: str, namespace: str, options: Options)
 
 def show_dsn(dsn: str | os.PathLike[str]) -> str:
     """Return a dsn without its credentials, for messages."""
-    return _passwords.sub(r"\1…", _credentials.sub("//…@", os.fspath(dsn)))
+    return _credentials.sub("//…@", _passwords.sub(r"\1…", os.fspath(dsn)))

@@ -12,7 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
+
+from rstore.errors import StoreError
 
 Position: TypeAlias = tuple[int, int]
 """Where a row of a log stands: (timestamp, sequence number). Series always use sequence number 0."""
@@ -105,6 +107,13 @@ class Options:
 
 class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, which no user sees
     """Somebody discarded the namespace: nothing was written. `Backend.create` makes it again."""
+
+
+class Undone(StoreError):  # noqa: N818 - what became of it, not what is wrong
+    """A transaction was undone by its server: nothing was applied, and all of it may be done again.
+
+    Backends raise it together with the error that it is where nobody does so.
+    """
 
 
 class Write(NamedTuple):
@@ -228,6 +237,9 @@ class Backend(ABC):
     committing are two calls, joined by the stamps that the commit expects, so that each of them is one script. A
     transaction over several calls is a separate ability on top: whoever has it runs the same methods inside it.
     """
+
+    most_rows: ClassVar[int] = MAX_SEQ
+    """How many hot rows may be written in one call without holding everybody else up for long."""
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -407,6 +419,8 @@ class Backend(ABC):
 
         Nobody else sees a part. On a cluster, where this cannot be, what is asked for is done at once. Without
         `create`, what is inside only takes away, and a place that is not there is not made for it.
+
+        Raises `Undone` where all of it may be done again.
         """
 
     @abstractmethod

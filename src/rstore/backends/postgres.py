@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from operator import attrgetter
@@ -18,10 +18,12 @@ from rstore.backends.base import (
     KEEP,
     LAST,
     Backend,
+    Chunk,
     Commit,
     Expected,
     Found,
     Head,
+    HeldSnapshot,
     Log,
     Model,
     NamespaceGone,
@@ -29,6 +31,7 @@ from rstore.backends.base import (
     Page,
     Position,
     Row,
+    Snapshot,
     Ttl,
     View,
     Write,
@@ -45,21 +48,26 @@ from rstore.backends.postgres_binary import (
     texts,
     truth,
 )
-from rstore.backends.postgres_connections import Connections
+from rstore.backends.postgres_connections import Connections, Moment, set_local
 from rstore.backends.postgres_dsn import parse
-from rstore.backends.postgres_link import Call, Statement
+from rstore.backends.postgres_link import Call, Calls, Statement
 from rstore.backends.postgres_logs import (
     address_of,
     batches,
     check_size,
     columns_of,
     columns_of_head,
+    columns_of_row,
     plan,
 )
 from rstore.backends.postgres_sql import LogSql, RecordSql
-from rstore.backends.postgres_view import view_of, view_query
+from rstore.backends.postgres_view import view_call, view_of
 from rstore.errors import StoreNotAvailableError
 
+_NO_SORT: Final = set_local("enable_sort", "off")
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_FEW_CHUNKS: Final = 8
+"""So many are fetched at once: a transaction would ask the server more often, and keep a connection."""
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -90,15 +98,16 @@ class PostgresBackend(Backend):
         return birth
 
     def close(self) -> None:
-        self._connections.close()
+        self._connections.pool.close()
 
     def discard(self) -> None:
         birth = self._birth()
-        name = (self._name,)
-        calls: list[Call] = [(one, name) for one in self._records.discard]
-        self._connections.write(
-            calls, lambda: None if birth is not None and birth == self._birth() else True, patient=True
-        )
+        if birth is None:
+            return
+        space, empty = (self._name, birth), [(one, (birth,)) for one in self._records.empty]
+        calls = [(self._records.close, space), *empty, (self._records.discard, space)]
+        # Births never come back, so that it happens once, however often it is sent.
+        self._connections.write(calls, lambda: self._birth() != birth, patient=True)
 
     def fact(self, name: str) -> bytes | None:
         (found,) = self._connections.read((self._records.fact, (self._name, name.encode())))
@@ -152,27 +161,29 @@ class PostgresBackend(Backend):
             some = [write for write in writes if write.record is not None][:_LOOKED_AT]
             return True if any(self.get(write.key) == write.record for write in some) else None
 
-        results = self._connections.write(self._puts(writes, birth), look)
-        if results is not None and not (results[0].command_tuples or results[0].ntuples):
-            raise NamespaceGone
-
-    def _puts(self, writes: Sequence[Write], birth: bytes) -> list[Call]:
         space = self._name, birth
         if len(writes) == 1 and (record := writes[0].record) is not None:
             key, _, ttl_ms = writes[0]
             check_size(len(record))
-            return [(self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms)))]
+            put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
+            results = self._connections.write([put], look)
+            found = results is None or results[0].command_tuples
+        else:
+            results = self._connections.write(Calls(lambda: self._puts(writes, space)), look)
+            found = results is None or results[0].ntuples
+        if not found:
+            raise NamespaceGone
+
+    def _puts(self, writes: Sequence[Write], space: tuple[bytes, bytes]) -> Iterator[Call]:
+        yield self._records.lock, space
         # In the order of their keys, which is the one in which all take the locks of rows.
         ordered = sorted(writes, key=attrgetter("key"))
-        gone = texts(write.key for write in ordered if write.record is None)
-        kept = [(key, record, ttl_ms) for key, record, ttl_ms in ordered if record is not None]
-        calls: list[Call] = [(self._records.lock, space)]
-        for batch in batches(kept, [len(record) for _, record, _ in kept]):
+        kept = [write for write in ordered if write.record is not None]
+        for batch in batches(kept, [len(write.record or b"") for write in kept]):
             keys, records, ttls_ms = zip(*batch, strict=True)
-            calls.append((self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(ttls_ms))))
+            yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(ttls_ms))
         if len(kept) < len(writes):
-            calls.append((self._records.delete, (self._name, gone)))
-        return calls
+            yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         key, record, ttl_ms = write
@@ -230,15 +241,22 @@ class PostgresBackend(Backend):
         reverse: bool = False,
         keys_only: bool = False,
     ) -> Page:
-        query = self._records.scan(after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only)
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
-        (found,) = self._connections.read((query, (self._name, start.encode(), int8(limit + 1), *bounds)))
-        value = found.get_value
-        records: list[Found] = []
-        for row in range(min(found.ntuples, limit)):
-            if (record := value(row, 1)) is None:
-                break
-            records.append(((value(row, 0) or b"").decode(), record, number_or_none(value(row, 2))))
+        asked = [self._name, start.encode(), int8(limit + 1), *bounds]
+
+        def find(most: int, *, summed: bool) -> pq.abc.PGresult:
+            query = self._records.scan(
+                after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, summed=summed
+            )
+            size = [] if keys_only else [int8(most)]
+            # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
+            return self._connections.read(_NO_SORT, (query, (*asked, *size)))[1]
+
+        found = find(_PAGE_BYTES // limit, summed=False)
+        records = _records_of(found, limit)
+        if len(records) < min(limit, found.ntuples):  # a large one is among them
+            found = find(_PAGE_BYTES, summed=True)
+            records = _records_of(found, limit)
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
@@ -264,29 +282,48 @@ class PostgresBackend(Backend):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        query = view_query(
-            self._place.schema,
-            limited=limit is not None,
-            reverse=reverse,
-            rows=rows,
-            bodies=bodies,
-            neighbours=neighbours,
-            checkpoint=from_checkpoint is not None,
-            unless=unless_version is not None,
-        )
-        asked = [*self._named(log), *map(int8, (*lo, *hi))]
-        if limit is not None:
-            asked.append(int8(limit))
-        if from_checkpoint is not None:
-            asked += map(int8, from_checkpoint)
-        if unless_version is not None:
-            asked.append(unless_version)
-        (found,) = self._connections.read((query, asked))
+        query, asked = view_call(
+            self._place.schema, lo, hi, limit, reverse=reverse, rows=rows, bodies=bodies, neighbours=neighbours,
+            from_checkpoint=from_checkpoint, unless_version=unless_version,
+        )  # fmt: skip
+        (found,) = self._connections.read((query, (*self._named(log), *asked)))
         return view_of(found)
+
+    def views(
+        self,
+        logs: Sequence[Log],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        query, asked = view_call(self._place.schema, lo, hi, limit, reverse=reverse, bodies=bodies)
+        found = self._connections.read(*((query, (*self._named(log), *asked)) for log in logs))
+        return [view_of(one) for one in found]
+
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot]:
+        view = self.view(log, lo, hi, bodies=False)
+        if len(view.chunks) <= _FEW_CHUNKS or self._connections.bound:
+            yield HeldSnapshot(self.view(log, lo, hi) if view.chunks else view)
+            return
+        named = self._named(log)
+        query, asked = view_call(self._place.schema, lo, hi, bodies=False)
+        with self._connections.moment((query, (*named, *asked))) as moment:
+            if moment is None:
+                yield HeldSnapshot(self.view(log, lo, hi))
+            else:
+                yield _PinnedSnapshot(moment, self._logs.body, named)
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)
-        calls = [(self._logs.append, (*address, boolean(head.sealed), *columns)) for columns in columns_of(rows)]
+        place = *address, boolean(head.sealed)
+        if len(rows) == 1:
+            calls: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
+        else:
+            calls = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
         create = self._logs.create, (*address, *columns_of_head(head))
 
         def look() -> bool | None:
@@ -331,24 +368,21 @@ class PostgresBackend(Backend):
         return _was_done(None if results is None else results[planned.claim])
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
-        while True:
-            head, birth = self._head(log), self._birth()
-            if head is None or birth is None or if_version not in (ANY, head.version):
+        # In a transaction, whose name says what became of it: that a log is gone does not say who removed it.
+        def remove(found: Sequence[pq.abc.PGresult]) -> bool:
+            (head,) = found
+            if not head.ntuples or if_version not in (ANY, head.get_value(0, 1)):
                 return False
-            address, epoch = address_of(self._name, birth, log), head.epoch
-            guarded = *address[1:], epoch, None if if_version is ANY else if_version
-            calls = [(self._logs.lock, address), *((remove, guarded) for remove in self._logs.remove)]
+            this = head.get_value(0, 0), int4(log.model), log.key.encode()
+            self._connections.write([(remove, this) for remove in self._logs.remove], lambda: None)
+            return True
 
-            def look(epoch: bytes = epoch) -> bool | None:
-                found = self._head(log)
-                return False if found is not None and found.epoch == epoch else None
+        return self._connections.in_transaction(remove, (self._logs.take, self._named(log)))
 
-            results = self._connections.write(calls, look)
-            if results is not None and results[-1].command_tuples:
-                return True
-
-    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
-        return self._connections.transaction()
+    @contextmanager
+    def transaction(self, *, create: bool = True) -> Generator[None]:
+        with self._connections.transaction():
+            yield
 
     @contextmanager
     def exclusive(self, log: Log) -> Generator[None]:
@@ -367,6 +401,20 @@ class PostgresBackend(Backend):
         return Head(epoch, version, sealed == b"\1", facts)
 
 
+class _PinnedSnapshot(Snapshot):
+    """A log in a transaction that stays at one moment."""
+
+    def __init__(self, moment: Moment, body: Statement, named: tuple[bytes, ...]) -> None:
+        self.view = view_of(moment.found[0])
+        self._moment = moment
+        self._body = body
+        self._named = named
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        found = self._moment.read(*((self._body, (*self._named, int8(t), int4(seq))) for (t, seq), *_ in chunks))
+        return [chunk._replace(body=one.get_value(0, 0) or b"") for chunk, one in zip(chunks, found, strict=True)]
+
+
 @cache
 def _statements(schema: str) -> tuple[RecordSql, LogSql]:
     return RecordSql(schema), LogSql(schema)
@@ -374,6 +422,17 @@ def _statements(schema: str) -> tuple[RecordSql, LogSql]:
 
 def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
     return None if ttl_ms is None or ttl_ms is KEEP else int8(ttl_ms)
+
+
+def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
+    """Return keys, records and expiries up to the first one that was left behind."""
+    value = found.get_value
+    records: list[Found] = []
+    for row in range(min(found.ntuples, limit)):
+        if (record := value(row, 1)) is None:
+            break
+        records.append(((value(row, 0) or b"").decode(), record, number_or_none(value(row, 2))))
+    return records
 
 
 def _was_done(result: pq.abc.PGresult | None) -> bool:

@@ -34,6 +34,10 @@ def parse(rest: str) -> Place:
 
     Raises `InvalidValueError`, without quoting what may be a password.
     """
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    if rest.count("@") > authority.count("@") or authority.count("@") > 1:
+        # Half of a password that was not quoted would pass for a host, a database or an option, and be shown as one.
+        raise _unreadable()
     base, _, query = rest.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
     own = {name: unquote_plus(value) for name, _, value in pairs if name in _OWN}
@@ -43,16 +47,19 @@ def parse(rest: str) -> Place:
     except (psycopg.Error, UnicodeDecodeError):
         given = None
     if given is None or not re.fullmatch("[0-9,]*", str(given.get("port", ""))):
-        # In words of our own, and not chained: libpq quotes what it cannot read, which may be half of a password.
-        raise InvalidValueError(
-            "libpq cannot read the dsn: postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, with %40 for @, "
-            "%2F for / and %3A for : in user and password"
-        ) from None
+        raise _unreadable() from None  # libpq quotes what it cannot read, which may be half of a password
     parameters = _KEEPALIVE | {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
     parameters["client_encoding"] = "UTF8"
     schema = _schema(own.get("schema", "rstore"))
     show = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}, schema {schema!r}"
     return Place(parameters, schema, _prepare(own.get("prepare", "yes")), _pool(own.get("pool", _DEFAULT_POOL)), show)
+
+
+def _unreadable() -> InvalidValueError:
+    return InvalidValueError(
+        "libpq cannot read the dsn: postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE, where only the host "
+        "follows a plain @; elsewhere write %40 for @, %2F for /, %3A for :, %3F for ? and %23 for #"
+    )
 
 
 def _schema(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 
 import psycopg
 
+from rstore.backends.base import Undone
 from rstore.errors import (
     CorruptionError,
     NotSupportedError,
@@ -15,6 +16,15 @@ from rstore.errors import (
     StoreFullError,
     StoreNotAvailableError,
 )
+
+
+class Passed(Undone, StoreBusyError):  # noqa: N818 - as its base
+    """The transaction was undone so that others could pass, or because another session would know its statements."""
+
+
+class CutOff(Undone, StoreNotAvailableError):  # noqa: N818 - the same
+    """The connection was lost before the end of the transaction."""
+
 
 RETRY: Final = {"40001", "40P01"}
 """Serialization failure and deadlock: all was undone, and the same again may well succeed."""

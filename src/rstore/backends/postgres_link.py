@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from time import monotonic
 from typing import Final, TypeAlias
@@ -37,6 +37,16 @@ class Statement:
 
 Results: TypeAlias = "list[pq.abc.PGresult]"
 Call: TypeAlias = tuple[Statement, Sequence[bytes | None]]
+
+
+class Calls(Iterable[Call]):
+    """Calls that are made while they are sent: the server is at work on the first ones then. Anew each time."""
+
+    def __init__(self, make: Callable[[], Iterator[Call]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Call]:
+        return self._make()
 
 
 class Lost(Exception):  # noqa: N818 - a signal between two files, which no user sees
@@ -106,7 +116,7 @@ class Link:
         """Let go of the socket of another process, without a word to its server."""
         os.close(self._fd)
 
-    def run(self, calls: Sequence[Call], timeout_s: float | None) -> Results:
+    def run(self, calls: Iterable[Call], timeout_s: float | None) -> Results:
         """Return the results of statements that are sent together; all of them are done or none.
 
         `timeout_s` bounds how long the server may be silent; then it is asked to give up.
@@ -127,7 +137,7 @@ class Link:
                 raise Failed(error_from_result(result))
         return results
 
-    def _send(self, calls: Sequence[Call]) -> dict[int, bytes]:
+    def _send(self, calls: Iterable[Call]) -> dict[int, bytes]:
         """Send statements; return the names of those that are prepared on the way, by the place of their answers."""
         pgconn, known = self._pgconn, self._prepared
         new: dict[int, bytes] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
 from rstore.backends.base import Commit, Head, Log, Row
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _MAX_BYTES: Final = 1_000_000_000
 """PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
-_BATCH_ROWS: Final = 10_000
+_BATCH_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 16 * 1024 * 1024
 
 Address = tuple[bytes, bytes, bytes, bytes]
@@ -50,6 +50,12 @@ def columns_of(rows: Sequence[Row]) -> Iterator[tuple[bytes, bytes, bytes]]:
     for batch in batches(ordered, [len(row.body) for row in ordered]):
         times, seqs, bodies = zip(*batch, strict=True)
         yield int8s(times), int4s(seqs), blobs(bodies)
+
+
+def columns_of_row(row: Row) -> tuple[bytes, bytes, bytes]:
+    """Return a row as parameters."""
+    check_size(len(row.body))
+    return int8(row.t), int4(row.seq), row.body
 
 
 def address_of(name: bytes, birth: bytes, log: Log) -> Address:
@@ -101,25 +107,33 @@ def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
 
     The conditions name an epoch, a version, or that there is no such log.
     """
+    row = _one_row(commit)
     claim: list[Call]
     if commit.if_epoch is None or commit.if_version is None:
         if commit.create is None or isinstance(commit.if_epoch, bytes) or isinstance(commit.if_version, bytes):
             return None
         before, head = None, _replaced(commit.create, commit)
-        claim = [(sql.create, (*address, *columns_of_head(head)))]
+        claim = [(sql.create_with_row if row else sql.create, (*address, *columns_of_head(head), *row))]
         fresh = after = Stamps(head.epoch, head.version)
     else:
         before = Stamps(*(one if isinstance(one, bytes) else None for one in (commit.if_epoch, commit.if_version)))
         fresh = Stamps(commit.epoch, commit.version)
-        claim = [(sql.move, (*address, *before, *fresh, commit.facts))]
+        claim = [(sql.move_with_row if row else sql.move, (*address, *before, *fresh, commit.facts, *row))]
         after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)
     guarded = *address[1:], *after
-    calls = list(_changes(sql, commit, guarded))
+    calls = list(_changes(sql, replace(commit, put_rows=()) if row else commit, guarded))
     if commit.drop_if_empty and not commit.put_rows and not commit.put_chunks:
         # Whoever may remove the head takes its lock first, and in a statement of its own.
         claim.insert(0, (sql.lock, address))
         calls += ((remove, guarded) for remove in sql.remove_if_empty)
     return Plan([*claim, *calls], len(claim) - 1, before, fresh)
+
+
+def _one_row(commit: Commit) -> tuple[bytes, ...]:
+    """Return the one row that a commit puts, as parameters of its first statement: half the time of a second one."""
+    if len(commit.put_rows) != 1 or commit.drop_rows:  # dropping would have to come before
+        return ()
+    return columns_of_row(commit.put_rows[0])
 
 
 def _replaced(head: Head, commit: Commit) -> Head:
@@ -137,7 +151,7 @@ def _changes(sql: LogSql, commit: Commit, guarded: tuple[bytes | None, ...]) -> 
     for columns in columns_of(commit.drop_rows):
         yield sql.drop_rows, (*guarded, *columns)
     if commit.drop_chunks:
-        times, seqs = zip(*commit.drop_chunks, strict=True)
+        times, seqs = zip(*sorted(commit.drop_chunks), strict=True)
         yield sql.drop_chunks, (*guarded, int8s(times), int4s(seqs))
     if commit.drop_checkpoints_from is not None:
         yield sql.drop_checkpoints, (*guarded, *map(int8, commit.drop_checkpoints_from))

@@ -6,15 +6,49 @@ from functools import cache
 
 from psycopg import pq
 
-from rstore.backends.base import Chunk, Head, Row, View
-from rstore.backends.postgres_binary import place, run
-from rstore.backends.postgres_link import Statement
+from rstore.backends.base import Chunk, Head, Position, Row, View
+from rstore.backends.postgres_binary import int8, place, run
+from rstore.backends.postgres_link import Call, Statement
 from rstore.backends.postgres_schema import quoted
 from rstore.backends.postgres_sql import NOW
 
 
+def view_call(
+    schema: str,
+    lo: Position,
+    hi: Position,
+    limit: int | None = None,
+    *,
+    reverse: bool = False,
+    rows: bool = True,
+    bodies: bool = True,
+    neighbours: bool = False,
+    from_checkpoint: Position | None = None,
+    unless_version: bytes | None = None,
+) -> Call:
+    """Return the query of a view, and its parameters behind the three that name the log."""
+    query = _query(
+        schema,
+        limited=limit is not None,
+        reverse=reverse,
+        rows=rows,
+        bodies=bodies,
+        neighbours=neighbours,
+        checkpoint=from_checkpoint is not None,
+        unless=unless_version is not None,
+    )
+    asked: list[bytes] = [*map(int8, (*lo, *hi))]
+    if limit is not None:
+        asked.append(int8(limit))
+    if from_checkpoint is not None:
+        asked += map(int8, from_checkpoint)
+    if unless_version is not None:
+        asked.append(unless_version)
+    return query, asked
+
+
 @cache
-def view_query(
+def _query(
     schema: str,
     *,
     limited: bool,

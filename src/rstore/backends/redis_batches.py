@@ -23,7 +23,7 @@ from rstore.errors import StoreBusyError, StoreError, StoreFullError
 _FIND: Final = Script("find")
 _FOLD: Final = Script("fold")
 _PUBLISH: Final = Script("publish")
-_WRITE: Final = Script("write")
+WRITE: Final = Script("write")
 
 MOST_RECORDS: Final = 2000
 """So many records one script writes or moves: less than 10 ms."""
@@ -62,7 +62,8 @@ class RedisBatches(RedisNamespace):
         seconds, _ = self._client.call(Call(place.slot, (b"TIME",)))
         entry = Call(place.slot, (b"ZADD", place.staged, int(seconds) + _STAGED_S, batch), write=True)
         beside = place.of_batch(batch)._replace(marker=place.birth)
-        self._run([entry, *(writing(beside, some)._replace(again=True) for some in _pieces(writes))])
+        with self._unseen():
+            self._run([entry, *(writing(beside, some)._replace(again=True) for some in _pieces(writes))])
 
     def _fold(self, place: Place) -> None:
         """Fold a batch in, if there is one, and raise the signal that the place is out of date.
@@ -83,8 +84,9 @@ class RedisBatches(RedisNamespace):
         beside = place.of_batch(place.batch)
         keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
         call = _FOLD.on(place.slot, keys, place.marker, MOST_RECORDS, write=True, again=True)
-        while self._client.call(call):
-            pass
+        with self._unseen():
+            while self._client.call(call):
+                pass
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:
@@ -132,4 +134,4 @@ def writing(place: Place, writes: Sequence[Write]) -> Call:
         for _, record, ttl_ms in expire:
             arguments += (record, ttl_ms)
         keys += [prefix + write.key.encode() for write in writes if write.record is None]
-    return _WRITE.on(place.slot, keys, *arguments, write=True, again=False)
+    return WRITE.on(place.slot, keys, *arguments, write=True, again=False)

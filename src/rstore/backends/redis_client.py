@@ -26,7 +26,7 @@ from rstore.backends.redis_errors import (
     unreachable,
 )
 from rstore.backends.redis_nodes import FAILURES, Nodes, ask
-from rstore.backends.redis_pool import Connection, Pool, connector
+from rstore.backends.redis_pool import Connection, Pool, pack_command
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
 
 _FREE_TRIES: Final = 5
@@ -80,7 +80,7 @@ class Client:
     def __init__(self, target: Target, timeout_s: float) -> None:
         self._target = target
         self._timeout_s = timeout_s
-        self._nodes = Nodes(target, connector(target, timeout_s))
+        self._nodes = Nodes(target, timeout_s)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
         """Connect; return where each server is and what it says of itself.
@@ -89,11 +89,13 @@ class Client:
         """
         patience = _Patience(self._timeout_s)
         while True:
+            self._nodes.discover()
             try:
-                self._nodes.discover()
                 return [(pool.where, _info(pool)) for pool in self._nodes.all()]
             except FAILURES as error:
-                if code_of(error) != "LOADING" or not patience.wait():
+                # One of a cluster may be down that a replica is about to stand in for.
+                passing = code_of(error) == "LOADING" or (self._target.cluster and not _is_refused(error))
+                if not (passing and patience.wait()):
                     raise unreachable(error, str(self._target)) from error
 
     def close(self) -> None:
@@ -117,7 +119,7 @@ class Client:
             outcome = _Unsent(error, connected=False)
         else:
             try:
-                connection.send_packed_command(connection.pack_command(*call.command), False)
+                connection.send_packed_command((pack_command(call.command),), False)
             except FAILURES as error:
                 outcome = _Unsent(error, connected=True)
             else:
@@ -153,12 +155,13 @@ class Client:
                     again.append(i)
                 else:
                     replies[i] = final
-            if not again:
-                return replies
-            if patience.pause():
+            if again and patience.pause():
                 time.sleep(patience.next_pause())
             if patience.rediscover:
+                # Also where this call has failed for good: the next one is to find whoever serves the slot by now.
                 self._rediscover(patience)
+            if not again:
+                return replies
             todo = again
             outcomes = self._round(calls, todo, asking, by_source)
 
@@ -178,12 +181,13 @@ class Client:
         if isinstance(outcome, StoreError):
             return outcome
         if isinstance(outcome, _Lost):
+            patience.rediscover = cluster
             if not call.again:
                 return _caused(LostReplyError(), outcome.error)
             if isinstance(outcome.error, driver.TimeoutError):
-                late = StoreBusyError(f"the Redis server {where} did not answer within the time-out")
-                return _caused(late, outcome.error)
-            patience.rediscover = cluster
+                # It may still do what it was sent.
+                kind = OutcomeUnknownError if call.write else StoreBusyError
+                return _caused(kind(f"the Redis server {where} did not answer within the time-out"), outcome.error)
             return (
                 None if patience.retry(waiting=cluster) else _caused(unreachable(outcome.error, where), outcome.error)
             )
@@ -191,9 +195,8 @@ class Client:
             error = outcome.error
             if isinstance(error, StoreError):
                 return error
-            refused = isinstance(error, driver.AuthenticationError | driver.ResponseError)
             passing = isinstance(error, driver.BusyLoadingError)
-            if refused or not (outcome.connected or cluster or passing):
+            if _is_refused(error) or not (outcome.connected or cluster or passing):
                 return _caused(unreachable(error, where), error)
             patience.rediscover = cluster
             again = patience.retry(waiting=cluster or passing)
@@ -205,13 +208,17 @@ class Client:
             by_source.add(i)
             return None
         if code in REDIRECTED and cluster and isinstance(outcome, driver.AskError):
-            address = outcome.host, int(outcome.port)
+            # A server that does not know the name of another leaves it out: then it is its own.
+            unnamed = outcome.host in ("", "?")
+            address = self._nodes.host_of(call.slot) if unnamed else outcome.host, int(outcome.port)
             if code == "ASK":
                 asking[i] = self._nodes.at(address)
             else:
                 self._nodes.moved(call.slot, address)
                 patience.rediscover = True
             return None if patience.retry(waiting=False) else _caused(refusal(outcome, where), outcome)
+        if code == "READONLY":
+            self._nodes.reconnect(call.slot)
         if code in PASSING or (code == "READONLY" and cluster):
             patience.rediscover = cluster and code != "TRYAGAIN"
             return None if patience.retry(waiting=True) else _caused(refusal(outcome, where), outcome)
@@ -237,7 +244,7 @@ class Client:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
                 continue
             try:
-                connection.send_packed_command([self._pack(connection, calls, group, asking, by_source)], False)
+                connection.send_packed_command([self._pack(calls, group, asking, by_source)], False)
             except FAILURES as error:
                 # Of several calls some may have arrived whole.
                 lost = _Lost(error) if len(group) > 1 else _Unsent(error, connected=True)
@@ -250,7 +257,6 @@ class Client:
 
     def _pack(
         self,
-        connection: Connection,
         calls: Sequence[Call],
         group: Sequence[int],
         asking: dict[int, Pool],
@@ -262,10 +268,11 @@ class Client:
             if i in by_source and script is not None:
                 command = (b"EVAL", script.source, *command[2:])
             if i in asking:
-                pieces += connection.pack_command(b"ASKING")
-            pieces += connection.pack_command(*command)
+                pieces.append(pack_command((b"ASKING",)))
+            pieces.append(pack_command(command))
         if self._waits(calls, group):
-            pieces += connection.pack_command(b"WAIT", self._target.wait_replicas, max(1, int(self._timeout_s * 500)))
+            wait_ms = max(1, int(self._timeout_s * 500))
+            pieces.append(pack_command((b"WAIT", self._target.wait_replicas, wait_ms)))
         return b"".join(pieces)
 
     def _read_all(
@@ -345,6 +352,12 @@ def _read(connection: Connection) -> Any:
         return error
     except FAILURES as error:
         return _Lost(error)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Return whether a server answered that it does not want to be talked to, which no waiting changes."""
+    refused = isinstance(error, driver.AuthenticationError | driver.ResponseError)
+    return refused and not isinstance(error, driver.ClusterDownError | driver.BusyLoadingError)
 
 
 def _raised(outcome: Any) -> Any:

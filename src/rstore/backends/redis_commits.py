@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import local
 from typing import Any, Final, NamedTuple, TypeVar
@@ -33,16 +33,17 @@ from rstore.backends.redis_dsn import Target
 from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import BODY_ID_BYTES, Place, pack_chunk, pack_position, pack_rows
 from rstore.backends.redis_logs import RedisLogs, behind, fields
-from rstore.errors import NotSupportedError, StoreBusyError
+from rstore.errors import NotSupportedError, StoreBusyError, StoreError
 
 T = TypeVar("T")
 
 _COMMIT: Final = Script("commit")
+_LEASE: Final = Script("lease")
 _RELEASE: Final = Script("release")
 
 STAGED_MS: Final = 600_000
 """How long the body of a chunk waits for the commit that keeps it."""
-REPLACED_MS: Final = 60_000
+REPLACED_MS: Final = 600_000
 """How long the body of a replaced chunk stays, for readers that have read the index already."""
 LEASE_MS: Final = 30_000
 """How long a lease lasts at most. Whoever holds it longer commits all the same, if nobody else has meanwhile."""
@@ -121,9 +122,11 @@ class RedisCommits(RedisLogs):
             calls.append(Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", STAGED_MS), write=True))
             size += len(chunk.body)
             if size > _STAGED_BYTES:
-                self._run(calls)
+                with self._unseen():
+                    self._run(calls)
                 calls, size = [], 0
-        self._run(calls)
+        with self._unseen():
+            self._run(calls)
 
     def _step(self, place: Place, log: Log, commit: Commit, entries: Sequence[bytes]) -> Step:
         chunks = place.log(b"c", log)
@@ -209,21 +212,24 @@ class RedisCommits(RedisLogs):
             return
         place = self._place_of_log(log)
         name, token = place.log(b"t", log), os.urandom(16)
-        take = Call(place.slot, (b"SET", name, token, b"NX", b"PX", LEASE_MS), write=True)
+        take = _LEASE.on(place.slot, (name,), token, LEASE_MS, write=True, again=True)
 
         def attempt() -> None:
-            # Where the reply was lost and the call sent again, the lease that is in the way is one's own.
-            if self._client.call(take) is None and self._client.call(Call(place.slot, (b"GET", name))) != token:
+            if not self._client.call(take):
                 raise Signal("LEASED")
 
-        self._unleased(attempt)
+        with self._unseen():
+            self._unleased(attempt)
         held = self._held()
         held[log] = token
         try:
             yield
         finally:
             del held[log]
-            self._client.call(_RELEASE.on(place.slot, (name,), token, write=True, again=True))
+            # What was done under the lease is done: that the lease has to run out by itself is no reason to say
+            # otherwise.
+            with suppress(StoreError):
+                self._client.call(_RELEASE.on(place.slot, (name,), token, write=True, again=True))
 
     def _held(self) -> dict[Log, bytes]:
         held: dict[Log, bytes] = self._mine.__dict__.setdefault("held", {})

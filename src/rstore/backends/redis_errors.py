@@ -24,6 +24,7 @@ _CODE: Final = re.compile(r"-?([A-Z]{3,})\b")
 # and its message may begin with a "-".
 _WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([A-Z]{3,})\b")
 _NOT_LOCAL: Final = "attempted to access a non local key"
+_NOT_AUTHENTICATED: Final = "unauthenticated"  # of more than ten arguments; it does not read on to say NOAUTH
 _NOT_ALLOWED: Final = ("user executing the script can't", "can't access at least one of the keys")
 _CODES: Final[dict[type[Exception], str]] = {
     driver.AskError: "ASK",
@@ -66,6 +67,8 @@ def code_of(error: Exception) -> str:
     message = str(error)
     if _NOT_LOCAL in message:
         return "TRYAGAIN"  # a script met a key that has already moved: half of the slot is elsewhere
+    if _NOT_AUTHENTICATED in message:
+        return "NOAUTH"
     if any(words in message for words in _NOT_ALLOWED):
         return "NOPERM"
     found = _WRAPPED.search(message) or _CODE.match(message)

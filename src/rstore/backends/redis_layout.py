@@ -48,6 +48,8 @@ class Place(NamedTuple):
     """The names that go with one marker of one bucket. Without a namespace, they are names of nothing."""
 
     bucket: int
+    """How many of the namespace's come before."""
+    tag: int
     slot: int
     prefix: bytes
     marker_key: bytes
@@ -97,19 +99,25 @@ class Place(NamedTuple):
         return b"%bd%b%b" % (self.prefix, self.birth, random)
 
 
-def make_place(bucket: int, namespace: bytes, marker: bytes | None) -> Place:
+def make_places(buckets: int, namespace: bytes) -> list[Place]:
+    """Return the places of a namespace of which nothing is known yet, as far from each other as can be."""
+    return [make_place(bucket, bucket * MOST_BUCKETS // buckets, namespace, None) for bucket in range(buckets)]
+
+
+def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) -> Place:
     """Return the place that a marker stands for.
 
     A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is a birth
     alone, and stands for nothing.
     """
-    prefix = b"rs{%b}" % TAGS[bucket]
+    prefix = b"rs{%b}" % TAGS[tag]
     birth, generation, batch = b"", bytes(GENERATION_BYTES), b""
     if marker is not None and len(marker) > BIRTH_BYTES:
         birth, generation, batch = marker[:BIRTH_BYTES], marker[BIRTH_BYTES:_BATCH_AT], marker[_BATCH_AT:]
     return Place(
         bucket,
-        bucket * (SLOTS // MOST_BUCKETS),
+        tag,
+        tag * (SLOTS // MOST_BUCKETS),
         prefix,
         prefix + b"m" + namespace,
         marker,

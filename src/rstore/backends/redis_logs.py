@@ -6,22 +6,26 @@ member. Beside a hash of the bodies, which would have to be compared by hand, it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from rstore.backends.base import (
     FIRST,
     LAST,
+    Chunk,
     Head,
+    HeldSnapshot,
     Log,
     Model,
     Position,
     Row,
+    Snapshot,
     View,
 )
 from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_errors import LostReplyError
+from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import (
     Place,
     pack_position,
@@ -30,6 +34,7 @@ from rstore.backends.redis_layout import (
     unpack_rows,
 )
 from rstore.backends.redis_namespace import RedisNamespace
+from rstore.errors import ConflictError, CorruptionError, StoreClosedError
 
 _APPEND: Final = Script("append")
 _HOT: Final = Script("hot")
@@ -42,6 +47,8 @@ _KEYS_A_CALL: Final = 20_000
 
 class RedisLogs(RedisNamespace):
     """The logs of a namespace."""
+
+    most_rows = 2000  # 2 ms of the server's only thread
 
     def logs(self, model: Model) -> list[str]:
         def call(place: Place, begin: bytes = b"-") -> Call:
@@ -76,42 +83,97 @@ class RedisLogs(RedisNamespace):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        arguments = (
-            unless_version or b"",
-            pack_position(lo),
-            behind(hi),
-            b"" if limit is None else limit,
-            int(reverse),
-            int(rows),
-            int(neighbours),
-            b"" if from_checkpoint is None else behind(from_checkpoint),
+        ask = _asking(
+            lo,
+            hi,
+            limit=limit,
+            reverse=reverse,
+            rows=rows,
+            neighbours=neighbours,
+            from_checkpoint=from_checkpoint,
+            unless_version=unless_version,
         )
+        epoch = None
+        while True:
+            looked = self._look(log, ask)
+            if looked is None:
+                return View(self._now_ms(log), None)
+            [view] = self._whole([looked], backwards=reverse and limit is not None, bodies=bodies)
+            if view is not None:
+                return view
+            # The body of a chunk is gone. It was replaced, and then the epoch is another; or the server evicted it.
+            stamps = looked[1][1]
+            if stamps[0] == epoch:
+                raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._name!r} is missing")
+            epoch = stamps[0]
+
+    @contextmanager
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
+        looked = self._look(log, _asking(lo, hi))
+        if looked is None:
+            yield HeldSnapshot(View(self._now_ms(log), None))
+        else:
+            place, found = looked
+            entries = found[3] if len(found) > 3 else []
+            yield _Snapshot(_view(found, (), backwards=False), entries, partial(self._bodies, place))
+
+    def _look(self, log: Log, ask: Callable[[Place, Log], Call]) -> tuple[Place, Any] | None:
+        """Return what the script said of a log, and where that was; None if there is no namespace."""
         places: list[Place] = []
 
         def call(place: Place) -> Call:
             places.append(place)
-            keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
-            return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+            return ask(place, log)
 
-        while True:
-            found = self._read(lambda: self._place_of_log(log), call, None)
-            if found is None:
-                return View(self._now_ms(log), None)
-            now_ms, stamps, *rest = found
-            if stamps is None:
-                return View(now_ms, None)
-            head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
-            if not rest:
-                return View(now_ms, head)
-            members, entries, checkpoint = rest
-            if reverse and limit is not None:
-                members.reverse()
-                entries.reverse()
-            contents = self._bodies(places[-1], entries) if bodies else [b""] * len(entries)
-            if contents is not None:
-                chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, contents, strict=True)]
-                row = None if checkpoint is None else unpack_rows([checkpoint])[0]
-                return View(now_ms, head, unpack_rows(members), chunks, row)
+        found = self._read(lambda: self._place_of_log(log), call, None)
+        return None if found is None else (places[-1], found)
+
+    def views(
+        self,
+        logs: Sequence[Log],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        ask = _asking(lo, hi, limit=limit, reverse=reverse)
+        places = [self._place_of_log(log) for log in logs]
+        if not all(place.birth for place in places):
+            return super().views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+        replies = self._client.run([ask(place, log) for place, log in zip(places, logs, strict=True)])
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, Signal):
+                raise reply
+        there = [(place, reply) for place, reply in zip(places, replies, strict=True) if not isinstance(reply, Signal)]
+        whole = iter(self._whole(there, backwards=reverse and limit is not None, bodies=bodies))
+        views = [None if isinstance(reply, Signal) else next(whole) for reply in replies]
+        return [
+            self.view(log, lo, hi, limit=limit, reverse=reverse, bodies=bodies) if view is None else view
+            for log, view in zip(logs, views, strict=True)
+        ]
+
+    def _whole(self, found: Sequence[tuple[Place, Any]], *, backwards: bool, bodies: bool) -> list[View | None]:
+        """Return what the script said of each log as a view, with the bodies of its chunks.
+
+        None where one of them is gone: it was replaced long ago, or its log was dropped.
+        """
+        names = [
+            [place.body(entry) for entry in reply[3]] if bodies and len(reply) > 3 else [] for place, reply in found
+        ]
+        fetched = iter(
+            self._run(
+                Call(place.slot, (b"MGET", *some[i : i + _BODIES_A_CALL]))
+                for (place, _), some in zip(found, names, strict=True)
+                for i in range(0, len(some), _BODIES_A_CALL)
+            )
+        )
+        views: list[View | None] = []
+        for (_, reply), some in zip(found, names, strict=True):
+            contents = [body for _ in range(0, len(some), _BODIES_A_CALL) for body in next(fetched)]
+            views.append(None if None in contents else _view(reply, contents, backwards=backwards))
+        return views
 
     def _bodies(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
         """Return the bodies of chunks; None if one of them is gone: replaced long ago, or dropped with its log."""
@@ -163,6 +225,26 @@ class RedisLogs(RedisNamespace):
             raise self._unknown(f"{len(rows)} rows of {log.key!r} were written", lost) from lost.__cause__
 
 
+class _Snapshot(Snapshot):
+    """The index of a log at one moment; the bodies that it names stay for a while after they were replaced."""
+
+    def __init__(
+        self, view: View, entries: Sequence[bytes], fetch: Callable[[Sequence[bytes]], list[bytes] | None]
+    ) -> None:
+        self.view = view
+        self._entries = {chunk.first: entry for chunk, entry in zip(view.chunks, entries, strict=True)}
+        self._fetch = fetch
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        try:
+            bodies = self._fetch([self._entries[chunk.first] for chunk in chunks])
+        except StoreClosedError as error:
+            raise ConflictError("the store was closed while it was being read: read again") from error
+        if bodies is None:
+            raise ConflictError("what is being read was replaced some time ago, or discarded: read again")
+        return [chunk._replace(body=body) for chunk, body in zip(chunks, bodies, strict=True)]
+
+
 def behind(position: Position) -> bytes:
     """Return the position behind another."""
     return pack_position((position[0], position[1] + 1))
@@ -176,3 +258,50 @@ def fields(head: Head) -> tuple[bytes, bytes, int, bytes]:
 def _span(rows: Sequence[Row]) -> tuple[Position, Position]:
     positions = [(t, seq) for t, seq, _ in rows]
     return min(positions), max(positions)
+
+
+def _asking(
+    lo: Position,
+    hi: Position,
+    *,
+    limit: int | None = None,
+    reverse: bool = False,
+    rows: bool = True,
+    neighbours: bool = False,
+    from_checkpoint: Position | None = None,
+    unless_version: bytes | None = None,
+) -> Callable[[Place, Log], Call]:
+    """Return what asks the script for a view of a log."""
+    arguments = (
+        unless_version or b"",
+        pack_position(lo),
+        behind(hi),
+        b"" if limit is None else limit,
+        int(reverse),
+        int(rows),
+        int(neighbours),
+        b"" if from_checkpoint is None else behind(from_checkpoint),
+    )
+
+    def ask(place: Place, log: Log) -> Call:
+        keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
+        return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+
+    return ask
+
+
+def _view(reply: Any, bodies: Sequence[bytes], *, backwards: bool) -> View:
+    """Return what the script answered as a view; `bodies` are those of its chunks, or none."""
+    now_ms, stamps, *rest = reply
+    if stamps is None:
+        return View(now_ms, None)
+    head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
+    if not rest:
+        return View(now_ms, head)
+    members, entries, checkpoint = rest
+    rows = unpack_rows(members)
+    chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, bodies or [b""] * len(entries), strict=True)]
+    if backwards:
+        rows.reverse()
+        chunks.reverse()
+    return View(now_ms, head, rows, chunks, None if checkpoint is None else unpack_rows([checkpoint])[0])

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any, Final
 from zlib import crc32
 
@@ -16,13 +18,22 @@ from rstore.backends.base import Backend, Log, NamespaceGone, Options
 from rstore.backends.redis_client import Call, Client, Script
 from rstore.backends.redis_dsn import Target
 from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import BIRTH_BYTES, GENERATION_BYTES, Place, make_place, registry_key, slot_of
-from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
+from rstore.backends.redis_layout import (
+    BIRTH_BYTES,
+    GENERATION_BYTES,
+    Place,
+    make_place,
+    make_places,
+    registry_key,
+    slot_of,
+)
+from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
 _KEEP_FACT: Final = Script("keep_fact")
 _END: Final = Script("end")
 _RAISE: Final = Script("raise")
+_RAISED: Final = Script("raised")
 _BURY: Final = Script("bury")
 _COLLECT: Final = Script("collect")
 
@@ -30,6 +41,8 @@ TOMBSTONE_MS: Final = 3_600_000
 """How long a tombstone stays: longer than anybody can be on the way who saw the namespace alive."""
 GARBAGE_A_STEP: Final = 250
 """How many keys one script deletes: about 2 ms of the server's time."""
+_BUCKETS_LOOKED_INTO: Final = 16
+"""In so many buckets an opening looks for garbage: to look into all would take most of its time."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -50,16 +63,18 @@ class RedisNamespace(Backend):
         self._registry_slot = slot_of(self._registry)
         self._client = Client(target, options.timeout_s)
         self._seed = crc32(self._namespace)
+        self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
+        self._created = b""  # the birth that `create` returned last
         # Replaced as a whole or one by one, never changed: a thread that has taken a place finds out by its marker
         # that it is out of date.
-        self._places = [make_place(bucket, self._namespace, None) for bucket in range(target.buckets)]
+        self._places = make_places(target.buckets, self._namespace)
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         for where, info in self._client.open():
             self._check_server(where, info)
-        birth = self._look_up()
+        birth, _ = self._look_up()
         if birth is None and self._frozen:
             raise StoreNotAvailableError(f"there is no namespace {self._name!r} on the Redis server {self._target}")
 
@@ -67,7 +82,8 @@ class RedisNamespace(Backend):
         version = info.get(b"redis_version", b"0").decode()
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
             raise StoreNotAvailableError(f"the Redis server {where} is of version {version}, and 6.2 is the least")
-        if info.get(b"redis_mode") == b"cluster" and not self._target.cluster:
+        mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
+        if mode == b"cluster" and not self._target.cluster:
             raise StoreNotAvailableError(f"the Redis server {where} is part of a cluster: use redis+cluster://")
         policy = info.get(b"maxmemory_policy", b"noeviction").decode()
         if policy != "noeviction":
@@ -82,32 +98,46 @@ class RedisNamespace(Backend):
         self._client.close()
 
     def create(self) -> bytes:
+        with self._unseen():
+            birth = self._create()
+        # Whoever comes again for the same birth has found a bucket without its marker: a failover lost it.
+        self._created = birth
+        return birth
+
+    def _create(self) -> bytes:
         while True:
-            birth = self._look_up()
+            birth, raised = self._look_up()
             if birth is None:
                 birth = self._register()
+            elif raised and birth != self._created:
+                self._collect_some()
+                return birth
             if self._raise_markers(birth):
                 return birth
 
-    def _look_up(self) -> bytes | None:
-        """Return the birth in the registry, and lay the places out as it says; None if there is no namespace."""
-        birth, alive = self._client.call(Call(self._registry_slot, (b"HMGET", self._registry, b"birth", b"alive")))
+    def _look_up(self) -> tuple[bytes | None, bool]:
+        """Return the birth in the registry, and whether all markers are known to be raised to it.
+
+        Lays the places out as it says. There is no birth if there is no namespace.
+        """
+        names = (b"birth", b"alive", b"raised")
+        birth, alive, raised = self._client.call(Call(self._registry_slot, (b"HMGET", self._registry, *names)))
         if birth is None or alive != b"1":
-            return None
+            return None, False
         self._lay_out(bytes(birth))
-        return bytes(birth)
+        return bytes(birth), birth == raised
 
     def _lay_out(self, birth: bytes) -> None:
         buckets = 1 << birth[-1]
         if len(self._places) != buckets:
-            self._places = [make_place(bucket, self._namespace, None) for bucket in range(buckets)]
+            self._places = make_places(buckets, self._namespace)
 
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
         # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
         # data: what they say is taken up again. Where there is a tombstone, nothing was lost.
         marker = self._client.call(Call(self._places[0].slot, (b"GET", self._places[0].marker_key)))
-        lost = make_place(0, self._namespace, marker).birth
+        lost = make_place(0, 0, self._namespace, marker).birth  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
         call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
         birth = bytes(self._client.call(call))
@@ -117,29 +147,17 @@ class RedisNamespace(Backend):
     def _raise_markers(self, birth: bytes) -> bool:
         """Bring the markers of all buckets to a birth; return False if there is a later one."""
         places = self._places
-        found = self._run(
-            call
+        generation = os.urandom(GENERATION_BYTES)
+        markers = self._run(
+            _RAISE.on(place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True)
             for place in places
-            for call in (
-                Call(place.slot, (b"GET", place.marker_key)),
-                Call(place.slot, (b"EXISTS", place.garbage, place.staged)),
-            )
         )
-        markers, dirty = found[::2], found[1::2]
-        late = [place for place, marker in zip(places, markers, strict=True) if not _is_of(marker, birth)]
-        if late:
-            generation = os.urandom(GENERATION_BYTES)
-            raised = self._run(
-                _RAISE.on(place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True)
-                for place in late
-            )
-            for place, marker in zip(late, raised, strict=True):
-                markers[place.bucket] = marker
-        self._places = [
-            make_place(place.bucket, self._namespace, marker) for place, marker in zip(places, markers, strict=True)
-        ]
-        self._collect([place for place, one in zip(places, dirty, strict=True) if one], steps=1)
-        return all(_is_of(marker, birth) for marker in markers)
+        self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
+        if not all(_is_of(marker, birth) for marker in markers):
+            return False
+        with suppress(StoreError):  # it only saves the next one this work
+            self._client.call(_RAISED.on(self._registry_slot, (self._registry,), birth, write=True, again=True))
+        return True
 
     # -- discarding ---------------------------------------------------------------------------------------------------
 
@@ -150,28 +168,43 @@ class RedisNamespace(Backend):
             return
         self._lay_out(bytes(birth))
         places = self._places
-        self._run(
-            _BURY.on(place.slot, (place.marker_key, place.garbage), birth, TOMBSTONE_MS, write=True, again=True)
-            for place in places
-        )
+        try:
+            left = self._run(
+                _BURY.on(place.slot, (place.marker_key, place.garbage), birth, TOMBSTONE_MS, write=True, again=True)
+                for place in places
+            )
+        except StoreError as error:
+            raise OutcomeUnknownError(
+                f"the namespace {self._name!r} is discarded in part: discard it again ({error})"
+            ) from error
         # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
         self._client.call(Call(self._registry_slot, (b"PEXPIRE", self._registry, TOMBSTONE_MS), write=True))
-        self._collect(places)
+        self._collect(place for place, entries in zip(places, left, strict=True) if entries)
+
+    def _collect_some(self) -> None:
+        """Delete a little of what others left behind."""
+        places = self._places
+        places = self._random.sample(places, min(len(places), _BUCKETS_LOOKED_INTO))
+        dirty = self._run(Call(place.slot, (b"EXISTS", place.garbage, place.staged)) for place in places)
+        self._collect((place for place, one in zip(places, dirty, strict=True) if one), steps=1)
 
     def _collect(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
         """Delete the garbage of buckets, a bounded part at a time.
 
-        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more.
+        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more. What fails is left
+        to whoever comes next: nobody sees it, and the call that made it garbage has done its work.
         """
         places = list(places)
-        while places and steps != 0:
-            left = self._run(
-                _COLLECT.on(place.slot, (place.garbage, place.staged), GARBAGE_A_STEP, given_up, write=True, again=True)
-                for place in places
-            )
-            given_up = b""
-            places = [place for place, entries in zip(places, left, strict=True) if entries]
-            steps = None if steps is None else steps - 1
+        with suppress(StoreError):
+            while places and steps != 0:
+                call = (GARBAGE_A_STEP, given_up)
+                left = self._run(
+                    _COLLECT.on(place.slot, (place.garbage, place.staged), *call, write=True, again=True)
+                    for place in places
+                )
+                given_up = b""
+                places = [place for place, entries in zip(places, left, strict=True) if entries]
+                steps = None if steps is None else steps - 1
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -205,11 +238,27 @@ class RedisNamespace(Backend):
         return self._adopt(place, marker)
 
     def _adopt(self, place: Place, marker: bytes | None) -> Place:
-        fresh = make_place(place.bucket, self._namespace, marker)
+        fresh = self._with_marker(place, marker)
         places = self._places
-        if place.bucket < len(places):
+        # Otherwise the namespace was laid out anew meanwhile, in another number of buckets.
+        if place.bucket < len(places) and places[place.bucket].tag == place.tag:
             places[place.bucket] = fresh
         return fresh
+
+    def _with_marker(self, place: Place, marker: bytes | None) -> Place:
+        fresh = make_place(place.bucket, place.tag, self._namespace, marker)
+        if fresh.birth and 1 << fresh.birth[-1] != len(self._places):
+            # Of a namespace in another number of buckets, which share their tags: whoever looks it up lays it out anew.
+            return fresh._replace(birth=b"", batch=b"")
+        return fresh
+
+    @contextmanager
+    def _unseen(self) -> Generator[None, None, None]:
+        """Say that nothing was applied where it is unknown what became of a step that nobody sees."""
+        try:
+            yield
+        except OutcomeUnknownError as error:
+            raise StoreBusyError(f"{error}; nothing was applied") from error
 
     def _is_laid_out_anew(self) -> bool:
         """Return whether the namespace, where no marker of it is found, was created again in other buckets."""

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from threading import Lock
 from typing import Any, Final
+from weakref import WeakSet
 
 from redis import exceptions as driver
 
 from rstore.backends.redis_dsn import Address, Target
 from rstore.backends.redis_errors import code_of, refusal, unreachable
 from rstore.backends.redis_layout import SLOTS
-from rstore.backends.redis_pool import Connection, Pool
+from rstore.backends.redis_pool import Pool, connector, pack_command
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
 FAILURES: Final = (driver.RedisError, OSError)
 """Whatever goes wrong on a connection."""
+_DISCOVERY_S: Final = 2.0
+"""So long one server is waited for that is asked who serves which slot: there are others to ask."""
 
 
 class Nodes:
     """The pools of a target, by slot. Threads share it."""
 
-    def __init__(self, target: Target, make: Callable[[Address | None], Connection]) -> None:
+    def __init__(self, target: Target, timeout_s: float) -> None:
         self._target = target
-        self._make = make
+        self._make = connector(target, timeout_s)
+        self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
         self._lock = Lock()  # guards the pools by address, and that one thread at a time asks for the slots
         self._pools: dict[Address | None, Pool] = {}
         self._owners: list[Pool | None] = [None] * SLOTS
+        self._serving: list[Pool] = []
         self._asked = 0  # how often the slots were asked for
         self._closed = False
         self.only = None if target.cluster else self._pool(target.addresses[0] if target.addresses else None)
         """The one server, if it is no cluster."""
+        _all.add(self)
 
     def of(self, slot: int) -> Pool | None:
         """Return the pool for a slot; None if nobody is known to serve it."""
@@ -47,7 +53,22 @@ class Nodes:
 
     def all(self) -> list[Pool]:
         """Return a pool for every server that serves slots."""
-        return [self.only] if self.only else list({id(pool): pool for pool in self._owners if pool}.values())
+        return [self.only] if self.only else self._serving
+
+    def host_of(self, slot: int) -> str:
+        """Return the host that a slot is thought to be on."""
+        pool = self.of(slot)
+        return pool.address[0] if pool is not None and pool.address is not None else ""
+
+    def reconnect(self, slot: int) -> None:
+        """Let go of idle connections to whoever is thought to serve a slot: the name may lead elsewhere by now."""
+        pool = self.of(slot)
+        if pool is not None:
+            pool.drop_idle()
+
+    def forget_threads(self) -> None:
+        """Take a lock back that a thread holds which did not come through a fork."""
+        self._lock = Lock()
 
     def discover(self) -> None:
         """Ask any server of the cluster who serves which slot.
@@ -61,16 +82,23 @@ class Nodes:
             if asked != self._asked:
                 return  # another thread did, while this one waited
             failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
-            for address in dict.fromkeys((*self._pools, *self._target.addresses)):
-                pool = self._pool(address)
+            addresses = list(dict.fromkeys((*self._pools, *self._target.addresses)))
+            # Another one each time: one that is cut off from the rest goes on telling how it was.
+            turn = self._asked % len(addresses)
+            for address in addresses[turn:] + addresses[:turn]:
+                where = f"{address[0]}:{address[1]}" if address else ""
+                asked_pool = Pool(self._make_asking, address, where)
                 try:
-                    slots = ask(pool, b"CLUSTER", b"SLOTS")
+                    slots = ask(asked_pool, b"CLUSTER", b"SLOTS")
                 except FAILURES as error:
-                    failure = _no_cluster(error, pool.where)
+                    failure = _no_cluster(error, where)
                     continue
-                self._take_over(pool, slots)
-                self._asked += 1
-                return
+                finally:
+                    asked_pool.close()
+                # One that was taken out of the cluster answers, too: it knows of no slots.
+                if self._take_over(address, slots):
+                    self._asked += 1
+                    return
         raise failure
 
     def close(self) -> None:
@@ -88,21 +116,24 @@ class Nodes:
             self._pools[address] = Pool(self._make, address, where)
         return self._pools[address]
 
-    def _take_over(self, asked: Pool, slots: Any) -> None:
+    def _take_over(self, asked: Address | None, slots: Any) -> bool:
         owners: list[Pool | None] = [None] * SLOTS
+        serving: dict[int, Pool] = {}
         for first, last, (host, port, *_), *_ in slots:
             # A server that does not know its own name leaves it out.
-            named = host.decode() if host and host != b"?" else asked.address[0] if asked.address else ""
-            owners[first : last + 1] = [self._pool((named, port))] * (last - first + 1)
-        if any(owners):
-            self._owners = owners
+            pool = self._pool((host.decode() if host and host != b"?" else asked[0] if asked else "", port))
+            serving[id(pool)] = pool
+            owners[first : last + 1] = [pool] * (last - first + 1)
+        if serving:
+            self._owners, self._serving = owners, list(serving.values())
+        return bool(serving)
 
 
 def ask(pool: Pool, *command: bytes) -> Any:
     """Return the reply to a command that only reads, on a connection that the server has not closed."""
     connection = pool.take(checked=True)
     try:
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        connection.send_packed_command((pack_command(command),), check_health=False)
         reply = connection.read_response(disable_decoding=True)
     except driver.ResponseError:
         pool.give(connection)
@@ -115,3 +146,15 @@ def _no_cluster(error: Exception, where: str) -> StoreError:
     if isinstance(error, driver.ResponseError) and code_of(error) == "ERR":
         return StoreNotAvailableError(f"the Redis server {where} is not part of a cluster: use redis://")
     return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
+
+
+_all: WeakSet[Nodes] = WeakSet()
+
+
+def _after_fork() -> None:
+    for nodes in list(_all):
+        nodes.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Final, Protocol, cast
 from weakref import WeakSet
 
+import hiredis
 import redis
 
 from rstore.backends.redis_dsn import Address, Target
 from rstore.errors import StoreClosedError
 
+# Not the method of a connection: it tries other ways first. hiredis says that it takes tuples of one.
+pack_command: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 _SHORTEST_TIMEOUT_S: Final = 1.0
+_CONNECT_S: Final = 5.0
+"""In a cluster, so long a machine is waited for that may be gone: a replica stands in for it meanwhile."""
+_FRESH_S: Final = 0.0002
+"""A connection that was in use so shortly before is not looked at: in a loop that writes, it would take a tenth."""
 
 
 class Connection(Protocol):
@@ -29,10 +37,6 @@ class Connection(Protocol):
 
     def can_read(self, timeout: float = 0) -> bool:
         """Return whether there is something to read: of an idle connection, that it was closed."""
-        ...
-
-    def pack_command(self, *args: Any) -> Sequence[bytes]:
-        """Return a command as the server reads it."""
         ...
 
     def send_packed_command(self, command: Sequence[bytes], check_health: bool = True) -> None:
@@ -51,7 +55,8 @@ def connector(target: Target, timeout_s: float) -> Callable[[Address | None], Co
         "db": target.database,
         "protocol": 2,
         "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.cluster else timeout_s,
+        "driver_info": None,  # what a connection would say of itself first costs two replies, and a millisecond here
     }
 
     def make(address: Address | None) -> Connection:
@@ -71,7 +76,7 @@ class Pool:
         self.address = address
         self.where = where
         self._make = make
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []  # with the time since when
         self._closed = False
         _pools.add(self)
 
@@ -82,10 +87,10 @@ class Pool:
         """
         while self._idle:
             try:
-                connection = self._idle.pop()
+                connection, since = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if not checked or _is_alive(connection):
+            if not checked or monotonic() - since < _FRESH_S or _is_alive(connection):
                 return connection
             connection.disconnect()
         if self._closed:
@@ -96,7 +101,7 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Take a connection back that has no reply outstanding."""
-        self._idle.append(connection)
+        self._idle.append((connection, monotonic()))
         if self._closed:
             self.close()
 
@@ -109,7 +114,7 @@ class Pool:
         """Close the connections that nobody uses."""
         while self._idle:
             try:
-                self._idle.pop().disconnect()
+                self._idle.pop()[0].disconnect()
             except IndexError:
                 return
 

@@ -144,7 +144,7 @@ def split(segment: Segment, least: int) -> Iterator[Segment]:
 
 def pack_chunk(segment: Segment) -> bytes:
     """Return the body of a chunk: header, timestamps, sequence numbers, values."""
-    t = pack_numbers(segment.t)
+    t = pack_numbers(segment.t, rising=True)
     seq = b"" if segment.seq is None or not segment.seq.any() else pack_numbers(segment.seq)
     values = pack(segment.column)
     return _header.pack(_FORMAT, segment.column.kind, len(segment), len(t), len(seq)) + t + seq + values

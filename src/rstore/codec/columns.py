@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import zstandard
-from pcodec import ChunkConfig, standalone
+from pcodec import ChunkConfig, DeltaSpec, standalone
 
 from rstore.codec import serializers
 from rstore.codec.serializers import Codec
@@ -25,6 +25,8 @@ Int64s: TypeAlias = npt.NDArray[np.int64]
 
 # Level 5 of pcodec: 4 is no faster on two-decimal sensor walks, 8 a third slower for 1 % fewer bytes.
 _PCO: Final = ChunkConfig(compression_level=5, enable_8_bit=True)
+# What rises is told by its steps: to try other orders of differences takes a third of the time, and finds the same.
+_PCO_RISING: Final = ChunkConfig(compression_level=5, delta_spec=DeltaSpec.try_consecutive(1))
 _ZSTD_LEVEL: Final = 3
 _MOST_BYTES: Final = 2**24
 """No column of several values is larger than this unpacked; those that are written stay far below."""
@@ -305,9 +307,9 @@ def unpack(kind: Kind, data: bytes, n: int) -> Column:
     return Column(kind, unpack_numbers(data, _DTYPES[kind], n))
 
 
-def pack_numbers(numbers: npt.NDArray[Any]) -> bytes:
-    """Return the bytes of an array of numbers."""
-    return bytes(standalone.simple_compress(np.ascontiguousarray(numbers), _PCO))
+def pack_numbers(numbers: npt.NDArray[Any], *, rising: bool = False) -> bytes:
+    """Return the bytes of an array of numbers; `rising` is a hint."""
+    return standalone.simple_compress(np.ascontiguousarray(numbers), _PCO_RISING if rising else _PCO)
 
 
 def unpack_numbers(data: bytes, dtype: Any, n: int) -> npt.NDArray[Any]:

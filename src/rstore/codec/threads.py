@@ -28,17 +28,20 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     if threads == 1 or len(items) < _WORTH:
         yield from map(work, items)
         return
-    ahead: deque[Future[R]] = deque()
-    pool, i = _running(threads), 0
+    ahead: deque[tuple[T, Future[R], int]] = deque()
+    i = 0
     try:
         while ahead or i < len(items):
             while i < len(items) and len(ahead) <= 2 * threads:
-                ahead.append(_submit(pool, work, items[i]))
+                ahead.append((items[i], _submit(_running(threads), work, items[i]), os.getpid()))
                 i += 1
-            yield ahead.popleft().result()
+            item, future, process = ahead.popleft()
+            # A child that goes on with what its parent began has none of the threads that were at it.
+            yield future.result() if process == os.getpid() else work(item)
     finally:
-        for future in ahead:
-            future.cancel()
+        for _, future, process in ahead:
+            if process == os.getpid():
+                future.cancel()
 
 
 def _submit(pool: ThreadPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:

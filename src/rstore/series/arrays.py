@@ -1,6 +1,7 @@
 """Whatever people keep columns in -> NumPy arrays: NumPy, pandas, polars, Arrow, or a list.
 
-Nothing here imports pandas, polars or pyarrow: all of them hand out NumPy arrays.
+Nothing here imports pandas or polars: all of them hand out NumPy arrays. What knows the Arrow C data interface alone
+is read by pyarrow.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from rstore.arguments import check_timestamp
 from rstore.codec.columns import Column, Int64s, column_of, column_of_array
 from rstore.codec.serializers import Codec
-from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
 Unit: TypeAlias = Literal["D", "s", "ms", "us", "ns"]
 """What a timestamp counts since 1970-01-01 UTC; the same names as NumPy's."""
@@ -58,7 +59,10 @@ def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
         return column_of(given, codec)
     array = _array_of(given, what)
     if array.dtype.kind == "M":
-        array = _plain_datetimes(array, what)
+        _check_datetimes(array, what)
+        unit, step = np.datetime_data(array.dtype)
+        if step != 1 or unit not in UNITS:
+            raise InvalidTypeError(f"{what} count {step} {unit}: convert them to one of {', '.join(UNITS)}")
     column = column_of_array(array, codec)
     if column is None:
         hint = ": a list may hold any value" if array.dtype.kind == "O" else ""
@@ -78,59 +82,94 @@ def _checked(t: Any, i: int, what: str) -> int:
     try:
         return check_timestamp(t)
     except (InvalidTypeError, InvalidValueError) as error:
-        raise type(error)(f"{what}, element {i}: {error}; nothing was stored") from error
+        raise type(error)(f"{what}, element {i}: {error}") from error
 
 
 def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
-    if _count_missing(given):
+    dimensions = getattr(given, "shape", (0,))  # of a DataFrame, too, before anybody asks what is missing in it
+    if len(dimensions) != 1:
+        raise InvalidValueError(f"{what} have one dimension, not {len(dimensions)}")
+    given = _plain(given)
+    if _has_missing(given):
         raise InvalidValueError(f"{what} have missing values, and a point cannot be missing: drop them, or fill them")
-    zone = getattr(getattr(given, "dtype", None), "tz", None)
-    if zone is not None and hasattr(given, "to_numpy"):
-        array = given.to_numpy(dtype=f"M8[{given.dtype.unit}]")  # pandas: UTC instead of objects
-    elif hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
-        array = np.asarray(given)
-    elif hasattr(given, "to_numpy"):
-        array = given.to_numpy()
-    else:
-        try:
+    try:
+        zone = getattr(getattr(given, "dtype", None), "tz", None)
+        if zone is not None and hasattr(given, "to_numpy"):
+            array: npt.NDArray[Any] = given.to_numpy(dtype=f"M8[{given.dtype.unit}]")  # pandas: UTC instead of objects
+        elif hasattr(given, "to_numpy") and not hasattr(given, "__array__"):
+            array = given.to_numpy()
+        else:
             array = np.asarray(given)
-        except (TypeError, ValueError) as error:
-            raise InvalidTypeError(f"{what} are an array, not {type(given).__name__}") from error
+    except Exception as error:  # whatever the library it is from raises where NumPy has no such type
+        raise InvalidTypeError(f"{what} cannot become an array of NumPy, see the cause") from error
+    if array.ndim == 0:
+        raise InvalidTypeError(f"{what} are an array or a list, not {type(given).__name__}")
     if array.ndim != 1:
         raise InvalidValueError(f"{what} have one dimension, not {array.ndim}")
-    array = np.asarray(array)
     if array.dtype.kind == "O" and array.size and _is_text(given):
         return np.array(array, np.dtypes.StringDType())  # the strings of Arrow and pandas come as objects
     return array
 
 
+def _plain(given: Any) -> Any:
+    """Return what an array stands for, where it is no array of its own: Arrow in pandas, a dictionary, a capsule."""
+    if hasattr(getattr(given, "dtype", None), "pyarrow_dtype"):
+        given = given.array.__arrow_array__() if hasattr(given, "array") else given.__arrow_array__()
+    kind: Any = getattr(given, "type", None)
+    if hasattr(kind, "index_type"):
+        return given.cast(kind.value_type)
+    if hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
+        return given
+    if hasattr(given, "__arrow_c_array__") or hasattr(given, "__arrow_c_stream__"):
+        try:
+            import pyarrow
+        except ModuleNotFoundError as error:
+            raise StoreNotAvailableError(
+                "an Arrow array is read by pyarrow: pip install 'rlib-store[arrow]'"
+            ) from error
+        return pyarrow.array(given) if hasattr(given, "__arrow_c_array__") else pyarrow.chunked_array(given)
+    return given
+
+
 def _is_text(given: Any) -> bool:
     """Return whether an array that is not NumPy's says of itself that it holds strings."""
     kind = str(getattr(given, "dtype", None) or getattr(given, "type", "")).lower()
-    return kind in ("str", "string", "large_string", "string_view", "utf8", "categorical", "category", "enum")
+    texts = ("str", "string", "large_string", "string_view", "utf8", "categorical", "category")
+    return kind in texts or kind.startswith("enum(")
 
 
-def _count_missing(given: Any) -> int:
-    """Return how many nulls an array of Arrow or polars has; NaN is a float like others."""
-    count = getattr(given, "null_count", 0)
+def _has_missing(given: Any) -> bool:
+    """Return whether an array has nulls; NaN is a float like others."""
+    if isinstance(given, np.ma.MaskedArray):
+        return bool(np.ma.is_masked(given))
+    dtype = getattr(given, "dtype", None)
+    if isinstance(dtype, np.dtype):
+        # An array or a Series of NumPy's own types: what can be missing there is NaN, NaT, and None among objects.
+        if hasattr(dtype, "na_object"):
+            return set(map(type, given.tolist())) > {str}
+        return dtype.kind == "O" and hasattr(given, "isna") and _is_plain_index(given) and bool(given.isna().any())
+    count = getattr(given, "null_count", 0)  # Arrow and polars
     number: Any = count() if callable(count) else count
-    if not number and hasattr(given, "isna") and getattr(getattr(given, "dtype", None), "kind", "O") != "f":
+    if not number and hasattr(given, "isna"):
         number = given.isna().sum()  # pandas
-    return int(number)
+    return bool(number)
 
 
-def _plain_datetimes(array: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    unit, step = np.datetime_data(array.dtype)
-    if step != 1 or unit not in UNITS:
-        raise InvalidTypeError(f"{what} count {step} {unit}: convert them to one of {', '.join(UNITS)}")
+def _is_plain_index(given: Any) -> bool:
+    return getattr(given, "nlevels", 1) == 1  # pandas cannot tell it of a MultiIndex
+
+
+def _check_datetimes(array: npt.NDArray[Any], what: str) -> None:
     if np.isnat(array).any():
         raise InvalidValueError(f"{what} hold NaT, which is no time")
-    return array
 
 
 def _from_datetimes(array: npt.NDArray[Any], unit: Unit | None, what: str) -> Int64s:
-    plain = _plain_datetimes(array, what)
-    converted = plain.astype(f"M8[{unit or np.datetime_data(plain.dtype)[0]}]")  # a copy in this machine's byte order
-    if (converted.astype(plain.dtype) != plain).any():
+    _check_datetimes(array, what)
+    own, step = np.datetime_data(array.dtype)
+    if unit is None and step != 1:
+        raise InvalidTypeError(f"{what} count {step} {own}: say with unit= what they are to count")
+    converted = array.astype(f"M8[{unit or own}]")  # a copy in this machine's byte order
+    if (converted.astype(array.dtype) != array).any():
         raise InvalidValueError(f"{what} are finer than a unit of {unit!r}, or too far from 1970: round them first")
     return converted.view(np.int64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rstore.arguments import check_bound, check_count, check_key
+from rstore.arguments import check_bound, check_freq, check_key
 from rstore.backends.base import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
@@ -88,8 +88,11 @@ class Columns(Points):
             index = timestamps
         if index is None:
             raise InvalidTypeError("timestamps=… names the column of the table that holds them")
+        _check_name(prefix, "prefix")
         segments = {
-            (key := check_key(prefix + name)): _segment(session, key, index, column, unit)
+            (key := check_key(prefix + _check_name(name, "the name of a column"))): _segment(
+                session, key, index, column, unit, what=f"the values of the column {name!r}"
+            )
             for name, column in columns.items()
         }
         for key, segment in segments.items():
@@ -137,8 +140,7 @@ class Columns(Points):
         session = self._reader
         session.check_open()
         key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
-        if check_count(size) == 0:
-            raise InvalidValueError("size is above zero")
+        check_freq(size, "size")
         return _batches(session, key, lo, hi, size, reverse=reverse)
 
     def to_pandas(
@@ -156,13 +158,12 @@ class Columns(Points):
         except ModuleNotFoundError as error:
             raise _not_installed("pandas") from error
         columns = {
-            key: pandas.Series(_plain(values), index=_index(t, unit), name=key)
+            key: pandas.Series(_plain(values), index=_index(t, unit, {"D": "s"}), name=key)
             for key, (t, values) in self._several(keys, start, end).items()
         }
-        frame = pandas.concat(columns, axis=1) if columns else pandas.DataFrame()
-        frame = frame.sort_index()
+        frame = pandas.concat(columns, axis=1, sort=True)
         frame.index.name = "timestamp"
-        return frame.tz_localize("UTC") if unit is not None and columns else frame
+        return frame if unit is None else frame.tz_localize("UTC")
 
     def to_polars(
         self, *keys: str, start: int | None = None, end: int | None = None, unit: Unit | None = None
@@ -177,14 +178,15 @@ class Columns(Points):
             import polars
         except ModuleNotFoundError as error:
             raise _not_installed("polars") from error
-        frame: polars.DataFrame | None = None
-        for key, (t, values) in self._several(keys, start, end).items():
-            column = polars.DataFrame({"timestamp": t, key: polars.Series(key, _plain(values), strict=False)})
-            frame = column if frame is None else frame.join(column, on="timestamp", how="full", coalesce=True)
-        if frame is None:
-            return polars.DataFrame({"timestamp": np.empty(0, np.int64)})
+        columns = [
+            polars.DataFrame({"timestamp": _index(t, unit, {"D": "ms", "s": "ms"}), key: _plain(values, {"s": "ms"})})
+            for key, (t, values) in self._several(keys, start, end, reserved="timestamp").items()
+        ]
+        frame = columns[0]
+        for column in columns[1:]:
+            frame = frame.join(column, on="timestamp", how="full", coalesce=True)
         frame = frame.sort("timestamp")
-        return frame if unit is None else frame.with_columns(_polars_time(polars, unit))
+        return frame if unit is None else frame.with_columns(polars.col("timestamp").dt.replace_time_zone("UTC"))
 
     def to_arrow(
         self, *keys: str, start: int | None = None, end: int | None = None, unit: Unit | None = None
@@ -199,25 +201,29 @@ class Columns(Points):
             import pyarrow
         except ModuleNotFoundError as error:
             raise _not_installed("arrow", "pyarrow") from error
-        several = self._several(keys, start, end)
-        t = np.unique(np.concatenate([t for t, _ in several.values()])) if several else np.empty(0, np.int64)
-        table: dict[str, Any] = {"timestamp": pyarrow.array(t)}
-        if unit is not None:
-            days = unit == "D"
-            kind = pyarrow.timestamp("s" if days else unit, tz="UTC")
-            table["timestamp"] = pyarrow.array(t * 86_400 if days else t).cast(kind)
+        several = self._several(keys, start, end, reserved="timestamp")
+        t = np.unique(np.concatenate([t for t, _ in several.values()]))
+        times = pyarrow.array(_index(t, unit, {"D": "s"}))
+        table = {"timestamp": times if unit is None else times.cast(pyarrow.timestamp(times.type.unit, tz="UTC"))}
         for key, (at, values) in several.items():
             where = np.full(len(t), -1, np.int64)
             where[np.searchsorted(t, at)] = np.arange(len(at))
-            column = pyarrow.array(_plain(values))
+            try:
+                column = pyarrow.array(_plain(values))
+            except pyarrow.ArrowException as error:
+                raise InvalidTypeError(f"the values of {key!r} have no Arrow type in common, see the cause") from error
             table[key] = column.take(pyarrow.array(where, mask=where < 0))
         return pyarrow.table(table)
 
-    def _several(self, keys: tuple[str, ...], start: int | None, end: int | None) -> dict[str, Arrays]:
+    def _several(
+        self, keys: tuple[str, ...], start: int | None, end: int | None, *, reserved: str | None = None
+    ) -> dict[str, Arrays]:
         session = self._reader
         checked, lo, hi = check_all_keys(keys), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
         if not checked:
             raise InvalidTypeError("this takes at least one key; to_pandas(*store.timeseries()) takes all series")
+        if reserved in checked:
+            raise InvalidValueError(f"the series {reserved!r} cannot be a column: that one holds the timestamps")
         if lo > hi:
             return {key: _arrays(session, []) for key in checked}
         found = {}
@@ -227,12 +233,21 @@ class Columns(Points):
         return found
 
 
-def _segment(session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
+def _check_name(name: Any, what: str) -> str:
+    """Return `name` if it is a str, which may be empty."""
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"{what} is a str, not {type(name).__name__}")
+    return name
+
+
+def _segment(
+    session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None, what: str = "values"
+) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
         t = timestamps_of(timestamps, None if unit is None else check_unit(unit))
-        column = column_from(values, session.codec)
+        column = column_from(values, session.codec, what)
     if len(t) != len(column):
-        raise InvalidValueError(f"there are {len(t):,} timestamps and {len(column):,} values; nothing was stored")
+        raise InvalidValueError(f"timestamps have {len(t):,} elements, {what} {len(column):,}; nothing was stored")
     return Segment(t, None, column)
 
 
@@ -295,18 +310,24 @@ def _cut(held: list[Segment], size: int, *, reverse: bool) -> tuple[list[Segment
     return batch[::-1] if reverse else batch, rest
 
 
-def _plain(values: npt.NDArray[Any]) -> Any:
-    """Return an array as other libraries take it: strings as objects."""
-    return values.tolist() if isinstance(values.dtype, np.dtypes.StringDType) else values
+def _plain(values: npt.NDArray[Any], finer: Mapping[str, str] | None = None) -> Any:
+    """Return an array as other libraries take it: strings as objects, datetimes in a unit that they know."""
+    if isinstance(values.dtype, np.dtypes.StringDType):
+        return values.astype(object)
+    if finer and values.dtype.kind == "M" and (unit := np.datetime_data(values.dtype)[0]) in finer:
+        return values.astype(f"M8[{finer[unit]}]")
+    return values
 
 
-def _index(t: Int64s, unit: Unit | None) -> npt.NDArray[Any]:
-    return t if unit is None else t.view(f"M8[{check_unit(unit)}]")
-
-
-def _polars_time(polars: Any, unit: Unit) -> Any:
-    factor, fine = {"D": (86_400_000, "ms"), "s": (1000, "ms")}.get(unit, (1, check_unit(unit)))
-    return (polars.col("timestamp") * factor).cast(polars.Datetime(fine, "UTC"))
+def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArray[Any]:
+    """Return timestamps as datetimes of `unit`, or of the finer one that a library has instead."""
+    if unit is None:
+        return t
+    times = t.view(f"M8[{check_unit(unit)}]")
+    exact = times.astype(f"M8[{finer.get(unit, unit)}]")
+    if np.isnat(exact).any() or (exact.astype(times.dtype) != times).any():
+        raise InvalidValueError(f"unit={unit!r}: a timestamp is too far from 1970 to be a datetime")
+    return exact
 
 
 def _not_installed(extra: str, package: str | None = None) -> StoreNotAvailableError:

@@ -52,29 +52,30 @@ class Lookups(Points):
         key = check_key(key)
         if method not in get_args(Method):
             raise InvalidValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
-        limit = _FAR if tolerance is None else check_count(tolerance)
+        limit = _FAR if tolerance is None else check_count(tolerance, "tolerance")
         with session.naming(f"the series {key!r}"):
             if hasattr(t, "__len__") and getattr(t, "ndim", 1) > 0:
-                return _at_many(session, key, timestamps_of(t, what="times"), method, limit)
+                return _at_many(session, key, timestamps_of(t, what="t"), method, limit)
             return _at(session, key, check_timestamp(t), method, limit)
 
 
 def _at(session: Session, key: str, t: int, method: Method, tolerance: int) -> Point | None:
     before, after = _around(session, key, t, method)
-    if (before is not None and (before[0] == t or after is None)) or method == "previous":
-        return before if before is not None and t - before[0] <= tolerance else None
-    if after is None or (before is None and method == "linear"):
+    if method == "linear":
+        return _on_the_line(t, before, after, tolerance)
+    if before is not None and (after is None or t - before[0] <= after[0] - t):
+        return before if t - before[0] <= tolerance else None
+    return after if after is not None and after[0] - t <= tolerance else None
+
+
+def _on_the_line(t: int, before: Point | None, after: Point | None, tolerance: int) -> Point | None:
+    for point in (before, after):
+        if point is not None and type(point[1]) not in (int, float, bool):
+            raise InvalidTypeError(f"'linear' needs numbers, and at t={point[0]} there is a {type(point[1]).__name__}")
+    if before is not None and before[0] == t:
+        return before
+    if before is None or after is None or max(t - before[0], after[0] - t) > tolerance:
         return None
-    if before is None or method == "next":
-        return after if after[0] - t <= tolerance else None
-    if method == "nearest":
-        closest = before if t - before[0] <= after[0] - t else after
-        return closest if abs(closest[0] - t) <= tolerance else None
-    if max(t - before[0], after[0] - t) > tolerance:
-        return None
-    for value in (before[1], after[1]):
-        if type(value) not in (int, float, bool):
-            raise InvalidTypeError(f"'linear' needs numbers, and there is a {type(value).__name__}")
     return t, before[1] + (after[1] - before[1]) * ((t - before[0]) / (after[0] - before[0]))
 
 

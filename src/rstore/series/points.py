@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
-from rstore.arguments import check_bound, check_count, check_freq, check_key, check_timestamp
+from rstore.arguments import check_bound, check_count, check_freq, check_key
 from rstore.backends.base import MAX_INT64, MIN_INT64, View
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.log import DIRECT_ROWS, Keep
 from rstore.pieces import Summary, reading
+from rstore.series.given import few_times, split_points, times_of
+from rstore.series.thinning import thinner
 from rstore.series.writing import check_keep, put
 from rstore.session import Session, Verbs
 
@@ -76,10 +74,11 @@ class Points(Verbs):
         session = self._writer
         logs = session.series  # which a frozen store refuses, before the points are asked for
         key, keep = check_key(key), check_keep(on_duplicate)
-        timestamps, values = _split(points)
+        timestamps, values = split_points(points)
         if len(timestamps) >= DIRECT_ROWS or keep != "last":
-            put(logs, key, _segment(session, key, timestamps, values), keep)
+            put(logs, key, _segment(session, key, times_of(timestamps), values), keep)
             return len(timestamps)
+        timestamps = few_times(timestamps)
         with session.naming(f"a value for the series {key!r}"):
             # Later points win: a dict keeps the last value of a timestamp.
             encoded = dict(zip(timestamps, map(session.codec.encode, values), strict=True))
@@ -104,14 +103,15 @@ class Points(Verbs):
         session = self._writer
         logs, key = session.series, check_key(key)
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
-        timestamps, values = _split(points)
         if lo > hi:
             raise InvalidValueError(f"the range ends at {hi}, before it starts at {lo}")
-        if timestamps and not lo <= min(timestamps) <= max(timestamps) <= hi:
+        timestamps, values = split_points(points)
+        t = times_of(timestamps)
+        if len(t) and not lo <= int(t.min()) <= int(t.max()) <= hi:
             raise InvalidValueError(f"a point lies outside of the range from {lo} to {hi}; nothing was stored")
-        batch = merge([_segment(session, key, timestamps, values)]) if timestamps else None
+        batch = merge([_segment(session, key, t, values)]) if len(t) else None
         logs.rewrite(key, (lo, 0), (hi, 0), add=batch, remove=True)
-        return len(timestamps)
+        return len(t)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
         """Delete the points from `start` to `end`, both included, of one or several series; without bounds, all.
@@ -131,12 +131,15 @@ class Points(Verbs):
             raise InvalidTypeError("remove takes at least one key; remove(*store.timeseries()) removes all series")
         checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
-        with logs.together(checked):
+
+        def take_away() -> None:
             for key in checked:
                 if (lo, hi) == (MIN_INT64, MAX_INT64):
                     logs.drop(key)
                 elif lo <= hi:
                     logs.rewrite(key, (lo, 0), (hi, 0), remove=True)
+
+        logs.together(checked, take_away)
 
     def compact(self, key: str | None = None) -> Compaction:
         """Put the points of a series, or of all, into as few and as full chunks as they fit in, and report it.
@@ -152,7 +155,10 @@ class Points(Verbs):
         logs = self._writer.series
         keys = logs.keys() if key is None else [check_key(key)]
         reports = [logs.compact(one) for one in keys]
-        return Compaction(len(reports), *(sum(column) for column in zip((0, 0, 0), *reports, strict=True)))
+        return Compaction(
+            sum(chunks > 0 for _, _, chunks in reports),
+            *(sum(column) for column in zip((0, 0, 0), *reports, strict=True)),
+        )
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -188,7 +194,7 @@ class Points(Verbs):
                 segments = session.series.segments(key, view, (lo, 0), (hi, 0))
                 return _points(session, segments, limit)
             with reading(session.series, key, lo, hi) as reader:  # how far it has to read shows on the way
-                return _points(session, map(_thinner(step), reader.segments()), limit)
+                return _points(session, map(thinner(step), reader.segments()), limit)
 
     def range_many(
         self, keys: Iterable[str], start: int | None = None, end: int | None = None
@@ -289,8 +295,8 @@ class Points(Verbs):
 
 def check_all_keys(keys: Iterable[str]) -> list[str]:
     """Return several keys, each of them once."""
-    if isinstance(keys, str):
-        raise InvalidTypeError("this takes several keys: [key] is a list of one")
+    if isinstance(keys, str) or not isinstance(keys, Iterable):
+        raise InvalidTypeError(f"keys are several, as in [key], not {keys!r}")
     return list(dict.fromkeys(map(check_key, keys)))
 
 
@@ -331,95 +337,6 @@ def _large_edge(session: Session, key: str, *, last: bool) -> Point | None:
     return segment.position(i)[0], segment.column.value(i, session.codec)
 
 
-# -- what is given ----------------------------------------------------------------------------------------------------
-
-
-def _segment(session: Session, key: str, timestamps: list[int], values: list[Any]) -> Segment:
+def _segment(session: Session, key: str, t: Int64s, values: list[Any]) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
-        return Segment(np.array(timestamps, np.int64), None, column_of(values, session.codec))
-
-
-def _split(given: Iterable[Any]) -> tuple[list[int], list[Any]]:
-    """Return the timestamps, checked, and the values of some points.
-
-    Not `zip(*points)`, which takes ten times as long for a million points.
-    """
-    points = given if isinstance(given, tuple | list) else _read_all(given)
-    if set(map(type, points)) - {tuple, list} and not all(isinstance(point, tuple | list) for point in points):
-        raise _malformed(points)
-    try:
-        timestamps: list[int] = [t for t, _ in points]
-        values = list(map(itemgetter(1), points))
-    except (TypeError, ValueError):
-        raise _malformed(points) from None
-    return _in_range(timestamps), values
-
-
-def _read_all(points: Iterable[Any]) -> Sequence[Any]:
-    try:
-        iterator = iter(points)
-    except TypeError as error:
-        raise InvalidTypeError(f"points are an iterable, not {type(points).__name__}") from error
-    return list(iterator)
-
-
-def _malformed(points: Sequence[Any]) -> InvalidTypeError:
-    for i, point in enumerate(points):
-        if not isinstance(point, tuple | list) or len(point) != 2:
-            return InvalidTypeError(
-                f"point {i} is not a (timestamp, value) pair, nothing was stored: "
-                "extend takes points one by one, extend_many an iterable of them"
-            )
-    return InvalidTypeError("a point is a (timestamp, value) pair; nothing was stored")
-
-
-def _in_range(timestamps: list[int]) -> list[int]:
-    """Return timestamps that were checked; by the extremes, where all of them are ints."""
-    if set(map(type, timestamps)) == {int} and min(timestamps) >= MIN_INT64 and max(timestamps) <= MAX_INT64:
-        return timestamps
-    checked = []
-    for i, t in enumerate(timestamps):
-        try:
-            checked.append(check_timestamp(t))
-        except (InvalidTypeError, InvalidValueError) as error:
-            raise type(error)(f"point {i}: {error}; nothing was stored") from error
-    return checked
-
-
-# -- thinning ---------------------------------------------------------------------------------------------------------
-
-
-def _thinner(step: int) -> Callable[[Segment], Segment]:
-    """Return what keeps the first row, then each next one at least `step` after the last one kept, over segments."""
-    earliest = MIN_INT64
-
-    def thin(segment: Segment) -> Segment:
-        nonlocal earliest
-        t = segment.t
-        if int(t[-1]) < earliest:
-            return segment.slice(0, 0)
-        begin = int(np.searchsorted(t, earliest))
-        distances = np.diff(t[begin:].astype(np.uint64))  # unsigned: between two int64 they need all 64 bits
-        low, high = (int(distances.min()), int(distances.max())) if len(distances) else (step, step)
-        if low >= step and begin == 0:
-            kept = None
-            earliest = int(t[-1]) + step
-        elif low == high:
-            kept = np.arange(begin, len(t), -(-step // low))
-            earliest = int(t[kept[-1]]) + step
-        else:
-            kept, earliest = _thin(t.tolist(), begin, step)
-        return segment if kept is None else Segment(t[kept], None, segment.column.take(kept))
-
-    return thin
-
-
-def _thin(t: list[int], begin: int, step: int) -> tuple[Int64s, int]:
-    kept: list[int] = []
-    i, n = begin, len(t)
-    earliest = t[i]
-    while i < n:
-        kept.append(i)
-        earliest = t[i] + step
-        i = bisect_left(t, earliest, i + 1)
-    return np.array(kept, np.int64), earliest
+        return Segment(t, None, column_of(values, session.codec))

@@ -16,10 +16,9 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rstore.arguments import check_bound, check_count, check_freq, check_key, check_timestamp
+from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
 from rstore.backends.base import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, Stats, stats_of
-from rstore.codec.columns import column_of_encoded
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Piece, Summary, reading
 from rstore.series.points import Point, Points
@@ -84,7 +83,7 @@ class Resampling(Points):
         [(0, {'count': 6, 'max': 12.5}), (30, {'count': 6, 'max': 27.5})]
         """
         session = self._reader
-        key, width, base = check_key(key), _check_every(every), check_timestamp(origin)
+        key, width, base = check_key(key), check_freq(every, "every"), check_int64(origin, "origin")
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
         for given, name in ((closed, "closed"), (label, "label")):
             if given not in ("left", "right"):
@@ -103,7 +102,10 @@ class Resampling(Points):
                 carried = parts[-1].last
                 found.append((number, values if isinstance(agg, list | tuple) else next(iter(values.values()))))
         if fill is not None:
-            found = _filled(found, fill)
+            try:
+                found = _filled(found, fill)
+            except TypeError as error:
+                raise InvalidTypeError(f"fill={fill!r} needs numbers: others have nothing in between") from error
         shift = base + (width if label == "right" else 0)
         return [(number * width + shift, value) for number, value in found]
 
@@ -131,7 +133,8 @@ class Resampling(Points):
             return []
         with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
             held = sum(piece.n if isinstance(piece, Summary) else len(piece) for piece in reader.pieces(lambda _: True))
-            kept_t, kept_v = [np.empty(0, np.int64)], [np.empty(0)]
+            kept_t: list[Any] = []
+            kept_v: list[Any] = []
             share = 1.0 if held <= 4 * wanted else 4 * wanted / held
             for segment in reader.segments():
                 values = _numbers(segment, session, "downsample")
@@ -139,9 +142,12 @@ class Resampling(Points):
                 chosen = slice(None) if keep >= len(values) else thin(values, n_out=keep)
                 kept_t.append(segment.t[chosen])
                 kept_v.append(values[chosen])
+        if not kept_t:
+            return []
         t, v = np.concatenate(kept_t), np.concatenate(kept_v)
         if len(t) > wanted:
-            chosen = choose((t - t[0]).astype(np.float64), v, wanted)
+            since = t.view(np.uint64) - t[:1].view(np.uint64)  # unsigned: between two int64 they need all 64 bits
+            chosen = choose(since.astype(np.float64), v, wanted)
             t, v = t[chosen], v[chosen]
         return list(zip(t.tolist(), v.tolist(), strict=True))
 
@@ -180,22 +186,15 @@ def _downsamplers(method: str) -> tuple[Any, Any]:
     return thin, lambda t, v, n: triangles(t, v, n_out=n)
 
 
-def _check_every(every: Any) -> int:
-    try:
-        return check_freq(every)
-    except (InvalidTypeError, InvalidValueError) as error:
-        raise type(error)(str(error).replace("freq", "every")) from None
-
-
 def _check_aggregates(agg: Any) -> list[Aggregate]:
     given = list(agg) if isinstance(agg, list | tuple) else [agg]
     if not given:
         raise InvalidValueError("agg is an aggregate, or a list of at least one")
     for one in given:
         if not (callable(one) or one in _NAMES):
-            raise InvalidValueError(f"an aggregate is one of {', '.join(_NAMES)}, or a function, not {one!r}")
+            raise InvalidValueError(f"agg is one of {', '.join(_NAMES)}, or a function, not {one!r}")
     if len({_name(one) for one in given}) < len(given):
-        raise InvalidValueError("two aggregates of the same name")
+        raise InvalidValueError("agg names the same aggregate twice; functions go by their __name__")
     return given
 
 
@@ -237,23 +236,22 @@ def _parts(
     session: Session, piece: Piece, buckets: _Buckets, aggregates: Sequence[Aggregate]
 ) -> Iterator[tuple[int, _Part]]:
     if isinstance(piece, Summary):
-        encoded = [one for one in (piece.meta.first, piece.meta.last) if one is not None]
-        first, last = column_of_encoded(encoded).values(session.codec)
+        first, last = (session.codec.decode(one) for one in (piece.meta.first, piece.meta.last) if one is not None)
         yield buckets.number(piece.first), _Part(piece.n, (piece.first, first), (piece.last, last), piece.meta.stats)
         return
     numeric = any(callable(one) or one not in _OF_ANYTHING for one in aggregates)
     needed = next((_name(one) for one in aggregates if not callable(one) and one not in _OF_ANYTHING), None)
     values = piece.column.array(session.codec) if needed is None else _numbers(piece, session, needed)
-    t = piece.t
+    t, column = piece.t, piece.column
     if values.dtype.kind == "f" and np.isnan(values).any():
-        present = ~np.isnan(values)
-        t, values = t[present], values[present]
-    objects = values if values.dtype.kind in "biuf" else None
-    plain = None if objects is not None else values.tolist()
+        present = np.flatnonzero(~np.isnan(values))
+        t, values, column = t[present], values[present], column.take(present)
+    # The first and the last are what was written: among ints and floats, an array would make floats of all.
+    plain = None if column.is_number else column.values(session.codec)
     for number, start, stop in buckets.divide(t.tolist()):
         run = values[start:stop]
         edges = (run[0].item(), run[-1].item()) if plain is None else (plain[start], plain[stop - 1])
-        stats = stats_of(t[start:stop], run) if numeric and plain is None else None
+        stats = stats_of(t[start:stop], run) if numeric and values.dtype.kind in "biuf" else None
         yield (
             number,
             _Part(
@@ -269,15 +267,26 @@ def _parts(
 def _numbers(segment: Segment, session: Session, purpose: str) -> Any:
     values = segment.column.array(session.codec)
     if values.dtype.kind not in "biuf":
-        kind = type(segment.column.value(0, session.codec)).__name__
-        raise InvalidTypeError(f"{purpose!r} needs numbers, and at t={int(segment.t[0])} there is a {kind}")
+        t, kind = _no_number(segment, session)
+        raise InvalidTypeError(f"{purpose!r} needs numbers of at most 64 bits, and at t={t} there is {kind}")
     return values
+
+
+def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
+    """Return where the first value is with which one cannot compute as with the others, and what it is."""
+    for t, value in zip(segment.t.tolist(), segment.column.values(session.codec), strict=True):
+        if type(value) not in (int, float):
+            return t, f"a value of type {type(value).__name__}"
+        if isinstance(value, int) and not MIN_INT64 <= value <= MAX_INT64:
+            return t, "a larger int"
+    return int(segment.t[0]), "another value"
 
 
 def _aggregated(aggregate: Aggregate, parts: list[_Part], begin: int, end: int, carried: Point | None) -> Any:
     """Return the aggregate of one bucket."""
     if callable(aggregate):
-        return aggregate(np.concatenate([part.values for part in parts]))
+        result = aggregate(np.concatenate([part.values for part in parts]))
+        return result.item() if isinstance(result, np.number) else result  # as the other aggregates: Python's own
     if aggregate == "count":
         return sum(part.n for part in parts)
     if aggregate == "first":

@@ -14,6 +14,7 @@ from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.pruning import PruningSuite
+from rstore.testing.questions import QuestionSuite
 from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
@@ -29,6 +30,7 @@ class StoreSuite(
     EntrySuite,
     ExactnessSuite,
     SeriesSuite,
+    QuestionSuite,
     BulkSuite,
     EventSuite,
     RefusalSuite,

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from hypothesis import strategies as st
 
 from rstore import Store
@@ -34,6 +36,12 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "strs": lambda i: f"{i % 100}",
     "bools": lambda i: i % 3 == 0,
     "mixed": lambda i: (i, "x", None, i / 4, True)[i % 5],
+}
+COLUMNS: dict[str, Callable[[int], npt.NDArray[Any]]] = {
+    "ints": lambda n: np.arange(n) * 3,
+    "small ints": lambda n: (np.arange(n) % 100).astype(np.int8),
+    "floats": lambda n: np.arange(n) / 8,
+    "bools": lambda n: np.arange(n) % 3 == 0,
 }
 WRITERS = st.sampled_from(["first", "second", "process"])
 READERS = st.sampled_from(["first", "second", "process", "frozen"])

@@ -10,6 +10,12 @@ if marker ~= ARGV[1] and (#ARGV[1] > 16 or marker:sub(1, 16) ~= ARGV[1]) then
   return {err = 'STALE'}
 end
 local index, expiry = KEYS[2], KEYS[3]
+if #KEYS == 4 and ARGV[2] == '1' and redis.call('EXISTS', expiry) == 0 then
+  -- The most frequent case, for which the loops below take half as long again.
+  redis.call('SET', KEYS[4], ARGV[4])
+  redis.call('ZADD', index, '0', KEYS[4]:sub(17))
+  return 1
+end
 local expiring = redis.call('EXISTS', expiry) == 1
 local stay, expire = tonumber(ARGV[2]), tonumber(ARGV[3])
 local last = 3 + stay

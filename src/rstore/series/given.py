@@ -1,0 +1,68 @@
+"""Points as people hand them in -> their timestamps and their values, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from rstore.arguments import check_timestamp
+from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.codec.columns import Int64s
+from rstore.errors import InvalidTypeError, InvalidValueError
+
+
+def split_points(given: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the timestamps, not yet checked, and the values of some points.
+
+    Not `zip(*points)`, which takes ten times as long for a million points.
+    """
+    points = given if isinstance(given, tuple | list) else _read_all(given)
+    if set(map(type, points)) - {tuple, list} and not all(isinstance(point, tuple | list) for point in points):
+        raise _malformed(points)
+    try:
+        return [t for t, _ in points], list(map(itemgetter(1), points))
+    except (TypeError, ValueError):
+        raise _malformed(points) from None
+
+
+def _read_all(points: Iterable[Any]) -> Sequence[Any]:
+    try:
+        iterator = iter(points)
+    except TypeError as error:
+        raise InvalidTypeError(f"points are an iterable, not {type(points).__name__}") from error
+    return list(iterator)
+
+
+def _malformed(points: Sequence[Any]) -> InvalidTypeError:
+    for i, point in enumerate(points):
+        if not isinstance(point, tuple | list) or len(point) != 2:
+            return InvalidTypeError(
+                f"point {i} is not a (timestamp, value) pair, nothing was stored: "
+                "extend takes points one by one, extend_many an iterable of them"
+            )
+    return InvalidTypeError("a point is a (timestamp, value) pair; nothing was stored")
+
+
+def times_of(timestamps: list[Any]) -> Int64s:
+    """Return many timestamps that were checked; of ints, NumPy itself finds those that are too large."""
+    if set(map(type, timestamps)) == {int}:
+        with suppress(OverflowError):
+            return np.array(timestamps, np.int64)
+    return np.array(few_times(timestamps), np.int64)
+
+
+def few_times(timestamps: list[Any]) -> list[int]:
+    """Return a few timestamps that were checked; by the extremes, where all of them are ints."""
+    if set(map(type, timestamps)) == {int} and min(timestamps) >= MIN_INT64 and max(timestamps) <= MAX_INT64:
+        return timestamps
+    checked = []
+    for i, t in enumerate(timestamps):
+        try:
+            checked.append(check_timestamp(t))
+        except (InvalidTypeError, InvalidValueError) as error:
+            raise type(error)(f"point {i}: {error}; nothing was stored") from error
+    return checked

@@ -1,0 +1,48 @@
+"""Fewer points: the first one, then each next one far enough from the last one kept."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+import numpy as np
+
+from rstore.backends.base import MIN_INT64
+from rstore.codec.chunks import Segment
+from rstore.codec.columns import Int64s
+
+
+def thinner(step: int) -> Callable[[Segment], Segment]:
+    """Return what keeps the first row, then each next one at least `step` after the last one kept, over segments."""
+    earliest = MIN_INT64
+
+    def thin(segment: Segment) -> Segment:
+        nonlocal earliest
+        t = segment.t
+        if int(t[-1]) < earliest:
+            return segment.slice(0, 0)
+        begin = int(np.searchsorted(t, earliest))
+        distances = np.diff(t[begin:].astype(np.uint64))  # unsigned: between two int64 they need all 64 bits
+        low, high = (int(distances.min()), int(distances.max())) if len(distances) else (step, step)
+        if low >= step and begin == 0:
+            kept = None
+            earliest = int(t[-1]) + step
+        elif low == high:
+            kept = np.arange(begin, len(t), -(-step // low))
+            earliest = int(t[kept[-1]]) + step
+        else:
+            kept, earliest = _thin(t.tolist(), begin, step)
+        return segment if kept is None else Segment(t[kept], None, segment.column.take(kept))
+
+    return thin
+
+
+def _thin(t: list[int], begin: int, step: int) -> tuple[Int64s, int]:
+    kept: list[int] = []
+    i, n = begin, len(t)
+    earliest = t[i]
+    while i < n:
+        kept.append(i)
+        earliest = t[i] + step
+        i = bisect_left(t, earliest, i + 1)
+    return np.array(kept, np.int64), earliest

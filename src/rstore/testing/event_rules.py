@@ -1,0 +1,130 @@
+"""What the state machine does with event sequences."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from rstore import ChangeRefusedError, HorizonError, StoreIntegrityError
+from rstore.testing import strategies as draw
+from rstore.testing.handles import Handles
+from rstore.testing.oracle import EventOracle, PrunedError, TakenError, same, same_state, utf8
+
+
+class EventRules(Handles):
+    """Applying, pruning, and asking of the past."""
+
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, max_size=3),
+        t=draw.EVENT_TIMES,
+    )
+    def apply(self, who: str, key: str, state: dict[str, Any], t: int | None) -> None:
+        """Apply a change, which may be refused."""
+        log = self.log(key)
+        before = log.current()
+        if not state:
+            assert same_state(self.ask(who, "apply", key, state, t), before and before[1])
+            return
+        refused: type[StoreIntegrityError]
+        try:
+            log.check(state, t)
+        except (PrunedError, TakenError):
+            refused = StoreIntegrityError
+        except (KeyError, TypeError, ValueError, ArithmeticError):
+            refused = ChangeRefusedError
+        else:
+            result = self.ask(who, "apply", key, state, t)
+            self._record(who, key, state, t)
+            assert same_state(result, (log.current() or (0, None))[1])
+            return
+        with pytest.raises(refused):
+            self.ask(who, "apply", key, state, t)
+
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, min_size=1, max_size=3),
+        n=st.integers(2, 40),
+    )
+    def apply_often(self, who: str, key: str, state: dict[str, Any], n: int) -> None:
+        """Apply additions until there is history."""
+        for i in range(n):
+            self.apply(who, key, {"count": (operator.add, 1)} if i and i % 7 else {"count": i} | state, None)
+
+    def _record(self, who: str, key: str, state: dict[str, Any], t: int | None) -> None:
+        log = self.log(key)
+        if t is not None:
+            log.apply(state, t)
+            return
+        at, _ = self.ask(who, "current", key, withtimestamp=True)
+        assert at >= (log.current() or (at, None))[0]
+        log.apply(state, at, last=True)
+
+    @rule(who=draw.WRITERS, key=draw.SEQUENCES, remove=st.booleans())
+    def prune(self, who: str, key: str, remove: bool) -> None:
+        """Prune a sequence."""
+        before = self.ask(who, "current", key, withtimestamp=True)
+        n = self.ask(who, "prune", key, remove=remove)
+        log = self.log(key)
+        obsolete = log.prune()
+        if remove and before is not None and not before[1]:
+            self.oracle.events[key] = EventOracle()
+            assert self.ask(who, "current", key) is None
+        else:
+            assert n == obsolete
+            after = self.ask(who, "current", key, withtimestamp=True)
+            assert same(before and before[0], after and after[0])
+            assert same_state(before and before[1], after and after[1])
+            self._probe_horizon(who, key)
+
+    def _probe_horizon(self, who: str, key: str) -> None:
+        log = self.log(key)
+        if log.horizon is None:
+            return
+        t, state = log.past(log.horizon) or (0, {})
+        told = self.ask(who, "past", key, log.horizon, withtimestamp=True)
+        assert told[0] == t
+        assert same_state(told[1], state)
+        with pytest.raises(HorizonError):
+            self.ask(who, "past", key, log.horizon - 1)
+        with pytest.raises(StoreIntegrityError):
+            self.ask(who, "apply", key, {"x": 1}, log.horizon)
+
+    @rule(who=draw.READERS, key=draw.SEQUENCES, t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15, 2**63 - 1]))
+    def read_past(self, who: str, key: str, t: int) -> None:
+        """Read the state of a time."""
+        log = self.oracle.events.get(key, EventOracle())
+        try:
+            expected = log.past(t)
+        except PrunedError:
+            with pytest.raises(HorizonError):
+                self.ask(who, "past", key, t)
+            return
+        state = self.ask(who, "past", key, t, withtimestamp=True)
+        assert (state and state[0]) == (expected and expected[0])
+        assert same_state(state and state[1], expected and expected[1])
+
+    @rule(
+        who=draw.READERS, key=draw.SEQUENCES,
+        start=st.none() | st.integers(-6, 13), end=st.none() | st.integers(-6, 13),
+        ops=st.none() | st.lists(st.sampled_from([operator.setitem, operator.add, operator.delitem]), min_size=1),
+    )  # fmt: skip
+    def read_events(
+        self, who: str, key: str, start: int | None, end: int | None, ops: list[Callable[..., Any]] | None
+    ) -> None:
+        """Read what happened."""
+        log = self.oracle.events.get(key, EventOracle())
+        events = self.ask(who, "events", key, start, end, ops)
+        if not log.changes:
+            assert events is None
+        else:
+            assert same([tuple(event) for event in events], log.events(start, end, ops))
+        there = [key for key, log in self.oracle.events.items() if log.changes]
+        assert self.ask(who, "eventsources") == sorted(there, key=utf8)

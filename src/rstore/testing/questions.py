@@ -1,0 +1,255 @@
+"""The questions that people ask of series, and columns in and out: judged by plain lists."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from statistics import fmean, median, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rstore import ConflictError, InvalidArgumentError, Store, StoreIntegrityError
+from rstore.testing.flavours import pickled, plain
+from rstore.testing.oracle import Oracle, SeriesOracle, same
+from rstore.testing.suite import Opener, Suite
+
+MIN, MAX = -(2**63), 2**63 - 1
+LONG = 20_000
+
+
+def walk(n: int) -> SeriesOracle:
+    """Return a series of floats at uneven distances, from before 0 on."""
+    return SeriesOracle((7 * i + i * i % 5 - 5000, (i * i % 997) / 4) for i in range(n))
+
+
+def fill(store: Store, key: str, n: int = LONG) -> SeriesOracle:
+    """Store a series in chunks, with hot rows among and behind them; return what it holds."""
+    points = walk(n)
+    times = list(points)
+    store.extend_columns(key, times[:-10], [points[t] for t in times[:-10]])
+    late = [times[5], times[n // 2], *times[-10:]]
+    for t in late[:2]:
+        points[t] = -1.5
+    store.extend(key, *((t, points[t]) for t in late))
+    return points
+
+
+class QuestionSuite(Suite):
+    """What a series answers beyond its points."""
+
+    @pickled
+    def test_columns_keep_their_type(self, store: Store, oracle: Oracle) -> None:
+        t = np.array([5, -3, 9, 5])
+        for values in (
+            np.array([1, 2, 3, 4], np.uint8), np.array([0.5, -0.0, np.inf, 1.5], np.float32),
+            np.array([True, False, True, True]), np.array(["a", "", "é", "b"]), ["x", 1, None, (2,)],
+            np.array([1, 2, 3, 4], "M8[ms]"),
+        ):  # fmt: skip
+            key = str(getattr(values, "dtype", "list"))
+            assert store.extend_columns(key, t, values) == 4
+            times, found = store.range_columns(key)
+            expected = [values[1], values[3], values[2]]
+            assert times.tolist() == [-3, 5, 9]
+            assert found.tolist() == np.array(expected, found.dtype).tolist()
+            if isinstance(values, np.ndarray) and values.dtype.kind != "U":
+                assert found.dtype == values.dtype
+            assert len(store.range_columns(key, 0, 8)[0]) == 1
+            points = store.range(key)
+            assert [t for t, _ in points] == [-3, 5, 9]
+            oracle.series[key] = SeriesOracle(points)
+        assert [len(column) for column in store.range_columns("unknown")] == [0, 0]
+
+    @pickled
+    def test_what_is_no_column_writes_nothing(self, store: Store, oracle: Oracle) -> None:
+        store.extend("k", (1, 1))
+        t = np.arange(3)
+        for times, values in (
+            (t, t[:2]), (t * 1.0, t), (t.reshape(3, 1), t), (t, np.array([1, "a", None], object)), (t > 1, t),
+            (np.array(["2024", "NaT", "2025"], "M8[D]"), t), (t, t * 1j), (None, t), (t, 5), ([1, 2.5, 3], t),
+        ):  # fmt: skip
+            with pytest.raises(InvalidArgumentError):
+                store.extend_columns("k", times, values)
+        oracle.series["k"] = SeriesOracle({1: 1})
+
+    @pickled
+    def test_which_of_two_points_stays(self, store: Store, oracle: Oracle) -> None:
+        for n in (6, 3000):
+            key = str(n)
+            store.extend_many(key, ((t, "old") for t in range(0, n, 2)))
+            assert store.extend_many(key, ((t, "new") for t in range(n)), on_duplicate="first") == n
+            with pytest.raises(StoreIntegrityError):
+                store.extend_columns(key, [n, 3], ["x", "y"], on_duplicate="error")
+            with pytest.raises(StoreIntegrityError):
+                store.extend(key, (n, "x"), (n, "y"), on_duplicate="error")
+            store.extend(key, (n, "z"), on_duplicate="error")
+            oracle.series[key] = SeriesOracle({t: "new" if t % 2 else "old" for t in range(n)} | {n: "z"})
+
+    @pickled
+    def test_exchanging_a_range(self, store: Store, oracle: Oracle) -> None:
+        points = oracle.series["k"] = fill(store, "k")
+        for start, end, given in (
+            (None, -4000, [(-9000, "a"), (-4000, "b")]),
+            (0, 90_000, [(5, 1.5), (3, 2.5), (5, 3.5)]),
+            (100_000, None, []),
+        ):
+            assert store.replace_range("k", given, start, end) == len(given)
+            points.remove(start, end)
+            points.update(given)
+        for bad in ([(5, 1)], [(1.5, 1)], [5]):
+            with pytest.raises(InvalidArgumentError):
+                store.replace_range("k", bad, 6, 8)  # type: ignore[arg-type]
+        assert store.replace_range("gone", []) == 0
+        store.extend("gone", (1, 1))
+        assert store.replace_range("gone", []) == 0
+        assert store.timeseries() == ["k"]
+
+    @pickled
+    def test_reading_bit_by_bit_while_others_write(self, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rstore.pieces.AT_ONCE", 1)  # so that two chunks are as long as a long series is
+        with opener() as store, opener() as other:
+            points = fill(store, "k").points()
+            for size, reverse in ((1000, False), (7001, True), (10**6, False)):
+                batches = [list(zip(t.tolist(), v.tolist(), strict=True)) for t, v in _batches(store, size, reverse)]
+                assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+                assert list(itertools.chain(*(batches[::-1] if reverse else batches))) == points
+            running = store.batches("k", -4000, 10**6, size=500)
+            first = next(running)
+            other.extend_many("k", ((t, 0.0) for t, _ in points))  # every chunk is another one by now
+            other.remove("k", end=50_000)
+            other.extend("k", (10**5, 5.5))
+            seen = [(t, v) for ts, vs in (first, *running) for t, v in zip(ts.tolist(), vs.tolist(), strict=True)]
+            assert seen == [point for point in points if -4000 <= point[0] <= 10**6]
+            assert list(store.batches("unknown")) == []
+            running = store.batches("k", size=5)
+            next(running)
+            store.close()
+            with suppress(ConflictError):  # what a backend holds, it has still
+                assert sum(len(t) for t, _ in running) == len(store.open().range("k")) - 5
+            store.open()
+
+    @pickled
+    def test_the_value_at_a_time(self, store: Store, oracle: Oracle) -> None:
+        ask: Any = store
+        points = oracle.series["k"] = fill(store, "k")
+        known = points.points()
+        asked = [MIN, *range(-5005, -4985), *range(64_993, 65_003), known[-1][0], known[-1][0] + 5, MAX]
+        for method, tolerance in itertools.product(("exact", "previous", "next", "nearest", "linear"), (None, 1)):
+            expected = [points.at(t, method, tolerance) for t in asked]
+            found = ask.at("k", asked, method, tolerance)
+            assert found.tolist() == pytest.approx([p[1] if p else math.nan for p in expected], nan_ok=True), method
+            for t, point in list(zip(asked, expected, strict=True))[::9]:
+                one = ask.at("k", t, method, tolerance)
+                assert (one and one[0]) == (point and point[0]), (method, tolerance, t)
+                assert one is None or one[1] == pytest.approx(point[1] if point else None)
+        assert store.at("unknown", 5, "nearest") is None
+        store.extend("words", (1, "a"), (5, "b"))
+        assert store.at("words", [0, 1, 7], "previous").tolist() == [None, "a", "b"]
+        oracle.series["words"] = SeriesOracle({1: "a", 5: "b"})
+        for t in (1, 3, [1]):
+            with pytest.raises(InvalidArgumentError):
+                ask.at("words", t, "linear")
+
+    @pickled
+    def test_buckets_of_time(self, store: Store, oracle: Oracle) -> None:
+        ask: Any = store
+        points = oracle.series["k"] = fill(store, "k")
+        functions: dict[str, Any] = {
+            "count": len, "sum": math.fsum, "mean": fmean, "min": min, "max": max, "first": lambda v: v[0],
+            "last": lambda v: v[-1], "std": lambda v: stdev(v) if len(v) > 1 else math.nan,
+        }  # fmt: skip
+        for every, origin, closed in ((10**6, 0, "left"), (40_000, -7, "right"), (997, 0, "left"), (1000, 3, "right")):
+            buckets: dict[int, list[Any]] = {}
+            for t, value in points.points():
+                buckets.setdefault((t - origin - (closed == "right")) // every, []).append(value)
+            for name, function in functions.items():
+                found = ask.resample("k", every, name, origin=origin, closed=closed)
+                expected = [(number * every + origin, function(values)) for number, values in buckets.items()]
+                assert [t for t, _ in found] == [t for t, _ in expected]
+                assert [v for _, v in found] == pytest.approx([v for _, v in expected], nan_ok=True), (name, every)
+        some = store.resample("k", 50, ["median", np.ptp, "count"], 1, 120, label="right", fill=0)
+        inside = [(t, v) for t, v in points.points() if 1 <= t <= 120]
+        for begin in (0, 50, 100):
+            values = [v for t, v in inside if begin <= t < begin + 50]
+            assert dict(some)[begin + 50] == {"median": median(values), "ptp": np.ptp(values), "count": len(values)}
+        store.extend("far", (0, 1), (10**10, 2))
+        for bad in ({"every": 0}, {"every": 5, "agg": "mode"}, {"every": 1, "fill": 0, "end": MAX}):
+            with pytest.raises(InvalidArgumentError):
+                ask.resample("far", **bad)
+        oracle.series["far"] = SeriesOracle({0: 1, 10**10: 2})
+        assert store.resample("unknown", 5) == []
+
+    @pickled
+    def test_buckets_between_others_are_filled(self, store: Store, oracle: Oracle) -> None:
+        store.extend("k", (-15, 1), (5, 3), (25, 9))
+        assert store.resample("k", 10, "sum") == [(-20, 1), (0, 3), (20, 9)]
+        for fill_with, filled in (("previous", [1, 3]), ("linear", [2, 6]), (-1, [-1, -1])):
+            found = store.resample("k", 10, "sum", fill=fill_with)
+            assert found == [(-20, 1), (-10, filled[0]), (0, 3), (10, filled[1]), (20, 9)]
+        assert store.resample("k", 10, "twa") == [(-20, 1.0), (0, 2.0), (20, 6.0)]
+        oracle.series["k"] = SeriesOracle({-15: 1, 5: 3, 25: 9})
+
+    @pickled
+    def test_what_is_not_there(self, store: Store, oracle: Oracle) -> None:
+        points = oracle.series["k"] = fill(store, "k")
+        times = sorted(points)
+        for freq in (7, 9, 11, 12):
+            wide = [(a, b) for a, b in itertools.pairwise(times) if b - a > freq]
+            assert store.gaps("k", freq=freq) == wide
+        assert store.gaps("k", times[-1] - 3, times[-1] + 100, freq=50) == [(times[-1], times[-1] + 100)]
+        even = oracle.series["even"] = SeriesOracle((t, 0) for t in range(0, 2 * LONG, 2))
+        store.extend_columns("even", list(even), list(even.values()))
+        store.remove("even", start=9000, end=9010)
+        even.remove(9000, 9010)
+        for start, end, freq in ((0, 2 * LONG - 2, 2), (0, 8998, 4), (-4, 100, 2), (9001, 9100, 3), (8000, 9100, 50)):
+            expected = even.missing(start, end, freq=freq)
+            assert store.missing("even", start, end, freq) == expected
+            assert store.iscomplete("even", start, end, freq) is (not expected)
+        assert not store.iscomplete("even", MIN, MAX, 1)  # without a look at each of them
+
+    @pickled
+    def test_small_answers(self, store: Store, oracle: Oracle) -> None:
+        points = oracle.series["k"] = fill(store, "k")
+        oracle.series["s"] = SeriesOracle({5: "x" * 5000})
+        store.extend("s", (5, "x" * 5000))
+        known = points.points()
+        for n in (0, 1, 15, LONG - 1, 10**9):
+            assert store.tail("k", n) == (known[-n:] if n else [])
+        assert store.latest("k", "unknown", "s", "k") == {"k": known[-1], "s": (5, "x" * 5000)}
+        for start, end in ((None, None), (known[3][0], 70_000), (10**6, None), (3, 2)):
+            some = points.points(start, end)
+            assert store.span("k", start, end) == ((some[0][0], some[-1][0], len(some)) if some else None)
+            assert same(store.range_many(["s", "k"], start, end)["k"], some)
+        assert [tuple(point) for point in store.downsample("k", 10**6)] == known
+        few = store.downsample("k", 100, method="minmax")
+        assert set(few) <= set(known)
+        assert {max(v for _, v in few), min(v for _, v in few)} == {max(points.values()), min(points.values())}
+
+    @plain
+    def test_the_default_freq_is_that_of_gaps_as_well(self, opener: Opener) -> None:
+        class Daily(Store):
+            _freq = 10
+
+        with Daily(opener.dsn, frozen=False, durability="normal") as daily:
+            daily.extend("k", *((t, t) for t in (0, 10, 30)))
+            assert daily.gaps("k") == [(10, 30)]
+        with opener() as store, pytest.raises(InvalidArgumentError):
+            store.gaps("k")
+
+    @pickled
+    def test_compacting(self, store: Store, oracle: Oracle) -> None:
+        points = oracle.series["k"] = fill(store, "k")
+        oracle.series["few"] = SeriesOracle({1: "a"})
+        store.extend("few", (1, "a"))
+        report = store.compact()
+        assert (report.series, report.hot) == (2, 13)
+        assert store.compact("k")._replace(chunks_before=0) == (1, 0, 0, report.chunks_after - 1)
+        assert same(store.range("k"), points.points())
+        assert store.compact("unknown") == (0, 0, 0, 0)
+
+
+def _batches(store: Store, size: int, reverse: bool) -> Iterator[tuple[Any, Any]]:
+    return store.batches("k", size=size, reverse=reverse)

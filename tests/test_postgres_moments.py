@@ -1,0 +1,127 @@
+"""Reading from one moment on PostgreSQL, and how often the server is asked."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from postgres_proxy import Proxy
+from postgresql import Server
+from processes import forked
+
+from rstore import ConflictError, Store
+from rstore.backends import make_backend
+from rstore.backends.base import Chunk, Commit, Head, Log, Model, Options
+
+POINTS = 200_000
+"""More than the chunks that are fetched at once."""
+
+
+@pytest.fixture
+def store(postgresql_dsn: str) -> Iterator[Store]:
+    with Store(f"{postgresql_dsn}&pool=4", frozen=False, durability="normal", timeout=2) as store:
+        store.extend_columns("s", range(POINTS), [0.5] * POINTS)
+        yield store
+
+
+def rest_of(batches: Iterator[Any]) -> int:
+    return sum(len(timestamps) for timestamps, _ in batches)
+
+
+def test_batches_are_of_one_moment_however_many_are_under_way(postgresql: Server, store: Store) -> None:
+    """Half of the connections are kept by those who iterate; the others fetch everything, and no call waits."""
+    running = [store.batches("s") for _ in range(7)]
+    read = [len(next(one)[0]) for one in running]
+    assert postgresql.execute("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in trans%'") == [(2,)]
+    store.remove("s")
+    store.extend("s", (0, 0))
+    assert [n + rest_of(one) for n, one in zip(read, running, strict=True)] == [POINTS] * 7
+    assert postgresql.execute("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in trans%'") == [(0,)]
+
+
+def test_an_iteration_that_is_given_up_ends_its_transaction(postgresql: Server, store: Store) -> None:
+    next(store.batches("s"))
+    gc.collect()
+    assert postgresql.execute("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in trans%'") == [(0,)]
+
+
+def test_a_moment_that_is_lost_is_said_to_be(postgresql: Server, store: Store) -> None:
+    batches = store.batches("s", size=1000)
+    next(batches)
+    postgresql.terminate()
+    with pytest.raises(ConflictError, match="read again"):
+        rest_of(batches)
+    assert len(store.range("s", n=10)) == 10
+
+
+def test_a_moment_does_not_outlive_a_fork(store: Store) -> None:
+    batches = store.batches("s", size=1000)
+    next(batches)
+
+    def child() -> None:
+        with pytest.raises(ConflictError, match="fork"):
+            rest_of(batches)
+        assert len(store.range("s", n=10)) == 10
+
+    forked(child)()
+    assert rest_of(batches) == POINTS - 1000
+
+
+VERBS: dict[str, tuple[int, Callable[[Store], object]]] = {
+    "get": (1, lambda s: s.get("k")),
+    "set": (1, lambda s: s.set("k", 2)),
+    "update": (1, lambda s: s.update(k=2, l=3)),
+    "setdefault": (2, lambda s: s.setdefault("new", 2)),
+    "extend": (1, lambda s: s.extend("s", (1, 1), (2, 2), (3, 3))),
+    "apply": (2, lambda s: s.apply("e", {"n": 2})),
+    "current": (1, lambda s: s.current("e")),
+    "range": (1, lambda s: s.range("s", 0, end=9)),
+    "at": (1, lambda s: s.at("s", 0)),
+    "latest": (1, lambda s: s.latest("s", "t", "u")),
+    "range_many": (1, lambda s: s.range_many(["s", "t", "u"], 0, 9)),
+    "prune": (2, lambda s: s.prune("e")),
+    "remove": (3, lambda s: s.remove("t")),
+}
+
+
+@pytest.mark.parametrize(("most", "verb"), VERBS.values(), ids=VERBS)
+def test_how_often_the_server_is_asked(
+    proxied_dsn: str, proxy: Proxy, most: int, verb: Callable[[Store], object]
+) -> None:
+    with Store(proxied_dsn, frozen=False, durability="normal") as store:
+        store.set("k", 1)
+        for key in ("s", "t"):
+            store.extend(key, (0, 0))
+        store.apply("e", {"n": 1})
+        store.apply("e", {"n": 1})
+        proxy.round_trips = 0
+        verb(store)
+        assert proxy.round_trips <= most
+
+
+def test_dropping_a_chunk_costs_what_is_dropped(postgresql: Server, postgresql_schema: str) -> None:
+    """Not a look at each chunk of the log."""
+    log = Log(Model.SERIES, "s")
+    options = Options(frozen=False, durability="normal", timeout_s=5)
+    backend = make_backend(postgresql.dsn(schema=postgresql_schema), "default", options)
+    backend.open()
+    birth = backend.create()
+    chunks = [Chunk((t, 0), (t, 0), 1, b"meta", b"body") for t in range(2000)]
+    assert backend.commit(log, Commit(create=Head(b"1" * 16, b"v" * 16, sealed=False), put_chunks=chunks), birth)
+    fetched = f"SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE schemaname = '{postgresql_schema}'"
+    fetched += " AND relname = 'chunks'"
+    backend.close()  # what a session did is counted for sure when it has ended
+    ((before,),) = postgresql.execute(fetched)
+    backend = make_backend(postgresql.dsn(schema=postgresql_schema), "default", options)
+    backend.open()
+    assert backend.commit(log, Commit(if_epoch=b"1" * 16, epoch=b"2" * 16, drop_chunks=[(1000, 0), (1001, 0)]), birth)
+    assert len(backend.view(log, (990, 0), (1010, 0)).chunks) == 19
+    backend.close()
+    ((after,),) = postgresql.execute(fetched)
+    assert after - before < 200
+    backend = make_backend(postgresql.dsn(schema=postgresql_schema), "default", options)
+    backend.open()
+    backend.discard()
+    backend.close()

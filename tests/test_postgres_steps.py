@@ -1,0 +1,258 @@
+"""Transactions on PostgreSQL: begun again where the server undid them, steps within them, and how long they wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+import pytest
+from postgresql import Server
+
+from rstore import Store, StoreBusyError, StoreNotAvailableError
+from rstore.backends import make_backend
+from rstore.backends.base import Backend, Commit, Head, Log, Model, Options, Row, Write
+
+LOG = Log(Model.EVENTS, "e")
+HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
+OPTIONS = Options(frozen=False, durability="normal", timeout_s=5)
+
+
+@pytest.fixture
+def dsn(postgresql: Server, postgresql_schema: str) -> str:
+    return postgresql.dsn(schema=postgresql_schema)
+
+
+@pytest.fixture
+def backend(dsn: str) -> Iterator[Backend]:
+    backend = make_backend(dsn, "default", OPTIONS)
+    backend.open()
+    yield backend
+    backend.discard()
+    backend.close()
+
+
+def in_threads(*works: Callable[[], object]) -> None:
+    """Do all at once, and raise what one of them raised."""
+    errors: list[BaseException] = []
+    together = threading.Barrier(len(works))
+
+    def guarded(work: Callable[[], object]) -> None:
+        together.wait()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+# -- others in the way ------------------------------------------------------------------------------------------------
+
+
+def test_the_same_keys_in_another_order(postgresql: Server, dsn: str) -> None:
+    """All take the locks of several series in one order: nobody has to be undone, which would take a second."""
+    deadlocks = "SELECT sum(deadlocks) FROM pg_stat_database"
+    before = postgresql.execute(deadlocks)
+    with Store(dsn, frozen=False, durability="normal") as one, Store(dsn, frozen=False, durability="normal") as two:
+
+        def take_away(store: Store, *keys: str) -> None:
+            for i in range(25):
+                for key in keys:
+                    store.extend(key, (i, i))
+                    store.apply(key, {"i": i})
+                store.remove(*keys, start=i)
+                store.remove(*keys)
+                store.prune(*keys)
+
+        in_threads(lambda: take_away(one, "a", "b", "c"), lambda: take_away(two, "c", "b", "a"))
+        assert [one.current(key) for key in "abc"] == [{"i": 24}] * 3
+    assert postgresql.execute(deadlocks) == before
+
+
+@pytest.mark.parametrize("verb", ["remove", "prune"])
+def test_a_deadlock_in_the_middle_of_several_keys(
+    postgresql: Server, postgresql_schema: str, dsn: str, verb: str
+) -> None:
+    """Our side finds it and is undone; all of it is done again."""
+    lock = f"SELECT FROM \"{postgresql_schema}\".logs WHERE key = '{{}}' FOR UPDATE"
+    with (
+        Store(f"{dsn}&options=-c%20deadlock_timeout%3D20ms", frozen=False) as store,
+        psycopg.connect(postgresql.conninfo()) as other,
+    ):
+        for key in ("a", "b"):
+            store.extend(key, (1, 1))
+            store.apply(key, {"i": 1})
+            store.apply(key, {"i": 2})
+        other.execute("SET deadlock_timeout = '10s'")
+        other.execute(lock.format("b").encode())
+
+        def cross() -> None:
+            other.execute(lock.format("a").encode())  # which is ours until we are undone
+            other.commit()
+
+        crossing = threading.Thread(target=cross)
+        backend: Any = store._writer.backend  # noqa: SLF001 - between the two keys
+        for name in ("drop", "commit"):
+            unhooked = getattr(backend, name)
+
+            def between(log: Log, *rest: Any, real: Any = unhooked, **options: Any) -> Any:
+                if log.key == "b" and crossing.ident is None:
+                    crossing.start()
+                    postgresql.await_waiting(1)
+                return real(log, *rest, **options)
+
+            setattr(backend, name, between)
+        getattr(store, verb)("a", "b")
+        crossing.join()
+        assert (store.timeseries(), len(store.events("a") or ()), len(store.events("b") or ())) == (
+            ([], 2, 2) if verb == "remove" else (["a", "b"], 1, 1)
+        )
+
+
+def test_statements_that_a_session_forgot_inside_a_transaction(dsn: str) -> None:
+    with Store(dsn, frozen=False) as store:
+        for key in ("a", "b"):
+            store.extend(key, (1, 1))
+        store.remove("a", "b")
+        for key in ("a", "b"):
+            store.extend(key, (1, 1))
+        backend: Any = store._writer.backend  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
+        (link,) = backend._connections.pool._links  # noqa: SLF001 - what a pooler does between two transactions
+        name = backend._logs.take.name.decode()  # noqa: SLF001
+        link.run([(type(backend._logs.take)(f"DEALLOCATE {name}"), ())], 1)  # noqa: SLF001
+        store.remove("a", "b")
+        assert store.timeseries() == []
+
+
+def test_a_connection_that_breaks_in_the_middle_of_several_keys(postgresql: Server, dsn: str) -> None:
+    with Store(dsn, frozen=False) as store:
+        for key in ("a", "b"):
+            store.extend(key, (1, 1))
+        backend: Any = store._writer.backend  # noqa: SLF001
+        real = backend.drop
+        broken: list[Log] = []
+
+        def drop(log: Log, **options: Any) -> bool:
+            if log.key == "b" and not broken:
+                broken.append(log)
+                postgresql.terminate()
+            done: bool = real(log, **options)
+            return done
+
+        backend.drop = drop
+        store.remove("a", "b")
+        assert (broken, store.timeseries()) == ([Log(Model.SERIES, "b")], [])
+
+
+def test_a_namespace_that_is_made_anew_while_it_is_discarded(
+    postgresql: Server, postgresql_schema: str, dsn: str
+) -> None:
+    """What is written under the new birth is not of the namespace that was to be discarded."""
+    s = f'"{postgresql_schema}"'
+    with Store(dsn, frozen=False) as store:
+        store.set("k", "old")
+        with psycopg.connect(postgresql.conninfo()) as other:
+            other.execute(f"DELETE FROM {s}.records; DELETE FROM {s}.namespaces".encode())
+            discarding = threading.Thread(target=store.discard)
+            discarding.start()
+            postgresql.await_waiting(1)
+            other.execute(f"INSERT INTO {s}.namespaces VALUES ('default', 7)".encode())
+            other.execute(f"INSERT INTO {s}.records VALUES (7, 'k', '\\x8004')".encode())
+        discarding.join()
+    assert postgresql.left_in(postgresql_schema) == {"namespaces": 1, "records": 1}
+
+
+# -- the level of isolation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["serializable", "repeatable read"])
+def test_a_role_with_another_level_of_isolation(
+    postgresql: Server, postgresql_schema: str, dsn: str, level: str
+) -> None:
+    """A writer is refused; a reader needs one statement for whatever has to be of one moment."""
+    with Store(dsn, frozen=False) as store:
+        store.set("k", 1)
+    with postgresql.role("strict", "SUPERUSER"):
+        postgresql.execute(f"ALTER ROLE strict SET default_transaction_isolation = '{level}'")
+        strict = postgresql.dsn(schema=postgresql_schema, user="strict")
+        with pytest.raises(StoreNotAvailableError, match="default_transaction_isolation"):
+            Store(strict, frozen=False).open()
+        with Store(strict) as frozen:
+            assert frozen["k"] == 1
+
+
+def test_a_transaction_sees_what_was_committed_meanwhile_whatever_the_level(
+    postgresql: Server, postgresql_schema: str, dsn: str
+) -> None:
+    with postgresql.role("strict", "SUPERUSER"):
+        strict = make_backend(postgresql.dsn(schema=postgresql_schema, user="strict"), "default", OPTIONS)
+        strict.open()
+        birth = strict.create()
+        assert strict.commit(LOG, Commit(create=HEAD), birth)
+        postgresql.execute("ALTER ROLE strict SET default_transaction_isolation = 'serializable'")
+        postgresql.terminate()
+        with strict.exclusive(LOG), Store(dsn, frozen=False) as other:
+            assert strict.view(LOG).rows == []
+            other_backend = other._writer.backend  # noqa: SLF001 - rows that this test can name
+            assert other_backend.append(LOG, HEAD, [Row(1, 0, b"row")], birth)
+            assert strict.view(LOG).rows == [Row(1, 0, b"row")]
+        strict.discard()
+        strict.close()
+        postgresql.execute("REASSIGN OWNED BY strict TO postgres")
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_whose_first_statement_fails_leaves_the_rest(backend: Backend, dsn: str) -> None:
+    """A lock that was waited for too long; without a savepoint the server would refuse all that follows."""
+    hasty = make_backend(dsn, "default", Options(frozen=False, durability="normal", timeout_s=0.2))
+    hasty.open()
+    birth = backend.create()
+    assert backend.commit(LOG, Commit(create=HEAD), birth)
+    with hasty.transaction():
+        hasty.write([Write("before", b"1" * 20)], birth)
+        with backend.exclusive(LOG), pytest.raises(StoreBusyError), hasty.exclusive(LOG):
+            pass
+        with suppress(ZeroDivisionError), hasty.transaction():
+            hasty.write([Write("inside", b"1" * 20)], birth)
+            raise ZeroDivisionError
+        hasty.write([Write("behind", b"1" * 20)], birth)
+    assert [key for key, _, _ in backend.scan(limit=10).records] == ["before", "behind"]
+    hasty.close()
+
+
+# -- the time-out -----------------------------------------------------------------------------------------------------
+
+
+def test_all_that_a_call_waits_for_is_within_one_time_out(postgresql: Server, postgresql_schema: str) -> None:
+    """The second call waits for the connection while the first one waits for a lock, and then for the lock itself."""
+    dsn = postgresql.dsn(schema=postgresql_schema, pool=1)
+    with Store(dsn, frozen=False, timeout=0.6) as store:
+        store.set("k", 1)
+        waited: list[float] = []
+
+        def write(after_s: float) -> None:
+            sleep(after_s)
+            began = monotonic()
+            with pytest.raises(StoreBusyError):
+                store.set("k", 2)
+            waited.append(monotonic() - began)
+
+        with psycopg.connect(postgresql.conninfo()) as other:
+            other.execute(f'SELECT FROM "{postgresql_schema}".records FOR UPDATE'.encode())
+            in_threads(lambda: write(0), lambda: write(0.3))
+        assert len(waited) == 2
+        assert max(waited) < 0.8
+        store.set("k", 3)
+        assert store["k"] == 3

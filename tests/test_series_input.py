@@ -1,0 +1,209 @@
+"""What people hand in and get out of series: columns of every library, and a clear error for what is none."""
+
+from __future__ import annotations
+
+import array
+import math
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas
+import polars
+import pyarrow
+import pytest
+
+from rstore import InvalidArgumentError, Store, StoreNotAvailableError
+
+MIN, MAX = -(2**63), 2**63 - 1
+V = [1.5, 2.5, 3.5]
+
+
+@pytest.fixture
+def store() -> Iterator[Store]:
+    with Store(f"memory://{uuid.uuid4()}", frozen=False) as store:
+        yield store
+
+
+class Capsule:
+    """An array that knows the Arrow C data interface, and nothing else."""
+
+    def __init__(self, whole: Any) -> None:
+        self.__arrow_c_array__ = whole.__arrow_c_array__
+
+
+class Stream:
+    """The same in chunks."""
+
+    def __init__(self, whole: Any) -> None:
+        self.__arrow_c_stream__ = whole.__arrow_c_stream__
+
+
+class Interface:
+    """An array that knows NumPy's array interface, and nothing else."""
+
+    def __init__(self, whole: Any) -> None:
+        self.__array_interface__ = whole.__array_interface__
+
+
+milliseconds = pyarrow.array([1, 2, 3], pyarrow.timestamp("ms", "Europe/Berlin"))
+TIMES: dict[str, Any] = {
+    "Arrow": pyarrow.array([1, 2, 3]), "in chunks": pyarrow.chunked_array([[1, 2], [3]]),
+    "Arrow times": milliseconds, "in chunks, too": pyarrow.chunked_array([milliseconds]),
+    "Arrow dates": pyarrow.array([1, 2, 3], pyarrow.date32()),
+    "pandas Int64": pandas.Series([1, 2, 3], dtype="Int64"), "pandas range": pandas.RangeIndex(1, 4),
+    "Arrow in pandas": pandas.Series([1, 2, 3], dtype=pandas.ArrowDtype(pyarrow.timestamp("ms", "UTC"))),
+    "polars": polars.concat([polars.Series([1, 2]), polars.Series([3])], rechunk=False),
+    "polars times": polars.Series([1, 2, 3]).cast(polars.Datetime("us", "UTC")),
+    "hours": np.array([1, 2, 3], "M8[h]"), "picoseconds": np.array([1, 2, 3], "M8[ps]"),
+    "big-endian": np.array([1, 2, 3], ">M8[s]"), "uint64": np.array([1, 2, 3], np.uint64),
+    "capsule": Capsule(pyarrow.array([1, 2, 3])), "stream": Stream(pyarrow.chunked_array([[1], [2, 3]])),
+    "array interface": Interface(np.array([1, 2, 3])), "range": range(1, 4),
+    "memory": memoryview(array.array("q", [1, 2, 3])),
+}  # fmt: skip
+VALUES: dict[str, Any] = {
+    "dictionary": pyarrow.array(["a", "b", "a"]).dictionary_encode(),
+    "dictionary in chunks": pyarrow.chunked_array([pyarrow.array(["a", "b", "a"]).dictionary_encode()]),
+    "category": pandas.Series(["a", "b", "a"], dtype="category"),
+    "enum": polars.Series(["a", "b", "a"]).cast(polars.Enum(["a", "b"])),
+    "categorical": polars.Series(["a", "b", "a"]).cast(polars.Categorical()),
+    "Arrow in pandas": pandas.Series(["a", "b", "a"], dtype="string[pyarrow]"),
+    "capsule": Capsule(pyarrow.array(["a", "b", "a"], pyarrow.large_string())),
+}
+
+
+def test_timestamps_of_every_library(store: Store) -> None:
+    for name, times in TIMES.items():
+        assert store.extend_columns(name, times, V) == 3
+        assert store.range(name) == [(1, 1.5), (2, 2.5), (3, 3.5)], name
+    store.extend_columns("hours in seconds", TIMES["hours"], V, unit="s")
+    assert store.range_columns("hours in seconds")[0].tolist() == [3600, 7200, 10800]
+    store.extend_columns("tens", np.array([1, 2, 3], "M8[10ms]"), V, unit="ms")
+    assert store.range_columns("tens")[0].tolist() == [10, 20, 30]
+
+
+def test_texts_of_every_library(store: Store) -> None:
+    for name, values in VALUES.items():
+        store.extend_columns(name, [1, 2, 3], values)
+        assert store.range(name) == [(1, "a"), (2, "b"), (3, "a")], name
+
+
+frame = pandas.DataFrame({"a": [1, 2, 3]})
+NO_COLUMN: dict[str, Any] = {
+    "masked": np.ma.MaskedArray([1, 2, 3], mask=[False, True, False]), "DataFrame": frame,
+    "polars frame": polars.from_pandas(frame), "Arrow table": pyarrow.Table.from_pandas(frame),
+    "Float64": pandas.Series([1, None, 3], dtype="Float64"),
+    "no text": np.array(["a", None, "b"], np.dtypes.StringDType(na_object=None)),
+    "levels": pandas.MultiIndex.from_product([[1, 2, 3], [1]]), "periods": pandas.period_range("2024", periods=3),
+    "large": polars.Series([1, 2, 3]).cast(polars.Int128), "generator": (i for i in range(3)), "text": "abc",
+    "dict": {1: 2}, "nothing": None, "number": 5, "no dimension": np.array(5), "two": np.zeros((3, 1), int),
+    "objects": np.array([1, 2, 3], object), "lists": pyarrow.array([[1], [2], [3]]), "void": np.zeros(3, "V8"),
+    "durations": np.zeros(3, "m8[s]"),
+}  # fmt: skip
+
+
+def test_what_is_no_column_is_refused_by_the_name_of_its_argument(store: Store) -> None:
+    for name, given in NO_COLUMN.items():
+        with pytest.raises(InvalidArgumentError, match=r"^timestamps "):
+            store.extend_columns(name, given, V)
+        with pytest.raises(InvalidArgumentError, match=r"^values "):
+            store.extend_columns(name, [1, 2, 3], given)
+        if hasattr(given, "__len__") and name != "no dimension":
+            with pytest.raises(InvalidArgumentError, match=r"^t "):
+                store.at("k", given)
+    with pytest.raises(InvalidArgumentError, match=r"^timestamps have 3 elements, values 2"):
+        store.extend_columns("k", [1, 2, 3], [1, 2])
+    with pytest.raises(InvalidArgumentError, match="unit="):
+        store.extend_columns("k", np.array([1, 2, 3], "M8[10ms]"), V)
+    for far in (np.array([10**12] * 3, "M8[D]"), np.array([MAX] * 3, "M8[s]")):
+        with pytest.raises(InvalidArgumentError, match="too far from 1970"):
+            store.extend_columns("k", far, V, unit="ns")
+    assert store.timeseries() == []
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "every": lambda s: s.resample("k", 0), "every is an int": lambda s: s.resample("k", "1h"),
+    "agg": lambda s: s.resample("k", 1, "mode"), "agg names": lambda s: s.resample("k", 1, ["mean", "mean"]),
+    "origin": lambda s: s.resample("k", 1, origin=0.5), "closed": lambda s: s.resample("k", 1, closed="both"),
+    "label": lambda s: s.resample("k", 1, label=None), "'mean' needs numbers": lambda s: s.resample("words", 1),
+    "needs numbers.*a larger int": lambda s: s.resample("large", 1, "sum"),
+    "fill=": lambda s: s.resample("words", 5, "first", fill="linear"),
+    "buckets are too many": lambda s: s.resample("k", 1, fill="previous"),
+    "start or end": lambda s: s.resample("k", 1, start="a"), "tolerance": lambda s: s.at("k", 1, tolerance=-1),
+    "method": lambda s: s.at("k", 1, "before"), "t are an array or a list": lambda s: s.at("k", "noon"),
+    "'linear' needs numbers": lambda s: s.at("words", 0, "linear"), "size": lambda s: s.batches("k", size=-1),
+    "n is 3 or more": lambda s: s.downsample("k", 2), "n is zero or above": lambda s: s.tail("k", -1),
+    "keys": lambda s: s.range_many("k"), "keys are several": lambda s: s.range_many(5),
+    "freq": lambda s: s.gaps("k", freq=0), "on_duplicate": lambda s: s.extend("k", (1, 1), on_duplicate="any"),
+    "prefix": lambda s: s.extend_frame({"a": [1]}, timestamps=[1], prefix=5),
+    "name of a column": lambda s: s.extend_frame({5: [1]}, timestamps=[1]),
+    "column 'a' have one dimension": lambda s: s.extend_frame(pandas.DataFrame([[1, 2]], columns=["a", "a"])),
+    "holds the timestamps": lambda s: s.to_polars("timestamp"), "holds": lambda s: s.to_arrow("k", "timestamp"),
+    "Arrow type": lambda s: s.to_arrow("mixed"), "unit": lambda s: s.to_pandas("k", unit="min"),
+    "unit='s'": lambda s: s.to_pandas("edges", unit="s"), "unit='D'": lambda s: s.to_arrow("edges", unit="D"),
+    "too far": lambda s: s.to_polars("edges", unit="s"),
+}  # fmt: skip
+
+
+def test_bad_arguments_are_named(store: Store) -> None:
+    store.extend("k", (0, 1.5), (10**12, 2.5))
+    store.extend("words", (0, "a"), (10, "b"))
+    store.extend("large", (0, 2**70))
+    store.extend("mixed", (0, 1), (1, "b"))
+    store.extend("edges", (MIN, 1), (MAX, 2))
+    before = {key: store.range(key) for key in store.timeseries()}
+    for what, call in REFUSED.items():
+        with pytest.raises(InvalidArgumentError, match=what):
+            call(store)
+    assert {key: store.range(key) for key in store.timeseries()} == before
+
+
+def test_first_and_last_of_a_bucket_keep_their_type(store: Store) -> None:
+    store.extend("k", (0, 1), (1, 2.5), (2, 3), (3, math.nan))
+    ((_, found),) = store.resample("k", 10, ["first", "last", "sum", "count"])
+    assert {name: repr(value) for name, value in found.items()} == {
+        "first": "1", "last": "3", "sum": "6.5", "count": "3",
+    }  # fmt: skip
+
+
+def test_there_is_no_line_beyond_the_last_point(store: Store) -> None:
+    store.extend("k", (0, 1.0), (10, 3.0))
+    assert [store.at("k", t, "linear") for t in (-1, 0, 5, 10, 11)] == [None, (0, 1.0), (5, 2.0), (10, 3.0), None]
+    assert store.at("k", [-1, 0, 5, 10, 11], "linear") == pytest.approx([np.nan, 1, 2, 3, np.nan], nan_ok=True)
+
+
+def test_downsampling_keeps_ints_and_the_extremes_of_time(store: Store) -> None:
+    store.extend("k", (MIN, 2**60 + 1), (0, 2**60 + 5), (5, 2**60 + 3), (MAX, 2**60 + 2))
+    assert store.downsample("k", 3) == [(MIN, 2**60 + 1), (0, 2**60 + 5), (MAX, 2**60 + 2)]
+
+
+def test_several_series_become_one_table_in_time(store: Store) -> None:
+    seconds = np.array([0, 86_400], "M8[s]")
+    store.extend_columns("a", seconds, np.array(["2024-01-01", "2025-01-01"], "M8[s]"))
+    store.extend_columns("b", [86_400, 172_800], ["x", "y"])
+    store.extend_columns("c", [1], [True])
+    for unit, days in (("s", [0, 1, 86_400, 172_800]), ("D", None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tables: list[Any] = [getattr(store, f"to_{kind}")("a", "b", "c", unit=unit) for kind in ("polars", "arrow")]
+            frame = store.to_pandas("a", "b", "c", unit="s" if days else "D")
+        assert frame.index.is_monotonic_increasing
+        assert str(getattr(frame.index, "tz", None)) == "UTC"
+        polar, arrow = tables[0].to_dict(as_series=False), tables[1].to_pydict()
+        assert polar == arrow
+        assert polar["timestamp"] == [t.to_pydatetime() for t in frame.index]
+        assert [t and t.year for t in polar["a"]][:1] == [2024]
+        assert polar["b"].count(None) == 2
+        if days:
+            assert [int(t.timestamp()) for t in polar["timestamp"]] == days
+    assert store.to_pandas("unknown").shape == (0, 1)
+    assert store.compact("unknown").series == 0
+
+
+def test_without_pyarrow_a_capsule_says_what_to_install(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(StoreNotAvailableError, match=r"rlib-store\[arrow\]"):
+        store.extend_columns("k", TIMES["capsule"], V)
