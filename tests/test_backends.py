@@ -1,7 +1,8 @@
 """The contract of backends, below the public verbs: what the layers above ask for, compared with the reference."""
 
 import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rstore.backends import make_backend
 from rstore.backends.base import (
     FIRST,
+    KEEP,
     LAST,
     Backend,
     Chunk,
@@ -61,40 +63,152 @@ def record(stamp: int, size: int = 1) -> bytes:
     return b"\x01" + stamp.to_bytes(8, "big") + b"x" * size
 
 
-def test_an_expired_record_is_absent_for_every_method(backend: Backend) -> None:
+@pytest.fixture
+def pass_ms(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let time pass: where the clock is this process's by moving it, on a server by waiting."""
+    if type(backend).__name__ not in ("MemoryBackend", "SqliteBackend"):
+        return lambda ms: time.sleep(ms / 1000)
+    now_s = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now_s[0])
+
+    def step(ms: int) -> None:
+        now_s[0] += ms / 1000
+
+    return step
+
+
+def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms: Callable[[int], None]) -> None:
     birth = backend.create()
-    now_ms = backend.view(SERIES).now_ms
     backend.write(
-        [Write("kept", record(1)), Write("gone", record(2), now_ms), Write("soon", record(3), now_ms + 100_000)], birth
+        [
+            Write("kept", record(1), 30),
+            Write("gone", record(2), 30),
+            Write("soon", record(3), 100_000),
+            Write("k", record(9), 30),
+        ],
+        birth,
     )
-    backend.write([Write("large", record(4, 5000), now_ms - 1)], birth)
-    assert backend.get("gone") is backend.get("large") is None
+    backend.write([Write("large", record(4, 5000), 30)], birth)
+    assert backend.write_if(Write("k", record(8), KEEP), version_of(record(9)), birth)
+    assert backend.write_if(Write("new", record(7), 30), None, birth)
+    assert backend.touch("kept", None)
+    pass_ms(31)
+    assert backend.get("gone") is backend.get("large") is backend.get("k") is backend.get("new") is None
     assert not backend.has("gone")
+    assert not backend.touch("gone", 1000)
+    assert not backend.touch("gone", None)
     assert backend.get("soon") == record(3)
     assert backend.count() == 2
-    assert backend.scan(limit=10).records == [("kept", record(1)), ("soon", record(3))]
+    assert (backend.count("g", "l"), backend.count("gone"), backend.count("kept"), backend.count("l")) == (1, 2, 2, 1)
+    assert [one[:2] for one in backend.scan(limit=10).records] == [("kept", record(1)), ("soon", record(3))]
+    assert [key for key, _, _ in backend.fetch(["gone", "soon", "large"])] == ["soon"]
+    assert backend.delete_range("g", "l") == 1
     assert backend.delete(["gone", "large", "soon"]) == 1
     assert not backend.write_if(Write("gone", record(5)), version_of(record(2)), birth)
     assert backend.write_if(Write("gone", record(6)), None, birth)
     assert backend.get("gone") == record(6)
 
 
-def test_a_write_without_an_expiry_clears_the_one_in_place(backend: Backend) -> None:
+def test_what_sets_an_expiry_and_what_clears_it(backend: Backend) -> None:
     birth = backend.create()
-    backend.write([Write("k", record(1), 1)], birth)
-    assert backend.get("k") is None
-    backend.write([Write("k", record(2))], birth)
-    assert backend.get("k") == record(2)
+
+    def expiry(key: str) -> int | None:
+        ((_, _, expires_ms),) = backend.fetch([key])
+        assert [one[2] for one in backend.scan(start=key, limit=1).records] == [expires_ms]
+        return None if expires_ms is None else round((expires_ms - backend.view(SERIES).now_ms) / 10_000) * 10
+
+    backend.write([Write("k", record(1), 100_000), Write("l", record(9, 5000), 100_000), Write("m", record(8))], birth)
+    assert (expiry("k"), expiry("l"), expiry("m")) == (100, 100, None)
+    assert backend.write_if(Write("k", record(2, 5000), KEEP), version_of(record(1)), birth)
+    assert backend.write_if(Write("m", record(7), KEEP), version_of(record(8)), birth)
+    assert (expiry("k"), expiry("m"), backend.get("k")) == (100, None, record(2, 5000))
+    assert backend.write_if(Write("k", record(3), 200_000), version_of(record(2)), birth)
+    assert expiry("k") == 200
+    assert backend.touch("k", 300_000)
+    assert (expiry("k"), backend.get("k")) == (300, record(3))
+    assert backend.touch("k", None)
+    assert expiry("k") is None
+    assert backend.touch("k", 400_000)
+    assert backend.write_if(Write("k", record(4)), version_of(record(3)), birth)
+    assert expiry("k") is None
+    assert backend.touch("k", 1)
+    assert backend.touch("l", 500_000)
+    backend.write([Write("k", record(5)), Write("l", record(6))], birth)
+    assert (expiry("k"), expiry("l")) == (None, None)
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
 def test_a_record_expires_at_its_millisecond(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     birth = backend.create()
-    backend.write([Write("k", record(1), 1_000_001)], birth)
     monkeypatch.setattr("time.time", lambda: 1000.0)
-    assert backend.get("k") == record(1)
+    backend.write([Write("k", record(1), 2)], birth)
+    assert backend.fetch(["k"]) == [("k", record(1), 1_000_002)]
     monkeypatch.setattr("time.time", lambda: 1000.001)
+    assert backend.get("k") == record(1)
+    monkeypatch.setattr("time.time", lambda: 1000.002)
     assert backend.get("k") is None
+
+
+def test_a_sweep_reclaims_what_has_expired_and_nothing_else(backend: Backend, pass_ms: Callable[[int], None]) -> None:
+    birth = backend.create()
+    assert backend.sweep(10) == 0
+    keys = [f"{i}" for i in range(40)]
+    backend.write([Write(key, record(i), 30) for i, key in enumerate(keys)], birth)
+    backend.write(
+        [Write("stays", record(1)), Write("later", record(2), 100_000), Write("large", record(3, 5000), 30)], birth
+    )
+    assert backend.touch("0", 100_000)
+    assert backend.touch("1", None)
+    assert backend.write_if(Write("2", record(5)), version_of(record(2)), birth)
+    assert backend.sweep(1000) == 0
+    pass_ms(31)
+    swept = []
+    while n := backend.sweep(10):
+        swept.append(n)
+    # A server may reclaim some by itself in the meantime; one in buckets takes as many of each.
+    assert 0 < sum(swept) <= 38
+    assert sorted(key for key, _, _ in backend.scan(limit=100).records) == ["0", "1", "2", "later", "stays"]
+    assert backend.count() == 5
+    backend.write([Write(key, record(9)) for key in keys], birth)
+    assert backend.count() == 42
+
+
+def test_many_expired_records_in_a_range(backend: Backend, pass_ms: Callable[[int], None]) -> None:
+    birth = backend.create()
+    backend.write([Write(f"b{i:04}", record(i), 300) for i in range(1500)], birth)
+    backend.write([Write(key, record(1)) for key in ("a", "b", "b0007", "b0800\x01", "c", "é")], birth)
+    pass_ms(301)
+    assert (backend.count("b", "c"), backend.count("b0"), backend.count()) == (3, 4, 6)
+    while backend.sweep(1000):
+        pass
+    assert (backend.count("b", "c"), backend.count("b0"), backend.count()) == (3, 4, 6)
+    assert backend.delete_range("b0", "c") == 2
+    assert [key for key, _, _ in backend.scan(limit=10).records] == ["a", "b", "c", "é"]
+
+
+@pytest.mark.parametrize(("start", "stop"), [("", None), ("b", None), ("", "c"), ("b", "d"), ("bb", "c"), ("x", "a")])
+def test_a_range_is_counted_and_deleted(backend: Backend, start: str, stop: str | None) -> None:
+    birth = backend.create()
+    keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
+    backend.write([Write(key, record(i)) for i, key in enumerate(keys)], birth)
+    inside = [key for key in keys if start <= key and (stop is None or key < stop)]
+    assert backend.count(start, stop) == len(inside)
+    assert backend.delete_range(start, stop) == len(inside)
+    assert [key for key, _, _ in backend.scan(limit=100).records] == [key for key in keys if key not in inside]
+    assert backend.delete_range(start, stop) == backend.count(start, stop) == 0
+
+
+def test_a_fetch_finds_all_that_is_there(backend: Backend) -> None:
+    birth = backend.create()
+    assert backend.fetch(["a"]) == []
+    held = {f"é{i}": record(i, 2_000_000 if i % 1000 == 0 else 1) for i in range(4500)}
+    backend.write([Write(key, one) for key, one in held.items()], birth)
+    assert backend.fetch([]) == []
+    found = backend.fetch(["nothing", *held])
+    assert {key: one for key, one, _ in found} == held
+    assert len(found) == len(held)
+    backend.discard()
+    assert backend.fetch(["é1"]) == []
 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
@@ -127,8 +241,8 @@ def test_a_scan_goes_on_where_its_last_page_ended(
         while True:
             page = backend.scan(start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only)
             assert len(page.records) <= 3
-            assert all(bool(one) != keys_only for _, one in page.records)
-            found += (key for key, _ in page.records)
+            assert all(bool(one) != keys_only for _, one, _ in page.records)
+            found += (key for key, _, _ in page.records)
             if not page.more:
                 break
             after = found[-1]

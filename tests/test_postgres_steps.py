@@ -228,7 +228,7 @@ def test_a_step_whose_first_statement_fails_leaves_the_rest(backend: Backend, ds
             hasty.write([Write("inside", b"1" * 20)], birth)
             raise ZeroDivisionError
         hasty.write([Write("behind", b"1" * 20)], birth)
-    assert [key for key, _ in backend.scan(limit=10).records] == ["before", "behind"]
+    assert [key for key, _, _ in backend.scan(limit=10).records] == ["before", "behind"]
     hasty.close()
 
 

@@ -29,6 +29,7 @@ from rstore.errors import (
 from rstore.events import Event
 from rstore.series import Compaction, Span
 from rstore.store import Store
+from rstore.values import Entry
 
 __all__ = [
     "ChangeRefusedError",
@@ -36,6 +37,7 @@ __all__ = [
     "ConflictError",
     "CorruptionError",
     "EncryptionError",
+    "Entry",
     "Event",
     "FrozenStoreError",
     "HorizonError",

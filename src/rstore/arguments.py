@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from operator import index
 from typing import Any
 
@@ -10,6 +11,8 @@ from rstore.errors import InvalidTypeError, InvalidValueError
 
 MAX_KEY_BYTES = 2048
 MAX_NAMESPACE_BYTES = 255
+MAX_TTL_S = 10**11
+"""About 3,000 years: their milliseconds, and those since 1970, are exact in the doubles that Redis sorts by."""
 
 
 def check_key(key: Any) -> str:
@@ -94,3 +97,34 @@ def check_count(n: Any, what: str = "n") -> int:
     if number < 0:
         raise InvalidValueError(f"{what} is zero or above, not {number}")
     return number
+
+
+def check_edge(text: Any, what: str) -> str:
+    """Return what keys are to begin with, or where a run of them begins or ends: a str, also one that is no key."""
+    if not isinstance(text, str):
+        raise InvalidTypeError(f"{what} is a str, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError(f"{what} holds a lone surrogate, which UTF-8 cannot express") from error
+    if "\0" in text:
+        raise InvalidValueError(f"{what} holds a NUL character, which no key does")
+    return str.__str__(text)
+
+
+def check_ttl(ttl: Any) -> int | None:
+    """Return a time to live in seconds as milliseconds, one at least; None stays None."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
+        raise InvalidTypeError(f"ttl is a number of seconds, not {type(ttl).__name__}")
+    if not 0 < ttl <= MAX_TTL_S:
+        raise InvalidValueError(f"ttl is a number of seconds above zero and at most {MAX_TTL_S:,}, not {ttl}")
+    return ceil(ttl * 1000)
+
+
+def check_version(version: Any) -> bytes | None:
+    """Return `version` if it can be one: bytes, or None for "there must be none"."""
+    if version is None or isinstance(version, bytes):
+        return version
+    raise InvalidTypeError(f"if_version is bytes or None, not {type(version).__name__}")

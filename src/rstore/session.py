@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from random import Random
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from rstore.backends.base import Backend, Model, NamespaceGone
@@ -21,6 +22,10 @@ from rstore.states import Readings
 _PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
 _STAMP_BYTES: Final = 8
 _BODY_AT: Final = 1 + _STAMP_BYTES
+_SWEEP_EVERY: Final = 500
+"""How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
+_SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
+"""So many expired records one sweep reclaims at least: more than expire meanwhile, where all of them do."""
 
 
 class Generation(NamedTuple):
@@ -46,8 +51,10 @@ class Session:
         *,
         frozen: bool,
         allow_plaintext: bool,
+        timeout_s: float,
     ) -> None:
         self.backend = backend
+        self.timeout_s = timeout_s
         self.codec = codec
         self._namespace = namespace
         self._keys = keys
@@ -59,6 +66,8 @@ class Session:
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
         self.readings = Readings()
+        self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
+        self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
 
     @property
     def birth(self) -> bytes:
@@ -130,6 +139,15 @@ class Session:
             return self.codec.encode(value)
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+
+    def wrote(self, n: int) -> None:
+        """Count records that were written, and now and then reclaim the space of some that have expired."""
+        self._until_sweep -= n
+        if self._until_sweep < 0:
+            self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
+            # What was written is acknowledged: an error here would say that it is not. What is left is found again.
+            with suppress(StoreError):
+                self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
     def seal_value(self, key: str, encoded: bytes) -> bytes:
         """Return the record of an encoded value: sealed, or with a random stamp behind its codec byte.

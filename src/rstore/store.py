@@ -109,6 +109,7 @@ class Store(Values, Series, Events):
                 self._keys,
                 frozen=self._frozen,
                 allow_plaintext=self._allow_plaintext,
+                timeout_s=self._options.timeout_s,
             )
         except BaseException:
             backend.close()

@@ -10,6 +10,7 @@ from typing import Any, assert_type
 
 from rstore import (
     ChangeRefusedError,
+    Entry,
     Event,
     HorizonError,
     InvalidArgumentError,
@@ -68,7 +69,27 @@ def use_values(store: Store) -> None:
     store["k"] = 1
     assert_type(store["k"], Any)
     assert_type(store.get("k"), Any)
+    version = assert_type(store.set("k", 1, ttl=0.5), bytes)
+    assert_type(store.set("k", 1, if_version=version), bytes)
     assert_type(store.delete("a", "b"), int)
+    assert_type(store.delete("a", if_version=None), int)
+    assert_type(store.get_many(["a", "b"]), dict[str, Any])
+    store.set_many({"a": 1}, ttl=60)
+    store.set_many([("a", 1)], atomic=False)
+    assert_type(store.add("a", 1, ttl=60), bool)
+    assert_type(store.incr("n", 0.5, default=1), Any)
+    assert_type(store.modify("n", lambda n: n + 1, default=0), Any)
+    assert_type(store.get_or_set("g", list, ttl=60), Any)
+    assert_type(store.touch("g", None), bool)
+    entry = assert_type(store.entry("n"), Entry | None)
+    if entry is not None:
+        assert_type(entry.key, str)
+        assert_type(entry.value, Any)
+        assert_type(entry.version, bytes)
+        assert_type(entry.expires, int | None)
+    assert_type(store.scan("n", start="a", stop="z", reverse=True, limit=5), Iterator[Entry])
+    assert_type(store.count("n"), int)
+    assert_type(store.delete_prefix("n"), int)
     assert_type(store.has("k"), bool)
     assert_type("k" in store, bool)
     assert_type(len(store), int)

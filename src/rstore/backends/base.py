@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
@@ -37,11 +37,24 @@ Expected: TypeAlias = bytes | Literal[Always.ANY] | None
 """A condition on a stamp: these bytes, `None` for "there must be none", or `ANY`."""
 
 
+class Keeping(enum.Enum):
+    """The type of `KEEP`, the time to live that leaves the expiry in place."""
+
+    KEEP = enum.auto()
+
+
+KEEP: Final = Keeping.KEEP
+Ttl: TypeAlias = int | Literal[Keeping.KEEP] | None
+"""How many milliseconds a record lives, `None` for good, or `KEEP`: as long as the one in place at the commit."""
+
+
 class Model(enum.IntEnum):
-    """Which of the two kinds of log; the numbers are part of the layout."""
+    """Which kind of log; the numbers are part of the layout."""
 
     SERIES = 1
     EVENTS = 2
+    LEASES = 3
+    """A head and nothing else: who has put it there computes the value of a key, and others wait."""
 
 
 class Log(NamedTuple):
@@ -104,17 +117,25 @@ class Undone(StoreError):  # noqa: N818 - what became of it, not what is wrong
 
 
 class Write(NamedTuple):
-    """What one key is to hold: a record, or `None` to delete it. Expiry is in POSIX milliseconds."""
+    """What one key is to hold: a record, or `None` to delete it.
+
+    A time to live and not a time: only the backend's clock judges expiry, and the writer's may differ from it.
+    """
 
     key: str
     record: bytes | None
-    expires_ms: int | None = None
+    ttl_ms: Ttl = None
+    """Above zero; `KEEP` only in `write_if` of a record that is there."""
+
+
+Found: TypeAlias = tuple[str, bytes, int | None]
+"""A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""
 
 
 class Page(NamedTuple):
-    """A run of (key, record) in key order, and whether more follows. Records are empty if only keys were asked for."""
+    """A run of records in key order, and whether more follows. If only keys were asked for, the rest is empty."""
 
-    records: list[tuple[str, bytes]]
+    records: list[Found]
     more: bool
 
 
@@ -210,8 +231,9 @@ class Backend(ABC):
     *What they must not know.* Types, pickles, compression, operators, encryption: these live above. Arguments were
     checked above and are not checked again, and so was whether writing is allowed.
 
-    *What a cluster can do.* Each method touches one key, one log, or (`write`, `delete`, `scan`, `clear`) a set of
-    keys that a cluster may spread: there atomic is per bucket. No method needs an interactive transaction: reading and
+    *What a cluster can do.* Each method touches one key, one log, or (those that take several keys or a range of them)
+    keys that a cluster may spread: there atomic is per bucket, and for `fetch` and `delete_range`, which may concern
+    any number of records, per step of bounded work. No method needs an interactive transaction: reading and
     committing are two calls, joined by the stamps that the commit expects, so that each of them is one script. A
     transaction over several calls is a separate ability on top: whoever has it runs the same methods inside it.
     """
@@ -262,8 +284,16 @@ class Backend(ABC):
         """Return whether there is a record, without moving it."""
 
     @abstractmethod
-    def count(self) -> int:
-        """Return the number of records, without moving them."""
+    def fetch(self, keys: Collection[str]) -> list[Found]:
+        """Return the records of those of the keys that have one, in any order: of one moment, on a cluster per key."""
+
+    @abstractmethod
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        """Return the number of records from `start` (included) to `stop` (excluded), without moving them."""
+
+    def is_one_place(self, keys: Iterable[str]) -> bool:
+        """Return whether one `write` of these keys is all or nothing."""
+        return True
 
     @abstractmethod
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
@@ -274,8 +304,23 @@ class Backend(ABC):
         """Put or delete a record if it still has that version (`None`: if it is absent); return whether it was done."""
 
     @abstractmethod
+    def touch(self, key: str, ttl_ms: int | None) -> bool:
+        """Let a record live that long from now on, `None` for good; return whether there is one."""
+
+    @abstractmethod
     def delete(self, keys: Sequence[str]) -> int:
         """Delete records and return how many there were."""
+
+    @abstractmethod
+    def delete_range(self, start: str, stop: str | None) -> int:
+        """Delete the records from `start` (included) to `stop` (excluded), and return how many there were."""
+
+    @abstractmethod
+    def sweep(self, limit: int) -> int:
+        """Reclaim the space of about `limit` expired records at most, and return how many these were.
+
+        A record that got another expiry meanwhile stays: what is deleted has expired at that moment.
+        """
 
     @abstractmethod
     def scan(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,11 +18,13 @@ from typing import TypeVar
 from rstore.backends.base import (
     ANY,
     FIRST,
+    KEEP,
     LAST,
     Backend,
     Chunk,
     Commit,
     Expected,
+    Found,
     Head,
     Log,
     Model,
@@ -168,9 +170,14 @@ class MemoryBackend(Backend):
     def has(self, key: str) -> bool:
         return self.get(key) is not None
 
-    def count(self) -> int:
+    def fetch(self, keys: Collection[str]) -> list[Found]:
         with _lock:
-            return len(self._live())
+            live = self._live()
+            return [(key, *live[key]) for key in keys if key in live]
+
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        with _lock:
+            return len(self._between(start, stop))
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         with _lock:
@@ -187,6 +194,14 @@ class MemoryBackend(Backend):
             _put(namespace.records, write)
             return True
 
+    def touch(self, key: str, ttl_ms: int | None) -> bool:
+        with _lock:
+            namespace, record = self._find(), self.get(key)
+            if namespace is None or record is None:
+                return False
+            _put(namespace.records, Write(key, record, ttl_ms))
+            return True
+
     def delete(self, keys: Sequence[str]) -> int:
         with _lock:
             namespace = self._find()
@@ -196,6 +211,19 @@ class MemoryBackend(Backend):
             for key in found:
                 del namespace.records[key]
             return len(found)
+
+    def delete_range(self, start: str, stop: str | None) -> int:
+        with _lock:
+            return self.delete(self._between(start, stop))
+
+    def sweep(self, limit: int) -> int:
+        with _lock:
+            namespace, now = self._find(), _now_ms()
+            records = {} if namespace is None else namespace.records
+            expired = [key for key, (_, expires_ms) in records.items() if expires_ms is not None and expires_ms <= now]
+            for key in expired[:limit]:
+                del records[key]
+            return len(expired[:limit])
 
     def scan(
         self,
@@ -208,15 +236,14 @@ class MemoryBackend(Backend):
         keys_only: bool = False,
     ) -> Page:
         with _lock:
-            found = sorted((key, record) for key, record in self._live().items() if start <= key)
-            found = [(key, record) for key, record in found if stop is None or key < stop]
-            if reverse:
-                found = [(key, record) for key, record in reversed(found) if after is None or key < after]
-            else:
-                found = [(key, record) for key, record in found if after is None or key > after]
-            if keys_only:
-                found = [(key, b"") for key, _ in found]
-        sizes = list(accumulate(len(record) for _, record in found[:limit]))
+            live = self._live()
+            keys = self._between(start, stop)
+        if reverse:
+            keys = [key for key in reversed(keys) if after is None or key < after]
+        else:
+            keys = [key for key in keys if after is None or key > after]
+        found: list[Found] = [(key, b"", None) if keys_only else (key, *live[key]) for key in keys]
+        sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
         page = found[: max(1, bisect_left(sizes, _PAGE_BYTES) + 1)][:limit]
         return Page(page, more=len(page) < len(found))
 
@@ -225,11 +252,14 @@ class MemoryBackend(Backend):
             if (namespace := self._find()) is not None:
                 namespace.records.clear()
 
-    def _live(self) -> dict[str, bytes]:
+    def _live(self) -> dict[str, tuple[bytes, int | None]]:
         namespace, now = self._find(), _now_ms()
         if namespace is None:
             return {}
-        return {key: record for key, (record, ms) in namespace.records.items() if ms is None or ms > now}
+        return {key: one for key, one in namespace.records.items() if one[1] is None or one[1] > now}
+
+    def _between(self, start: str, stop: str | None) -> list[str]:
+        return sorted(key for key in self._live() if start <= key and (stop is None or key < stop))
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -341,8 +371,10 @@ class MemoryBackend(Backend):
 def _put(records: dict[str, tuple[bytes, int | None]], write: Write) -> None:
     if write.record is None:
         records.pop(write.key, None)
+    elif write.ttl_ms is KEEP:
+        records[write.key] = write.record, records[write.key][1]
     else:
-        records[write.key] = write.record, write.expires_ms
+        records[write.key] = write.record, None if write.ttl_ms is None else _now_ms() + write.ttl_ms
 
 
 def _first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:

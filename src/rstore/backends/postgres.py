@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -15,11 +15,13 @@ from psycopg import pq
 from rstore.backends.base import (
     ANY,
     FIRST,
+    KEEP,
     LAST,
     Backend,
     Chunk,
     Commit,
     Expected,
+    Found,
     Head,
     HeldSnapshot,
     Log,
@@ -30,11 +32,22 @@ from rstore.backends.base import (
     Position,
     Row,
     Snapshot,
+    Ttl,
     View,
     Write,
     version_of,
 )
-from rstore.backends.postgres_binary import blobs, boolean, int4, int8, int8s_or_null, number, texts, truth
+from rstore.backends.postgres_binary import (
+    blobs,
+    boolean,
+    int4,
+    int8,
+    int8s_or_null,
+    number,
+    number_or_none,
+    texts,
+    truth,
+)
 from rstore.backends.postgres_connections import Connections, Moment, set_local
 from rstore.backends.postgres_dsn import parse
 from rstore.backends.postgres_link import Call, Calls, Statement
@@ -124,9 +137,23 @@ class PostgresBackend(Backend):
         (found,) = self._connections.read((self._records.has, (self._name, key.encode())))
         return found.ntuples > 0
 
-    def count(self) -> int:
-        (found,) = self._connections.read((self._records.count, (self._name,)))
+    def fetch(self, keys: Collection[str]) -> list[Found]:
+        (found,) = self._connections.read((self._records.fetch, (self._name, texts(keys))))
+        return [
+            (
+                (found.get_value(row, 0) or b"").decode(),
+                found.get_value(row, 1) or b"",
+                number_or_none(found.get_value(row, 2)),
+            )
+            for row in range(found.ntuples)
+        ]
+
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        (found,) = self._connections.read((self._records.count(stop=stop is not None), self._range(start, stop)))
         return number(found)
+
+    def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
+        return self._name, start.encode(), *(() if stop is None else (stop.encode(),))
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         def look() -> bool | None:
@@ -136,9 +163,9 @@ class PostgresBackend(Backend):
 
         space = self._name, birth
         if len(writes) == 1 and (record := writes[0].record) is not None:
-            key, _, ms = writes[0]
+            key, _, ttl_ms = writes[0]
             check_size(len(record))
-            put = self._records.put, (*space, key.encode(), record, None if ms is None else int8(ms))
+            put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
             results = self._connections.write([put], look)
             found = results is None or results[0].command_tuples
         else:
@@ -153,22 +180,23 @@ class PostgresBackend(Backend):
         ordered = sorted(writes, key=attrgetter("key"))
         kept = [write for write in ordered if write.record is not None]
         for batch in batches(kept, [len(write.record or b"") for write in kept]):
-            keys, records, expiries = zip(*batch, strict=True)
-            yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(expiries))
+            keys, records, ttls_ms = zip(*batch, strict=True)
+            yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(ttls_ms))
         if len(kept) < len(writes):
             yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
-        key, record, ms = write
-        space, expires = (self._name, birth, key.encode()), None if ms is None else int8(ms)
+        key, record, ttl_ms = write
+        space, lives = (self._name, birth, key.encode()), _int8_or_null(ttl_ms)
         if record is None:
             if version is None:
                 return self._is_absent(key, birth)
             call: Call = self._records.delete_if, (*space, version)
         elif version is None:
-            call = self._records.put_if_absent, (*space, record, expires)
+            call = self._records.put_if_absent, (*space, record, lives)
         else:
-            call = self._records.put_if, (*space, record, expires, version)
+            put = self._records.put_keeping_if if ttl_ms is KEEP else self._records.put_if
+            call = put, (*space, record, lives, version)
         check_size(len(record or b""))
 
         def look() -> bool | None:
@@ -185,10 +213,22 @@ class PostgresBackend(Backend):
             raise NamespaceGone
         return not self.has(key)
 
+    def touch(self, key: str, ttl_ms: int | None) -> bool:
+        return self._count_of(self._records.touch, self._name, key.encode(), _int8_or_null(ttl_ms)) > 0
+
     def delete(self, keys: Sequence[str]) -> int:
-        call = self._records.delete, (self._name, texts(sorted(set(keys))))
+        return self._count_of(self._records.delete, self._name, texts(sorted(set(keys))))
+
+    def delete_range(self, start: str, stop: str | None) -> int:
+        statement = self._records.delete_range(stop=stop is not None)
+        return self._count_of(statement, *self._range(start, stop), patient=True)
+
+    def sweep(self, limit: int) -> int:
+        return self._count_of(self._records.sweep, self._name, int8(limit))
+
+    def _count_of(self, statement: Statement, *parameters: bytes | None, patient: bool = False) -> int:
         # How many there were is in the answer alone.
-        results = self._connections.write([call], lambda: None)
+        results = self._connections.write([(statement, parameters)], lambda: None, patient=patient)
         return 0 if results is None else results[0].command_tuples or 0
 
     def scan(
@@ -380,14 +420,18 @@ def _statements(schema: str) -> tuple[RecordSql, LogSql]:
     return RecordSql(schema), LogSql(schema)
 
 
-def _records_of(found: pq.abc.PGresult, limit: int) -> list[tuple[str, bytes]]:
-    """Return keys and records up to the first one that was left behind."""
+def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
+    return None if ttl_ms is None or ttl_ms is KEEP else int8(ttl_ms)
+
+
+def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
+    """Return keys, records and expiries up to the first one that was left behind."""
     value = found.get_value
-    records: list[tuple[str, bytes]] = []
+    records: list[Found] = []
     for row in range(min(found.ntuples, limit)):
         if (record := value(row, 1)) is None:
             break
-        records.append(((value(row, 0) or b"").decode(), record))
+        records.append(((value(row, 0) or b"").decode(), record, number_or_none(value(row, 2))))
     return records
 
 

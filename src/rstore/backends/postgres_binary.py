@@ -45,6 +45,11 @@ def number(result: pq.abc.PGresult, column: int = 0) -> int:
     return int.from_bytes(result.get_value(0, column) or b"", "big", signed=True)
 
 
+def number_or_none(data: bytes | None) -> int | None:
+    """Return a number that may be NULL."""
+    return None if data is None else int.from_bytes(data, "big", signed=True)
+
+
 def truth(result: pq.abc.PGresult, column: int) -> bool:
     """Return a boolean of the first row of an answer."""
     return result.get_value(0, column) == b"\1"

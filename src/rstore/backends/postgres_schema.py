@@ -29,6 +29,7 @@ CREATE TABLE {s}.records (
   ns bigint, key text COLLATE "C", record bytea NOT NULL, expires_ms bigint,
   PRIMARY KEY (ns, key)
 );
+CREATE INDEX records_expiry ON {s}.records (ns, expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE TABLE {s}.logs (
   ns bigint, model int, key text COLLATE "C",
   epoch bytea NOT NULL, version bytea NOT NULL, sealed boolean NOT NULL, facts bytea NOT NULL,

@@ -78,28 +78,51 @@ ON CONFLICT DO NOTHING""")
 
         self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {_LIVE}")
         self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {_LIVE}")
-        self.count = Statement(f"SELECT count(*) FROM {s}.records WHERE ns = {ns} AND {_LIVE}")
+        self.fetch = Statement(f"""
+SELECT key, record, expires_ms FROM {s}.records WHERE ns = {ns} AND key = ANY($2::text[]) AND {_LIVE}""")
         self.put = Statement(f"""
 WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
-SELECT ns, $3::text, $4::bytea, $5::bigint FROM alive {_PUT_RECORD}""")
+SELECT ns, $3::text, $4::bytea, {NOW} + $5::bigint FROM alive {_PUT_RECORD}""")
         self.put_many = Statement(f"""
 WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
-SELECT ns, one.* FROM alive, unnest($3::text[], $4::bytea[], $5::bigint[]) AS one {_PUT_RECORD}""")
+SELECT ns, key, record, {NOW} + ttl_ms
+FROM alive, unnest($3::text[], $4::bytea[], $5::bigint[]) AS one (key, record, ttl_ms) {_PUT_RECORD}""")
         self.put_if_absent = self._conditional(f"""
 INSERT INTO {s}.records AS old (ns, key, record, expires_ms)
-SELECT ns, $3::text, $4::bytea, $5::bigint FROM alive
+SELECT ns, $3::text, $4::bytea, {NOW} + $5::bigint FROM alive
 {_PUT_RECORD} WHERE NOT coalesce(old.expires_ms > {NOW}, true)""")
-        self.put_if = self._conditional(f"""
-UPDATE {s}.records SET record = $4, expires_ms = $5 FROM alive
+        self.put_if, self.put_keeping_if = (
+            self._conditional(f"""
+UPDATE {s}.records SET record = $4, expires_ms = {expires_ms} FROM alive
 WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $6 AND {_LIVE}""")
+            for expires_ms in (f"{NOW} + $5::bigint", "coalesce(expires_ms, $5::bigint)")
+        )
+        self.touch = Statement(f"""
+UPDATE {s}.records SET expires_ms = {NOW} + $3::bigint WHERE ns = {locked_ns} AND key = $2 AND {_LIVE}""")
         self.delete_if = self._conditional(f"""
 DELETE FROM {s}.records USING alive
 WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {_LIVE}""")
         self.delete = Statement(f"""
 DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {_LIVE}""")
+        # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
+        # So IS TRUE hides the condition, which is there because another partition has the same places.
+        self.sweep = Statement(f"""
+DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE AND ctid = ANY (ARRAY(
+  SELECT ctid FROM {s}.records WHERE ns = {ns} AND expires_ms <= {NOW}
+  ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED))""")
         self.clear = Statement(f"DELETE FROM {s}.records WHERE ns = {locked_ns}")
 
     @cache  # noqa: B019 - a few combinations, and as many objects as schemas
+    def count(self, *, stop: bool) -> Statement:
+        """Return the statement that counts a range: $2 start, then `stop`. Not `$3 IS NULL OR key < $3`: that scans."""
+        return Statement(f"SELECT count(*) FROM {self._s}.records WHERE ns = {self._ns} {_between(stop=stop)}")
+
+    @cache  # noqa: B019
+    def delete_range(self, *, stop: bool) -> Statement:
+        """Return the statement that deletes a range."""
+        return Statement(f"DELETE FROM {self._s}.records WHERE ns = {self._locked_ns} {_between(stop=stop)}")
+
+    @cache  # noqa: B019
     def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, summed: bool) -> Statement:
         """Return the query of a page and one row more: $2 start, $3 how many, then `after`, `stop`, a number of bytes.
 
@@ -113,13 +136,18 @@ DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {_L
         rows = f"""
 FROM {self._s}.records WHERE ns = {self._ns} AND key >= $2 {bounds} AND {_LIVE} {order} LIMIT $3"""
         if keys_only:
-            return Statement(f"SELECT key, ''::bytea {rows}")
+            return Statement(f"SELECT key, ''::bytea, NULL {rows}")
         if not summed:
-            return Statement(f"SELECT key, CASE WHEN octet_length(record) < {most}::bigint THEN record END {rows}")
+            record = f"CASE WHEN octet_length(record) < {most}::bigint THEN record END"
+            return Statement(f"SELECT key, {record}, expires_ms {rows}")
         before = f"sum(octet_length(record)) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
         return Statement(f"""
-SELECT key, CASE WHEN coalesce({before}, 0) < {most}::bigint THEN record END
-FROM (SELECT key, record {rows}) AS page {order}""")
+SELECT key, CASE WHEN coalesce({before}, 0) < {most}::bigint THEN record END, expires_ms
+FROM (SELECT key, record, expires_ms {rows}) AS page {order}""")
+
+
+def _between(*, stop: bool) -> str:
+    return f"AND key >= $2 {'AND key < $3' if stop else ''} AND {_LIVE}"
 
 
 class LogSql(Tables):

@@ -120,23 +120,18 @@ def _pieces(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
     yield writes[start:]
 
 
-def last_ms(expires_ms: int) -> int:
-    """Return the last millisecond that a record is there: Redis expires what is later than its expiry."""
-    return max(1, expires_ms - 1)
-
-
 def writing(place: Place, writes: Sequence[Write]) -> Call:
     """Return the call that writes records of one bucket."""
     prefix = place.records
-    stay = [write for write in writes if write.record is not None and write.expires_ms is None]
-    expire = [write for write in writes if write.record is not None and write.expires_ms is not None]
+    stay = [write for write in writes if write.record is not None and write.ttl_ms is None]
+    expire = [write for write in writes if write.record is not None and write.ttl_ms is not None]
     keys = [place.marker_key, place.key_index, place.expiry_index]
     keys += [prefix + write.key.encode() for write in stay]
     arguments: list[Any] = [place.marker, len(stay), len(expire)]
     arguments += map(itemgetter(1), stay)
     if len(stay) != len(writes):
         keys += [prefix + write.key.encode() for write in expire]
-        for _, record, expires_ms in expire:
-            arguments += (record, last_ms(expires_ms or 0))
+        for _, record, ttl_ms in expire:
+            arguments += (record, ttl_ms)
         keys += [prefix + write.key.encode() for write in writes if write.record is None]
     return WRITE.on(place.slot, keys, *arguments, write=True, again=False)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, repeat
 from math import isqrt
+from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.base import NamespaceGone, Page, Write
-from rstore.backends.redis_batches import MOST_RECORDS, WRITE, RedisBatches, is_large, last_ms, writing
+from rstore.backends.base import KEEP, Found, NamespaceGone, Page, Write
+from rstore.backends.redis_batches import MOST_RECORDS, WRITE, RedisBatches, is_large, writing
 from rstore.backends.redis_client import Call, Script
 from rstore.backends.redis_errors import LostReplyError, Signal
 from rstore.backends.redis_layout import GENERATION_BYTES, Place
@@ -22,7 +24,11 @@ _WRITE_IF: Final = Script("write_if")
 _DELETE: Final = Script("delete")
 _CLEAR: Final = Script("clear")
 _COUNT: Final = Script("count")
+_DELETE_RANGE: Final = Script("delete_range")
+_FETCH: Final = Script("fetch")
 _SCAN: Final = Script("scan")
+_SWEEP: Final = Script("sweep")
+_TOUCH: Final = Script("touch")
 
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 
@@ -65,23 +71,76 @@ class RedisRecords(RedisBatches):
             elif not self._is_laid_out_anew():
                 return False
 
-    def count(self) -> int:
+    def fetch(self, keys: Collection[str]) -> list[Found]:
+        def call(place: Place, names: Sequence[bytes]) -> Call:
+            self._fold(place)
+            names = [place.records + name for name in names]
+            return _FETCH.on(
+                place.slot,
+                (place.marker_key, place.expiry_index, *names),
+                place.marker,
+                _PAGE_BYTES,
+                write=False,
+                again=True,
+            )
+
+        found: list[Found] = []
+        left = [key.encode() for key in keys]
+        while left:
+            if not all(place.birth for place in self._places):
+                self._refresh_all()
+                if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+                    continue
+            groups: dict[Place, list[bytes]] = defaultdict(list)
+            for name in left:
+                if (place := self._place_of(name)).birth:
+                    groups[place].append(name)
+            try:
+                replies = self._run(call(place, names[:MOST_RECORDS]) for place, names in groups.items())
+            except Signal:
+                self._refresh_all()
+                continue
+            left = []
+            for names, (records, last) in zip(groups.values(), replies, strict=True):
+                expiries = map(_expires_ms, last) if last else repeat(None)
+                found += (
+                    (name.decode(), record, expires_ms)
+                    for name, record, expires_ms in zip(names, records, expiries, strict=False)
+                    if record is not None
+                )
+                left += names[len(records) :]
+        return found
+
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        low, high = _bounds(start, stop)
+
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _COUNT.on(place.slot, keys, place.marker, write=False, again=True)
+            return _COUNT.on(place.slot, keys, place.marker, low, high, write=False, again=True)
 
-        return sum(self._read_all(call))
+        counts = self._read_all(call)
+        if -1 not in counts:
+            return sum(counts)
+        n, after, more = 0, None, True
+        while more:
+            records, more = self.scan(start=start, after=after, stop=stop, limit=MOST_RECORDS, keys_only=True)
+            n += len(records)
+            after = records[-1][0] if records else None
+        return n
 
     # -- writing ------------------------------------------------------------------------------------------------------
+
+    def is_one_place(self, keys: Iterable[str]) -> bool:
+        return len(self._places) == 1 or len({self._place_of(key.encode()).bucket for key in keys}) <= 1
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         if len(writes) == 1:
             # The common case, written out: what is general takes a fifth longer.
-            key, record, expires_ms = writes[0]
+            key, record, ttl_ms = writes[0]
             name = key.encode()
             place = self._place_of(name)
-            if record is not None and expires_ms is None and place.birth == birth and not place.batch:
+            if record is not None and ttl_ms is None and place.birth == birth and not place.batch:
                 keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
                 call = WRITE.on(place.slot, keys, place.marker, 1, 0, record, write=True, again=False)
                 try:
@@ -149,7 +208,7 @@ class RedisRecords(RedisBatches):
                 version or b"",
                 b"0" if write.record is None else b"1",
                 write.record or b"",
-                b"" if write.expires_ms is None else last_ms(write.expires_ms),
+                b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else write.ttl_ms,
             )
             keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
             return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)
@@ -160,6 +219,20 @@ class RedisRecords(RedisBatches):
             if self._found_out(lambda: self._is_written([write])):
                 return True
             raise self._unknown(f"{write.key!r} was written", lost) from lost.__cause__
+
+    def touch(self, key: str, ttl_ms: int | None) -> bool:
+        name = key.encode()
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.expiry_index, place.records + name)
+            lives = b"" if ttl_ms is None else ttl_ms
+            return _TOUCH.on(place.slot, keys, place.marker, lives, write=True, again=False)
+
+        try:
+            return bool(self._read(lambda: self._place_of(name), call, 0))
+        except LostReplyError as lost:
+            raise self._unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
 
     def delete(self, keys: Sequence[str]) -> int:
         buckets: dict[int, list[bytes]] = defaultdict(list)
@@ -193,6 +266,45 @@ class RedisRecords(RedisBatches):
             return int(self._read(lambda: self._place_of(names[0]), call, 0))
         except Signal:  # the namespace was made anew, and these are not in one bucket any more
             return self.delete([name.decode() for name in names])
+
+    def delete_range(self, start: str, stop: str | None) -> int:
+        low, high = _bounds(start, stop)
+        self._refresh_all()
+        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+            self._refresh_all()
+        found = 0
+        todo = [(place, low) for place in self._places]
+        while todo := [(place, begin) for place, begin in todo if place.birth]:
+            for place, _ in todo:
+                with suppress(Signal):
+                    self._fold(place)
+            replies = self._client.run([_deleting_range(place, begin, high) for place, begin in todo])
+            rest: list[tuple[Place, bytes]] = []
+            for (place, begin), reply in zip(todo, replies, strict=True):
+                if isinstance(reply, Signal):
+                    rest.append((self._refreshed(place), begin))
+                elif isinstance(reply, LostReplyError):
+                    raise self._unknown("a range of keys was deleted", reply) from reply.__cause__
+                elif isinstance(reply, Exception):
+                    raise reply
+                else:
+                    found += reply[0]
+                    if reply[
+                        1
+                    ]:  # go on behind it: from the beginning, whoever goes on writing there would keep this busy
+                        rest.append((place, b"(" + reply[1]))
+            todo = rest
+        return found
+
+    def sweep(self, limit: int) -> int:
+        share = max(1, limit // len(self._places))
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
+            return _SWEEP.on(place.slot, keys, place.marker, min(share, MOST_RECORDS), write=True, again=True)
+
+        return sum(self._read_all(call))
 
     def clear(self) -> None:
         self._refresh_all()
@@ -264,23 +376,23 @@ class RedisRecords(RedisBatches):
         reverse: bool = False,
         keys_only: bool = False,
     ) -> Page:
-        low, high = b"[" + start.encode(), b"+" if stop is None else b"(" + stop.encode()
+        low, high = _bounds(start, stop)
         if after is not None and reverse:
             high = b"(" + (after if stop is None else min(after, stop)).encode()
         elif after is not None and after >= start:
             low = b"(" + after.encode()
         while True:
             found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only)
-            sizes = list(accumulate(len(record) for _, record in found[:limit]))
+            sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
             page = found[: max(1, bisect_left(sizes, _PAGE_BYTES) + 1)][:limit]
             more = edge is not None or len(page) < len(found)
             if page or edge is None:
-                return Page([(key.decode(), record) for key, record in page], more)
+                return Page([(key.decode(), record, expires_ms) for key, record, expires_ms in page], more)
             low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
 
     def _merged(
         self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool
-    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    ) -> tuple[list[tuple[bytes, bytes, int | None]], bytes | None]:
         """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
         buckets = len(self._places)
         share = limit // buckets
@@ -301,16 +413,35 @@ class RedisRecords(RedisBatches):
         pages = self._read_all(call)
         edges = [page[0] for page in pages if page[0]]
         edge = (max(edges) if reverse else min(edges)) if edges else None
-        found: list[tuple[bytes, bytes]] = []
+        found: list[tuple[bytes, bytes, int | None]] = []
         for page in pages:
-            found += ((key, b"") for key in page[1:]) if keys_only else zip(page[1::2], page[2::2], strict=True)
+            if keys_only:
+                found += zip(page[2:], repeat(b""), repeat(None))
+                continue
+            keys, last = page[2::2], dict(zip(page[1][::2], map(_expires_ms, page[1][1::2]), strict=True))
+            found += zip(keys, page[3::2], map(last.get, keys) if last else repeat(None), strict=False)
         if len(pages) > 1:
-            found.sort(reverse=reverse)
+            found.sort(key=itemgetter(0), reverse=reverse)
             if edge is not None:
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
 
+def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
+    """Return a range as ZRANGEBYLEX has it."""
+    return b"[" + start.encode() if start else b"-", b"+" if stop is None else b"(" + stop.encode()
+
+
+def _expires_ms(last_ms: bytes | None) -> int | None:
+    """Return the expiry of a record of which the index knows the last millisecond that it is there."""
+    return None if last_ms is None else int(last_ms) + 1
+
+
 def _deleting(place: Place, names: Sequence[bytes]) -> Call:
     keys = (place.marker_key, place.key_index, place.expiry_index, *(place.records + name for name in names))
     return _DELETE.on(place.slot, keys, place.marker, write=True, again=False)
+
+
+def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:
+    keys = (place.marker_key, place.key_index, place.expiry_index)
+    return _DELETE_RANGE.on(place.slot, keys, place.marker, low, high, MOST_RECORDS, write=True, again=False)

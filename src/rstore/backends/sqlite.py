@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import Any, Final
@@ -21,6 +21,7 @@ from rstore.backends.base import (
     Chunk,
     Commit,
     Expected,
+    Found,
     Head,
     Log,
     Model,
@@ -159,9 +160,12 @@ class SqliteBackend(Backend):
         named = {"ns": self._namespace, "key": key, "now": now_ms()}
         return self._file.read(lambda connection: connection.execute(sql, named).fetchone() is not None)
 
-    def count(self) -> int:
-        sql = f"SELECT count(*) FROM records WHERE ns = {NS} AND {LIVE}"
-        named = {"ns": self._namespace, "now": now_ms()}
+    def fetch(self, keys: Collection[str]) -> list[Found]:
+        named = {"ns": self._namespace, "now": now_ms(), "keys": json.dumps([*keys])}
+        return self._file.read(lambda connection: [*connection.execute(records.FETCH, named)])
+
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        sql, named = records.of_range("SELECT count(*)", stop), self._range(start, stop)
         return self._file.read(lambda connection: int(connection.execute(sql, named).get))
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
@@ -187,6 +191,10 @@ class SqliteBackend(Backend):
 
         return self._file.write(work)
 
+    def touch(self, key: str, ttl_ms: int | None) -> bool:
+        named = {"ns": self._namespace, "now": now_ms(), "key": key, "expires": records.expires_ms(ttl_ms)}
+        return self._delete(records.TOUCH, named) > 0
+
     def delete(self, keys: Sequence[str]) -> int:
         sql = f"DELETE FROM records WHERE ns = {NS} AND {LIVE} AND key "
         named: dict[str, Any] = {"ns": self._namespace, "now": now_ms()}
@@ -195,11 +203,26 @@ class SqliteBackend(Backend):
         else:
             sql, named["keys"] = sql + "IN (SELECT value FROM json_each(:keys))", json.dumps(keys)
 
+        return self._delete(sql, named)
+
+    def delete_range(self, start: str, stop: str | None) -> int:
+        return self._delete(records.of_range("DELETE", stop), self._range(start, stop))
+
+    def sweep(self, limit: int) -> int:
+        named = {"ns": self._namespace, "now": now_ms(), "limit": limit}
+        if not self._file.read(lambda connection: connection.execute(records.ANY_EXPIRED, named).get):
+            return 0  # without a lock, which others might wait for
+        return self._delete(records.SWEEP, named)
+
+    def _delete(self, sql: str, named: dict[str, Any]) -> int:
         def work(connection: apsw.Connection) -> int:
             connection.execute(sql, named)
             return connection.changes()
 
         return self._file.delete(work)
+
+    def _range(self, start: str, stop: str | None) -> dict[str, Any]:
+        return {"ns": self._namespace, "now": now_ms(), "start": start, "stop": stop}
 
     def scan(
         self,
@@ -212,14 +235,7 @@ class SqliteBackend(Backend):
         keys_only: bool = False,
     ) -> Page:
         query = records.scan_query(after=after, stop=stop, reverse=reverse, keys_only=keys_only)
-        named = {
-            "ns": self._namespace,
-            "now": now_ms(),
-            "start": start,
-            "after": after,
-            "stop": stop,
-            "more": limit + 1,
-        }
+        named = {**self._range(start, stop), "after": after, "more": limit + 1}
         return self._file.read(lambda connection: records.page(connection.execute(query, named), limit))
 
     def clear(self) -> None:

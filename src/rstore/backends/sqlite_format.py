@@ -32,6 +32,7 @@ CREATE TABLE records (
   PRIMARY KEY (ns, key),
   CHECK ((record IS NULL) <> (blob IS NULL))
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX records_expiry ON records (ns, expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE TABLE blobs (id INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT;
 CREATE TRIGGER records_replaced AFTER UPDATE OF blob ON records WHEN old.blob IS NOT NULL
   BEGIN DELETE FROM blobs WHERE id = old.blob; END;

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.base import NamespaceGone, Page, Write
+from rstore.backends.base import KEEP, Found, NamespaceGone, Page, Ttl, Write
 
 _INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
@@ -21,21 +21,35 @@ _RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
 
 # Positional, and expiry judged in Python: named parameters and a third one take a tenth of a lookup.
 GET: Final = "SELECT record, blob, expires_ms FROM records WHERE ns = ? AND key = ?"
+FETCH: Final = f"""
+SELECT key, {_RECORD}, expires_ms FROM records
+WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
 _GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 # Not INSERT OR REPLACE: it deletes the row first.
 _PUT: Final = """
 INSERT INTO records (ns, key, record, blob, expires_ms)
 SELECT id, ?, ?, ?, ? FROM namespaces WHERE name = ? AND birth = ?
 ON CONFLICT DO UPDATE SET record = excluded.record, blob = excluded.blob, expires_ms = excluded.expires_ms"""
+_PUT_KEEPING: Final = _PUT.rpartition(",")[0]  # all but the expiry
 _PUT_SMALL: Final = """
 INSERT INTO records VALUES ((SELECT id FROM namespaces WHERE name = ?), ?, ?, NULL, ?)
 ON CONFLICT DO UPDATE SET record = excluded.record, blob = NULL, expires_ms = excluded.expires_ms"""
 _DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
+TOUCH: Final = f"UPDATE records SET expires_ms = :expires WHERE ns = {NS} AND key = :key AND {LIVE}"
+ANY_EXPIRED: Final = f"SELECT EXISTS (SELECT 1 FROM records WHERE ns = {NS} AND expires_ms <= :now)"
+SWEEP: Final = f"""
+DELETE FROM records WHERE (ns, key) IN (
+  SELECT ns, key FROM records WHERE ns = {NS} AND expires_ms <= :now ORDER BY expires_ms LIMIT :limit)"""
 
 
 def now_ms() -> int:
     """Return the clock by which entries expire, POSIX milliseconds."""
     return int(time.time() * 1000)
+
+
+def expires_ms(ttl_ms: Ttl) -> int | None:
+    """Return when a record expires that is to live so long from now."""
+    return None if ttl_ms is None or ttl_ms is KEEP else now_ms() + ttl_ms
 
 
 def is_small(write: Write) -> bool:
@@ -61,14 +75,15 @@ def put(connection: apsw.Connection, write: Write, namespace: str, birth: bytes)
     if not is_small(write):
         connection.execute("INSERT INTO blobs (record) VALUES (?)", (write.record,))
         place = None, connection.last_insert_rowid()
-    connection.execute(_PUT, (write.key, *place, write.expires_ms, namespace, birth))
+    put = _PUT_KEEPING if write.ttl_ms is KEEP else _PUT
+    connection.execute(put, (write.key, *place, expires_ms(write.ttl_ms), namespace, birth))
     if not connection.changes():
         raise NamespaceGone
 
 
 def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: str, birth: bytes) -> None:
     """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
-    small = ((namespace, key, record, ms) for key, record, ms in filter(is_small, writes))
+    small = ((namespace, key, record, expires_ms(ttl_ms)) for key, record, ttl_ms in filter(is_small, writes))
     connection.executemany(_PUT_SMALL, small)
     for write in writes:
         if not is_small(write):
@@ -77,8 +92,8 @@ def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: st
 
 def scan_query(*, after: str | None, stop: str | None, reverse: bool, keys_only: bool) -> str:
     """Return the query of a scan."""
-    record = "x''" if keys_only else _RECORD
-    query = f"SELECT key, {record} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
+    rest = "x'', NULL" if keys_only else f"{_RECORD}, expires_ms"
+    query = f"SELECT key, {rest} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
     if after is not None:
         query += " AND key < :after" if reverse else " AND key > :after"
     if stop is not None:
@@ -86,13 +101,19 @@ def scan_query(*, after: str | None, stop: str | None, reverse: bool, keys_only:
     return query + f" ORDER BY key {'DESC' if reverse else ''} LIMIT :more"
 
 
+def of_range(verb: str, stop: str | None) -> str:
+    """Return the statement that counts (`SELECT count(*)`) or deletes (`DELETE`) what is in a range."""
+    statement = f"{verb} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
+    return statement if stop is None else statement + " AND key < :stop"
+
+
 def page(rows: Iterable[Any], limit: int) -> Page:
     """Return as many of the rows as make a page, of which there is one more where more follow."""
-    found: list[tuple[str, bytes]] = []
+    found: list[Found] = []
     size = 0
-    for key, record in rows:
+    for row in rows:
         if len(found) == limit or size > _PAGE_BYTES:
             return Page(found, more=True)
-        found.append((key, record))
-        size += len(record)
+        found.append(row)
+        size += len(row[1])
     return Page(found, more=False)

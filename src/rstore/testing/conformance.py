@@ -5,6 +5,7 @@ from __future__ import annotations
 from rstore.testing.arithmetic import ArithmeticSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.encryption import EncryptionSuite
+from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
 from rstore.testing.exactness import ExactnessSuite
 from rstore.testing.finding import FindingSuite
@@ -26,6 +27,7 @@ class StoreSuite(
     NamespaceSuite,
     MappingSuite,
     FindingSuite,
+    EntrySuite,
     ExactnessSuite,
     SeriesSuite,
     QuestionSuite,

@@ -1,5 +1,6 @@
--- Returns a page of the records of one bucket: the last key that was looked at ('' if none follows), then the keys, each
--- with its record unless only keys are asked for.
+-- Returns a page of the records of one bucket: the last key that was looked at ('' if none follows), those keys that
+-- expire, each with the last millisecond that it is there, then all keys, each with its record. If only keys are asked for,
+-- neither records nor milliseconds.
 --
 -- The names of the records come out of the index and cannot be declared as KEYS; all have the hash tag of the bucket.
 --
@@ -18,7 +19,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local keys = redis.call(command, index, ARGV[2], ARGV[3], 'LIMIT', 0, limit + 1)
 local more = #keys > limit
-local page, size = {''}, 0
+local page, size = {'', {}}, 0
 for i = 1, math.min(#keys, limit) do
   local key = keys[i]
   if not keys_only then
@@ -26,6 +27,11 @@ for i = 1, math.min(#keys, limit) do
     if record then
       page[#page + 1], page[#page + 2] = key, record
       size = size + #record
+      local last = expiring and redis.call('ZSCORE', expiry, key)
+      if last then
+        local expiries = page[2]
+        expiries[#expiries + 1], expiries[#expiries + 2] = key, last
+      end
     end
   else
     local last = expiring and redis.call('ZSCORE', expiry, key)

@@ -3,8 +3,8 @@
 -- The first command that changes anything may also be refused for lack of memory; the ones after it are not.
 --
 -- KEYS: marker, index, expiry, then the records: puts that stay, puts that expire, deletions.
--- ARGV: marker (a birth is enough where the records go into a batch that nobody sees yet), how many puts stay, how many expire, then for each put its record, and the last millisecond that it
--- is there if it expires.
+-- ARGV: marker (a birth is enough where the records go into a batch that nobody sees yet), how many puts stay, how many
+-- expire, then for each put its record, and how many milliseconds it lives if it expires.
 local marker = redis.call('GET', KEYS[1]) or ''
 if marker ~= ARGV[1] and (#ARGV[1] > 16 or marker:sub(1, 16) ~= ARGV[1]) then
   return {err = 'STALE'}
@@ -35,12 +35,16 @@ for from = 4, last, 400 do
     redis.call('ZREM', expiry, unpack(keys))
   end
 end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 1, expire do
   local name = KEYS[last + i]
   local key, at = name:sub(17), last + 2 * i - 1
-  redis.call('SET', name, ARGV[at], 'PXAT', ARGV[at + 1])
+  -- The last millisecond that it is there: Redis expires what is later than its expiry.
+  local until_ms = string.format('%.0f', now + ARGV[at + 1] - 1)
+  redis.call('SET', name, ARGV[at], 'PXAT', until_ms)
   redis.call('ZADD', index, '0', key)
-  redis.call('ZADD', expiry, ARGV[at + 1], key)
+  redis.call('ZADD', expiry, until_ms, key)
 end
 for i = last + expire + 1, #KEYS do
   local key = KEYS[i]:sub(17)
@@ -52,8 +56,6 @@ for i = last + expire + 1, #KEYS do
 end
 if expiring then
   -- Those that expired are out of sight already. Here, because a record that was put again has another expiry now.
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
   local gone = redis.call('ZRANGEBYSCORE', expiry, '-inf', '(' .. now, 'LIMIT', 0, 20)
   if #gone > 0 then
     redis.call('ZREM', index, unpack(gone))

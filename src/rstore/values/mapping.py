@@ -1,26 +1,25 @@
-"""The key/value verbs: what is true now."""
+"""The key/value verbs of a mapping, and the two that a mapping writes by."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from fnmatch import translate
-from itertools import chain
 from typing import Any, Final
 
-from rstore.arguments import check_key, key_or_none
-from rstore.backends.base import NamespaceGone, Write, version_of
-from rstore.errors import InvalidTypeError
-from rstore.session import Session, Verbs
+from rstore.arguments import check_key, check_ttl, check_version, key_or_none
+from rstore.backends.base import ANY, Expected, version_of
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
+from rstore.session import Session
+from rstore.values.records import Records, encode_pairs, prefix_end
 
-_PAGE: Final = 1000
 _MISSING: Final = object()
 
 
 class StoreItems(ItemsView[str, Any]):
     """The (key, value) pairs of a store; iterating streams one scan."""
 
-    _mapping: Values
+    _mapping: Mapped
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self._mapping._stream()  # noqa: SLF001 - a view is part of its mapping
@@ -35,7 +34,7 @@ class StoreItems(ItemsView[str, Any]):
 class StoreValues(ValuesView[Any]):
     """The values of a store; iterating streams one scan."""
 
-    _mapping: Values
+    _mapping: Mapped
 
     def __iter__(self) -> Iterator[Any]:
         return (value for _, value in self._mapping._stream())  # noqa: SLF001 - a view is part of its mapping
@@ -44,13 +43,13 @@ class StoreValues(ValuesView[Any]):
         return any(one is value or bool(one == value) for one in self)
 
 
-class Values(Verbs, MutableMapping[str, Any]):
-    """A mapping of str to any value, in the order of the keys' UTF-8 bytes."""
+class Mapped(Records, MutableMapping[str, Any]):
+    """What works with a dict works here."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, or `default` if there is none.
 
-        >>> store.set('limit', 10)
+        >>> store['limit'] = 10
         >>> store.get('limit'), store.get('unknown', 0)
         (10, 0)
         """
@@ -67,28 +66,55 @@ class Values(Verbs, MutableMapping[str, Any]):
             raise KeyError(key)
         return session.open_value(checked, record)
 
-    def set(self, key: str, value: Any) -> None:
-        """Store `value` under `key`, whatever was there.
+    def set(self, key: str, value: Any, *, ttl: float | None = None, if_version: Expected = ANY) -> bytes:
+        """Store `value` under `key`, and return its version: random bytes that tell it from every other write.
 
-        Raises `SerializationError` if the value cannot be dumped.
+        With `ttl` it expires after so many seconds; without, it stays, also where the one before was to expire. With
+        `if_version` it is stored only in place of the value of that version, or for None only where there is none.
+
+        Raises `ConflictError` (with `expected` and `actual`) if there is another version, and `SerializationError` if
+        the value cannot be dumped.
+
+        >>> version = store.set('page', 'draft', ttl=60)
+        >>> version = store.set('page', 'final', if_version=version)
+        >>> store.set('page', 'late', if_version=None)
+        Traceback (most recent call last):
+            ...
+        rstore.errors.ConflictError: 'page' is there already; nothing was stored
         """
         session = self._writer
         key = check_key(key)
-        self._write(session, {key: session.encode_value(key, value)})
+        ttl_ms = None if ttl is None else check_ttl(ttl)
+        if if_version is ANY:
+            return version_of(self._write(session, {key: session.encode_value(key, value)}, ttl_ms))
+        version = check_version(if_version)
+        record = self._put_if(session, key, session.encode_value(key, value), version, ttl_ms)
+        if record is None:
+            raise _conflict(session, key, version, "stored")
+        return version_of(record)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)
 
-    def delete(self, *keys: str) -> int:
+    def delete(self, *keys: str, if_version: Expected = ANY) -> int:
         """Delete keys, and return how many of them there were.
+
+        With `if_version`, one key is deleted only if its value is of that version. Raises `ConflictError` if not.
 
         >>> store.update(a=1, b=2)
         >>> store.delete('a', 'b', 'c')
         2
         """
-        backend = self._writer.backend
+        session = self._writer
         checked = [check_key(key) for key in keys]
-        return backend.delete(checked) if checked else 0
+        if if_version is ANY:
+            return session.backend.delete(checked) if checked else 0
+        version = check_version(if_version)
+        if len(checked) != 1:
+            raise InvalidValueError(f"if_version is the version of one key, not of {len(checked)}")
+        if not self._take(session, checked[0], version):
+            raise _conflict(session, checked[0], version, "deleted")
+        return 0 if version is None else 1
 
     def __delitem__(self, key: str) -> None:
         if not self.delete(key):
@@ -109,7 +135,7 @@ class Values(Verbs, MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         session = self._reader
         session.check_open()
-        return (key for key, _ in self._scan(session, keys_only=True))
+        return (key for key, _, _ in self._scan(session, keys_only=True))
 
     def keys(self) -> list[str]:  # type: ignore[override]  # a list is promised; `iter(store)` streams
         """Return the list of all keys, in order.
@@ -151,7 +177,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         matches = re.compile(translate(pattern.replace("[", "[[]"))).match
         return [
             (key, session.open_value(key, record))
-            for key, record in self._scan(session, start=prefix, stop=prefix_end(prefix))
+            for key, record, _ in self._scan(session, prefix, prefix_end(prefix))
             if matches(key)
         ]
 
@@ -161,7 +187,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         key = check_key(key)
         while (record := session.backend.get(key)) is not None:
             value = session.open_value(key, record)
-            if self._take(session, key, record):
+            if self._take(session, key, version_of(record)):
                 return value
         if default is _MISSING:
             raise KeyError(key)
@@ -171,9 +197,9 @@ class Values(Verbs, MutableMapping[str, Any]):
         """Remove the last key in order, and return it with its value."""
         session = self._writer
         while records := session.backend.scan(limit=1, reverse=True).records:
-            key, record = records[0]
+            key, record, _ = records[0]
             value = session.open_value(key, record)
-            if self._take(session, key, record):
+            if self._take(session, key, version_of(record)):
                 return key, value
         raise KeyError("the store holds no keys")
 
@@ -182,13 +208,8 @@ class Values(Verbs, MutableMapping[str, Any]):
         session = self._writer
         key = check_key(key)
         while (record := session.backend.get(key)) is None:
-            birth = session.birth
-            write = Write(key, session.seal_value(key, session.encode_value(key, default)))
-            try:
-                if session.backend.write_if(write, None, birth):
-                    return default
-            except NamespaceGone:
-                session.revive()
+            if self._put_if(session, key, session.encode_value(key, default), None):
+                return default
         return session.open_value(key, record)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
@@ -199,16 +220,7 @@ class Values(Verbs, MutableMapping[str, Any]):
         {'a': 1, 'b': 2}
         """
         session = self._writer
-        pairs: Iterable[tuple[str, Any]]
-        if isinstance(other, Mapping):
-            pairs = other.items()
-        elif hasattr(other, "keys"):
-            pairs = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update does
-        else:
-            pairs = other
-        encode = session.encode_value
-        given = chain(_pairs(pairs), kwargs.items())
-        encoded = {key: encode(key, value) for key, value in ((check_key(key), value) for key, value in given)}
+        encoded = encode_pairs(session, other, kwargs)
         if encoded:
             self._write(session, encoded)
 
@@ -216,57 +228,14 @@ class Values(Verbs, MutableMapping[str, Any]):
         """Delete all keys; series and event sequences stay."""
         self._writer.backend.clear()
 
-    def _write(self, session: Session, encoded: Mapping[str, bytes]) -> None:
-        while True:
-            birth = session.birth
-            writes = [Write(key, session.seal_value(key, one)) for key, one in encoded.items()]
-            try:
-                return session.backend.write(writes, birth)
-            except NamespaceGone:
-                session.revive()
-
-    def _take(self, session: Session, key: str, record: bytes) -> bool:
-        """Delete a record if it is still this one."""
-        try:
-            return session.backend.write_if(Write(key, None), version_of(record), session.birth)
-        except NamespaceGone:
-            session.revive()
-            return False
-
     def _stream(self) -> Iterator[tuple[str, Any]]:
         session = self._reader
         session.check_open()
-        return ((key, session.open_value(key, record)) for key, record in self._scan(session))
-
-    def _scan(
-        self, session: Session, *, start: str = "", stop: str | None = None, keys_only: bool = False
-    ) -> Iterator[tuple[str, bytes]]:
-        after = None
-        while True:
-            page = session.backend.scan(start=start, after=after, stop=stop, limit=_PAGE, keys_only=keys_only)
-            yield from page.records
-            if not page.more:
-                return
-            after = page.records[-1][0]
+        return ((key, session.open_value(key, record)) for key, record, _ in self._scan(session))
 
 
-def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
-    try:
-        iterator = iter(pairs)
-    except TypeError as error:
-        raise InvalidTypeError(f"update takes a mapping or (key, value) pairs, not {type(pairs).__name__}") from error
-    for i, pair in enumerate(iterator):
-        try:
-            key, value = pair
-        except (TypeError, ValueError) as error:
-            raise InvalidTypeError(f"element {i} is not a (key, value) pair; nothing was stored") from error
-        yield key, value
-
-
-def prefix_end(prefix: str) -> str | None:
-    """Return the first string in order behind all that begin with `prefix`; None if there is nothing behind them."""
-    stem = prefix.rstrip("\U0010ffff")
-    if not stem:
-        return None
-    following = ord(stem[-1]) + 1
-    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)  # surrogates are no characters
+def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> ConflictError:
+    record = session.backend.get(key)
+    actual = None if record is None else version_of(record)
+    what = "is not there any more" if actual is None else "is there already" if expected is None else "was changed"
+    return ConflictError(f"{key!r} {what}; nothing was {done}", expected=expected, actual=actual)

@@ -1,0 +1,465 @@
+"""Key/value pairs beyond a mapping: many at once, in one step, with an expiry, and in runs of keys."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from rstore import (
+    ConflictError,
+    Entry,
+    InvalidArgumentError,
+    NotSupportedError,
+    SerializationError,
+    Store,
+    StoreBusyError,
+)
+from rstore.testing.flavours import Flavour, pickled, plain
+from rstore.testing.oracle import Oracle, same, utf8
+from rstore.testing.suite import Opener, Suite, about
+from rstore.testing.worker import Worker
+
+THREADS = 4
+KEYS = ("a", "a\x01", "ab", "ab/c", "ab/d", "b", "A", "a%", "é", "é1", "\U0001f600", "\U0010ffff", "\U0010ffffx", "*")
+EDGES = ("", "a", "a\x01", "ab", "ab/", "ab/d", "é", "\U0010ffff", "\U0010ffffx", "nothing", "x" * 3000)
+
+
+def inside(keys: Any, prefix: str = "", start: str | None = None, stop: str | None = None) -> list[str]:
+    """Return the keys that a scan finds, in order."""
+    return sorted(
+        (
+            key
+            for key in keys
+            if key.startswith(prefix)
+            and (start is None or utf8(key) >= utf8(start))
+            and (stop is None or utf8(key) < utf8(stop))
+        ),
+        key=utf8,
+    )
+
+
+def push(items: list[Any], item: Any) -> list[Any]:
+    """Append to a list in place, as a careless function would."""
+    items.append(item)
+    return items
+
+
+def count_up(store: Store, n: int) -> None:
+    """Count in three ways, beside others that do the same."""
+    for i in range(n):
+        store.incr("hits")
+        store.incr("seconds", 0.5)
+        store.modify("list", lambda items: push(items, 1), default=[])
+        if store.add(f"first to come {i}", "me"):
+            store.incr("winners")
+
+
+def compute_once(store: Store, n: int) -> list[Any]:
+    """Ask for values that are slow to compute, beside others that do the same; each computation is counted."""
+
+    def slow() -> Any:
+        store.incr("computations")
+        time.sleep(0.002)
+        return [1, 2]
+
+    return [store.get_or_set(f"slow {i}", slow) for i in range(n)]
+
+
+class EntrySuite(Suite):
+    """What people leave simpler stores for."""
+
+    @pytest.fixture
+    def pass_ms(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+        """Let time pass: where the clock is this process's by moving it, on a server by waiting."""
+        if not self.local_clock:
+            return lambda ms: time.sleep(ms / 1000)
+        ahead_s, clock = [0.0], time.time
+        monkeypatch.setattr("time.time", lambda: clock() + ahead_s[0])
+
+        def step(ms: int) -> None:
+            ahead_s[0] += ms / 1000
+
+        return step
+
+    # -- one after the other ------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("seed", range(2))
+    @pickled
+    def test_any_verb_after_any_other(self, store: Store, oracle: Oracle, seed: int) -> None:
+        rng, held = random.Random(seed), oracle.values
+        versions: dict[str, bytes] = {}
+        for i in range(100):
+            key, keys = rng.choice(KEYS), rng.choices(KEYS, k=3)
+            prefix, start, stop = rng.choice(EDGES[:7]), rng.choice((None, *EDGES)), rng.choice((None, *EDGES))
+            reverse, limit = rng.random() < 0.5, rng.choice((None, None, 0, 1, 3))
+            verb = rng.randrange(11)
+            if verb == 0:
+                store.set_many(dict.fromkeys(keys, i), atomic=self.across_keys)
+                held.update(dict.fromkeys(keys, i))
+            elif verb == 1:
+                assert store.add(key, i) == (key not in held)
+                held.setdefault(key, i)
+            elif verb == 2:
+                held[key] = held.get(key, 7) + i
+                assert same(store.incr(key, i, default=7), held[key])
+            elif verb == 3:
+                held[key] = 2 * held.get(key, 5)
+                assert same(store.modify(key, lambda n: 2 * n, default=5), held[key])
+            elif verb == 4:
+                held.setdefault(key, i)
+                assert same(store.get_or_set(key, lambda: i), held[key])  # noqa: B023 - called at once
+            elif verb == 5:
+                entry = store.entry(key)
+                assert (entry and (entry.key, entry.value)) == ((key, held[key]) if key in held else None)
+                versions[key] = store.set(key, i, if_version=entry and entry.version)
+                held[key] = i
+            elif verb == 6 and key in versions:
+                entry = store.entry(key)
+                if entry is not None and entry.version == versions[key]:
+                    assert store.delete(key, if_version=versions[key]) == 1
+                    del held[key]
+                else:
+                    with pytest.raises(ConflictError):
+                        store.delete(key, if_version=versions[key])
+            elif verb == 7:
+                prefix = prefix or "ab"
+                assert store.delete_prefix(prefix) == len(inside(held, prefix))
+                for gone in inside(held, prefix):
+                    del held[gone]
+            assert same(store.get_many(keys), {key: held[key] for key in dict.fromkeys(keys) if key in held})
+            assert store.count(prefix) == len(inside(held, prefix))
+            found = inside(held, prefix, start, stop)[:: -1 if reverse else 1][:limit]
+            scanned = list(store.scan(prefix, start=start, stop=stop, reverse=reverse, limit=limit))
+            assert same([(entry.key, entry.value) for entry in scanned], [(key, held[key]) for key in found])
+
+    @plain
+    def test_a_run_of_many_pages(self, store: Store, oracle: Oracle) -> None:
+        pairs = {f"{i:05}": i for i in range(2500)}
+        store.set_many(pairs, atomic=self.across_keys)
+        assert store.get_many(["nothing", *pairs]) == pairs
+        assert [entry.value for entry in store.scan("0")] == list(range(2500))
+        assert [entry.value for entry in store.scan(reverse=True, limit=1700)] == list(range(2499, 799, -1))
+        streamed = store.scan("0", stop="02499")
+        seen = [next(streamed) for _ in range(5)]
+        store.delete("02000")
+        store["02000x"] = "new"
+        seen += streamed
+        assert [entry.key for entry in seen] == [key if key != "02000" else "02000x" for key in pairs][:-1]
+        # Taken up again behind the last key seen, in both directions.
+        assert next(store.scan(start="00999\x01")).key == "01000"
+        assert next(store.scan(stop="00999", reverse=True)).key == "00998"
+        assert (store.count("00"), store.count("02000"), store.count()) == (1000, 1, 2500)
+        assert store.delete_prefix("0") == 2500
+        assert len(store) == store.delete_prefix("0") == 0
+        oracle.values.clear()
+
+    def test_an_entry_says_what_is_there(self, store: Store) -> None:
+        version = store.set("k", [1])
+        assert store.entry("k") == Entry("k", [1], version, None) == next(store.scan())
+        assert store.set("k", [1]) != version
+        store["l"] = 1
+        assert store.entry("l") != store.entry("k")
+        assert store.entry("nothing") is None
+
+    # -- versions -----------------------------------------------------------------------------------------------------
+
+    def test_what_was_changed_meanwhile_is_not_overwritten(self, store: Store, oracle: Oracle) -> None:
+        first = store.set("k", "first", if_version=None)
+        other = store.set("other", "first")
+        second = store.set("k", "second", if_version=first)
+        for expected, actual, key in (
+            (first, second, "k"),
+            (other, second, "k"),
+            (None, second, "k"),
+            (first, None, "x"),
+        ):
+            for write in (
+                lambda key=key, expected=expected: store.set(key, "lost", if_version=expected),
+                lambda key=key, expected=expected: store.delete(key, if_version=expected),
+            ):
+                with pytest.raises(ConflictError) as raised:
+                    write()
+                assert (raised.value.expected, raised.value.actual) == (expected, actual)
+        assert store.delete("x", if_version=None) == 0
+        assert store.delete("other", if_version=other) == 1
+        oracle.values["k"] = "second"
+
+    def test_a_change_that_fails_changes_nothing(self, store: Store, oracle: Oracle) -> None:
+        store.update(k=[1], text="1", flag=True)
+        before = [*store.scan()]
+        default: list[int] = []
+        changes: list[tuple[type[Exception], Callable[[], Any]]] = [
+            (ZeroDivisionError, lambda: store.modify("k", lambda items: 1 // len(push(items, 0)[2:]))),
+            (SerializationError, lambda: store.modify("k", lambda _: lambda: None)),
+            (SerializationError, lambda: store.modify("new", lambda _: lambda: None, default=1)),
+            (KeyError, lambda: store.modify("nothing", lambda items: items)),
+            (ZeroDivisionError, lambda: store.get_or_set("nothing", lambda: 1 // 0)),
+            (SerializationError, lambda: store.get_or_set("nothing", lambda: lambda: None)),
+            (SerializationError, lambda: store.set_many({"k": 1, "new": lambda: None}, atomic=False)),
+            (TypeError, lambda: store.incr("text")),
+            (TypeError, lambda: store.incr("flag")),
+            (TypeError, lambda: store.incr("k")),
+        ]
+        for i, (kind, change) in enumerate(changes):
+            with about(i), pytest.raises(kind):
+                change()
+        assert [*store.scan()] == before
+        assert store.modify("new", lambda items: push(items, 1), default=default) == [1]
+        assert default == []
+        store.modify("k", lambda items: push(items, 2))
+        oracle.values.update(k=[1, 2], text="1", flag=True, new=[1])
+
+    def test_numbers_keep_their_type(self, store: Store) -> None:
+        assert same([store.incr("i"), store.incr("i", -3), store.incr("i", 2**40)], [1, -2, 2**40 - 2])
+        assert same([store.incr("f", 0.5), store.incr("f", 1), store.incr("f", -1.5)], [0.5, 1.5, 0.0])
+        assert same([store.incr("i", 0.5), store.incr("new", 1, default=0.25)], [2**40 - 1.5, 1.25])
+        assert same(store.get_many(["i", "f"]), {"i": 2**40 - 1.5, "f": 0.0})
+
+    @plain
+    def test_many_in_several_slots(self, store: Store, oracle: Oracle) -> None:
+        pairs = {f"{i}": i for i in range(50)}
+        if self.across_keys:
+            store.set_many(pairs)
+        else:
+            with pytest.raises(NotSupportedError, match="atomic=False"):
+                store.set_many(pairs)
+            assert len(store) == 0
+            store.set_many(pairs.items(), atomic=False)
+        store.set_many({"one": 1})
+        store.set_many([])
+        oracle.values.update(pairs, one=1)
+
+    # -- expiry -------------------------------------------------------------------------------------------------------
+
+    def test_what_has_expired_is_nowhere(self, store: Store, pass_ms: Callable[[int], None]) -> None:
+        store["stays"] = 1
+        old = store.set("k0", 5, ttl=0.05)
+        store.set_many({f"k{i}": 5 for i in range(1, 12)}, ttl=0.05, atomic=self.across_keys)
+        store.add("k12", 5, ttl=0.05)
+        store.get_or_set("k13", lambda: 5, ttl=0.05)
+        store["touched"] = 1
+        assert store.touch("touched", 0.05)
+        pass_ms(51)
+        assert (store.get("k0"), store.get_many(["k0", "k1", "stays"]), store.entry("k0")) == (None, {"stays": 1}, None)
+        assert [store.has("k1"), "k2" in store, "touched" in store] == [False] * 3
+        assert (len(store), store.count(), store.count("k"), store.count("s")) == (1, 1, 0, 1)
+        assert list(store) == store.keys() == ["stays"]
+        assert [*store.items()] == store.find("*") == [("stays", 1)]
+        assert (store.find("k*"), [*store.scan("k")]) == ([], [])
+        assert [entry.key for entry in store.scan(reverse=True, limit=1)] == ["stays"]
+        with pytest.raises(KeyError):
+            store["k0"]
+        assert (store.delete("k0", "k1"), store.pop("k1", "none"), store.touch("k1", 60)) == (0, "none", False)
+        for write in (lambda: store.set("k0", 1, if_version=old), lambda: store.delete("k0", if_version=old)):
+            with pytest.raises(ConflictError) as raised:
+                write()
+            assert raised.value.actual is None
+        assert store.setdefault("k2", "new") == store["k2"] == "new"
+        assert store.add("k3", "new")
+        assert (store.incr("k4"), store.modify("k5", lambda n: n + 1, default=0)) == (1, 1)
+        with pytest.raises(KeyError):
+            store.modify("k6", lambda n: n)
+        assert store.get_or_set("k7", lambda: "new") == "new"
+        store.set("k8", "new", if_version=None)
+        assert store.delete_prefix("k1") == 0
+        assert store.popitem() == ("stays", 1)
+        # And what came in its place has no expiry of its own.
+        assert [(entry.key, entry.expires) for entry in store.scan()] == [(f"k{i}", None) for i in (2, 3, 4, 5, 7, 8)]
+
+    def test_what_keeps_an_expiry_and_what_ends_it(self, store: Store, opener: Opener) -> None:
+        def lives_s(key: str) -> int | None:
+            entry = store.entry(key)
+            assert entry is not None
+            assert next(store.scan(key)).expires == entry.expires
+            # The clock is the backend's; on the machine of the tests it is the same.
+            return None if entry.expires is None else round((entry.expires / 1000 - time.time()) / 10) * 10
+
+        store.set("k", 1, ttl=100)
+        assert lives_s("k") == 100
+        store.incr("k")
+        store.modify("k", lambda n: n + 0.5)
+        with opener(frozen=True) as frozen:
+            assert frozen["k"] == 2.5
+        assert (lives_s("k"), store.setdefault("k", 1), store.add("k", 1), lives_s("k")) == (100, 2.5, False, 100)
+        entry = store.entry("k")
+        assert entry is not None
+        assert store.touch("k", 200)
+        assert lives_s("k") == 200
+        store.set("k", 1, if_version=entry.version)
+        assert lives_s("k") is None
+        assert store.incr("k") == 2
+        assert lives_s("k") is None
+        store.set("k", 1, ttl=10**11)
+        store["k"] = 1
+        assert lives_s("k") is None
+        store.set_many({"k": 2}, ttl=300)
+        assert lives_s("k") == 300
+        assert store.touch("k", None)
+        assert lives_s("k") is None
+        store.set("k", 3, ttl=60.5)
+        store.update(k=1)
+        assert (lives_s("k"), store.touch("nothing", 5)) == (None, False)
+
+    # -- arguments ----------------------------------------------------------------------------------------------------
+
+    @plain
+    def test_bad_arguments_change_nothing(self, store: Store, oracle: Oracle) -> None:
+        version = store.set("k", 1)
+        bad: dict[str, list[Callable[[Any], Any]]] = {
+            "ttl": [
+                lambda ttl: store.set("k", 2, ttl=ttl),
+                lambda ttl: store.set("k", 2, ttl=ttl, if_version=version),
+                lambda ttl: store.set_many({"k": 2}, ttl=ttl),
+                lambda ttl: store.add("new", 2, ttl=ttl),
+                lambda ttl: store.touch("k", ttl),
+                lambda ttl: store.get_or_set("new", lambda: 2, ttl=ttl),
+            ],
+            "version": [
+                lambda version: store.set("k", 2, if_version=version),
+                lambda version: store.delete("k", if_version=version),
+            ],
+            "number": [
+                lambda number: store.incr("k", number),
+                lambda number: store.incr("new", default=number),
+            ],
+            "key": [
+                lambda key: store.get_many(["k", key]),
+                lambda key: store.set_many({"k": 2, key: 2}),
+                lambda key: store.add(key, 2),
+                store.incr,
+                lambda key: store.modify(key, lambda _: 2, default=1),
+                lambda key: store.get_or_set(key, lambda: 2),
+                lambda key: store.touch(key, 1),
+                store.entry,
+                lambda key: store.delete(key, if_version=version),
+            ],
+            "edge": [
+                store.scan,
+                lambda edge: store.scan(start=edge),
+                lambda edge: store.scan(stop=edge),
+                store.count,
+                store.delete_prefix,
+            ],
+            "limit": [lambda limit: store.scan(limit=limit)],
+            "function": [lambda fn: store.modify("k", fn), lambda fn: store.get_or_set("new", fn)],
+            "keys": [store.get_many],
+            "pairs": [store.set_many],
+            "several": [lambda keys: store.delete(*keys, if_version=version), lambda _: store.delete_prefix("")],
+        }
+        values: dict[str, tuple[Any, ...]] = {
+            "ttl": (0, -1, 0.0, float("nan"), float("inf"), True, "1", b"1", [1], 10**400, -(10**400)),
+            "version": (1, "1", bytearray(version), False, [version]),
+            "number": (True, "1", None, [1], 1j),
+            "key": ("", "a\0", "\ud800", "x" * 2049, 1, b"k"),
+            "edge": ("a\0", "\ud800", 1, b"a"),
+            "limit": (-1, True, 1.0, "1"),
+            "function": (1, "f", [1]),
+            "keys": ("k", 5, None, b"k"),
+            "pairs": (5, None, "k", [1], [("k", 2, 3)], [("k", 2), "abc"]),
+            "several": ((), ("k", "l")),
+        }
+        for name, calls in bad.items():
+            for value in values[name]:
+                for i, call in enumerate(calls):
+                    with about((name, value, i)), pytest.raises(InvalidArgumentError):
+                        call(value)
+        store["f"] = 0.5
+        with pytest.raises(InvalidArgumentError, match="exceeds"):
+            store.incr("f", 10**400)
+        oracle.values.update(k=1, f=0.5)
+
+    # -- many at once -------------------------------------------------------------------------------------------------
+
+    @pickled
+    def test_all_who_count_are_counted(self, store: Store, opener: Opener, flavour: Flavour) -> None:
+        n, tasks = 8, THREADS
+
+        def own(_: int) -> None:
+            with opener() as handle:
+                count_up(handle, n)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            futures = [pool.submit(own, i) for i in range(THREADS - 1)]
+            futures.append(pool.submit(count_up, store, n))
+            if self.persistent:
+                with Worker() as worker:
+                    worker.open(flavour, opener.dsn, durability="normal")
+                    worker.run(count_up, n)
+                tasks += 1
+            for future in futures:
+                future.result()
+        assert (store["hits"], store["seconds"], len(store["list"])) == (tasks * n, tasks * n * 0.5, tasks * n)
+        assert (store["winners"], store.count("first")) == (n, n)
+
+    @pickled
+    def test_one_computes_and_the_others_wait(self, store: Store, opener: Opener, flavour: Flavour) -> None:
+        n = 5
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = [pool.submit(compute_once, store, n) for _ in range(THREADS)]
+            if self.persistent:
+                with Worker() as worker:
+                    worker.open(flavour, opener.dsn, durability="normal")
+                    assert worker.run(compute_once, n) == [[1, 2]] * n
+            assert [one.result() for one in found] == [[[1, 2]] * n] * THREADS
+        assert store["computations"] == n
+        assert sorted(store.keys()) == sorted(["computations", *(f"slow {i}" for i in range(n))])
+
+    @pickled
+    def test_who_waits_goes_on_when_the_other_gives_up(self, store: Store, opener: Opener) -> None:
+        begun, give_up = threading.Event(), threading.Event()
+
+        def fails() -> Any:
+            begun.set()
+            assert give_up.wait(30)
+            raise LookupError
+
+        # Its patience is shorter than the time after which others believe that whoever computes has died.
+        with opener(timeout=3) as patient, ThreadPoolExecutor(2) as pool:
+            failing = pool.submit(store.get_or_set, "k", fails)
+            assert begun.wait(30)
+            with opener(timeout=0) as hasty, pytest.raises(StoreBusyError):
+                hasty.get_or_set("k", lambda: 1)
+            waiting = pool.submit(patient.get_or_set, "k", lambda: None)
+            assert "k" not in store
+            assert len(store) == 0
+            give_up.set()
+            with pytest.raises(LookupError):
+                failing.result()
+            assert waiting.result() is None
+        assert store["k"] is None
+        assert store.get_or_set("k", lambda: 1) is None
+        assert (store.timeseries(), store.eventsources(), store.keys()) == ([], [], ["k"])
+
+    @pickled
+    def test_a_namespace_that_is_discarded_meanwhile(self, store: Store, opener: Opener, oracle: Oracle) -> None:
+        version = store.set("k", 1)
+        with opener() as other:
+
+            def two(*_: Any) -> int:
+                other.discard()
+                return 2
+
+            verbs: tuple[Callable[[], Any], ...] = (
+                lambda: store.get_or_set("k", two),
+                lambda: store.modify("k", two, default=1),
+                lambda: store.add("k", 2),
+                lambda: store.incr("k", default=1),
+                lambda: store.set_many({"k": 2}),
+                lambda: store.set("k", 2, if_version=None),
+            )
+            for verb in verbs:
+                other.discard()
+                verb()
+                assert store["k"] == 2
+            other.discard()
+            with pytest.raises(ConflictError):
+                store.set("k", 1, if_version=version)
+            assert (store.touch("k", 1), store.delete_prefix("k"), store.get_many(["k"])) == (False, 0, {})
+            assert (store.count(), [*store.scan()], store.entry("k")) == (0, [], None)
+        oracle.values["k"] = store.setdefault("k", 3)

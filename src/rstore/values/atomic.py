@@ -1,0 +1,124 @@
+"""The key/value verbs that read and write in one step: of all who do it at once, each sees what the last one left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from rstore.arguments import check_key, check_ttl
+from rstore.backends.base import KEEP, version_of
+from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.session import Session
+from rstore.values.leases import Lease, Patience
+from rstore.values.records import Records
+
+_MISSING: Final = object()
+
+
+class Atomic(Records):
+    """Changes that depend on what is there."""
+
+    def add(self, key: str, value: Any, *, ttl: float | None = None) -> bool:
+        """Store `value` under `key` only if there is none; return whether it was stored. Of several callers one does.
+
+        >>> store.add('owner', 'ada', ttl=60), store.add('owner', 'alan')
+        (True, False)
+        """
+        session = self._writer
+        key, ttl_ms = check_key(key), check_ttl(ttl)
+        return self._put_if(session, key, session.encode_value(key, value), None, ttl_ms) is not None
+
+    def incr(self, key: str, delta: float = 1, *, default: float = 0) -> Any:
+        """Add `delta` to the number under `key`, or to `default` if there is none, and return the sum.
+
+        Both are int or float; an expiry stays. Raises `InvalidArgumentError` if the value is no number, and
+        `StoreBusyError` if others were faster again and again until the time-out.
+
+        >>> store.incr('hits'), store.incr('hits', 2), store.incr('seconds', 0.5)
+        (1, 3, 0.5)
+        """
+        session = self._writer
+        key = check_key(key)
+        delta, default = _number(delta, "delta"), _number(default, "default")
+
+        def plus(value: Any) -> Any:
+            try:
+                return _number(value, f"the value of {key!r}") + delta
+            except OverflowError as error:
+                raise InvalidValueError(f"the sum under {key!r} exceeds what a float can hold") from error
+
+        return self._change(session, key, plus, default)
+
+    def modify(self, key: str, fn: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
+        """Replace the value of `key` by what `fn` makes of it, and return that.
+
+        `fn` gets the value, or `default` if there is none, and may change it. It is called again if somebody else wrote
+        meanwhile, so it should have no effects of its own; if it raises, or returns what cannot be dumped, nothing has
+        changed. An expiry stays.
+
+        Raises `KeyError` if there is no such key and no `default`, and `StoreBusyError` if others were faster again and
+        again until the time-out.
+
+        >>> store['cart'] = ['tea']
+        >>> store.modify('cart', lambda items: items + ['milk'])
+        ['tea', 'milk']
+        >>> store.modify('visits', lambda n: n + 1, default=0)
+        1
+        """
+        session = self._writer
+        key = check_key(key)
+        if not callable(fn):
+            raise InvalidTypeError(f"modify takes a function of the value, not {type(fn).__name__}")
+        return self._change(session, key, fn, default)
+
+    def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
+        """Return the value of `key`; if there is none, what `factory` returns, after storing it.
+
+        Of all callers, in all threads and processes, one computes, and the others wait for its value. If it dies,
+        another one takes its place within seconds; if `factory` raises, it raises, and another one tries.
+
+        Raises `StoreBusyError` if the others compute longer than the time-out.
+
+        >>> store.get_or_set('answer', lambda: 6 * 7, ttl=60)
+        42
+        >>> store.get_or_set('answer', lambda: 1 / 0)
+        42
+        """
+        session = self._writer
+        key, ttl_ms = check_key(key), check_ttl(ttl)
+        if not callable(factory):
+            raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
+        lease, patience = Lease(session, key), Patience(session.timeout_s, f"others compute the value of {key!r}")
+        while (record := session.backend.get(key)) is None:
+            if not lease.take():
+                patience.wait()
+                continue
+            with lease:
+                if session.backend.get(key) is None:  # else it was stored, and the lease given back, between two looks
+                    value = factory()
+                    if self._put_if(session, key, session.encode_value(key, value), None, ttl_ms):
+                        return value
+        return session.open_value(key, record)
+
+    def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
+        patience = Patience(session.timeout_s, f"others were faster in changing {key!r}")
+        while True:
+            record = session.backend.get(key)
+            if record is not None:
+                version, value = version_of(record), session.open_value(key, record)
+            elif default is _MISSING:
+                raise KeyError(key)
+            else:
+                # As if it had been stored: `fn` may change it, and is called again where it lost a race.
+                version, value = None, session.codec.decode(session.encode_value(key, default))
+            new = fn(value)
+            encoded = session.encode_value(key, new)
+            if self._put_if(session, key, encoded, version, None if version is None else KEEP):
+                return new
+            patience.wait()
+
+
+def _number(value: Any, what: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidTypeError(f"{what} is no int or float, but a {type(value).__name__}; nothing was changed")
+    return int(value) if isinstance(value, int) else float(value)

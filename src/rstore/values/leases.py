@@ -1,0 +1,111 @@
+"""Who computes the value of a key while others wait for it, and how long one waits.
+
+A *lease* is a log without rows, of a kind of its own: it is in no list of keys, goes with the namespace, every backend
+commits it by its version, and its facts say until when it holds, by the backend's clock.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import suppress
+from threading import Event, Thread
+from types import TracebackType
+from typing import Final, Self
+
+from rstore.backends.base import LAST, Commit, Head, Log, Model, NamespaceGone
+from rstore.errors import StoreBusyError, StoreError
+from rstore.log import new_stamp
+from rstore.session import Session
+
+LEASE_S: Final = 5.0
+"""How long a lease holds. Whoever computes longer renews it three times as often; whoever died does not."""
+
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.05
+
+
+class Patience:
+    """How long a verb tries again what others were faster at."""
+
+    def __init__(self, timeout_s: float, what: str) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+        self._longest_s = _FIRST_PAUSE_S
+        self._what = what
+
+    def wait(self) -> None:
+        """Sleep a little, longer each time; a random time, since two that lost a race to each other would meet again.
+
+        Raises `StoreBusyError` when the time is up.
+        """
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise StoreBusyError(
+                f"{self._what} for longer than the time-out, {self._timeout_s:g} s; nothing was stored"
+            )
+        time.sleep(min(left_s, self._longest_s * random.random()))  # noqa: S311 - no secret
+        self._longest_s = min(2 * self._longest_s, _LONGEST_PAUSE_S)
+
+
+class Lease:
+    """The right to compute the value of one key. In `with`, one that was taken is renewed, and given back then."""
+
+    def __init__(self, session: Session, key: str) -> None:
+        self._session = session
+        self._log = Log(Model.LEASES, key)
+        self._token = b""
+
+    def take(self) -> bool:
+        """Return whether the lease is one's own now."""
+        backend, token = self._session.backend, new_stamp()
+        while True:
+            birth = self._session.birth
+            view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
+            if view.head is not None and int.from_bytes(view.head.facts, "big") > view.now_ms:
+                return False
+            facts = _until(view.now_ms)
+            commit = Commit(
+                create=Head(token, token, sealed=False, facts=facts),
+                if_version=None if view.head is None else view.head.version,
+                epoch=token,
+                version=token,
+                facts=facts,
+            )
+            try:
+                taken = backend.commit(self._log, commit, birth)
+            except NamespaceGone:
+                self._session.revive()
+                continue
+            self._token = token
+            return taken
+
+    def __enter__(self) -> Self:
+        self._done = Event()
+        self._renewer = Thread(target=self._renew, name="rstore lease", daemon=True)
+        self._renewer.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._renewer.join()
+        # The value is stored, or what `factory` raised is on its way: what goes wrong here must not hide that, and a
+        # lease that was not given back runs out.
+        with suppress(StoreError):
+            self._session.backend.drop(self._log, if_version=self._token)
+
+    def _renew(self) -> None:
+        backend, birth = self._session.backend, self._session.birth
+        # If it cannot be renewed, the lease runs out, and a second caller computes: the first of the two is stored.
+        with suppress(StoreError, NamespaceGone):
+            while not self._done.wait(LEASE_S / 3):
+                view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
+                commit = Commit(if_version=self._token, facts=_until(view.now_ms))
+                if not backend.commit(self._log, commit, birth):
+                    return
+
+
+def _until(now_ms: int) -> bytes:
+    return (now_ms + round(LEASE_S * 1000)).to_bytes(8, "big")

@@ -1,0 +1,139 @@
+"""What the key/value verbs have in common: how records are written and read in runs.
+
+Nouns: an *entry* (a key with its value, version and expiry) and *pairs* (what `update` takes, checked and encoded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from rstore.arguments import check_key
+from rstore.backends.base import Found, NamespaceGone, Ttl, Write, version_of
+from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.session import Session, Verbs
+
+_PAGE: Final = 1000
+
+
+class Entry(NamedTuple):
+    """A key with its value and what the store knows about it.
+
+    `version` are bytes that every write replaces: what `if_version` takes. `expires` is when the entry expires, in
+    POSIX milliseconds of the backend's clock; None if it does not.
+    """
+
+    key: str
+    value: Any
+    version: bytes
+    expires: int | None
+
+
+def entry_of(session: Session, found: Found) -> Entry:
+    """Return the entry of a record."""
+    key, record, expires_ms = found
+    return Entry(key, session.open_value(key, record), version_of(record), expires_ms)
+
+
+class Records(Verbs):
+    """The base of the key/value verbs."""
+
+    def _write(self, session: Session, encoded: Mapping[str, bytes], ttl_ms: int | None = None) -> bytes:
+        """Put many records, whatever was there, and return the last one."""
+        while True:
+            birth = session.birth
+            writes = [Write(key, session.seal_value(key, one), ttl_ms) for key, one in encoded.items()]
+            try:
+                session.backend.write(writes, birth)
+            except NamespaceGone:
+                session.revive()
+                continue
+            session.wrote(len(writes))
+            return writes[-1].record or b""
+
+    def _put_if(
+        self, session: Session, key: str, encoded: bytes, version: bytes | None, ttl_ms: Ttl = None
+    ) -> bytes | None:
+        """Return the record that was put in place of a version (None: of nothing), or None if that is not there."""
+        while True:
+            birth = session.birth
+            record = session.seal_value(key, encoded)
+            try:
+                done = session.backend.write_if(Write(key, record, ttl_ms), version, birth)
+            except NamespaceGone:
+                session.revive()
+                continue
+            session.wrote(1)
+            return record if done else None
+
+    def _take(self, session: Session, key: str, version: bytes | None) -> bool:
+        """Delete a record if it has this version (None: find that there is none)."""
+        while True:
+            try:
+                return session.backend.write_if(Write(key, None), version, session.birth)
+            except NamespaceGone:
+                session.revive()
+
+    def _scan(
+        self,
+        session: Session,
+        start: str = "",
+        stop: str | None = None,
+        *,
+        reverse: bool = False,
+        keys_only: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Found]:
+        after, left = None, limit
+        while left is None or left > 0:
+            page = session.backend.scan(
+                start=start,
+                after=after,
+                stop=stop,
+                limit=_PAGE if left is None else min(left, _PAGE),
+                reverse=reverse,
+                keys_only=keys_only,
+            )
+            yield from page.records
+            if not page.more:
+                return
+            after = page.records[-1][0]
+            left = None if left is None else left - len(page.records)
+
+
+def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return what `update` takes, encoded."""
+    pairs: Iterable[tuple[str, Any]]
+    if isinstance(other, Mapping):
+        pairs = other.items()
+    elif hasattr(other, "keys"):
+        pairs = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update does
+    else:
+        pairs = other
+    encode = session.encode_value
+    given = chain(_pairs(pairs), more.items())
+    return {key: encode(key, value) for key, value in ((check_key(key), value) for key, value in given)}
+
+
+def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    try:
+        iterator = iter(pairs)
+    except TypeError as error:
+        raise InvalidTypeError(f"this takes a mapping or (key, value) pairs, not {type(pairs).__name__}") from error
+    for i, pair in enumerate(iterator):
+        try:
+            key, value = pair
+        except (TypeError, ValueError) as error:
+            kind = InvalidTypeError if isinstance(error, TypeError) else InvalidValueError
+            raise kind(f"element {i} is not a (key, value) pair; nothing was stored") from error
+        yield key, value
+
+
+def prefix_end(prefix: str) -> str | None:
+    """Return the first string in order behind all that begin with `prefix`; None if there is nothing behind them."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)  # surrogates are no characters
