@@ -258,20 +258,28 @@ def measure_server(server: Server, lab: Lab) -> Section:
     ours, theirs = found["rstore, plain"], found["bare psycopg, executemany"]
     goals.append(Goal("PostgreSQL scan against a bare SELECT", 0.8, ours.ratio("scan", theirs)))
 
-    contestants = {("rstore",): Contestant("server", task("apply", "rstore", 1_000, **base))}
-    if EVENTSOURCING in lab.peers:
-        arguments = task("apply", EVENTSOURCING, 1_000, **base)
-        contestants[EVENTSOURCING,] = Contestant("server", arguments, lab.peers[EVENTSOURCING])
     changes = Table(
         "PostgreSQL: one change of one of many sequences",
-        "library | apply, µs p50",
-        "A thousand accounts; each call loads one, changes its balance, and stores the change. `full` durability.",
+        "durability | library | apply, µs p50",
+        "A thousand accounts; each call loads one, changes its balance, and stores the change. `normal`: with "
+        "`synchronous_commit = off` for both.",
     )
+    contestants = {
+        (durability, library): Contestant("server", task(name, library, 1_000, **base), lab.peers.get(library))
+        for durability, name in (("full", "apply"), ("normal", "apply without waiting"))
+        for library in ("rstore", *({EVENTSOURCING} & set(lab.peers)))
+    }
     results = _compete(contestants, lab.rounds(30))
-    changes.rows += [[name, number(result["apply"])] for (name,), result in results.items()]
-    if EVENTSOURCING in lab.peers:
-        ratio = results[EVENTSOURCING,].ratio("apply", results["rstore",])
-        goals.append(Goal("PostgreSQL apply against eventsourcing", 5, ratio))
+    changes.rows += [[*row, number(result["apply"])] for row, result in results.items()]
+    goals += (
+        Goal(
+            f"PostgreSQL apply against eventsourcing, `{durability}`",
+            5,
+            results[durability, EVENTSOURCING].ratio("apply", results[durability, "rstore"]),
+        )
+        for durability in ("full", "normal")
+        if EVENTSOURCING in lab.peers
+    )
 
     sizes = [100, 1_000, 10_000]
     grown = {f"{size:,}": Contestant("server", task("flat", "rstore", size, **base)) for size in sizes}

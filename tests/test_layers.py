@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.codec.threads",),
     ("rstore.codec.columns", "rstore.codec.envelope", "rstore.codec.keys", "rstore.codec.changes"),
     ("rstore.codec.chunks",),
+    ("rstore.log_reading",),
     ("rstore.log", "rstore.states"),
     ("rstore.session", "rstore.pieces"),
     ("rstore.history",),

@@ -22,7 +22,8 @@ def measure(
     """Do one task again and again, in a namespace or a table of one's own."""
     del directory  # all is on the server
     tasks: dict[str, Callable[..., Iterator[Figures]]] = {
-        "speed": speed, "pairs": pairs, "many": many, "apply": apply, "flat": flat,
+        "speed": speed, "pairs": pairs, "many": many, "apply": apply, "apply without waiting": apply_without_waiting,
+        "flat": flat,
     }  # fmt: skip
     return tasks[task](library, dsn, n, calls, key)
 
@@ -158,6 +159,12 @@ def apply(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterat
     while True:
         taken = each(change, range(calls))
         yield {"apply": p50(taken)}
+
+
+def apply_without_waiting(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterator[Figures]:
+    """Do the same where a commit does not wait for the disk of the server."""
+    os.environ["PGOPTIONS"] = "-c synchronous_commit=off"  # what libpq asks each server for, whoever calls it
+    return apply(library, dsn, n, calls, key)
 
 
 def _eventsourcing_change(dsn: str, n: int) -> Callable[[int], None]:

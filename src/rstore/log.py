@@ -7,21 +7,17 @@ the *rewrite* (the one way from rows to chunks, and from chunks to other chunks)
 from __future__ import annotations
 
 import os
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from functools import partial
-from itertools import repeat
 from random import Random
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
 from rstore.backends.base import (
     ANY,
-    FIRST,
-    LAST,
-    Backend,
     Chunk,
     Commit,
     Expected,
@@ -31,22 +27,21 @@ from rstore.backends.base import (
     NamespaceGone,
     Position,
     Row,
-    Snapshot,
     Undone,
     View,
 )
 from rstore.codec import chunks as chunk_codec
-from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, segment_of_rows, split, unpack_chunk
-from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
+from rstore.codec.envelope import Cell, at_run
 from rstore.codec.threads import spread
 from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreIntegrityError
+from rstore.log_reading import LogReader, Namespace, position_of
 
 T = TypeVar("T")
 Keep: TypeAlias = Literal["last", "first", "error"]
 """Which of two rows at one position stays."""
 
 STAMP_BYTES: Final = 16
-_MAGIC: Final = bytes((MAGIC,))
 
 DIRECT_ROWS: Final = 1024
 """A batch of this many rows is sealed at once: passing through hot rows would take longer, and more bytes."""
@@ -94,175 +89,23 @@ class Laid(TypedDict, total=False):
     put_chunks: list[Chunk]
 
 
-class _Kind(NamedTuple):
-    """What differs between the logs of the two models."""
-
-    row: Cell
-    chunk: Cell
-    opaque: bool
-    position: Callable[[int, int], bytes]
-
-
-_KINDS: Final = {
-    Model.SERIES: _Kind(Cell.POINT, Cell.POINTS, opaque=False, position=lambda t, _: at_time(t)),
-    Model.EVENTS: _Kind(Cell.CHANGE, Cell.CHANGES, opaque=True, position=at_position),
-}
-
-
-class Namespace(Protocol):
-    """What a log needs to know of the namespace that it is in."""
-
-    @property
-    def backend(self) -> Backend:
-        """Where it is kept."""
-        ...
-
-    @property
-    def birth(self) -> bytes:
-        """What goes with every write."""
-        ...
-
-    @property
-    def envelope(self) -> Envelope:
-        """What seals and opens."""
-        ...
-
-    def revive(self) -> None:
-        """Create it again after somebody discarded it."""
-        ...
-
-
-class Logs:
+class Logs(LogReader):
     """All logs of one model in one namespace. Threads may share it."""
 
     def __init__(self, session: Namespace, model: Model) -> None:
-        self._session = session
-        self._backend = session.backend
-        self._model = model
-        self._kind = _KINDS[model]
+        super().__init__(session, model)
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._until_check = self._random.randrange(2 * CHECK_EVERY)
 
     @property
     def birth(self) -> bytes:
         """The birth of the namespace: to be taken before anything is sealed that is written with it."""
-        return self._session.birth
+        return self._namespace.birth
 
     @property
     def _least(self) -> int:
         """How many rows a chunk has at least."""
         return chunk_codec.MIN_ROWS if self._model is Model.SERIES else chunk_codec.MIN_CHANGES
-
-    @property
-    def _envelope(self) -> Envelope:
-        return self._session.envelope
-
-    # -- reading ------------------------------------------------------------------------------------------------------
-
-    def keys(self) -> list[str]:
-        """Return the keys of all logs."""
-        return self._backend.logs(self._model)
-
-    def view(
-        self,
-        key: str,
-        lo: Position = FIRST,
-        hi: Position = LAST,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-        rows: bool = True,
-        bodies: bool = True,
-        from_checkpoint: Position | None = None,
-        unless_version: bytes | None = None,
-    ) -> View:
-        """Return what the log holds between two positions at one moment, still sealed."""
-        return self._backend.view(
-            Log(self._model, key),
-            lo,
-            hi,
-            limit=limit,
-            reverse=reverse,
-            rows=rows,
-            bodies=bodies,
-            from_checkpoint=from_checkpoint,
-            unless_version=unless_version,
-        )
-
-    def views(
-        self,
-        keys: Sequence[str],
-        lo: Position = FIRST,
-        hi: Position = LAST,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-        bodies: bool = True,
-    ) -> list[View]:
-        """Return the views of several logs, each of one moment, in one call."""
-        logs = [Log(self._model, key) for key in keys]
-        return self._backend.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
-
-    def snapshot(self, key: str, lo: Position, hi: Position) -> AbstractContextManager[Snapshot]:
-        """Return what the log holds between two positions at one moment, to be read bit by bit."""
-        return self._backend.snapshot(Log(self._model, key), lo, hi)
-
-    def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
-        """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
-
-        A hot row wins over the row of a chunk at the same position.
-        """
-        opened, start = self.open_rows(key, view.rows), 0
-        for chunk, whole in zip(view.chunks, spread(partial(self.open_chunk, key), view.chunks), strict=True):
-            before = bisect_left(opened, chunk.first, lo=start, key=_position)
-            within = bisect_right(opened, chunk.last, lo=before, key=_position)
-            if before > start:
-                yield self.segment(opened[start:before])
-            segment = whole.between(lo, hi)
-            if within > before:
-                segment = merge([segment, self.segment(opened[before:within])])
-            if len(segment):
-                yield segment
-            start = within
-        if start < len(opened):
-            yield self.segment(opened[start:])
-
-    def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
-        """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
-        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows)
-
-    def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
-        for segment in self.segments(key, view, lo, hi):
-            seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
-            yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
-
-    def open_row(self, key: str, row: Row) -> bytes:
-        """Return the body of a hot row."""
-        return self.open_rows(key, [row])[0].body
-
-    def open_meta(self, key: str, chunk: Chunk) -> chunk_codec.Meta:
-        """Return the meta of a chunk of points."""
-        where = self._envelope.where(Cell.META, key)
-        meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
-        return chunk_codec.unpack_meta(meta)
-
-    def open_rows(self, key: str, rows: list[Row]) -> list[Row]:
-        """Return hot rows with their bodies opened."""
-        if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
-            return rows
-        unseal, position = self._envelope.open, self._kind.position
-        where = self._envelope.where(self._kind.row, key)
-        return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
-
-    def segment(self, rows: Sequence[Row]) -> Segment:
-        """Return the segment of hot rows that were opened."""
-        return segment_of_rows(rows, opaque=self._kind.opaque)
-
-    def open_chunk(self, key: str, chunk: Chunk) -> Segment:
-        """Return the segment of a chunk."""
-        where = self._envelope.where(self._kind.chunk, key)
-        body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
-        return unpack_chunk(body, chunk.n)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -280,7 +123,7 @@ class Logs:
             try:
                 done = self._backend.append(Log(self._model, key), self.new_head(), sealed, birth)
             except NamespaceGone:
-                self._session.revive()
+                self._namespace.revive()
                 continue
             if not done:
                 raise self._wrong_kind(key)
@@ -309,7 +152,7 @@ class Logs:
         try:
             return self._backend.commit(Log(self._model, key), commit, birth)
         except NamespaceGone:
-            self._session.revive()
+            self._namespace.revive()
             return False
 
     def drop(self, key: str, *, if_version: Expected = ANY) -> bool:
@@ -514,18 +357,14 @@ class Logs:
         One call rewrites the tail or at most `FOLD_CHUNKS` chunks.
         """
         rows, chunks = view.rows, view.chunks
-        late = bisect_right(rows, chunks[-1].last, key=_position) if chunks else 0
+        late = bisect_right(rows, chunks[-1].last, key=position_of) if chunks else 0
         if not rows:
             return
         if late * 2 <= len(rows):
-            self.rewrite(key, _position(rows[late]), _position(rows[-1]))
+            self.rewrite(key, position_of(rows[late]), position_of(rows[-1]))
             return
         firsts = [chunk.first for chunk in chunks]
-        chunk_of = [max(0, bisect_right(firsts, _position(row)) - 1) for row in rows[:late]]
+        chunk_of = [max(0, bisect_right(firsts, position_of(row)) - 1) for row in rows[:late]]
         best = max(range(late), key=lambda i: bisect_right(chunk_of, chunk_of[i] + FOLD_CHUNKS - 1) - i)
         end = bisect_right(chunk_of, chunk_of[best] + FOLD_CHUNKS - 1)
-        self.rewrite(key, _position(rows[best]), _position(rows[end - 1]))
-
-
-def _position(row: Row) -> Position:
-    return row.t, row.seq
+        self.rewrite(key, position_of(rows[best]), position_of(rows[end - 1]))

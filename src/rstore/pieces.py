@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from rstore.backends.base import Chunk, Position, Row, Snapshot
 from rstore.codec.chunks import Meta, Segment, merge
 from rstore.codec.threads import spread
-from rstore.log import Logs
+from rstore.log_reading import LogReader
 
 AT_ONCE: Final = 8
 """So many chunks are fetched and unpacked at once: enough for all cores, and no more than some megabytes."""
@@ -43,7 +43,7 @@ class _Part(NamedTuple):
 class Reader:
     """A series between two timestamps, both included, as it was at one moment."""
 
-    def __init__(self, logs: Logs, key: str, snapshot: Snapshot, lo: int, hi: int) -> None:
+    def __init__(self, logs: LogReader, key: str, snapshot: Snapshot, lo: int, hi: int) -> None:
         self._logs = logs
         self._key = key
         self._snapshot = snapshot
@@ -108,7 +108,7 @@ class Reader:
 
 
 @contextmanager
-def reading(logs: Logs, key: str, lo: int, hi: int) -> Generator[Reader, None, None]:
+def reading(logs: LogReader, key: str, lo: int, hi: int) -> Generator[Reader, None, None]:
     """Read a series between two timestamps, both included, as it is now."""
     with logs.snapshot(key, (lo, 0), (hi, 0)) as snapshot:
         yield Reader(logs, key, snapshot, lo, hi)

@@ -1,0 +1,179 @@
+"""Reading a log: views, and the segments and rows in them, opened."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import repeat
+from typing import Final, NamedTuple, Protocol
+
+from rstore.backends.base import FIRST, LAST, Backend, Chunk, Log, Model, Position, Row, Snapshot, View
+from rstore.codec.chunks import Meta, Segment, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.codec.threads import spread
+
+_MAGIC: Final = bytes((MAGIC,))
+
+
+class _Kind(NamedTuple):
+    """What differs between the logs of the two models."""
+
+    row: Cell
+    chunk: Cell
+    opaque: bool
+    position: Callable[[int, int], bytes]
+
+
+_KINDS: Final = {
+    Model.SERIES: _Kind(Cell.POINT, Cell.POINTS, opaque=False, position=lambda t, _: at_time(t)),
+    Model.EVENTS: _Kind(Cell.CHANGE, Cell.CHANGES, opaque=True, position=at_position),
+}
+
+
+class Namespace(Protocol):
+    """What a log needs to know of the namespace that it is in."""
+
+    @property
+    def backend(self) -> Backend:
+        """Where it is kept."""
+        ...
+
+    @property
+    def birth(self) -> bytes:
+        """What goes with every write."""
+        ...
+
+    @property
+    def envelope(self) -> Envelope:
+        """What seals and opens."""
+        ...
+
+    def revive(self) -> None:
+        """Create it again after somebody discarded it."""
+        ...
+
+
+class LogReader:
+    """What reads the logs of one model in one namespace."""
+
+    def __init__(self, session: Namespace, model: Model) -> None:
+        self._namespace = session
+        self._backend = session.backend
+        self._model = model
+        self._kind = _KINDS[model]
+
+    @property
+    def _envelope(self) -> Envelope:
+        return self._namespace.envelope
+
+    def keys(self) -> list[str]:
+        """Return the keys of all logs."""
+        return self._backend.logs(self._model)
+
+    def view(
+        self,
+        key: str,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        rows: bool = True,
+        bodies: bool = True,
+        from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
+    ) -> View:
+        """Return what the log holds between two positions at one moment, still sealed."""
+        return self._backend.view(
+            Log(self._model, key),
+            lo,
+            hi,
+            limit=limit,
+            reverse=reverse,
+            rows=rows,
+            bodies=bodies,
+            from_checkpoint=from_checkpoint,
+            unless_version=unless_version,
+        )
+
+    def views(
+        self,
+        keys: Sequence[str],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        """Return the views of several logs, each of one moment, in one call."""
+        logs = [Log(self._model, key) for key in keys]
+        return self._backend.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+
+    def snapshot(self, key: str, lo: Position, hi: Position) -> AbstractContextManager[Snapshot]:
+        """Return what the log holds between two positions at one moment, to be read bit by bit."""
+        return self._backend.snapshot(Log(self._model, key), lo, hi)
+
+    def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
+        """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
+
+        A hot row wins over the row of a chunk at the same position.
+        """
+        opened, start = self.open_rows(key, view.rows), 0
+        for chunk, whole in zip(view.chunks, spread(partial(self.open_chunk, key), view.chunks), strict=True):
+            before = bisect_left(opened, chunk.first, lo=start, key=position_of)
+            within = bisect_right(opened, chunk.last, lo=before, key=position_of)
+            if before > start:
+                yield self.segment(opened[start:before])
+            segment = whole.between(lo, hi)
+            if within > before:
+                segment = merge([segment, self.segment(opened[before:within])])
+            if len(segment):
+                yield segment
+            start = within
+        if start < len(opened):
+            yield self.segment(opened[start:])
+
+    def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
+        """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
+        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows)
+
+    def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
+        for segment in self.segments(key, view, lo, hi):
+            seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
+            yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
+
+    def open_row(self, key: str, row: Row) -> bytes:
+        """Return the body of a hot row."""
+        return self.open_rows(key, [row])[0].body
+
+    def open_meta(self, key: str, chunk: Chunk) -> Meta:
+        """Return the meta of a chunk of points."""
+        where = self._envelope.where(Cell.META, key)
+        meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
+        return unpack_meta(meta)
+
+    def open_rows(self, key: str, rows: list[Row]) -> list[Row]:
+        """Return hot rows with their bodies opened."""
+        if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
+            return rows
+        unseal, position = self._envelope.open, self._kind.position
+        where = self._envelope.where(self._kind.row, key)
+        return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
+
+    def segment(self, rows: Sequence[Row]) -> Segment:
+        """Return the segment of hot rows that were opened."""
+        return segment_of_rows(rows, opaque=self._kind.opaque)
+
+    def open_chunk(self, key: str, chunk: Chunk) -> Segment:
+        """Return the segment of a chunk."""
+        where = self._envelope.where(self._kind.chunk, key)
+        body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
+        return unpack_chunk(body, chunk.n)
+
+
+def position_of(row: Row) -> Position:
+    """Return where a row stands."""
+    return row.t, row.seq
