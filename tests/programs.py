@@ -59,7 +59,7 @@ def serve(path: str, options: str) -> None:
                 answer = getattr(store, verb)(*arguments)
         except StoreError as error:
             answer = type(error).__name__
-        say(json.dumps(answer))
+        say(json.dumps(None if isinstance(answer, bytes) else answer))  # a version: nobody asks for it here
     store.close()
 
 
