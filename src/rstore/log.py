@@ -318,15 +318,18 @@ class Logs(LogReader):
         return len(before.rows), len(before.chunks), len(self.view(key, rows=False, bodies=False).chunks)
 
     def _seal_chunks(self, key: str, rows: Segment) -> list[Chunk]:
-        return list(spread(partial(self._seal_chunk, key), list(split(rows, self._least))))
+        pieces = list(split(rows, self._least))
+        # Here, and not where the chunks are packed: threads that do many small things wait for one another at each.
+        metas = [pack_meta(piece) if self._model is Model.SERIES else b"" for piece in pieces]
+        return list(spread(partial(self._seal_chunk, key), list(zip(pieces, metas, strict=True))))
 
-    def _seal_chunk(self, key: str, segment: Segment) -> Chunk:
+    def _seal_chunk(self, key: str, piece: tuple[Segment, bytes]) -> Chunk:
+        segment, meta = piece
         first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
         place, seal = at_run(first, last, n), self._envelope.seal_block
         body = seal(pack_chunk(segment), self._envelope.where(self._kind.chunk, key), place)
-        meta = b""
-        if self._model is Model.SERIES:
-            meta = seal(pack_meta(segment), self._envelope.where(Cell.META, key), place)
+        if meta:
+            meta = seal(meta, self._envelope.where(Cell.META, key), place)
         return Chunk(first, last, n, meta, body)
 
     def lay_out(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> Laid:

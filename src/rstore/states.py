@@ -19,7 +19,7 @@ from rstore.codec.serializers import Codec
 from rstore.errors import SerializationError
 from rstore.operators import stored_operator
 
-CHECKPOINT_CHANGES: Final = 128
+CHECKPOINT_CHANGES: Final = 96
 """A checkpoint is due after so many changes, if they also take more bytes than the state itself."""
 
 _ITEM_BYTES: Final = 6
@@ -122,7 +122,7 @@ class Ledger:
     def due(self, body: bytes, state: State) -> bool:
         """Count a change, and return whether a checkpoint of the state behind it is due.
 
-        Both conditions: a fold then decodes at most 128 changes or about one state's size, and checkpoints never
+        Both conditions: a fold then decodes at most 96 changes or about one state's size, and checkpoints never
         take more bytes than the changes.
         """
         self.changes += 1

@@ -80,6 +80,8 @@ class Segment:
 
     def between(self, lo: Position, hi: Position) -> Segment:
         """Return the rows from `lo` to `hi`, both included."""
+        if not len(self) or (lo <= self.position(0) and self.position(len(self) - 1) <= hi):
+            return self
         return self.slice(self.index(lo), self.index(hi, after=True))
 
 
@@ -221,10 +223,11 @@ def pack_meta(segment: Segment) -> bytes:
     if len(first) <= _MAX_META_VALUE and len(last) <= _MAX_META_VALUE:
         flags |= _HAS_VALUES
         tail += len(first).to_bytes(2, "big") + first + len(last).to_bytes(2, "big") + last
-    if len(segment) > 1:
+    steps = steps_of(segment.t)
+    if len(steps):
         flags |= _HAS_GAPS
-        tail += _gaps.pack(*gaps_of(segment.t))
-    if column.is_number and (stats := stats_of(segment.t, column.data)) is not None:
+        tail += _gaps.pack(int(steps.min()), int(steps.max()))
+    if column.is_number and (stats := stats_of(column.data, steps)) is not None:
         flags |= _HAS_STATS
         if column.data.dtype.kind == "f":
             tail += _float_stats.pack(*stats)
@@ -234,28 +237,30 @@ def pack_meta(segment: Segment) -> bytes:
     return bytes((_FORMAT, column.kind, flags)) + tail
 
 
-def gaps_of(t: Int64s) -> Gaps:
-    """Return the smallest and the largest distance between neighbours of two timestamps or more."""
-    distances = np.diff(t.view(np.uint64))  # unsigned: between two int64 they need all 64 bits
-    return Gaps(int(distances.min()), int(distances.max()))
+def steps_of(t: Int64s) -> npt.NDArray[np.uint64]:
+    """Return the distances between neighbours. They are unsigned: between two int64 they need all 64 bits."""
+    bits = t.view(np.uint64)
+    return bits[1:] - bits[:-1]
 
 
-def stats_of(t: Int64s, values: npt.NDArray[Any]) -> Stats | None:
-    """Return the statistics of an array of numbers or bools; None if there is none that is a number."""
+def stats_of(values: npt.NDArray[Any], steps: npt.NDArray[np.uint64]) -> Stats | None:
+    """Return the statistics of an array of numbers or bools, `steps` apart; None if there is none that is a number."""
+    n = len(values)
     if values.dtype.kind != "f":
-        total = exact_sum(values)
+        exact = exact_sum(values)
         wide = values.astype(np.float64)
-        low, high = int(values.min()), int(values.max())
-        return Stats(len(values), low, high, total, *_moments(t, wide, total / len(values)))
-    present = values[~np.isnan(values)]
-    n = len(present)
-    if n == 0:
-        return None
+        return Stats(n, int(values.min()), int(values.max()), exact, _squares(wide, exact / n), _area(wide, steps))
     with np.errstate(over="ignore", invalid="ignore"):
-        present = present.astype(np.float64, copy=False)
-        total_f = float(present.sum())
-        moments = _moments(t, present, total_f / n) if n == len(t) else (_squares(present, total_f / n), math.nan)
-        return Stats(n, float(present.min()), float(present.max()), total_f, *moments)
+        present = values.astype(np.float64, copy=False)
+        total = float(present.sum())
+        if math.isnan(total):  # there may be some that are not numbers: looking for them takes as long as all else
+            present = present[~np.isnan(present)]
+            total = float(present.sum())
+        if not len(present):
+            return None
+        area = _area(present, steps) if len(present) == n else math.nan
+        squares = _squares(present, total / len(present))
+        return Stats(len(present), float(present.min()), float(present.max()), total, squares, area)
 
 
 def exact_sum(values: npt.NDArray[Any]) -> int:
@@ -265,14 +270,15 @@ def exact_sum(values: npt.NDArray[Any]) -> int:
     return int((values & 0xFFFFFFFF).sum()) + (int((values >> 32).sum()) << 32)
 
 
-def _moments(t: Int64s, values: npt.NDArray[np.float64], mean: float) -> tuple[float, float]:
+def _area(values: npt.NDArray[np.float64], steps: npt.NDArray[np.uint64]) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
-        return _squares(values, mean), float(np.dot(values[:-1], np.diff(t.view(np.uint64)).astype(np.float64)))
+        return float(np.dot(values[:-1], steps.astype(np.float64)))
 
 
 def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
-    distances = values - mean
-    return float(np.dot(distances, distances))
+    with np.errstate(over="ignore", invalid="ignore"):
+        distances = values - mean
+        return float(np.dot(distances, distances))
 
 
 def unpack_meta(meta: bytes) -> Meta:

@@ -18,7 +18,7 @@ import numpy as np
 
 from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
 from rstore.backends.base import MAX_INT64, MIN_INT64
-from rstore.codec.chunks import Segment, Stats, stats_of
+from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Piece, Summary, reading
 from rstore.series.points import Point, Points
@@ -251,7 +251,7 @@ def _parts(
     for number, start, stop in buckets.divide(t.tolist()):
         run = values[start:stop]
         edges = (run[0].item(), run[-1].item()) if plain is None else (plain[start], plain[stop - 1])
-        stats = stats_of(t[start:stop], run) if numeric and values.dtype.kind in "biuf" else None
+        stats = stats_of(run, steps_of(t[start:stop])) if numeric and values.dtype.kind in "biuf" else None
         yield (
             number,
             _Part(
