@@ -15,6 +15,7 @@ from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
+from rstore.testing.racing import RacingSuite
 from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
@@ -28,6 +29,7 @@ class StoreSuite(
     MappingSuite,
     FindingSuite,
     EntrySuite,
+    RacingSuite,
     ExactnessSuite,
     SeriesSuite,
     QuestionSuite,
