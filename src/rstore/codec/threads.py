@@ -40,7 +40,7 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     i = 0
     try:
         while ahead or i < len(groups):
-            while i < len(groups) and len(ahead) <= 2 * threads:
+            while i < len(groups) and len(ahead) <= threads:
                 ahead.append((groups[i], _submit(_running(threads), work_on, groups[i]), os.getpid()))
                 i += 1
             group, future, process = ahead.popleft()
