@@ -11,7 +11,7 @@ import pytest
 
 from rstore import CorruptionError, Store, generate_key
 from rstore.codec.changes import unpack_change
-from rstore.log import FOLD_CHUNKS, HOT_ROWS
+from rstore.log import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
@@ -44,6 +44,15 @@ def test_a_batch_is_sealed_at_once_and_a_few_points_stay_hot(store: Store, query
     assert all(8192 <= n <= 16384 for n in sizes)
     assert query("SELECT t FROM hot ORDER BY t") == [(5,), (200_000,)]
     assert store.range("s", n=7)[-2:] == [(5, -1.0), (6, 0.6)]
+
+
+def test_changes_are_sealed_in_smaller_chunks(store: Store, query: Callable[..., list[Any]]) -> None:
+    # A look at whether they are due comes after 512 rows at the latest.
+    for t in range(HOT_CHANGES + 2 * CHECK_EVERY):
+        store.apply("k", {"a": t}, t)
+    sizes = [n for (n,) in query("SELECT n FROM chunks")]
+    assert sum(sizes) >= HOT_CHANGES
+    assert all(1024 <= n < 2048 for n in sizes)
 
 
 def test_a_chunk_holds_at_most_about_half_a_megabyte(store: Store, query: Callable[..., list[Any]]) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
-from operator import attrgetter
 from typing import Final
 
 from psycopg import pq
@@ -15,254 +12,45 @@ from psycopg import pq
 from rstore.backends.base import (
     ANY,
     FIRST,
-    KEEP,
     LAST,
-    Backend,
     Chunk,
     Commit,
     Expected,
-    Found,
     Head,
     HeldSnapshot,
     Log,
     Model,
     NamespaceGone,
-    Options,
-    Page,
     Position,
     Row,
     Snapshot,
-    Ttl,
     View,
-    Write,
-    version_of,
 )
 from rstore.backends.postgres_binary import (
-    blobs,
     boolean,
     int4,
     int8,
-    int8s_or_null,
     number,
-    number_or_none,
-    texts,
     truth,
 )
-from rstore.backends.postgres_connections import Connections, Moment, set_local
-from rstore.backends.postgres_dsn import parse
-from rstore.backends.postgres_link import Call, Calls, Statement
+from rstore.backends.postgres_connections import Moment
+from rstore.backends.postgres_link import Call, Statement
 from rstore.backends.postgres_logs import (
     address_of,
-    batches,
-    check_size,
     columns_of,
     columns_of_head,
     columns_of_row,
     plan,
 )
-from rstore.backends.postgres_sql import LogSql, RecordSql
+from rstore.backends.postgres_records import PostgresRecords, was_done
 from rstore.backends.postgres_view import view_call, view_of
-from rstore.errors import StoreNotAvailableError
 
-_NO_SORT: Final = set_local("enable_sort", "off")
-_PAGE_BYTES: Final = 4 * 1024 * 1024
 _FEW_CHUNKS: Final = 8
 """So many are fetched at once: a transaction would ask the server more often, and keep a connection."""
-_LOOKED_AT: Final = 10
-"""After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
 
-class PostgresBackend(Backend):
+class PostgresBackend(PostgresRecords):
     """One namespace of one schema."""
-
-    def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        self._place = parse(rest)
-        self._connections = Connections(self._place, options)
-        self._records, self._logs = _statements(self._place.schema)
-        self._namespace = namespace
-        self._name = namespace.encode()
-        self._frozen = options.frozen
-
-    # -- opening ------------------------------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        self._connections.set_up()
-        if self._frozen and self._birth() is None:
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._place.show}")
-
-    def create(self) -> bytes:
-        while (birth := self._birth()) is None:
-            create = self._records.create, (self._name, os.urandom(8))
-            # What was lost is tried again as it is: the look is the loop.
-            self._connections.write([create], lambda: self._birth() is not None)
-        return birth
-
-    def close(self) -> None:
-        self._connections.pool.close()
-
-    def discard(self) -> None:
-        birth = self._birth()
-        if birth is None:
-            return
-        space, empty = (self._name, birth), [(one, (birth,)) for one in self._records.empty]
-        calls = [(self._records.close, space), *empty, (self._records.discard, space)]
-        # Births never come back, so that it happens once, however often it is sent.
-        self._connections.write(calls, lambda: self._birth() != birth, patient=True)
-
-    def fact(self, name: str) -> bytes | None:
-        (found,) = self._connections.read((self._records.fact, (self._name, name.encode())))
-        return found.get_value(0, 0) if found.ntuples else None
-
-    def add_fact(self, name: str, fact: bytes) -> bytes:
-        def look() -> bool:
-            return self.fact(name) is not None
-
-        self._connections.write([(self._records.add_fact, (self._name, name.encode(), fact))], look)
-        kept = self.fact(name)
-        if kept is None:
-            raise NamespaceGone
-        return kept
-
-    def _birth(self) -> bytes | None:
-        (found,) = self._connections.read((self._records.find, (self._name,)))
-        return found.get_value(0, 0) if found.ntuples else None
-
-    # -- key/value ----------------------------------------------------------------------------------------------------
-
-    def get(self, key: str) -> bytes | None:
-        (found,) = self._connections.read((self._records.get, (self._name, key.encode())))
-        return found.get_value(0, 0) if found.ntuples else None
-
-    def has(self, key: str) -> bool:
-        (found,) = self._connections.read((self._records.has, (self._name, key.encode())))
-        return found.ntuples > 0
-
-    def fetch(self, keys: Collection[str]) -> list[Found]:
-        (found,) = self._connections.read((self._records.fetch, (self._name, texts(keys))))
-        return [
-            (
-                (found.get_value(row, 0) or b"").decode(),
-                found.get_value(row, 1) or b"",
-                number_or_none(found.get_value(row, 2)),
-            )
-            for row in range(found.ntuples)
-        ]
-
-    def count(self, start: str = "", stop: str | None = None) -> int:
-        (found,) = self._connections.read((self._records.count(stop=stop is not None), self._range(start, stop)))
-        return number(found)
-
-    def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
-        return self._name, start.encode(), *(() if stop is None else (stop.encode(),))
-
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
-        def look() -> bool | None:
-            # All or none was done, and records carry random stamps: one of them that is there is enough.
-            some = [write for write in writes if write.record is not None][:_LOOKED_AT]
-            return True if any(self.get(write.key) == write.record for write in some) else None
-
-        space = self._name, birth
-        if len(writes) == 1 and (record := writes[0].record) is not None:
-            key, _, ttl_ms = writes[0]
-            check_size(len(record))
-            put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
-            results = self._connections.write([put], look)
-            found = results is None or results[0].command_tuples
-        else:
-            results = self._connections.write(Calls(lambda: self._puts(writes, space)), look)
-            found = results is None or results[0].ntuples
-        if not found:
-            raise NamespaceGone
-
-    def _puts(self, writes: Sequence[Write], space: tuple[bytes, bytes]) -> Iterator[Call]:
-        yield self._records.lock, space
-        # In the order of their keys, which is the one in which all take the locks of rows.
-        ordered = sorted(writes, key=attrgetter("key"))
-        kept = [write for write in ordered if write.record is not None]
-        for batch in batches(kept, [len(write.record or b"") for write in kept]):
-            keys, records, ttls_ms = zip(*batch, strict=True)
-            yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(ttls_ms))
-        if len(kept) < len(writes):
-            yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
-
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
-        key, record, ttl_ms = write
-        space, lives = (self._name, birth, key.encode()), _int8_or_null(ttl_ms)
-        if record is None:
-            if version is None:
-                return self._is_absent(key, birth)
-            call: Call = self._records.delete_if, (*space, version)
-        elif version is None:
-            call = self._records.put_if_absent, (*space, record, lives)
-        else:
-            put = self._records.put_keeping_if if ttl_ms is KEEP else self._records.put_if
-            call = put, (*space, record, lives, version)
-        check_size(len(record or b""))
-
-        def look() -> bool | None:
-            found = self.get(key)
-            if record is not None and found == record:
-                return True
-            return False if version == (None if found is None else version_of(found)) else None
-
-        results = self._connections.write([call], look)
-        return _was_done(None if results is None else results[0])
-
-    def _is_absent(self, key: str, birth: bytes) -> bool:
-        if self._birth() != birth:
-            raise NamespaceGone
-        return not self.has(key)
-
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
-        return self._count_of(self._records.touch, self._name, key.encode(), _int8_or_null(ttl_ms)) > 0
-
-    def delete(self, keys: Sequence[str]) -> int:
-        return self._count_of(self._records.delete, self._name, texts(sorted(set(keys))))
-
-    def delete_range(self, start: str, stop: str | None) -> int:
-        statement = self._records.delete_range(stop=stop is not None)
-        return self._count_of(statement, *self._range(start, stop), patient=True)
-
-    def sweep(self, limit: int) -> int:
-        return self._count_of(self._records.sweep, self._name, int8(limit))
-
-    def _count_of(self, statement: Statement, *parameters: bytes | None, patient: bool = False) -> int:
-        # How many there were is in the answer alone.
-        results = self._connections.write([(statement, parameters)], lambda: None, patient=patient)
-        return 0 if results is None else results[0].command_tuples or 0
-
-    def scan(
-        self,
-        *,
-        start: str = "",
-        after: str | None = None,
-        stop: str | None = None,
-        limit: int,
-        reverse: bool = False,
-        keys_only: bool = False,
-    ) -> Page:
-        bounds = [bound.encode() for bound in (after, stop) if bound is not None]
-        asked = [self._name, start.encode(), int8(limit + 1), *bounds]
-
-        def find(most: int, *, summed: bool) -> pq.abc.PGresult:
-            query = self._records.scan(
-                after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, summed=summed
-            )
-            size = [] if keys_only else [int8(most)]
-            # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
-            return self._connections.read(_NO_SORT, (query, (*asked, *size)))[1]
-
-        found = find(_PAGE_BYTES // limit, summed=False)
-        records = _records_of(found, limit)
-        if len(records) < min(limit, found.ntuples):  # a large one is among them
-            found = find(_PAGE_BYTES, summed=True)
-            records = _records_of(found, limit)
-        return Page(records, more=len(records) < found.ntuples)
-
-    def clear(self) -> None:
-        self._connections.write([(self._records.clear, (self._name,))], lambda: self.count() == 0 or None, patient=True)
-
-    # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
         (found,) = self._connections.read((self._logs.keys, (self._name, int4(model))))
@@ -365,7 +153,7 @@ class PostgresBackend(Backend):
                 raise NamespaceGone
             return False
         results = self._connections.write(planned.calls, lambda: planned.look(self._head(log)))
-        return _was_done(None if results is None else results[planned.claim])
+        return was_done(None if results is None else results[planned.claim])
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         # In a transaction, whose name says what became of it: that a log is gone does not say who removed it.
@@ -413,32 +201,3 @@ class _PinnedSnapshot(Snapshot):
     def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         found = self._moment.read(*((self._body, (*self._named, int8(t), int4(seq))) for (t, seq), *_ in chunks))
         return [chunk._replace(body=one.get_value(0, 0) or b"") for chunk, one in zip(chunks, found, strict=True)]
-
-
-@cache
-def _statements(schema: str) -> tuple[RecordSql, LogSql]:
-    return RecordSql(schema), LogSql(schema)
-
-
-def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
-    return None if ttl_ms is None or ttl_ms is KEEP else int8(ttl_ms)
-
-
-def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
-    """Return keys, records and expiries up to the first one that was left behind."""
-    value = found.get_value
-    records: list[Found] = []
-    for row in range(min(found.ntuples, limit)):
-        if (record := value(row, 1)) is None:
-            break
-        records.append(((value(row, 0) or b"").decode(), record, number_or_none(value(row, 2))))
-    return records
-
-
-def _was_done(result: pq.abc.PGresult | None) -> bool:
-    """Return what a conditional statement says it did; one whose answer was lost was found to be done."""
-    if result is None:
-        return True
-    if not truth(result, 0):
-        raise NamespaceGone
-    return truth(result, 1)

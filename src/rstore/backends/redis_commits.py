@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.backends.base import (
     ANY,
-    FIRST,
     LAST,
     Chunk,
     Commit,
@@ -25,8 +24,6 @@ from rstore.backends.base import (
     Model,
     NamespaceGone,
     Options,
-    Position,
-    View,
 )
 from rstore.backends.redis_client import Call, Script
 from rstore.backends.redis_dsn import Target
@@ -287,34 +284,9 @@ class RedisCommits(RedisLogs):
             raise NotSupportedError(f"{log.key!r} is changed twice in one transaction")
         pending.leases.enter_context(self.exclusive(log))
 
-    def view(
-        self,
-        log: Log,
-        lo: Position = FIRST,
-        hi: Position = LAST,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-        rows: bool = True,
-        bodies: bool = True,
-        neighbours: bool = False,
-        from_checkpoint: Position | None = None,
-        unless_version: bytes | None = None,
-    ) -> View:
+    def _begin_reading(self, log: Log) -> None:
         if (pending := self._pending()) is not None:
             self._hold(pending, log)
-        return super().view(
-            log,
-            lo,
-            hi,
-            limit=limit,
-            reverse=reverse,
-            rows=rows,
-            bodies=bodies,
-            neighbours=neighbours,
-            from_checkpoint=from_checkpoint,
-            unless_version=unless_version,
-        )
 
     def _postpone(self, pending: _Pending, log: Log, commit: Commit, birth: bytes) -> bool:
         self._hold(pending, log)

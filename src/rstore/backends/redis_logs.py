@@ -69,6 +69,9 @@ class RedisLogs(RedisNamespace):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
+    def _begin_reading(self, log: Log) -> None:
+        """Do what has to be done before a log is read: in a transaction, keep others from changing it."""
+
     def view(
         self,
         log: Log,
@@ -83,6 +86,7 @@ class RedisLogs(RedisNamespace):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
+        self._begin_reading(log)
         ask = _asking(
             lo,
             hi,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import Any, Final
@@ -18,7 +18,6 @@ from rstore.backends.base import (
     FIRST,
     LAST,
     Backend,
-    Chunk,
     Commit,
     Expected,
     Found,
@@ -35,9 +34,10 @@ from rstore.backends.base import (
     Write,
     version_of,
 )
-from rstore.backends.sqlite_file import Pinned, SqliteFile
+from rstore.backends.sqlite_file import SqliteFile
 from rstore.backends.sqlite_link import transaction
 from rstore.backends.sqlite_records import LIVE, NS, now_ms
+from rstore.backends.sqlite_snapshot import SqliteSnapshot
 from rstore.errors import StoreNotAvailableError
 
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
@@ -296,7 +296,7 @@ class SqliteBackend(Backend):
     @contextmanager
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
         with self._file.pinned() as pinned:
-            yield _Snapshot(pinned, self._find, log, lo, hi)
+            yield SqliteSnapshot(pinned, self._find, log, lo, hi)
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         place = self._namespace, birth, int(log.model), log.key, head.sealed
@@ -372,37 +372,6 @@ class SqliteBackend(Backend):
                         raise StoreNotAvailableError(f"{self._file.path!r} was replaced meanwhile; nothing was applied")
             except apsw.Error as error:
                 raise self._file.translated(error) from error
-
-
-class _Snapshot(Snapshot):
-    """A log in a transaction that only reads."""
-
-    def __init__(
-        self,
-        pinned: Pinned,
-        find: Callable[[apsw.Connection, Log], tuple[int, Head] | None],
-        log: Log,
-        lo: Position,
-        hi: Position,
-    ) -> None:
-        self._pinned = pinned
-        self._number = 0
-
-        def work(connection: apsw.Connection) -> View:
-            found = find(connection, log)
-            if found is None:
-                return View(now_ms(), None)
-            self._number, head = found
-            hot = logs.rows(connection, self._number, lo, hi, None, reverse=False)
-            chunks = logs.chunks(connection, self._number, lo, hi, None, reverse=False, bodies=False, neighbours=False)
-            return View(now_ms(), head, hot, chunks)
-
-        self.view = pinned.read(work)
-
-    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        return self._pinned.read(
-            lambda connection: [logs.with_body(connection, self._number, chunk) for chunk in chunks]
-        )
 
 
 def _is_unused(connection: apsw.Connection) -> bool:

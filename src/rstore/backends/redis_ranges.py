@@ -1,0 +1,221 @@
+"""Runs of keys in Redis: counted, scanned and deleted in all buckets at once."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate, repeat
+from math import isqrt
+from operator import itemgetter
+from typing import Any, Final
+
+from rstore.backends.base import Page
+from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches
+from rstore.backends.redis_client import Call, Script
+from rstore.backends.redis_errors import LostReplyError, Signal
+from rstore.backends.redis_layout import GENERATION_BYTES, Place
+from rstore.errors import OutcomeUnknownError, StoreError
+
+_CLEAR: Final = Script("clear")
+_COUNT: Final = Script("count")
+_DELETE_RANGE: Final = Script("delete_range")
+_SCAN: Final = Script("scan")
+_SWEEP: Final = Script("sweep")
+
+PAGE_BYTES: Final = 4 * 1024 * 1024
+
+
+class RedisRanges(RedisBatches):
+    """The records of a namespace, many at a time."""
+
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        low, high = _bounds(start, stop)
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
+            return _COUNT.on(place.slot, keys, place.marker, low, high, write=False, again=True)
+
+        counts = self._read_all(call)
+        if -1 not in counts:
+            return sum(counts)
+        n, after, more = 0, None, True
+        while more:
+            records, more = self.scan(start=start, after=after, stop=stop, limit=MOST_RECORDS, keys_only=True)
+            n += len(records)
+            after = records[-1][0] if records else None
+        return n
+
+    def scan(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+    ) -> Page:
+        low, high = _bounds(start, stop)
+        if after is not None and reverse:
+            high = b"(" + (after if stop is None else min(after, stop)).encode()
+        elif after is not None and after >= start:
+            low = b"(" + after.encode()
+        while True:
+            found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only)
+            sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
+            page = found[: max(1, bisect_left(sizes, PAGE_BYTES) + 1)][:limit]
+            more = edge is not None or len(page) < len(found)
+            if page or edge is None:
+                return Page([(key.decode(), record, expires_ms) for key, record, expires_ms in page], more)
+            low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
+
+    def _merged(
+        self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool
+    ) -> tuple[list[tuple[bytes, bytes, int | None]], bytes | None]:
+        """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
+        buckets = len(self._places)
+        share = limit // buckets
+        arguments = (
+            *((high, low) if reverse else (low, high)),
+            # Some more than the share: the first bucket to run out ends the page.
+            limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4),
+            int(reverse),
+            int(keys_only),
+            PAGE_BYTES // buckets,
+        )
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
+            return _SCAN.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+
+        pages = self._read_all(call)
+        edges = [page[0] for page in pages if page[0]]
+        edge = (max(edges) if reverse else min(edges)) if edges else None
+        found: list[tuple[bytes, bytes, int | None]] = []
+        for page in pages:
+            if keys_only:
+                found += zip(page[2:], repeat(b""), repeat(None))
+                continue
+            keys, last = page[2::2], dict(zip(page[1][::2], map(expires_ms_of, page[1][1::2]), strict=True))
+            found += zip(keys, page[3::2], map(last.get, keys) if last else repeat(None), strict=False)
+        if len(pages) > 1:
+            found.sort(key=itemgetter(0), reverse=reverse)
+            if edge is not None:
+                found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
+        return found, edge
+
+    def delete_range(self, start: str, stop: str | None) -> int:
+        low, high = _bounds(start, stop)
+        self._refresh_all()
+        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+            self._refresh_all()
+        found = 0
+        todo = [(place, low) for place in self._places]
+        while todo := [(place, begin) for place, begin in todo if place.birth]:
+            for place, _ in todo:
+                with suppress(Signal):
+                    self._fold(place)
+            replies = self._client.run([_deleting_range(place, begin, high) for place, begin in todo])
+            rest: list[tuple[Place, bytes]] = []
+            for (place, begin), reply in zip(todo, replies, strict=True):
+                if isinstance(reply, Signal):
+                    rest.append((self._refreshed(place), begin))
+                elif isinstance(reply, LostReplyError):
+                    raise self._unknown("a range of keys was deleted", reply) from reply.__cause__
+                elif isinstance(reply, Exception):
+                    raise reply
+                else:
+                    found += reply[0]
+                    if reply[1]:  # behind it: from the beginning, whoever goes on writing there would keep this busy
+                        rest.append((place, b"(" + reply[1]))
+            todo = rest
+        return found
+
+    def sweep(self, limit: int) -> int:
+        share = max(1, limit // len(self._places))
+
+        def call(place: Place) -> Call:
+            self._fold(place)
+            keys = (place.marker_key, place.key_index, place.expiry_index)
+            return _SWEEP.on(place.slot, keys, place.marker, min(share, MOST_RECORDS), write=True, again=True)
+
+        return sum(self._read_all(call))
+
+    def clear(self) -> None:
+        self._refresh_all()
+        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+            self._refresh_all()
+        todo = [place for place in self._places if place.birth]
+        outcomes: list[Any] = []
+        cleared: list[Place] = []
+        while todo:
+            replies = self._client.run(
+                [
+                    _CLEAR.on(
+                        place.slot,
+                        (place.marker_key, place.garbage, place.key_index),
+                        place.marker,
+                        place.birth + os.urandom(GENERATION_BYTES),
+                        write=True,
+                        again=True,
+                    )
+                    for place in todo
+                ]
+            )
+            outcomes += [reply for reply in replies if not isinstance(reply, Signal)]
+            cleared += [place for place, left in zip(todo, replies, strict=True) if isinstance(left, int) and left]
+            stale = [place for place, reply in zip(todo, replies, strict=True) if isinstance(reply, Signal)]
+            # Where the generation is another, somebody cleared since this call began, or this call did and its reply
+            # was lost. Otherwise a batch became visible, or was folded in.
+            fresh = [(place, self._refreshed(place)) for place in stale]
+            todo = [now for was, now in fresh if now.birth == was.birth and now.records == was.records]
+        self._total(outcomes, "cleared")
+        self._refresh_all()
+        self._collect(cleared)
+
+    # -- what several buckets answer ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def _outcome(attempt: Callable[[], object]) -> Any:
+        try:
+            return attempt()
+        except (StoreError, LostReplyError) as error:
+            return error
+
+    def _total(self, outcomes: Sequence[Any], what: str) -> int:
+        """Return the sum of what several buckets answered.
+
+        Raises the error of one, as long as it speaks for all; otherwise some of the records may be gone.
+        """
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        if not failures:
+            return sum(outcomes)
+        for failure in failures:
+            if isinstance(failure, LostReplyError):
+                raise self._unknown(f"records were {what}", failure) from failure.__cause__
+            if isinstance(failure, OutcomeUnknownError):
+                raise failure
+        if len(failures) < len(outcomes):
+            raise OutcomeUnknownError(
+                f"in the namespace {self._name!r}, some records were {what} and others not: {failures[0]}"
+            ) from failures[0]
+        raise failures[0]
+
+
+def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
+    """Return a range as ZRANGEBYLEX has it."""
+    return b"[" + start.encode() if start else b"-", b"+" if stop is None else b"(" + stop.encode()
+
+
+def expires_ms_of(last_ms: bytes | None) -> int | None:
+    """Return the expiry of a record of which the index knows the last millisecond that it is there."""
+    return None if last_ms is None else int(last_ms) + 1
+
+
+def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:
+    keys = (place.marker_key, place.key_index, place.expiry_index)
+    return _DELETE_RANGE.on(place.slot, keys, place.marker, low, high, MOST_RECORDS, write=True, again=False)

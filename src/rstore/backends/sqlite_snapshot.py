@@ -1,0 +1,43 @@
+"""A log of a SQLite file as it was at one moment, read bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import apsw
+
+from rstore.backends import sqlite_logs as logs
+from rstore.backends.base import Chunk, Head, Log, Position, Snapshot, View
+from rstore.backends.sqlite_file import Pinned
+from rstore.backends.sqlite_records import now_ms
+
+
+class SqliteSnapshot(Snapshot):
+    """A log in a transaction that only reads."""
+
+    def __init__(
+        self,
+        pinned: Pinned,
+        find: Callable[[apsw.Connection, Log], tuple[int, Head] | None],
+        log: Log,
+        lo: Position,
+        hi: Position,
+    ) -> None:
+        self._pinned = pinned
+        self._number = 0
+
+        def work(connection: apsw.Connection) -> View:
+            found = find(connection, log)
+            if found is None:
+                return View(now_ms(), None)
+            self._number, head = found
+            hot = logs.rows(connection, self._number, lo, hi, None, reverse=False)
+            chunks = logs.chunks(connection, self._number, lo, hi, None, reverse=False, bodies=False, neighbours=False)
+            return View(now_ms(), head, hot, chunks)
+
+        self.view = pinned.read(work)
+
+    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return self._pinned.read(
+            lambda connection: [logs.with_body(connection, self._number, chunk) for chunk in chunks]
+        )
