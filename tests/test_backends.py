@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rstore.backends import make_backend
-from rstore.backends.base import (
+from rstore.backends.base import Backend
+from rstore.backends.nouns import (
     FIRST,
     KEEP,
     LAST,
-    Backend,
     Chunk,
     Commit,
     Head,

@@ -15,6 +15,7 @@ ROOT = Path(rstore.__file__).parent
 # From the bottom to the top; a module imports from lines below its own, and from those beside it where it says so.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors",),
+    ("rstore.backends.nouns",),
     ("rstore.backends.base",),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
     ("rstore.codec.threads",),
@@ -49,7 +50,8 @@ def _module(path: Path) -> str:
 
 
 MODULES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
-BACKENDS = [name for name in MODULES if name.startswith("rstore.backends.") and name != "rstore.backends.base"]
+CONTRACT = {"rstore.backends.base", "rstore.backends.nouns", "rstore.errors"}
+BACKENDS = [name for name in MODULES if name.startswith("rstore.backends.") and name not in CONTRACT]
 TESTING = [name for name in MODULES if name.startswith("rstore.testing")]
 
 
@@ -81,12 +83,12 @@ def test_imports_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", BACKENDS)
 def test_a_backend_imports_the_contract_the_errors_and_its_driver(module: str) -> None:
-    name = module.rpartition(".")[2].partition("_")[0]
+    name = module.split(".")[2]
     for imported in imports(module):
-        if imported.split(".")[0] in sys.stdlib_module_names or imported in ("rstore.backends.base", "rstore.errors"):
+        if imported.split(".")[0] in sys.stdlib_module_names or imported in CONTRACT:
             continue
         # Or another file of the same backend.
-        assert imported.startswith(f"rstore.backends.{name}_") or imported in DRIVERS[name], (
+        assert imported.startswith(f"rstore.backends.{name}.") or imported in DRIVERS[name], (
             f"{module} imports {imported}"
         )
 

@@ -11,7 +11,7 @@ import pytest
 from postgresql import Server, check_schema
 
 from rstore import Store
-from rstore.backends import postgres_schema as layout
+from rstore.backends.postgres import schema as layout
 
 DOCS = Path(__file__).parent.parent / "docs" / "postgresql.md"
 

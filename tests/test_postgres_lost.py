@@ -16,7 +16,8 @@ from postgresql import Server
 
 from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
 from rstore.backends import make_backend
-from rstore.backends.base import Backend, Commit, Head, Log, Model, Options, Row, Write
+from rstore.backends.base import Backend
+from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
 
 LOG = Log(Model.EVENTS, "e")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)

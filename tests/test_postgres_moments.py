@@ -13,7 +13,7 @@ from processes import forked
 
 from rstore import ConflictError, Store
 from rstore.backends import make_backend
-from rstore.backends.base import Chunk, Commit, Head, Log, Model, Options
+from rstore.backends.nouns import Chunk, Commit, Head, Log, Model, Options
 
 POINTS = 200_000
 """More than the chunks that are fetched at once."""

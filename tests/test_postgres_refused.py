@@ -25,7 +25,7 @@ from rstore import (
     StoreNotAvailableError,
 )
 from rstore.backends import make_backend
-from rstore.backends.base import Log, Model, Options, Row, Write
+from rstore.backends.nouns import Log, Model, Options, Row, Write
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from processes import Program, forked
 
 from rstore import Store, StoreClosedError, StoreNotAvailableError
 from rstore.backends import make_backend
-from rstore.backends.base import Commit, Head, Log, Model, Options, Row
+from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row
 
 PROCESSES = 8
 ROUNDS = 40

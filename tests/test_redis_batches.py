@@ -12,9 +12,9 @@ from redis_servers import Server
 
 from rstore import Store, StoreBusyError, StoreError, StoreFullError
 from rstore.backends import make_backend
-from rstore.backends.base import Options, Write
-from rstore.backends.redis_batches import MOST_RECORDS
-from rstore.backends.redis_client import Script
+from rstore.backends.nouns import Options, Write
+from rstore.backends.redis.batches import MOST_RECORDS
+from rstore.backends.redis.client import Script
 
 N = 3 * MOST_RECORDS + 7
 WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)

@@ -15,7 +15,7 @@ from redis_load import after, writers
 from redis_servers import Cluster, Server, until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
-from rstore.backends.redis_layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
+from rstore.backends.redis.layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
 
 
 @pytest.fixture(scope="module")

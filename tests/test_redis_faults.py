@@ -24,8 +24,8 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches
-from rstore.backends.redis_namespace import GARBAGE_A_STEP, RedisNamespace
+from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
+from rstore.backends.redis.namespace import GARBAGE_A_STEP, RedisNamespace
 
 
 @pytest.fixture(params=executables())

@@ -15,8 +15,8 @@ from redis_servers import SYSTEM, Server, executables
 from redis_tls import Tunnel, certify
 
 from rstore import InvalidArgumentError, Store, StoreClosedError, StoreNotAvailableError
-from rstore.backends.redis import EvictionWarning
-from rstore.backends.redis_dsn import parse
+from rstore.backends.redis.backend import EvictionWarning
+from rstore.backends.redis.dsn import parse
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
 QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
@@ -221,7 +221,7 @@ def test_what_a_crash_left_behind_is_deleted_by_whoever_comes_next(server: Serve
         store.update({f"{i}": i for i in range(2500)})
         store.extend_many("s", [(t, t) for t in range(50_000)])
         store.extend("hot", (1, 1))
-        script = (Path(parse.__code__.co_filename).parent / "redis_scripts" / "bury.lua").read_text()
+        script = (Path(parse.__code__.co_filename).parent / "scripts" / "bury.lua").read_text()
         marker = server.do("KEYS", "rs{*}mdefault")[0]
         birth = server.do("GET", marker)[:16]
         server.do("EVAL", script, 2, marker, marker[:7] + b"g", birth, 1000)

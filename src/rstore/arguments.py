@@ -6,7 +6,7 @@ from math import ceil
 from operator import index
 from typing import Any
 
-from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.errors import InvalidTypeError, InvalidValueError
 
 MAX_KEY_BYTES = 2048

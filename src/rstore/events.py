@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_bound, check_item, check_key, check_timestamp
-from rstore.backends.base import MAX_INT64, MAX_SEQ, MIN_INT64
+from rstore.backends.nouns import MAX_INT64, MAX_SEQ, MIN_INT64
 from rstore.codec.changes import Step, unpack_change
 from rstore.errors import InvalidTypeError
 from rstore.history import History

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from rstore.backends.base import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
+from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
 from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
 from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import ChangeRefusedError, CorruptionError, HorizonError, StoreIntegrityError

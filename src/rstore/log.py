@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
-from rstore.backends.base import (
+from rstore.backends.nouns import (
     ANY,
     Chunk,
     Commit,

@@ -9,7 +9,8 @@ from functools import partial
 from itertools import repeat
 from typing import Final, NamedTuple, Protocol
 
-from rstore.backends.base import FIRST, LAST, Backend, Chunk, Log, Model, Position, Row, Snapshot, View
+from rstore.backends.base import Backend
+from rstore.backends.nouns import FIRST, LAST, Chunk, Log, Model, Position, Row, Snapshot, View
 from rstore.codec.chunks import Meta, Segment, merge, segment_of_rows, unpack_chunk, unpack_meta
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.threads import spread

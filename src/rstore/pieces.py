@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeAlias
 
-from rstore.backends.base import Chunk, Position, Row, Snapshot
+from rstore.backends.nouns import Chunk, Position, Row, Snapshot
 from rstore.codec.chunks import Meta, Segment, merge
 from rstore.codec.threads import spread
 from rstore.log_reading import LogReader

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
-from rstore.backends.base import Backend, Model, NamespaceGone
+from rstore.backends.base import Backend
+from rstore.backends.nouns import Model, NamespaceGone
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec, cannot_load

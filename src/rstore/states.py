@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rstore.backends.base import Head, Position
+from rstore.backends.nouns import Head, Position
 from rstore.codec.changes import Step, pack_state, unpack_state
 from rstore.codec.serializers import Codec
 from rstore.errors import SerializationError

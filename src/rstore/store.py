@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from rstore.arguments import check_namespace
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
-from rstore.backends.base import Options
+from rstore.backends.nouns import Options
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec, make_serializer
 from rstore.errors import InvalidTypeError, InvalidValueError

@@ -7,7 +7,8 @@ import re
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
-from rstore.backends.base import Backend, Options
+from rstore.backends.base import Backend
+from rstore.backends.nouns import Options
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
 
@@ -20,14 +21,14 @@ class Scheme(NamedTuple):
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
-    "sqlite": Scheme("rstore.backends.sqlite", "SqliteBackend", None),
+    "sqlite": Scheme("rstore.backends.sqlite.backend", "SqliteBackend", None),
     "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
-    "postgresql": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
-    "postgres": Scheme("rstore.backends.postgres", "PostgresBackend", "postgresql"),
-    "redis": Scheme("rstore.backends.redis", "RedisBackend", "redis"),
-    "rediss": Scheme("rstore.backends.redis", "TlsRedisBackend", "redis"),
-    "redis+cluster": Scheme("rstore.backends.redis", "RedisClusterBackend", "redis"),
-    "rediss+cluster": Scheme("rstore.backends.redis", "TlsRedisClusterBackend", "redis"),
+    "postgresql": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
+    "postgres": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
+    "redis": Scheme("rstore.backends.redis.backend", "RedisBackend", "redis"),
+    "rediss": Scheme("rstore.backends.redis.backend", "TlsRedisBackend", "redis"),
+    "redis+cluster": Scheme("rstore.backends.redis.backend", "RedisClusterBackend", "redis"),
+    "rediss+cluster": Scheme("rstore.backends.redis.backend", "TlsRedisClusterBackend", "redis"),
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)

@@ -1,216 +1,31 @@
-"""The contract of a backend: what it keeps, what is atomic, and what it must never do.
-
-Nouns: a *record* (the bytes of one key), a *log* (one series or one event sequence) with its *head*, *rows*,
-*chunks* and *checkpoints*, a *view* (what a log held at one moment), a *snapshot* (the same, bit by bit) and a
-*commit* (one atomic step of a log).
-"""
+"""The contract of a backend: what it keeps, what is atomic, and what it must never do."""
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Literal, NamedTuple, TypeAlias
-
-from rstore.errors import StoreError
-
-Position: TypeAlias = tuple[int, int]
-"""Where a row of a log stands: (timestamp, sequence number). Series always use sequence number 0."""
-
-MIN_INT64: Final = -(2**63)
-MAX_INT64: Final = 2**63 - 1
-MAX_SEQ: Final = 2**31 - 1
-FIRST: Final[Position] = (MIN_INT64, 0)
-LAST: Final[Position] = (MAX_INT64, MAX_SEQ)
-
-
-class Always(enum.Enum):
-    """The type of `ANY`, the condition that always holds."""
-
-    ANY = enum.auto()
-
-
-ANY: Final = Always.ANY
-Expected: TypeAlias = bytes | Literal[Always.ANY] | None
-"""A condition on a stamp: these bytes, `None` for "there must be none", or `ANY`."""
-
-
-class Keeping(enum.Enum):
-    """The type of `KEEP`, the time to live that leaves the expiry in place."""
-
-    KEEP = enum.auto()
-
-
-KEEP: Final = Keeping.KEEP
-Ttl: TypeAlias = int | Literal[Keeping.KEEP] | None
-"""How many milliseconds a record lives, `None` for good, or `KEEP`: as long as the one in place at the commit."""
-
-
-class Model(enum.IntEnum):
-    """Which kind of log; the numbers are part of the layout."""
-
-    SERIES = 1
-    EVENTS = 2
-    LEASES = 3
-    """A head and nothing else: who has put it there computes the value of a key, and others wait."""
-
-
-class Log(NamedTuple):
-    """The name of one log within the namespace. On a cluster everything of a log lives in one slot."""
-
-    model: Model
-    key: str
-
-
-class Head(NamedTuple):
-    """What is known of a log as a whole.
-
-    `epoch` is replaced by every rewrite, `version` by every apply; both are random and never come back.
-    `sealed` is fixed at the log's creation. `facts` are a few bytes that only the layer above understands.
-    """
-
-    epoch: bytes
-    version: bytes
-    sealed: bool
-    facts: bytes = b""
-
-
-class Row(NamedTuple):
-    """One hot row, or one checkpoint."""
-
-    t: int
-    seq: int
-    body: bytes
-
-
-class Chunk(NamedTuple):
-    """A sealed run of rows, immutable; the chunks of a log are disjoint. `body` is empty if it was not asked for."""
-
-    first: Position
-    last: Position
-    n: int
-    meta: bytes
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How a backend is to be opened."""
-
-    frozen: bool
-    durability: Literal["full", "normal"]
-    timeout_s: float
-    """How long to wait for a lock or a connection."""
-
-
-class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, which no user sees
-    """Somebody discarded the namespace: nothing was written. `Backend.create` makes it again."""
-
-
-class Undone(StoreError):  # noqa: N818 - what became of it, not what is wrong
-    """A transaction was undone by its server: nothing was applied, and all of it may be done again.
-
-    Backends raise it together with the error that it is where nobody does so.
-    """
-
-
-class Write(NamedTuple):
-    """What one key is to hold: a record, or `None` to delete it.
-
-    A time to live and not a time: only the backend's clock judges expiry, and the writer's may differ from it.
-    """
-
-    key: str
-    record: bytes | None
-    ttl_ms: Ttl = None
-    """Above zero; `KEEP` only in `write_if` of a record that is there."""
-
-
-Found: TypeAlias = tuple[str, bytes, int | None]
-"""A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""
-
-
-class Page(NamedTuple):
-    """A run of records in key order, and whether more follows. If only keys were asked for, the rest is empty."""
-
-    records: list[Found]
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a log held at one moment, between two positions."""
-
-    now_ms: int
-    """The backend's clock, POSIX milliseconds."""
-    head: Head | None
-    """`None` if there is no such log."""
-    rows: list[Row] = field(default_factory=list)
-    """In order of position."""
-    chunks: list[Chunk] = field(default_factory=list)
-    """Those that overlap, and the neighbours that were asked for, in order."""
-    checkpoint: Row | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """One atomic step of a log: all of it, or none where a condition does not hold."""
-
-    create: Head | None = None
-    """The head to begin with if there is no such log; without it, an absent log fails the commit."""
-    if_epoch: Expected = ANY
-    if_version: Expected = ANY
-    epoch: bytes | None = None
-    """The new epoch; `None` leaves it. The same for `version` and `facts`."""
-    version: bytes | None = None
-    facts: bytes | None = None
-    put_rows: Sequence[Row] = ()
-    drop_rows: Sequence[Row] = ()
-    """Dropped only where the stored bytes are still these: a row replaced meanwhile survives."""
-    put_chunks: Sequence[Chunk] = ()
-    drop_chunks: Sequence[Position] = ()
-    """By the position of their first row. Dropping comes before putting, for rows and chunks alike."""
-    put_checkpoints: Sequence[Row] = ()
-    drop_checkpoints_from: Position | None = None
-    """Checkpoints at or after this position are dropped, before `put_checkpoints`."""
-    drop_if_empty: bool = False
-    """Drop the log if it is left without rows and chunks."""
-
-
-class Snapshot(ABC):
-    """What a log held at one moment, for as long as it is asked; bodies of chunks are fetched when they are needed."""
-
-    view: View
-    """Without bodies."""
-
-    @abstractmethod
-    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Return some of the chunks with their bodies.
-
-        Raises `ConflictError` if the moment is lost: the store was closed, the process forked, or it took too long.
-        """
-
-
-class HeldSnapshot(Snapshot):
-    """A view with all of its bodies. Chunks are immutable, so that holding them is enough."""
-
-    def __init__(self, view: View) -> None:
-        self._chunks = {chunk.first: chunk for chunk in view.chunks}
-        self.view = replace(view, chunks=[chunk._replace(body=b"") for chunk in view.chunks])
-
-    def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Return some of the chunks with their bodies."""
-        return [self._chunks[chunk.first] for chunk in chunks]
-
-
-def version_of(record: bytes) -> bytes:
-    """Return the version of a key/value record: the nonce of a sealed one, the stamp of a plain one.
-
-    The bytes are at a fixed place, so that a backend can compare them where the data is.
-    """
-    return record[50:62] if record[:1] == b"\xc1" else record[1:9]
+from typing import ClassVar
+
+from rstore.backends.nouns import (
+    ANY,
+    FIRST,
+    LAST,
+    MAX_SEQ,
+    Commit,
+    Expected,
+    Found,
+    Head,
+    HeldSnapshot,
+    Log,
+    Model,
+    Page,
+    Position,
+    Row,
+    Snapshot,
+    View,
+    Write,
+)
 
 
 class Backend(ABC):

@@ -15,12 +15,12 @@ from itertools import accumulate
 from threading import RLock
 from typing import TypeVar
 
-from rstore.backends.base import (
+from rstore.backends.base import Backend
+from rstore.backends.nouns import (
     ANY,
     FIRST,
     KEEP,
     LAST,
-    Backend,
     Chunk,
     Commit,
     Expected,

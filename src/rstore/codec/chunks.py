@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from rstore.backends.base import Position, Row
+from rstore.backends.nouns import Position, Row
 from rstore.codec.columns import (
     FLOATS,
     Blobs,

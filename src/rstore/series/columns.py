@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_bound, check_freq, check_key
-from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from rstore.arguments import check_bound, check_key, check_timestamp
-from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment
 from rstore.errors import InvalidTypeError
 from rstore.pieces import Summary, reading

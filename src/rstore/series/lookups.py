@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_count, check_key, check_timestamp
-from rstore.backends.base import LAST, MAX_INT64, MIN_INT64
+from rstore.backends.nouns import LAST, MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.errors import InvalidTypeError, InvalidValueError

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from rstore.arguments import check_bound, check_count, check_freq, check_key
-from rstore.backends.base import MAX_INT64, MIN_INT64, View
+from rstore.backends.nouns import MAX_INT64, MIN_INT64, View
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
 from rstore.errors import InvalidTypeError, InvalidValueError

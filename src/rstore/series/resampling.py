@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 
 from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
-from rstore.backends.base import MAX_INT64, MIN_INT64
+from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Piece, Summary, reading

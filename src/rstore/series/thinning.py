@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rstore.backends.base import MIN_INT64
+from rstore.backends.nouns import MIN_INT64
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rstore.arguments import check_key, check_ttl
-from rstore.backends.base import KEEP, version_of
+from rstore.backends.nouns import KEEP, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.session import Session
 from rstore.values.leases import Lease, Patience

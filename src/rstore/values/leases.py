@@ -13,7 +13,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Final, Self
 
-from rstore.backends.base import LAST, Commit, Head, Log, Model, NamespaceGone
+from rstore.backends.nouns import LAST, Commit, Head, Log, Model, NamespaceGone
 from rstore.errors import StoreBusyError, StoreError
 from rstore.log import new_stamp
 from rstore.session import Session

@@ -8,7 +8,7 @@ from fnmatch import translate
 from typing import Any, Final
 
 from rstore.arguments import check_key, check_ttl, check_version, key_or_none
-from rstore.backends.base import ANY, Expected, version_of
+from rstore.backends.nouns import ANY, Expected, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.session import Session
 from rstore.values.records import Records, encode_pairs, prefix_end

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from rstore.arguments import check_key
-from rstore.backends.base import Found, NamespaceGone, Ttl, Write, version_of
+from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 

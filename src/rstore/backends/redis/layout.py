@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from rstore.backends.base import Chunk, Log, Position, Row
+from rstore.backends.nouns import Chunk, Log, Position, Row
 
 SLOTS: Final = 16384
 MOST_BUCKETS: Final = 256

@@ -8,12 +8,12 @@ from functools import partial
 from itertools import repeat
 from typing import Final
 
-from rstore.backends.base import KEEP, Found, NamespaceGone, Write
-from rstore.backends.redis_batches import MOST_RECORDS, WRITE, is_large, writing
-from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import Place
-from rstore.backends.redis_ranges import PAGE_BYTES, RedisRanges, expires_ms_of
+from rstore.backends.nouns import KEEP, Found, NamespaceGone, Write
+from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
+from rstore.backends.redis.client import Call, Script
+from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.layout import Place
+from rstore.backends.redis.ranges import PAGE_BYTES, RedisRanges, expires_ms_of
 
 _WRITE_IF: Final = Script("write_if")
 _DELETE: Final = Script("delete")

@@ -7,7 +7,7 @@ from typing import Final
 
 import psycopg
 
-from rstore.backends.base import Undone
+from rstore.backends.nouns import Undone
 from rstore.errors import (
     CorruptionError,
     NotSupportedError,

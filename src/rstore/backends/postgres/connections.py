@@ -12,12 +12,12 @@ from threading import local
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
-from rstore.backends.base import Options, Undone
-from rstore.backends.postgres_dsn import Place
-from rstore.backends.postgres_errors import CHANGED_PLAN, NOT_PREPARED, READ_ONLY, RETRY, CutOff, Passed, translated
-from rstore.backends.postgres_link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
-from rstore.backends.postgres_pool import Pool
-from rstore.backends.postgres_schema import BEGIN, COMMIT, check_layout
+from rstore.backends.nouns import Options, Undone
+from rstore.backends.postgres.dsn import Place
+from rstore.backends.postgres.errors import CHANGED_PLAN, NOT_PREPARED, READ_ONLY, RETRY, CutOff, Passed, translated
+from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
+from rstore.backends.postgres.pool import Pool
+from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
 from rstore.errors import ConflictError, OutcomeUnknownError, StoreClosedError, StoreError, StoreNotAvailableError
 
 T = TypeVar("T")

@@ -13,11 +13,11 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.base import NamespaceGone, Write
-from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_errors import Signal
-from rstore.backends.redis_layout import GENERATION_BYTES, Place
-from rstore.backends.redis_namespace import RedisNamespace
+from rstore.backends.nouns import NamespaceGone, Write
+from rstore.backends.redis.client import Call, Script
+from rstore.backends.redis.errors import Signal
+from rstore.backends.redis.layout import GENERATION_BYTES, Place
+from rstore.backends.redis.namespace import RedisNamespace
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
 
 _FIND: Final = Script("find")

@@ -15,10 +15,10 @@ from weakref import WeakSet
 
 import apsw
 
-from rstore.backends.base import Options
-from rstore.backends.sqlite_errors import translated
-from rstore.backends.sqlite_link import Link, gate, hold, identity, release
-from rstore.backends.sqlite_opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
+from rstore.backends.nouns import Options
+from rstore.backends.sqlite.errors import translated
+from rstore.backends.sqlite.link import Link, gate, hold, identity, release
+from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
 from rstore.errors import ConflictError, StoreBusyError, StoreClosedError, StoreError, StoreNotAvailableError
 
 T = TypeVar("T")

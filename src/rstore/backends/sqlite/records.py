@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.base import KEEP, Found, NamespaceGone, Page, Ttl, Write
+from rstore.backends.nouns import KEEP, Found, NamespaceGone, Page, Ttl, Write
 
 _INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest

@@ -11,11 +11,11 @@ from math import isqrt
 from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.base import Page
-from rstore.backends.redis_batches import MOST_RECORDS, RedisBatches
-from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import GENERATION_BYTES, Place
+from rstore.backends.nouns import Page
+from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
+from rstore.backends.redis.client import Call, Script
+from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.layout import GENERATION_BYTES, Place
 from rstore.errors import OutcomeUnknownError, StoreError
 
 _CLEAR: Final = Script("clear")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from rstore.backends.postgres_binary import number, truth
-from rstore.backends.postgres_dsn import Place
-from rstore.backends.postgres_errors import READ_ONLY_HINT
-from rstore.backends.postgres_link import Failed, Link, Statement
+from rstore.backends.postgres.binary import number, truth
+from rstore.backends.postgres.dsn import Place
+from rstore.backends.postgres.errors import READ_ONLY_HINT
+from rstore.backends.postgres.link import Failed, Link, Statement
 from rstore.errors import StoreNotAvailableError
 
 _FORMAT_1: Final = """

@@ -14,11 +14,12 @@ from random import Random
 from typing import Any, Final
 from zlib import crc32
 
-from rstore.backends.base import Backend, Log, NamespaceGone, Options
-from rstore.backends.redis_client import Call, Client, Script
-from rstore.backends.redis_dsn import Target
-from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import (
+from rstore.backends.base import Backend
+from rstore.backends.nouns import Log, NamespaceGone, Options
+from rstore.backends.redis.client import Call, Client, Script
+from rstore.backends.redis.dsn import Target
+from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.layout import (
     BIRTH_BYTES,
     GENERATION_BYTES,
     Place,

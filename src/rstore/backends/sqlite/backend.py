@@ -11,13 +11,11 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends import sqlite_logs as logs
-from rstore.backends import sqlite_records as records
-from rstore.backends.base import (
+from rstore.backends.base import Backend
+from rstore.backends.nouns import (
     ANY,
     FIRST,
     LAST,
-    Backend,
     Commit,
     Expected,
     Found,
@@ -34,10 +32,11 @@ from rstore.backends.base import (
     Write,
     version_of,
 )
-from rstore.backends.sqlite_file import SqliteFile
-from rstore.backends.sqlite_link import transaction
-from rstore.backends.sqlite_records import LIVE, NS, now_ms
-from rstore.backends.sqlite_snapshot import SqliteSnapshot
+from rstore.backends.sqlite import logs, records
+from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.sqlite.link import transaction
+from rstore.backends.sqlite.records import LIVE, NS, now_ms
+from rstore.backends.sqlite.snapshot import SqliteSnapshot
 from rstore.errors import StoreNotAvailableError
 
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"

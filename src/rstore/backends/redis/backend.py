@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rstore.backends.base import Options
-from rstore.backends.redis_commits import RedisCommits
-from rstore.backends.redis_dsn import parse
-from rstore.backends.redis_namespace import EvictionWarning
-from rstore.backends.redis_records import RedisRecords
+from rstore.backends.nouns import Options
+from rstore.backends.redis.commits import RedisCommits
+from rstore.backends.redis.dsn import parse
+from rstore.backends.redis.namespace import EvictionWarning
+from rstore.backends.redis.records import RedisRecords
 
 __all__ = ["EvictionWarning", "RedisBackend", "RedisClusterBackend", "TlsRedisBackend", "TlsRedisClusterBackend"]
 

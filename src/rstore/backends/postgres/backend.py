@@ -9,7 +9,7 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.base import (
+from rstore.backends.nouns import (
     ANY,
     FIRST,
     LAST,
@@ -26,24 +26,24 @@ from rstore.backends.base import (
     Snapshot,
     View,
 )
-from rstore.backends.postgres_binary import (
+from rstore.backends.postgres.binary import (
     boolean,
     int4,
     int8,
     number,
     truth,
 )
-from rstore.backends.postgres_connections import Moment
-from rstore.backends.postgres_link import Call, Statement
-from rstore.backends.postgres_logs import (
+from rstore.backends.postgres.connections import Moment
+from rstore.backends.postgres.link import Call, Statement
+from rstore.backends.postgres.logs import (
     address_of,
     columns_of,
     columns_of_head,
     columns_of_row,
     plan,
 )
-from rstore.backends.postgres_records import PostgresRecords, was_done
-from rstore.backends.postgres_view import view_call, view_of
+from rstore.backends.postgres.records import PostgresRecords, was_done
+from rstore.backends.postgres.view import view_call, view_of
 
 _FEW_CHUNKS: Final = 8
 """So many are fetched at once: a transaction would ask the server more often, and keep a connection."""

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 from redis import exceptions as driver
 
-from rstore.backends.redis_dsn import Target
-from rstore.backends.redis_errors import (
+from rstore.backends.redis.dsn import Target
+from rstore.backends.redis.errors import (
     PASSING,
     REDIRECTED,
     SIGNALS,
@@ -25,8 +25,8 @@ from rstore.backends.redis_errors import (
     refusal,
     unreachable,
 )
-from rstore.backends.redis_nodes import FAILURES, Nodes, ask
-from rstore.backends.redis_pool import Connection, Pool, pack_command
+from rstore.backends.redis.nodes import FAILURES, Nodes, ask
+from rstore.backends.redis.pool import Connection, Pool, pack_command
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
 
 _FREE_TRIES: Final = 5
@@ -39,7 +39,7 @@ class Script:
     """A Lua script, known to the servers by its hash."""
 
     def __init__(self, name: str) -> None:
-        self.source = files("rstore.backends").joinpath("redis_scripts", f"{name}.lua").read_bytes()
+        self.source = files("rstore.backends.redis").joinpath("scripts", f"{name}.lua").read_bytes()
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
     def on(self, slot: int, keys: Sequence[bytes], *arguments: Any, write: bool, again: bool) -> Call:

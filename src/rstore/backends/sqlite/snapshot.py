@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import apsw
 
-from rstore.backends import sqlite_logs as logs
-from rstore.backends.base import Chunk, Head, Log, Position, Snapshot, View
-from rstore.backends.sqlite_file import Pinned
-from rstore.backends.sqlite_records import now_ms
+from rstore.backends.nouns import Chunk, Head, Log, Position, Snapshot, View
+from rstore.backends.sqlite import logs
+from rstore.backends.sqlite.file import Pinned
+from rstore.backends.sqlite.records import now_ms
 
 
 class SqliteSnapshot(Snapshot):

@@ -17,9 +17,9 @@ from weakref import WeakSet, finalize
 
 import psycopg
 
-from rstore.backends.postgres_dsn import Place
-from rstore.backends.postgres_errors import is_temporary, unreachable
-from rstore.backends.postgres_link import Link
+from rstore.backends.postgres.dsn import Place
+from rstore.backends.postgres.errors import is_temporary, unreachable
+from rstore.backends.postgres.link import Link
 from rstore.errors import StoreBusyError, StoreClosedError
 
 _IDLE_S: Final = 300.0

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeVar
 
-from rstore.backends.base import Commit, Head, Log, Row
-from rstore.backends.postgres_binary import blobs, boolean, int4, int4s, int8, int8s
-from rstore.backends.postgres_link import Call
-from rstore.backends.postgres_sql import LogSql
+from rstore.backends.nouns import Commit, Head, Log, Row
+from rstore.backends.postgres.binary import blobs, boolean, int4, int4s, int8, int8s
+from rstore.backends.postgres.link import Call
+from rstore.backends.postgres.sql import LogSql
 from rstore.errors import NotSupportedError
 
 T = TypeVar("T")

@@ -9,10 +9,10 @@ from weakref import WeakSet
 
 from redis import exceptions as driver
 
-from rstore.backends.redis_dsn import Address, Target
-from rstore.backends.redis_errors import code_of, refusal, unreachable
-from rstore.backends.redis_layout import SLOTS
-from rstore.backends.redis_pool import Pool, connector, pack_command
+from rstore.backends.redis.dsn import Address, Target
+from rstore.backends.redis.errors import code_of, refusal, unreachable
+from rstore.backends.redis.layout import SLOTS
+from rstore.backends.redis.pool import Pool, connector, pack_command
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
 FAILURES: Final = (driver.RedisError, OSError)

@@ -14,22 +14,12 @@ from dataclasses import dataclass, field
 from threading import local
 from typing import Any, Final, NamedTuple, TypeVar
 
-from rstore.backends.base import (
-    ANY,
-    LAST,
-    Chunk,
-    Commit,
-    Expected,
-    Log,
-    Model,
-    NamespaceGone,
-    Options,
-)
-from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_dsn import Target
-from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import BODY_ID_BYTES, Place, pack_chunk, pack_position, pack_rows
-from rstore.backends.redis_logs import RedisLogs, behind, fields
+from rstore.backends.nouns import ANY, LAST, Chunk, Commit, Expected, Log, Model, NamespaceGone, Options
+from rstore.backends.redis.client import Call, Script
+from rstore.backends.redis.dsn import Target
+from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, pack_position, pack_rows
+from rstore.backends.redis.logs import RedisLogs, behind, fields
 from rstore.errors import NotSupportedError, StoreBusyError, StoreError
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import apsw
 
-from rstore.backends.sqlite_format import is_fresh, lay_out
-from rstore.backends.sqlite_link import Link, has_log, identity, log_names, stamp, transaction
+from rstore.backends.sqlite.format import is_fresh, lay_out
+from rstore.backends.sqlite.link import Link, has_log, identity, log_names, stamp, transaction
 from rstore.errors import StoreNotAvailableError
 
 LOOK_EVERY_S: Final = 1.0

@@ -14,7 +14,7 @@ from weakref import WeakSet
 import hiredis
 import redis
 
-from rstore.backends.redis_dsn import Address, Target
+from rstore.backends.redis.dsn import Address, Target
 from rstore.errors import StoreClosedError
 
 # Not the method of a connection: it tries other ways first. hiredis says that it takes tuples of one.

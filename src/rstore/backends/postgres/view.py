@@ -6,11 +6,11 @@ from functools import cache
 
 from psycopg import pq
 
-from rstore.backends.base import Chunk, Head, Position, Row, View
-from rstore.backends.postgres_binary import int8, place, run
-from rstore.backends.postgres_link import Call, Statement
-from rstore.backends.postgres_schema import quoted
-from rstore.backends.postgres_sql import NOW
+from rstore.backends.nouns import Chunk, Head, Position, Row, View
+from rstore.backends.postgres.binary import int8, place, run
+from rstore.backends.postgres.link import Call, Statement
+from rstore.backends.postgres.schema import quoted
+from rstore.backends.postgres.sql import NOW
 
 
 def view_call(

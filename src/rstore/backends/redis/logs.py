@@ -11,29 +11,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from rstore.backends.base import (
-    FIRST,
-    LAST,
-    Chunk,
-    Head,
-    HeldSnapshot,
-    Log,
-    Model,
-    Position,
-    Row,
-    Snapshot,
-    View,
-)
-from rstore.backends.redis_client import Call, Script
-from rstore.backends.redis_errors import LostReplyError, Signal
-from rstore.backends.redis_layout import (
+from rstore.backends.nouns import FIRST, LAST, Chunk, Head, HeldSnapshot, Log, Model, Position, Row, Snapshot, View
+from rstore.backends.redis.client import Call, Script
+from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.layout import (
     Place,
     pack_position,
     pack_rows,
     unpack_chunk,
     unpack_rows,
 )
-from rstore.backends.redis_namespace import RedisNamespace
+from rstore.backends.redis.namespace import RedisNamespace
 from rstore.errors import ConflictError, CorruptionError, StoreClosedError
 
 _APPEND: Final = Script("append")

@@ -21,8 +21,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-from rstore.backends.postgres_link import Statement
-from rstore.backends.postgres_schema import TABLES, quoted
+from rstore.backends.postgres.link import Statement
+from rstore.backends.postgres.schema import TABLES, quoted
 
 NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 """The server's clock at the beginning of the statement: the same for all of its rows."""

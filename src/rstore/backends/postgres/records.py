@@ -10,18 +10,9 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.base import (
-    KEEP,
-    Backend,
-    Found,
-    NamespaceGone,
-    Options,
-    Page,
-    Ttl,
-    Write,
-    version_of,
-)
-from rstore.backends.postgres_binary import (
+from rstore.backends.base import Backend
+from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Ttl, Write, version_of
+from rstore.backends.postgres.binary import (
     blobs,
     int8,
     int8s_or_null,
@@ -30,14 +21,14 @@ from rstore.backends.postgres_binary import (
     texts,
     truth,
 )
-from rstore.backends.postgres_connections import Connections, set_local
-from rstore.backends.postgres_dsn import parse
-from rstore.backends.postgres_link import Call, Calls, Statement
-from rstore.backends.postgres_logs import (
+from rstore.backends.postgres.connections import Connections, set_local
+from rstore.backends.postgres.dsn import parse
+from rstore.backends.postgres.link import Call, Calls, Statement
+from rstore.backends.postgres.logs import (
     batches,
     check_size,
 )
-from rstore.backends.postgres_sql import LogSql, RecordSql
+from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.errors import StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")

@@ -1,0 +1,1 @@
+"""A Redis server or a Redis Cluster: `backend` is where to begin."""

@@ -1,0 +1,1 @@
+"""One SQLite file: `backend` is where to begin."""
