@@ -21,7 +21,7 @@ from rstore.backends.postgres.binary import (
     texts,
     truth,
 )
-from rstore.backends.postgres.connections import Connections, set_local
+from rstore.backends.postgres.connections import Connections, Turns, set_local
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.link import Call, Calls, Statement
 from rstore.backends.postgres.logs import (
@@ -43,6 +43,7 @@ class PostgresRecords(Backend):
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
         self._place = parse(rest)
         self._connections = Connections(self._place, options)
+        self._reads: Connections | Turns = self._connections
         self._records, self._logs = _statements(self._place.schema)
         self._namespace = namespace
         self._name = namespace.encode()
@@ -75,7 +76,7 @@ class PostgresRecords(Backend):
         self._connections.write(calls, lambda: self._birth() != birth, patient=True)
 
     def fact(self, name: str) -> bytes | None:
-        (found,) = self._connections.read((self._records.fact, (self._name, name.encode())))
+        (found,) = self._reads.read((self._records.fact, (self._name, name.encode())))
         return found.get_value(0, 0) if found.ntuples else None
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
@@ -89,21 +90,21 @@ class PostgresRecords(Backend):
         return kept
 
     def _birth(self) -> bytes | None:
-        (found,) = self._connections.read((self._records.find, (self._name,)))
+        (found,) = self._reads.read((self._records.find, (self._name,)))
         return found.get_value(0, 0) if found.ntuples else None
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
-        (found,) = self._connections.read((self._records.get, (self._name, key.encode())))
+        (found,) = self._reads.read((self._records.get, (self._name, key.encode())))
         return found.get_value(0, 0) if found.ntuples else None
 
     def has(self, key: str) -> bool:
-        (found,) = self._connections.read((self._records.has, (self._name, key.encode())))
+        (found,) = self._reads.read((self._records.has, (self._name, key.encode())))
         return found.ntuples > 0
 
     def fetch(self, keys: Collection[str]) -> list[Found]:
-        (found,) = self._connections.read((self._records.fetch, (self._name, texts(keys))))
+        (found,) = self._reads.read((self._records.fetch, (self._name, texts(keys))))
         return [
             (
                 (found.get_value(row, 0) or b"").decode(),
@@ -114,7 +115,7 @@ class PostgresRecords(Backend):
         ]
 
     def count(self, start: str = "", stop: str | None = None) -> int:
-        (found,) = self._connections.read((self._records.count(stop=stop is not None), self._range(start, stop)))
+        (found,) = self._reads.read((self._records.count(stop=stop is not None), self._range(start, stop)))
         return number(found)
 
     def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
@@ -215,7 +216,7 @@ class PostgresRecords(Backend):
             )
             size = [] if keys_only else [int8(most)]
             # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
-            return self._connections.read(_NO_SORT, (query, (*asked, *size)))[1]
+            return self._reads.read(_NO_SORT, (query, (*asked, *size)))[1]
 
         found = find(_PAGE_BYTES // limit, summed=False)
         records = _records_of(found, limit)
