@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sqlite3
 import threading
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -86,6 +88,8 @@ def test_a_copy_is_of_one_moment_while_others_write(postgresql_dsn: str, tmp_pat
 
     with Store(postgresql_dsn, frozen=False, durability="normal") as store:
         store.update({f"k{i}": b"x" * 200 for i in range(10_000)})
+        for t in range(130):
+            store.apply("log", {"a": t}, t)
         stop, done = threading.Event(), [0, 0]
         threads = [threading.Thread(target=write, args=(who,)) for who in range(2)]
         for thread in threads:
@@ -102,10 +106,13 @@ def test_a_copy_is_of_one_moment_while_others_write(postgresql_dsn: str, tmp_pat
     with Store(tmp_path / "copy.db") as copy:
         assert copy.check() == []
         assert copy.count("k") == 10_000
+        assert copy.current("log") == {"a": 129}
         for who in range(2):
             n, points = copy[f"n{who}"], copy.range(f"s{who}")
             assert points == [(t, t) for t in range(1, len(points) + 1)]
             assert before[who] <= len(points) <= n <= len(points) + 1 <= after[who] + 2
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as raw:  # so that reading it is as fast
+        assert raw.execute("SELECT count(*) FROM checkpoints").fetchall() == [(1,)]
 
 
 def test_vacuum_makes_tables_smaller(postgresql: Server, postgresql_schema: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from rstore import Store, StoreBusyError, StoreError, generate_key
+from rstore import InvalidValueError, Store, StoreBusyError, StoreError, generate_key
 from rstore.backends.nouns import Row
 from rstore.backends.sqlite import care
 from rstore.codec.changes import Step, pack_change, pack_state
@@ -137,6 +137,36 @@ def test_what_is_whole_and_wrong_is_found(path: Path) -> None:
     assert ("events", "short") in findings(path)
 
 
+def test_chunks_that_are_whole_and_overlap_are_found(path: Path, tmp_path: Path) -> None:
+    for place, first in ((path, 0), (tmp_path / "other.db", 500)):
+        with Store(place, frozen=False) as store:
+            store.extend_many("s", ((t, t) for t in range(first, first + 2000)))
+    execute(
+        path,
+        f"ATTACH '{tmp_path}/other.db' AS other",
+        "INSERT INTO chunks (log, first_t, first_seq, last_t, last_seq, n, meta, body) "
+        "SELECT log, first_t, first_seq, last_t, last_seq, n, meta, body FROM other.chunks",
+    )
+    with Store(path) as store:
+        (finding,) = store.check()
+    assert (finding.model, finding.key) == ("series", "s")
+    assert "overlap" in finding.problem
+
+
+def test_what_only_sqlite_sees_is_found(path: Path) -> None:
+    with Store(path, frozen=False) as store:
+        store.set("k", 1, ttl=1000)
+    execute(
+        path,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'ns, expires_ms', 'expires_ms, ns') WHERE name = 'records_expiry'",
+    )
+    with Store(path) as store:
+        (finding,) = store.check()
+    assert (finding.model, finding.key) == ("store", None)
+    assert "missing from index" in finding.problem
+
+
 def test_damaged_pages_are_found(path: Path, tmp_path: Path) -> None:
     fill(path)
     content = path.read_bytes()
@@ -225,6 +255,21 @@ def test_a_backup_that_is_broken_off_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             store.backup(tmp_path / "copy.db")
         assert list(tmp_path.glob("copy*")) == []
+
+
+def test_a_file_that_comes_up_meanwhile_is_not_replaced(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = care.SqliteCare.save
+
+    def meanwhile(self: care.SqliteCare, made: str) -> bool:
+        (tmp_path / "copy.db").write_text("mine")
+        return save(self, made)
+
+    monkeypatch.setattr(care.SqliteCare, "save", meanwhile)
+    with Store(path, frozen=False) as store, pytest.raises(InvalidValueError, match="there already"):
+        store.backup(tmp_path / "copy.db")
+    assert [one.read_text() for one in tmp_path.glob("copy*")] == ["mine"]
 
 
 # -- space ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Final
 from rstore.backends.care import MODELS, RECORDS, Finding
 from rstore.backends.nouns import FIRST, LAST, MAX_SEQ, MIN_INT64, Chunk, Head, Model, Position, Row, Snapshot
 from rstore.codec.changes import Step, unpack_change, unpack_horizon
-from rstore.codec.chunks import Segment, pack_meta, unpack_meta
+from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
 from rstore.codec.serializers import is_native
@@ -159,10 +159,9 @@ class _LogLook:
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
         segment = self._logs.open_chunk(self._key, chunk)
-        positions = [segment.position(i) for i in range(len(segment))]
-        if positions[:1] != [chunk.first] or positions[-1:] != [chunk.last]:
+        if (segment.position(0), segment.position(len(segment) - 1)) != (chunk.first, chunk.last):
             raise CorruptionError("it does not begin and end where it says")
-        if any(before >= after for before, after in pairwise(positions)):
+        if not ascending(segment.t, segment.seq):
             raise CorruptionError("its rows are out of order")
         if self._model is Model.SERIES:
             if segment.column.kind is Kind.ENCODED:

@@ -20,10 +20,6 @@ SELECT {", ".join(f"current_setting('{name}')" for name in _SETTINGS)}, pg_is_in
   (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))""")
 _AWAITED: Final = ("on", "remote_write", "remote_apply")
 """With these a commit waits for the standbys that are named, if any are."""
-# Others' tables are not vacuumed: the server would skip them, with a warning each.
-_OWN: Final = Statement("""
-SELECT relname::text FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)
-  AND relkind IN ('r', 'p') AND pg_has_role(relowner, 'USAGE')""")
 _LOG_TABLES: Final = ("hot", "chunks", "checkpoints")
 
 
@@ -75,11 +71,8 @@ class PostgresCare(PostgresRecords):
 
     def reclaim(self) -> int:
         before = self._size()
-        (own,) = self._connections.read((_OWN, (self._place.schema.encode(),)))
-        names = {(own.get_value(row, 0) or b"").decode() for row in range(own.ntuples)}
-        for table in ("namespaces", *TABLES):
-            if table in names:
-                self._connections.alone((Statement(f"VACUUM {quoted(self._place.schema)}.{table}"), ()))
+        for table in ("namespaces", *TABLES):  # those of others the server leaves alone
+            self._connections.alone((Statement(f"VACUUM {quoted(self._place.schema)}.{table}"), ()))
         # The server may have noted what is free, in files of their own.
         return max(0, before - self._size())
 

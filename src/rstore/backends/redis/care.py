@@ -19,7 +19,7 @@ from rstore.errors import NotSupportedError
 _SURVEY: Final = Script("survey")
 _SURVEY_LOGS: Final = Script("survey_logs")
 
-_A_STEP: Final = 2000
+_A_STEP: Final = 1000
 """So many records or rows one script looks at: a few milliseconds of the server's time."""
 _PROBLEMS: Final = {
     b"record": "the index names it, and there is no record: the server may have evicted it",
