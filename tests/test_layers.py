@@ -43,7 +43,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 DRIVERS: dict[str, set[str]] = {
     "sqlite": {"apsw"},
     "memory": set(),
-    "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
+    "postgres": {"psycopg", "psycopg.adapt", "psycopg.conninfo", "psycopg.errors"},
     "redis": {"hiredis", "redis"},
 }
 

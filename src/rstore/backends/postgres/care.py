@@ -7,7 +7,7 @@ from functools import cache
 from typing import Final
 
 from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
-from rstore.backends.postgres.binary import number, number_or_none, truth
+from rstore.backends.postgres.binary import number, truth
 from rstore.backends.postgres.link import Statement
 from rstore.backends.postgres.records import PostgresRecords
 from rstore.backends.postgres.schema import TABLES, quoted
@@ -32,7 +32,7 @@ class PostgresCare(PostgresRecords):
 
     def stats(self) -> Stats:
         (found,) = self._connections.read((_care(self._place.schema).stats, (self._name,)), patient=True)
-        rows = ([number_or_none(found.get_value(row, i)) or 0 for i in range(4)] for row in range(found.ntuples))
+        rows = ([_int(found.get_value(row, i)) for i in range(4)] for row in range(found.ntuples))
         return stats_of((model, how_many, n, size) for model, how_many, n, size in rows)
 
     def durability(self) -> Durability:
@@ -66,8 +66,8 @@ class PostgresCare(PostgresRecords):
             (found,) = self._connections.read((strays, (self._name,)), patient=True)
             for row in range(found.ntuples):
                 model, key, rows = (found.get_value(row, i) or b"" for i in range(3))
-                problem = f"{number_or_none(rows)} rows of the table {table} belong to nothing"
-                yield Finding(MODELS.get(number_or_none(model) or 0, "store"), key.decode(), problem)
+                problem = f"{_int(rows)} rows of the table {table} belong to nothing"
+                yield Finding(MODELS.get(_int(model), "store"), key.decode(), problem)
 
     def reclaim(self) -> int:
         before = self._size()
@@ -125,3 +125,7 @@ FROM ({" UNION ALL ".join(parts)}) AS parts GROUP BY model""")
 @cache
 def _care(schema: str) -> _CareSql:
     return _CareSql(schema)
+
+
+def _int(data: bytes | None) -> int:
+    return int.from_bytes(data or b"", "big", signed=True)

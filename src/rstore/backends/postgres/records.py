@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from psycopg import pq
@@ -17,7 +17,7 @@ from rstore.backends.postgres.binary import (
     int8,
     int8s_or_null,
     number,
-    number_or_none,
+    rows_of,
     texts,
     truth,
 )
@@ -105,14 +105,7 @@ class PostgresRecords(Backend):
 
     def fetch(self, keys: Collection[str]) -> list[Found]:
         (found,) = self._reads.read((self._records.fetch, (self._name, texts(keys))))
-        return [
-            (
-                (found.get_value(row, 0) or b"").decode(),
-                found.get_value(row, 1) or b"",
-                number_or_none(found.get_value(row, 2)),
-            )
-            for row in range(found.ntuples)
-        ]
+        return rows_of(found, found.ntuples)
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         (found,) = self._reads.read((self._records.count(stop=stop is not None), self._range(start, stop)))
@@ -240,13 +233,9 @@ def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
 
 def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
     """Return keys, records and expiries up to the first one that was left behind."""
-    value = found.get_value
-    records: list[Found] = []
-    for row in range(min(found.ntuples, limit)):
-        if (record := value(row, 1)) is None:
-            break
-        records.append(((value(row, 0) or b"").decode(), record, number_or_none(value(row, 2))))
-    return records
+    records = rows_of(found, min(found.ntuples, limit))
+    left_behind = [*map(itemgetter(1), records)]
+    return records[: left_behind.index(None)] if None in left_behind else records
 
 
 def was_done(result: pq.abc.PGresult | None) -> bool:
