@@ -57,13 +57,12 @@ class PostgresCare(PostgresRecords):
 
     def findings(self) -> Iterator[Finding]:
         sql = _care(self._place.schema)
-        for table, orphans in sql.orphans.items():
-            (found,) = self._connections.read((orphans, ()), patient=True)
-            if number(found):
-                n = number(found)
+        counts = self._connections.read(*((orphans, ()) for orphans in sql.orphans.values()), patient=True)
+        for table, n in zip(sql.orphans, map(number, counts), strict=True):
+            if n:
                 yield Finding("store", None, f"{n} rows of the table {table} belong to no namespace")
-        for table, strays in sql.strays.items():
-            (found,) = self._connections.read((strays, (self._name,)), patient=True)
+        calls = ((strays, (self._name,)) for strays in sql.strays.values())
+        for table, found in zip(sql.strays, self._connections.read(*calls, patient=True), strict=True):
             for row in range(found.ntuples):
                 model, key, rows = (found.get_value(row, i) or b"" for i in range(3))
                 problem = f"{_int(rows)} rows of the table {table} belong to nothing"
