@@ -15,6 +15,7 @@ from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     FIRST,
+    HEAD_BYTES,
     KEEP,
     LAST,
     Chunk,
@@ -207,8 +208,20 @@ def test_a_fetch_finds_all_that_is_there(backend: Backend) -> None:
     found = backend.fetch(["nothing", *held])
     assert {key: one for key, one, _ in found} == held
     assert len(found) == len(held)
+    heads = backend.fetch(["nothing", *held], heads=True)
+    assert {key: head for key, head, _ in heads} == {key: one[:HEAD_BYTES] for key, one in held.items()}
     backend.discard()
     assert backend.fetch(["é1"]) == []
+
+
+def test_a_scan_of_heads_leaves_the_rest_of_records_behind(backend: Backend) -> None:
+    birth = backend.create()
+    held = {f"{i}": record(i, size) for i, size in enumerate((1, 50, 60, 1000, 5000, 6_000_000, 2))}
+    backend.write([Write(key, one, 100_000) for key, one in held.items()], birth)
+    page = backend.scan(limit=10, heads=True)
+    assert [(key, head) for key, head, _ in page.records] == [(key, one[:HEAD_BYTES]) for key, one in held.items()]
+    assert all(expires_ms for _, _, expires_ms in page.records)
+    assert not page.more
 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
@@ -235,11 +248,13 @@ def test_a_scan_goes_on_where_its_last_page_ended(
     keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
     backend.write([Write(key, record(i)) for i, key in enumerate(keys)], birth)
     expected = [key for key in keys if start <= key and (stop is None or key < stop)]
-    for keys_only in (False, True):
+    for keys_only, heads in ((False, False), (True, False), (False, True)):
         found: list[str] = []
         after = None
         while True:
-            page = backend.scan(start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only)
+            page = backend.scan(
+                start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only, heads=heads
+            )
             assert len(page.records) <= 3
             assert all(bool(one) != keys_only for _, one, _ in page.records)
             found += (key for key, _, _ in page.records)

@@ -29,9 +29,10 @@ from rstore.errors import (
 from rstore.events import Event
 from rstore.series import Compaction, Span
 from rstore.store import Store
-from rstore.values import Entry
+from rstore.values import Change, Entry, Watch
 
 __all__ = [
+    "Change",
     "ChangeRefusedError",
     "Compaction",
     "ConflictError",
@@ -60,6 +61,7 @@ __all__ = [
     "StoreNotAvailableError",
     "TamperedError",
     "UnsafeValueError",
+    "Watch",
     "WrongKeyError",
     "generate_key",
 ]

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
 from weakref import WeakSet
 
-from rstore.arguments import check_namespace
+from rstore.arguments import check_namespace, check_timeout
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
 from rstore.backends.nouns import Options
 from rstore.codec.keys import Key, check_keys
@@ -19,10 +19,10 @@ from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.events import Events
 from rstore.series import Series
 from rstore.session import CLOSED, FROZEN, Session
-from rstore.values import Values
+from rstore.values import Values, Watching
 
 
-class Store(Values, Series, Events):
+class Store(Values, Watching, Series, Events):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
@@ -77,7 +77,7 @@ class Store(Values, Series, Events):
         self._allow_plaintext = _check_flag(allow_plaintext, "allow_plaintext")
         self._serializer = make_serializer(serializer)
         self._options = Options(
-            frozen=self._frozen, durability=_check_durability(durability), timeout_s=_check_timeout(timeout)
+            frozen=self._frozen, durability=_check_durability(durability), timeout_s=check_timeout(timeout)
         )
         self._lock = RLock()  # guards the depth and the sessions
         self._depth = 0
@@ -200,11 +200,3 @@ def _check_durability(durability: Any) -> Literal["full", "normal"]:
         checked: Literal["full", "normal"] = durability
         return checked
     raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")
-
-
-def _check_timeout(timeout: Any) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise InvalidTypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
-    if not 0 <= timeout < 2**31 / 1000:
-        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {timeout}")
-    return float(timeout)

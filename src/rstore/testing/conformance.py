@@ -20,6 +20,7 @@ from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
+from rstore.testing.watching import WatchingSuite
 
 
 class StoreSuite(
@@ -42,5 +43,6 @@ class StoreSuite(
     SerializingSuite,
     EncryptionSuite,
     SharingSuite,
+    WatchingSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

@@ -98,6 +98,10 @@ class Client:
                 if not (passing and patience.wait()):
                     raise unreachable(error, str(self._target)) from error
 
+    def server_of(self, slot: int) -> Pool | None:
+        """Return where a slot is thought to be, if that is known."""
+        return self._nodes.of(slot)
+
     def close(self) -> None:
         """Let go of every connection."""
         self._nodes.close()
