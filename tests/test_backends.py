@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -440,3 +441,45 @@ def test_a_view_is_a_view_of_the_reference(
         backend.drop(log)
         backend.close()
     assert views[0] == views[1]
+
+
+def test_a_watcher_is_woken_by_every_write(backend: Backend) -> None:
+    birth = backend.create()
+    with backend.watcher(["other"], "k") as watcher, backend.watcher([], "k") as second:
+        every_s = watcher.every_s
+
+        def wakes(write: Callable[[], object]) -> bool:
+            while watcher.wait(0.0):
+                pass
+            write()
+            return watcher.wait(0.9)  # what is not heard is looked for after a second
+
+        assert every_s is None or every_s >= 1
+        assert wakes(lambda: backend.write([Write("k", record(1))], birth))
+        assert wakes(lambda: backend.write([Write("k", record(2), 100_000)], birth))
+        assert wakes(lambda: backend.write([Write(f"k{i}", record(i)) for i in range(2100)], birth))
+        assert wakes(lambda: backend.write_if(Write("k", record(3)), version_of(record(2)), birth))
+        assert wakes(lambda: backend.touch("k", 100_000))
+        assert wakes(lambda: backend.delete(["k"]))
+        assert wakes(lambda: backend.delete_range("k1", "k2"))
+        assert wakes(backend.clear)
+        assert wakes(lambda: backend.write([Write("k", record(4))], birth))
+        assert wakes(backend.discard)
+        assert wakes(lambda: backend.write([Write("k", record(5))], backend.create()))
+        assert second.wait(0.9)
+        while second.wait(0.01):
+            pass
+        assert not second.wait(0.01)
+
+
+def test_a_wait_ends_as_soon_as_something_is_written(backend: Backend) -> None:
+    birth = backend.create()
+    with backend.watcher(["k"], None) as watcher, ThreadPoolExecutor(1) as pool:
+        while watcher.wait(0.0):
+            pass
+        began = time.monotonic()
+        waiting = pool.submit(watcher.wait, 5.0)
+        time.sleep(0.01)
+        backend.write([Write("k", record(1))], birth)
+        assert waiting.result()
+        assert time.monotonic() - began < 1
