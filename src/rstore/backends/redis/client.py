@@ -353,7 +353,8 @@ def _read(connection: Connection) -> Any:
     try:
         return connection.read_response(True)
     except (driver.ResponseError, driver.AuthenticationError, driver.BusyLoadingError) as error:
-        return error
+        # Its traceback and the frames in it hold each other, and what the caller has thrown away would still be there.
+        return error.with_traceback(None)
     except FAILURES as error:
         return _Lost(error)
 
