@@ -29,6 +29,7 @@ from rstore.errors import (
 from rstore.events import Event
 from rstore.series import Compaction, Span
 from rstore.store import Store
+from rstore.transactions import Snapshot, Transaction
 from rstore.values import Change, Entry, Watch
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Passphrase",
     "PlaintextError",
     "SerializationError",
+    "Snapshot",
     "Span",
     "Store",
     "StoreBusyError",
@@ -60,6 +62,7 @@ __all__ = [
     "StoreIntegrityError",
     "StoreNotAvailableError",
     "TamperedError",
+    "Transaction",
     "UnsafeValueError",
     "Watch",
     "WrongKeyError",

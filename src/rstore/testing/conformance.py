@@ -20,6 +20,8 @@ from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
+from rstore.testing.snapshots import SnapshotSuite
+from rstore.testing.transactions import TransactionSuite
 from rstore.testing.watching import WatchingSuite
 
 
@@ -43,6 +45,8 @@ class StoreSuite(
     SerializingSuite,
     EncryptionSuite,
     SharingSuite,
+    TransactionSuite,
+    SnapshotSuite,
     WatchingSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -19,7 +20,7 @@ from typing import Final, NamedTuple, Self
 
 from rstore.arguments import check_edge, check_key, check_timeout
 from rstore.backends.nouns import LAST, Found, Log, Model, Watcher, version_of
-from rstore.errors import StoreClosedError
+from rstore.errors import NotSupportedError, StoreClosedError
 from rstore.session import Session
 from rstore.values.records import Entry, Records, entry_of, prefix_end
 
@@ -52,12 +53,12 @@ class Watch(Iterator[Change]):
         session: Session,
         watcher: AbstractContextManager[Watcher],
         heads: Callable[[], Iterator[Found]],
-        is_open: Callable[[], bool],
+        check: Callable[[], None],
         timeout_s: float,
     ) -> None:
         self._session = session
         self._heads = heads
-        self._is_open = is_open
+        self._check = check  # raises where nothing can be watched any more, or not by this thread
         self._timeout_s = timeout_s
         self._pid = os.getpid()
         self._closed = False
@@ -113,8 +114,7 @@ class Watch(Iterator[Change]):
     def _next(self) -> Change:
         deadline = monotonic() + self._timeout_s
         while not self._closed:
-            if not self._is_open():
-                raise StoreClosedError("the store was closed while it was watched")
+            self._check()
             if (change := self._tell()) is not None:
                 return change
             now = monotonic()
@@ -202,7 +202,15 @@ class Watching(Records):
         [('user:ada', 1815)]
         """
         session = self._reader
+
+        def check() -> None:
+            if self._reader is not session:
+                raise StoreClosedError("the store was closed while it was watched")
+            if self._in_transaction():
+                raise NotSupportedError("a transaction sees nothing change: end it first, or watch in another thread")
+
         session.check_open()
+        check()
         asked = tuple(dict.fromkeys(check_key(key) for key in keys))
         if prefix is not None or not asked:
             prefix = "" if prefix is None else check_edge(prefix, "prefix")
@@ -217,4 +225,8 @@ class Watching(Records):
                 yield from self._scan(session, prefix, prefix_end(prefix), heads=True)
 
         watcher = session.backend.watcher(single, prefix)
-        return Watch(session, watcher, heads, lambda: self._reader is session, timeout_s)
+        return Watch(session, watcher, heads, check, timeout_s)
+
+    @abstractmethod
+    def _in_transaction(self) -> bool:
+        """Return whether this thread is inside a transaction."""
