@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def told(changes: Iterable[Change]) -> list[tuple[str, Any]]:
 
 
 @contextmanager
-def waited_for(changes: Iterator[Change]) -> Iterator[list[Change]]:
+def waited_for(changes: Iterator[Change]) -> Generator[list[Change]]:
     """Wait for one change in another thread, while something is done to what it waits on."""
     found: list[Change] = []
     thread = threading.Thread(target=lambda: found.append(next(changes)))
@@ -110,9 +110,9 @@ def test_a_file_that_is_replaced_and_removed(tmp_path: Path) -> None:
 
 
 @contextmanager
-def listening(server: Server, schema: str) -> Iterator[psycopg.Connection]:
+def listening(server: Server, schema: str) -> Generator[psycopg.Connection]:
     with psycopg.connect(server.conninfo(), autocommit=True) as connection:
-        connection.execute(f"LISTEN {RecordSql(schema).channel}")
+        connection.execute(f"LISTEN {RecordSql(schema).channel}".encode())
         yield connection
 
 

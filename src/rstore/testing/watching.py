@@ -5,10 +5,9 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def write_in_turn(store: Store, who: str, n: int) -> None:
 
 
 @contextmanager
-def waiting(changes: Watch) -> Iterator[list[Any]]:
+def waiting(changes: Watch) -> Generator[list[Any]]:
     """Wait for a change in another thread; at the end there is what came of it, and when."""
     outcome: list[Any] = []
 
@@ -212,14 +211,16 @@ class WatchingSuite(Suite):
         n, state = 30, dict[str, Any]()
         counted: dict[str, list[int]] = {"one": [], "two": []}
         with ExitStack() as stack:
-            other = partial(write_in_turn, store)
-            if self.persistent:  # then it is another process that writes beside this one
-                worker = stack.enter_context(Worker())
+            worker = stack.enter_context(Worker()) if self.persistent else None  # another process, beside this one
+            if worker is not None:
                 worker.open(flavour, opener.dsn, durability="normal")
-                other = partial(worker.run, write_in_turn)
+
+            def other() -> None:
+                write_in_turn(store, "two", n) if worker is None else worker.run(write_in_turn, "two", n)
+
             changes = stack.enter_context(store.watch(timeout=PATIENCE_S))
             pool = stack.enter_context(ThreadPoolExecutor(2))
-            writers = [pool.submit(other, "two", n), pool.submit(write_in_turn, store, "one", n)]
+            writers = [pool.submit(other), pool.submit(write_in_turn, store, "one", n)]
             while [values[-1:] for values in counted.values()] != [[n - 1], [n - 1]]:
                 key, entry = next(changes)
                 if entry is None:
