@@ -164,10 +164,11 @@ def test_what_nobody_was_notified_of_is_seen_within_a_second(postgresql: Server,
 def test_a_session_that_is_ended_is_followed_by_another(postgresql: Server, postgresql_dsn: str) -> None:
     with Store(postgresql_dsn, frozen=False) as store, store.watch(timeout=PATIENCE_S) as changes:
         with waited_for(changes) as found:
-            postgresql.execute(
+            ended = postgresql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                "WHERE query LIKE '%SET watched_until =%' AND pid <> pg_backend_pid()"
             )
+            assert ended == [(True,)]
             store["a"] = 1
         assert told(found) == [("a", 1)]
         store["a"] = 2
