@@ -176,7 +176,7 @@ class Logs(LogReader):
 
     def together(self, keys: Collection[str], take_away: Callable[[], T]) -> T:
         """Return what `take_away` does to several logs as to one, where the backend can, if need be more than once."""
-        if len(keys) < 2:
+        if len(keys) < 2 or not self._backend.transactional:
             return take_away()
         races = 0
         while True:

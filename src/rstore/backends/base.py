@@ -228,14 +228,20 @@ class Backend(ABC):
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
 
+    @property
+    def transactional(self) -> bool:
+        """Whether `transaction` is possible here: not where a namespace lies in several places."""
+        return True
+
     @abstractmethod
     def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
         """Do what this thread asks for inside when it ends, all of it, or nothing if it raises; it nests.
 
-        Nobody else sees a part. On a cluster, where this cannot be, what is asked for is done at once. Without
-        `create`, what is inside only takes away, and a place that is not there is not made for it.
+        What is inside reads what it has written; nobody else sees a part. Without `create`, what is inside only takes
+        away, and a place that is not there is not made for it.
 
-        Raises `Undone` where all of it may be done again.
+        Raises `Undone` where all of it may be done again; `NotSupportedError`, before anything is sent, where it is not
+        possible.
         """
 
     @abstractmethod
