@@ -1,14 +1,16 @@
-"""Calls of the contract as data, so that the same can be asked of two backends, inside of transactions and out of them."""
+"""Calls of the contract as data, so that the same can be asked of two backends, inside of a transaction or not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
+import pytest
 from hypothesis import strategies as st
 
+from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     ANY,
@@ -31,7 +33,11 @@ from rstore.backends.nouns import (
 WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
 KEYS = ["a", "ab", "b", "c", "é", "\U0001f600"]
+LOG = Log(Model.EVENTS, "log")
+OTHER = Log(Model.EVENTS, "other")
 LOGS = [Log(Model.SERIES, "s"), Log(Model.SERIES, "t"), Log(Model.EVENTS, "s")]
+
+Work: TypeAlias = Callable[[Backend], object]
 
 keys = st.sampled_from(KEYS)
 stops = st.none() | keys
@@ -52,7 +58,7 @@ def views(draw: st.DrawFn) -> dict[str, Any]:
         "reverse": limit is not None and draw(st.booleans()),
         "rows": draw(st.booleans()),
         "bodies": draw(st.booleans()),
-        "neighbours": limit is from_checkpoint is None and draw(st.booleans()),
+        "neighbours": limit is None and from_checkpoint is None and draw(st.booleans()),
         "from_checkpoint": from_checkpoint,
     }
 
@@ -125,10 +131,11 @@ class Caller:
             ],
         )
 
-    def _block(self, inner: Sequence[Any], fails: bool) -> Any:
+    def _block(self, inner: Sequence[Any], fails: bool, look: Callable[[], None] = lambda: None) -> Any:
         results: list[Any] = []
         with suppress(ZeroDivisionError), self.backend.transaction():
             results += map(self.make, inner)
+            look()
             if fails:
                 raise ZeroDivisionError
         return results
@@ -218,3 +225,49 @@ class Caller:
 
 def _timeless(view: View) -> View:
     return replace(view, now_ms=0)
+
+
+def record(stamp: int) -> bytes:
+    return b"\x01" + stamp.to_bytes(8, "big") + b"x"
+
+
+def opened(dsn: str, options: Options = WRITABLE) -> Backend:
+    backend = make_backend(dsn, "default", options)
+    backend.open()
+    return backend
+
+
+def put(backend: Backend, key: str, stamp: int, ttl_ms: int | None = None) -> None:
+    backend.write([Write(key, record(stamp), ttl_ms)], backend.create())
+
+
+def append(backend: Backend, log: Log, t: int) -> None:
+    assert backend.append(log, HEAD, [Row(t, 0, b"%d" % t)], backend.create())
+
+
+def rewrite(backend: Backend, log: Log) -> None:
+    """Turn the rows of a log into a chunk."""
+    rows = backend.view(log).rows
+    chunk = Chunk((rows[0].t, 0), (rows[-1].t, 0), len(rows), b"meta", b"body")
+    commit = Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, drop_rows=rows, put_chunks=[chunk])
+    assert backend.commit(log, commit, backend.create())
+
+
+def seed(backend: Backend) -> None:
+    put(backend, "k", 1)
+    put(backend, "l", 2)
+    append(backend, LOG, 1)
+    append(backend, LOG, 2)
+    rewrite(backend, LOG)
+    append(backend, LOG, 3)
+
+
+def transact(backend: Backend, *steps: Callable[[], object]) -> None:
+    """Do some steps in one transaction."""
+    with backend.transaction():
+        for step in steps:
+            step()
+
+
+def fail(why: str) -> Callable[[], None]:
+    return lambda: pytest.fail(why)

@@ -1,38 +1,31 @@
-"""Two at once on Redis: whoever read what somebody else changed meanwhile is undone, and nobody else; faults at the end."""
+"""Two at once on Redis: whoever read what somebody else changed meanwhile is undone, and nobody else."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 from processes import forked
-from redis_proxy import Proxy
-from redis_servers import Server
-from redis_transactions import HEAD, WRITABLE
+from redis_transactions import HEAD, LOG, OTHER, Work, append, fail, opened, put, record, seed, transact
 
 from rstore import (
     NotSupportedError,
-    OutcomeUnknownError,
-    Store,
     StoreClosedError,
-    StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     LAST,
-    Chunk,
     Commit,
     Log,
     Model,
     NamespaceGone,
-    Options,
     Row,
     Undone,
     Write,
@@ -43,48 +36,10 @@ from rstore.backends.redis.batches import MOST_RECORDS
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
-LOG = Log(Model.EVENTS, "log")
-OTHER = Log(Model.EVENTS, "other")
-
-
-def record(stamp: int) -> bytes:
-    return b"\x01" + stamp.to_bytes(8, "big") + b"x"
-
-
-def opened(dsn: str, options: Options = WRITABLE) -> Backend:
-    backend = make_backend(dsn, "default", options)
-    backend.open()
-    return backend
-
-
-def put(backend: Backend, key: str, stamp: int, ttl_ms: int | None = None) -> None:
-    backend.write([Write(key, record(stamp), ttl_ms)], backend.create())
-
-
-def append(backend: Backend, log: Log, t: int) -> None:
-    assert backend.append(log, HEAD, [Row(t, 0, b"%d" % t)], backend.create())
-
-
-def rewrite(backend: Backend, log: Log) -> None:
-    """Turn the rows of a log into a chunk."""
-    rows = backend.view(log).rows
-    chunk = Chunk((rows[0].t, 0), (rows[-1].t, 0), len(rows), b"meta", b"body")
-    commit = Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, drop_rows=rows, put_chunks=[chunk])
-    assert backend.commit(log, commit, backend.create())
-
-
-def seed(backend: Backend) -> None:
-    put(backend, "k", 1)
-    put(backend, "l", 2)
-    append(backend, LOG, 1)
-    append(backend, LOG, 2)
-    rewrite(backend, LOG)
-    append(backend, LOG, 3)
-
 
 @pytest.fixture(params=["redis_dsn", "redis_cluster_dsn"], ids=["redis", "redis+cluster"])
 def dsn(request: pytest.FixtureRequest) -> str:
-    return request.getfixturevalue(request.param) + "?buckets=1"
+    return f"{request.getfixturevalue(request.param)}?buckets=1"
 
 
 @pytest.fixture
@@ -104,8 +59,6 @@ def alone(redis_dsn: str) -> Iterator[Backend]:
     yield backend
     backend.close()
 
-
-Work = Callable[[Backend], object]
 
 READS: dict[str, Work] = {
     "get": lambda b: b.get("k"),
@@ -165,19 +118,14 @@ def test_who_is_in_whose_way(pair: tuple[Backend, Backend], write: str) -> None:
     for name, read in READS.items():
         mine.discard()
         seed(mine)
+        undone = True
         with suppress(Undone):
-            undone = True
-            with mine.transaction():
-                put(mine, "mine", 1)
-                read(mine)
-                change(others)
+            transact(mine, lambda: put(mine, "mine", 1), partial(read, mine), partial(change, others))
             undone = False
         assert undone == (name in overtaken), name
         assert mine.has("mine") != undone, name
         if undone:
-            with mine.transaction():
-                put(mine, "mine", 1)
-                read(mine)
+            transact(mine, lambda: put(mine, "mine", 1), partial(read, mine))
         assert others.has("mine"), name
 
 
@@ -185,23 +133,19 @@ def test_what_is_only_read_is_of_one_moment(pair: tuple[Backend, Backend]) -> No
     mine, others = pair
     with mine.transaction():
         assert (mine.get("k"), mine.get("l")) == (record(1), record(2))
-    with pytest.raises(Undone), mine.transaction():
-        mine.get("k")
-        others.write([Write("k", record(3)), Write("l", record(3))], others.create())
-        mine.get("l")
-    with pytest.raises(Undone), mine.transaction():
-        mine.get("k")
-        put(others, "k", 4)
-        mine.get("k")
-        pytest.fail("it could have been found out")
+    two = [Write("k", record(3)), Write("l", record(3))]
+    with pytest.raises(Undone):
+        transact(mine, lambda: mine.get("k"), lambda: others.write(two, others.create()), lambda: mine.get("l"))
+    again = (lambda: mine.get("k"), lambda: put(others, "k", 4), lambda: mine.get("k"))
+    with pytest.raises(Undone):
+        transact(mine, *again, fail("it could have been found out"))
 
 
 def test_many_records_that_are_written_meanwhile(pair: tuple[Backend, Backend]) -> None:
     mine, others = pair
-    with pytest.raises(Undone), mine.transaction():
-        put(mine, "a", 1)
-        mine.count()
-        others.write([Write(f"{i}", record(i)) for i in range(MOST_RECORDS + 1)], others.create())
+    many = [Write(f"{i}", record(i)) for i in range(MOST_RECORDS + 1)]
+    with pytest.raises(Undone):
+        transact(mine, lambda: put(mine, "a", 1), mine.count, lambda: others.write(many, others.create()))
     with mine.transaction():
         assert mine.count() == MOST_RECORDS + 3
         assert mine.delete_range("", "a") == MOST_RECORDS + 1
@@ -247,10 +191,8 @@ def test_a_log_that_somebody_holds(alone: Backend, redis_dsn: str) -> None:
 )
 def test_a_record_that_expires_inside(alone: Backend, read: Work) -> None:
     put(alone, "soon", 1, 20)
-    with pytest.raises(Undone), alone.transaction():
-        put(alone, "mine", 1)
-        read(alone)
-        time.sleep(0.022)
+    with pytest.raises(Undone):
+        transact(alone, lambda: put(alone, "mine", 1), lambda: read(alone), lambda: time.sleep(0.022))
     with alone.transaction():
         put(alone, "mine", 2)
         read(alone)
@@ -286,12 +228,9 @@ def test_other_threads_are_outside(alone: Backend) -> None:
         seen.append(alone.get("mine"))
         put(alone, "theirs", 1)
 
-    with pytest.raises(ZeroDivisionError), alone.transaction():
-        put(alone, "mine", 1)
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-        raise ZeroDivisionError
+    thread = threading.Thread(target=look)
+    with pytest.raises(ZeroDivisionError):
+        transact(alone, lambda: put(alone, "mine", 1), thread.start, thread.join, lambda: 1 // 0)
     assert seen == [None]
     assert (alone.get("mine"), alone.get("theirs")) == (None, record(1))
 
@@ -302,7 +241,8 @@ def test_a_fork_inside(alone: Backend) -> None:
         put(alone, "mine", 1)
 
         def child() -> None:
-            for use in (lambda: alone.get("k"), lambda: put(alone, "mine", 2), alone.transaction().__enter__):
+            uses: list[Callable[[], object]] = [lambda: alone.get("k"), lambda: put(alone, "mine", 2)]
+            for use in (*uses, partial(transact, alone)):
                 with pytest.raises(StoreNotAvailableError, match="fork"):
                     use()
 
@@ -327,10 +267,8 @@ def _refused(transaction: Any) -> None:
 
 
 def test_a_store_that_is_closed_inside(alone: Backend, redis_dsn: str) -> None:
-    with pytest.raises(StoreClosedError), alone.transaction():
-        alone.view(LOG)
-        put(alone, "mine", 1)
-        alone.close()
+    with pytest.raises(StoreClosedError):
+        transact(alone, lambda: alone.view(LOG), lambda: put(alone, "mine", 1), alone.close)
     other = opened(redis_dsn)
     assert not other.has("mine")
     other.close()
@@ -359,12 +297,11 @@ def test_one_that_is_too_large(alone: Backend, monkeypatch: pytest.MonkeyPatch) 
         lambda b: b.append(OTHER, HEAD, [Row(i, 0, b"x") for i in range(21)], birth),
         lambda b: b.views([Log(Model.EVENTS, f"{i}") for i in range(21)]),
         lambda b: b.fetch([f"{i}" for i in range(21)]),
-        lambda b: [append(b, OTHER, i) for i in range(21)],
+        lambda b: transact(b, *(partial(append, b, OTHER, i) for i in range(21))),
     ]
     for work in works:
-        with pytest.raises(NotSupportedError, match="split it"), alone.transaction():
-            put(alone, "mine", 1)
-            work(alone)
+        with pytest.raises(NotSupportedError, match="split it"):
+            transact(alone, lambda: put(alone, "mine", 1), partial(work, alone))
         assert (alone.count(), alone.logs(Model.EVENTS)) == (2, ["log"])
 
 
@@ -385,149 +322,3 @@ def test_a_namespace_that_is_not_there(redis_dsn: str) -> None:
             backend.append(LOG, HEAD, [Row(1, 0, b"x")], b"birth")
     assert (backend.create(), backend.get("k")) == (birth, record(1))
     backend.close()
-
-
-# -- faults -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def proxied(redis_server: Server) -> Iterator[tuple[Backend, Proxy]]:
-    redis_server.do("FLUSHALL")
-    with Proxy(redis_server.port) as proxy:
-        backend = opened(f"redis://127.0.0.1:{proxy.port}")
-        seed(backend)
-        yield backend, proxy
-        backend.close()
-
-
-CHANGES: dict[str, tuple[Work, Work, bool]] = {
-    "record": (lambda b: put(b, "mine", 1), lambda b: b.has("mine"), True),
-    "log": (lambda b: append(b, OTHER, 1), lambda b: b.logs(Model.EVENTS) == ["log", "other"], True),
-    "commit": (
-        lambda b: b.commit(LOG, Commit(version=b"w" * 16), b.create()),
-        lambda b: b.view(LOG).head != HEAD._replace(epoch=b"n" * 16),
-        True,
-    ),
-    "deletion": (lambda b: b.delete(["k"]), lambda b: not b.has("k"), False),
-}
-
-
-@pytest.mark.parametrize("forward", [True, False], ids=["reply", "request"])
-@pytest.mark.parametrize("name", CHANGES)
-def test_an_end_whose_reply_is_lost(proxied: tuple[Backend, Proxy], name: str, *, forward: bool) -> None:
-    """Random bytes tell that it was done. That they are not there tells nothing."""
-    backend, proxy = proxied
-    change, is_done, leaves_stamps = CHANGES[name]
-    known = forward and leaves_stamps
-    with suppress(OutcomeUnknownError):
-        done = False
-        with backend.transaction():
-            change(backend)
-            proxy.lose(b"EXEC", forward=forward)
-        done = True
-    assert (proxy.lost, done, bool(is_done(backend))) == (1, known, forward)
-
-
-def test_a_lost_end_of_what_only_reads(proxied: tuple[Backend, Proxy]) -> None:
-    backend, proxy = proxied
-    with pytest.raises(Undone), backend.transaction():
-        backend.view(LOG)
-        proxy.lose(b"EXEC", forward=True)
-
-
-def test_a_connection_that_breaks_before_the_end(alone: Backend, redis_server: Server) -> None:
-    with pytest.raises(Undone), alone.transaction():
-        put(alone, "mine", 1)
-        alone.view(LOG)
-        redis_server.client().client_kill_filter(_type="normal", skipme=True)
-    with pytest.raises(Undone), alone.transaction():
-        alone.view(LOG)
-        redis_server.client().client_kill_filter(_type="normal", skipme=True)
-        alone.count()
-        pytest.fail("it went on with another connection, which watches nothing")
-    assert not alone.has("mine")
-
-
-def test_scripts_that_are_forgotten_inside(alone: Backend, redis_server: Server) -> None:
-    with alone.transaction():
-        put(alone, "mine", alone.count())
-        redis_server.do("SCRIPT", "FLUSH")
-        append(alone, LOG, 9)
-        redis_server.do("SCRIPT", "FLUSH")
-    assert (alone.get("mine"), alone.view(LOG).rows[-1].t) == (record(2), 9)
-
-
-def test_memory_that_runs_out_before_the_end(alone: Backend, redis_server: Server) -> None:
-    try:
-        for work in (lambda: put(alone, "mine", 1), lambda: append(alone, LOG, 9), lambda: append(alone, OTHER, 9)):
-            with pytest.raises(StoreFullError, match="nothing was applied"), alone.transaction():
-                assert alone.delete(["k"]) == 1
-                work()
-                redis_server.do("CONFIG", "SET", "maxmemory", 1)
-            redis_server.do("CONFIG", "SET", "maxmemory", 0)
-            assert (alone.get("k"), alone.has("mine"), len(alone.view(LOG).rows)) == (record(1), False, 1)
-        with alone.transaction():
-            assert alone.delete(["k"]) == 1
-            assert alone.drop(LOG)
-            redis_server.do("CONFIG", "SET", "maxmemory", 1)
-        with alone.transaction():
-            alone.clear()
-        assert (alone.count(), alone.logs(Model.EVENTS)) == (0, [])
-    finally:
-        redis_server.do("CONFIG", "SET", "maxmemory", 0)
-
-
-def test_bodies_that_waited_too_long(alone: Backend, redis_server: Server) -> None:
-    with pytest.raises(Undone), alone.transaction():
-        chunk = Chunk((5, 0), (6, 0), 2, b"meta", b"another body")
-        assert alone.commit(LOG, Commit(put_chunks=[chunk]), alone.create())
-        assert alone.view(LOG, (5, 0)).chunks == [chunk]
-        for name in redis_server.do("KEYS", "rs{*}b*"):
-            if redis_server.do("PTTL", name) > 0:
-                redis_server.do("DEL", name)
-    assert len(alone.view(LOG).chunks) == 1
-
-
-def test_replicas_that_do_not_confirm(redis_dsn: str) -> None:
-    backend = opened(f"{redis_dsn}?wait_replicas=1", Options(frozen=False, durability="normal", timeout_s=0.1))
-    with suppress(OutcomeUnknownError):
-        backend.create()
-    with pytest.raises(OutcomeUnknownError, match="fewer than 1 replicas"), backend.transaction():
-        put(backend, "mine", 1)
-    assert backend.has("mine")
-    with backend.transaction():
-        assert backend.has("mine")
-    backend.close()
-
-
-def test_nothing_is_left_behind(alone: Backend, redis_server: Server) -> None:
-    """Neither of a log that was dropped nor of records that were cleared, and no connection goes on watching."""
-    before = redis_server.do("DBSIZE")
-    for _ in range(3):
-        with alone.transaction():
-            alone.clear()
-            assert alone.drop(LOG)
-        with alone.transaction():
-            seed(alone)
-        with suppress(ZeroDivisionError), alone.transaction():
-            alone.count()
-            raise ZeroDivisionError
-    assert redis_server.do("DBSIZE") == before
-    watching = [client for client in redis_server.client().client_list() if client.get("watch", "0") != "0"]
-    assert watching == []
-
-
-def test_several_keys_at_once(redis_dsn: str) -> None:
-    """What `remove` and `prune` do to several keys is a transaction."""
-    with Store(redis_dsn, frozen=False) as store:
-        for key in ("a", "b"):
-            store.extend_many(key, [(i, i) for i in range(5000)])
-            store.extend(key, (9000, 1))
-            for i in range(3):
-                store.apply(key, {"i": i})
-        store.remove("a", "b", start=100)
-        assert [len(store.range(key)) for key in ("a", "b")] == [100, 100]
-        store.prune("a", "b")
-        assert [len(store.events(key) or ()) for key in ("a", "b")] == [1, 1]
-        store.remove("a", "b")
-        assert store.timeseries() == []

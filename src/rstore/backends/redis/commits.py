@@ -165,6 +165,8 @@ class RedisCommits(RedisLogs):
             yield
             return
         place = self._place_of_log(log)
+        if not place.birth:
+            place = self._current(lambda: self._place_of_log(log))  # others look for the lease under its birth
         name, token = place.log(b"t", log), os.urandom(16)
         take = _LEASE.on(place.slot, (name,), token, LEASE_MS, write=True, again=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rstore.backends.nouns import NamespaceGone, Undone
+from rstore.backends.nouns import Head, Log, NamespaceGone, Undone
 from rstore.backends.redis.changes import Changes
 from rstore.backends.redis.layout import Place
 from rstore.backends.redis.plain import Plain, Seen
@@ -24,6 +24,7 @@ class Inside:
         self._watch = plain.watch(place)
         self._changes = Changes()
         self._seen: dict[str, Seen | None] = {}
+        self._heads: dict[Log, Head | None] = {}
         self._since_ms: int | None = None  # since when nothing may expire: a run of keys was read
 
     def create(self) -> bytes:
@@ -49,7 +50,8 @@ class Inside:
     def _grow(self, n: int) -> None:
         """Refuse to become larger by so much than one script may be."""
         changes = self._changes
-        if len(self._seen) + len(self._watch) + len(changes.records) + changes.n + n > MOST:
+        read = len(self._seen) + len(self._heads) + len(self._watch)
+        if read + len(changes.records) + changes.n + n > MOST:
             raise NotSupportedError(
                 f"a transaction on Redis ends as one script, of {MOST:,} records and rows at most: split it"
             )

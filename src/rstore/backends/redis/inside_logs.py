@@ -59,20 +59,23 @@ class InsideLogs(Inside):
     ) -> View:
         if self._nowhere:
             return View(self._plain.now_ms(self._place), None)
-        self._watch_log(log, b"hc" + (b"r" if rows else b"") + (b"k" if from_checkpoint else b""))
+        self._watch_log(log, b"c" + (b"r" if rows else b"") + (b"k" if from_checkpoint else b""))
         changes = self._changes.logs.get(log)
         if changes is None:
-            return self._plain.view(
+            return self._saw(
                 log,
-                lo,
-                hi,
-                limit=limit,
-                reverse=reverse,
-                rows=rows,
-                bodies=bodies,
-                neighbours=neighbours,
-                from_checkpoint=from_checkpoint,
-                unless_version=unless_version,
+                self._plain.view(
+                    log,
+                    lo,
+                    hi,
+                    limit=limit,
+                    reverse=reverse,
+                    rows=rows,
+                    bodies=bodies,
+                    neighbours=neighbours,
+                    from_checkpoint=from_checkpoint,
+                    unless_version=unless_version,
+                ),
             )
         now_ms = self._plain.now_ms(self._place)
         if changes.head is None or changes.head.version == unless_version:
@@ -102,9 +105,9 @@ class InsideLogs(Inside):
         bodies: bool = True,
     ) -> list[View]:
         stored = [] if self._nowhere else [log for log in logs if log not in self._changes.logs]
-        self._watching(self._place.log(b"%c" % kind, log) for log in stored for kind in b"hcr")
+        self._watching(self._place.log(b"%c" % kind, log) for log in stored for kind in b"cr")
         found = self._plain.views(stored, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
-        views = dict(zip(stored, found, strict=True))
+        views = {log: self._saw(log, view) for log, view in zip(stored, found, strict=True)}
         return [
             views[log] if log in views else self.view(log, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
             for log in logs
@@ -115,8 +118,9 @@ class InsideLogs(Inside):
         if self._nowhere or log in self._changes.logs:
             yield HeldSnapshot(self.view(log, lo, hi))
             return
-        self._watch_log(log, b"hcr")
+        self._watch_log(log, b"cr")
         with self._plain.snapshot(log, lo, hi) as snapshot:
+            self._saw(log, snapshot.view)
             yield snapshot
 
     def hot(self, log: Log) -> tuple[int, int]:
@@ -152,6 +156,14 @@ class InsideLogs(Inside):
             self._watch_log(log, b"c")
             changes.chunks = self._plain.index(self._place, log) if changes.based else {}
         return changes.chunks
+
+    def _saw(self, log: Log, view: View) -> View:
+        """Return a view of what is stored, whose head must stay what it is."""
+        if log not in self._heads:
+            self._grow(1)
+        if self._heads.setdefault(log, view.head) != view.head:
+            raise self._overtaken(f"{log.key!r}")
+        return view
 
     def _watch_log(self, log: Log, kinds: bytes) -> None:
         self._watching(self._place.log(b"%c" % kind, log) for kind in kinds)
@@ -207,8 +219,7 @@ class InsideLogs(Inside):
         """Return what was changed of a log, or the beginning of it."""
         if log in self._changes.logs:
             return self._changes.logs[log]
-        self._watch_log(log, b"h")
-        head = self._plain.view(log, LAST, LAST, rows=False, bodies=False).head
+        head = self._saw(log, self._plain.view(log, LAST, LAST, rows=False, bodies=False)).head
         return LogChanges(head, head, based=head is not None)
 
     def _add(self, n: int) -> None:

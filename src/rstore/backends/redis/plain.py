@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from rstore.backends.nouns import LAST, Chunk, Log, Position, Undone, version_of
+from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone, version_of
 from rstore.backends.redis.changes import Changes, Command, stamps_of
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.commits import RedisCommits
@@ -101,19 +101,36 @@ class Plain(RedisRecords, RedisCommits):
         self._stage(place, entries, chunks)
         return entries
 
-    def finishing(self, place: Place, changes: Changes, seen: dict[str, Seen | None], since_ms: int | None) -> Command:
+    def finishing(
+        self,
+        place: Place,
+        changes: Changes,
+        seen: dict[str, Seen | None],
+        heads: dict[Log, Head | None],
+        since_ms: int | None,
+    ) -> Command:
         """Return the one command that does what a transaction has changed, if what it has seen is still so."""
         leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased]
         staged = [place.body(entry) for one in changes.logs.values() for entry in one.put_chunks.values()]
         commands = changes.commands(place, self._namespace) if changes else []
         keys = [place.marker_key, place.expiry_index]
         keys += [place.records + key.encode() for key in seen]
+        keys += [place.log(b"h", log) for log in heads]
         keys += leased + staged
         keys += [command[1] for command in commands]
-        arguments: list[Any] = [place.marker, b"" if since_ms is None else since_ms, *map(len, (seen, leased, staged))]
+        arguments: list[Any] = [
+            place.marker,
+            b"" if since_ms is None else since_ms,
+            len(seen),
+            len(heads),
+            len(leased),
+            len(staged),
+        ]
         for one in seen.values():
             version, expires_ms = one or (b"", None)
             arguments += (version, b"" if expires_ms is None else expires_ms - 1)
+        for head in heads.values():
+            arguments += (b"", b"", b"") if head is None else (head.epoch, head.version, head.facts)
         for verb, _, *rest in commands:
             arguments += (verb, len(rest), *rest)
         # By its source: a script that the server does not know would be found out too late, when nothing is watched.

@@ -29,9 +29,9 @@ class Transaction(InsideRecords, InsideLogs):
         Raises `Undone` if what was read is not so any more.
         """
         changes = self._changes
-        if self._nowhere or not (changes or self._seen or len(self._watch)):
+        if self._nowhere or not (changes or self._seen or self._heads or len(self._watch)):
             return
-        command = self._plain.finishing(self._place, changes, self._seen, self._since_ms)
+        command = self._plain.finishing(self._place, changes, self._seen, self._heads, self._since_ms)
         try:
             answer = self._plain.finish(self._watch, command, writes=bool(changes))
         except LostReplyError as lost:

@@ -57,7 +57,8 @@ class Watch:
 
         Raises `Undone` if something has; `LostReplyError` if it is not known.
         """
-        commands: list[tuple[Any, ...]] = [(b"MULTI",), command, (b"EXEC",)]
+        # Where nothing is watched without MULTI, of which a server whose memory is full refuses whatever it holds.
+        commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
         if replicas:
             commands.append((b"WAIT", replicas, wait_ms))
         try:
@@ -68,19 +69,21 @@ class Watch:
             replies = self._receive(connection, len(commands))
         except FAILURES as error:
             raise LostReplyError from error
-        self._keys.clear()
-        for reply in replies[:2]:
-            self._check(reply)  # it says why, EXEC only that
-        done = replies[2]
-        self._check(done)
-        if done is None:
-            raise self._overtaken()
-        self._check(done[0])
-        if replicas and done[0] == b"DONE" and (isinstance(replies[3], Exception) or replies[3] < replicas):
+        reached = replies.pop() if replicas else 0
+        for reply in replies:
+            self._check(reply)  # the first one says why, EXEC only that
+        done = replies[-1]
+        if self._keys:
+            self._keys.clear()
+            if done is None:
+                raise self._overtaken()
+            [done] = done
+            self._check(done)
+        if done == b"DONE" and (isinstance(reached, Exception) or reached < replicas):
             raise OutcomeUnknownError(
                 f"the transaction was applied, but fewer than {replicas} replicas confirmed it in time"
             )
-        return done[0]
+        return done
 
     def close(self) -> None:
         """Give the connection back, watching nothing."""

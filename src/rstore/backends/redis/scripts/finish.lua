@@ -1,13 +1,13 @@
 -- Does the changes of a transaction, if what it has read of records is still so; returns DONE, or why nothing was done.
 --
--- What it has read of logs and indexes is watched by its connection. Its commands come one after another; that only the
--- first of a script can be refused for lack of memory makes them all or nothing.
+-- Records and heads of logs have stamps; whatever else it has read is watched by its connection. Its commands come one
+-- after another; that only the first of a script can be refused for lack of memory makes them all or nothing.
 --
--- KEYS: marker, expiry; the records that were read; leases that nobody may have; bodies of chunks that must still be
--- there; then one key for each command. ARGV: marker; the first millisecond from which on nothing of the bucket may have
--- expired ('' for none); how many records, leases and bodies; for each record its version ('' if there is none) and the
--- last millisecond that it is there ('' for ever); then for each command its name, how many arguments follow its key, and
--- these.
+-- KEYS: marker, expiry; the records that were read, and the heads; leases that nobody may have; bodies of chunks that must
+-- still be there; then one key for each command. ARGV: marker; the first millisecond from which on nothing of the bucket
+-- may have expired ('' for none); how many records, heads, leases and bodies; for each record its version ('' if there is
+-- none) and the last millisecond that it is there ('' for ever); for each head its epoch ('' if there is none), version
+-- and facts; then for each command its name, how many arguments follow its key, and these.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 'STALE'
 end
@@ -18,7 +18,7 @@ if ARGV[2] ~= '' then
     return 'EXPIRED'
   end
 end
-local k, a = 2, 5
+local k, a = 2, 6
 for _ = 1, tonumber(ARGV[3]) do
   k, a = k + 1, a + 2
   local head = redis.call('GETRANGE', KEYS[k], 0, 61)
@@ -29,12 +29,19 @@ for _ = 1, tonumber(ARGV[3]) do
   end
 end
 for _ = 1, tonumber(ARGV[4]) do
+  k, a = k + 1, a + 3
+  local epoch, version, facts = unpack(redis.call('HMGET', KEYS[k], 'e', 'v', 'f'))
+  if (epoch or '') ~= ARGV[a - 2] or (version or '') ~= ARGV[a - 1] or (facts or '') ~= ARGV[a] then
+    return 'CHANGED'
+  end
+end
+for _ = 1, tonumber(ARGV[5]) do
   k = k + 1
   if redis.call('EXISTS', KEYS[k]) == 1 then
     return 'LEASED'
   end
 end
-for _ = 1, tonumber(ARGV[5]) do
+for _ = 1, tonumber(ARGV[6]) do
   k = k + 1
   if redis.call('EXISTS', KEYS[k]) == 0 then
     return 'UNSTAGED'
