@@ -259,7 +259,7 @@ def test_a_fork_while_a_thread_asks_who_serves_what(dsn: str) -> None:
 def test_the_rights_that_the_documentation_names_are_enough(cluster: Cluster, dsn: str) -> None:
     rights = {
         "writer": "~rs* +@all -@admin -@dangerous +info +cluster|slots",
-        "reader": "~rs* +@read +@connection +info +eval +evalsha +time +cluster|slots",
+        "reader": "~rs* +@read +@connection +info +eval +evalsha +time +@transaction +cluster|slots",
     }
     text = (Path(__file__).parent.parent / "docs" / "redis.md").read_text(encoding="utf-8")
     for server in cluster.servers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from redis_proxy import Proxy
@@ -14,6 +15,7 @@ from rstore import (
     OutcomeUnknownError,
     Store,
     StoreFullError,
+    StoreNotAvailableError,
 )
 from rstore.backends.base import Backend
 from rstore.backends.nouns import (
@@ -23,6 +25,7 @@ from rstore.backends.nouns import (
     Options,
     Undone,
 )
+from rstore.backends.redis.records import RedisRecords
 
 
 @pytest.fixture
@@ -71,6 +74,17 @@ def test_an_end_whose_reply_is_lost(proxied: tuple[Backend, Proxy], name: str, *
         transact(backend, lambda: change(backend), lambda: proxy.lose(b"\r\nEVAL\r\n", forward=forward))
         done = True
     assert (proxy.lost, done, bool(is_done(backend))) == (1, known, forward)
+
+
+def test_an_end_that_nobody_tells_of(proxied: tuple[Backend, Proxy], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, proxy = proxied
+
+    def fetch(*_: object) -> None:
+        raise StoreNotAvailableError("it went down")
+
+    monkeypatch.setattr(RedisRecords, "fetch", fetch)
+    with pytest.raises(OutcomeUnknownError, match="a transaction was committed"):
+        transact(backend, partial(put, backend, "mine", 1), lambda: proxy.lose(b"\r\nEVAL\r\n", forward=True))
 
 
 def test_a_lost_end_of_what_only_reads(proxied: tuple[Backend, Proxy]) -> None:

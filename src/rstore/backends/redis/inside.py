@@ -11,8 +11,10 @@ from rstore.backends.redis.layout import Place
 from rstore.backends.redis.plain import Plain, Seen
 from rstore.errors import NotSupportedError
 
-MOST: Final = 50_000
+MOST: Final = 20_000
 """So many records and rows a transaction reads and changes at most: its end is one script, which others wait for."""
+_WATCHED: Final = 4
+"""So many of them a watched key counts for: the server looks through all that are watched for each that is added."""
 
 
 class Inside:
@@ -44,13 +46,13 @@ class Inside:
     def _watching(self, keys: Iterable[bytes]) -> None:
         """Watch keys that are about to be read."""
         if new := self._watch.missing(keys):
-            self._grow(len(new))
+            self._grow(_WATCHED * len(new))
             self._watch.add(new)
 
     def _grow(self, n: int) -> None:
         """Refuse to become larger by so much than one script may be."""
         changes = self._changes
-        read = len(self._seen) + len(self._heads) + len(self._watch)
+        read = len(self._seen) + len(self._heads) + _WATCHED * len(self._watch)
         if read + len(changes.records) + changes.n + n > MOST:
             raise NotSupportedError(
                 f"a transaction on Redis ends as one script, of {MOST:,} records and rows at most: split it"

@@ -135,7 +135,7 @@ class InsideLogs(Inside):
         if changes.based:
             # So many more than are asked for as may be gone inside.
             enough = None if limit is None else limit + len(changes.rows) + len(changes.dropped_rows)
-            stored = self._plain.view(log, lo, hi, limit=enough, reverse=reverse, bodies=False).rows
+            stored = self._saw(log, self._plain.view(log, lo, hi, limit=enough, reverse=reverse, bodies=False)).rows
         return changes.rows_over(stored, lo, hi)
 
     def _checkpoint(self, log: Log, changes: LogChanges, until: Position) -> Row | None:
@@ -146,7 +146,8 @@ class InsideLogs(Inside):
             t, seq = start
             until = (t, seq - 1) if seq else (t - 1, MAX_SEQ)
         if changes.based and until >= FIRST:
-            view = self._plain.view(log, LAST, LAST, rows=False, bodies=False, from_checkpoint=until)
+            self._watch_log(log, b"k")
+            view = self._saw(log, self._plain.view(log, LAST, LAST, rows=False, bodies=False, from_checkpoint=until))
             if view.checkpoint is not None and (*view.checkpoint[:2],) not in changes.checkpoints:
                 ours.append(view.checkpoint)
         return max(ours, default=None)

@@ -118,14 +118,8 @@ class Plain(RedisRecords, RedisCommits):
         keys += [place.log(b"h", log) for log in heads]
         keys += leased + staged
         keys += [command[1] for command in commands]
-        arguments: list[Any] = [
-            place.marker,
-            b"" if since_ms is None else since_ms,
-            len(seen),
-            len(heads),
-            len(leased),
-            len(staged),
-        ]
+        arguments: list[Any] = [place.marker, b"" if since_ms is None else since_ms]
+        arguments += (len(seen), len(heads), len(leased), len(staged))
         for one in seen.values():
             version, expires_ms = one or (b"", None)
             arguments += (version, b"" if expires_ms is None else expires_ms - 1)
@@ -141,8 +135,11 @@ class Plain(RedisRecords, RedisCommits):
         replicas = self._target.wait_replicas if writes else 0
         return bytes(watch.finish(command, replicas=replicas, wait_ms=max(1, int(self._timeout_s * 500))))
 
-    def is_done(self, changes: Changes) -> bool:
-        """Return whether one of the stamps that a transaction leaves is there: random bytes that nobody else has."""
+    def found_done(self, changes: Changes) -> bool:
+        """Return whether one of the stamps that a transaction leaves is found: random bytes that nobody else has."""
+        return self._found_out(lambda: self._is_done(changes))
+
+    def _is_done(self, changes: Changes) -> bool:
         puts = {key: held.record for key, held in changes.records.items() if held and held.record}
         some = list(puts)[:10]
         if any(record == puts[key] for key, record, _ in self.fetch(some)):
