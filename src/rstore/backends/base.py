@@ -26,6 +26,7 @@ from rstore.backends.nouns import (
     View,
     Write,
 )
+from rstore.errors import NotSupportedError
 
 
 class Backend(ABC):
@@ -233,15 +234,25 @@ class Backend(ABC):
         """Whether `transaction` is possible here: not where a namespace lies in several places."""
         return True
 
+    def moment(self) -> AbstractContextManager[Backend]:
+        """Return what reads the namespace as it is now, for as long as it is held. Threads may share it.
+
+        Raises `NotSupportedError` where a backend cannot stay at a moment, and, when it is read, `ConflictError` if the
+        moment is lost.
+        """
+        raise NotSupportedError("this backend cannot read many things as of one moment: snapshot() is for others")
+
     @abstractmethod
-    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> AbstractContextManager[None]:
         """Do what this thread asks for inside when it ends, all of it, or nothing if it raises; it nests.
 
-        What is inside reads what it has written; nobody else sees a part. Without `create`, what is inside only takes
-        away, and a place that is not there is not made for it.
+        Nobody else sees a part, and what is read inside includes what was written inside. As if nobody else had done
+        anything meanwhile; without `serializable`, others may have, as they may between two calls: for whoever
+        commits on conditions. Without `create`, what is inside only takes away, and a place that is not there is not
+        made for it.
 
-        Raises `Undone` where all of it may be done again; `NotSupportedError`, before anything is sent, where it is not
-        possible.
+        Raises `Undone` where others did, nothing was applied, and all of it may be done again; `NotSupportedError`,
+        before anything is sent, where it is not possible.
         """
 
     @abstractmethod

@@ -201,13 +201,13 @@ class _Redis(Backend):
         return self._plain.transactional
 
     @contextmanager
-    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None, None, None]:
         if self._thread.transaction is not None:
             with self._checked(self._thread.transaction).nested():
                 yield
             return
         place = self._plain.begin(create=create)
-        transaction = Transaction(self._plain, place)
+        transaction = Transaction(self._plain, place, serializable=serializable)
         self._thread.transaction, self._thread.pid = transaction, os.getpid()
         try:
             try:

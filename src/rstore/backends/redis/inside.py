@@ -20,7 +20,8 @@ _WATCHED: Final = 4
 class Inside:
     """One transaction, for one thread. What it reads it reads as others do; what it writes stays here until the end."""
 
-    def __init__(self, plain: Plain, place: Place) -> None:
+    def __init__(self, plain: Plain, place: Place, *, serializable: bool) -> None:
+        self._serializable = serializable
         self._plain = plain
         self._place = place
         self._watch = plain.watch(place)
@@ -44,7 +45,11 @@ class Inside:
             raise NamespaceGone
 
     def _watching(self, keys: Iterable[bytes]) -> None:
-        """Watch keys that are about to be read."""
+        """Watch keys that are about to be read, unless others may change them."""
+        if self._serializable:
+            self._always_watching(keys)
+
+    def _always_watching(self, keys: Iterable[bytes]) -> None:
         if new := self._watch.missing(keys):
             self._grow(_WATCHED * len(new))
             self._watch.add(new)

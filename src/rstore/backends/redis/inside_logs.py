@@ -158,8 +158,10 @@ class InsideLogs(Inside):
             changes.chunks = self._plain.index(self._place, log) if changes.based else {}
         return changes.chunks
 
-    def _saw(self, log: Log, view: View) -> View:
-        """Return a view of what is stored, whose head must stay what it is."""
+    def _saw(self, log: Log, view: View, *, changed: bool = False) -> View:
+        """Return a view of what is stored, whose head must stay what it is, at least since the log was changed."""
+        if not (self._serializable or changed or log in self._heads):
+            return view
         if log not in self._heads:
             self._grow(1)
         if self._heads.setdefault(log, view.head) != view.head:
@@ -201,6 +203,7 @@ class InsideLogs(Inside):
         changes.apply(commit, self._plain.indexed(self._plain.stage(self._place, commit.put_chunks)))
         self._changes.logs[log] = changes
         if commit.drop_if_empty:
+            self._always_watching(self._place.log(kind, log) for kind in (b"r", b"c"))
             left = self.view(log, limit=1, bodies=False)
             if not (left.rows or left.chunks):
                 self._changes.logs[log] = changes.dropped()
@@ -220,7 +223,7 @@ class InsideLogs(Inside):
         """Return what was changed of a log, or the beginning of it."""
         if log in self._changes.logs:
             return self._changes.logs[log]
-        head = self._saw(log, self._plain.view(log, LAST, LAST, rows=False, bodies=False)).head
+        head = self._saw(log, self._plain.view(log, LAST, LAST, rows=False, bodies=False), changed=True).head
         return LogChanges(head, head, based=head is not None)
 
     def _add(self, n: int) -> None:

@@ -110,13 +110,13 @@ class Plain(RedisRecords, RedisCommits):
         since_ms: int | None,
     ) -> Command:
         """Return the one command that does what a transaction has changed, if what it has seen is still so."""
-        leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased]
+        leased = {place.log(b"t", log): self._token(log) for log, one in changes.logs.items() if one.leased}
         staged = [place.body(entry) for one in changes.logs.values() for entry in one.put_chunks.values()]
         commands = changes.commands(place, self._namespace) if changes else []
         keys = [place.marker_key, place.expiry_index]
         keys += [place.records + key.encode() for key in seen]
         keys += [place.log(b"h", log) for log in heads]
-        keys += leased + staged
+        keys += [*leased, *staged]
         keys += [command[1] for command in commands]
         arguments: list[Any] = [place.marker, b"" if since_ms is None else since_ms]
         arguments += (len(seen), len(heads), len(leased), len(staged))
@@ -125,6 +125,7 @@ class Plain(RedisRecords, RedisCommits):
             arguments += (version, b"" if expires_ms is None else expires_ms - 1)
         for head in heads.values():
             arguments += (b"", b"", b"") if head is None else (head.epoch, head.version, head.facts)
+        arguments += leased.values()
         for verb, _, *rest in commands:
             arguments += (verb, len(rest), *rest)
         # By its source: a script that the server does not know would be found out too late, when nothing is watched.
@@ -151,10 +152,10 @@ class Plain(RedisRecords, RedisCommits):
 
     def await_leases(self, place: Place, changes: Changes) -> None:
         """Wait until nobody has a lease on a log that a transaction commits to."""
-        leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased]
+        leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased and not self._token(log)]
 
         def look() -> None:
-            if self._client.call(Call(place.slot, (b"EXISTS", *leased))):
+            if leased and self._client.call(Call(place.slot, (b"EXISTS", *leased))):
                 raise Signal("LEASED")
 
         self._unleased(look)

@@ -7,7 +7,7 @@
 -- still be there; then one key for each command. ARGV: marker; the first millisecond from which on nothing of the bucket
 -- may have expired ('' for none); how many records, heads, leases and bodies; for each record its version ('' if there is
 -- none) and the last millisecond that it is there ('' for ever); for each head its epoch ('' if there is none), version
--- and facts; then for each command its name, how many arguments follow its key, and these.
+-- and facts; for each lease the token of whoever may have it; then for each command its name, how many arguments follow its key, and these.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 'STALE'
 end
@@ -36,8 +36,9 @@ for _ = 1, tonumber(ARGV[4]) do
   end
 end
 for _ = 1, tonumber(ARGV[5]) do
-  k = k + 1
-  if redis.call('EXISTS', KEYS[k]) == 1 then
+  k, a = k + 1, a + 1
+  local holder = redis.call('GET', KEYS[k])
+  if holder and holder ~= ARGV[a] then
     return 'LEASED'
   end
 end
