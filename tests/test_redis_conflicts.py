@@ -14,11 +14,7 @@ import pytest
 from processes import forked
 from redis_transactions import HEAD, LOG, OTHER, Work, append, fail, opened, put, record, seed, transact
 
-from rstore import (
-    NotSupportedError,
-    StoreClosedError,
-    StoreNotAvailableError,
-)
+from rstore import NotSupportedError, Store, StoreClosedError, StoreNotAvailableError
 from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     LAST,
@@ -139,6 +135,50 @@ def test_what_is_only_read_is_of_one_moment(pair: tuple[Backend, Backend]) -> No
     again = (lambda: mine.get("k"), lambda: put(others, "k", 4), lambda: mine.get("k"))
     with pytest.raises(Undone):
         transact(mine, *again, fail("it could have been found out"))
+
+
+def test_others_may_write_between_what_commits_on_conditions(pair: tuple[Backend, Backend]) -> None:
+    mine, others = pair
+    with mine.transaction(create=False, serializable=False):
+        view = mine.view(LOG)
+        append(others, LOG, 4)
+        assert view.head is not None
+        commit = Commit(if_epoch=view.head.epoch, drop_rows=view.rows, drop_if_empty=True, epoch=b"m" * 16)
+        assert mine.commit(LOG, commit, mine.create())
+        append(others, LOG, 5)
+    assert [row.t for row in others.view(LOG).rows] == [4, 5]
+    with mine.transaction(serializable=False):
+        view = mine.view(LOG)
+        assert others.commit(LOG, Commit(epoch=b"o" * 16), others.create())
+        assert not mine.commit(LOG, Commit(if_epoch=b"m" * 16), mine.create())
+    last = Commit(drop_rows=others.view(LOG).rows, drop_chunks=[(1, 0)], drop_if_empty=True)
+    with suppress(Undone), mine.transaction(serializable=False):
+        assert mine.commit(LOG, last, mine.create())
+        append(others, LOG, 6)  # it is not empty any more
+    assert [row.t for row in others.view(LOG).rows] == [4, 5, 6]
+
+
+def test_several_keys_that_others_change_all_the_time(redis_dsn: str) -> None:
+    done = threading.Event()
+
+    def change() -> None:
+        with Store(redis_dsn, frozen=False) as own:
+            while not done.is_set():
+                own.apply("a", {"n": 1})
+                own.extend("b", (1, 1))
+
+    with Store(redis_dsn, frozen=False) as store:
+        thread = threading.Thread(target=change)
+        thread.start()
+        for i in range(15):
+            store.apply("b", {"n": i})
+            store.extend("a", (i, i))
+            store.prune("a", "b")
+            store.remove("a", "b", start=0)
+        done.set()
+        thread.join()
+        store.prune("a", "b")
+        assert [len(store.events(key) or ()) for key in ("a", "b")] == [1, 1]
 
 
 def test_many_records_that_are_written_meanwhile(pair: tuple[Backend, Backend]) -> None:

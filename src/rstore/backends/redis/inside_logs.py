@@ -202,12 +202,15 @@ class InsideLogs(Inside):
         self._add(1 + sum(map(len, lists)))
         changes.apply(commit, self._plain.indexed(self._plain.stage(self._place, commit.put_chunks)))
         self._changes.logs[log] = changes
-        if commit.drop_if_empty:
+        if commit.drop_if_empty and self._is_empty(log):
             self._always_watching(self._place.log(kind, log) for kind in (b"r", b"c"))
-            left = self.view(log, limit=1, bodies=False)
-            if not (left.rows or left.chunks):
+            if self._is_empty(log):
                 self._changes.logs[log] = changes.dropped()
         return True
+
+    def _is_empty(self, log: Log) -> bool:
+        left = self.view(log, limit=1, bodies=False)
+        return not (left.rows or left.chunks)
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         if self._nowhere:
