@@ -99,6 +99,14 @@ WRITES: dict[str, tuple[Work, set[str]]] = {
         lambda b: b.commit(LOG, Commit(version=b"w" * 16), b.create()),
         {"view", "views", "head", "checkpoint", "commit", "drop", "append"},
     ),
+    "rewrite": (
+        lambda b: b.commit(LOG, Commit(epoch=b"w" * 16), b.create()),
+        {"view", "views", "head", "checkpoint", "commit", "drop", "append"},
+    ),
+    "facts": (
+        lambda b: b.commit(LOG, Commit(facts=b"new"), b.create()),
+        {"view", "views", "head", "checkpoint", "commit", "drop", "append"},
+    ),
     "checkpoint": (lambda b: b.commit(LOG, Commit(put_checkpoints=[Row(3, 0, b"c")]), b.create()), {"checkpoint"}),
     "drop": (lambda b: b.drop(LOG), {"logs", "view", "views", "head", "checkpoint", "commit", "drop", "append"}),
     "new log": (lambda b: append(b, OTHER, 1), {"logs", "views", "append to none"}),
