@@ -331,9 +331,9 @@ def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
     assert not backend.drop(SERIES)
 
 
-@pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql", "redis"], indirect=True)
 def test_a_transaction_is_done_whole_or_not_at_all(backend: Backend) -> None:
-    """Steps within steps; Redis has tests of its own, of batches."""
+    """Steps within steps."""
     birth = backend.create()
     other = Log(Model.EVENTS, "other")
     for log in (SERIES, other):

@@ -8,6 +8,7 @@ import pytest
 
 from rstore.testing import StoreSuite
 from rstore.testing.flavours import PICKLED, Flavour
+from rstore.testing.transactions import TransactionSuite
 
 
 class TestMemory(StoreSuite):
@@ -44,7 +45,6 @@ class TestPostgresql(ServerSuite):
 
 class TestRedis(ServerSuite):
     moments = False
-    transactional = False
     copies = False
 
     @pytest.fixture
@@ -62,6 +62,16 @@ class TestRedisCluster(ServerSuite):
     def dsn(self, redis_cluster_dsn: str) -> str:
         # With fewer buckets, since every test looks through them many times; the machine has all of them.
         return f"{redis_cluster_dsn}?buckets=16"
+
+
+class TestRedisClusterInOneBucket(TransactionSuite):
+    """Where a namespace of a cluster is one place."""
+
+    local_clock = False
+
+    @pytest.fixture
+    def dsn(self, redis_cluster_dsn: str) -> str:
+        return f"{redis_cluster_dsn}?buckets=1"
 
 
 def test_no_test_of_one_suite_hides_that_of_another() -> None:

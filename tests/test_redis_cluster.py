@@ -269,7 +269,7 @@ def test_a_server_that_was_taken_out_of_the_cluster_is_not_asked(dsn: str, tmp_p
 def test_a_fork_while_a_thread_asks_who_serves_what(dsn: str) -> None:
     with opened(dsn) as store:
         store.set("k", 1)
-        nodes = store._writer.backend._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
+        nodes = store._writer.backend._plain._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
         with nodes._lock:  # noqa: SLF001 - as the thread has it, which the child has not
             child = multiprocessing.get_context("fork").Process(target=nodes.discover)
             child.start()
@@ -283,7 +283,7 @@ def test_a_fork_while_a_thread_asks_who_serves_what(dsn: str) -> None:
 def test_the_rights_that_the_documentation_names_are_enough(cluster: Cluster, dsn: str) -> None:
     rights = {
         "writer": "~rs* +@all -@admin -@dangerous +info +cluster|slots",
-        "reader": "~rs* +@read +@connection +info +eval +evalsha +time +cluster|slots",
+        "reader": "~rs* +@read +@connection +info +eval +evalsha +time +@transaction +cluster|slots",
     }
     text = (Path(__file__).parent.parent / "docs" / "redis.md").read_text(encoding="utf-8")
     for server in cluster.servers:

@@ -107,11 +107,13 @@ def test_passwords_are_asked_for_and_never_shown(server: Server, user: str) -> N
 def test_a_user_without_the_right_to_write(server: Server) -> None:
     with Store(server.dsn, frozen=False) as store:
         store.set("k", 1)
-    server.do(
-        "ACL", "SETUSER", "reader", "on", ">x", "~rs*", "+@read", "+info", "+evalsha", "+eval", "+time", "+@connection"
-    )
+    rights = ("+@read", "+info", "+evalsha", "+eval", "+time", "+@connection", "+@transaction")
+    server.do("ACL", "SETUSER", "reader", "on", ">x", "~rs*", *rights)
     with Store(f"redis://reader:x@127.0.0.1:{server.port}") as frozen:
         assert frozen.find() == [("k", 1)]
+        backend = frozen._reader.backend  # noqa: SLF001 - what it reads inside is watched
+        with backend.transaction():
+            assert backend.count() == 1
     with (
         Store(f"redis://reader:x@127.0.0.1:{server.port}", frozen=False) as store,
         pytest.raises(StoreNotAvailableError, match="ACL"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from random import Random
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
@@ -178,12 +178,15 @@ class Logs(LogReader):
 
     def together(self, keys: Collection[str], take_away: Callable[[], T]) -> T:
         """Return what `take_away` does to several logs as to one, where the backend can, if need be more than once."""
-        if len(keys) < 2:
+        if len(keys) < 2 or not self._backend.transactional:
             return take_away()
         races = 0
         while True:
             try:
-                with self._backend.transaction(create=False, serializable=False):
+                with ExitStack() as locks:
+                    for key in sorted(keys) if races >= RACES else ():
+                        locks.enter_context(self._backend.exclusive(Log(self._model, key)))
+                    locks.enter_context(self._backend.transaction(create=False, serializable=False))
                     return take_away()
             except Undone:
                 races += 1

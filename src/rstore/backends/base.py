@@ -245,6 +245,11 @@ class Backend(Care):
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
 
+    @property
+    def transactional(self) -> bool:
+        """Whether `transaction` is possible here: not where a namespace lies in several places."""
+        return True
+
     def moment(self) -> AbstractContextManager[Backend]:
         """Return what reads the namespace as it is now, for as long as it is held. Threads may share it.
 
@@ -259,10 +264,11 @@ class Backend(Care):
 
         Nobody else sees a part, and what is read inside includes what was written inside. As if nobody else had done
         anything meanwhile; without `serializable`, others may have, as they may between two calls: for whoever
-        commits on conditions. On a cluster, where this cannot be, what is asked for is done at once. Without `create`,
-        what is inside only takes away, and a place that is not there is not made for it.
+        commits on conditions. Without `create`, what is inside only takes away, and a place that is not there is not
+        made for it.
 
-        Raises `Undone` where others did, nothing was applied, and all of it may be done again.
+        Raises `Undone` where others did, nothing was applied, and all of it may be done again; `NotSupportedError`,
+        before anything is sent, where it is not possible.
         """
 
     @abstractmethod

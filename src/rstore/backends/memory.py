@@ -39,6 +39,8 @@ from rstore.backends.nouns import (
     View,
     Watcher,
     Write,
+    first_of,
+    overlapping,
     version_of,
 )
 from rstore.errors import StoreClosedError, StoreNotAvailableError
@@ -338,14 +340,9 @@ class MemoryBackend(Backend):
                 lo = (t, seq + 1)
             hot = [Row(t, seq, found.rows[t, seq]) for t, seq in found.rows.between(lo, hi)] if rows else []
             chunks = [found.chunks[first] for first in found.chunks.between(FIRST, LAST)]
-            overlapping = [i for i, chunk in enumerate(chunks) if chunk.last >= lo and chunk.first <= hi]
-            if neighbours:
-                left = [i for i, chunk in enumerate(chunks) if chunk.last < lo][-1:]
-                right = [i for i, chunk in enumerate(chunks) if chunk.first > hi][:1]
-                overlapping = left + overlapping + right
-            chunks = [chunks[i] for i in overlapping]
+            chunks = overlapping(chunks, lo, hi, neighbours=neighbours)
             if limit is not None:
-                hot, chunks = _first_of(hot, chunks, limit, reverse=reverse)
+                hot, chunks = first_of(hot, chunks, limit, reverse=reverse)
             if not bodies:
                 chunks = [chunk._replace(body=b"") for chunk in chunks]
             return View(_now_ms(), found.head, hot, chunks, checkpoint)
@@ -459,15 +456,6 @@ def _put(records: dict[str, tuple[bytes, int | None]], write: Write) -> None:
         records[write.key] = write.record, records[write.key][1]
     else:
         records[write.key] = write.record, None if write.ttl_ms is None else _now_ms() + write.ttl_ms
-
-
-def _first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:
-    """Return the first (in reverse: the last) `limit` rows, and the chunks that the contract asks for with them."""
-    if reverse:
-        rows, chunks = _first_of(rows[::-1], chunks[::-1], limit, reverse=False)
-        return rows[::-1], chunks[::-1]
-    held = list(accumulate(chunk.n for chunk in chunks[1:]))
-    return rows[:limit], chunks[: bisect_left(held, limit) + 2]
 
 
 def _apply(log: _Log, commit: Commit) -> None:

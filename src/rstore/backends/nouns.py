@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from rstore.errors import StoreError
@@ -176,6 +178,25 @@ class Commit:
     """Checkpoints at or after this position are dropped, before `put_checkpoints`."""
     drop_if_empty: bool = False
     """Drop the log if it is left without rows and chunks."""
+
+
+def first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:
+    """Return the first (in reverse: the last) `limit` rows, and the chunks that a view has with them."""
+    if reverse:
+        rows, chunks = first_of(rows[::-1], chunks[::-1], limit, reverse=False)
+        return rows[::-1], chunks[::-1]
+    held = list(accumulate(chunk.n for chunk in chunks[1:]))
+    return rows[:limit], chunks[: bisect_left(held, limit) + 2]
+
+
+def overlapping(chunks: list[Chunk], lo: Position, hi: Position, *, neighbours: bool) -> list[Chunk]:
+    """Return those chunks of a log that overlap a range, with the one before and the one after them if asked for."""
+    found = [i for i, chunk in enumerate(chunks) if chunk.last >= lo and chunk.first <= hi]
+    if neighbours:
+        left = [i for i, chunk in enumerate(chunks) if chunk.last < lo][-1:]
+        right = [i for i, chunk in enumerate(chunks) if chunk.first > hi][:1]
+        found = left + found + right
+    return [chunks[i] for i in found]
 
 
 class Snapshot(ABC):

@@ -2,20 +2,253 @@
 
 from __future__ import annotations
 
-from rstore.backends.nouns import Options
-from rstore.backends.redis.care import RedisCare
+import os
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import local
+
+from rstore.backends.base import Backend
+from rstore.backends.care import Durability, Finding, Stats
+from rstore.backends.nouns import (
+    ANY,
+    FIRST,
+    LAST,
+    Commit,
+    Expected,
+    Found,
+    Head,
+    Log,
+    Model,
+    Options,
+    Page,
+    Position,
+    Row,
+    Snapshot,
+    View,
+    Watcher,
+    Write,
+)
 from rstore.backends.redis.dsn import parse
 from rstore.backends.redis.namespace import EvictionWarning
+from rstore.backends.redis.plain import Plain
+from rstore.backends.redis.transaction import Transaction
+from rstore.errors import NotSupportedError, StoreNotAvailableError
 
 __all__ = ["EvictionWarning", "RedisBackend", "RedisClusterBackend", "TlsRedisBackend", "TlsRedisClusterBackend"]
 
 
-class _Redis(RedisCare):
+class _Thread(local):
+    """What each thread has of its own."""
+
+    transaction: Transaction | None = None
+    pid = 0
+
+
+class _Redis(Backend):
+    """Does each method at once, or as a part of the transaction that its thread is inside of."""
+
     cluster = False
     tls = False
+    most_rows = Plain.most_rows
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        super().__init__(parse(rest, cluster=self.cluster, tls=self.tls), namespace, options)
+        self._plain = Plain(parse(rest, cluster=self.cluster, tls=self.tls), namespace, options)
+        self._thread = _Thread()
+
+    @property
+    def _verbs(self) -> Plain | Transaction:
+        transaction = self._thread.transaction
+        return self._plain if transaction is None else self._checked(transaction)
+
+    def _checked(self, transaction: Transaction) -> Transaction:
+        if self._thread.pid != os.getpid():
+            raise StoreNotAvailableError("a transaction does not outlive a fork: it is its parent's")
+        return transaction
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._plain.open()
+
+    def create(self) -> bytes:
+        return self._verbs.create()
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def discard(self) -> None:
+        if self._thread.transaction is not None:
+            raise NotSupportedError("a namespace on Redis cannot be discarded inside a transaction: leave it first")
+        self._plain.discard()
+
+    def fact(self, name: str) -> bytes | None:
+        return self._plain.fact(name)
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        return self._plain.add_fact(name, fact)
+
+    # -- key/value ----------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes | None:
+        return self._verbs.get(key)
+
+    def has(self, key: str) -> bool:
+        return self._verbs.has(key)
+
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
+        return self._verbs.fetch(keys, heads=heads)
+
+    def count(self, start: str = "", stop: str | None = None) -> int:
+        return self._verbs.count(start, stop)
+
+    def is_one_place(self, keys: Iterable[str]) -> bool:
+        return self._verbs.is_one_place(keys)
+
+    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+        self._verbs.write(writes, birth)
+
+    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+        return self._verbs.write_if(write, version, birth)
+
+    def touch(self, key: str, ttl_ms: int | None) -> bool:
+        return self._verbs.touch(key, ttl_ms)
+
+    def delete(self, keys: Sequence[str]) -> int:
+        return self._verbs.delete(keys)
+
+    def delete_range(self, start: str, stop: str | None) -> int:
+        return self._verbs.delete_range(start, stop)
+
+    def sweep(self, limit: int) -> int:
+        return self._verbs.sweep(limit)
+
+    def scan(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+        heads: bool = False,
+    ) -> Page:
+        return self._verbs.scan(
+            start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only, heads=heads
+        )
+
+    def clear(self) -> None:
+        self._verbs.clear()
+
+    # -- logs ---------------------------------------------------------------------------------------------------------
+
+    def logs(self, model: Model) -> list[str]:
+        return self._verbs.logs(model)
+
+    def view(
+        self,
+        log: Log,
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        rows: bool = True,
+        bodies: bool = True,
+        neighbours: bool = False,
+        from_checkpoint: Position | None = None,
+        unless_version: bytes | None = None,
+    ) -> View:
+        return self._verbs.view(
+            log,
+            lo,
+            hi,
+            limit=limit,
+            reverse=reverse,
+            rows=rows,
+            bodies=bodies,
+            neighbours=neighbours,
+            from_checkpoint=from_checkpoint,
+            unless_version=unless_version,
+        )
+
+    def views(
+        self,
+        logs: Sequence[Log],
+        lo: Position = FIRST,
+        hi: Position = LAST,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+        bodies: bool = True,
+    ) -> list[View]:
+        return self._verbs.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+
+    def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> AbstractContextManager[Snapshot]:
+        return self._verbs.snapshot(log, lo, hi)
+
+    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+        return self._verbs.append(log, head, rows, birth)
+
+    def hot(self, log: Log) -> tuple[int, int]:
+        return self._verbs.hot(log)
+
+    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+        return self._verbs.commit(log, commit, birth)
+
+    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+        return self._verbs.drop(log, if_version=if_version)
+
+    # -- the namespace as a whole -------------------------------------------------------------------------------------
+
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
+        return self._plain.watcher(keys, prefix)
+
+    def namespaces(self) -> list[str]:
+        return self._plain.namespaces()
+
+    def stats(self) -> Stats:
+        return self._plain.stats()
+
+    def durability(self) -> Durability:
+        return self._plain.durability()
+
+    def findings(self) -> Iterator[Finding]:
+        return self._plain.findings()
+
+    def save(self, path: str) -> bool:
+        return self._plain.save(path)
+
+    def reclaim(self) -> None:
+        self._plain.reclaim()
+
+    # -- several at once ----------------------------------------------------------------------------------------------
+
+    @property
+    def transactional(self) -> bool:
+        return self._plain.transactional
+
+    @contextmanager
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None, None, None]:
+        if self._thread.transaction is not None:
+            with self._checked(self._thread.transaction).nested():
+                yield
+            return
+        place = self._plain.begin(create=create)
+        transaction = Transaction(self._plain, place, serializable=serializable)
+        self._thread.transaction, self._thread.pid = transaction, os.getpid()
+        try:
+            try:
+                yield
+            finally:
+                self._thread.transaction = None
+            self._checked(transaction).finish()
+        finally:
+            transaction.close()
+
+    def exclusive(self, log: Log) -> AbstractContextManager[None]:
+        # Inside there is nobody to keep away: whoever comes first wins.
+        return self._plain.exclusive(log) if self._thread.transaction is None else nullcontext()
 
 
 class RedisBackend(_Redis):

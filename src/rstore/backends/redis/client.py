@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
@@ -27,7 +28,7 @@ from rstore.backends.redis.errors import (
 )
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
 from rstore.backends.redis.pool import Connection, Pool, pack_command
-from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
+from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _FREE_TRIES: Final = 5
 """So often a call is redirected, or a script sent with its source, before a try costs waiting time."""
@@ -112,6 +113,23 @@ class Client:
     def close(self) -> None:
         """Let go of every connection."""
         self._nodes.close()
+
+    @property
+    def where(self) -> str:
+        """What servers these are."""
+        return str(self._target)
+
+    def pool(self, slot: int) -> Pool:
+        """Return the connections to whoever serves a slot, for a caller that stays on one of them."""
+        pool = self._nodes.of(slot)
+        if pool is None:
+            raise StoreNotAvailableError(f"nobody serves the slot {slot} of the Redis Cluster {self._target}")
+        return pool
+
+    def look_again(self) -> None:
+        """Ask the cluster who serves which slot; where nobody answers, the next call says so."""
+        with suppress(StoreError):
+            self._nodes.discover()
 
     def call(self, call: Call) -> Any:
         """Return the reply to a call.

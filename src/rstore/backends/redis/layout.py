@@ -37,6 +37,8 @@ BIRTH_BYTES: Final = 16
 GENERATION_BYTES: Final = 8
 _BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
 BODY_ID_BYTES: Final = 12
+REPLACED_MS: Final = 600_000
+"""How long the body of a replaced chunk stays, for readers that have read the index already."""
 _POSITION: Final = struct.Struct(">QI")
 _POSITION_BYTES: Final = 12
 _CHUNK: Final = struct.Struct(">QIQII")

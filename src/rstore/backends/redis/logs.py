@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from rstore.backends.nouns import FIRST, LAST, Chunk, Head, HeldSnapshot, Log, Model, Position, Row, Snapshot, View
 from rstore.backends.redis.client import Call, Script
@@ -36,7 +36,7 @@ _KEYS_A_CALL: Final = 20_000
 class RedisLogs(RedisNamespace):
     """The logs of a namespace."""
 
-    most_rows = 2000  # 2 ms of the server's only thread
+    most_rows: ClassVar = 2000  # 2 ms of the server's only thread
 
     def logs(self, model: Model) -> list[str]:
         def call(place: Place, begin: bytes = b"-") -> Call:
@@ -57,9 +57,6 @@ class RedisLogs(RedisNamespace):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _begin_reading(self, log: Log) -> None:
-        """Do what has to be done before a log is read: in a transaction, keep others from changing it."""
-
     def view(
         self,
         log: Log,
@@ -74,7 +71,6 @@ class RedisLogs(RedisNamespace):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        self._begin_reading(log)
         ask = _asking(
             lo,
             hi,
@@ -133,7 +129,7 @@ class RedisLogs(RedisNamespace):
         ask = _asking(lo, hi, limit=limit, reverse=reverse)
         places = [self._place_of_log(log) for log in logs]
         if not all(place.birth for place in places):
-            return super().views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+            return [self.view(log, lo, hi, limit=limit, reverse=reverse, bodies=bodies) for log in logs]
         replies = self._client.run([ask(place, log) for place, log in zip(places, logs, strict=True)])
         for reply in replies:
             if isinstance(reply, Exception) and not isinstance(reply, Signal):

@@ -14,7 +14,6 @@ from random import Random
 from typing import Any, Final
 from zlib import crc32
 
-from rstore.backends.base import Backend
 from rstore.backends.nouns import Log, NamespaceGone, Options
 from rstore.backends.redis.client import Call, Client, Script
 from rstore.backends.redis.dsn import Target
@@ -54,7 +53,7 @@ class EvictionWarning(RuntimeWarning):
     """The server may evict keys when its memory is full: data that was stored would vanish."""
 
 
-class RedisNamespace(Backend):
+class RedisNamespace:
     """What records and logs have in common: the client, the places of the buckets, and the life of the namespace."""
 
     def __init__(self, target: Target, namespace: str, options: Options) -> None:

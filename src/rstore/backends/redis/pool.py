@@ -80,6 +80,11 @@ class Pool:
         self._closed = False
         _pools.add(self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the store was closed."""
+        return self._closed
+
     def take(self, *, checked: bool) -> Connection:
         """Return a connection that nobody else has; `checked` if the server must not have closed it.
 

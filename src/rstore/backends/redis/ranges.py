@@ -9,7 +9,7 @@ from contextlib import suppress
 from itertools import accumulate, repeat
 from math import isqrt
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rstore.backends.nouns import HEAD_BYTES, Page
 from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
@@ -25,6 +25,8 @@ _SCAN: Final = Script("scan")
 _SWEEP: Final = Script("sweep")
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
+
+Record = TypeVar("Record", bound=tuple[Any, bytes, int | None])
 
 
 class RedisRanges(RedisBatches):
@@ -66,8 +68,7 @@ class RedisRanges(RedisBatches):
             low = b"(" + after.encode()
         while True:
             found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only, heads=heads)
-            sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
-            page = found[: max(1, bisect_left(sizes, PAGE_BYTES) + 1)][:limit]
+            page = cut(found, limit)
             more = edge is not None or len(page) < len(found)
             if page or edge is None:
                 return Page([(key.decode(), record, expires_ms) for key, record, expires_ms in page], more)
@@ -206,6 +207,12 @@ class RedisRanges(RedisBatches):
                 f"in the namespace {self._name!r}, some records were {what} and others not: {failures[0]}"
             ) from failures[0]
         raise failures[0]
+
+
+def cut(found: list[Record], limit: int) -> list[Record]:
+    """Return as many of the first records, of those that were found, as make a page."""
+    sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
+    return found[: max(1, bisect_left(sizes, PAGE_BYTES) + 1)][:limit]
 
 
 def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:

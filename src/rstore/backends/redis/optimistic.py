@@ -1,0 +1,139 @@
+"""The connection of one transaction: what it watches, and the one step at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from redis import exceptions as driver
+
+from rstore.backends.nouns import Undone
+from rstore.backends.redis.client import Client
+from rstore.backends.redis.errors import REDIRECTED, LostReplyError, code_of, refusal, unreachable
+from rstore.backends.redis.nodes import FAILURES
+from rstore.backends.redis.pool import Connection, pack_command
+from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreClosedError
+
+_KEYS_A_COMMAND: Final = 50
+"""The server looks through all that a connection watches for each key that is added."""
+
+
+class Watch:
+    """Keys that nobody may change before the end. One thread uses it, the one of the transaction."""
+
+    def __init__(self, client: Client, slot: int) -> None:
+        self._client = client
+        self._slot = slot
+        self._pool = client.pool(slot)
+        self._connection: Connection | None = None
+        self._keys: set[bytes] = set()
+        self._broken = False
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def missing(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those of the keys that are not watched yet."""
+        return [key for key in dict.fromkeys(keys) if key not in self._keys]
+
+    def add(self, keys: Sequence[bytes]) -> None:
+        """Watch some more keys, before they are read."""
+        pieces = [keys[i : i + _KEYS_A_COMMAND] for i in range(0, len(keys), _KEYS_A_COMMAND)]
+        try:
+            connection = self._send([(b"WATCH", *piece) for piece in pieces])
+            replies = self._receive(connection, len(pieces))
+        except driver.TimeoutError as error:
+            raise StoreBusyError(
+                f"the Redis server {self._client.where} did not answer within the time-out; nothing was applied"
+            ) from error
+        except FAILURES as error:
+            raise self._overtaken() from error
+        for reply in replies:
+            self._check(reply)
+        self._keys.update(keys)
+
+    def finish(self, command: tuple[Any, ...], *, replicas: int = 0, wait_ms: int = 0) -> Any:
+        """Run one command if nothing that is watched has changed, and return its reply.
+
+        Raises `Undone` if something has; `LostReplyError` if it is not known.
+        """
+        # Where nothing is watched without MULTI, of which a server whose memory is full refuses whatever it holds.
+        commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
+        if replicas:
+            commands.append((b"WAIT", replicas, wait_ms))
+        try:
+            connection = self._send(commands)
+        except FAILURES as error:
+            raise self._overtaken() from error  # without its end, which is EXEC, it is nothing
+        try:
+            replies = self._receive(connection, len(commands))
+        except FAILURES as error:
+            raise LostReplyError from error
+        reached = replies.pop() if replicas else 0
+        for reply in replies:
+            self._check(reply)  # the first one says why, EXEC only that
+        done = replies[-1]
+        if self._keys:
+            self._keys.clear()
+            if done is None:
+                raise self._overtaken()
+            [done] = done
+            self._check(done)
+        if done == b"DONE" and (isinstance(reached, Exception) or reached < replicas):
+            raise OutcomeUnknownError(
+                f"the transaction was applied, but fewer than {replicas} replicas confirmed it in time"
+            )
+        return done
+
+    def close(self) -> None:
+        """Give the connection back, watching nothing."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._broken or self._keys:
+            # UNWATCH would cost a round trip, and whoever comes here was overtaken or raised an error.
+            connection.disconnect()
+        else:
+            self._pool.give(connection)
+
+    def _send(self, commands: Sequence[tuple[Any, ...]]) -> Connection:
+        if self._pool.closed:
+            raise StoreClosedError("the store was closed meanwhile")
+        connection = self._connection
+        if connection is None:
+            try:
+                connection = self._connection = self._pool.take(checked=True)
+            except FAILURES as error:
+                raise unreachable(error, self._client.where) from error
+        elif self._broken or connection.can_read(0):  # nothing comes unasked but the end
+            # Not to be sent by redis-py, which would connect anew, watching nothing.
+            self._broken = True
+            raise driver.ConnectionError("the connection was lost")
+        self._broken = True  # until all replies are there, whatever comes between
+        connection.send_packed_command([b"".join(map(pack_command, commands))], False)
+        return connection
+
+    def _receive(self, connection: Connection, n: int) -> list[Any]:
+        replies: list[Any] = []
+        closed = False
+        for _ in range(n):
+            try:
+                replies.append(connection.read_response(True))
+            except driver.ResponseError as error:
+                replies.append(error)
+            except (driver.AuthenticationError, driver.BusyLoadingError) as error:
+                replies.append(error)
+                closed = True
+        self._broken = closed
+        return replies
+
+    def _check(self, reply: Any) -> None:
+        if not isinstance(reply, Exception):
+            return
+        if code_of(reply) in REDIRECTED:
+            self._client.look_again()
+            raise self._overtaken() from reply
+        raise refusal(reply, self._client.where) from reply
+
+    def _overtaken(self) -> Undone:
+        return Undone("somebody else changed what a transaction read, or the connection was lost; nothing was applied")

@@ -1,0 +1,168 @@
+"""The namespace as it is outside of transactions, and what a transaction asks of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone, version_of
+from rstore.backends.redis.care import RedisCare
+from rstore.backends.redis.changes import Changes, Command, stamps_of
+from rstore.backends.redis.client import Call, Script
+from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, unpack_chunk
+from rstore.backends.redis.optimistic import Watch
+from rstore.backends.redis.ranges import expires_ms_of
+from rstore.errors import NotSupportedError, OutcomeUnknownError
+
+_PEEK: Final = Script("peek")
+_FINISH: Final = Script("finish")
+_RECORDS_A_CALL: Final = 2000
+
+Seen = tuple[bytes, int | None]
+"""The version of a record, and when it expires."""
+
+
+class Plain(RedisCare):
+    """Every method is done at once."""
+
+    @property
+    def transactional(self) -> bool:
+        return len(self._places) == 1
+
+    def begin(self, *, create: bool) -> Place:
+        """Return the one place of a transaction; without a birth, if there is no namespace and none is to be made."""
+        while True:
+            if not self.transactional:
+                raise NotSupportedError(
+                    f"the namespace {self._name!r} lies in {len(self._places)} buckets, and a transaction in one: "
+                    "create it with ?buckets=1 in the DSN, or on a single server"
+                )
+            place = self._current(lambda: self._places[0])
+            if not place.birth and create and not self._frozen:
+                self.create()
+                place = self._current(lambda: self._places[0])
+            try:
+                self._fold(place)
+            except Signal:
+                continue
+            return place
+
+    def watch(self, place: Place) -> Watch:
+        """Return a connection that watches nothing yet."""
+        return Watch(self._client, place.slot)
+
+    def now_ms(self, place: Place) -> int:
+        """Return the server's clock."""
+        seconds, micros = self._client.call(Call(place.slot, (b"TIME",)))
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def peek(self, place: Place, keys: Sequence[str]) -> list[Seen | None]:
+        """Return what is to be seen of records without moving them."""
+        names = [place.records + key.encode() for key in keys]
+        pieces = [names[i : i + _RECORDS_A_CALL] for i in range(0, len(names), _RECORDS_A_CALL)]
+        try:
+            replies = self._run(
+                _PEEK.on(
+                    place.slot, (place.marker_key, place.expiry_index, *piece), place.marker, write=False, again=True
+                )
+                for piece in pieces
+            )
+        except Signal as signal:
+            raise Undone(f"the records of the namespace {self._name!r} were replaced; nothing was applied") from signal
+        return [
+            (version_of(head), expires_ms_of(last)) if head else None
+            for reply in replies
+            for head, last in zip(reply[::2], reply[1::2], strict=True)
+        ]
+
+    def index(self, place: Place, log: Log) -> dict[Position, bytes]:
+        """Return the index of the chunks of a log."""
+        entries = self._client.call(Call(place.slot, (b"ZRANGE", place.log(b"c", log), 0, -1)))
+        return self.indexed(entries)
+
+    @staticmethod
+    def indexed(entries: Iterable[bytes]) -> dict[Position, bytes]:
+        """Return entries of an index by the positions of the first rows."""
+        return {unpack_chunk(entry, b"").first: entry for entry in entries}
+
+    def with_bodies(self, place: Place, log: Log, entries: Sequence[bytes]) -> list[Chunk]:
+        """Return chunks with their bodies."""
+        bodies = self._bodies(place, entries)
+        if bodies is None:
+            raise Undone(f"what was read of {log.key!r} in the namespace {self._name!r} was replaced long ago")
+        return [unpack_chunk(entry, body) for entry, body in zip(entries, bodies, strict=True)]
+
+    def stage(self, place: Place, chunks: Sequence[Chunk]) -> list[bytes]:
+        """Put the bodies of chunks where nobody sees them, and return their entries."""
+        entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in chunks]
+        self._stage(place, entries, chunks)
+        return entries
+
+    def finishing(
+        self,
+        place: Place,
+        changes: Changes,
+        seen: dict[str, Seen | None],
+        heads: dict[Log, Head | None],
+        since_ms: int | None,
+    ) -> Command:
+        """Return the one command that does what a transaction has changed, if what it has seen is still so."""
+        leased = {place.log(b"t", log): self._token(log) for log, one in changes.logs.items() if one.leased}
+        staged = [place.body(entry) for one in changes.logs.values() for entry in one.put_chunks.values()]
+        commands = changes.commands(place, self._namespace) if changes else []
+        keys = [place.marker_key, place.expiry_index]
+        keys += [place.records + key.encode() for key in seen]
+        keys += [place.log(b"h", log) for log in heads]
+        keys += [*leased, *staged]
+        keys += [command[1] for command in commands]
+        arguments: list[Any] = [place.marker, b"" if since_ms is None else since_ms]
+        arguments += (len(seen), len(heads), len(leased), len(staged))
+        for one in seen.values():
+            version, expires_ms = one or (b"", None)
+            arguments += (version, b"" if expires_ms is None else expires_ms - 1)
+        for head in heads.values():
+            arguments += (b"", b"", b"") if head is None else (head.epoch, head.version, head.facts)
+        arguments += leased.values()
+        for verb, _, *rest in commands:
+            arguments += (verb, len(rest), *rest)
+        # By its source: a script that the server does not know would be found out too late, when nothing is watched.
+        return (b"EVAL", _FINISH.source, len(keys), *keys, *arguments)
+
+    def finish(self, watch: Watch, command: Command, *, writes: bool) -> bytes:
+        """Run the command that ends a transaction, and return what it answers."""
+        replicas = self._target.wait_replicas if writes else 0
+        return bytes(watch.finish(command, replicas=replicas, wait_ms=max(1, int(self._timeout_s * 500))))
+
+    def found_done(self, changes: Changes) -> bool:
+        """Return whether one of the stamps that a transaction leaves is found: random bytes that nobody else has."""
+        return self._found_out(lambda: self._is_done(changes))
+
+    def _is_done(self, changes: Changes) -> bool:
+        puts = {key: held.record for key, held in changes.records.items() if held and held.record}
+        some = list(puts)[:10]
+        if any(record == puts[key] for key, record, _ in self.fetch(some)):
+            return True
+        logs = [(log, one) for log, one in changes.logs.items() if one.stamps]
+        return any(
+            one.stamps & stamps_of(self.view(log, LAST, LAST, rows=False, bodies=False).head) for log, one in logs[:10]
+        )
+
+    def await_leases(self, place: Place, changes: Changes) -> None:
+        """Wait until nobody has a lease on a log that a transaction commits to."""
+        leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased and not self._token(log)]
+
+        def look() -> None:
+            if leased and self._client.call(Call(place.slot, (b"EXISTS", *leased))):
+                raise Signal("LEASED")
+
+        self._unleased(look)
+
+    def collect(self, place: Place) -> None:
+        """Delete what nobody can see any more."""
+        self._collect([place])
+
+    def unknown(self, lost: LostReplyError) -> OutcomeUnknownError:
+        """Return the error of a transaction of which nobody knows what became."""
+        return self._unknown("a transaction was committed", lost)
