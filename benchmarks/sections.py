@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from contest import Contestant, Results, compete
 from lab import KEY, KINDS, Lab, Section
+from large_section import large
 from peers import DISKCACHE, EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
 from redis_section import redis
 from series_section import huge, series, tuples
@@ -299,5 +300,6 @@ def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
-    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, series, tuples, huge, postgres, redis)
+    one.__name__: one
+    for one in (bulk, pairs, large, keys, events, singles, floats, series, tuples, huge, postgres, redis)
 }

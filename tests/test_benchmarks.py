@@ -23,6 +23,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "changes": {"n": 200, "parts": 1, "calls": 10},
     "floats": {"n": 5000, "calls": 3, **NEW},
     "keys": {"n": 100, "calls": 10},
+    "large": {"dsn": "sqlite://{directory}/large.db", "size": 2_000_000, "kind": "array"},
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
     "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
     "series": {"n": 2500, "calls": 10, "library": "rstore"},

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.backends.nouns",),
     ("rstore.backends.base",),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
-    ("rstore.codec.threads",),
+    ("rstore.codec.ciphers", "rstore.codec.threads"),
     ("rstore.codec.columns", "rstore.codec.envelope", "rstore.codec.keys", "rstore.codec.changes"),
     ("rstore.codec.chunks",),
     ("rstore.log_reading",),

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import Model, NamespaceGone
+from rstore.backends.nouns import LARGE_BYTES, Model, NamespaceGone
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec, cannot_load
@@ -157,6 +157,8 @@ class Session:
         """
         if self.envelope.keyed:
             return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
+        if len(encoded) > LARGE_BYTES:
+            return b"".join((encoded[:1], os.urandom(_STAMP_BYTES), memoryview(encoded)[1:]))
         return encoded[:1] + os.urandom(_STAMP_BYTES) + encoded[1:]
 
     def open_value(self, key: str, record: bytes) -> Any:

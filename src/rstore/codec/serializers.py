@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
+from rstore.backends.nouns import LARGE_BYTES
 from rstore.errors import (
     CorruptionError,
     InvalidValueError,
@@ -144,7 +145,7 @@ class Codec:
         self._custom = custom
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
         # to a pickle store that was one of these before.
-        self.loads: dict[int, Callable[[bytes], Any]] = {}
+        self.loads: dict[int, Callable[[Any], Any]] = {}
         if custom is None:
             self.loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
             if serializer.codec == PICKLE:
@@ -198,9 +199,12 @@ class Codec:
         """Return the value of an encoded value."""
         if not encoded:
             raise CorruptionError("a stored value is empty: not even a codec byte is left")
+        if len(encoded) > LARGE_BYTES and encoded[0] == PICKLE:
+            # The others get bytes: a subclass may count on it, and a str would be copied once more.
+            return self.load(PICKLE, memoryview(encoded)[1:])
         return self.load(encoded[0], encoded[1:])
 
-    def load(self, codec: int, body: bytes) -> Any:
+    def load(self, codec: int, body: bytes | memoryview) -> Any:
         """Return the value of a body.
 
         Raises `UnsafeValueError` for a pickle where pickles are not loaded, and `SerializationError` if it cannot be
