@@ -16,7 +16,7 @@ ROOT = Path(rstore.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors",),
     ("rstore.backends.nouns",),
-    ("rstore.backends.base",),
+    ("rstore.backends.base", "rstore.codec.compression"),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
     ("rstore.codec.ciphers", "rstore.codec.threads"),
     ("rstore.codec.columns", "rstore.codec.envelope", "rstore.codec.keys", "rstore.codec.changes"),

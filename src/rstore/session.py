@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 from rstore.backends.base import Backend
 from rstore.backends.nouns import LARGE_BYTES, Model, NamespaceGone
+from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec, cannot_load
@@ -52,6 +53,7 @@ class Session:
         *,
         frozen: bool,
         allow_plaintext: bool,
+        compress: bool,
         timeout_s: float,
     ) -> None:
         self.backend = backend
@@ -61,6 +63,7 @@ class Session:
         self._keys = keys
         self._frozen = frozen
         self._allow_plaintext = allow_plaintext
+        self._compress = compress
         self._plain_loads = {} if keys and not allow_plaintext else codec.loads
         self._passphrase_fact: bytes | None = None
         self._generation = self._new_generation()
@@ -137,9 +140,10 @@ class Session:
     def encode_value(self, key: str, value: Any) -> bytes:
         """Return the encoded value of a key."""
         try:
-            return self.codec.encode(value)
+            encoded = self.codec.encode(value)
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+        return compress(encoded) if self._compress else encoded
 
     def wrote(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import numpy as np
 
 from rstore.backends.nouns import LARGE_BYTES
+from rstore.codec.compression import COMPRESSED, decompress
 from rstore.errors import (
     CorruptionError,
     InvalidValueError,
@@ -155,6 +156,7 @@ class Codec:
             # Typed columns that were written before there was a subclass hold no code: they are read as they are.
             self.loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
             self.loads |= _NATIVE_LOADS
+        self.loads[COMPRESSED] = self._load_compressed
 
     @property
     def typed(self) -> bool:
@@ -199,9 +201,9 @@ class Codec:
         """Return the value of an encoded value."""
         if not encoded:
             raise CorruptionError("a stored value is empty: not even a codec byte is left")
-        if len(encoded) > LARGE_BYTES and encoded[0] == PICKLE:
+        if len(encoded) > LARGE_BYTES and encoded[0] in (PICKLE, COMPRESSED):
             # The others get bytes: a subclass may count on it, and a str would be copied once more.
-            return self.load(PICKLE, memoryview(encoded)[1:])
+            return self.load(encoded[0], memoryview(encoded)[1:])
         return self.load(encoded[0], encoded[1:])
 
     def load(self, codec: int, body: bytes | memoryview) -> Any:
@@ -219,6 +221,14 @@ class Codec:
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
             raise cannot_load(len(body), error) from error
+
+    def _load_compressed(self, body: bytes | memoryview) -> Any:
+        """Return the value of a compressed body; what is inside is judged before it is unpacked."""
+        if len(body) == 0 or body[0] == COMPRESSED:
+            raise CorruptionError("a compressed value does not say what is inside")
+        if body[0] not in self.loads:
+            raise self._refusal(body[0])
+        return self.load(body[0], decompress(memoryview(body)[1:]))
 
     def _refusal(self, codec: int) -> StoreError:
         if codec == PICKLE:
