@@ -43,6 +43,9 @@ class TestPostgresql(ServerSuite):
 
 
 class TestRedis(ServerSuite):
+    moments = False
+    transactional = False
+
     @pytest.fixture
     def dsn(self, redis_dsn: str) -> str:
         return redis_dsn
@@ -50,6 +53,8 @@ class TestRedis(ServerSuite):
 
 class TestRedisCluster(ServerSuite):
     across_keys = False
+    moments = False
+    transactional = False
 
     @pytest.fixture
     def dsn(self, redis_cluster_dsn: str) -> str:

@@ -23,7 +23,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.codec.chunks",),
     ("rstore.log_reading",),
     ("rstore.log", "rstore.states"),
-    ("rstore.session", "rstore.pieces"),
+    ("rstore.generations", "rstore.pieces"),
+    ("rstore.session",),
     ("rstore.history",),
     ("rstore.series.arrays", "rstore.series.given", "rstore.series.thinning", "rstore.series.writing"),
     ("rstore.series.points",),
@@ -31,6 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.values.records", "rstore.values.leases"),
     ("rstore.values.mapping", "rstore.values.entries", "rstore.values.atomic"),
     ("rstore.values", "rstore.series", "rstore.events"),
+    ("rstore.models",),
+    ("rstore.transactions",),
     ("rstore.store",),
     ("rstore",),
     ("rstore.testing",),
@@ -39,7 +42,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 DRIVERS: dict[str, set[str]] = {
     "sqlite": {"apsw"},
     "memory": set(),
-    "postgres": {"psycopg", "psycopg.conninfo", "psycopg.errors"},
+    "postgres": {"psycopg", "psycopg.adapt", "psycopg.conninfo", "psycopg.errors"},
     "redis": {"hiredis", "redis"},
 }
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from postgresql import Server
 
-from rstore import Store, StoreBusyError, StoreNotAvailableError
+from rstore import ConflictError, Store, StoreBusyError, StoreError, StoreNotAvailableError, Transaction
 from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
@@ -257,3 +257,55 @@ def test_all_that_a_call_waits_for_is_within_one_time_out(postgresql: Server, po
         assert max(waited) < 0.8
         store.set("k", 3)
         assert store["k"] == 3
+
+
+# -- the transactions of users ----------------------------------------------------------------------------------------
+
+
+def test_a_transaction_whose_session_ends_is_run_again(postgresql: Server, dsn: str) -> None:
+    calls: list[int] = []
+
+    def work(tx: Transaction) -> int:
+        calls.append(1)
+        tx["k"] = 1
+        tx.extend("s", (1, 1))
+        if len(calls) == 1:
+            postgresql.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+            )
+        return tx.apply("e", {"n": 1}) == {"n": 1}
+
+    with Store(dsn, frozen=False) as store:
+        with pytest.raises(ConflictError, match="nothing was applied"), store.transaction() as tx:
+            work(tx)
+        assert (store.keys(), store.timeseries()) == ([], [])
+        calls.clear()
+        assert store.run(work)
+        assert (len(calls), store["k"], store.current("e")) == (2, 1, {"n": 1})
+
+
+def test_an_error_that_was_swallowed_inside_is_told_at_the_end(dsn: str) -> None:
+    with Store(dsn, frozen=False, timeout=0.2) as store, Store(dsn, frozen=False) as other:
+        store["k"] = 0
+
+        def swallow() -> None:
+            with store.transaction() as tx:
+                tx["a"] = 1
+                with suppress(ConflictError, StoreError):
+                    tx["k"] = 1  # which the other one has a lock on
+
+        with other.transaction() as theirs:
+            theirs["k"] = 2
+            with pytest.raises(StoreBusyError):
+                swallow()
+        assert dict(store) == {"k": 2}
+
+
+def test_a_snapshot_whose_session_ends_says_so(postgresql: Server, dsn: str) -> None:
+    with Store(dsn, frozen=False) as store, store.snapshot() as view:
+        assert view.get("k") is None
+        postgresql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'")
+        for _ in range(2):
+            with pytest.raises(ConflictError, match="read again"):
+                view.get("k")
+        store["k"] = 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from processes import check_file, descriptors, forked, linux
 
-from rstore import Store
+from rstore import ConflictError, Store, StoreClosedError, StoreNotAvailableError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
@@ -329,3 +329,59 @@ def test_multiprocessing(path: Path, method: str) -> None:
     assert process.exitcode == 0
     shared.close()
     check(path, "parent", "process")
+
+
+def test_a_transaction_stays_with_the_parent(path: Path) -> None:
+    with opened(path) as store, Store(path) as frozen, store.transaction() as tx:
+        tx["k"] = "before"
+        tx.update({f"{i}": "x" * 3000 for i in range(8000)})  # more than the cache holds: some of it is in the log
+
+        def child() -> None:
+            with pytest.raises(StoreClosedError, match="process"):
+                tx["k"] = "child"
+            for verb in (lambda: store["k"], lambda: store.set("k", 1), lambda: frozen["k"], Store(path).open):
+                with pytest.raises(StoreNotAvailableError, match="forked inside a transaction"):
+                    verb()
+            with Store(path.with_name("other.db"), frozen=False) as other:
+                other["k"] = "child"
+
+        forked(child)()
+        assert (tx["k"], store["k"], frozen.get("k")) == ("before", "before", None)
+        tx["k"] = "after"
+    forked(partial(check_value, path, "k", "after"))()
+    check_value(path.with_name("other.db"), "k", "child")
+
+
+def test_a_fork_waits_for_the_transaction_of_another_thread(path: Path) -> None:
+    begun, forking = threading.Event(), threading.Event()
+    with opened(path) as store:
+
+        def transact() -> None:
+            with store.transaction() as tx:
+                tx["k"] = 1
+                begun.set()
+                forking.wait(30)
+                tx["k"] = 2
+
+        thread = threading.Thread(target=transact)
+        thread.start()
+        begun.wait(30)
+        threading.Timer(0.02, forking.set).start()
+        forked(partial(check_value, path, "k", 2))()
+        thread.join()
+        assert store["k"] == 2
+
+
+def test_a_snapshot_that_is_forked_says_so(path: Path) -> None:
+    with opened(path) as store:
+        store.set("k", 1)
+        with store.snapshot() as view:
+            assert view["k"] == 1
+            forked(partial(check_value, path, "k", 1))()
+            with pytest.raises(ConflictError, match="forked"):
+                view["k"]
+
+
+def check_value(path: Path, key: str, value: object) -> None:
+    with Store(path) as store:
+        assert store[key] == value

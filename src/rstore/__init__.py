@@ -29,6 +29,7 @@ from rstore.errors import (
 from rstore.events import Event
 from rstore.series import Compaction, Span
 from rstore.store import Store
+from rstore.transactions import Snapshot, Transaction
 from rstore.values import Entry
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Passphrase",
     "PlaintextError",
     "SerializationError",
+    "Snapshot",
     "Span",
     "Store",
     "StoreBusyError",
@@ -59,6 +61,7 @@ __all__ = [
     "StoreIntegrityError",
     "StoreNotAvailableError",
     "TamperedError",
+    "Transaction",
     "UnsafeValueError",
     "WrongKeyError",
     "generate_key",

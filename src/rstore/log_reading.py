@@ -61,9 +61,12 @@ class LogReader:
 
     def __init__(self, session: Namespace, model: Model) -> None:
         self._namespace = session
-        self._backend = session.backend
         self._model = model
         self._kind = _KINDS[model]
+
+    @property
+    def _backend(self) -> Backend:
+        return self._namespace.backend
 
     @property
     def _envelope(self) -> Envelope:

@@ -6,22 +6,21 @@ Nouns: a *session* (backend, codec, envelope and the two kinds of logs) and *ver
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from random import Random
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Model, NamespaceGone
+from rstore.backends.nouns import LARGE_BYTES, Model
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
-from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 from rstore.codec.serializers import Codec, cannot_load
 from rstore.errors import CorruptionError, FrozenStoreError, SerializationError, StoreClosedError, StoreError
+from rstore.generations import Generations
 from rstore.log import Logs
 from rstore.states import Readings
 
-_PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
 _STAMP_BYTES: Final = 8
 _BODY_AT: Final = 1 + _STAMP_BYTES
 _SWEEP_EVERY: Final = 500
@@ -30,43 +29,15 @@ _SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
 """So many expired records one sweep reclaims at least: more than expire meanwhile, where all of them do."""
 
 
-class Generation(NamedTuple):
-    """A namespace between its creation and its discarding: its birth, and the envelope that seals for it.
-
-    Whoever writes takes the birth first and seals then: if the namespace is replaced meanwhile, the birth that goes
-    with the write is no longer the one in the store, and the write is refused instead of sealed under a dead key.
-    """
-
-    birth: bytes
-    envelope: Envelope
-
-
 class Session:
     """Everything that an open store holds. Threads share it."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        codec: Codec,
-        namespace: str,
-        keys: Sequence[bytes | Passphrase],
-        *,
-        frozen: bool,
-        allow_plaintext: bool,
-        compress: bool,
-        timeout_s: float,
-    ) -> None:
+    def __init__(self, backend: Backend, codec: Codec, generations: Generations, timeout_s: float) -> None:
         self.backend = backend
-        self.timeout_s = timeout_s
         self.codec = codec
-        self._namespace = namespace
-        self._keys = keys
-        self._frozen = frozen
-        self._allow_plaintext = allow_plaintext
-        self._compress = compress
-        self._plain_loads = {} if keys and not allow_plaintext else codec.loads
-        self._passphrase_fact: bytes | None = None
-        self._generation = self._new_generation()
+        self.generations = generations
+        self.timeout_s = timeout_s
+        self._plain_loads = codec.loads if generations.opens_plaintext else {}
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
         self.readings = Readings()
@@ -76,48 +47,19 @@ class Session:
     @property
     def birth(self) -> bytes:
         """The birth that goes with whatever is sealed from now on."""
-        return self._generation.birth
+        return self.generations.now.birth
 
     @property
     def envelope(self) -> Envelope:
         """What seals and opens."""
-        return self._generation.envelope
+        return self.generations.now.envelope
 
     def check_open(self) -> None:
         """Do nothing. What stands here for a closed store raises instead, before a verb that is lazy has begun."""
 
     def revive(self) -> None:
         """Create the namespace again after somebody discarded it."""
-        self._generation = self._new_generation()
-
-    def _new_generation(self) -> Generation:
-        birth = b"" if self._frozen else self.backend.create()
-        envelope = Envelope(
-            self._namespace,
-            resolve_keys(self._keys, self._fetch_passphrase_fact),
-            allow_plaintext=self._allow_plaintext,
-            refresh=self._refresh if any(isinstance(key, Passphrase) for key in self._keys) else None,
-        )
-        return Generation(birth, envelope)
-
-    def _refresh(self, envelope: Envelope) -> Envelope | None:
-        """Return another envelope if the salt of the passphrase is another: somebody discarded the namespace."""
-        if self._generation.envelope is not envelope:
-            return self._generation.envelope  # another thread was faster
-        if self.backend.fact(_PASSPHRASE_FACT) == self._passphrase_fact:
-            return None
-        self._generation = self._new_generation()
-        return self._generation.envelope
-
-    def _fetch_passphrase_fact(self) -> bytes | None:
-        fact = self.backend.fact(_PASSPHRASE_FACT)
-        while fact is None and not self._frozen:
-            try:
-                fact = self.backend.add_fact(_PASSPHRASE_FACT, new_passphrase_fact())
-            except NamespaceGone:
-                self.backend.create()
-        self._passphrase_fact = fact
-        return fact
+        self.generations.revive()
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -125,7 +67,7 @@ class Session:
         """Return an error of the codec with the place that it does not know."""
         if "in namespace" in str(error):
             return error
-        return type(error)(f"{what} in namespace {self._namespace!r}: {error}")
+        return type(error)(f"{what} in namespace {self.generations.namespace!r}: {error}")
 
     @contextmanager
     def naming(self, what: str) -> Generator[None, None, None]:
@@ -143,7 +85,7 @@ class Session:
             encoded = self.codec.encode(value)
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
-        return compress(encoded) if self._compress else encoded
+        return compress(encoded) if self.codec.compresses else encoded
 
     def wrote(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
@@ -189,7 +131,8 @@ class Session:
             raise cannot_load(len(record) - _BODY_AT, error) from error
 
 
-def _refuse_dunder(name: str) -> None:
+def refuse_dunder(name: str) -> None:
+    """Let inspecting tools see that there is no such method."""
     if name.startswith("__"):  # what inspecting tools ask of any object
         raise AttributeError(name)
 
@@ -198,7 +141,7 @@ class _Closed:
     """Stands where the session of a closed store would be, so that no verb has to ask whether it is open."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        _refuse_dunder(name)
+        refuse_dunder(name)
         raise StoreClosedError("the store is not open: use it inside `with store:`, or call open() first")
 
 
@@ -206,7 +149,7 @@ class _Frozen:
     """Stands where the session of a frozen store would be for the verbs that write."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        _refuse_dunder(name)
+        refuse_dunder(name)
         raise FrozenStoreError("the store is read-only: open it with frozen=False to write")
 
 

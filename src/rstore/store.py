@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from os import PathLike
-from threading import RLock
+from threading import RLock, local
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from rstore.arguments import check_namespace
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
-from rstore.backends.nouns import Options
+from rstore.backends.nouns import Options, Undone
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec, make_serializer
-from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.events import Events
-from rstore.series import Series
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, NotSupportedError, StoreClosedError
+from rstore.generations import Generations
+from rstore.models import Models
 from rstore.session import CLOSED, FROZEN, Session
-from rstore.values import Values
+from rstore.transactions import Snapshot, Transaction, snapshot, transaction
+from rstore.values.leases import Patience
+
+T = TypeVar("T")
 
 
-class Store(Values, Series, Events):
+class _Own(local):
+    """What belongs to one thread."""
+
+    transactions = 0
+
+
+class Store(Models):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
@@ -85,6 +95,7 @@ class Store(Values, Series, Events):
         )
         self._lock = RLock()  # guards the depth and the sessions
         self._depth = 0
+        self._own = _Own()
         _stores.add(self)
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -106,16 +117,10 @@ class Store(Values, Series, Events):
         backend = make_checked_backend(*self._target, namespace, self._options)
         try:
             backend.open()
-            session = Session(
-                backend,
-                self._codec(),
-                namespace,
-                self._keys,
-                frozen=self._frozen,
-                allow_plaintext=self._allow_plaintext,
-                compress=self._compress,
-                timeout_s=self._options.timeout_s,
+            generations = Generations(
+                backend, namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
+            session = Session(backend, self._codec(), generations, self._options.timeout_s)
         except BaseException:
             backend.close()
             raise
@@ -141,8 +146,96 @@ class Store(Values, Series, Events):
         self.close()
 
     def discard(self) -> None:
-        """Delete the whole namespace, of all three models. A SQLite file with no namespace left in it is removed."""
-        self._writer.backend.discard()
+        """Delete the whole namespace, of all three models. A SQLite file with no namespace left in it is removed.
+
+        Raises `NotSupportedError` inside a transaction.
+        """
+        backend = self._writer.backend
+        if self._own.transactions:
+            raise NotSupportedError("discard() cannot be part of a transaction: end it first")
+        backend.discard()
+
+    # -- several verbs as one -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Generator[Transaction, None, None]:
+        """Do several verbs, of all three models, together or not at all: nothing if the block is left by an exception.
+
+        What is read inside includes what was written inside, and nobody else sees a part. It is as if nobody else had
+        written meanwhile; where somebody did, it raises `ConflictError` and nothing is applied (`run` tries again). On
+        SQLite others who write wait for its end instead: keep it short. It nests, and belongs to one thread, whose
+        verbs on the store itself take part in it as well.
+
+        Raises `NotSupportedError` on a Redis Cluster, unless the namespace is in one bucket.
+
+        >>> store['paid'], store['due'] = 0, 10
+        >>> with store.transaction() as tx:
+        ...     tx.incr('paid', 10), tx.incr('due', -10)
+        ...     state = tx.apply('invoice', {'settled': True})
+        ...     tx['paid'] + tx['due']
+        (10, 0)
+        10
+        """
+        session, own = self._writer, self._own
+        session.check_open()
+        own.transactions += 1
+        try:
+            with transaction(session, self._freq) as inside:
+                yield inside
+                if self._writer is not session:
+                    raise StoreClosedError("the store was closed inside a transaction; nothing was applied")
+        finally:
+            own.transactions -= 1
+
+    def run(self, fn: Callable[[Transaction], T]) -> T:
+        """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.
+
+        It may be called several times, so it should have no effects but through the transaction. Inside another
+        transaction it is called once: that one has to be run again as a whole.
+
+        Raises `StoreBusyError` if others were faster again and again until the time-out.
+
+        >>> def move(tx):
+        ...     task = tx['todo'].pop()
+        ...     tx['todo'], tx['done'] = tx['todo'][:-1], tx['done'] + [task]
+        ...     return task
+        >>> store.update(todo=['sow', 'reap'], done=[])
+        >>> store.run(move), store['todo'], store['done']
+        ('reap', ['sow'], ['reap'])
+        """
+        if not callable(fn):
+            raise InvalidTypeError(f"run takes a function of a transaction, not {type(fn).__name__}")
+        session, nested = self._writer, self._own.transactions > 0
+        patience = Patience(session.timeout_s, "others changed what a transaction had read")
+        while True:
+            try:
+                with self.transaction() as inside:
+                    return fn(inside)
+            except ConflictError as conflict:
+                if nested or not isinstance(conflict.__cause__, Undone):
+                    raise  # in the latter case a version that was known before: it would be in the way again
+            patience.wait()
+
+    @contextmanager
+    def snapshot(self) -> Generator[Snapshot, None, None]:
+        """Read many things as of one moment, whatever others write meanwhile; also faster than one by one.
+
+        Threads may share it. It keeps a connection, and on SQLite the write-ahead log from being moved into the file:
+        end it soon.
+
+        Raises `NotSupportedError` on Redis; and, when it is read, `ConflictError` if the moment is lost, since the
+        process forked or the connection was.
+
+        >>> store.update(a=1, b=2)
+        >>> with store.snapshot() as view:
+        ...     store['a'] = 3
+        ...     view['a'], dict(view), store['a']
+        (1, {'a': 1, 'b': 2}, 3)
+        """
+        session = self._reader
+        session.check_open()
+        with snapshot(session, self._freq) as view:
+            yield view
 
     # -- values to bytes ----------------------------------------------------------------------------------------------
 
@@ -157,19 +250,10 @@ class Store(Values, Series, Events):
     def _codec(self) -> Codec:
         kind = type(self)
         if kind._dump is Store._dump and kind._load is Store._load:  # noqa: SLF001 - of its own class
-            return Codec(self._serializer)
-        return Codec(self._serializer, (self._dump, self._load))
+            return Codec(self._serializer, compresses=self._compress)
+        return Codec(self._serializer, (self._dump, self._load), compresses=self._compress)
 
     # -- the object itself --------------------------------------------------------------------------------------------
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return object.__hash__(self)
 
     def __repr__(self) -> str:
         state = ("frozen" if self._frozen else "writable") + ", " + ("open" if self._depth else "closed")

@@ -26,6 +26,7 @@ from rstore.backends.nouns import (
     View,
     Write,
 )
+from rstore.errors import NotSupportedError
 
 
 class Backend(ABC):
@@ -228,14 +229,24 @@ class Backend(ABC):
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
 
+    def moment(self) -> AbstractContextManager[Backend]:
+        """Return what reads the namespace as it is now, for as long as it is held. Threads may share it.
+
+        Raises `NotSupportedError` where a backend cannot stay at a moment, and, when it is read, `ConflictError` if the
+        moment is lost.
+        """
+        raise NotSupportedError("this backend cannot read many things as of one moment: snapshot() is for others")
+
     @abstractmethod
-    def transaction(self, *, create: bool = True) -> AbstractContextManager[None]:
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> AbstractContextManager[None]:
         """Do what this thread asks for inside when it ends, all of it, or nothing if it raises; it nests.
 
-        Nobody else sees a part. On a cluster, where this cannot be, what is asked for is done at once. Without
-        `create`, what is inside only takes away, and a place that is not there is not made for it.
+        Nobody else sees a part, and what is read inside includes what was written inside. As if nobody else had done
+        anything meanwhile; without `serializable`, others may have, as they may between two calls: for whoever
+        commits on conditions. On a cluster, where this cannot be, what is asked for is done at once. Without `create`,
+        what is inside only takes away, and a place that is not there is not made for it.
 
-        Raises `Undone` where all of it may be done again.
+        Raises `Undone` where others did, nothing was applied, and all of it may be done again.
         """
 
     @abstractmethod

@@ -150,7 +150,7 @@ class MemoryBackend(Backend):
 
     def _find(self) -> _Namespace | None:
         if self._closed:
-            raise StoreClosedError("the store was closed meanwhile")
+            raise StoreClosedError("the store was closed meanwhile; nothing was applied")
         return _stores.get(self._name, {}).get(self._namespace)
 
     def _expect(self, birth: bytes) -> _Namespace:
@@ -354,7 +354,14 @@ class MemoryBackend(Backend):
             yield
 
     @contextmanager
-    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
+    def moment(self) -> Generator[Backend, None, None]:
+        with _lock:
+            namespace = self._find()
+            moment = _Moment(self._namespace, _Namespace() if namespace is None else namespace.copy())
+        yield moment
+
+    @contextmanager
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None, None, None]:
         with _lock:
             before = {name: namespace.copy() for name, namespace in _stores.get(self._name, {}).items()}
             try:
@@ -366,6 +373,17 @@ class MemoryBackend(Backend):
     def _log(self, log: Log) -> _Log | None:
         namespace = self._find()
         return None if namespace is None else namespace.logs.get(log)
+
+
+class _Moment(MemoryBackend):
+    """A copy of a namespace, which nobody changes."""
+
+    def __init__(self, name: str, namespace: _Namespace) -> None:
+        super().__init__("", name, Options(frozen=True, durability="full", timeout_s=0))
+        self._copy = namespace
+
+    def _find(self) -> _Namespace:
+        return self._copy
 
 
 def _put(records: dict[str, tuple[bytes, int | None]], write: Write) -> None:

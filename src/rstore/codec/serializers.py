@@ -140,7 +140,11 @@ class Codec:
     overrides `_dump` or `_load`: then every value passes through these.
     """
 
-    def __init__(self, serializer: Serializer, custom: tuple[Dump, Load] | None = None) -> None:
+    def __init__(
+        self, serializer: Serializer, custom: tuple[Dump, Load] | None = None, *, compresses: bool = False
+    ) -> None:
+        self.compresses = compresses
+        """Whether the values of keys are to be stored in fewer bytes; it has no part in those of the other models."""
         self._dumps = serializer.dumps
         self._codec = serializer.codec
         self._custom = custom

@@ -21,6 +21,8 @@ from rstore.testing.refusals import RefusalSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
+from rstore.testing.snapshots import SnapshotSuite
+from rstore.testing.transactions import TransactionSuite
 
 
 class StoreSuite(
@@ -44,5 +46,7 @@ class StoreSuite(
     CompressionSuite,
     EncryptionSuite,
     SharingSuite,
+    TransactionSuite,
+    SnapshotSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rstore import Store
+from rstore import Snapshot, Store, Transaction
 from rstore.testing.oracle import Oracle, fold, same, same_state, utf8
 
 _EVERY_KEY = 300
@@ -19,7 +19,7 @@ def check_integrity(store: Store, oracle: Oracle | None = None) -> None:
         check_oracle(store, oracle)
 
 
-def check_oracle(store: Store, oracle: Oracle) -> None:
+def check_oracle(store: Store | Transaction | Snapshot, oracle: Oracle) -> None:
     """Assert that an open store holds exactly what the oracle does."""
     assert same(store.find(), sorted(oracle.values.items(), key=lambda item: utf8(item[0])))
     assert store.timeseries() == sorted((key for key, points in oracle.series.items() if points), key=utf8)
@@ -31,7 +31,7 @@ def check_oracle(store: Store, oracle: Oracle) -> None:
         assert same([tuple(event) for event in store.events(key) or ()], log.events())
 
 
-def same_current(store: Store, key: str, expected: tuple[int, dict[str, Any]] | None) -> bool:
+def same_current(store: Store | Transaction | Snapshot, key: str, expected: tuple[int, dict[str, Any]] | None) -> bool:
     """Return whether the current state of a sequence, and its timestamp, are those."""
     current = store.current(key, withtimestamp=True)
     if current is None or expected is None:

@@ -67,6 +67,10 @@ class Suite:
     """Whether the backend's clock is `time.time()` of this process."""
     across_keys: ClassVar[bool] = True
     """Whether one call on several series or sequences is done to all of them or to none."""
+    transactional: ClassVar[bool] = True
+    """Whether there are transactions over several calls."""
+    moments: ClassVar[bool] = True
+    """Whether there are snapshots."""
 
     @pytest.fixture
     def dsn(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from typing import Final
 
 from psycopg import pq
 
+from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -33,7 +35,7 @@ from rstore.backends.postgres.binary import (
     number,
     truth,
 )
-from rstore.backends.postgres.connections import Moment
+from rstore.backends.postgres.connections import Moment, Turns
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.logs import (
     address_of,
@@ -44,6 +46,7 @@ from rstore.backends.postgres.logs import (
 )
 from rstore.backends.postgres.records import PostgresRecords, was_done
 from rstore.backends.postgres.view import view_call, view_of
+from rstore.errors import StoreBusyError
 
 _FEW_CHUNKS: Final = 8
 """So many are fetched at once: a transaction would ask the server more often, and keep a connection."""
@@ -53,7 +56,7 @@ class PostgresBackend(PostgresRecords):
     """One namespace of one schema."""
 
     def logs(self, model: Model) -> list[str]:
-        (found,) = self._connections.read((self._logs.keys, (self._name, int4(model))))
+        (found,) = self._reads.read((self._logs.keys, (self._name, int4(model))))
         return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
 
     def view(
@@ -74,7 +77,7 @@ class PostgresBackend(PostgresRecords):
             self._place.schema, lo, hi, limit, reverse=reverse, rows=rows, bodies=bodies, neighbours=neighbours,
             from_checkpoint=from_checkpoint, unless_version=unless_version,
         )  # fmt: skip
-        (found,) = self._connections.read((query, (*self._named(log), *asked)))
+        (found,) = self._reads.read((query, (*self._named(log), *asked)))
         return view_of(found)
 
     def views(
@@ -88,13 +91,13 @@ class PostgresBackend(PostgresRecords):
         bodies: bool = True,
     ) -> list[View]:
         query, asked = view_call(self._place.schema, lo, hi, limit, reverse=reverse, bodies=bodies)
-        found = self._connections.read(*((query, (*self._named(log), *asked)) for log in logs))
+        found = self._reads.read(*((query, (*self._named(log), *asked)) for log in logs))
         return [view_of(one) for one in found]
 
     @contextmanager
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot]:
         view = self.view(log, lo, hi, bodies=False)
-        if len(view.chunks) <= _FEW_CHUNKS or self._connections.bound:
+        if len(view.chunks) <= _FEW_CHUNKS or self._reads.bound:
             yield HeldSnapshot(self.view(log, lo, hi) if view.chunks else view)
             return
         named = self._named(log)
@@ -132,7 +135,7 @@ class PostgresBackend(PostgresRecords):
             self._connections.write([create], lambda: False)  # does nothing where somebody was faster
 
     def hot(self, log: Log) -> tuple[int, int]:
-        (found,) = self._connections.read((self._logs.hot, self._named(log)))
+        (found,) = self._reads.read((self._logs.hot, self._named(log)))
         return number(found, 0), number(found, 1)
 
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
@@ -168,8 +171,17 @@ class PostgresBackend(PostgresRecords):
         return self._connections.in_transaction(remove, (self._logs.take, self._named(log)))
 
     @contextmanager
-    def transaction(self, *, create: bool = True) -> Generator[None]:
-        with self._connections.transaction():
+    def moment(self) -> Generator[Backend]:
+        other = copy(self)
+        with self._connections.moment() as moment:
+            if moment is None:
+                raise StoreBusyError("too many snapshots are open at once: each keeps a connection")
+            other._reads = Turns(moment)  # noqa: SLF001 - of its own class
+            yield other
+
+    @contextmanager
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None]:
+        with self._connections.transaction(serializable=serializable):
             yield
 
     @contextmanager
@@ -182,7 +194,7 @@ class PostgresBackend(PostgresRecords):
         return self._name, int4(log.model), log.key.encode()
 
     def _head(self, log: Log) -> Head | None:
-        (found,) = self._connections.read((self._logs.head, self._named(log)))
+        (found,) = self._reads.read((self._logs.head, self._named(log)))
         if not found.ntuples:
             return None
         epoch, version, sealed, facts = (found.get_value(0, column) or b"" for column in range(4))

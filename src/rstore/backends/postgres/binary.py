@@ -1,13 +1,14 @@
-"""Numbers and arrays in PostgreSQL's binary format."""
+"""Numbers, arrays and rows in PostgreSQL's binary format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
 from struct import Struct, pack
-from typing import Final
+from typing import Any, Final
 
 from psycopg import pq
+from psycopg.adapt import Transformer
 
 _BYTEA: Final = 17
 _INT8: Final = 20
@@ -45,9 +46,11 @@ def number(result: pq.abc.PGresult, column: int = 0) -> int:
     return int.from_bytes(result.get_value(0, column) or b"", "big", signed=True)
 
 
-def number_or_none(data: bytes | None) -> int | None:
-    """Return a number that may be NULL."""
-    return None if data is None else int.from_bytes(data, "big", signed=True)
+def rows_of(result: pq.abc.PGresult, n: int) -> list[Any]:
+    """Return the first rows of an answer as tuples; cell by cell it takes four times as long."""
+    transformer = Transformer()
+    transformer.set_pgresult(result)
+    return transformer.load_rows(0, n, tuple)
 
 
 def truth(result: pq.abc.PGresult, column: int) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import ceil
-from threading import local
+from threading import Lock, local
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
@@ -37,6 +37,7 @@ _BEGIN_MOMENT: Final = (Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ON
 _READER_MS: Final = "600000"
 """Whoever reads from one moment and does not go on for so long has lost it: the server could not clean up meanwhile."""
 _BEGIN: Final = (BEGIN, ())
+_BEGIN_SERIALIZABLE: Final = (Statement("BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE"), ())
 _COMMIT: Final = (COMMIT, ())
 _ROLLBACK: Final = (Statement("ROLLBACK"), ())
 _XID: Final = (Statement("SELECT pg_current_xact_id()::text"), ())
@@ -78,6 +79,25 @@ class Moment:
         Raises `ConflictError` if the moment is lost.
         """
         return self._connections.still(self._link, calls)
+
+
+class Turns:
+    """A moment for several threads, which take turns."""
+
+    bound = True
+    """It is a transaction, and what is read bit by bit needs none of its own."""
+
+    def __init__(self, moment: Moment) -> None:
+        self._moment = moment
+        self._lock = Lock()
+
+    def read(self, *calls: Call) -> Results:
+        """Return what statements find, at the same moment.
+
+        Raises `ConflictError` if the moment is lost.
+        """
+        with self._lock:
+            return self._moment.read(*calls)
 
 
 class Connections:
@@ -264,10 +284,11 @@ class Connections:
         raise AssertionError("the last try returns or raises")
 
     @contextmanager
-    def transaction(self, *first: Call) -> Generator[Results]:
+    def transaction(self, *first: Call, serializable: bool = False) -> Generator[Results]:
         """Bind a connection to this thread, and make all of its calls one transaction, begun by some statements.
 
-        Inside another one it is a step of that: all of it or nothing.
+        Inside another one it is a step of that: all of it or nothing. `serializable`: what was read inside is what
+        there is at its end.
 
         Raises `Undone` if the server undid it, and it may be done again.
         """
@@ -278,7 +299,8 @@ class Connections:
             return
         # Whoever stalls while it holds the locks of a transaction loses them.
         idle_ms = str(ceil(max(_STALL_S, 2 * self.timeout_s) * 1000))
-        begin = [_BEGIN, set_local("idle_in_transaction_session_timeout", idle_ms), *self._prelude]
+        level = _BEGIN_SERIALIZABLE if serializable else _BEGIN
+        begin = [level, set_local("idle_in_transaction_session_timeout", idle_ms), *self._prelude]
         link, found = self._send([*begin, *first], harmless=True)
         bound.link, bound.xid, bound.gone = link, None, None
         try:
@@ -326,7 +348,8 @@ class Connections:
         try:
             (ended,) = self._on(link, [_COMMIT], self.timeout_s)
         except Failed as failure:
-            raise translated(failure.error, self.place.show) from failure.error
+            error = translated(failure.error, self.place.show)
+            raise (Passed(str(error)) if failure.sqlstate in RETRY else error) from failure.error
         except Lost as lost:
             bound.link, xid = None, bound.xid
             if xid is not None and not self._was_done(lambda: self._was_committed(xid), lost):
@@ -335,7 +358,8 @@ class Connections:
                 ) from lost.__cause__
             return
         if ended.command_status != b"COMMIT":
-            raise StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")
+            failed = StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")
+            raise bound.gone or failed
 
     def _was_committed(self, xid: bytes) -> bool | None:
         (found,) = self._run([(_STATUS, (xid,))], harmless=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from psycopg import pq
@@ -17,11 +17,11 @@ from rstore.backends.postgres.binary import (
     int8,
     int8s_or_null,
     number,
-    number_or_none,
+    rows_of,
     texts,
     truth,
 )
-from rstore.backends.postgres.connections import Connections, set_local
+from rstore.backends.postgres.connections import Connections, Turns, set_local
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.link import Call, Calls, Statement
 from rstore.backends.postgres.logs import MOST_BYTES, batches
@@ -40,6 +40,7 @@ class PostgresRecords(Backend):
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
         self._place = parse(rest)
         self._connections = Connections(self._place, options)
+        self._reads: Connections | Turns = self._connections
         self._records, self._logs = _statements(self._place.schema)
         self._namespace = namespace
         self._name = namespace.encode()
@@ -72,7 +73,7 @@ class PostgresRecords(Backend):
         self._connections.write(calls, lambda: self._birth() != birth, patient=True)
 
     def fact(self, name: str) -> bytes | None:
-        (found,) = self._connections.read((self._records.fact, (self._name, name.encode())))
+        (found,) = self._reads.read((self._records.fact, (self._name, name.encode())))
         return found.get_value(0, 0) if found.ntuples else None
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
@@ -86,35 +87,28 @@ class PostgresRecords(Backend):
         return kept
 
     def _birth(self) -> bytes | None:
-        (found,) = self._connections.read((self._records.find, (self._name,)))
+        (found,) = self._reads.read((self._records.find, (self._name,)))
         return found.get_value(0, 0) if found.ntuples else None
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
-        (found,) = self._connections.read((self._records.get, (self._name, key.encode())))
+        (found,) = self._reads.read((self._records.get, (self._name, key.encode())))
         record = found.get_value(0, 0) if found.ntuples else None
         if record is not None:
             self._connections.shrink(len(record))
         return record
 
     def has(self, key: str) -> bool:
-        (found,) = self._connections.read((self._records.has, (self._name, key.encode())))
+        (found,) = self._reads.read((self._records.has, (self._name, key.encode())))
         return found.ntuples > 0
 
     def fetch(self, keys: Collection[str]) -> list[Found]:
-        (found,) = self._connections.read((self._records.fetch, (self._name, texts(keys))))
-        return [
-            (
-                (found.get_value(row, 0) or b"").decode(),
-                found.get_value(row, 1) or b"",
-                number_or_none(found.get_value(row, 2)),
-            )
-            for row in range(found.ntuples)
-        ]
+        (found,) = self._reads.read((self._records.fetch, (self._name, texts(keys))))
+        return rows_of(found, found.ntuples)
 
     def count(self, start: str = "", stop: str | None = None) -> int:
-        (found,) = self._connections.read((self._records.count(stop=stop is not None), self._range(start, stop)))
+        (found,) = self._reads.read((self._records.count(stop=stop is not None), self._range(start, stop)))
         return number(found)
 
     def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
@@ -230,7 +224,7 @@ class PostgresRecords(Backend):
             )
             size = [] if keys_only else [int8(most)]
             # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
-            return self._connections.read(_NO_SORT, (query, (*asked, *size)))[1]
+            return self._reads.read(_NO_SORT, (query, (*asked, *size)))[1]
 
         found = find(_PAGE_BYTES // limit, summed=False)
         records = _records_of(found, limit)
@@ -254,13 +248,9 @@ def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
 
 def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
     """Return keys, records and expiries up to the first one that was left behind."""
-    value = found.get_value
-    records: list[Found] = []
-    for row in range(min(found.ntuples, limit)):
-        if (record := value(row, 1)) is None:
-            break
-        records.append(((value(row, 0) or b"").decode(), record, number_or_none(value(row, 2))))
-    return records
+    records = rows_of(found, min(found.ntuples, limit))
+    left_behind = [*map(itemgetter(1), records)]
+    return records[: left_behind.index(None)] if None in left_behind else records
 
 
 def was_done(result: pq.abc.PGresult | None) -> bool:

@@ -7,7 +7,7 @@ from functools import cache
 from psycopg import pq
 
 from rstore.backends.nouns import Chunk, Head, Position, Row, View
-from rstore.backends.postgres.binary import int8, place, run
+from rstore.backends.postgres.binary import int8, place, rows_of, run
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.schema import quoted
 from rstore.backends.postgres.sql import NOW
@@ -129,24 +129,22 @@ SELECT 'chunk', int8send(first_t) || int4send(first_seq) || int8send(last_t) || 
 
 def view_of(result: pq.abc.PGresult) -> View:
     """Return what the query of a view found. Its parts come in no order that SQL promises."""
-    value = result.get_value
     now_ms, head, checkpoint = 0, None, None
     rows: list[Row] = []
     chunks: list[Chunk] = []
-    for i in range(result.ntuples):
-        what, where, a = value(i, 0), value(i, 1) or b"", value(i, 2) or b""
-        if what == b"row":
+    for what, where, a, b, c in rows_of(result, result.ntuples):
+        if what == "row":
             t, seq = place(where)
             rows.append(Row(t, seq, a))
-        elif what == b"chunk":
-            chunks.append(Chunk(*run(where), a, value(i, 3) or b""))
-        elif what == b"checkpoint":
+        elif what == "chunk":
+            chunks.append(Chunk(*run(where), a, b or b""))
+        elif what == "checkpoint":
             t, seq = place(where)
             checkpoint = Row(t, seq, a)
         else:
             now_ms = int.from_bytes(where, "big", signed=True)
-            if what != b"none":
-                head = Head(a, value(i, 3) or b"", what == b"sealed", value(i, 4) or b"")
+            if what != "none":
+                head = Head(a, b, what == "sealed", c)
     rows.sort()
     chunks.sort()
     return View(now_ms, head, rows, chunks, checkpoint)

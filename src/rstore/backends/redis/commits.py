@@ -246,7 +246,9 @@ class RedisCommits(RedisLogs):
     # -- several logs at once -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None, None, None]:
+        if serializable:
+            raise NotSupportedError("a transaction needs a namespace in one bucket, and there is none yet")
         if len(self._places) > 1 or self._pending() is not None:
             yield  # in several buckets, one after the other; inside another one, with it
             return

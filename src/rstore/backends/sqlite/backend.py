@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from time import monotonic
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from rstore.backends.nouns import (
     Expected,
     Found,
     Head,
+    HeldSnapshot,
     Log,
     Model,
     NamespaceGone,
@@ -33,7 +35,7 @@ from rstore.backends.nouns import (
     version_of,
 )
 from rstore.backends.sqlite import logs, records
-from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.sqlite.file import Pinned, SqliteFile
 from rstore.backends.sqlite.link import transaction
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
@@ -53,6 +55,7 @@ class SqliteBackend(Backend):
 
     def __init__(self, path: str, namespace: str, options: Options) -> None:
         self._file = SqliteFile(path, options)
+        self._reads: SqliteFile | Pinned = self._file
         self._namespace = namespace
         self._frozen = options.frozen
 
@@ -60,7 +63,7 @@ class SqliteBackend(Backend):
 
     def open(self) -> None:
         self._file.open()
-        if self._frozen and self._file.read(self._namespace_id) is None:
+        if self._frozen and self._reads.read(self._namespace_id) is None:
             raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._file.path!r}")
 
     def create(self) -> bytes:
@@ -102,7 +105,7 @@ class SqliteBackend(Backend):
             ).get
             return None if fact is None else bytes(fact)
 
-        return self._file.read(work)
+        return self._reads.read(work)
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
@@ -134,7 +137,7 @@ class SqliteBackend(Backend):
         # third of a lookup. A thread that closes connections waits for a statement that runs; whatever goes wrong
         # between two, and whatever is not found, is asked for again below. Whatever is found is right: no other
         # namespace of the file is given the same id, and a discarded one has no rows.
-        link = self._file.local.link
+        link = self._reads.local.link
         execute = link.execute
         if execute is not None and monotonic() < link.look_at:
             try:
@@ -152,20 +155,20 @@ class SqliteBackend(Backend):
                 link.namespace, link.execute = found, connection.cursor().execute
             return records.get(connection, self._namespace, key)
 
-        return self._file.read(work)
+        return self._reads.read(work)
 
     def has(self, key: str) -> bool:
         sql = f"SELECT 1 FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
         named = {"ns": self._namespace, "key": key, "now": now_ms()}
-        return self._file.read(lambda connection: connection.execute(sql, named).fetchone() is not None)
+        return self._reads.read(lambda connection: connection.execute(sql, named).fetchone() is not None)
 
     def fetch(self, keys: Collection[str]) -> list[Found]:
         named = {"ns": self._namespace, "now": now_ms(), "keys": json.dumps([*keys])}
-        return self._file.read(lambda connection: [*connection.execute(records.FETCH, named)])
+        return self._reads.read(lambda connection: [*connection.execute(records.FETCH, named)])
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         sql, named = records.of_range("SELECT count(*)", stop), self._range(start, stop)
-        return self._file.read(lambda connection: int(connection.execute(sql, named).get))
+        return self._reads.read(lambda connection: int(connection.execute(sql, named).get))
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         def work(connection: apsw.Connection) -> None:
@@ -209,7 +212,7 @@ class SqliteBackend(Backend):
 
     def sweep(self, limit: int) -> int:
         named = {"ns": self._namespace, "now": now_ms(), "limit": limit}
-        if not self._file.read(lambda connection: connection.execute(records.ANY_EXPIRED, named).get):
+        if not self._reads.read(lambda connection: connection.execute(records.ANY_EXPIRED, named).get):
             return 0  # without a lock, which others might wait for
         return self._delete(records.SWEEP, named)
 
@@ -235,7 +238,7 @@ class SqliteBackend(Backend):
     ) -> Page:
         query = records.scan_query(after=after, stop=stop, reverse=reverse, keys_only=keys_only)
         named = {**self._range(start, stop), "after": after, "more": limit + 1}
-        return self._file.read(lambda connection: records.page(connection.execute(query, named), limit))
+        return self._reads.read(lambda connection: records.page(connection.execute(query, named), limit))
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
@@ -246,7 +249,7 @@ class SqliteBackend(Backend):
     def logs(self, model: Model) -> list[str]:
         sql = f"SELECT key FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
         named = {"ns": self._namespace, "model": int(model)}
-        return self._file.read(lambda connection: [key for (key,) in connection.execute(sql, named)])
+        return self._reads.read(lambda connection: [key for (key,) in connection.execute(sql, named)])
 
     def _find(self, connection: apsw.Connection, log: Log) -> tuple[int, Head] | None:
         sql = (
@@ -290,12 +293,22 @@ class SqliteBackend(Backend):
                 )
                 return View(now_ms(), head, hot, chunks, checkpoint)
 
-        return self._file.read(work)
+        return self._reads.read(work)
 
     @contextmanager
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
-        with self._file.pinned() as pinned:
+        if self._file.local.link.bound is not None:  # another connection would not see what is done inside
+            yield HeldSnapshot(self.view(log, lo, hi))
+            return
+        with self._reads.pinned() as pinned:
             yield SqliteSnapshot(pinned, self._find, log, lo, hi)
+
+    @contextmanager
+    def moment(self) -> Generator[Backend, None, None]:
+        other = copy(self)
+        with self._file.pinned() as pinned:
+            other._reads = pinned  # noqa: SLF001 - of its own class
+            yield other
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         place = self._namespace, birth, int(log.model), log.key, head.sealed
@@ -325,7 +338,7 @@ class SqliteBackend(Backend):
             row: Any = connection.execute(sql, named).fetchone()
             return int(row[0]), int(row[1])
 
-        return self._file.read(work)
+        return self._reads.read(work)
 
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
@@ -359,18 +372,8 @@ class SqliteBackend(Backend):
     def exclusive(self, log: Log) -> AbstractContextManager[None]:
         return self.transaction()
 
-    @contextmanager
-    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
-        link = self._file.local.link
-        with link.lock:
-            connection = self._file.connection(link, create=create)
-            try:
-                with transaction(connection):
-                    yield
-                    if link.moved():
-                        raise StoreNotAvailableError(f"{self._file.path!r} was replaced meanwhile; nothing was applied")
-            except apsw.Error as error:
-                raise self._file.translated(error) from error
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> AbstractContextManager[None]:
+        return self._file.transaction(create=create)  # one at a time: others who write wait for its end
 
 
 def _is_unused(connection: apsw.Connection) -> bool:

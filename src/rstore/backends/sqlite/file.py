@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from math import inf
 from threading import local
 from typing import Final, TypeVar
 from weakref import WeakSet
@@ -17,7 +18,7 @@ import apsw
 
 from rstore.backends.nouns import Options
 from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, gate, hold, identity, release
+from rstore.backends.sqlite.link import Link, gate, hold, identity, lost_places, release, transaction
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
 from rstore.errors import ConflictError, StoreBusyError, StoreClosedError, StoreError, StoreNotAvailableError
 
@@ -37,26 +38,42 @@ class _Local(local):
             links.add(self.link)
 
 
+class _One:
+    """What belongs to all threads alike."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+
 class Pinned:
-    """A connection that reads from one moment, for one thread at a time."""
+    """A connection that reads from one moment; threads take turns."""
 
     def __init__(self, file: SqliteFile, link: Link, connection: apsw.Connection) -> None:
         self._file = file
-        self._link = link
+        self.local = _One(link)
         self._connection = connection
+
+    @contextmanager
+    def pinned(self) -> Generator[Pinned, None, None]:
+        """Keep to this moment."""
+        yield self
 
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Return what `work` reads.
 
         Raises `ConflictError` if the moment is lost.
         """
-        with self._link.lock:
-            if self._link.connection is not self._connection:
+        link = self.local.link
+        with link.lock:
+            if link.connection is not self._connection:
                 raise ConflictError("the store was closed, discarded or forked while it was being read: read again")
             try:
-                return work(self._connection)
+                result = work(self._connection)
             except apsw.Error as error:
                 raise self._file.translated(error) from error
+            if link.stamp is not None and link.is_stale():  # it is read without locks
+                raise ConflictError("somebody changed the file while it was being read: read again")
+            return result
 
 
 class SqliteFile:
@@ -139,8 +156,45 @@ class SqliteFile:
                         return result
             self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
 
+    @contextmanager
+    def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
+        """Make whatever this thread reads and writes inside one transaction, or one step of the one that is open."""
+        link = self.local.link
+        with link.lock:
+            connection = self.connection(link, create=create)
+            outermost = link.bound is None
+            try:
+                with transaction(connection, alive=lambda: link.connection is connection):
+                    link.bound = connection
+                    yield
+                    self._check_bound(link)
+                    if link.moved():
+                        raise StoreNotAvailableError(f"{self.path!r} was replaced meanwhile; nothing was applied")
+            except apsw.Error as error:
+                raise self.translated(error) from error
+            finally:
+                if outermost:
+                    link.bound = None
+
+    def _check_bound(self, link: Link) -> None:
+        """Refuse to go on where the transaction of a link is not there any more."""
+        if link.bound is None or link.connection is link.bound:
+            return
+        if self._closed:
+            raise StoreClosedError("the store was closed inside a transaction; nothing was applied")
+        self._check_place()
+        raise ConflictError(f"the transaction on {self.path!r} was rolled back; nothing was applied")
+
+    def _check_place(self) -> None:
+        if lost_places and os.path.realpath(self.path) in lost_places:
+            raise StoreNotAvailableError(
+                f"{self.path!r} cannot be used in this process: it was forked inside a transaction, which is its "
+                "parent's; fork outside of transactions, or start processes by 'spawn'"
+            )
+
     def connection(self, link: Link, *, create: bool = True) -> apsw.Connection:
         """Return the link's connection for writing, to whoever holds its lock."""
+        self._check_bound(link)
         if link.connection is None or (link.phantom and (create or os.path.exists(self.path))):
             return self._connect(link, writing=create)
         return link.connection
@@ -155,9 +209,13 @@ class SqliteFile:
         with gate:
             self._links.add(link)
         try:
-            yield Pinned(self, link, self._begin(link))
+            connection = self._begin(link)
+            if link.stamp is None:
+                link.look_at = inf  # the moment stays, whatever becomes of the file
+            yield Pinned(self, link, connection)
         finally:
             with link.lock:
+                link.look_at = 0.0
                 if link.connection is not None and link.connection.in_transaction:
                     link.connection.execute("ROLLBACK")
             if len(self._spare) < _MOST_SPARE:
@@ -181,6 +239,7 @@ class SqliteFile:
 
     def _look(self, link: Link) -> apsw.Connection | None:
         """Return the link's connection for reading, or None if it is seen now that the file is another one."""
+        self._check_bound(link)
         connection = link.connection
         if connection is None:
             return self._connect(link, writing=False)
@@ -233,6 +292,7 @@ class SqliteFile:
         while True:
             if self._closed:
                 raise StoreClosedError("the store was closed meanwhile")
+            self._check_place()
             with gate:  # no connection is opened while a fork is under way, or while the file is being removed
                 link.close()
                 try:

@@ -23,6 +23,7 @@ class Link:
     __slots__ = (
         "__weakref__",
         "_moved",
+        "bound",
         "connection",
         "execute",
         "lock",
@@ -38,6 +39,7 @@ class Link:
         self.path = path
         self.lock = RLock()  # guards everything below
         self.connection: apsw.Connection | None = None
+        self.bound: apsw.Connection | None = None  # the one above, while a transaction over several calls is open on it
         # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
         self.execute: Callable[..., apsw.Cursor] | None = None
         self.namespace = 0
@@ -111,8 +113,13 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 @contextmanager
-def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Generator[None, None, None]:
-    """Run statements as one transaction, or as one step of the transaction that is open: all of them or none."""
+def transaction(
+    connection: apsw.Connection, kind: str = "IMMEDIATE", *, alive: Callable[[], bool] = lambda: True
+) -> Generator[None, None, None]:
+    """Run statements as one transaction, or as one step of the transaction that is open: all of them or none.
+
+    A connection that is not `alive` any more, since others run inside, is not touched.
+    """
     begin, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
     if connection.in_transaction:
         begin, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
@@ -121,7 +128,7 @@ def transaction(connection: apsw.Connection, kind: str = "IMMEDIATE") -> Generat
         yield
         connection.execute(end)
     except BaseException:
-        if not connection.get_autocommit():  # a full disk has rolled all of it back already
+        if alive() and not connection.get_autocommit():  # a full disk has rolled all of it back already
             connection.execute(undo)
         raise
 
@@ -157,10 +164,18 @@ def release(held: list[Link]) -> None:
     gate.release()
 
 
+# A transaction goes on in the parent, so that its connection stays open. The child keeps what it inherited of it, and
+# never touches it: even closing it would write to memory that it shares with the parent.
+_inherited: list[apsw.Connection] = []
+lost_places: set[str] = set()
+"""The files that cannot be opened in this process any more."""
+
+
 def _before_fork() -> None:
     _held_for_fork[:] = hold(lambda _: True)
     for link in _held_for_fork:
-        link.close()
+        if link.bound is None:
+            link.close()
 
 
 def _after_fork() -> None:
@@ -169,5 +184,14 @@ def _after_fork() -> None:
     release(held)
 
 
+def _after_fork_in_child() -> None:
+    for link in _held_for_fork:
+        if link.bound is not None:
+            _inherited.append(link.bound)
+            link.connection = link.execute = None
+            lost_places.add(os.path.realpath(link.path))
+    _after_fork()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

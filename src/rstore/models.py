@@ -1,0 +1,20 @@
+"""The verbs of all three models in one object."""
+
+from __future__ import annotations
+
+from rstore.events import Events
+from rstore.series import Series
+from rstore.values import Values
+
+
+class Models(Values, Series, Events):
+    """What a store, a transaction and a snapshot have in common."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
