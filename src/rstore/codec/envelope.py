@@ -152,12 +152,12 @@ class Envelope:
                     "somebody may have replaced it (allow_plaintext=True reads it all the same)"
                 )
             return data
-        if len(data) < HEADER_BYTES + TAG_BYTES:
+        if (size := len(data)) < HEADER_BYTES + TAG_BYTES:
             raise TamperedError(f"{_describe(where)} was cut short") if self.keyed else self._key_required(where)
         cipher = self._opened.get(data[:PREFIX_BYTES]) or self._find_key(data, where)
         header = data[:HEADER_BYTES]
         try:
-            if len(data) > LARGE_BYTES:
+            if size > LARGE_BYTES:
                 return cipher.decrypt_large(data, where + position)
             return cipher.decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
         except _invalid_tag() as error:
