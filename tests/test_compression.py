@@ -143,8 +143,12 @@ DAMAGED: dict[str, bytes] = {
 @pytest.mark.parametrize("encoded", DAMAGED.values(), ids=DAMAGED)
 def test_damaged_bytes_are_an_error(backend: Backend, encoded: bytes) -> None:
     put(backend, encoded)
-    with opened() as store, pytest.raises(CorruptionError, match="'k' in namespace 'default'"):
-        store.get("k")
+    with opened() as store:
+        with pytest.raises(CorruptionError, match="'k' in namespace 'default'"):
+            store.get("k")
+        assert len(store.check()) == 1
+        store["k"] = TEXT
+        assert not store.check()
 
 
 @pytest.mark.parametrize("size", [5000, 2_500_000], ids=["small", "large"])

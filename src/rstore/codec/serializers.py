@@ -210,6 +210,18 @@ class Codec:
             return self.load(encoded[0], memoryview(encoded)[1:])
         return self.load(encoded[0], encoded[1:])
 
+    def check(self, encoded: bytes) -> None:
+        """Raise what `decode` would, as far as that can be told without running code that the writer chose."""
+        if is_native(encoded):
+            self.decode(encoded)
+        elif not encoded:
+            raise CorruptionError("a stored value is empty: not even a codec byte is left")
+        elif encoded[0] not in self.loads:
+            raise self._refusal(encoded[0])
+        elif encoded[0] == COMPRESSED:
+            codec, body = self._unpack(encoded[1:])
+            self.check(b"%c%b" % (codec, body))
+
     def load(self, codec: int, body: bytes | memoryview) -> Any:
         """Return the value of a body.
 
@@ -227,12 +239,15 @@ class Codec:
             raise cannot_load(len(body), error) from error
 
     def _load_compressed(self, body: bytes | memoryview) -> Any:
-        """Return the value of a compressed body; what is inside is judged before it is unpacked."""
+        return self.load(*self._unpack(body))
+
+    def _unpack(self, body: bytes | memoryview) -> tuple[int, bytes]:
+        """Return what is inside of a compressed body: codec byte and body; it is judged before it is unpacked."""
         if len(body) == 0 or body[0] == COMPRESSED:
             raise CorruptionError("a compressed value does not say what is inside")
         if body[0] not in self.loads:
             raise self._refusal(body[0])
-        return self.load(body[0], decompress(memoryview(body)[1:]))
+        return body[0], decompress(memoryview(body)[1:])
 
     def _refusal(self, codec: int) -> StoreError:
         if codec == PICKLE:
@@ -243,6 +258,11 @@ class Codec:
             writer = _NAMES.get(codec, "a ready-made serializer")
             return SerializationError(f"the value was written with {writer}, which this store does not read")
         return CorruptionError(f"the codec byte 0x{codec:02X} is unknown: damaged, or written by a newer version")
+
+
+def is_native(encoded: bytes) -> bool:
+    """Return whether this is an encoded value of a type that has a codec of its own, the same in every store."""
+    return encoded[:1] != b"" and encoded[0] in _NATIVE_LOADS
 
 
 def cannot_load(size: int, error: Exception) -> SerializationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rstore.testing.arithmetic import ArithmeticSuite
 from rstore.testing.bulk import BulkSuite
+from rstore.testing.care import CareSuite
 from rstore.testing.compression import CompressionSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
@@ -48,5 +49,6 @@ class StoreSuite(
     SharingSuite,
     TransactionSuite,
     SnapshotSuite,
+    CareSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

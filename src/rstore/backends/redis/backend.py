@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from rstore.backends.nouns import Options
-from rstore.backends.redis.commits import RedisCommits
+from rstore.backends.redis.care import RedisCare
 from rstore.backends.redis.dsn import parse
 from rstore.backends.redis.namespace import EvictionWarning
-from rstore.backends.redis.records import RedisRecords
 
 __all__ = ["EvictionWarning", "RedisBackend", "RedisClusterBackend", "TlsRedisBackend", "TlsRedisClusterBackend"]
 
 
-class _Redis(RedisRecords, RedisCommits):
+class _Redis(RedisCare):
     cluster = False
     tls = False
 
