@@ -18,6 +18,8 @@ FIRST_RELEASE_REDIS: Final = "rlib-store 0.1 with redis-py 2.10.6"
 FIRST_RELEASE_SERVER: Final = "rlib-store 0.1, psycopg2"
 EVENTSOURCING: Final = "eventsourcing 9.5"
 DISKCACHE: Final = "diskcache 5.6.3"
+SQLITEDICT: Final = "sqlitedict 2.1.0"
+LMDB: Final = "LMDB (py-lmdb 3.0)"
 ARCTICDB: Final = "ArcticDB 6.28"
 DUCKDB: Final = "DuckDB 2.0"
 PARQUET: Final = "Parquet with zstd (pyarrow 26)"
@@ -45,6 +47,8 @@ def make_peers() -> dict[str, Path]:
             "eventsourcing", "eventsourcing[postgres]>=9.5,<9.6", f"psycopg[binary]=={version('psycopg')}"
         ),
         DISKCACHE: _make("diskcache", "diskcache==5.6.3"),
+        SQLITEDICT: _make("sqlitedict", "sqlitedict==2.1.0"),
+        LMDB: _make("lmdb", "lmdb>=3.0,<3.1"),
         ARCTICDB: _make("arcticdb", "arcticdb>=6.28,<6.29", "pandas"),
         DUCKDB: _make("duckdb", "duckdb>=2.0,<2.1", "numpy", "pandas"),
         PARQUET: _make("parquet", "pyarrow>=26,<27", "numpy"),

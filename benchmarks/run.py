@@ -1,7 +1,7 @@
 """Measure rstore beside other libraries, and print the tables as Markdown.
 
 - `python benchmarks/run.py` measures everything; README.md beside this file says what and how.
-- `python benchmarks/run.py pairs keys` measures some sections.
+- `python benchmarks/run.py pairs keys` measures some sections; `millions` is measured only so: it takes many minutes.
 - `python benchmarks/run.py --readme` measures everything, and puts the tables and the plot into README.md.
 - `python benchmarks/run.py series --plot FILE.svg` draws the plot alone.
 - `python benchmarks/run.py --quick` measures a hundredth, without peers and network: does it run at all?
@@ -25,7 +25,7 @@ import apsw
 from lab import Lab
 from peers import make_cache, make_peers
 from plot import Bars
-from sections import SECTIONS
+from sections import LONG, SECTIONS
 from table import Table
 
 README: Final = Path(__file__).parent / "README.md"
@@ -36,15 +36,15 @@ MARK: Final = "<!-- Below: what run.py --readme has measured. -->\n"
 def main() -> None:
     """Run the sections that were asked for."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS))
+    parser.add_argument("sections", nargs="*", metavar="section", help=", ".join(SECTIONS | LONG))
     parser.add_argument("--quick", action="store_true", help="measure a hundredth, once, without peers and network")
     parser.add_argument("--readme", action="store_true", help="measure everything, and put the tables into README.md")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw what section series measures")
     arguments = parser.parse_args()
     if arguments.readme and (arguments.quick or arguments.sections):
         parser.error("README.md shows everything, measured in full")
-    if unknown := set(arguments.sections) - set(SECTIONS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; sections are {', '.join(SECTIONS)}")
+    if unknown := set(arguments.sections) - set(SECTIONS | LONG):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; sections are {', '.join(SECTIONS | LONG)}")
 
     lab = Lab(quick=True) if arguments.quick else Lab(make_peers())
     printed = ""
@@ -68,7 +68,7 @@ def report(lab: Lab, sections: Iterable[str], bars: list[Bars]) -> Iterator[str]
     goals = Table("Goals", "what | goal | measured | reached")
     for name in sections:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        section = SECTIONS[name](lab)
+        section = (SECTIONS | LONG)[name](lab)
         for table in section.tables:
             yield f"\n{table}"
         goals.rows += [goal.cells() for goal in section.goals]

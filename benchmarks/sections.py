@@ -12,7 +12,9 @@ from typing import Any, Final, TypeAlias
 
 from contest import Contestant, Results, compete
 from lab import KEY, KINDS, Lab, Section
-from peers import DISKCACHE, EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
+from large_section import large
+from pairs_section import clients, millions, pairs
+from peers import EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
 from redis_section import redis
 from series_section import huge, series, tuples
 from table import Goal, Table, number, times
@@ -65,41 +67,6 @@ def bulk(lab: Lab) -> Section:
             what = f"{n:,} points, {values}, durability {durability}: total against {FIRST_RELEASE}"
             limit = 50 if values.endswith("encrypted") else 15
             goals.append(Goal(what, limit, before.ratio("total", result)))
-    return Section([table], goals)
-
-
-def pairs(lab: Lab) -> Section:
-    """Measure set and get one at a time."""
-    n = lab.scaled(20_000)
-    base = {"n": n, "calls": n // 40}  # short turns, and many
-    contestants = {
-        "rstore, plain": Contestant("pairs", {**base, "library": "rstore"}),
-        "rstore, encrypted": Contestant("pairs", {**base, "library": "rstore", "key": KEY}),
-        "bare apsw + pickle": Contestant("pairs", {**base, "library": "apsw"}),
-    }
-    if DISKCACHE in lab.peers:
-        contestants[DISKCACHE] = Contestant("pairs", {**base, "library": "diskcache"}, lab.peers[DISKCACHE])
-    results = compete(contestants, lab.rounds(150))
-    plain, bare, peer = results["rstore, plain"], results["bare apsw + pickle"], results.get(DISKCACHE)
-
-    head = "library | set, µs | p50 | get, µs | p50"
-    table = Table(
-        f"{n:,} key/value pairs, one at a time",
-        head + (" | set: faster than diskcache | get: the same" if peer else "") + " | get: cost of bare apsw",
-        "Dicts of about 100 bytes in random order, `durability='normal'` or the same in the others "
-        "(WAL, `synchronous=NORMAL`). `set` changes the value of a key that is there. "
-        "Ratios are of the mean for `set`, where a few calls pay for the others, and of the p50 for `get`, where all "
-        "calls are alike.",
-    )
-    for name, result in results.items():
-        cells = [name, *(number(result[figure]) for figure in ("set", "set_p50", "get", "get_p50"))]
-        if peer:
-            cells += [times(peer.ratio("set", result)), times(peer.ratio("get_p50", result))]
-        table.rows.append([*cells, times(result.ratio("get_p50", bare))])
-    goals = [Goal("get against bare apsw and pickle.loads: cost", 1.3, plain.ratio("get_p50", bare), at_most=True)]
-    if peer:
-        goals.append(Goal("set against diskcache, durability normal", 2, peer.ratio("set", plain)))
-        goals.append(Goal("get against diskcache", 1.8, peer.ratio("get_p50", plain)))
     return Section([table], goals)
 
 
@@ -299,5 +266,8 @@ def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
-    one.__name__: one for one in (bulk, pairs, keys, events, singles, floats, series, tuples, huge, postgres, redis)
+    one.__name__: one
+    for one in (bulk, pairs, clients, large, keys, events, singles, floats, series, tuples, huge, postgres, redis)
 }
+LONG: Final[dict[str, Callable[[Lab], Section]]] = {millions.__name__: millions}
+"""Those that take many minutes: only where they are asked for."""

@@ -23,7 +23,10 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "changes": {"n": 200, "parts": 1, "calls": 10},
     "floats": {"n": 5000, "calls": 3, **NEW},
     "keys": {"n": 100, "calls": 10},
+    "large": {"dsn": "sqlite://{directory}/large.db", "size": 2_000_000, "kind": "array"},
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
+    "pairs_clients": {"library": "rstore", "clients": 2, "duration_s": 0.1, "durability": "normal"},
+    "pairs_huge": {"n": 100, "calls": 20},
     "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
     "series": {"n": 2500, "calls": 10, "library": "rstore"},
     "series_huge": {"n": 5000, "calls": 3},
@@ -66,7 +69,12 @@ def test_programs_measure(
 
 
 def test_programs_are_all_here() -> None:
-    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {"child", "redis_server", *PROGRAMS}
+    assert {path.stem for path in (BENCHMARKS / "programs").glob("*.py")} == {
+        "child",
+        "pair_stores",
+        "redis_server",
+        *PROGRAMS,
+    }
 
 
 def test_quick_run_prints_tables() -> None:
@@ -81,4 +89,4 @@ def test_unknown_section_is_refused() -> None:
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "nothing"]
     refused = subprocess.run(command, check=False, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "unknown: nothing; sections are bulk, pairs" in refused.stderr
+    assert "unknown: nothing; sections are bulk, pairs, clients" in refused.stderr

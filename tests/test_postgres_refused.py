@@ -351,9 +351,9 @@ def test_what_is_too_large_is_refused_before_it_is_sent(postgresql_dsn: str) -> 
     backend.open()
     birth = backend.create()
     for writes in ([Write("k", large)], [Write("a", b"1"), Write("k", large)]):
-        with pytest.raises(NotSupportedError):
+        with pytest.raises(NotSupportedError, match="'k' in namespace 'default' takes 1,000,000,001 bytes"):
             backend.write(writes, birth)
-    with pytest.raises(NotSupportedError):
+    with pytest.raises(NotSupportedError, match="'k' in namespace 'default'"):
         backend.write_if(Write("k", large), None, birth)
     with Store(postgresql_dsn, frozen=False) as store:
         store.extend("s", (1, 1))

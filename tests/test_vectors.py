@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import random
 from base64 import urlsafe_b64decode
 from pathlib import Path
 from typing import Any, cast
@@ -80,6 +81,26 @@ def test_every_single_flipped_bit_is_refused(vector: dict[str, Any]) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(TamperedError if bit >= 8 * 50 else EncryptionError):
             open_with_library(vector, bytes(flipped))
+
+
+@pytest.mark.parametrize("size", [2**20 - 40, 2**20 + 1, 2**21 + 5])
+def test_what_is_sealed_in_pieces_is_sealed_as_the_layout_says(size: int) -> None:
+    body = random.Random(size).randbytes(size)
+    vector: dict[str, Any] = VECTORS[0] | {"plaintext": body.hex(), "cell": int(Cell.VALUE), "position": ""}
+    sealed = seal(vector)
+    assert open_with_library(vector, sealed) == body
+    envelope = Envelope(vector["namespace"], [urlsafe_b64decode(vector["key"])])
+    ours = envelope.seal(body, envelope.where(Cell.VALUE, vector["cell_key"]))
+    assert seal(vector | {"salt": ours[2:18].hex(), "nonce": ours[50:62].hex()}) == ours
+    for at in (50, 62, size // 2, -17, -1):
+        flipped = bytearray(sealed)
+        flipped[at] ^= 1
+        with pytest.raises(TamperedError):
+            open_with_library(vector, bytes(flipped))
+    with pytest.raises(TamperedError):
+        open_with_library(vector, sealed[:-1])
+    with pytest.raises(TamperedError):
+        open_with_library(vector | {"cell_key": "elsewhere"}, sealed)
 
 
 def test_there_is_a_vector_for_every_kind_of_cell() -> None:

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from child import Figures, seconds, serve
-from pairs import make_value
+from pair_stores import make_value
 
 
 def work(dsn: str, key: str | None, who: int, calls: int, barrier: Any, results: Any) -> None:

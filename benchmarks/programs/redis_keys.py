@@ -10,7 +10,7 @@ from typing import Any
 
 from child import Figures, each, p50, serve
 from keys import BATCH
-from pairs import make_value
+from pair_stores import make_value
 from redis_server import start
 
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 from child import Figures, each, p50, seconds, serve
-from pairs import Get, Set, make_value
+from pair_stores import make_value
 from redis_server import start
+
+Set: TypeAlias = Callable[[str, Any], object]
+Get: TypeAlias = Callable[[str], Any]
 
 
 def open_rstore(port: int, key: str | None) -> tuple[Set, Get, Callable[[Mapping[str, Any]], object]]:

@@ -12,7 +12,8 @@ from random import Random
 from typing import Any, Final, NoReturn, cast
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import Model
+from rstore.backends.nouns import LARGE_BYTES, Model
+from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_load
 from rstore.errors import CorruptionError, FrozenStoreError, SerializationError, StoreClosedError, StoreError
@@ -81,9 +82,10 @@ class Session:
     def encode_value(self, key: str, value: Any) -> bytes:
         """Return the encoded value of a key."""
         try:
-            return self.codec.encode(value)
+            encoded = self.codec.encode(value)
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+        return compress(encoded) if self.codec.compresses else encoded
 
     def wrote(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
@@ -101,6 +103,8 @@ class Session:
         """
         if self.envelope.keyed:
             return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
+        if len(encoded) > LARGE_BYTES:
+            return b"".join((encoded[:1], os.urandom(_STAMP_BYTES), memoryview(encoded)[1:]))
         return encoded[:1] + os.urandom(_STAMP_BYTES) + encoded[1:]
 
     def open_value(self, key: str, record: bytes) -> Any:

@@ -59,7 +59,7 @@ def open_stores(directory: Path) -> None:
         Store("memory://typing", key=Passphrase("correct horse"), frozen=False, timeout=5),
         JsonStore("memory://typing", frozen=False),
         BytesStore("memory://typing", frozen=False, durability="normal"),
-        Store("memory://typing", "safe", frozen=False, serializer="json", allow_plaintext=True),
+        Store("memory://typing", "safe", frozen=False, serializer="json", allow_plaintext=True, compress=True),
     ]
     for store in stores:
         with store as opened:

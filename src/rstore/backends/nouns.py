@@ -15,10 +15,13 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from rstore.errors import StoreError
+from rstore.errors import NotSupportedError, StoreError
 
 Position: TypeAlias = tuple[int, int]
 """Where a row of a log stands: (timestamp, sequence number). Series always use sequence number 0."""
+
+LARGE_BYTES: Final = 1024 * 1024
+"""From this size on, a copy of a value costs more than the few steps that avoid it."""
 
 MIN_INT64: Final = -(2**63)
 MAX_INT64: Final = 2**63 - 1
@@ -238,6 +241,14 @@ class Watcher(ABC):
 
 HEAD_BYTES: Final = 62
 """So many bytes of a record are enough for `version_of`."""
+
+
+def too_large(key: str, namespace: str, size: int, limit: int, holder: str) -> NotSupportedError:
+    """Return the error for a record that a backend cannot hold; it is raised before anything is written."""
+    return NotSupportedError(
+        f"the value of {key!r} in namespace {namespace!r} takes {size:,} bytes, and {holder} holds up to {limit:,} "
+        "bytes a value: divide it among several keys; nothing was stored"
+    )
 
 
 def version_of(record: bytes) -> bytes:

@@ -16,9 +16,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from hmac import compare_digest, digest
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakSet
 
+from rstore.backends.nouns import LARGE_BYTES
+from rstore.codec.ciphers import HEADER_BYTES, NONCE_BYTES, PREFIX_BYTES, TAG_BYTES, Cipher
 from rstore.errors import (
     CorruptionError,
     EncryptionError,
@@ -28,17 +30,10 @@ from rstore.errors import (
     WrongKeyError,
 )
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 MAGIC: Final = 0xC1
 SUITE: Final = 0x01
 _MARK: Final = bytes((MAGIC, SUITE))
 _SALT_BYTES: Final = 16
-_PREFIX_BYTES: Final = 50
-HEADER_BYTES: Final = 62
-NONCE_BYTES: Final = 12
-_TAG_BYTES: Final = 16
 _CRC_BYTES: Final = 4
 _MAX_SEALS: Final = 2**30
 # Only salts whose commitment was verified get in, one for every handle that ever wrote.
@@ -120,14 +115,14 @@ class Envelope:
         self._allow_plaintext = allow_plaintext
         self._refresh = refresh  # returns another envelope if the keys are others by now
         self._roots = [digest(key, b"rstore/1/root", "sha512") for key in keys]
-        self._opened: dict[bytes, AESGCM] = {}
+        self._opened: dict[bytes, Cipher] = {}
         self._renew()
         _envelopes.add(self)
 
     def _renew(self) -> None:
         # Both together bound the seals under one derived key, so that random nonces stay unique.
         self._seals_left = _MAX_SEALS
-        self._seal: tuple[bytes, AESGCM] | None = None
+        self._seal: tuple[bytes, Cipher] | None = None
 
     def where(self, cell: Cell, key: str) -> bytes:
         """Return the part of a place that is the same for all positions of a key: namespace, kind of cell and key."""
@@ -147,6 +142,8 @@ class Envelope:
         prefix, cipher = self._seal or self._new_salt()
         nonce = os.urandom(NONCE_BYTES)
         header = prefix + nonce
+        if len(body) > LARGE_BYTES:
+            return cipher.encrypt_large(header, body, where + position)
         return header + cipher.encrypt(nonce, body, header + where + position)
 
     def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
@@ -161,12 +158,14 @@ class Envelope:
                     "somebody may have replaced it (allow_plaintext=True reads it all the same)"
                 )
             return data
-        if len(data) < HEADER_BYTES + _TAG_BYTES:
+        if (size := len(data)) < HEADER_BYTES + TAG_BYTES:
             raise TamperedError(f"{_describe(where)} was cut short") if self.keyed else self._key_required(where)
-        cipher = self._opened.get(data[:_PREFIX_BYTES]) or self._find_key(data, where)
+        cipher = self._opened.get(data[:PREFIX_BYTES]) or self._find_key(data, where)
         header = data[:HEADER_BYTES]
         try:
-            return cipher.decrypt(header[_PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
+            if size > LARGE_BYTES:
+                return cipher.decrypt_large(data, where + position)
+            return cipher.decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
         except _invalid_tag() as error:
             raise TamperedError(f"{_describe(where)} was altered, or moved here from another place") from error
 
@@ -189,7 +188,7 @@ class Envelope:
             raise CorruptionError(f"{_describe(where)} is damaged: its checksum differs")
         return body
 
-    def _new_salt(self) -> tuple[bytes, AESGCM]:
+    def _new_salt(self) -> tuple[bytes, Cipher]:
         salt = os.urandom(_SALT_BYTES)
         cipher, commitment = _derive(self._roots[0], salt)
         prefix = _MARK + salt + commitment
@@ -200,28 +199,26 @@ class Envelope:
     def _key_required(self, where: bytes) -> KeyRequiredError:
         return KeyRequiredError(f"{_describe(where)} is encrypted: open the store with key=…")
 
-    def _find_key(self, data: bytes, where: bytes) -> AESGCM:
+    def _find_key(self, data: bytes, where: bytes) -> Cipher:
         if not self.keyed:
             raise self._key_required(where)
         if data[1] != SUITE:
             raise EncryptionError(f"{_describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here")
         for root in self._roots:
             cipher, commitment = _derive(root, data[2 : 2 + _SALT_BYTES])
-            if compare_digest(commitment, data[2 + _SALT_BYTES : _PREFIX_BYTES]):
+            if compare_digest(commitment, data[2 + _SALT_BYTES : PREFIX_BYTES]):
                 if len(self._opened) >= _MAX_CACHED_SALTS:
                     self._opened.clear()
-                self._opened[data[:_PREFIX_BYTES]] = cipher
+                self._opened[data[:PREFIX_BYTES]] = cipher
                 return cipher
         if self._refresh is not None and (other := self._refresh(self)) is not None:
             return other._find_key(data, where)  # noqa: SLF001 - of the same class
         raise WrongKeyError(f"{_describe(where)} is encrypted under a key that this store was not given")
 
 
-def _derive(root: bytes, salt: bytes) -> tuple[AESGCM, bytes]:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
-
+def _derive(root: bytes, salt: bytes) -> tuple[Cipher, bytes]:
     okm = digest(root, b"rstore/1/seal" + salt, "sha512")
-    return AESGCM(okm[:32]), okm[32:]
+    return Cipher(okm[:32]), okm[32:]
 
 
 def _invalid_tag() -> type[Exception]:

@@ -13,6 +13,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
+from rstore.backends.nouns import LARGE_BYTES
+from rstore.codec.compression import COMPRESSED, decompress
 from rstore.errors import (
     CorruptionError,
     InvalidValueError,
@@ -138,13 +140,17 @@ class Codec:
     overrides `_dump` or `_load`: then every value passes through these.
     """
 
-    def __init__(self, serializer: Serializer, custom: tuple[Dump, Load] | None = None) -> None:
+    def __init__(
+        self, serializer: Serializer, custom: tuple[Dump, Load] | None = None, *, compresses: bool = False
+    ) -> None:
+        self.compresses = compresses
+        """Whether the values of keys are to be stored in fewer bytes; it has no part in those of the other models."""
         self._dumps = serializer.dumps
         self._codec = serializer.codec
         self._custom = custom
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
         # to a pickle store that was one of these before.
-        self.loads: dict[int, Callable[[bytes], Any]] = {}
+        self.loads: dict[int, Callable[[Any], Any]] = {}
         if custom is None:
             self.loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
             if serializer.codec == PICKLE:
@@ -154,6 +160,7 @@ class Codec:
             # Typed columns that were written before there was a subclass hold no code: they are read as they are.
             self.loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
             self.loads |= _NATIVE_LOADS
+        self.loads[COMPRESSED] = self._load_compressed
 
     @property
     def typed(self) -> bool:
@@ -198,6 +205,9 @@ class Codec:
         """Return the value of an encoded value."""
         if not encoded:
             raise CorruptionError("a stored value is empty: not even a codec byte is left")
+        if len(encoded) > LARGE_BYTES and encoded[0] in (PICKLE, COMPRESSED):
+            # The others get bytes: a subclass may count on it, and a str would be copied once more.
+            return self.load(encoded[0], memoryview(encoded)[1:])
         return self.load(encoded[0], encoded[1:])
 
     def check(self, encoded: bytes) -> None:
@@ -208,8 +218,11 @@ class Codec:
             raise CorruptionError("a stored value is empty: not even a codec byte is left")
         elif encoded[0] not in self.loads:
             raise self._refusal(encoded[0])
+        elif encoded[0] == COMPRESSED:
+            codec, body = self._unpack(encoded[1:])
+            self.check(b"%c%b" % (codec, body))
 
-    def load(self, codec: int, body: bytes) -> Any:
+    def load(self, codec: int, body: bytes | memoryview) -> Any:
         """Return the value of a body.
 
         Raises `UnsafeValueError` for a pickle where pickles are not loaded, and `SerializationError` if it cannot be
@@ -224,6 +237,17 @@ class Codec:
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
             raise cannot_load(len(body), error) from error
+
+    def _load_compressed(self, body: bytes | memoryview) -> Any:
+        return self.load(*self._unpack(body))
+
+    def _unpack(self, body: bytes | memoryview) -> tuple[int, bytes]:
+        """Return what is inside of a compressed body: codec byte and body; it is judged before it is unpacked."""
+        if len(body) == 0 or body[0] == COMPRESSED:
+            raise CorruptionError("a compressed value does not say what is inside")
+        if body[0] not in self.loads:
+            raise self._refusal(body[0])
+        return body[0], decompress(memoryview(body)[1:])
 
     def _refusal(self, codec: int) -> StoreError:
         if codec == PICKLE:

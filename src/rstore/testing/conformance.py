@@ -5,6 +5,7 @@ from __future__ import annotations
 from rstore.testing.arithmetic import ArithmeticSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
+from rstore.testing.compression import CompressionSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
@@ -44,6 +45,7 @@ class StoreSuite(
     HistorySuite,
     PruningSuite,
     SerializingSuite,
+    CompressionSuite,
     EncryptionSuite,
     SharingSuite,
     TransactionSuite,

@@ -32,13 +32,14 @@ class Flavour:
     store: type[Store] = Store
     key: str | None = None
     serializer: Literal["pickle", "json", "msgpack"] = "pickle"
+    compress: bool = False
 
     def __str__(self) -> str:
         return self.name
 
     def make(self, dsn: str, namespace: str | None = None, *, frozen: bool = False, **options: Any) -> Store:
         """Return a store of this flavour, not yet open; options override what the flavour says."""
-        options = {"key": self.key, "serializer": self.serializer, **options}
+        options = {"key": self.key, "serializer": self.serializer, "compress": self.compress, **options}
         return self.store(dsn, namespace, frozen=frozen, **options)
 
 
@@ -52,6 +53,13 @@ FLAVOURS: Final = (
     Flavour("plain-msgpack", serializer="msgpack"),
     Flavour("sealed-msgpack", key=KEY, serializer="msgpack"),
 )
+COMPRESSED: Final = (
+    Flavour("compressed", compress=True),
+    Flavour("compressed-sealed", key=KEY, compress=True),
+    Flavour("compressed-subclass", JsonStore, compress=True),
+    Flavour("compressed-msgpack", serializer="msgpack", compress=True),
+)
+"""Only for the tests of compression: where it has no part, they would be those of the others once more."""
 
 pickled = pytest.mark.parametrize("flavour", PICKLED, indirect=True, ids=str)
 """For tests of values that only pickle can keep, and of what no serializer has a part in."""

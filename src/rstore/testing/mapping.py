@@ -31,6 +31,21 @@ class MappingSuite(Suite):
         store["a"] = oracle.values["a"] = "changed"
         assert store["a"] == "changed"
 
+    def test_values_around_a_megabyte(self, store: Store, oracle: Oracle) -> None:
+        """From there on backends and envelope go other ways, to hold fewer copies."""
+        texts = [chr(97 + i) * (2**20 + by) for i, by in enumerate((-100, -20, 0, 2000))]
+        for i, text in enumerate(texts):
+            store[f"{i}"] = oracle.values[f"{i}"] = [text]
+            assert store[f"{i}"] == [text]
+        oracle.values |= {"a": [texts[2]], "b": 1, "c": [texts[3]], "0": [texts[3]]}
+        store.update({key: oracle.values[key] for key in ("a", "b")})
+        assert store.add("c", [texts[3]], ttl=60)
+        assert store.modify("0", lambda _: [texts[3]]) == [texts[3]]
+        entries = {entry.key: entry.value for entry in store.scan()}
+        assert entries == store.get_many(oracle.values) == oracle.values
+        oracle.values["1"] = 1  # and a small one in place of a large one
+        store.set("1", 1)
+
     def test_missing_keys(self, store: Store) -> None:
         assert store.get("k") is None
         assert store.get("k", 5) == 5

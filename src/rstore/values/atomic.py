@@ -26,7 +26,7 @@ class Atomic(Records):
         """
         session = self._writer
         key, ttl_ms = check_key(key), check_ttl(ttl)
-        return self._put_if(session, key, session.encode_value(key, value), None, ttl_ms) is not None
+        return self._put_if(session, key, value, None, ttl_ms) is not None
 
     def incr(self, key: str, delta: float = 1, *, default: float = 0) -> Any:
         """Add `delta` to the number under `key`, or to `default` if there is none, and return the sum.
@@ -96,7 +96,7 @@ class Atomic(Records):
             with lease:
                 if session.backend.get(key) is None:  # else it was stored, and the lease given back, between two looks
                     value = factory()
-                    if self._put_if(session, key, session.encode_value(key, value), None, ttl_ms):
+                    if self._put_if(session, key, value, None, ttl_ms):
                         return value
         return session.open_value(key, record)
 
@@ -112,8 +112,7 @@ class Atomic(Records):
                 # As if it had been stored: `fn` may change it, and is called again where it lost a race.
                 version, value = None, session.codec.decode(session.encode_value(key, default))
             new = fn(value)
-            encoded = session.encode_value(key, new)
-            if self._put_if(session, key, encoded, version, None if version is None else KEEP):
+            if self._put_if(session, key, new, version, None if version is None else KEEP):
                 return new
             patience.wait()
 

@@ -86,9 +86,9 @@ class Mapped(Records, MutableMapping[str, Any]):
         key = check_key(key)
         ttl_ms = None if ttl is None else check_ttl(ttl)
         if if_version is ANY:
-            return version_of(self._write(session, {key: session.encode_value(key, value)}, ttl_ms))
+            return version_of(self._put(session, key, value, ttl_ms))
         version = check_version(if_version)
-        record = self._put_if(session, key, session.encode_value(key, value), version, ttl_ms)
+        record = self._put_if(session, key, value, version, ttl_ms)
         if record is None:
             raise _conflict(session, key, version, "stored")
         return version_of(record)
@@ -208,7 +208,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._writer
         key = check_key(key)
         while (record := session.backend.get(key)) is None:
-            if self._put_if(session, key, session.encode_value(key, default), None):
+            if self._put_if(session, key, default, None):
                 return default
         return session.open_value(key, record)
 

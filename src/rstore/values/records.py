@@ -39,8 +39,8 @@ def entry_of(session: Session, found: Found) -> Entry:
 class Records(Verbs):
     """The base of the key/value verbs."""
 
-    def _write(self, session: Session, encoded: Mapping[str, bytes], ttl_ms: int | None = None) -> bytes:
-        """Put many records, whatever was there, and return the last one."""
+    def _write(self, session: Session, encoded: Mapping[str, bytes], ttl_ms: int | None = None) -> None:
+        """Put many records, whatever was there."""
         while True:
             birth = session.birth
             writes = [Write(key, session.seal_value(key, one), ttl_ms) for key, one in encoded.items()]
@@ -50,15 +50,29 @@ class Records(Verbs):
                 session.revive()
                 continue
             session.wrote(len(writes))
-            return writes[-1].record or b""
+            return
+
+    def _put(self, session: Session, key: str, value: Any, ttl_ms: int | None) -> bytes:
+        """Put a record, whatever was there, and return it."""
+        while True:
+            birth = session.birth
+            # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
+            record = session.seal_value(key, session.encode_value(key, value))
+            try:
+                session.backend.write((Write(key, record, ttl_ms),), birth)
+            except NamespaceGone:
+                session.revive()
+                continue
+            session.wrote(1)
+            return record
 
     def _put_if(
-        self, session: Session, key: str, encoded: bytes, version: bytes | None, ttl_ms: Ttl = None
+        self, session: Session, key: str, value: Any, version: bytes | None, ttl_ms: Ttl = None
     ) -> bytes | None:
         """Return the record that was put in place of a version (None: of nothing), or None if that is not there."""
         while True:
             birth = session.birth
-            record = session.seal_value(key, encoded)
+            record = session.seal_value(key, session.encode_value(key, value))
             try:
                 done = session.backend.write_if(Write(key, record, ttl_ms), version, birth)
             except NamespaceGone:

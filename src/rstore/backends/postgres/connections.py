@@ -36,6 +36,7 @@ happen only once; None, that cannot be told."""
 _RETRIES: Final = 10
 _LOOKS: Final = 6
 _STALL_S: Final = 60.0
+_MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
 _MOMENT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
 _BEGIN_READ: Final = (Statement("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"), ())
@@ -198,6 +199,11 @@ class Connections:
                 # the second copy came too late.
                 return None if first is not None and look() else results
         raise self._unknown() from first and first.__cause__
+
+    def shrink(self, carried: int) -> None:
+        """Let go of idle connections after one has carried so many bytes: its buffers would stay that large."""
+        if carried > _MOST_KEPT_BYTES:
+            self.pool.drop_idle()
 
     def _run(self, calls: Iterable[Call], *, harmless: bool = False, patient: bool = False) -> Results:
         """Return the results of a pipeline, on the connection of this thread's transaction or on any."""

@@ -14,7 +14,7 @@ from rstore.errors import NotSupportedError
 
 T = TypeVar("T")
 
-_MAX_BYTES: Final = 1_000_000_000
+MOST_BYTES: Final = 1_000_000_000
 """PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
 _BATCH_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -25,9 +25,9 @@ Address = tuple[bytes, bytes, bytes, bytes]
 
 def check_size(size: int) -> int:
     """Refuse what PostgreSQL cannot hold, before it is sent."""
-    if size > _MAX_BYTES:
+    if size > MOST_BYTES:
         raise NotSupportedError(
-            f"a value of {size:,} bytes: PostgreSQL holds up to {_MAX_BYTES:,}; nothing was applied"
+            f"a value of {size:,} bytes: PostgreSQL holds up to {MOST_BYTES:,}; nothing was applied"
         )
     return size
 

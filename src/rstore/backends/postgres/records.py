@@ -12,7 +12,7 @@ from typing import Final
 from psycopg import pq
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Ttl, Write, version_of
+from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Ttl, Write, too_large, version_of
 from rstore.backends.postgres.binary import (
     blobs,
     int8,
@@ -25,10 +25,7 @@ from rstore.backends.postgres.binary import (
 from rstore.backends.postgres.connections import Connections, Turns, set_local
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.link import Call, Calls, Statement
-from rstore.backends.postgres.logs import (
-    batches,
-    check_size,
-)
+from rstore.backends.postgres.logs import MOST_BYTES, batches
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
 from rstore.errors import StoreNotAvailableError
@@ -99,7 +96,10 @@ class PostgresRecords(Backend):
 
     def get(self, key: str) -> bytes | None:
         (found,) = self._reads.read((self._records.get, (self._name, key.encode())))
-        return found.get_value(0, 0) if found.ntuples else None
+        record = found.get_value(0, 0) if found.ntuples else None
+        if record is not None:
+            self._connections.shrink(len(record))
+        return record
 
     def has(self, key: str) -> bool:
         (found,) = self._reads.read((self._records.has, (self._name, key.encode())))
@@ -123,16 +123,17 @@ class PostgresRecords(Backend):
             some = [write for write in writes if write.record is not None][:_LOOKED_AT]
             return True if any(self.get(write.key) == write.record for write in some) else None
 
+        size = self._check_sizes(writes)
         space = self._name, birth
         if len(writes) == 1 and (record := writes[0].record) is not None:
             key, _, ttl_ms = writes[0]
-            check_size(len(record))
             put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
             results = self._connections.write([put], look)
             found = results is None or results[0].command_tuples
         else:
             results = self._connections.write(Calls(lambda: self._puts(writes, space)), look)
             found = results is None or results[0].ntuples
+        self._connections.shrink(size)
         if not found:
             raise NamespaceGone
 
@@ -143,6 +144,9 @@ class PostgresRecords(Backend):
         kept = [write for write in ordered if write.record is not None]
         for batch in batches(kept, [len(write.record or b"") for write in kept]):
             keys, records, ttls_ms = zip(*batch, strict=True)
+            if len(batch) == 1:  # a large one among them: in an array it would be one more copy
+                yield self._records.put, (*space, keys[0].encode(), records[0], _int8_or_null(ttls_ms[0]))
+                continue
             yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(ttls_ms))
         if len(kept) < len(writes):
             yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
@@ -159,7 +163,7 @@ class PostgresRecords(Backend):
         else:
             put = self._records.put_keeping_if if ttl_ms is KEEP else self._records.put_if
             call = put, (*space, record, lives, version)
-        check_size(len(record or b""))
+        size = self._check_sizes([write])
 
         def look() -> bool | None:
             found = self.get(key)
@@ -168,7 +172,18 @@ class PostgresRecords(Backend):
             return False if version == (None if found is None else version_of(found)) else None
 
         results = self._connections.write([call], look)
+        self._connections.shrink(size)
         return was_done(None if results is None else results[0])
+
+    def _check_sizes(self, writes: Sequence[Write]) -> int:
+        """Return the size of the largest record; refuse what PostgreSQL cannot hold, before it is sent."""
+        largest = 0
+        for key, record, _ in writes:
+            if record is not None and (size := len(record)) > largest:
+                if size > MOST_BYTES:
+                    raise too_large(key, self._namespace, size, MOST_BYTES, "PostgreSQL")
+                largest = size
+        return largest
 
     def _is_absent(self, key: str, birth: bytes) -> bool:
         if self._birth() != birth:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.nouns import NamespaceGone, Write
+from rstore.backends.nouns import LARGE_BYTES, NamespaceGone, Write
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import GENERATION_BYTES, Place
@@ -134,4 +134,5 @@ def writing(place: Place, writes: Sequence[Write]) -> Call:
         for _, record, ttl_ms in expire:
             arguments += (record, ttl_ms)
         keys += [prefix + write.key.encode() for write in writes if write.record is None]
-    return WRITE.on(place.slot, keys, *arguments, write=True, again=False)
+    call = WRITE.on(place.slot, keys, *arguments, write=True, again=False)
+    return call._replace(large=True) if any(len(write.record or b"") > LARGE_BYTES for write in writes) else call

@@ -27,11 +27,12 @@ from rstore.backends.redis.errors import (
     unreachable,
 )
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
-from rstore.backends.redis.pool import Connection, Pool, pack_command
+from rstore.backends.redis.pool import Connection, Pool, pack_command, pack_pieces
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _FREE_TRIES: Final = 5
 """So often a call is redirected, or a script sent with its source, before a try costs waiting time."""
+_MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.05
 
@@ -56,6 +57,8 @@ class Call(NamedTuple):
     write: bool = False
     again: bool = True
     script: Script | None = None
+    large: bool = False
+    """Whether a copy of it would count."""
 
 
 class _Unsent(Exception):  # noqa: N818 - an outcome
@@ -131,6 +134,11 @@ class Client:
         with suppress(StoreError):
             self._nodes.discover()
 
+    def shrink(self, slot: int, carried: int) -> None:
+        """Let go of idle connections after one has carried a reply of so many bytes: its buffer stays that large."""
+        if carried > _MOST_KEPT_BYTES:
+            self._nodes.reconnect(slot)
+
     def call(self, call: Call) -> Any:
         """Return the reply to a call.
 
@@ -148,7 +156,8 @@ class Client:
             outcome = _Unsent(error, connected=False)
         else:
             try:
-                connection.send_packed_command((pack_command(call.command),), False)
+                packed = pack_pieces(call.command) if call.large else (pack_command(call.command),)
+                connection.send_packed_command(packed, False)
             except FAILURES as error:
                 outcome = _Unsent(error, connected=True)
             else:
@@ -273,7 +282,7 @@ class Client:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
                 continue
             try:
-                connection.send_packed_command([self._pack(calls, group, asking, by_source)], False)
+                connection.send_packed_command(self._pack(calls, group, asking, by_source), False)
             except FAILURES as error:
                 # Of several calls some may have arrived whole.
                 lost = _Lost(error) if len(group) > 1 else _Unsent(error, connected=True)
@@ -290,19 +299,24 @@ class Client:
         group: Sequence[int],
         asking: dict[int, Pool],
         by_source: set[int],
-    ) -> bytes:
-        pieces: list[bytes] = []
+    ) -> list[bytes | memoryview]:
+        packed: list[bytes | memoryview] = []
+        small: list[bytes] = []  # put together: each piece is a call of the system
         for i in group:
             command, script = calls[i].command, calls[i].script
             if i in by_source and script is not None:
                 command = (b"EVAL", script.source, *command[2:])
             if i in asking:
-                pieces.append(pack_command((b"ASKING",)))
-            pieces.append(pack_command(command))
+                small.append(pack_command((b"ASKING",)))
+            if calls[i].large:
+                packed += (b"".join(small), *pack_pieces(command))
+                small.clear()
+            else:
+                small.append(pack_command(command))
         if self._waits(calls, group):
             wait_ms = max(1, int(self._timeout_s * 500))
-            pieces.append(pack_command((b"WAIT", self._target.wait_replicas, wait_ms)))
-        return b"".join(pieces)
+            small.append(pack_command((b"WAIT", self._target.wait_replicas, wait_ms)))
+        return [*packed, b"".join(small)]
 
     def _read_all(
         self,

@@ -19,11 +19,25 @@ from rstore.errors import StoreClosedError
 
 # Not the method of a connection: it tries other ways first. hiredis says that it takes tuples of one.
 pack_command: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+_PIECE_BYTES: Final = 16 * 1024 * 1024
+"""So much is sent at once: the time-out is one for each piece."""
 _SHORTEST_TIMEOUT_S: Final = 1.0
 _CONNECT_S: Final = 5.0
 """In a cluster, so long a machine is waited for that may be gone: a replica stands in for it meanwhile."""
 _FRESH_S: Final = 0.0002
 """A connection that was in use so shortly before is not looked at: in a loop that writes, it would take a tenth."""
+
+
+def pack_pieces(command: tuple[Any, ...]) -> list[bytes | memoryview]:
+    """Return a command in pieces, without a copy of what is large in it."""
+    pieces: list[bytes | memoryview] = [b"*%d\r\n" % len(command)]
+    for part in command:
+        raw = part if isinstance(part, bytes) else b"%d" % part
+        whole = memoryview(raw)
+        pieces.append(b"$%d\r\n" % len(raw))
+        pieces += (whole[begin : begin + _PIECE_BYTES] for begin in range(0, len(raw), _PIECE_BYTES))
+        pieces.append(b"\r\n")
+    return pieces
 
 
 class Connection(Protocol):
@@ -39,7 +53,7 @@ class Connection(Protocol):
         """Return whether there is something to read: of an idle connection, that it was closed."""
         ...
 
-    def send_packed_command(self, command: Sequence[bytes], check_health: bool = True) -> None:
+    def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None:
         """Send a command."""
 
     def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any:

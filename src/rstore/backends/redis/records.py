@@ -10,7 +10,7 @@ from itertools import repeat
 from os.path import commonprefix
 from typing import Final
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, NamespaceGone, Write
+from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, NamespaceGone, Write, too_large
 from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
@@ -18,7 +18,10 @@ from rstore.backends.redis.layout import Place
 from rstore.backends.redis.pool import connector
 from rstore.backends.redis.ranges import PAGE_BYTES, RedisRanges, expires_ms_of
 from rstore.backends.redis.watcher import RedisWatcher
+from rstore.errors import StoreError
 
+_MOST_BYTES: Final = 512 * 1024 * 1024
+"""So much a server takes unless its `proto-max-bulk-len` says otherwise."""
 _WRITE_IF: Final = Script("write_if")
 _DELETE: Final = Script("delete")
 _FETCH: Final = Script("fetch")
@@ -39,6 +42,8 @@ class RedisRecords(RedisRanges):
             if marker != place.marker:
                 self._adopt(place, marker)
             elif place.birth:
+                if record is not None:
+                    self._client.shrink(place.slot, len(record))
                 return record  # type: ignore[no-any-return]
             elif not self._is_laid_out_anew():
                 return None
@@ -115,7 +120,8 @@ class RedisRecords(RedisRanges):
             key, record, ttl_ms = writes[0]
             name = key.encode()
             place = self._place_of(name)
-            if record is not None and ttl_ms is None and place.birth == birth and not place.batch:
+            small = record is not None and len(record) <= LARGE_BYTES
+            if small and ttl_ms is None and place.birth == birth and not place.batch:
                 keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
                 call = WRITE.on(place.slot, keys, place.marker, 1, 0, record, write=True, again=False)
                 try:
@@ -123,6 +129,7 @@ class RedisRecords(RedisRanges):
                 except (Signal, LostReplyError) as outcome:
                     self._settle(writes, birth, outcome)
                 return None
+        self._check_sizes(writes)
         if len(writes) == 1 or len(self._places) == 1:
             return self._write_bucket(writes, birth)
         groups: dict[Place, list[Write]] = defaultdict(list)
@@ -174,7 +181,8 @@ class RedisRecords(RedisRanges):
         return any(write.record is not None and self.get(write.key) == write.record for write in writes[:10])
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
-        name = write.key.encode()
+        self._check_sizes([write])
+        name, large = write.key.encode(), len(write.record or b"") > LARGE_BYTES
 
         def call(place: Place) -> Call:
             self._fold(place)
@@ -186,7 +194,7 @@ class RedisRecords(RedisRanges):
                 b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else write.ttl_ms,
             )
             keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
-            return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)
+            return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)._replace(large=large)
 
         try:
             return bool(self._write(lambda: self._place_of(name), birth, call))
@@ -194,6 +202,19 @@ class RedisRecords(RedisRanges):
             if self._found_out(lambda: self._is_written([write])):
                 return True
             raise self._unknown(f"{write.key!r} was written", lost) from lost.__cause__
+
+    def _check_sizes(self, writes: Iterable[Write]) -> None:
+        """Refuse what a server does not take, before it is sent: it would close the connection in the middle of it."""
+        for key, record, _ in writes:
+            if record is not None and (size := len(record)) > LARGE_BYTES:  # which the limit is never below
+                slot = self._place_of(key.encode()).slot
+                try:
+                    _, limit = self._client.call(Call(slot, (b"CONFIG", b"GET", b"proto-max-bulk-len")))
+                except (StoreError, ValueError):  # not for this user, or of another name
+                    limit = _MOST_BYTES
+                if size > int(limit):
+                    server = f"the Redis server {self._target} (proto-max-bulk-len)"
+                    raise too_large(key, self._name, size, int(limit), server)
 
     def touch(self, key: str, ttl_ms: int | None) -> bool:
         name = key.encode()

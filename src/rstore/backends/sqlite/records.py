@@ -8,13 +8,15 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, NamespaceGone, Page, Ttl, Write
+from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, NamespaceGone, Page, Ttl, Write, too_large
 from rstore.errors import CorruptionError
 
 _INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
 of it would still widen the tree that every lookup descends."""
 _PAGE_BYTES: Final = 4 * 1024 * 1024
+_ROW_BYTES: Final = 64
+"""More than what a row of `blobs` holds beside its record."""
 
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
@@ -76,12 +78,28 @@ def put(connection: apsw.Connection, write: Write, namespace: str, birth: bytes)
         return
     place: tuple[bytes | None, int | None] = write.record, None
     if not is_small(write):
-        connection.execute("INSERT INTO blobs (record) VALUES (?)", (write.record,))
-        place = None, connection.last_insert_rowid()
+        place = None, _put_blob(connection, write, namespace)
     put = _PUT_KEEPING if write.ttl_ms is KEEP else _PUT
     connection.execute(put, (write.key, *place, expires_ms(write.ttl_ms), namespace, birth))
     if not connection.changes():
         raise NamespaceGone
+
+
+def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
+    """Put a record into the table of the large ones, and return its number there."""
+    record, insert = write.record or b"", "INSERT INTO blobs (record) VALUES (?)"
+    if len(record) <= LARGE_BYTES:
+        connection.execute(insert, (record,))
+        return connection.last_insert_rowid()
+    limit = connection.limit(apsw.SQLITE_LIMIT_LENGTH) - _ROW_BYTES
+    if len(record) > limit:
+        raise too_large(write.key, namespace, len(record), limit, "SQLite")
+    # Made room for, and filled then: as a parameter it would be copied twice before it is written.
+    connection.execute(insert, (apsw.zeroblob(len(record)),))
+    number = connection.last_insert_rowid()
+    with connection.blob_open("main", "blobs", "record", number, True) as blob:
+        blob.write(record)
+    return number
 
 
 def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: str, birth: bytes) -> None:

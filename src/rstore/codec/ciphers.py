@@ -1,0 +1,59 @@
+"""AES-256-GCM under one derived key: what is sealed as a whole, and what is so large that copies of it count."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Final
+
+PREFIX_BYTES: Final = 50
+NONCE_BYTES: Final = 12
+HEADER_BYTES: Final = PREFIX_BYTES + NONCE_BYTES
+TAG_BYTES: Final = 16
+_PIECE_BYTES: Final = 1024 * 1024
+
+
+class Cipher:
+    """A key that seals and opens."""
+
+    __slots__ = ("_key", "decrypt", "encrypt")
+
+    def __init__(self, key: bytes) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
+
+        self._key = key
+        aead = AESGCM(key)
+        self.encrypt = aead.encrypt
+        self.decrypt = aead.decrypt
+
+    def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
+        """Return header, ciphertext and tag: what the other way to seal makes, with one copy less."""
+        from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
+        from cryptography.hazmat.primitives.ciphers import algorithms, modes
+
+        sealing = Pieces(algorithms.AES(self._key), modes.GCM(header[PREFIX_BYTES:])).encryptor()
+        sealing.authenticate_additional_data(header + place)
+        # Its value is the buffer itself.
+        sealed, whole = BytesIO(), memoryview(body)
+        sealed.write(header)
+        for begin in range(0, len(body), _PIECE_BYTES):
+            sealed.write(sealing.update(whole[begin : begin + _PIECE_BYTES]))
+        sealing.finalize()
+        sealed.write(sealing.tag)
+        return sealed.getvalue()
+
+    def decrypt_large(self, sealed: bytes, place: bytes) -> bytes:
+        """Return what was sealed, from header, ciphertext and tag.
+
+        Raises `InvalidTag`.
+        """
+        from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
+        from cryptography.hazmat.primitives.ciphers import algorithms, modes
+
+        header, end = sealed[:HEADER_BYTES], len(sealed) - TAG_BYTES
+        opening = Pieces(algorithms.AES(self._key), modes.GCM(header[PREFIX_BYTES:])).decryptor()
+        opening.authenticate_additional_data(header + place)
+        body, whole = BytesIO(), memoryview(sealed)
+        for begin in range(HEADER_BYTES, end, _PIECE_BYTES):
+            body.write(opening.update(whole[begin : min(begin + _PIECE_BYTES, end)]))
+        opening.finalize_with_tag(sealed[end:])  # before which nobody sees any of it
+        return body.getvalue()

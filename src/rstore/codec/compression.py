@@ -1,0 +1,89 @@
+"""Encoded values in fewer bytes: a codec byte of its own, the codec byte of what is inside, a zstd frame of the body.
+
+The inner codec byte is outside of the frame, so that a value that is not to be loaded is refused before it is unpacked.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Final
+
+import zstandard
+
+from rstore.backends.nouns import LARGE_BYTES
+from rstore.errors import CorruptionError
+
+COMPRESSED: Final = 0x06
+_LEVEL: Final = 3
+_LEAST_BYTES: Final = 1024
+_WORTHWHILE: Final = 0.9
+"""More than this of a value's size does not pay for unpacking it at each reading."""
+_SAMPLED_BYTES: Final = 128 * 1024
+_SAMPLES: Final = 8
+_SAMPLE_BYTES: Final = 4096
+_PIECE_BYTES: Final = 1024 * 1024
+_FED_BYTES: Final = 1024
+"""So much is unpacked at once, to 32 MiB at most: four bytes can stand for 128 KiB."""
+
+
+def compress(encoded: bytes) -> bytes:
+    """Return an encoded value in fewer bytes, or as it is where that does not save a tenth."""
+    size = len(encoded)
+    if size < _LEAST_BYTES or (size > _SAMPLED_BYTES and not _may_shrink(encoded)):
+        return encoded
+    whole, most = memoryview(encoded)[1:], int(size * _WORTHWHILE)
+    # With a checksum: without one, most flipped bits unpack to another value in silence.
+    compressor = zstandard.ZstdCompressor(_LEVEL, write_checksum=True)
+    if size <= LARGE_BYTES:
+        frame = compressor.compress(whole)
+        return encoded if len(frame) > most else b"%c%c%b" % (COMPRESSED, encoded[0], frame)
+    # Its value is the buffer itself: a frame made first, and put behind its two bytes then, is there twice.
+    packed, pieces = BytesIO(), compressor.compressobj(size=len(whole))
+    packed.write(bytes((COMPRESSED, encoded[0])))
+    for begin in range(0, len(whole), _PIECE_BYTES):
+        packed.write(pieces.compress(whole[begin : begin + _PIECE_BYTES]))
+        if packed.tell() > most:
+            return encoded
+    packed.write(pieces.flush())
+    return packed.getvalue()
+
+
+def _may_shrink(encoded: bytes) -> bool:
+    """Return whether some pieces of a large value shrink, which takes a hundredth of trying all of it.
+
+    What only repeats itself over long distances is taken for random. That costs space, and nothing else.
+    """
+    step = len(encoded) // _SAMPLES
+    sample = b"".join(encoded[i * step : i * step + _SAMPLE_BYTES] for i in range(_SAMPLES))
+    return len(zstandard.ZstdCompressor(_LEVEL).compress(sample)) <= _WORTHWHILE * len(sample)
+
+
+def decompress(frame: bytes | memoryview) -> bytes:
+    """Return what is in a frame.
+
+    Raises `CorruptionError` if it is damaged, cut short, followed by something, or does not say truly how much it
+    holds. What it says is believed only as far as it is there: neither is memory taken for more, nor is more unpacked.
+    """
+    try:
+        size = zstandard.frame_content_size(frame)
+        if 0 <= size <= LARGE_BYTES:
+            return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        return _decompress_large(frame, size)
+    except zstandard.ZstdError as error:
+        raise CorruptionError("a compressed value is damaged: it cannot be unpacked") from error
+
+
+def _decompress_large(frame: bytes | memoryview, size: int) -> bytes:
+    # Not in one go: the memory for as much as it says would be asked for before any of it is there.
+    body, whole, unpacking = BytesIO(), memoryview(frame), zstandard.ZstdDecompressor().decompressobj()
+    for begin in range(0, len(whole), _FED_BYTES):
+        if unpacking.eof:
+            return _refuse()
+        body.write(unpacking.decompress(whole[begin : begin + _FED_BYTES]))
+        if body.tell() > size:
+            return _refuse()
+    return body.getvalue() if unpacking.eof and not unpacking.unused_data and body.tell() == size else _refuse()
+
+
+def _refuse() -> bytes:
+    raise CorruptionError("a compressed value is damaged: it is not as long as it says")
