@@ -6,13 +6,13 @@ Nouns: a *session* (backend, codec, envelope and the two kinds of logs) and *ver
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Final, NoReturn, cast
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Model
+from rstore.backends.nouns import LARGE_BYTES, Found, Model
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_load
@@ -109,26 +109,37 @@ class Session:
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
-        try:
-            return self._open_value(key, record)
-        except (SerializationError, CorruptionError) as error:
-            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
-
-    def _open_value(self, key: str, record: bytes) -> Any:
         # Written out instead of asking envelope and codec, whose frames would take a tenth of a lookup. There are no
         # loaders where the envelope has to decide: in a store with a key, and for whatever is sealed.
         load = self._plain_loads.get(record[0]) if len(record) >= _BODY_AT else None
-        if load is None:
-            encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))
-            if encoded is record and len(record) < _BODY_AT:
-                raise CorruptionError("the record was cut short")
-            return self.codec.decode(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
         try:
-            return load(record[_BODY_AT:])
+            return self._unseal(key, record) if load is None else load(record[_BODY_AT:])
+        except (SerializationError, CorruptionError) as error:
+            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
-            raise cannot_load(len(record) - _BODY_AT, error) from error
+            raise self.named(cannot_load(len(record) - _BODY_AT, error), f"the value of {key!r}") from error
+
+    def _unseal(self, key: str, record: bytes) -> Any:
+        encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))
+        if encoded is record and len(record) < _BODY_AT:
+            raise CorruptionError("the record was cut short")
+        return self.codec.decode(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
+
+    def open_pairs(self, found: Iterable[Found]) -> Iterator[tuple[str, Any]]:
+        """Yield the keys and values of records."""
+        loads, open_value = self._plain_loads, self.open_value
+        for key, record, _ in found:
+            load = loads.get(record[0]) if len(record) >= _BODY_AT else None
+            if load is None:
+                yield key, open_value(key, record)
+                continue
+            try:  # as above, and without its frame
+                value = load(record[_BODY_AT:])
+            except Exception:  # noqa: BLE001 - the other one raises it, with its name
+                value = open_value(key, record)
+            yield key, value
 
     def check_value(self, key: str, record: bytes) -> None:
         """Raise what `open_value` would, without loading a value that is a pickle."""

@@ -231,7 +231,7 @@ class Mapped(Records, MutableMapping[str, Any]):
     def _stream(self) -> Iterator[tuple[str, Any]]:
         session = self._reader
         session.check_open()
-        return ((key, session.open_value(key, record)) for key, record, _ in self._scan(session))
+        return session.open_pairs(self._scan(session))
 
 
 def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> ConflictError:

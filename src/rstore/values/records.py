@@ -100,6 +100,22 @@ class Records(Verbs):
         heads: bool = False,
         limit: int | None = None,
     ) -> Iterator[Found]:
+        # A page at a time through the hands of the interpreter, and its records through none.
+        return chain.from_iterable(
+            self._pages(session, start, stop, reverse=reverse, keys_only=keys_only, heads=heads, limit=limit)
+        )
+
+    def _pages(
+        self,
+        session: Session,
+        start: str,
+        stop: str | None,
+        *,
+        reverse: bool,
+        keys_only: bool,
+        heads: bool,
+        limit: int | None,
+    ) -> Iterator[list[Found]]:
         after, left = None, limit
         while left is None or left > 0:
             page = session.backend.scan(
@@ -111,7 +127,7 @@ class Records(Verbs):
                 keys_only=keys_only,
                 heads=heads,
             )
-            yield from page.records
+            yield page.records
             if not page.more:
                 return
             after = page.records[-1][0]
