@@ -45,6 +45,7 @@ class TestPostgresql(ServerSuite):
 
 class TestRedis(ServerSuite):
     moments = False
+    copies = False
 
     @pytest.fixture
     def dsn(self, redis_dsn: str) -> str:
@@ -55,6 +56,7 @@ class TestRedisCluster(ServerSuite):
     across_keys = False
     moments = False
     transactional = False
+    copies = False
 
     @pytest.fixture
     def dsn(self, redis_cluster_dsn: str) -> str:

@@ -16,6 +16,7 @@ ROOT = Path(rstore.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors",),
     ("rstore.backends.nouns",),
+    ("rstore.backends.care",),
     ("rstore.backends.base",),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
     ("rstore.codec.threads",),
@@ -25,13 +26,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.log", "rstore.states"),
     ("rstore.generations", "rstore.pieces"),
     ("rstore.session",),
-    ("rstore.history",),
+    ("rstore.history", "rstore.checking", "rstore.copying"),
     ("rstore.series.arrays", "rstore.series.given", "rstore.series.thinning", "rstore.series.writing"),
     ("rstore.series.points",),
     ("rstore.series.columns", "rstore.series.grids", "rstore.series.lookups", "rstore.series.resampling"),
     ("rstore.values.records", "rstore.values.leases"),
     ("rstore.values.mapping", "rstore.values.entries", "rstore.values.atomic"),
-    ("rstore.values", "rstore.series", "rstore.events"),
+    ("rstore.values", "rstore.series", "rstore.events", "rstore.care"),
     ("rstore.models",),
     ("rstore.transactions",),
     ("rstore.store",),
@@ -53,7 +54,7 @@ def _module(path: Path) -> str:
 
 
 MODULES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
-CONTRACT = {"rstore.backends.base", "rstore.backends.nouns", "rstore.errors"}
+CONTRACT = {"rstore.backends.base", "rstore.backends.care", "rstore.backends.nouns", "rstore.errors"}
 BACKENDS = [name for name in MODULES if name.startswith("rstore.backends.") and name not in CONTRACT]
 TESTING = [name for name in MODULES if name.startswith("rstore.testing")]
 

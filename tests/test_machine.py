@@ -111,7 +111,9 @@ def test_redis(flavour: Flavour, redis_server: RedisServer, worker: Worker) -> N
         redis_server.do("FLUSHALL")
         return redis_server.dsn
 
-    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_FEWER)
+    run_state_machine_as_test(
+        machine(fresh, flavour=flavour, worker=worker, transactional=False, moments=False), settings=_FEWER
+    )
 
 
 @_flavours
@@ -126,7 +128,7 @@ def test_redis_in_small(
     worker.open(PICKLED[0], redis_server.dsn)
     worker.run(_shrink_there)
     worker.close()
-    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
+    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60), transactional=False, moments=False)
     run_state_machine_as_test(tiny, settings=_SETTINGS)
 
 
@@ -136,7 +138,9 @@ def test_redis_cluster(flavour: Flavour, redis_cluster: Cluster, worker: Worker)
         redis_cluster.flush()
         return redis_cluster.dsn
 
-    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker), settings=_FEWER)
+    run_state_machine_as_test(
+        machine(fresh, flavour=flavour, worker=worker, transactional=False, moments=False), settings=_FEWER
+    )
 
 
 def _shrink_there(_: object) -> None:

@@ -200,6 +200,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_batch_leaves_all_or_nothing(ser
 @pytest.mark.parametrize("executable", executables().values(), ids=executables())
 def test_a_disk_that_fails_is_said_so(tmp_path: Path, executable: Path) -> None:
     with Server(tmp_path, "--dbfilename", "directory", executable=executable) as server:
+        server.do("PING")  # by then it has looked for a file to load
         (server.directory / "directory").mkdir()
         check_failing_disk(server)
 

@@ -1,5 +1,7 @@
 """Key/value pairs, time series and event sequences in one store, encrypted by adding one argument."""
 
+from rstore.backends.care import Durability, Finding, Stats
+from rstore.care import Reclaimed
 from rstore.codec.keys import Passphrase, generate_key
 from rstore.errors import (
     ChangeRefusedError,
@@ -37,9 +39,11 @@ __all__ = [
     "Compaction",
     "ConflictError",
     "CorruptionError",
+    "Durability",
     "EncryptionError",
     "Entry",
     "Event",
+    "Finding",
     "FrozenStoreError",
     "HorizonError",
     "InvalidArgumentError",
@@ -50,9 +54,11 @@ __all__ = [
     "OutcomeUnknownError",
     "Passphrase",
     "PlaintextError",
+    "Reclaimed",
     "SerializationError",
     "Snapshot",
     "Span",
+    "Stats",
     "Store",
     "StoreBusyError",
     "StoreClosedError",

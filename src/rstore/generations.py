@@ -14,6 +14,8 @@ from rstore.codec.envelope import Envelope
 from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
 
 _PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
+FACTS: Final = (_PASSPHRASE_FACT,)
+"""All facts that there are about a namespace."""
 
 
 class Generation(NamedTuple):

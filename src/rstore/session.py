@@ -126,6 +126,13 @@ class Session:
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
             raise cannot_load(len(record) - _BODY_AT, error) from error
 
+    def check_value(self, key: str, record: bytes) -> None:
+        """Raise what `open_value` would, without loading a value that is a pickle."""
+        encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))
+        if encoded is record and len(record) < _BODY_AT:
+            raise CorruptionError("the record was cut short")
+        self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
+
 
 def refuse_dunder(name: str) -> None:
     """Let inspecting tools see that there is no such method."""

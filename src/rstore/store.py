@@ -14,6 +14,7 @@ from weakref import WeakSet
 from rstore.arguments import check_namespace
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
 from rstore.backends.nouns import Options, Undone
+from rstore.care import Care
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec, make_serializer
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, NotSupportedError, StoreClosedError
@@ -32,7 +33,7 @@ class _Own(local):
     transactions = 0
 
 
-class Store(Models):
+class Store(Models, Care):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:

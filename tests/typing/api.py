@@ -10,13 +10,17 @@ from typing import Any, assert_type
 
 from rstore import (
     ChangeRefusedError,
+    Durability,
     Entry,
     Event,
+    Finding,
     HorizonError,
     InvalidArgumentError,
     InvalidTypeError,
     InvalidValueError,
     Passphrase,
+    Reclaimed,
+    Stats,
     Store,
     StoreError,
     generate_key,
@@ -124,6 +128,16 @@ def use_series(store: Store) -> None:
     store.remove("s", start=1, end=5)
 
 
+def take_care(store: Store, directory: Path) -> None:
+    assert_type(store.namespaces(), list[str])
+    assert_type(store.stats(), Stats)
+    assert_type(store.durability(), Durability)
+    assert_type(store.durability().survives_crash, bool | None)
+    assert_type(store.check(), list[Finding])
+    store.backup(directory / "copy.db")
+    assert_type(store.vacuum(), Reclaimed)
+
+
 def use_events(store: Store) -> None:
     assert_type(store.apply("e", {"a": 1, "b": [1]}, 1), dict[str, Any] | None)
     store.apply("e", {"a": (operator.add, 1), "b": (operator.delitem, None)}, t=2)
@@ -166,3 +180,4 @@ def main(directory: Path) -> None:
         use_series(store)
         use_events(store)
         meet_errors(store)
+        take_care(store, directory)

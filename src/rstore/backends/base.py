@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
+from rstore.backends.care import Care
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -29,7 +30,7 @@ from rstore.backends.nouns import (
 from rstore.errors import NotSupportedError
 
 
-class Backend(ABC):
+class Backend(Care):
     """One namespace of one store. Backends are dumb: they move bytes, atomically and in order.
 
     *What they must do.* Every method is atomic, and durable when it returns as far as the backend can promise. A

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -16,6 +16,7 @@ from threading import RLock
 from typing import TypeVar
 
 from rstore.backends.base import Backend
+from rstore.backends.care import RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -84,6 +85,12 @@ class _Log:
     def copy(self) -> _Log:
         """Return another one that holds the same."""
         return _Log(self.head, self.rows.copy(), self.chunks.copy(), self.checkpoints.copy())
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return that it is one, how many rows it holds, and how many bytes."""
+        n = len(self.rows) + sum(chunk.n for chunk in self.chunks.values())
+        size = sum(map(len, [*self.rows.values(), *self.checkpoints.values()]))
+        return 1, n, size + sum(len(chunk.meta) + len(chunk.body) for chunk in self.chunks.values())
 
 
 @dataclass(slots=True, eq=False)
@@ -370,6 +377,29 @@ class MemoryBackend(Backend):
     def _log(self, log: Log) -> _Log | None:
         namespace = self._find()
         return None if namespace is None else namespace.logs.get(log)
+
+    # -- the store as a whole -----------------------------------------------------------------------------------------
+
+    def namespaces(self) -> list[str]:
+        with _lock:
+            self._find()
+            return sorted(_stores.get(self._name, {}))
+
+    def stats(self) -> Stats:
+        with _lock:
+            namespace = self._find()
+            records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
+            logs = [] if namespace is None else [(log.model, *one.totals()) for log, one in namespace.logs.items()]
+            return stats_of([*records, *logs])
+
+    def durability(self) -> Durability:
+        return Durability(False, False, True, False, "all is gone when this process ends", {})
+
+    def findings(self) -> Iterator[Finding]:
+        return iter(())
+
+    def reclaim(self) -> None:
+        """Do nothing: what is not there any more takes no space."""
 
 
 class _Moment(MemoryBackend):

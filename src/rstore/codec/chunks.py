@@ -104,7 +104,7 @@ def merge(segments: Sequence[Segment]) -> Segment:
     seq = None
     if any(segment.seq is not None for segment in segments):
         seq = np.concatenate([np.zeros(len(s), np.int64) if s.seq is None else s.seq for s in segments])
-    if _ascending(t, seq):
+    if ascending(t, seq):
         return Segment(t, seq, column)
     # Both sorts are stable, so that of equal positions the last one comes last.
     order = np.argsort(t, kind="stable") if seq is None else np.lexsort((seq, t))
@@ -118,7 +118,8 @@ def merge(segments: Sequence[Segment]) -> Segment:
     return Segment(t[last], seq, column.take(order[last]))
 
 
-def _ascending(t: Int64s, seq: Int64s | None) -> bool:
+def ascending(t: Int64s, seq: Int64s | None) -> bool:
+    """Return whether each position is behind the one before it."""
     rises = t[1:] > t[:-1]
     if seq is not None:
         rises |= (t[1:] == t[:-1]) & (seq[1:] > seq[:-1])

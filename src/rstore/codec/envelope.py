@@ -81,12 +81,18 @@ def at_time(t: int) -> bytes:
 
 def at_position(t: int, seq: int) -> bytes:
     """Return the position of a change or a checkpoint."""
-    return _position.pack(t, seq)
+    try:
+        return _position.pack(t, seq)
+    except struct.error as error:
+        raise CorruptionError(f"{(t, seq)} is no position") from error
 
 
 def at_run(first: tuple[int, int], last: tuple[int, int], n: int) -> bytes:
     """Return the position of a chunk or its meta."""
-    return _run.pack(*first, *last, n)
+    try:
+        return _run.pack(*first, *last, n)
+    except struct.error as error:
+        raise CorruptionError(f"{n} rows from {first} to {last} are no chunk") from error
 
 
 def _prefixed(name: str) -> bytes:

@@ -200,6 +200,15 @@ class Codec:
             raise CorruptionError("a stored value is empty: not even a codec byte is left")
         return self.load(encoded[0], encoded[1:])
 
+    def check(self, encoded: bytes) -> None:
+        """Raise what `decode` would, as far as that can be told without running code that the writer chose."""
+        if is_native(encoded):
+            self.decode(encoded)
+        elif not encoded:
+            raise CorruptionError("a stored value is empty: not even a codec byte is left")
+        elif encoded[0] not in self.loads:
+            raise self._refusal(encoded[0])
+
     def load(self, codec: int, body: bytes) -> Any:
         """Return the value of a body.
 
@@ -225,6 +234,11 @@ class Codec:
             writer = _NAMES.get(codec, "a ready-made serializer")
             return SerializationError(f"the value was written with {writer}, which this store does not read")
         return CorruptionError(f"the codec byte 0x{codec:02X} is unknown: damaged, or written by a newer version")
+
+
+def is_native(encoded: bytes) -> bool:
+    """Return whether this is an encoded value of a type that has a codec of its own, the same in every store."""
+    return encoded[:1] != b"" and encoded[0] in _NATIVE_LOADS
 
 
 def cannot_load(size: int, error: Exception) -> SerializationError:

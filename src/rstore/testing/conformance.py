@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rstore.testing.arithmetic import ArithmeticSuite
 from rstore.testing.bulk import BulkSuite
+from rstore.testing.care import CareSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
@@ -46,5 +47,6 @@ class StoreSuite(
     SharingSuite,
     TransactionSuite,
     SnapshotSuite,
+    CareSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

@@ -25,12 +25,14 @@ class Handles(RuleBasedStateMachine):
     flavour: ClassVar[Flavour] = PICKLED[0]
     worker: ClassVar[Worker | None] = None
     bulk_sizes: ClassVar[tuple[int, ...]] = (300, 5000, 18_000)
+    transactional: ClassVar[bool] = True
+    moments: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
         self.dsn = self.new_dsn()
         self.oracle = NamespaceOracle()
-        self.stores: dict[str, Store] = {}
+        self.stores: dict[str, Any] = {}  # of stores; of a transaction, while one is under way
         self._races = 0
         for who in ("first", "second", "frozen", "process"):
             self._open(who)

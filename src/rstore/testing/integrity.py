@@ -12,6 +12,7 @@ _EVERY_KEY = 300
 
 def check_integrity(store: Store, oracle: Oracle | None = None) -> None:
     """Assert that all that an open store holds agrees with itself, and with the oracle if there is one."""
+    assert store.check() == []
     _check_values(store)
     _check_series(store)
     _check_events(store)

@@ -5,74 +5,92 @@ Nouns: a *rule* (one thing that a handle is asked to do). Keys and timestamps ar
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import ExitStack, suppress
+from copy import deepcopy
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import rule
 
 from rstore.testing import strategies as draw
 from rstore.testing.event_rules import EventRules
 from rstore.testing.flavours import PICKLED, Flavour
-from rstore.testing.oracle import matches, same, utf8
+from rstore.testing.integrity import check_oracle
 from rstore.testing.series_rules import SeriesRules
+from rstore.testing.value_rules import ValueRules
 from rstore.testing.worker import Worker
 
+_HERE = st.sampled_from(["first", "second"])
 
-class StoreMachine(SeriesRules, EventRules):
-    """All rules: those of the other files, of key/value pairs, and of several who write at once."""
 
-    @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES)
-    def set(self, who: str, key: str, value: Any) -> None:
-        """Set a key."""
-        self.ask(who, "set", key, value)
-        self.oracle.values[key] = value
+class _Left(Exception):  # noqa: N818 - how a transaction is left, and nothing is wrong
+    pass
 
-    @rule(who=draw.WRITERS, pairs=st.dictionaries(draw.KEYS, draw.VALUES, max_size=4))
-    def update(self, who: str, pairs: dict[str, Any]) -> None:
-        """Set several keys."""
-        self.ask(who, "update", pairs)
-        self.oracle.values.update(pairs)
 
-    @rule(who=draw.WRITERS, keys=st.lists(draw.KEYS, max_size=4))
-    def delete(self, who: str, keys: list[str]) -> None:
-        """Delete several keys."""
-        there = [key for key in set(keys) if key in self.oracle.values]
-        assert self.ask(who, "delete", *keys) == len(there)
-        for key in there:
-            del self.oracle.values[key]
+class StoreMachine(ValueRules, SeriesRules, EventRules):
+    """All rules: those of the other files, of several verbs as one, and of several who write at once."""
 
-    @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES)
-    def setdefault_and_pop(self, who: str, key: str, value: Any) -> None:
-        """Set a key unless it is there, and take another out."""
-        assert same(self.ask(who, "setdefault", key, value), self.oracle.values.setdefault(key, value))
-        assert same(self.ask(who, "pop", "ab", 5), self.oracle.values.pop("ab", 5))
+    @rule(who=_HERE, data=st.data(), n=st.integers(1, 5), left=st.booleans(), nested=st.booleans())
+    def transact(self, who: str, data: st.DataObject, n: int, left: bool, nested: bool) -> None:
+        """Do several things as one; by an exception they are undone."""
+        if not self.transactional:
+            return
+        store = self.stores[who]
+        with ExitStack() as stack:
+            outer = stack.enter_context(store.transaction()) if nested else store
+            try:
+                self.stores[who] = outer
+                if nested:
+                    self._write(who, data)
+                before = deepcopy(self.oracle)
+                with suppress(_Left), outer.transaction() as inner:
+                    self.stores[who] = inner
+                    for _ in range(n):
+                        self._write(who, data)
+                    check_oracle(inner, self.oracle)
+                    if left:
+                        self.oracle = before
+                        raise _Left
+                check_oracle(outer, self.oracle)
+            finally:
+                self.stores[who] = store
+        check_oracle(store, self.oracle)
 
-    @rule(who=draw.WRITERS)
-    @precondition(lambda self: self.oracle.values)
-    def popitem(self, who: str) -> None:
-        """Take out the last key."""
-        last = max(self.oracle.values, key=utf8)
-        assert same(self.ask(who, "popitem"), (last, self.oracle.values.pop(last)))
+    @rule(who=_HERE, other=draw.WRITERS, data=st.data(), n=st.integers(1, 4))
+    def look_back(self, who: str, other: str, data: st.DataObject, n: int) -> None:
+        """Read as of a moment, after others wrote."""
+        if not self.moments:
+            return
+        with self.stores[who].snapshot() as view:
+            before = deepcopy(self.oracle)
+            for _ in range(n):
+                self._write(other, data)
+            check_oracle(view, before)
 
-    @rule(who=draw.WRITERS)
-    def clear(self, who: str) -> None:
-        """Delete all keys."""
-        self.ask(who, "clear")
-        self.oracle.values.clear()
-
-    @rule(who=draw.READERS, key=draw.KEYS, pattern=st.text(st.sampled_from("ab*?\uffff"), max_size=4))
-    def read_values(self, who: str, key: str, pattern: str) -> None:
-        """Read pairs in every way."""
-        values = self.oracle.values
-        assert same(self.ask(who, "get", key, 5), values.get(key, 5))
-        assert self.ask(who, "__contains__", key) is (key in values)
-        assert self.ask(who, "__len__") == len(values)
-        assert self.ask(who, "keys") == sorted(values, key=utf8)
-        expected = [(key, values[key]) for key in sorted(values, key=utf8)]
-        assert same(self.ask(who, "items"), expected)
-        assert same(self.ask(who, "find", pattern), [pair for pair in expected if matches(pattern, pair[0])])
+    def _write(self, who: str, data: st.DataObject) -> None:
+        """Do one of the things that write."""
+        key, value = data.draw(draw.KEYS), data.draw(draw.VALUES)
+        sequence, t = data.draw(draw.SEQUENCES), data.draw(st.integers(0, 9))
+        writes: dict[str, Callable[[], None]] = {
+            "set": lambda: self.set(who, key, value, None),
+            "set_if": lambda: self.set_if(who, key, value, fresh=t > 4, delete=t % 2 == 0),
+            "update": lambda: self.update(who, {key: value, "a": 1}, many=False),
+            "delete": lambda: self.delete(who, [key, "b"]),
+            "delete_prefix": lambda: self.delete_prefix(who, key),
+            "put_what_is_missing": lambda: self.put_what_is_missing(who, key, value),
+            "incr": lambda: self.incr(who, key, t),
+            "clear": lambda: self.clear(who),
+            "scan": lambda: self.scan(who, "a", None, "b", reverse=True, limit=t),
+            "extend": lambda: self.extend(who, key, [(t, value), (t + 3, 1)]),
+            "extend_bulk": lambda: self.extend_bulk(who, key, -5, 1, 1, "floats"),
+            "remove": lambda: self.remove(who, key, t, t + 2),
+            "apply": lambda: self.apply(who, sequence, {"x": t, "y": (operator.add, 1)}, None),
+            "apply_late": lambda: self.apply(who, sequence, {"y": t}, t),
+            "prune": lambda: self.prune(who, sequence, remove=t > 4),
+        }
+        writes[data.draw(st.sampled_from(sorted(writes)))]()
 
     @rule(key=draw.SEQUENCES, size=st.integers(0, 1))
     def race(self, key: str, size: int) -> None:
@@ -113,6 +131,8 @@ def machine(
     flavour: Flavour = PICKLED[0],
     worker: Worker | None = None,
     bulk_sizes: tuple[int, int, int] = StoreMachine.bulk_sizes,  # type: ignore[assignment]
+    transactional: bool = True,
+    moments: bool = True,
 ) -> type[StoreMachine]:
     """Return a state machine over fresh stores: `run_state_machine_as_test` runs it.
 
@@ -121,6 +141,15 @@ def machine(
         flavour: Plain or encrypted; its serializer is pickle.
         worker: The second process; without one, the backend is taken to be this process's own.
         bulk_sizes: How many points a small, a middling and a large batch have.
+        transactional: Whether the backend has transactions over several calls.
+        moments: Whether it has snapshots.
     """
-    given = {"new_dsn": staticmethod(new_dsn), "flavour": flavour, "worker": worker, "bulk_sizes": bulk_sizes}
+    given = {
+        "new_dsn": staticmethod(new_dsn),
+        "flavour": flavour,
+        "worker": worker,
+        "bulk_sizes": bulk_sizes,
+        "transactional": transactional,
+        "moments": moments,
+    }
     return type("Machine", (StoreMachine,), given)

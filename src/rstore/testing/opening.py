@@ -60,6 +60,10 @@ READS: dict[str, Verb] = {
     "events": lambda s: s.events("k"),
     "eventsources": lambda s: s.eventsources(),
     "eventsequences": lambda s: s.eventsequences(),
+    "namespaces": lambda s: s.namespaces(),
+    "stats": lambda s: s.stats(),
+    "durability": lambda s: s.durability(),
+    "check": lambda s: s.check(),
 }
 WRITES: dict[str, Verb] = {
     "set": lambda s: s.set("k", 2),
@@ -90,6 +94,7 @@ WRITES: dict[str, Verb] = {
     "apply": lambda s: s.apply("k", {"a": 2}),
     "apply of nothing": lambda s: s.apply("k", {}),
     "prune": lambda s: s.prune("k"),
+    "vacuum": lambda s: s.vacuum(),
     "discard": lambda s: s.discard(),
 }
 

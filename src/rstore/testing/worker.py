@@ -11,15 +11,15 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
-from rstore import Store
+from rstore import Store, Transaction
 from rstore.testing.flavours import Flavour
 
 _TIMEOUT_S = 60.0
 
-_ITERATORS = frozenset({"items", "values", "batches", "__iter__"})
+_ITERATORS = frozenset({"items", "values", "scan", "batches", "__iter__"})
 
 
-def call(store: Store, verb: str, *args: Any, **kwargs: Any) -> Any:
+def call(store: Store | Transaction, verb: str, *args: Any, **kwargs: Any) -> Any:
     """Call a verb by its name; what streams comes back as a list."""
     result = getattr(store, verb)(*args, **kwargs)
     return list(result) if verb in _ITERATORS else result

@@ -35,6 +35,7 @@ from rstore.backends.postgres.binary import (
     number,
     truth,
 )
+from rstore.backends.postgres.care import PostgresCare
 from rstore.backends.postgres.connections import Moment, Turns
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.logs import (
@@ -44,7 +45,7 @@ from rstore.backends.postgres.logs import (
     columns_of_row,
     plan,
 )
-from rstore.backends.postgres.records import PostgresRecords, was_done
+from rstore.backends.postgres.records import was_done
 from rstore.backends.postgres.view import view_call, view_of
 from rstore.errors import StoreBusyError
 
@@ -52,7 +53,7 @@ _FEW_CHUNKS: Final = 8
 """So many are fetched at once: a transaction would ask the server more often, and keep a connection."""
 
 
-class PostgresBackend(PostgresRecords):
+class PostgresBackend(PostgresCare):
     """One namespace of one schema."""
 
     def logs(self, model: Model) -> list[str]:

@@ -18,7 +18,14 @@ from rstore.backends.postgres.errors import CHANGED_PLAN, NOT_PREPARED, READ_ONL
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
-from rstore.errors import ConflictError, OutcomeUnknownError, StoreClosedError, StoreError, StoreNotAvailableError
+from rstore.errors import (
+    ConflictError,
+    NotSupportedError,
+    OutcomeUnknownError,
+    StoreClosedError,
+    StoreError,
+    StoreNotAvailableError,
+)
 
 T = TypeVar("T")
 
@@ -139,11 +146,22 @@ class Connections:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def read(self, *calls: Call) -> Results:
-        """Return the results of statements that only read; of one moment each."""
+    def read(self, *calls: Call, patient: bool = False) -> Results:
+        """Return the results of statements that only read; of one moment each. `patient` is for what may take long."""
         if self._frozen:
-            return self._run([_BEGIN_READ, *calls, _COMMIT], harmless=True)[1:-1]
-        return self._run(calls, harmless=True)
+            return self._run([_BEGIN_READ, *calls, _COMMIT], harmless=True, patient=patient)[1:-1]
+        return self._run(calls, harmless=True, patient=patient)
+
+    def as_when_writing(self, *calls: Call) -> Results:
+        """Return the results of statements that only read, under the parameters that those have that write."""
+        prelude = [] if self.bound else self._prelude  # a transaction began with it
+        return self._run([*prelude, *calls], harmless=True)[len(prelude) :]
+
+    def alone(self, call: Call) -> None:
+        """Run a statement that cannot be part of a transaction, may take long, and does no harm when it runs twice."""
+        if self.bound:
+            raise NotSupportedError("PostgreSQL gives no space back inside a transaction: call vacuum outside of it")
+        self._run([call], harmless=True, patient=True)
 
     def write(self, calls: Iterable[Call], look: Look, *, patient: bool = False) -> Results | None:
         """Return the results of statements that are done together, or not at all.

@@ -27,7 +27,8 @@ from rstore.backends.postgres.schema import TABLES, quoted
 NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 """The server's clock at the beginning of the statement: the same for all of its rows."""
 
-_LIVE: Final = f"(expires_ms IS NULL OR expires_ms > {NOW})"
+LIVE: Final = f"(expires_ms IS NULL OR expires_ms > {NOW})"
+"""Whether a record has not expired."""
 _VERSION: Final = """
 CASE WHEN get_byte(record, 0) = 193 THEN substring(record FROM 51 FOR 12) ELSE substring(record FROM 2 FOR 8) END"""
 _PUT_RECORD: Final = "ON CONFLICT (ns, key) DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms"
@@ -64,6 +65,7 @@ class RecordSql(Tables):
         super().__init__(schema)
         s, ns, locked_ns, alive = self._s, self._ns, self._locked_ns, self._alive
 
+        self.names = Statement(f"SELECT name FROM {s}.namespaces ORDER BY name")
         self.find = Statement(f"SELECT ns FROM {s}.namespaces WHERE name = $1")
         self.create = Statement(f"INSERT INTO {s}.namespaces (name, ns) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE")
@@ -76,10 +78,10 @@ class RecordSql(Tables):
 INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM {locked_ns} AS alive
 ON CONFLICT DO NOTHING""")
 
-        self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {_LIVE}")
-        self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {_LIVE}")
+        self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
+        self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
         self.fetch = Statement(f"""
-SELECT key, record, expires_ms FROM {s}.records WHERE ns = {ns} AND key = ANY($2::text[]) AND {_LIVE}""")
+SELECT key, record, expires_ms FROM {s}.records WHERE ns = {ns} AND key = ANY($2::text[]) AND {LIVE}""")
         self.put = Statement(f"""
 WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
 SELECT ns, $3::text, $4::bytea, {NOW} + $5::bigint FROM alive {_PUT_RECORD}""")
@@ -94,16 +96,16 @@ SELECT ns, $3::text, $4::bytea, {NOW} + $5::bigint FROM alive
         self.put_if, self.put_keeping_if = (
             self._conditional(f"""
 UPDATE {s}.records SET record = $4, expires_ms = {expires_ms} FROM alive
-WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $6 AND {_LIVE}""")
+WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $6 AND {LIVE}""")
             for expires_ms in (f"{NOW} + $5::bigint", "coalesce(expires_ms, $5::bigint)")
         )
         self.touch = Statement(f"""
-UPDATE {s}.records SET expires_ms = {NOW} + $3::bigint WHERE ns = {locked_ns} AND key = $2 AND {_LIVE}""")
+UPDATE {s}.records SET expires_ms = {NOW} + $3::bigint WHERE ns = {locked_ns} AND key = $2 AND {LIVE}""")
         self.delete_if = self._conditional(f"""
 DELETE FROM {s}.records USING alive
-WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {_LIVE}""")
+WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {LIVE}""")
         self.delete = Statement(f"""
-DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {_LIVE}""")
+DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {LIVE}""")
         # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
         # So IS TRUE hides the condition, which is there because another partition has the same places.
         self.sweep = Statement(f"""
@@ -134,7 +136,7 @@ DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE
         most = f"${4 + after + stop}"
         order = "ORDER BY key DESC" if reverse else "ORDER BY key"
         rows = f"""
-FROM {self._s}.records WHERE ns = {self._ns} AND key >= $2 {bounds} AND {_LIVE} {order} LIMIT $3"""
+FROM {self._s}.records WHERE ns = {self._ns} AND key >= $2 {bounds} AND {LIVE} {order} LIMIT $3"""
         if keys_only:
             return Statement(f"SELECT key, ''::bytea, NULL {rows}")
         if not summed:
@@ -147,7 +149,7 @@ FROM (SELECT key, record, expires_ms {rows}) AS page {order}""")
 
 
 def _between(*, stop: bool) -> str:
-    return f"AND key >= $2 {'AND key < $3' if stop else ''} AND {_LIVE}"
+    return f"AND key >= $2 {'AND key < $3' if stop else ''} AND {LIVE}"
 
 
 class LogSql(Tables):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import local
 
 from rstore.backends.base import Backend
+from rstore.backends.care import Durability, Finding, Stats
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -193,6 +194,26 @@ class _Redis(Backend):
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         return self._verbs.drop(log, if_version=if_version)
+
+    # -- care, which takes no part in transactions --------------------------------------------------------------------
+
+    def namespaces(self) -> list[str]:
+        return self._plain.namespaces()
+
+    def stats(self) -> Stats:
+        return self._plain.stats()
+
+    def findings(self) -> Iterator[Finding]:
+        return self._plain.findings()
+
+    def durability(self) -> Durability:
+        return self._plain.durability()
+
+    def save(self, path: str) -> bool:
+        return self._plain.save(path)
+
+    def reclaim(self) -> None:
+        self._plain.reclaim()
 
     # -- several at once ----------------------------------------------------------------------------------------------
 

@@ -99,6 +99,13 @@ class Client:
                 if not (passing and patience.wait()):
                     raise unreachable(error, str(self._target)) from error
 
+    def ask_all(self, *questions: tuple[bytes, ...]) -> list[list[Any]]:
+        """Return what each server that serves slots answers to some questions; a refusal is an answer."""
+        try:
+            return [[_answer(pool, question) for question in questions] for pool in self._nodes.all()]
+        except FAILURES as error:
+            raise unreachable(error, str(self._target)) from error
+
     def close(self) -> None:
         """Let go of every connection."""
         self._nodes.close()
@@ -389,6 +396,17 @@ def _caused(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
+def _answer(pool: Pool, question: tuple[bytes, ...]) -> Any:
+    try:
+        return ask(pool, *question)
+    except driver.ResponseError as error:
+        return error
+
+
 def _info(pool: Pool) -> dict[bytes, bytes]:
-    text = bytes(ask(pool, b"INFO"))
+    return parse_info(ask(pool, b"INFO"))
+
+
+def parse_info(text: bytes) -> dict[bytes, bytes]:
+    """Return what INFO says."""
     return dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)

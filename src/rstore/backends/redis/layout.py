@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from rstore.backends.nouns import Chunk, Log, Position, Row
+from rstore.errors import CorruptionError
 
 SLOTS: Final = 16384
 MOST_BUCKETS: Final = 256
@@ -44,6 +45,10 @@ _CHUNK: Final = struct.Struct(">QIQII")
 _BODY_ID: Final = slice(28, 40)
 _META_AT: Final = 40
 _ZERO: Final = 2**63  # what makes signed timestamps sort as unsigned bytes
+
+
+NAMESPACES: Final = b"rs{namespaces}"
+"""Name of the hash from all namespaces to their births. It may name one that is gone, never lack one that is there."""
 
 
 class Place(NamedTuple):
@@ -162,9 +167,12 @@ def unpack_rows(members: Iterable[bytes]) -> list[Row]:
     """Return members of a sorted set as rows."""
     unpack = _POSITION.unpack_from
     rows = []
-    for member in members:
-        t, seq = unpack(member)
-        rows.append(Row(t - _ZERO, seq, member[_POSITION_BYTES:]))
+    try:
+        for member in members:
+            t, seq = unpack(member)
+            rows.append(Row(t - _ZERO, seq, member[_POSITION_BYTES:]))
+    except struct.error as error:
+        raise CorruptionError("a row on the Redis server was cut short") from error
     return rows
 
 
@@ -176,5 +184,8 @@ def pack_chunk(chunk: Chunk, body_id: bytes) -> bytes:
 
 def unpack_chunk(entry: bytes, body: bytes) -> Chunk:
     """Return a chunk from its entry in the index, and its body."""
-    t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
+    try:
+        t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
+    except struct.error as error:
+        raise CorruptionError("a chunk on the Redis server was cut short") from error
     return Chunk((t - _ZERO, seq), (last_t - _ZERO, last_seq), n, entry[_META_AT:], body)

@@ -21,6 +21,7 @@ from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import (
     BIRTH_BYTES,
     GENERATION_BYTES,
+    NAMESPACES,
     Place,
     make_place,
     make_places,
@@ -35,6 +36,8 @@ _END: Final = Script("end")
 _RAISE: Final = Script("raise")
 _RAISED: Final = Script("raised")
 _BURY: Final = Script("bury")
+_ENLIST: Final = Script("enlist")
+_STRIKE: Final = Script("strike")
 _COLLECT: Final = Script("collect")
 
 TOMBSTONE_MS: Final = 3_600_000
@@ -116,16 +119,21 @@ class RedisNamespace:
                 return birth
 
     def _look_up(self) -> tuple[bytes | None, bool]:
-        """Return the birth in the registry, and whether all markers are known to be raised to it.
+        """Return the birth in the registry, and whether all markers, and the index, are known to be raised to it.
 
         Lays the places out as it says. There is no birth if there is no namespace.
         """
         names = (b"birth", b"alive", b"raised")
-        birth, alive, raised = self._client.call(Call(self._registry_slot, (b"HMGET", self._registry, *names)))
+        (birth, alive, raised), listed = self._run(
+            (
+                Call(self._registry_slot, (b"HMGET", self._registry, *names)),
+                Call(slot_of(NAMESPACES), (b"HGET", NAMESPACES, self._namespace)),
+            )
+        )
         if birth is None or alive != b"1":
             return None, False
         self._lay_out(bytes(birth))
-        return bytes(birth), birth == raised
+        return bytes(birth), birth == raised == listed
 
     def _lay_out(self, birth: bytes) -> None:
         buckets = 1 << birth[-1]
@@ -155,9 +163,17 @@ class RedisNamespace:
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
         if not all(_is_of(marker, birth) for marker in markers):
             return False
+        # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
+        # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
+        self._list(_ENLIST, birth)
         with suppress(StoreError):  # it only saves the next one this work
             self._client.call(_RAISED.on(self._registry_slot, (self._registry,), birth, write=True, again=True))
         return True
+
+    def _list(self, script: Script, birth: bytes) -> None:
+        """Enter this birth of the namespace into the index of all, or strike it out."""
+        call = script.on(slot_of(NAMESPACES), (NAMESPACES,), self._namespace, birth, write=True, again=True)
+        self._client.call(call)
 
     # -- discarding ---------------------------------------------------------------------------------------------------
 
@@ -179,6 +195,8 @@ class RedisNamespace:
             ) from error
         # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
         self._client.call(Call(self._registry_slot, (b"PEXPIRE", self._registry, TOMBSTONE_MS), write=True))
+        with suppress(StoreError):  # who is named and is not there is not told of
+            self._list(_STRIKE, bytes(birth))
         self._collect(place for place, entries in zip(places, left, strict=True) if entries)
 
     def _collect_some(self) -> None:
@@ -189,22 +207,25 @@ class RedisNamespace:
         self._collect((place for place, one in zip(places, dirty, strict=True) if one), steps=1)
 
     def _collect(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
-        """Delete the garbage of buckets, a bounded part at a time.
+        """Delete garbage. What fails is left to whoever comes next: the call that made it garbage has done its work."""
+        with suppress(StoreError):
+            self._delete_garbage(places, steps, given_up=given_up)
 
-        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more. What fails is left
-        to whoever comes next: nobody sees it, and the call that made it garbage has done its work.
+    def _delete_garbage(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete the garbage of buckets, which nobody sees, a bounded part at a time.
+
+        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more.
         """
         places = list(places)
-        with suppress(StoreError):
-            while places and steps != 0:
-                call = (GARBAGE_A_STEP, given_up)
-                left = self._run(
-                    _COLLECT.on(place.slot, (place.garbage, place.staged), *call, write=True, again=True)
-                    for place in places
-                )
-                given_up = b""
-                places = [place for place, entries in zip(places, left, strict=True) if entries]
-                steps = None if steps is None else steps - 1
+        while places and steps != 0:
+            call = (GARBAGE_A_STEP, given_up)
+            left = self._run(
+                _COLLECT.on(place.slot, (place.garbage, place.staged), *call, write=True, again=True)
+                for place in places
+            )
+            given_up = b""
+            places = [place for place, entries in zip(places, left, strict=True) if entries]
+            steps = None if steps is None else steps - 1
 
     # -- facts --------------------------------------------------------------------------------------------------------
 

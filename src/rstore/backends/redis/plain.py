@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone, version_of
+from rstore.backends.redis.care import RedisCare
 from rstore.backends.redis.changes import Changes, Command, stamps_of
 from rstore.backends.redis.client import Call, Script
-from rstore.backends.redis.commits import RedisCommits
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, unpack_chunk
 from rstore.backends.redis.ranges import expires_ms_of
-from rstore.backends.redis.records import RedisRecords
 from rstore.backends.redis.watch import Watch
 from rstore.errors import NotSupportedError, OutcomeUnknownError
 
@@ -25,7 +24,7 @@ Seen = tuple[bytes, int | None]
 """The version of a record, and when it expires."""
 
 
-class Plain(RedisRecords, RedisCommits):
+class Plain(RedisCare):
     """Every method is done at once."""
 
     @property

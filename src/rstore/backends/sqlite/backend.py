@@ -35,6 +35,7 @@ from rstore.backends.nouns import (
     version_of,
 )
 from rstore.backends.sqlite import logs, records
+from rstore.backends.sqlite.care import SqliteCare
 from rstore.backends.sqlite.file import Pinned, SqliteFile
 from rstore.backends.sqlite.link import transaction
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
@@ -50,7 +51,7 @@ WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND seale
 ON CONFLICT DO UPDATE SET body = excluded.body"""
 
 
-class SqliteBackend(Backend):
+class SqliteBackend(SqliteCare):
     """One namespace of one SQLite file."""
 
     def __init__(self, path: str, namespace: str, options: Options) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import apsw
 
 from rstore.backends.nouns import KEEP, Found, NamespaceGone, Page, Ttl, Write
+from rstore.errors import CorruptionError
 
 _INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
@@ -115,5 +116,8 @@ def page(rows: Iterable[Any], limit: int) -> Page:
         if len(found) == limit or size > _PAGE_BYTES:
             return Page(found, more=True)
         found.append(row)
-        size += len(row[1])
+        try:
+            size += len(row[1])
+        except TypeError as error:
+            raise CorruptionError(f"the large value of {row[0]!r} is missing from the file") from error
     return Page(found, more=False)

@@ -1,0 +1,112 @@
+"""The part of the contract that is about a store as a whole: what is in it, what it promises, whether it is sound.
+
+Nouns: *stats* (counts and bytes), *durability* (what a call that has returned survives) and a *finding* (one thing
+that is wrong).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from rstore.backends.nouns import Model
+
+RECORDS: Final = 0
+"""Stands for key/value records where models have numbers."""
+
+
+class Stats(NamedTuple):
+    """What a namespace holds; bytes are those of the values as they are stored, compressed and encrypted."""
+
+    keys: int
+    """Key/value pairs that have not expired."""
+    values_bytes: int
+    series: int
+    points: int
+    """A point that was written again counts twice until it is folded in, which `compact` does at once."""
+    series_bytes: int
+    sequences: int
+    changes: int
+    """Calls of `apply`, each with one event or several."""
+    events_bytes: int
+    """With the states that are kept so that reading is fast."""
+
+
+class Durability(NamedTuple):
+    """What becomes of a call that has returned; None where the store cannot know it."""
+
+    survives_crash: bool | None
+    """… when the process that holds the data crashes: this one, or the server."""
+    survives_power_cut: bool | None
+    """… when the power of its machine is cut."""
+    stays_intact: bool | None
+    """A power cut damages nothing: what is left is as it was at some moment."""
+    copied: bool | None
+    """Another server has confirmed it before the call returns."""
+    meaning: str
+    """The same in a sentence."""
+    settings: dict[str, str]
+    """What it was read from."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong with a store."""
+
+    model: str
+    """`'values'`, `'series'`, `'events'`, or `'store'` for what is none of them."""
+    key: str | None
+    problem: str
+
+
+MODELS: Final[Mapping[int, str]] = {RECORDS: "values", Model.SERIES: "series", Model.EVENTS: "events"}
+"""What findings call the models."""
+
+
+class Care(ABC):
+    """What a backend does for a store as a whole. None of it needs more than the right to read, but `reclaim`."""
+
+    @abstractmethod
+    def namespaces(self) -> list[str]:
+        """Return the names of all namespaces of the store, in order."""
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """Return what the namespace holds. Chunks are counted by their `n`, and nothing is decoded."""
+
+    @abstractmethod
+    def durability(self) -> Durability:
+        """Return what the backend promises now, asked of whoever decides it."""
+
+    @abstractmethod
+    def findings(self) -> Iterator[Finding]:
+        """Yield what contradicts itself below the contract: indexes and what they lead to, rows that belong to nothing.
+
+        What can be seen through the other methods is looked at above them.
+        """
+
+    def save(self, path: str) -> bool:
+        """Write all that the store holds, at one moment, into the empty SQLite file at `path`.
+
+        False, and nothing is done, where the backend has no way of its own: the layer above then copies what it reads.
+
+        Raises `NotSupportedError` where there is no moment to copy.
+        """
+        return False
+
+    @abstractmethod
+    def reclaim(self) -> int | None:
+        """Give back the space that is not used any more; return how many bytes, None if that cannot be told.
+
+        Raises `StoreBusyError` if others are in the way longer than the time-out; nothing is lost then.
+        """
+
+
+def stats_of(totals: Iterable[tuple[int, int, int, int]]) -> Stats:
+    """Return stats made of (model, how many, how many rows in them, bytes), of which there may be several a model."""
+    sums = {model: [0, 0, 0] for model in MODELS}
+    for model, *numbers in totals:
+        if model in sums:
+            sums[model] = [have + more for have, more in zip(sums[model], numbers, strict=True)]
+    keys, _, values_bytes = sums[RECORDS]
+    return Stats(keys, values_bytes, *sums[Model.SERIES], *sums[Model.EVENTS])

@@ -1,0 +1,130 @@
+"""A PostgreSQL schema as a whole: its namespaces, what they hold, what the server promises, and whether it is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+
+from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.postgres.binary import number, truth
+from rstore.backends.postgres.link import Statement
+from rstore.backends.postgres.records import PostgresRecords
+from rstore.backends.postgres.schema import TABLES, quoted
+from rstore.backends.postgres.sql import LIVE
+
+_SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "synchronous_standby_names")
+# Whoever may not see the state of a standby sees that there is one.
+_ASK: Final = Statement(f"""
+SELECT {", ".join(f"current_setting('{name}')" for name in _SETTINGS)}, pg_is_in_recovery(),
+  (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))""")
+_AWAITED: Final = ("on", "remote_write", "remote_apply")
+"""With these a commit waits for the standbys that are named, if any are."""
+_LOG_TABLES: Final = ("hot", "chunks", "checkpoints")
+
+
+class PostgresCare(PostgresRecords):
+    """What concerns the schema as a whole."""
+
+    def namespaces(self) -> list[str]:
+        (found,) = self._connections.read((self._records.names, ()))
+        return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
+
+    def stats(self) -> Stats:
+        (found,) = self._connections.read((_care(self._place.schema).stats, (self._name,)), patient=True)
+        rows = ([_int(found.get_value(row, i)) for i in range(4)] for row in range(found.ntuples))
+        return stats_of((model, how_many, n, size) for model, how_many, n, size in rows)
+
+    def durability(self) -> Durability:
+        (found,) = self._connections.as_when_writing((_ASK, ()))
+        settings = {name: (found.get_value(0, i) or b"").decode() for i, name in enumerate(_SETTINGS)}
+        commit, whole = settings["synchronous_commit"], settings["full_page_writes"] == "on"
+        standby, synced = truth(found, len(_SETTINGS)), settings["fsync"] == "on"
+        settings |= {"in_recovery": "on" if standby else "off", "synchronous_standbys": f"{number(found, 5)}"}
+        intact = synced and whole
+        if self._frozen:
+            meaning = "this store writes nothing, and how others do is theirs to know"
+            return Durability(None, None if intact else False, intact, None, meaning, settings)
+        copied = commit in _AWAITED and settings["synchronous_standby_names"] != ""
+        if not intact:
+            meaning = "a power cut may damage the whole database: fsync or full_page_writes is off"
+        elif commit == "off":
+            meaning = "a crash or a power cut may undo the newest calls; the database is intact all the same"
+        else:
+            meaning = "what a call has stored is on the server's disk, as far as the disk keeps its promises"
+        meaning += ", and a standby has confirmed it" if copied else ""
+        return Durability(commit != "off", intact and commit != "off", intact, copied, meaning, settings)
+
+    def findings(self) -> Iterator[Finding]:
+        sql = _care(self._place.schema)
+        counts = self._connections.read(*((orphans, ()) for orphans in sql.orphans.values()), patient=True)
+        for table, n in zip(sql.orphans, map(number, counts), strict=True):
+            if n:
+                yield Finding("store", None, f"{n} rows of the table {table} belong to no namespace")
+        calls = ((strays, (self._name,)) for strays in sql.strays.values())
+        for table, found in zip(sql.strays, self._connections.read(*calls, patient=True), strict=True):
+            for row in range(found.ntuples):
+                model, key, rows = (found.get_value(row, i) or b"" for i in range(3))
+                problem = f"{_int(rows)} rows of the table {table} belong to nothing"
+                yield Finding(MODELS.get(_int(model), "store"), key.decode(), problem)
+
+    def reclaim(self) -> int:
+        before = self._size()
+        for table in ("namespaces", *TABLES):  # those of others the server leaves alone
+            self._connections.alone((Statement(f"VACUUM {quoted(self._place.schema)}.{table}"), ()))
+        # The server may have noted what is free, in files of their own.
+        return max(0, before - self._size())
+
+    def _size(self) -> int:
+        (found,) = self._connections.read((_care(self._place.schema).size, ()))
+        return number(found)
+
+
+class _CareSql:
+    """The statements on all that is in a schema, or in a namespace."""
+
+    def __init__(self, schema: str) -> None:
+        s = quoted(schema)
+        ns = f"(SELECT ns FROM {s}.namespaces WHERE name = $1)"
+
+        def total(model: str, how_many: int, n: str, size: str, table: str) -> str:
+            return f"SELECT {model} AS model, {how_many} AS how_many, {n} AS n, {size} AS size FROM {s}.{table} {of_ns}"
+
+        of_ns = f"WHERE ns = {ns}"
+        # The length of a large value is known without reading it.
+        parts = [
+            total(f"{RECORDS}", 1, "0", "octet_length(record)", "records") + f" AND {LIVE}",
+            total("model", 1, "0", "0", "logs"),
+            total("model", 0, "1", "octet_length(body)", "hot"),
+            total("model", 0, "n", "octet_length(meta) + octet_length(body)", "chunks"),
+            total("model", 0, "0", "octet_length(body)", "checkpoints"),
+        ]
+        self.stats = Statement(f"""
+SELECT model::bigint, sum(how_many)::bigint, sum(n::bigint)::bigint, sum(size::bigint)::bigint
+FROM ({" UNION ALL ".join(parts)}) AS parts GROUP BY model""")
+        self.orphans = {
+            table: Statement(
+                f"SELECT count(*) FROM {s}.{table} AS one "
+                f"WHERE NOT EXISTS (SELECT FROM {s}.namespaces WHERE namespaces.ns = one.ns)"
+            )
+            for table in TABLES
+        }
+        self.strays = {
+            table: Statement(
+                f"SELECT model::bigint, key, count(*) FROM {s}.{table} AS one WHERE ns = {ns} AND NOT EXISTS "
+                f"(SELECT FROM {s}.logs WHERE logs.ns = one.ns AND logs.model = one.model AND logs.key = one.key) "
+                "GROUP BY model, key ORDER BY model, key"
+            )
+            for table in _LOG_TABLES
+        }
+        sizes = " + ".join("pg_total_relation_size('{}')".format(f"{s}.{table}".replace("'", "''")) for table in TABLES)
+        self.size = Statement(f"SELECT ({sizes})::bigint")
+
+
+@cache
+def _care(schema: str) -> _CareSql:
+    return _CareSql(schema)
+
+
+def _int(data: bytes | None) -> int:
+    return int.from_bytes(data or b"", "big", signed=True)

@@ -1,0 +1,51 @@
+"""What Redis servers promise, from what they say of themselves: INFO, and CONFIG where the user may ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rstore.backends.care import Durability
+
+_MEANINGS = {
+    "always": "what a call has stored is on the server's disk, as far as the disk keeps its promises",
+    "everysec": "a crash may undo the calls of the last two seconds",
+    "no": "a crash may undo the calls of the last half minute: the system writes to the disk when it likes",
+    "unknown": "whether a crash undoes calls the server does not tell this user, who may not ask for its configuration",
+    "off": "a crash undoes all calls since the server's last snapshot, if it makes any",
+    "failing": "the server cannot write its log at the moment: a crash may undo any call since",
+}
+_FROM_WEAK_TO_STRONG = ("off", "failing", "no", "everysec", "unknown", "always")
+_FACTS = ("role", "aof_enabled", "aof_last_write_status", "rdb_last_bgsave_status", "connected_slaves")
+
+
+class Promise(NamedTuple):
+    """How strong the promise of one server is, and what that was read from."""
+
+    kind: str
+    settings: dict[str, str]
+
+    @staticmethod
+    def weakest(promises: Sequence[Promise], *, wait_replicas: int) -> Durability:
+        """Return the promise of all servers together: that of the weakest."""
+        kind = min((one.kind for one in promises), key=_FROM_WEAK_TO_STRONG.index)
+        survives = {"always": True, "unknown": None}.get(kind, False)
+        names = dict.fromkeys(name for one in promises for name in one.settings)
+        settings = {
+            name: ", ".join(sorted({one.settings.get(name, "unknown") for one in promises})) for name in names
+        } | {"wait_replicas": f"{wait_replicas}"}
+        meaning = _MEANINGS[kind]
+        if wait_replicas:
+            meaning += f"; {wait_replicas} replicas have confirmed it, one of which is most likely to take over"
+        return Durability(survives, survives, True, wait_replicas > 0, meaning, settings)
+
+
+def promise_of(info: Mapping[bytes, bytes], config: Mapping[str, str]) -> Promise:
+    """Return the promise of one server."""
+    facts = {name: info[name.encode()].decode() for name in _FACTS if name.encode() in info}
+    settings = {name: config.get(name, "unknown") for name in ("appendonly", "appendfsync", "save")} | facts
+    if facts.get("aof_enabled", "1") != "1":
+        return Promise("off", settings)
+    if facts.get("aof_last_write_status", "ok") != "ok":
+        return Promise("failing", settings)
+    return Promise(settings["appendfsync"], settings)

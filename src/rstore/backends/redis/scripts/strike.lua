@@ -1,0 +1,7 @@
+-- Takes a namespace out of the index of namespaces, unless somebody has entered it with a later birth.
+--
+-- KEYS: index of namespaces. ARGV: name, birth.
+if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
+  return redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 0

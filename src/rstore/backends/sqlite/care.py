@@ -1,0 +1,144 @@
+"""A SQLite file as a whole: its namespaces, what it holds and promises, whether it is sound, and a copy of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import apsw
+
+from rstore.backends.base import Backend
+from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.sqlite.link import log_names
+from rstore.backends.sqlite.records import LIVE, NS, now_ms
+from rstore.errors import NotSupportedError, StoreBusyError
+
+# One statement, one moment. `length` reads the header of a large value, and not the value.
+_STATS: Final = f"""
+SELECT model, sum(logs), sum(n), sum(size) FROM (
+  SELECT {RECORDS} AS model, 1 AS logs, 0 AS n,
+    coalesce(length(record), (SELECT length(record) FROM blobs WHERE id = blob)) AS size
+  FROM records WHERE ns = {NS} AND {LIVE}
+  UNION ALL SELECT model, 1, 0, 0 FROM logs WHERE ns = {NS}
+  UNION ALL SELECT model, 0, 1, length(body) FROM logs JOIN hot ON log = logs.id WHERE ns = {NS}
+  UNION ALL SELECT model, 0, n, length(meta) + length(body) FROM logs JOIN chunks ON log = logs.id WHERE ns = {NS}
+  UNION ALL SELECT model, 0, 0, length(body) FROM logs JOIN checkpoints ON log = logs.id WHERE ns = {NS}
+) GROUP BY model"""
+
+# Which rows of a table belong to nothing. In the file there are other namespaces, too, and what belongs to none is of
+# nobody: so the whole file is looked at.
+_ORPHANS: Final = (
+    *((table, f"FROM {table} WHERE ns NOT IN (SELECT id FROM namespaces)") for table in ("facts", "records", "logs")),
+    *((table, f"FROM {table} WHERE log NOT IN (SELECT id FROM logs)") for table in ("hot", "chunks", "checkpoints")),
+    ("blobs", "FROM blobs WHERE id NOT IN (SELECT blob FROM records WHERE blob IS NOT NULL)"),
+)
+_MISSING: Final = f"""
+SELECT key FROM records WHERE ns = {NS} AND blob IS NOT NULL AND blob NOT IN (SELECT id FROM blobs)"""
+_MOST_COMPLAINTS: Final = 100
+_PAGES_A_STEP: Final = 1024
+_SYNCHRONOUS: Final = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
+
+
+class SqliteCare(Backend):
+    """What concerns the file as a whole."""
+
+    _file: SqliteFile
+    _namespace: str
+    _frozen: bool
+
+    def namespaces(self) -> list[str]:
+        sql = "SELECT name FROM namespaces ORDER BY name"
+        return self._file.read(lambda connection: [name for (name,) in connection.execute(sql)])
+
+    def stats(self) -> Stats:
+        named = {"ns": self._namespace, "now": now_ms()}
+        return stats_of(self._file.read(lambda connection: [*connection.execute(_STATS, named)]))
+
+    def durability(self) -> Durability:
+        def work(connection: apsw.Connection) -> dict[str, str]:
+            return {name: f"{connection.pragma(name)}" for name in ("journal_mode", "synchronous")}
+
+        settings = self._file.read(work)
+        level = settings["synchronous"] = _SYNCHRONOUS.get(settings["synchronous"], settings["synchronous"])
+        if self._frozen:
+            return Durability(
+                True, None, None, False, "this store writes nothing, and how others do is theirs to know", settings
+            )
+        if level in ("FULL", "EXTRA"):
+            meaning = "what a call has stored is on the disk, as far as the disk keeps its promises"
+        elif level == "NORMAL":
+            meaning = "a power cut may undo the newest calls; the file is intact all the same"
+        else:
+            meaning = "a power cut may undo the newest calls, and damage the file"
+        return Durability(True, level in ("FULL", "EXTRA"), level != "OFF", False, meaning, settings)
+
+    # -- soundness ----------------------------------------------------------------------------------------------------
+
+    def findings(self) -> Iterator[Finding]:
+        def complaints(connection: apsw.Connection) -> list[str]:
+            return [line for (line,) in connection.execute(f"PRAGMA integrity_check({_MOST_COMPLAINTS})")]
+
+        for complaint in self._file.read(complaints):
+            if complaint != "ok":
+                yield Finding("store", None, f"SQLite says of the file: {complaint}")
+        for table, orphans in _ORPHANS:
+            n = self._count(orphans)
+            if n:
+                yield Finding("store", None, f"{n} rows of the table {table} belong to nothing")
+        named = {"ns": self._namespace}
+        for (key,) in self._file.read(lambda connection: [*connection.execute(_MISSING, named)]):
+            yield Finding(MODELS[RECORDS], key, "its large value is missing")
+
+    def _count(self, what: str) -> int:
+        return self._file.read(lambda connection: int(connection.execute(f"SELECT count(*) {what}").get))
+
+    # -- copying ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str) -> bool:
+        # At one moment, on a connection of its own: without a transaction that stays there, SQLite would begin anew
+        # whenever somebody writes, and never end where somebody always does.
+        target = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            # Whoever asked makes it durable when it is whole.
+            target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+            with self._file.pinned() as pinned:
+                copy = pinned.read(lambda connection: target.backup("main", connection, "main"))
+                try:
+                    while not copy.done:
+                        pinned.read(lambda _: copy.step(_PAGES_A_STEP))
+                finally:
+                    copy.close(force=True)
+        except apsw.Error as error:
+            raise self._file.translated(error) from error
+        finally:
+            target.close()
+        return True
+
+    # -- space --------------------------------------------------------------------------------------------------------
+
+    def reclaim(self) -> int:
+        def work(connection: apsw.Connection) -> int:
+            if connection.in_transaction:
+                raise NotSupportedError("SQLite gives no space back inside a transaction: call vacuum outside of it")
+            before = self._size()
+            # Once before: while others read what is in the log, it would only grow by the whole file.
+            self._empty_log(connection)
+            connection.execute("VACUUM")
+            self._empty_log(connection)
+            return before - self._size()
+
+        return self._file.delete(work)
+
+    def _empty_log(self, connection: apsw.Connection) -> None:
+        (busy, _, _), *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise StoreBusyError(
+                f"{self._file.path!r}: others read an older state of it for longer than the time-out; nothing is lost, "
+                "and the space is given back when vacuum is called again without them"
+            )
+
+    def _size(self) -> int:
+        paths = (self._file.path, log_names(self._file.path)[0])
+        return sum(os.path.getsize(path) for path in paths if os.path.exists(path))

@@ -1,0 +1,290 @@
+"""Looking whether what a store holds is sound: it opens under the key, it decodes, and its parts agree.
+
+Nothing is loaded that a writer could have chosen to run code: of a pickle only the codec byte is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Final
+
+from rstore.backends.care import MODELS, RECORDS, Finding
+from rstore.backends.nouns import FIRST, LAST, MAX_SEQ, MIN_INT64, Chunk, Head, Model, Position, Row, Snapshot
+from rstore.codec.changes import Step, unpack_change, unpack_horizon
+from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
+from rstore.codec.columns import Kind
+from rstore.codec.envelope import MAGIC, Cell, at_position
+from rstore.codec.serializers import is_native
+from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
+from rstore.log_reading import LogReader, position_of
+from rstore.pieces import AT_ONCE
+from rstore.session import Session
+from rstore.states import CannotFold, State
+
+_A_PAGE: Final = 1000
+_TRIES: Final = 3
+"""So often a log is looked at anew that others changed while it was compared with what was kept of it elsewhere."""
+_UNSOUND: Final = (CorruptionError, EncryptionError, SerializationError)
+"""What is a finding; every other error says that nothing can be found out."""
+_OPAQUE: Final = b""
+"""Stands for a value that is not computed here, since loading what it is computed of could run code."""
+
+
+def check_all(session: Session) -> Iterator[Finding]:
+    """Yield all that is wrong with a namespace, and with the store around it."""
+    yield from _or_why_not("store", session.backend.findings())
+    yield from _or_why_not(MODELS[RECORDS], _check_values(session))
+    for model, logs in ((Model.SERIES, session.series), (Model.EVENTS, session.events)):
+        yield from _or_why_not(MODELS[model], _check_logs(session, logs, model))
+
+
+def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    try:
+        yield from findings
+    except CorruptionError as error:
+        yield Finding(model, None, str(error))
+
+
+def _check_values(session: Session) -> Iterator[Finding]:
+    after, more = None, True
+    while more:
+        records, more = session.backend.scan(after=after, limit=_A_PAGE)
+        for key, record, _ in records:
+            if after is not None and key <= after:
+                yield Finding(MODELS[RECORDS], key, "it comes in the wrong place: the index of keys is damaged")
+                return
+            after = key
+            problem = _problem(partial(session.check_value, key, record))
+            if problem is not None:
+                yield Finding(MODELS[RECORDS], key, problem)
+
+
+def _check_logs(session: Session, logs: LogReader, model: Model) -> Iterator[Finding]:
+    for key in logs.keys():  # noqa: SIM118 - no mapping
+        for problem in _problems_of_log(session, logs, model, key):
+            yield Finding(MODELS[model], key, problem)
+
+
+def _problems_of_log(session: Session, logs: LogReader, model: Model, key: str) -> list[str]:
+    look = _LogLook(session, logs, model, key)
+    for _ in range(_TRIES):
+        look = _LogLook(session, logs, model, key)
+        try:
+            look.run()
+        except ConflictError as error:  # what was to be read was replaced meanwhile, or a part of it is gone
+            look.doubts.append(str(error))
+        except _UNSOUND as error:
+            look.problems.append(str(error))
+        if not look.doubts:
+            return look.problems
+        # Between two calls others may have changed it, and then it only looks as if the one contradicted the other.
+        if logs.view(key, hi=FIRST, rows=False, bodies=False).head == look.head:
+            return look.problems + look.doubts
+    return look.problems
+
+
+class _LogLook:
+    """One look at a log: what is wrong for sure, and what is wrong unless somebody changed it meanwhile."""
+
+    def __init__(self, session: Session, logs: LogReader, model: Model, key: str) -> None:
+        self.problems: list[str] = []
+        self.doubts: list[str] = []
+        self.head: Head | None = None
+        self._session = session
+        self._logs = logs
+        self._model = model
+        self._key = key
+
+    def run(self) -> None:
+        """Look at all of it; what is found is in `problems` and `doubts`."""
+        with self._logs.snapshot(self._key, FIRST, LAST) as snapshot:
+            view, self.head = snapshot.view, snapshot.view.head
+            if view.head is None:
+                return
+            if not view.rows and not view.chunks:
+                self._look_for_rows()
+            rows = self._open_rows(view.head, view.rows)
+            chunks = self._open_chunks(snapshot)
+            if self._model is Model.SERIES:
+                for _ in chunks:
+                    pass
+            else:
+                changes = (change for run in _merged(rows, chunks) for change in run)
+                self._replay(view.head, changes)
+
+    def _look_for_rows(self) -> None:
+        # A log may get its head a moment before its first rows.
+        view = self._logs.view(self._key, limit=1, bodies=False)
+        if view.head is not None and not view.rows and not view.chunks:
+            self.doubts.append("it is named, and holds nothing")
+
+    # -- rows and chunks ----------------------------------------------------------------------------------------------
+
+    def _open_rows(self, head: Head, rows: list[Row]) -> list[Row]:
+        """Return those hot rows that can be opened."""
+        opened, failed, first = [], 0, ""
+        for row in rows:
+            try:
+                if (row.body[:1] == bytes((MAGIC,))) != head.sealed:
+                    raise CorruptionError("it is not as the log is, all encrypted or all not")
+                body = self._logs.open_row(self._key, row)
+                if self._model is Model.SERIES:
+                    self._session.codec.check(body)
+            except _UNSOUND as error:
+                failed, first = failed + 1, first or f"the first at {row.t}: {error}"
+            else:
+                opened.append(row._replace(body=body))
+        if failed:
+            self.problems.append(f"{failed} rows are damaged, {first}")
+        return opened
+
+    def _open_chunks(self, snapshot: Snapshot) -> Iterator[tuple[Chunk, Segment | None]]:
+        """Yield each chunk, and what is in it if it can be opened, in constant memory."""
+        chunks = snapshot.view.chunks
+        for before, after in pairwise(chunks):
+            if before.last >= after.first:
+                self.problems.append(f"the chunks at {before.first[0]} and {after.first[0]} overlap")
+        for start in range(0, len(chunks), AT_ONCE):
+            for chunk in snapshot.bodies(chunks[start : start + AT_ONCE]):
+                segment: Segment | None = None
+                try:
+                    segment = self._open_chunk(chunk)
+                except _UNSOUND as error:
+                    self.problems.append(f"the chunk at {chunk.first[0]}: {error}")
+                yield chunk, segment
+
+    def _open_chunk(self, chunk: Chunk) -> Segment:
+        segment = self._logs.open_chunk(self._key, chunk)
+        if (segment.position(0), segment.position(len(segment) - 1)) != (chunk.first, chunk.last):
+            raise CorruptionError("it does not begin and end where it says")
+        if not ascending(segment.t, segment.seq):
+            raise CorruptionError("its rows are out of order")
+        if self._model is Model.SERIES:
+            if segment.column.kind is Kind.ENCODED:
+                for encoded in segment.column.encoded():
+                    self._session.codec.check(encoded)
+            if not _agree(self._logs.open_meta(self._key, chunk), unpack_meta(pack_meta(segment))):
+                raise CorruptionError("its summary does not agree with its points")
+        return segment
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def _replay(self, head: Head, changes: Iterable[Row]) -> None:
+        """Fold all changes, and compare what they come to with the states that were kept on the way."""
+        session, envelope = self._session, self._session.envelope
+        facts = head.facts and envelope.open_block(head.facts, envelope.where(Cell.FACT, self._key))
+        state = _Replay(session.codec, unpack_horizon(facts))
+        kept = self._checkpoints()
+        for change in changes:
+            while kept and kept[-1] < position_of(change):
+                self._compare(kept.pop(), state)
+            try:
+                steps = unpack_change(change.body)
+                for step in steps:
+                    if step.encoded is not None:
+                        session.codec.check(step.encoded)
+                state.fold(steps, change.t)
+            except CannotFold as error:
+                self.problems.append(f"it cannot be replayed at {change.t}, item {error.step.item!r}")
+                return
+            except _UNSOUND as error:
+                self.problems.append(f"the change at {change.t}: {error}")
+                return
+        if self.problems:
+            return  # what is missing explains what differs
+        while kept:
+            self._compare(kept.pop(), state)
+
+    def _checkpoints(self) -> list[Position]:
+        """Return where there are checkpoints, the latest first."""
+        found: list[Position] = []
+        at: Position | None = LAST
+        while at is not None:
+            checkpoint = self._checkpoint(at)
+            if checkpoint is None:
+                break
+            t, seq = position_of(checkpoint)
+            found.append((t, seq))
+            at = (t, seq - 1) if seq else (t - 1, MAX_SEQ) if t > MIN_INT64 else None
+        return found
+
+    def _checkpoint(self, at: Position) -> Row | None:
+        """Return the newest checkpoint up to a position."""
+        return self._logs.view(self._key, hi=FIRST, rows=False, bodies=False, from_checkpoint=at).checkpoint
+
+    def _compare(self, at: Position, state: _Replay) -> None:
+        checkpoint, envelope = self._checkpoint(at), self._session.envelope
+        if self.problems or checkpoint is None or position_of(checkpoint) != at:
+            return
+        where = envelope.where(Cell.CHECKPOINT, self._key)
+        try:
+            kept = State.unpack(
+                self._session.codec, None, envelope.open_block(checkpoint.body, where, at_position(*at))
+            )
+        except _UNSOUND as error:
+            self.problems.append(f"the checkpoint at {at[0]}: {error}")
+            return
+        if kept is not None and not state.agrees(kept):
+            self.doubts.append(f"the checkpoint at {at[0]} is not what the changes come to")
+
+
+class _Replay(State):
+    """A state that is computed only where everything in it is of a type with a codec of its own."""
+
+    __slots__ = ()
+
+    def _compute(self, step: Step) -> bytes:
+        known = self._items.get(step.item)
+        if known is not None and not (is_native(known) and (step.encoded is None or is_native(step.encoded))):
+            return _OPAQUE
+        computed = super()._compute(step)
+        return computed if is_native(computed) else _OPAQUE
+
+    def agrees(self, other: State) -> bool:
+        """Return whether another state is the same, as far as this one was computed."""
+        mine, theirs = self._items, other._items  # noqa: SLF001 - of its base
+        return mine.keys() == theirs.keys() and all(value in (_OPAQUE, theirs[item]) for item, value in mine.items())
+
+
+def _merged(rows: list[Row], chunks: Iterable[tuple[Chunk, Segment | None]]) -> Iterator[list[Row]]:
+    """Yield all rows in order, a chunk at a time; a hot row wins over the row of a chunk at the same position."""
+    start = 0
+    for chunk, segment in chunks:
+        before = bisect_left(rows, chunk.first, lo=start, key=position_of)
+        within = bisect_right(rows, chunk.last, lo=before, key=position_of)
+        yield rows[start:before]
+        merged = {} if segment is None else {position_of(row): row for row in _rows_of(segment)}
+        merged |= {position_of(row): row for row in rows[before:within]}
+        yield [merged[position] for position in sorted(merged)]
+        start = within
+    yield rows[start:]
+
+
+def _rows_of(segment: Segment) -> Iterator[Row]:
+    positions = (segment.position(i) for i in range(len(segment)))
+    return (Row(t, seq, body) for (t, seq), body in zip(positions, segment.column.encoded(), strict=True))
+
+
+def _agree(told: object, computed: object) -> bool:
+    """Return whether two summaries say the same; another processor may add floats up in another order."""
+    if isinstance(told, tuple) and isinstance(computed, tuple):
+        return len(told) == len(computed) and all(map(_agree, told, computed))
+    if isinstance(told, float) and isinstance(computed, float):
+        return (
+            told == computed
+            or (math.isnan(told) and math.isnan(computed))
+            or math.isclose(told, computed, rel_tol=1e-6, abs_tol=1e-6)
+        )
+    return told == computed
+
+
+def _problem(attempt: Callable[[], None]) -> str | None:
+    try:
+        attempt()
+    except _UNSOUND as error:
+        return str(error)
+    return None

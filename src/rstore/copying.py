@@ -1,0 +1,134 @@
+"""Copying a store into a new SQLite file, which is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rstore.backends import make_checked_backend
+from rstore.backends.base import Backend
+from rstore.backends.nouns import FIRST, LAST, Commit, Log, Model, Options, Write
+from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
+from rstore.generations import FACTS
+from rstore.pieces import AT_ONCE
+
+_A_PAGE: Final = 1000
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOCK: Final = Log(Model.SERIES, "-")
+"""A view of any log, also of none, tells the backend's time."""
+
+
+def back_up(backend: Backend, namespace: str, path: str | os.PathLike[str]) -> None:
+    """Write a store, as it is at one moment, into a new SQLite file."""
+    with _new_file(_check_path(path)) as made:
+        if not backend.save(str(made)):
+            with backend.moment() as still:
+                _copy(still, namespace, str(made))
+
+
+def _check_path(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
+        raise InvalidTypeError(f"the path of a backup is a str or a path, not {type(path).__name__}")
+    if not text or "\0" in text:
+        raise InvalidValueError(f"{text!r} is not the path of a file")
+    return Path(text).absolute()
+
+
+@contextmanager
+def _new_file(path: Path) -> Generator[Path, None, None]:
+    """Make a file, for nobody else to read, that bears its name only when it is whole and on the disk.
+
+    Raises `InvalidValueError` if there is one of that name.
+    """
+    made = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        if os.path.lexists(path):
+            raise _exists(path)
+        made.touch(0o600, exist_ok=False)
+        try:
+            yield made
+            _sync(made)
+            _name(made, path)
+            if os.name != "nt":  # where directories cannot be opened
+                _sync(path.parent)
+        finally:
+            for name in (made, Path(f"{made}-wal"), Path(f"{made}-shm")):
+                name.unlink(missing_ok=True)
+    except OSError as error:
+        kind = StoreFullError if error.errno in _FULL else StoreNotAvailableError
+        raise kind(f"cannot write the backup {str(path)!r}: {error.strerror}") from error
+
+
+def _exists(path: Path) -> InvalidValueError:
+    return InvalidValueError(
+        f"{str(path)!r} is there already, and a backup makes a new file: name another one, or remove it"
+    )
+
+
+def _name(made: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(made)  # not `rename`: it would replace what somebody has put there meanwhile
+    except FileExistsError as error:
+        raise _exists(path) from error
+    except OSError:  # a file system without links
+        made.rename(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- through the contract ---------------------------------------------------------------------------------------------
+
+
+def _copy(source: Backend, namespace: str, path: str) -> None:
+    """Copy a namespace byte for byte: what is sealed is bound to the namespace and the key, not to the backend."""
+    options = Options(frozen=False, durability="normal", timeout_s=60.0)
+    target = make_checked_backend("sqlite", path, namespace, options)
+    target.open()
+    try:
+        birth = target.create()
+        for name in FACTS:
+            if (fact := source.fact(name)) is not None:
+                target.add_fact(name, fact)
+        _copy_records(source, target, birth)
+        for model in (Model.SERIES, Model.EVENTS):
+            for key in source.logs(model):
+                _copy_log(source, target, Log(model, key), birth)
+    finally:
+        target.close()
+
+
+def _copy_records(source: Backend, target: Backend, birth: bytes) -> None:
+    after, more = None, True
+    while more:
+        records, more = source.scan(after=after, limit=_A_PAGE)
+        now_ms = source.view(_CLOCK, hi=FIRST, rows=False, bodies=False).now_ms
+        lives = (None if expires_ms is None else expires_ms - now_ms for _, _, expires_ms in records)
+        found = zip(records, lives, strict=True)
+        writes = [Write(key, record, ttl_ms) for (key, record, _), ttl_ms in found if ttl_ms is None or ttl_ms > 0]
+        target.write(writes, birth)
+        after = records[-1][0] if records else None
+
+
+def _copy_log(source: Backend, target: Backend, log: Log, birth: bytes) -> None:
+    # Of the checkpoints the newest: what is further back is folded when somebody asks for it.
+    checkpoint = source.view(log, hi=FIRST, rows=False, bodies=False, from_checkpoint=LAST).checkpoint
+    view = source.view(log, bodies=False)
+    if view.head is None:
+        return
+    kept = () if checkpoint is None else (checkpoint,)
+    target.commit(log, Commit(create=view.head, put_rows=view.rows, put_checkpoints=kept), birth)
+    # Not `snapshot`: at a moment that stays, some chunks at a time can be asked for.
+    for start in range(0, len(view.chunks), AT_ONCE):
+        some = view.chunks[start : start + AT_ONCE]
+        whole = source.view(log, some[0].first, some[-1].last, rows=False)
+        target.commit(log, Commit(put_chunks=whole.chunks), birth)

@@ -1,0 +1,144 @@
+"""A PostgreSQL schema as a whole: what a real server promises, each kind of damage, copies and space."""
+
+from __future__ import annotations
+
+import operator
+import sqlite3
+import threading
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from postgresql import PASSWORD, Server
+
+from rstore import NotSupportedError, Store
+
+
+@pytest.mark.parametrize(("durability", "survives"), [("full", True), ("normal", False)])
+def test_durability_is_that_of_the_session_that_writes(
+    postgresql_dsn: str, durability: Literal["full", "normal"], survives: bool
+) -> None:
+    with Store(postgresql_dsn, frozen=False, durability=durability) as store:
+        told = store.durability()
+        assert told[:4] == (survives, survives, True, False)
+        assert told.settings["synchronous_commit"] == ("on" if survives else "off")
+        with Store(postgresql_dsn) as frozen:
+            assert frozen.durability()[:4] == (None, None, True, None)
+
+
+def test_durability_is_what_the_server_is_set_to(postgresql: Server, postgresql_dsn: str) -> None:
+    with Store(postgresql_dsn, frozen=False) as store:
+        try:
+            postgresql.execute("ALTER SYSTEM SET full_page_writes = off")
+            postgresql.execute("SELECT pg_reload_conf()")
+            while store.durability().settings["full_page_writes"] == "on":
+                pass  # its sessions are told in a moment
+            assert store.durability()[:3] == (True, False, False)
+        finally:
+            postgresql.execute("ALTER SYSTEM RESET full_page_writes")
+            postgresql.execute("SELECT pg_reload_conf()")
+    committed = f"{postgresql_dsn}&options=-csynchronous_commit%3Dlocal"
+    with Store(committed, frozen=False) as store:
+        told = store.durability()
+        assert told.settings["synchronous_commit"] == "local"
+        assert told[:4] == (True, True, True, False)
+
+
+DAMAGE: dict[str, tuple[str, tuple[str, str | None]]] = {
+    "records of nobody": ("UPDATE {s}.records SET ns = 5", ("store", None)),
+    "log of nobody": ("UPDATE {s}.logs SET ns = 5 WHERE key = 'hot'", ("series", "hot")),
+    "log gone": ("DELETE FROM {s}.logs WHERE key = 'log'", ("events", "log")),
+    "record flipped": ("UPDATE {s}.records SET record = '\\x7f00000000000000'::bytea || record", ("values", "k")),
+    "row flipped": ("UPDATE {s}.hot SET body = '\\x7f' WHERE key = 'hot'", ("series", "hot")),
+    "rows gone": ("DELETE FROM {s}.hot WHERE key = 'hot'", ("series", "hot")),
+    "chunk flipped": ("UPDATE {s}.chunks SET body = set_byte(body, 40, 255 - get_byte(body, 40))", ("series", "many")),
+    "chunks overlap": ("UPDATE {s}.chunks SET last_t = 19999 WHERE first_t = 0", ("series", "many")),
+    "change gone": ("DELETE FROM {s}.hot WHERE key = 'log' AND t = 0", ("events", "log")),
+}
+
+
+def test_each_kind_of_damage_is_found(postgresql: Server, postgresql_schema: str) -> None:
+    dsn, s = postgresql.dsn(schema=postgresql_schema), f'"{postgresql_schema}"'
+    for name, (sql, expected) in DAMAGE.items():
+        with Store(dsn, frozen=False, durability="normal") as store:
+            store["k"] = 1
+            store.extend("hot", (1, 1))
+            store.extend_many("many", ((t, t) for t in range(20_000)))
+            for t in range(3):
+                store.apply("log", {"a": 0} if t == 0 else {"a": (operator.add, 1)}, t)
+            assert store.check() == []
+            postgresql.execute(sql.format(s=s))
+            with Store(dsn) as frozen:
+                found = {(finding.model, finding.key) for finding in frozen.check()}
+            assert expected in found, name
+            assert found <= {expected, ("store", None)}, name
+        postgresql.empty(postgresql_schema)
+
+
+def test_a_copy_is_of_one_moment_while_others_write(postgresql_dsn: str, tmp_path: Path) -> None:
+    def write(who: int) -> None:
+        for n in count(1):
+            store[f"n{who}"] = n
+            store.extend(f"s{who}", (n, n))
+            done[who] = n
+            if stop.is_set():
+                return
+
+    with Store(postgresql_dsn, frozen=False, durability="normal") as store:
+        store.update({f"k{i}": b"x" * 200 for i in range(10_000)})
+        for t in range(130):
+            store.apply("log", {"a": t}, t)
+        stop, done = threading.Event(), [0, 0]
+        threads = [threading.Thread(target=write, args=(who,)) for who in range(2)]
+        for thread in threads:
+            thread.start()
+        while not all(done):
+            pass
+        before = done.copy()
+        store.backup(tmp_path / "copy.db")
+        after = done.copy()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert sum(after) > sum(before), "the writers stood still"
+    with Store(tmp_path / "copy.db") as copy:
+        assert copy.check() == []
+        assert copy.count("k") == 10_000
+        assert copy.current("log") == {"a": 129}
+        for who in range(2):
+            n, points = copy[f"n{who}"], copy.range(f"s{who}")
+            assert points == [(t, t) for t in range(1, len(points) + 1)]
+            assert before[who] <= len(points) <= n <= len(points) + 1 <= after[who] + 2
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as raw:  # so that reading it is as fast
+        assert raw.execute("SELECT count(*) FROM checkpoints").fetchall() == [(1,)]
+
+
+def test_vacuum_makes_tables_smaller(postgresql: Server, postgresql_schema: str) -> None:
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False, durability="normal") as store:
+        store["stays"] = 1
+        store.update({f"k{i}": b"x" * 1000 for i in range(3000)})
+        store.delete_prefix("k")
+        freed = store.vacuum().bytes
+        assert freed is not None
+        assert freed > 1_000_000
+        assert store.find() == [("stays", 1)]
+        with store.transaction(), pytest.raises(NotSupportedError):
+            store._writer.backend.reclaim()  # noqa: SLF001 - the store itself is not to be used there
+
+
+def test_vacuum_leaves_the_tables_of_others_alone(postgresql: Server, postgresql_schema: str) -> None:
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
+        store["k"] = 1
+    with postgresql.role("somebody"):
+        postgresql.execute(f'GRANT USAGE ON SCHEMA "{postgresql_schema}" TO somebody')
+        postgresql.execute(
+            f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "{postgresql_schema}" TO somebody'
+        )
+        with Store(postgresql.tcp_dsn("somebody", PASSWORD, schema=postgresql_schema), frozen=False) as store:
+            assert store.vacuum() == (0, 0)
+            assert store.check() == []
+            assert store.namespaces() == ["default"]
+            assert store.durability().survives_power_cut
