@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     FIRST,
+    HEAD_BYTES,
     KEEP,
     LAST,
     Chunk,
@@ -207,8 +209,20 @@ def test_a_fetch_finds_all_that_is_there(backend: Backend) -> None:
     found = backend.fetch(["nothing", *held])
     assert {key: one for key, one, _ in found} == held
     assert len(found) == len(held)
+    heads = backend.fetch(["nothing", *held], heads=True)
+    assert {key: head for key, head, _ in heads} == {key: one[:HEAD_BYTES] for key, one in held.items()}
     backend.discard()
     assert backend.fetch(["é1"]) == []
+
+
+def test_a_scan_of_heads_leaves_the_rest_of_records_behind(backend: Backend) -> None:
+    birth = backend.create()
+    held = {f"{i}": record(i, size) for i, size in enumerate((1, 50, 60, 1000, 5000, 6_000_000, 2))}
+    backend.write([Write(key, one, 100_000) for key, one in held.items()], birth)
+    page = backend.scan(limit=10, heads=True)
+    assert [(key, head) for key, head, _ in page.records] == [(key, one[:HEAD_BYTES]) for key, one in held.items()]
+    assert all(expires_ms for _, _, expires_ms in page.records)
+    assert not page.more
 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
@@ -235,11 +249,13 @@ def test_a_scan_goes_on_where_its_last_page_ended(
     keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
     backend.write([Write(key, record(i)) for i, key in enumerate(keys)], birth)
     expected = [key for key in keys if start <= key and (stop is None or key < stop)]
-    for keys_only in (False, True):
+    for keys_only, heads in ((False, False), (True, False), (False, True)):
         found: list[str] = []
         after = None
         while True:
-            page = backend.scan(start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only)
+            page = backend.scan(
+                start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only, heads=heads
+            )
             assert len(page.records) <= 3
             assert all(bool(one) != keys_only for _, one, _ in page.records)
             found += (key for key, _, _ in page.records)
@@ -425,3 +441,45 @@ def test_a_view_is_a_view_of_the_reference(
         backend.drop(log)
         backend.close()
     assert views[0] == views[1]
+
+
+def test_a_watcher_is_woken_by_every_write(backend: Backend) -> None:
+    birth = backend.create()
+    with backend.watcher(["other"], "k") as watcher, backend.watcher([], "k") as second:
+        every_s = watcher.every_s
+
+        def wakes(write: Callable[[], object]) -> bool:
+            while watcher.wait(0.0):
+                pass
+            write()
+            return watcher.wait(0.9)  # what is not heard is looked for after a second
+
+        assert every_s is None or every_s >= 1
+        assert wakes(lambda: backend.write([Write("k", record(1))], birth))
+        assert wakes(lambda: backend.write([Write("k", record(2), 100_000)], birth))
+        assert wakes(lambda: backend.write([Write(f"k{i}", record(i)) for i in range(2100)], birth))
+        assert wakes(lambda: backend.write_if(Write("k", record(3)), version_of(record(2)), birth))
+        assert wakes(lambda: backend.touch("k", 100_000))
+        assert wakes(lambda: backend.delete(["k"]))
+        assert wakes(lambda: backend.delete_range("k1", "k2"))
+        assert wakes(backend.clear)
+        assert wakes(lambda: backend.write([Write("k", record(4))], birth))
+        assert wakes(backend.discard)
+        assert wakes(lambda: backend.write([Write("k", record(5))], backend.create()))
+        assert second.wait(0.9)
+        while second.wait(0.01):
+            pass
+        assert not second.wait(0.01)
+
+
+def test_a_wait_ends_as_soon_as_something_is_written(backend: Backend) -> None:
+    birth = backend.create()
+    with backend.watcher(["k"], None) as watcher, ThreadPoolExecutor(1) as pool:
+        while watcher.wait(0.0):
+            pass
+        began = time.monotonic()
+        waiting = pool.submit(watcher.wait, 5.0)
+        time.sleep(0.01)
+        backend.write([Write("k", record(1))], birth)
+        assert waiting.result()
+        assert time.monotonic() - began < 1

@@ -106,3 +106,14 @@ def test_everything_through_a_pooler(
         with Store(dsn) as frozen:
             assert frozen.find() == store.find()
         store.discard()
+
+
+def test_watching_through_a_pooler_leaves_no_session_listening(
+    postgresql: Server, postgresql_schema: str, pgbouncer: int
+) -> None:
+    dsn = postgresql.tcp_dsn("somebody", PASSWORD, port=pgbouncer, schema=postgresql_schema)
+    with Store(dsn, frozen=False) as store, store.watch(timeout=10) as changes:
+        store["a"] = 1
+        change = next(changes)
+        assert (change.key, change.entry and change.entry.value) == ("a", 1)
+        assert postgresql.execute(f'SELECT watched_until FROM "{postgresql_schema}".namespaces') == [(None,)]

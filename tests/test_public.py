@@ -19,7 +19,7 @@ ERRORS = [value for value in vars(rstore.errors).values() if inspect.isclass(val
 VERBS = """
 open close discard transaction run snapshot namespaces stats durability check backup vacuum
 set get delete has keys find items values pop popitem setdefault update clear
-get_many set_many entry add incr modify get_or_set touch scan count delete_prefix
+get_many set_many entry add incr modify get_or_set touch scan count delete_prefix watch
 range first last missing iscomplete extend extend_many remove timeseries
 range_columns range_many batches tail latest span gaps at resample downsample to_pandas to_polars to_arrow
 extend_columns extend_frame replace_range compact

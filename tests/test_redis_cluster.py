@@ -149,6 +149,30 @@ def test_reading_while_slots_move(cluster: Cluster, dsn: str) -> None:
         raise errors[0]
 
 
+def test_watching_while_slots_move_and_a_replica_takes_over(cluster: Cluster, dsn: str) -> None:
+    with opened(dsn) as store, store.watch(timeout=10) as changes:
+        state: dict[str, int] = {}
+
+        def follow(n: int) -> None:
+            store.update({f"{i}": n for i in range(50)})
+            wanted = dict(store)
+            while state != wanted:
+                key, entry = next(changes)
+                assert entry is not None
+                state[key] = entry.value
+
+        follow(0)
+        to = take_precedence(cluster, cluster.masters()[0])
+        for slot in range(0, SLOTS, 40 * SLOTS // MOST_BUCKETS):
+            move(cluster, slot, to)
+        follow(1)
+        replica = next(server for server in cluster.servers if server not in cluster.masters())
+        replica.do("CLUSTER", "FAILOVER")
+        follow(2)
+        cluster.until_ok()
+        follow(3)
+
+
 def test_a_replica_that_takes_over_under_load(cluster: Cluster, dsn: str) -> None:
     with writers(lambda: opened(dsn)) as results:
         after(results, 10)

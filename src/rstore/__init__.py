@@ -32,9 +32,10 @@ from rstore.events import Event
 from rstore.series import Compaction, Span
 from rstore.store import Store
 from rstore.transactions import Snapshot, Transaction
-from rstore.values import Entry
+from rstore.values import Change, Entry, Watch
 
 __all__ = [
+    "Change",
     "ChangeRefusedError",
     "Compaction",
     "ConflictError",
@@ -69,6 +70,7 @@ __all__ = [
     "TamperedError",
     "Transaction",
     "UnsafeValueError",
+    "Watch",
     "WrongKeyError",
     "generate_key",
 ]

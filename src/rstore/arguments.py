@@ -123,6 +123,15 @@ def check_ttl(ttl: Any) -> int | None:
     return ceil(ttl * 1000)
 
 
+def check_timeout(timeout: Any) -> float:
+    """Return how long to wait in seconds, zero or above."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise InvalidTypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
+    if not 0 <= timeout < 2**31 / 1000:
+        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {timeout}")
+    return float(timeout)
+
+
 def check_version(version: Any) -> bytes | None:
     """Return `version` if it can be one: bytes, or None for "there must be none"."""
     if version is None or isinstance(version, bytes):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
-from rstore.arguments import check_namespace
+from rstore.arguments import check_namespace, check_timeout
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
 from rstore.backends.nouns import Options, Undone
 from rstore.care import Care
@@ -22,6 +22,7 @@ from rstore.generations import Generations
 from rstore.models import Models
 from rstore.session import CLOSED, FROZEN, Session
 from rstore.transactions import Snapshot, Transaction, snapshot, transaction
+from rstore.values import Watching
 from rstore.values.leases import Patience
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class _Own(local):
     transactions = 0
 
 
-class Store(Models, Care):
+class Store(Models, Watching, Care):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
@@ -88,7 +89,7 @@ class Store(Models, Care):
         self._allow_plaintext = _check_flag(allow_plaintext, "allow_plaintext")
         self._serializer = make_serializer(serializer)
         self._options = Options(
-            frozen=self._frozen, durability=_check_durability(durability), timeout_s=_check_timeout(timeout)
+            frozen=self._frozen, durability=_check_durability(durability), timeout_s=check_timeout(timeout)
         )
         self._lock = RLock()  # guards the depth and the sessions
         self._depth = 0
@@ -148,9 +149,12 @@ class Store(Models, Care):
         Raises `NotSupportedError` inside a transaction.
         """
         backend = self._writer.backend
-        if self._own.transactions:
+        if self._in_transaction():
             raise NotSupportedError("discard() cannot be part of a transaction: end it first")
         backend.discard()
+
+    def _in_transaction(self) -> bool:
+        return self._own.transactions > 0
 
     # -- several verbs as one -----------------------------------------------------------------------------------------
 
@@ -202,7 +206,7 @@ class Store(Models, Care):
         """
         if not callable(fn):
             raise InvalidTypeError(f"run takes a function of a transaction, not {type(fn).__name__}")
-        session, nested = self._writer, self._own.transactions > 0
+        session, nested = self._writer, self._in_transaction()
         patience = Patience(session.timeout_s, "others changed what a transaction had read")
         while True:
             try:
@@ -286,11 +290,3 @@ def _check_durability(durability: Any) -> Literal["full", "normal"]:
         checked: Literal["full", "normal"] = durability
         return checked
     raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")
-
-
-def _check_timeout(timeout: Any) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise InvalidTypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
-    if not 0 <= timeout < 2**31 / 1000:
-        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {timeout}")
-    return float(timeout)

@@ -25,6 +25,7 @@ from rstore.backends.nouns import (
     Row,
     Snapshot,
     View,
+    Watcher,
     Write,
 )
 from rstore.errors import NotSupportedError
@@ -101,8 +102,11 @@ class Backend(Care):
         """Return whether there is a record, without moving it."""
 
     @abstractmethod
-    def fetch(self, keys: Collection[str]) -> list[Found]:
-        """Return the records of those of the keys that have one, in any order: of one moment, on a cluster per key."""
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
+        """Return the records of those of the keys that have one, in any order: of one moment, on a cluster per key.
+
+        `heads`: only their first `HEAD_BYTES`, without moving the rest.
+        """
 
     @abstractmethod
     def count(self, start: str = "", stop: str | None = None) -> int:
@@ -149,16 +153,27 @@ class Backend(Care):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
         """Return the records from `start` (included) to `stop` (excluded), in key order or in reverse.
 
         To go on, call again with the last key as `after`: the run continues behind it (before it, in reverse). A page
         has at most `limit` records, and fewer where they would exceed some megabytes; one at least if any is left.
+        `heads` as in `fetch`.
         """
 
     @abstractmethod
     def clear(self) -> None:
         """Delete all records; logs stay."""
+
+    @abstractmethod
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
+        """Return what says that one of the keys, or one that begins with the prefix, may have changed from now on.
+
+        By whomever and in whatever way, but for expiring: who watches knows when that is. Writers pay next to nothing
+        where nobody watches. A namespace that is discarded, and made again, goes on being watched. It may be closed by
+        another thread, and after a fork in the child.
+        """
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 

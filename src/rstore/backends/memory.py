@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import time
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from threading import RLock
+from threading import Condition, RLock
 from typing import TypeVar
 
 from rstore.backends.base import Backend
@@ -20,6 +21,7 @@ from rstore.backends.care import RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.nouns import (
     ANY,
     FIRST,
+    HEAD_BYTES,
     KEEP,
     LAST,
     Chunk,
@@ -35,6 +37,7 @@ from rstore.backends.nouns import (
     Position,
     Row,
     View,
+    Watcher,
     Write,
     first_of,
     overlapping,
@@ -109,6 +112,8 @@ class _Namespace:
 # Guards everything below and inside. A fork waits for it, so that the child finds no half-done change.
 _lock = RLock()
 _stores: dict[str, dict[str, _Namespace]] = {}
+_writes: Counter[tuple[str, str]] = Counter()  # of each namespace, also of one that is gone
+_written = Condition(_lock)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
@@ -116,6 +121,19 @@ if hasattr(os, "register_at_fork"):
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
+
+
+class _Watcher(Watcher):
+    def __init__(self, place: tuple[str, str]) -> None:
+        self._place = place
+        self._seen = _writes[place]
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the namespace was written to."""
+        with _lock:
+            _written.wait_for(lambda: _writes[self._place] != self._seen, timeout_s)
+            before, self._seen = self._seen, _writes[self._place]
+            return before != self._seen
 
 
 class MemoryBackend(Backend):
@@ -145,6 +163,7 @@ class MemoryBackend(Backend):
     def discard(self) -> None:
         with _lock:
             _stores.get(self._name, {}).pop(self._namespace, None)
+            self._wrote()
 
     def fact(self, name: str) -> bytes | None:
         with _lock:
@@ -179,10 +198,10 @@ class MemoryBackend(Backend):
     def has(self, key: str) -> bool:
         return self.get(key) is not None
 
-    def fetch(self, keys: Collection[str]) -> list[Found]:
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         with _lock:
             live = self._live()
-            return [(key, *live[key]) for key in keys if key in live]
+        return [(key, live[key][0][: HEAD_BYTES if heads else None], live[key][1]) for key in keys if key in live]
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         with _lock:
@@ -193,6 +212,7 @@ class MemoryBackend(Backend):
             records = self._expect(birth).records
             for write in writes:
                 _put(records, write)
+            self._wrote()
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         with _lock:
@@ -201,6 +221,7 @@ class MemoryBackend(Backend):
             if version != (None if record is None else version_of(record)):
                 return False
             _put(namespace.records, write)
+            self._wrote()
             return True
 
     def touch(self, key: str, ttl_ms: int | None) -> bool:
@@ -209,6 +230,7 @@ class MemoryBackend(Backend):
             if namespace is None or record is None:
                 return False
             _put(namespace.records, Write(key, record, ttl_ms))
+            self._wrote()
             return True
 
     def delete(self, keys: Sequence[str]) -> int:
@@ -219,6 +241,7 @@ class MemoryBackend(Backend):
             found = {key for key in keys if self.has(key)}
             for key in found:
                 del namespace.records[key]
+            self._wrote()
             return len(found)
 
     def delete_range(self, start: str, stop: str | None) -> int:
@@ -243,6 +266,7 @@ class MemoryBackend(Backend):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
         with _lock:
             live = self._live()
@@ -251,7 +275,10 @@ class MemoryBackend(Backend):
             keys = [key for key in reversed(keys) if after is None or key < after]
         else:
             keys = [key for key in keys if after is None or key > after]
-        found: list[Found] = [(key, b"", None) if keys_only else (key, *live[key]) for key in keys]
+        most = HEAD_BYTES if heads else None
+        found: list[Found] = [
+            (key, b"", None) if keys_only else (key, live[key][0][:most], live[key][1]) for key in keys
+        ]
         sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
         page = found[: max(1, bisect_left(sizes, _PAGE_BYTES) + 1)][:limit]
         return Page(page, more=len(page) < len(found))
@@ -260,6 +287,15 @@ class MemoryBackend(Backend):
         with _lock:
             if (namespace := self._find()) is not None:
                 namespace.records.clear()
+                self._wrote()
+
+    @contextmanager
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> Generator[Watcher]:
+        yield _Watcher((self._name, self._namespace))
+
+    def _wrote(self) -> None:
+        _writes[self._name, self._namespace] += 1
+        _written.notify_all()
 
     def _live(self) -> dict[str, tuple[bytes, int | None]]:
         namespace, now = self._find(), _now_ms()

@@ -1,8 +1,8 @@
 """What goes between a backend and those above it.
 
 Nouns: a *record* (the bytes of one key), a *log* (one series or one event sequence) with its *head*, *rows*,
-*chunks* and *checkpoints*, a *view* (what a log held at one moment), a *snapshot* (the same, bit by bit) and a
-*commit* (one atomic step of a log).
+*chunks* and *checkpoints*, a *view* (what a log held at one moment), a *snapshot* (the same, bit by bit), a *commit*
+(one atomic step of a log) and a *watcher* (what says that records may have changed).
 """
 
 from __future__ import annotations
@@ -223,6 +223,21 @@ class HeldSnapshot(Snapshot):
     def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return some of the chunks with their bodies."""
         return [self._chunks[chunk.first] for chunk in chunks]
+
+
+class Watcher(ABC):
+    """What says that records may have changed, to one thread at a time; it says too much rather than too little."""
+
+    every_s: float | None = None
+    """How often to look at the records although nothing was heard; None if every change is heard."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float) -> bool:
+        """Return whether something may have changed since the last wait, or since the beginning, as soon as it has."""
+
+
+HEAD_BYTES: Final = 62
+"""So many bytes of a record are enough for `version_of`."""
 
 
 def version_of(record: bytes) -> bytes:

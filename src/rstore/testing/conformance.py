@@ -23,6 +23,7 @@ from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
 from rstore.testing.snapshots import SnapshotSuite
 from rstore.testing.transactions import TransactionSuite
+from rstore.testing.watching import WatchingSuite
 
 
 class StoreSuite(
@@ -48,5 +49,6 @@ class StoreSuite(
     TransactionSuite,
     SnapshotSuite,
     CareSuite,
+    WatchingSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

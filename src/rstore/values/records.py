@@ -83,6 +83,7 @@ class Records(Verbs):
         *,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
         limit: int | None = None,
     ) -> Iterator[Found]:
         after, left = None, limit
@@ -94,6 +95,7 @@ class Records(Verbs):
                 limit=_PAGE if left is None else min(left, _PAGE),
                 reverse=reverse,
                 keys_only=keys_only,
+                heads=heads,
             )
             yield from page.records
             if not page.more:

@@ -104,6 +104,11 @@ class Link:
         return self.idle and not self._cancelled
 
     @property
+    def pid(self) -> int:
+        """The number of the session, as its server told it; behind a pooler it is that of no session."""
+        return self._pgconn.backend_pid
+
+    @property
     def encoding(self) -> str:
         """The encoding of the database."""
         return (self._pgconn.parameter_status(b"server_encoding") or b"").decode()
@@ -136,6 +141,23 @@ class Link:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise Failed(error_from_result(result))
         return results
+
+    def hear(self, timeout_s: float) -> list[bytes]:
+        """Return the payloads of what this session was notified of, waiting for the first one.
+
+        Raises `Lost`.
+        """
+        try:
+            heard = self._notified()
+            if not heard and self._wait(_READ, timeout_s):
+                self._pgconn.consume_input()
+                heard = self._notified()
+        except psycopg.Error as error:
+            raise Lost from error
+        return heard
+
+    def _notified(self) -> list[bytes]:
+        return [notify.extra for notify in iter(self._pgconn.notifies, None)]
 
     def _send(self, calls: Iterable[Call]) -> dict[int, bytes]:
         """Send statements; return the names of those that are prepared on the way, by the place of their answers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from functools import cache
 from operator import attrgetter, itemgetter
 from typing import Final
@@ -29,6 +30,7 @@ from rstore.backends.postgres.logs import (
     check_size,
 )
 from rstore.backends.postgres.sql import LogSql, RecordSql
+from rstore.backends.postgres.watcher import PostgresWatcher
 from rstore.errors import StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
@@ -103,8 +105,9 @@ class PostgresRecords(Backend):
         (found,) = self._reads.read((self._records.has, (self._name, key.encode())))
         return found.ntuples > 0
 
-    def fetch(self, keys: Collection[str]) -> list[Found]:
-        (found,) = self._reads.read((self._records.fetch, (self._name, texts(keys))))
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
+        statement = self._records.fetch_heads if heads else self._records.fetch
+        (found,) = self._reads.read((statement, (self._name, texts(keys))))
         return rows_of(found, found.ntuples)
 
     def count(self, start: str = "", stop: str | None = None) -> int:
@@ -199,15 +202,17 @@ class PostgresRecords(Backend):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
         asked = [self._name, start.encode(), int8(limit + 1), *bounds]
 
         def find(most: int, *, summed: bool) -> pq.abc.PGresult:
             query = self._records.scan(
-                after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, summed=summed
-            )
-            size = [] if keys_only else [int8(most)]
+                after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads,
+                summed=summed,
+            )  # fmt: skip
+            size = [] if keys_only or heads else [int8(most)]
             # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
             return self._reads.read(_NO_SORT, (query, (*asked, *size)))[1]
 
@@ -220,6 +225,9 @@ class PostgresRecords(Backend):
 
     def clear(self) -> None:
         self._connections.write([(self._records.clear, (self._name,))], lambda: self.count() == 0 or None, patient=True)
+
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[PostgresWatcher]:
+        return closing(PostgresWatcher(self._place, self._records, self._name, self._connections.timeout_s))
 
 
 @cache

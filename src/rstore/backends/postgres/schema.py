@@ -19,7 +19,8 @@ CREATE TABLE {s}.format (application text NOT NULL, version int NOT NULL);
 INSERT INTO {s}.format VALUES ('rstore', 0);
 CREATE TABLE {s}.namespaces (
   name text COLLATE "C" PRIMARY KEY,
-  ns bigint NOT NULL UNIQUE  -- its birth, random: what is written under a dead one is found by nobody
+  ns bigint NOT NULL UNIQUE,  -- its birth, random: what is written under a dead one is found by nobody
+  watched_until timestamptz  -- until then writers wake those who listen
 );
 CREATE TABLE {s}.facts (
   ns bigint, name text COLLATE "C", fact bytea NOT NULL,

@@ -19,14 +19,19 @@ such as with a DELETE whose plan goes another way, is undone by the server and t
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from typing import Final
 
+from rstore.backends.nouns import HEAD_BYTES
 from rstore.backends.postgres.link import Statement
 from rstore.backends.postgres.schema import TABLES, quoted
 
 NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 """The server's clock at the beginning of the statement: the same for all of its rows."""
 
+_HEAD: Final = f"substring(record FROM 1 FOR {HEAD_BYTES})"
+WATCHED_S: Final = 30
+"""So long writers go on notifying when who watches has died."""
 LIVE: Final = f"(expires_ms IS NULL OR expires_ms > {NOW})"
 """Whether a record has not expired."""
 _VERSION: Final = """
@@ -63,14 +68,26 @@ class RecordSql(Tables):
 
     def __init__(self, schema: str) -> None:
         super().__init__(schema)
-        s, ns, locked_ns, alive = self._s, self._ns, self._locked_ns, self._alive
+        s, ns, locked_ns = self._s, self._ns, self._locked_ns
+        # Whoever writes wakes those who watch, in the one row that is read and locked anyway. Not a trigger, and not
+        # always: each notification takes a lock of the whole database at the commit. Its payload is the namespace: a
+        # channel each would need a name that is computed, and a statement each.
+        self.channel = f"rstore_{sha256(schema.encode()).hexdigest()[:32]}"
+        woken = f"CASE WHEN watched_until > statement_timestamp() THEN pg_notify('{self.channel}', $1) END"
+        alive = self._alive = f"""alive AS MATERIALIZED (
+  SELECT ns, {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)"""
+        locked = f"""locked AS MATERIALIZED (
+  SELECT ns, {woken} FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)"""
+        locked_one = "(SELECT ns FROM locked)"
 
         self.names = Statement(f"SELECT name FROM {s}.namespaces ORDER BY name")
         self.find = Statement(f"SELECT ns FROM {s}.namespaces WHERE name = $1")
-        self.create = Statement(f"INSERT INTO {s}.namespaces (name, ns) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        self.create = Statement(f"""
+WITH made AS (INSERT INTO {s}.namespaces (name, ns) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING name)
+SELECT pg_notify('{self.channel}', name) FROM made""")
         self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE")
         # By its birth alone: somebody else may have discarded it meanwhile, and a third created another of that name.
-        self.close = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
+        self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
         self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
         self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
         self.fact = Statement(f"SELECT fact FROM {s}.facts WHERE ns = {ns} AND name = $2")
@@ -80,8 +97,11 @@ ON CONFLICT DO NOTHING""")
 
         self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
         self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
-        self.fetch = Statement(f"""
-SELECT key, record, expires_ms FROM {s}.records WHERE ns = {ns} AND key = ANY($2::text[]) AND {LIVE}""")
+        self.fetch, self.fetch_heads = (
+            Statement(f"""
+SELECT key, {record}, expires_ms FROM {s}.records WHERE ns = {ns} AND key = ANY($2::text[]) AND {LIVE}""")
+            for record in ("record", _HEAD)
+        )
         self.put = Statement(f"""
 WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
 SELECT ns, $3::text, $4::bytea, {NOW} + $5::bigint FROM alive {_PUT_RECORD}""")
@@ -100,19 +120,28 @@ WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $6 AND {LIVE}""")
             for expires_ms in (f"{NOW} + $5::bigint", "coalesce(expires_ms, $5::bigint)")
         )
         self.touch = Statement(f"""
-UPDATE {s}.records SET expires_ms = {NOW} + $3::bigint WHERE ns = {locked_ns} AND key = $2 AND {LIVE}""")
+WITH {locked}
+UPDATE {s}.records SET expires_ms = {NOW} + $3::bigint WHERE ns = {locked_one} AND key = $2 AND {LIVE}""")
         self.delete_if = self._conditional(f"""
 DELETE FROM {s}.records USING alive
 WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {LIVE}""")
         self.delete = Statement(f"""
-DELETE FROM {s}.records WHERE ns = {locked_ns} AND key = ANY($2::text[]) AND {LIVE}""")
+WITH {locked} DELETE FROM {s}.records WHERE ns = {locked_one} AND key = ANY($2::text[]) AND {LIVE}""")
         # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
         # So IS TRUE hides the condition, which is there because another partition has the same places.
         self.sweep = Statement(f"""
 DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE AND ctid = ANY (ARRAY(
   SELECT ctid FROM {s}.records WHERE ns = {ns} AND expires_ms <= {NOW}
   ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED))""")
-        self.clear = Statement(f"DELETE FROM {s}.records WHERE ns = {locked_ns}")
+        self.clear = Statement(f"WITH {locked} DELETE FROM {s}.records WHERE ns = {locked_one}")
+        self._delete_range = f"WITH {locked} DELETE FROM {s}.records WHERE ns = {locked_one}"
+
+        self.who = Statement("SELECT pg_backend_pid()")
+        self.listen = Statement(f"LISTEN {self.channel}")
+        # Seldom, and not each time: several may watch, and each version of the row is one that writers step over.
+        self.watch = Statement(f"""
+UPDATE {s}.namespaces SET watched_until = statement_timestamp() + interval '{WATCHED_S} s' WHERE name = $1
+AND coalesce(watched_until < statement_timestamp() + interval '{WATCHED_S / 2} s', true)""")
 
     @cache  # noqa: B019 - a few combinations, and as many objects as schemas
     def count(self, *, stop: bool) -> Statement:
@@ -122,12 +151,13 @@ DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE
     @cache  # noqa: B019
     def delete_range(self, *, stop: bool) -> Statement:
         """Return the statement that deletes a range."""
-        return Statement(f"DELETE FROM {self._s}.records WHERE ns = {self._locked_ns} {_between(stop=stop)}")
+        return Statement(f"{self._delete_range} {_between(stop=stop)}")
 
     @cache  # noqa: B019
-    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, summed: bool) -> Statement:
+    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
         """Return the query of a page and one row more: $2 start, $3 how many, then `after`, `stop`, a number of bytes.
 
+        No number of bytes where it is about keys or heads only.
         Records are NULL that have as many bytes alone or, `summed`, with those before them; their lengths are known
         without reading them. A sum takes as long as the rest of the query, and most stores never need it.
         """
@@ -139,6 +169,8 @@ DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE
 FROM {self._s}.records WHERE ns = {self._ns} AND key >= $2 {bounds} AND {LIVE} {order} LIMIT $3"""
         if keys_only:
             return Statement(f"SELECT key, ''::bytea, NULL {rows}")
+        if heads:
+            return Statement(f"SELECT key, {_HEAD}, expires_ms {rows}")
         if not summed:
             record = f"CASE WHEN octet_length(record) < {most}::bigint THEN record END"
             return Statement(f"SELECT key, {record}, expires_ms {rows}")

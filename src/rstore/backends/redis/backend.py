@@ -25,6 +25,7 @@ from rstore.backends.nouns import (
     Row,
     Snapshot,
     View,
+    Watcher,
     Write,
 )
 from rstore.backends.redis.dsn import parse
@@ -94,8 +95,8 @@ class _Redis(Backend):
     def has(self, key: str) -> bool:
         return self._verbs.has(key)
 
-    def fetch(self, keys: Collection[str]) -> list[Found]:
-        return self._verbs.fetch(keys)
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
+        return self._verbs.fetch(keys, heads=heads)
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         return self._verbs.count(start, stop)
@@ -130,11 +131,17 @@ class _Redis(Backend):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
-        return self._verbs.scan(start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only)
+        return self._verbs.scan(
+            start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only, heads=heads
+        )
 
     def clear(self) -> None:
         self._verbs.clear()
+
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
+        return self._plain.watcher(keys, prefix)
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,10 @@ class Client:
         except FAILURES as error:
             raise unreachable(error, str(self._target)) from error
 
+    def server_of(self, slot: int) -> Pool | None:
+        """Return where a slot is thought to be, if that is known."""
+        return self._nodes.of(slot)
+
     def close(self) -> None:
         """Let go of every connection."""
         self._nodes.close()
@@ -374,7 +378,8 @@ def _read(connection: Connection) -> Any:
     try:
         return connection.read_response(True)
     except (driver.ResponseError, driver.AuthenticationError, driver.BusyLoadingError) as error:
-        return error
+        # Its traceback and the frames in it hold each other, and what the caller has thrown away would still be there.
+        return error.with_traceback(None)
     except FAILURES as error:
         return _Lost(error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
-from rstore.backends.nouns import KEEP, Found, Page, Write, version_of
+from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, Page, Write, version_of
 from rstore.backends.redis.batches import MOST_RECORDS
 from rstore.backends.redis.changes import Held
 from rstore.backends.redis.inside import Inside
@@ -22,10 +22,10 @@ class InsideRecords(Inside):
     def has(self, key: str) -> bool:
         return self._peek([key])[0] is not None
 
-    def fetch(self, keys: Collection[str]) -> list[Found]:
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         stored = [key for key in keys if self._is_stored(key)]
         self._grow(len(stored))
-        found = {one[0]: one for one in self._plain.fetch(stored)}
+        found = {one[0]: one for one in self._plain.fetch(stored, heads=heads)}
         for key in stored:
             self._see(key, _seen(found[key]) if key in found else None)
         is_alive = self._clocked()
@@ -34,7 +34,7 @@ class InsideRecords(Inside):
                 continue
             record = held.record if held.record is not None else found.pop(key)[1]
             if is_alive(held):
-                found[key] = (key, record, held.expires_ms)
+                found[key] = (key, record[: HEAD_BYTES if heads else None], held.expires_ms)
         return list(found.values())
 
     def count(self, start: str = "", stop: str | None = None) -> int:
@@ -57,12 +57,13 @@ class InsideRecords(Inside):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
         found: list[Found] = []
         edge, more = after, self._reads_runs()
         while more and len(found) < limit:
             page, more = self._plain.scan(
-                start=start, after=edge, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only
+                start=start, after=edge, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only, heads=heads
             )
             if not keys_only:
                 self._grow(len(page))
@@ -86,7 +87,7 @@ class InsideRecords(Inside):
             there = zip(ours, self._peek(ours), strict=True)
             found += ((key, b"", None) for key, seen in there if seen is not None)
         else:
-            found += self.fetch(ours)
+            found += self.fetch(ours, heads=heads)
         found.sort(reverse=reverse)
         page = cut(found, limit)
         return Page(page, more or len(page) < len(found))
@@ -194,8 +195,9 @@ class InsideRecords(Inside):
         # What expires has to be looked at again, and what was put or deleted since is found out in the end.
         new = [key for key in keys if key not in self._seen or (self._seen[key] or (b"", None))[1] is not None]
         self._grow(len(new))
-        for key, seen in zip(new, self._plain.peek(self._place, new), strict=True):
-            self._see(key, seen)
+        found = {one[0]: _seen(one) for one in self._plain.fetch(new, heads=True)}
+        for key in new:
+            self._see(key, found.get(key))
         return [self._seen[key] for key in keys]
 
     def _see(self, key: str, seen: Seen | None) -> None:

@@ -42,18 +42,18 @@ class Connection(Protocol):
     def send_packed_command(self, command: Sequence[bytes], check_health: bool = True) -> None:
         """Send a command."""
 
-    def read_response(self, disable_decoding: bool = False) -> Any:
-        """Return a reply, or raise the error that it is."""
+    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any:
+        """Return a reply, or raise the error that it is; with `push_request` also what was not asked for."""
         ...
 
 
-def connector(target: Target, timeout_s: float) -> Callable[[Address | None], Connection]:
+def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Callable[[Address | None], Connection]:
     """Return what makes connections, not connected yet, to the servers of a target."""
     timeout_s = max(timeout_s, _SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
     options: dict[str, Any] = {
         **target.credentials,
         "db": target.database,
-        "protocol": 2,
+        "protocol": protocol,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.cluster else timeout_s,
         "driver_info": None,  # what a connection would say of itself first costs two replies, and a millisecond here

@@ -11,7 +11,7 @@ from math import isqrt
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from rstore.backends.nouns import Page
+from rstore.backends.nouns import HEAD_BYTES, Page
 from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
@@ -59,6 +59,7 @@ class RedisRanges(RedisBatches):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
         low, high = _bounds(start, stop)
         if after is not None and reverse:
@@ -66,7 +67,7 @@ class RedisRanges(RedisBatches):
         elif after is not None and after >= start:
             low = b"(" + after.encode()
         while True:
-            found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only)
+            found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only, heads=heads)
             page = cut(found, limit)
             more = edge is not None or len(page) < len(found)
             if page or edge is None:
@@ -74,7 +75,7 @@ class RedisRanges(RedisBatches):
             low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
 
     def _merged(
-        self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool
+        self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool, heads: bool
     ) -> tuple[list[tuple[bytes, bytes, int | None]], bytes | None]:
         """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
         buckets = len(self._places)
@@ -86,6 +87,7 @@ class RedisRanges(RedisBatches):
             int(reverse),
             int(keys_only),
             PAGE_BYTES // buckets,
+            HEAD_BYTES if heads else b"",
         )
 
         def call(place: Place) -> Call:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from itertools import repeat
+from os.path import commonprefix
 from typing import Final
 
-from rstore.backends.nouns import KEEP, Found, NamespaceGone, Write
+from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, NamespaceGone, Write
 from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import Place
+from rstore.backends.redis.pool import connector
 from rstore.backends.redis.ranges import PAGE_BYTES, RedisRanges, expires_ms_of
+from rstore.backends.redis.watcher import RedisWatcher
 
 _WRITE_IF: Final = Script("write_if")
 _DELETE: Final = Script("delete")
@@ -59,7 +63,7 @@ class RedisRecords(RedisRanges):
             elif not self._is_laid_out_anew():
                 return False
 
-    def fetch(self, keys: Collection[str]) -> list[Found]:
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         def call(place: Place, names: Sequence[bytes]) -> Call:
             self._fold(place)
             names = [place.records + name for name in names]
@@ -68,6 +72,7 @@ class RedisRecords(RedisRanges):
                 (place.marker_key, place.expiry_index, *names),
                 place.marker,
                 PAGE_BYTES,
+                HEAD_BYTES if heads else b"",
                 write=False,
                 again=True,
             )
@@ -236,6 +241,21 @@ class RedisRecords(RedisRanges):
             return int(self._read(lambda: self._place_of(names[0]), call, 0))
         except Signal:  # the namespace was made anew, and these are not in one bucket any more
             return self.delete([name.decode() for name in names])
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[RedisWatcher]:
+        def places() -> Collection[Place]:
+            if prefix is not None or len(self._places) == 1:
+                return self._places
+            found = {place.bucket: place for place in (self._place_of(key.encode()) for key in keys)}
+            return found.values()
+
+        # One for all, since each costs whoever writes: what is not watched and begins the same wakes, too.
+        stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
+        self._refresh_all()
+        connect = connector(self._target, self._timeout_s, protocol=3)
+        return closing(RedisWatcher(self._client, connect, places, stem))
 
 
 def _deleting(place: Place, names: Sequence[bytes]) -> Call:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
 from time import monotonic
 from typing import Any, Final
@@ -40,6 +40,7 @@ from rstore.backends.sqlite.file import Pinned, SqliteFile
 from rstore.backends.sqlite.link import transaction
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
+from rstore.backends.sqlite.watcher import SqliteWatcher
 from rstore.errors import StoreNotAvailableError
 
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
@@ -163,8 +164,11 @@ class SqliteBackend(SqliteCare):
         named = {"ns": self._namespace, "key": key, "now": now_ms()}
         return self._reads.read(lambda connection: connection.execute(sql, named).fetchone() is not None)
 
-    def fetch(self, keys: Collection[str]) -> list[Found]:
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         named = {"ns": self._namespace, "now": now_ms(), "keys": json.dumps([*keys])}
+        if heads:
+            sql = records.FETCH_HEADS
+            return self._reads.read(lambda connection: [*records.heads(connection, connection.execute(sql, named))])
         return self._reads.read(lambda connection: [*connection.execute(records.FETCH, named)])
 
     def count(self, start: str = "", stop: str | None = None) -> int:
@@ -236,14 +240,22 @@ class SqliteBackend(SqliteCare):
         limit: int,
         reverse: bool = False,
         keys_only: bool = False,
+        heads: bool = False,
     ) -> Page:
-        query = records.scan_query(after=after, stop=stop, reverse=reverse, keys_only=keys_only)
+        query = records.scan_query(after=after, stop=stop, reverse=reverse, keys_only=keys_only, heads=heads)
         named = {**self._range(start, stop), "after": after, "more": limit + 1}
+        if heads:
+            return self._reads.read(
+                lambda connection: records.page(records.heads(connection, connection.execute(query, named)), limit)
+            )
         return self._reads.read(lambda connection: records.page(connection.execute(query, named), limit))
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
         self._file.delete(lambda connection: connection.execute(sql, named))
+
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[SqliteWatcher]:
+        return closing(SqliteWatcher(self._file))
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 

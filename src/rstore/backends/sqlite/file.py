@@ -205,9 +205,7 @@ class SqliteFile:
 
         The log cannot be moved into the file beyond this moment until it ends.
         """
-        link = self._spare.pop() if self._spare else Link(self.path)
-        with gate:
-            self._links.add(link)
+        link = self._spare.pop() if self._spare else self.new_link()
         try:
             connection = self._begin(link)
             if link.stamp is None:
@@ -251,7 +249,32 @@ class SqliteFile:
             link.look_at = time.monotonic() + LOOK_EVERY_S
         return connection
 
-    def _leave(self) -> None:
+    def version(self, link: Link) -> tuple[apsw.Connection, int]:
+        """Return what is another one after every commit of anybody else, and when another file bears the name.
+
+        The link is one that nothing else is done on: the number is of its connection, and leaves out its own commits.
+        """
+        while True:
+            with link.lock:
+                connection = link.connection
+                if connection is None:
+                    connection = self._connect(link, writing=False)
+                try:
+                    if not link.is_stale():
+                        return connection, int(connection.pragma("data_version"))
+                except apsw.Error as error:
+                    if not link.is_stale():
+                        raise self.translated(error) from error
+            self._leave(link)
+
+    def new_link(self) -> Link:
+        """Return another link for this thread or any, which is closed with the store."""
+        link = Link(self.path)
+        with gate:
+            self._links.add(link)
+        return link
+
+    def _leave(self, mine: Link | None = None) -> None:
         """Close all connections of this process to a file that bears the name no more, and take its log out of the way.
 
         The log is found by its name: whoever opens another file of this name next would take it for that file's. It is
@@ -260,7 +283,7 @@ class SqliteFile:
         place = os.path.realpath(self.path)
         held = hold(lambda link: os.path.realpath(link.path) == place)
         try:
-            mine = self.local.link
+            mine = mine or self.local.link
             if mine.connection is not None and mine.logs and mine.moved():
                 self._empty_log(mine.connection)
                 for path, opened in mine.logs.items():

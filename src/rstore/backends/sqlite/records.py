@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import apsw
 
-from rstore.backends.nouns import KEEP, Found, NamespaceGone, Page, Ttl, Write
+from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, NamespaceGone, Page, Ttl, Write
 from rstore.errors import CorruptionError
 
 _INLINE_BYTES: Final = 1024
@@ -19,12 +19,14 @@ _PAGE_BYTES: Final = 4 * 1024 * 1024
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
 _RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
+_HEAD_AND_BLOB: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
 
 # Positional, and expiry judged in Python: named parameters and a third one take a tenth of a lookup.
 GET: Final = "SELECT record, blob, expires_ms FROM records WHERE ns = ? AND key = ?"
 FETCH: Final = f"""
 SELECT key, {_RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
+FETCH_HEADS: Final = FETCH.replace(f"{_RECORD}, expires_ms", _HEAD_AND_BLOB)
 _GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 # Not INSERT OR REPLACE: it deletes the row first.
 _PUT: Final = """
@@ -91,9 +93,20 @@ def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: st
             put(connection, write, namespace, birth)
 
 
-def scan_query(*, after: str | None, stop: str | None, reverse: bool, keys_only: bool) -> str:
+def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
+    """Return records cut short, of rows that say where a large one lies."""
+    for key, head, expires, blob in rows:
+        if blob is None:
+            yield key, head, expires
+        else:
+            # Not substr: it would read all of it. The row is not done with yet, which keeps everything at its moment.
+            with connection.blob_open("main", "blobs", "record", blob, False) as large:
+                yield key, large.read(HEAD_BYTES), expires
+
+
+def scan_query(*, after: str | None, stop: str | None, reverse: bool, keys_only: bool, heads: bool) -> str:
     """Return the query of a scan."""
-    rest = "x'', NULL" if keys_only else f"{_RECORD}, expires_ms"
+    rest = "x'', NULL" if keys_only else _HEAD_AND_BLOB if heads else f"{_RECORD}, expires_ms"
     query = f"SELECT key, {rest} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
     if after is not None:
         query += " AND key < :after" if reverse else " AND key > :after"

@@ -5,7 +5,7 @@
 -- The names of the records come out of the index and cannot be declared as KEYS; all have the hash tag of the bucket.
 --
 -- KEYS: marker, index, expiry. ARGV: marker, where to begin, where to end (as ZRANGEBYLEX has them), how many, '1' for
--- reverse order, '1' for only keys, how many bytes at most.
+-- reverse order, '1' for only keys, how many bytes at most, and of each record ('' for all of it).
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {err = 'STALE'}
 end
@@ -23,8 +23,9 @@ local page, size = {'', {}}, 0
 for i = 1, math.min(#keys, limit) do
   local key = keys[i]
   if not keys_only then
-    local record = redis.call('GET', values .. key)
-    if record then
+    local record = ARGV[8] == '' and redis.call('GET', values .. key)
+      or ARGV[8] ~= '' and redis.call('GETRANGE', values .. key, 0, ARGV[8] - 1)
+    if record and record ~= '' then
       page[#page + 1], page[#page + 2] = key, record
       size = size + #record
       local last = expiring and redis.call('ZSCORE', expiry, key)

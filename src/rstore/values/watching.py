@@ -1,0 +1,232 @@
+"""What changes under keys, as it happens.
+
+Nouns: a *change* (a key and what it holds now) and a *watch* (the iterator of changes).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from itertools import islice
+from math import inf
+from threading import Lock
+from time import monotonic
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from rstore.arguments import check_edge, check_key, check_timeout
+from rstore.backends.nouns import LAST, Found, Log, Model, Watcher, version_of
+from rstore.errors import NotSupportedError, StoreClosedError
+from rstore.session import Session
+from rstore.values.records import Entry, Records, entry_of, prefix_end
+
+_SLICE_S: Final = 0.05
+"""No wait is longer in one piece: so soon it is noticed that the store, or the watch, was closed by another thread."""
+_SELDOM: Final = 20
+"""Looks that nothing called for take this part of the time at most. Those that were called for take half of it."""
+_FRESH_S: Final = 0.1
+_MOST_AT_ONCE: Final = 100
+_MOST_BYTES: Final = 1024 * 1024
+_KEYS_A_QUESTION: Final = 500
+
+
+class Change(NamedTuple):
+    """A key that changed, and its entry as it is now; None if the key is gone."""
+
+    key: str
+    entry: Entry | None
+
+
+class Watch(Iterator[Change]):
+    """What `Store.watch` returns: an iterator of changes, with a connection of its own until it ends or is closed.
+
+    Threads may share it; each change goes to one of them. An error does not end it: asked again, it goes on, and misses
+    nothing.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        watcher: AbstractContextManager[Watcher],
+        heads: Callable[[], Iterator[Found]],
+        check: Callable[[], None],
+        timeout_s: float,
+    ) -> None:
+        self._session = session
+        self._heads = heads
+        self._check = check  # raises where nothing can be watched any more, or not by this thread
+        self._timeout_s = timeout_s
+        self._pid = os.getpid()
+        self._closed = False
+        self._lock = Lock()  # guards everything below
+        self._held = ExitStack()
+        self._told: dict[str, bytes] = {}  # the version of each key that is there, as it was told last
+        # Keys that may have changed, without what they hold: whoever is slow gets what it is when it is asked for.
+        self._changed: OrderedDict[str, None] = OrderedDict()
+        self._read: dict[str, Found | None] = {}  # the first of them, read ahead
+        self._read_at = -inf
+        self._at_once = 1
+        self._look_at = self._rest_until = -inf  # when to look although nothing was heard, and when not to look yet
+        self._watcher = self._held.enter_context(watcher)
+        try:
+            self._look(first=True)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __next__(self) -> Change:
+        if os.getpid() != self._pid:
+            raise StoreClosedError("a watch does not outlive a fork: it is the parent's; call watch() in this process")
+        try:
+            with self._lock:
+                return self._next()
+        except StopIteration:
+            self._closed = True
+            raise
+        finally:
+            if self._closed:
+                self.close()
+
+    def close(self) -> None:
+        """End the iteration, also one that waits in another thread, and let go of the connection."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):  # else whoever has it closes when it is done
+            try:
+                self._held.close()
+            finally:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _next(self) -> Change:
+        deadline = monotonic() + self._timeout_s
+        while not self._closed:
+            self._check()
+            if (change := self._tell()) is not None:
+                return change
+            now = monotonic()
+            over = now >= deadline
+            if now < self._rest_until and not over:
+                time.sleep(min(self._rest_until - now, deadline - now, _SLICE_S))
+                continue
+            heard = self._watcher.wait(max(0.0, min(deadline - now, self._look_at - now, _SLICE_S)))
+            # What is not always heard has to be looked for before it is said that there was nothing.
+            if heard or monotonic() >= self._look_at or (over and self._watcher.every_s is not None):
+                self._look()
+            if over and not self._changed:
+                break
+        raise StopIteration
+
+    def _look(self, *, first: bool = False) -> None:
+        """Find the keys that have another version than the one that was told, and when to look again."""
+        self._look_at = -inf  # if this fails
+        began = monotonic()
+        gone, next_expiry_ms = set(self._told), inf
+        for key, head, expires_ms in self._heads():
+            gone.discard(key)
+            version = version_of(head)
+            if first:
+                self._told[key] = version
+            elif self._told.get(key) != version:
+                self._changed[key] = None
+            if expires_ms is not None:
+                next_expiry_ms = min(next_expiry_ms, expires_ms)
+        self._changed.update(dict.fromkeys(sorted(gone)))
+        due_s = inf if next_expiry_ms == inf else max(0.0, (next_expiry_ms - self._now_ms()) / 1000)
+        ended = monotonic()
+        took_s, every_s = ended - began, self._watcher.every_s
+        self._rest_until = ended + took_s
+        self._look_at = ended + min(due_s, inf if every_s is None else max(every_s, _SELDOM * took_s))
+
+    def _now_ms(self) -> int:
+        # By the backend's clock, which alone judges expiry. The view of a log that cannot be there says what it is.
+        return self._session.backend.view(Log(Model.LEASES, ""), LAST, LAST, rows=False, bodies=False).now_ms
+
+    def _tell(self) -> Change | None:
+        """Return the next change, by what is there at this moment; None if nothing is left to be told."""
+        while self._changed:
+            key = next(iter(self._changed))
+            if key not in self._read or monotonic() > self._read_at + _FRESH_S:
+                self._read_ahead()
+            found = self._read.pop(key)
+            del self._changed[key]
+            if found is None:
+                if self._told.pop(key, None) is not None:
+                    return Change(key, None)
+            elif self._told.get(key) != (version := version_of(found[1])):
+                self._told[key] = version
+                return Change(key, entry_of(self._session, found))
+        return None
+
+    def _read_ahead(self) -> None:
+        keys = list(islice(self._changed, self._at_once))
+        self._read_at = monotonic()
+        self._read = {**dict.fromkeys(keys), **{found[0]: found for found in self._session.backend.fetch(keys)}}
+        size = sum(len(found[1]) for found in self._read.values() if found is not None)
+        self._at_once = min(2 * self._at_once, _MOST_AT_ONCE) if size < _MOST_BYTES else 1
+
+
+class Watching(Records):
+    """Being told of changes: what only a store can do, since a transaction sees none."""
+
+    def watch(self, *keys: str, prefix: str | None = None, timeout: float | None = None) -> Watch:
+        """Return an iterator of what changes under some keys from now on, by whomever, in whatever process.
+
+        It watches the keys given, those that begin with `prefix`, or both; all if neither is given. Each change is a
+        `Change(key, entry)` with the latest state: several changes between two looks are one, and `entry` is None if
+        the key was deleted or has expired. A key whose expiry alone is changed, by `touch`, has not changed. The
+        iteration ends when nothing has changed for `timeout` seconds; without, it goes on until it is closed.
+
+        The connection that it takes is let go of when it ends, is closed by `close()` or `with`, or is thrown away, as
+        after `break`. Raises `StoreClosedError` while it waits if another thread closes the store, and in the child
+        after a fork.
+
+        >>> changes = store.watch('user', prefix='user:', timeout=0)
+        >>> store.update({'user:ada': 1815, 'user:alan': 1912, 'other': 0})
+        >>> store.delete('user:alan')
+        1
+        >>> [(key, entry.value) for key, entry in changes]
+        [('user:ada', 1815)]
+        """
+        session = self._reader
+
+        def check() -> None:
+            if self._reader is not session:
+                raise StoreClosedError("the store was closed while it was watched")
+            if self._in_transaction():
+                raise NotSupportedError("a transaction sees nothing change: end it first, or watch in another thread")
+
+        session.check_open()
+        check()
+        asked = tuple(dict.fromkeys(check_key(key) for key in keys))
+        if prefix is not None or not asked:
+            prefix = "" if prefix is None else check_edge(prefix, "prefix")
+        timeout_s = inf if timeout is None else check_timeout(timeout)
+        # Those that the prefix finds are not asked for twice.
+        single = [key for key in asked if prefix is None or not key.startswith(prefix)]
+
+        def heads() -> Iterator[Found]:
+            for i in range(0, len(single), _KEYS_A_QUESTION):
+                yield from session.backend.fetch(single[i : i + _KEYS_A_QUESTION], heads=True)
+            if prefix is not None:
+                yield from self._scan(session, prefix, prefix_end(prefix), heads=True)
+
+        watcher = session.backend.watcher(single, prefix)
+        return Watch(session, watcher, heads, check, timeout_s)
+
+    @abstractmethod
+    def _in_transaction(self) -> bool:
+        """Return whether this thread is inside a transaction."""
