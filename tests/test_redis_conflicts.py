@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from rstore.backends.nouns import (
 )
 from rstore.backends.redis import inside
 from rstore.backends.redis.batches import MOST_RECORDS
+from rstore.backends.redis.optimistic import Watch
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -164,6 +165,24 @@ def test_others_may_write_between_what_commits_on_conditions(pair: tuple[Backend
         assert mine.commit(LOG, last, mine.create())
         append(others, LOG, 6)  # it is not empty any more
     assert [row.t for row in others.view(LOG).rows] == [4, 5, 6]
+
+
+def test_a_row_that_comes_before_the_log_is_watched(
+    pair: tuple[Backend, Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen to be empty; a log is not dropped with a row that is there since."""
+    mine, others = pair
+    watch = Watch.add
+
+    def add(self: Watch, keys: Sequence[bytes]) -> None:
+        append(others, LOG, 6)
+        watch(self, keys)
+
+    monkeypatch.setattr(Watch, "add", add)
+    last = Commit(drop_rows=mine.view(LOG).rows, drop_chunks=[(1, 0)], drop_if_empty=True)
+    with mine.transaction(serializable=False):
+        assert mine.commit(LOG, last, mine.create())
+    assert [row.t for row in others.view(LOG).rows] == [6]
 
 
 def test_several_keys_that_others_change_all_the_time(redis_dsn: str) -> None:

@@ -140,6 +140,9 @@ class _Redis(Backend):
     def clear(self) -> None:
         self._verbs.clear()
 
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
+        return self._plain.watcher(keys, prefix)
+
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
@@ -199,10 +202,7 @@ class _Redis(Backend):
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         return self._verbs.drop(log, if_version=if_version)
 
-    # -- the namespace as a whole -------------------------------------------------------------------------------------
-
-    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
-        return self._plain.watcher(keys, prefix)
+    # -- care, which takes no part in transactions --------------------------------------------------------------------
 
     def namespaces(self) -> list[str]:
         return self._plain.namespaces()
@@ -210,11 +210,11 @@ class _Redis(Backend):
     def stats(self) -> Stats:
         return self._plain.stats()
 
-    def durability(self) -> Durability:
-        return self._plain.durability()
-
     def findings(self) -> Iterator[Finding]:
         return self._plain.findings()
+
+    def durability(self) -> Durability:
+        return self._plain.durability()
 
     def save(self, path: str) -> bool:
         return self._plain.save(path)

@@ -195,8 +195,9 @@ class InsideRecords(Inside):
         # What expires has to be looked at again, and what was put or deleted since is found out in the end.
         new = [key for key in keys if key not in self._seen or (self._seen[key] or (b"", None))[1] is not None]
         self._grow(len(new))
-        for key, seen in zip(new, self._plain.peek(self._place, new), strict=True):
-            self._see(key, seen)
+        found = {one[0]: _seen(one) for one in self._plain.fetch(new, heads=True)}
+        for key in new:
+            self._see(key, found.get(key))
         return [self._seen[key] for key in keys]
 
     def _see(self, key: str, seen: Seen | None) -> None:

@@ -120,7 +120,7 @@ class Watch:
             try:
                 replies.append(connection.read_response(True))
             except driver.ResponseError as error:
-                replies.append(error)
+                replies.append(error.with_traceback(None))
             except (driver.AuthenticationError, driver.BusyLoadingError) as error:
                 replies.append(error)
                 closed = True

@@ -6,19 +6,16 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone, version_of
+from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone
 from rstore.backends.redis.care import RedisCare
 from rstore.backends.redis.changes import Changes, Command, stamps_of
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, unpack_chunk
 from rstore.backends.redis.optimistic import Watch
-from rstore.backends.redis.ranges import expires_ms_of
 from rstore.errors import NotSupportedError, OutcomeUnknownError
 
-_PEEK: Final = Script("peek")
 _FINISH: Final = Script("finish")
-_RECORDS_A_CALL: Final = 2000
 
 Seen = tuple[bytes, int | None]
 """The version of a record, and when it expires."""
@@ -57,25 +54,6 @@ class Plain(RedisCare):
         """Return the server's clock."""
         seconds, micros = self._client.call(Call(place.slot, (b"TIME",)))
         return int(seconds) * 1000 + int(micros) // 1000
-
-    def peek(self, place: Place, keys: Sequence[str]) -> list[Seen | None]:
-        """Return what is to be seen of records without moving them."""
-        names = [place.records + key.encode() for key in keys]
-        pieces = [names[i : i + _RECORDS_A_CALL] for i in range(0, len(names), _RECORDS_A_CALL)]
-        try:
-            replies = self._run(
-                _PEEK.on(
-                    place.slot, (place.marker_key, place.expiry_index, *piece), place.marker, write=False, again=True
-                )
-                for piece in pieces
-            )
-        except Signal as signal:
-            raise Undone(f"the records of the namespace {self._name!r} were replaced; nothing was applied") from signal
-        return [
-            (version_of(head), expires_ms_of(last)) if head else None
-            for reply in replies
-            for head, last in zip(reply[::2], reply[1::2], strict=True)
-        ]
 
     def index(self, place: Place, log: Log) -> dict[Position, bytes]:
         """Return the index of the chunks of a log."""
