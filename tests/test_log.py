@@ -10,6 +10,8 @@ import apsw
 import pytest
 
 from rstore import CorruptionError, Store, generate_key
+from rstore.backends.nouns import Commit, Log
+from rstore.backends.sqlite.backend import SqliteBackend
 from rstore.codec.changes import unpack_change
 from rstore.log import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
 
@@ -53,6 +55,35 @@ def test_changes_are_sealed_in_smaller_chunks(store: Store, query: Callable[...,
     sizes = [n for (n,) in query("SELECT n FROM chunks")]
     assert sum(sizes) >= HOT_CHANGES
     assert all(1024 <= n < 2048 for n in sizes)
+
+
+@pytest.mark.parametrize("verb", ["seal", "remove", "add"])
+def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    points = {t: t * 0.5 for t in range(0, 3000, 3)}
+    for some in zip(*[iter(points.items())] * 100, strict=True):
+        store.extend("s", *some)
+    dropped: list[int] = []
+    commit = SqliteBackend.commit
+
+    def spy(self: SqliteBackend, log: Log, what: Commit, birth: bytes) -> bool:
+        dropped.append(len(what.drop_rows))
+        return commit(self, log, what, birth)
+
+    monkeypatch.setattr(SqliteBackend, "most_rows", 80)
+    monkeypatch.setattr(SqliteBackend, "commit", spy)
+    if verb == "seal":
+        store.compact("s")
+    elif verb == "remove":
+        store.remove("s", start=100, end=2500)
+        points = {t: value for t, value in points.items() if not 100 <= t <= 2500}
+    else:
+        store.extend_many("s", ((t, t) for t in range(2000)))
+        points |= {t: t for t in range(2000)}
+    assert 0 < max(dropped) <= 80
+    assert sum(dropped) > 500
+    assert store.range("s") == sorted(points.items())
 
 
 def test_a_chunk_holds_at_most_about_half_a_megabyte(store: Store, query: Callable[..., list[Any]]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from rstore.backends.nouns import (
     ANY,
+    MAX_SEQ,
     Chunk,
     Commit,
     Expected,
@@ -233,6 +234,7 @@ class Logs(LogReader):
         raises `StoreIntegrityError`. Returns whether there was a log.
         """
         log = Log(self._model, key)
+        self._fold_ahead(key, lo, hi)
 
         def attempt() -> bool | None:
             birth = self.birth
@@ -254,6 +256,13 @@ class Logs(LogReader):
             return self.commit(key, commit, birth) or None
 
         return self.until_won(key, attempt)
+
+    def _fold_ahead(self, key: str, lo: Position, hi: Position) -> None:
+        """Put hot rows into chunks, which nobody sees, until the backend can drop those that are left in one step."""
+        most = self._backend.most_rows
+        if most < MAX_SEQ and self._backend.hot(Log(self._model, key))[0] > most:
+            while len(rows := self.view(key, lo, hi, limit=most + 1, bodies=False).rows) > most:
+                self.rewrite(key, position_of(rows[0]), position_of(rows[most - 1]))
 
     def _worth_rewriting(self, chunks: Sequence[Chunk], lo: Position, hi: Position) -> list[Chunk]:
         """Return the chunks that overlap, and their neighbours if undersized: so no trail of small chunks is left."""
@@ -354,7 +363,8 @@ class Logs(LogReader):
         self._until_check = self._random.randrange(2 * CHECK_EVERY)
         try:
             n, size = self._backend.hot(Log(self._model, key))
-            if n >= (HOT_ROWS if self._model is Model.SERIES else HOT_CHANGES) or (size >= HOT_BYTES and n > 1):
+            most = min(HOT_ROWS, 4 * self._backend.most_rows) if self._model is Model.SERIES else HOT_CHANGES
+            if n >= most or (size >= HOT_BYTES and n > 1):
                 self.seal(key, self.view(key, bodies=False))
         except StoreError:
             # The rows are written and acknowledged: an error here would say that they are not. Whatever it is (a busy

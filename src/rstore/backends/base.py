@@ -57,7 +57,7 @@ class Backend(Care):
     """
 
     most_rows: ClassVar[int] = MAX_SEQ
-    """How many hot rows may be written in one call without holding everybody else up for long."""
+    """How many hot rows may be written or dropped in one call without holding everybody else up for long."""
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
