@@ -1,4 +1,4 @@
-"""Large values: they come back, and what replaces them leaves nothing behind."""
+"""Large values come back, and what replaces them leaves nothing behind; many small ones cost no more each than few."""
 
 from __future__ import annotations
 
@@ -103,3 +103,29 @@ def test_many_replacements_leave_nothing_behind(path: Path) -> None:
         store.discard()
         assert blobs(path) == 1
         assert other["a"] == LARGE
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("start", "stop"), [("", None), ("0", "9")])
+def test_the_last_page_of_a_scan_takes_no_more_work_than_the_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch, start: str, stop: str | None, reverse: bool
+) -> None:
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    def count(connection: apsw.Connection) -> None:
+        connection.set_progress_handler(step, 100)
+
+    monkeypatch.setattr(apsw, "connection_hooks", [count])
+    with Store(path, frozen=False, durability="normal") as store:
+        store.set_many({f"{i:05}": i for i in range(20_000)})
+        taken = []
+        for limit in (1000, 20_000):
+            steps = 0
+            assert len(list(store.scan(start=start, stop=stop, reverse=reverse, limit=limit))) == limit
+            taken.append(steps)
+    assert 0 < taken[1] < 25 * taken[0]

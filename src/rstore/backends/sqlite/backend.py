@@ -242,8 +242,13 @@ class SqliteBackend(SqliteCare):
         keys_only: bool = False,
         heads: bool = False,
     ) -> Page:
-        query = records.scan_query(after=after, stop=stop, reverse=reverse, keys_only=keys_only, heads=heads)
-        named = {**self._range(start, stop), "after": after, "more": limit + 1}
+        # One bound on either side: by one SQLite finds the place, and by another it would go through all before it.
+        if after is not None and reverse:
+            stop = after if stop is None else min(stop, after)
+        elif after is not None:
+            start = max(start, after + "\0")  # what comes next
+        query = records.scan_query(stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads)
+        named = {**self._range(start, stop), "more": limit + 1}
         if heads:
             return self._reads.read(
                 lambda connection: records.page(records.heads(connection, connection.execute(query, named)), limit)

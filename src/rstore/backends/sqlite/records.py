@@ -122,13 +122,11 @@ def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
                 yield key, large.read(HEAD_BYTES), expires
 
 
-def scan_query(*, after: str | None, stop: str | None, reverse: bool, keys_only: bool, heads: bool) -> str:
+def scan_query(*, stop: bool, reverse: bool, keys_only: bool, heads: bool) -> str:
     """Return the query of a scan."""
     rest = "x'', NULL" if keys_only else _HEAD_AND_BLOB if heads else f"{_RECORD}, expires_ms"
     query = f"SELECT key, {rest} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
-    if after is not None:
-        query += " AND key < :after" if reverse else " AND key > :after"
-    if stop is not None:
+    if stop:
         query += " AND key < :stop"
     return query + f" ORDER BY key {'DESC' if reverse else ''} LIMIT :more"
 
