@@ -257,6 +257,22 @@ def test_a_backup_that_is_broken_off_leaves_nothing(
         assert list(tmp_path.glob("copy*")) == []
 
 
+@pytest.mark.parametrize("end", ["-wal", "-journal"])
+def test_a_log_that_another_file_of_the_name_left_behind_is_not_taken_for_that_of_the_copy(
+    path: Path, tmp_path: Path, end: str
+) -> None:
+    left = tmp_path / f"copy.db{end}"
+    left.write_bytes(b"what SQLite would put into the copy")
+    with Store(path, frozen=False) as store:
+        with pytest.raises(InvalidValueError, match=end):
+            store.backup(tmp_path / "copy.db")
+        assert sorted(tmp_path.glob("copy.db*")) == [left]
+        left.unlink()
+        store.backup(tmp_path / "copy.db")
+    with Store(tmp_path / "copy.db") as copy:
+        assert copy.check() == []
+
+
 def test_a_file_that_comes_up_meanwhile_is_not_replaced(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from rstore.pieces import AT_ONCE
 
 _A_PAGE: Final = 1000
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LEFT_BEHIND: Final = "-wal", "-journal"
 _CLOCK: Final = Log(Model.SERIES, "-")
 """A view of any log, also of none, tells the backend's time."""
 
@@ -48,6 +49,12 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
     try:
         if os.path.lexists(path):
             raise _exists(path)
+        for left in (Path(f"{path}{end}") for end in _LEFT_BEHIND):
+            if os.path.lexists(left):
+                raise InvalidValueError(
+                    f"{str(left)!r} was left behind by another file of the name {str(path)!r}, and SQLite would take "
+                    "what is in it for a part of the copy: remove it, or name another file"
+                )
         made.touch(0o600, exist_ok=False)
         try:
             yield made
