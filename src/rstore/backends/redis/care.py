@@ -12,7 +12,7 @@ from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import NAMESPACES, Place, registry_key, slot_of
-from rstore.backends.redis.promises import Promise, promise_of
+from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
 from rstore.errors import NotSupportedError
 
@@ -29,7 +29,7 @@ _PROBLEMS: Final = {
     b"body": "the body of a chunk is missing: the server may have evicted it",
     b"passing": "the body of a chunk is about to expire",
 }
-_SETTINGS: Final = (b"appendonly", b"appendfsync", b"save")
+_SETTINGS: Final = tuple(name.encode() for name in SETTINGS)
 
 
 class RedisCare(RedisRecords, RedisCommits):

@@ -16,6 +16,7 @@ _MEANINGS = {
     "failing": "the server cannot write its log at the moment: a crash may undo any call since",
 }
 _FROM_WEAK_TO_STRONG = ("off", "failing", "no", "everysec", "unknown", "always")
+SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save")
 _FACTS = ("role", "aof_enabled", "aof_last_write_status", "rdb_last_bgsave_status", "connected_slaves")
 
 
@@ -43,9 +44,11 @@ class Promise(NamedTuple):
 def promise_of(info: Mapping[bytes, bytes], config: Mapping[str, str]) -> Promise:
     """Return the promise of one server."""
     facts = {name: info[name.encode()].decode() for name in _FACTS if name.encode() in info}
-    settings = {name: config.get(name, "unknown") for name in ("appendonly", "appendfsync", "save")} | facts
+    settings = {name: config.get(name, "unknown") for name in SETTINGS} | facts
     if facts.get("aof_enabled", "1") != "1":
         return Promise("off", settings)
     if facts.get("aof_last_write_status", "ok") != "ok":
         return Promise("failing", settings)
+    if settings["no-appendfsync-on-rewrite"] == "yes":  # while the server rewrites its log or takes a snapshot
+        return Promise("no", settings)
     return Promise(settings["appendfsync"], settings)
