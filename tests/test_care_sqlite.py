@@ -137,6 +137,20 @@ def test_what_is_whole_and_wrong_is_found(path: Path) -> None:
     assert ("events", "short") in findings(path)
 
 
+@pytest.mark.parametrize("serializer", ["pickle", "json", "msgpack"])
+def test_what_was_cut_short_is_found(path: Path, serializer: Literal["pickle", "json", "msgpack"]) -> None:
+    with Store(path, serializer=serializer, frozen=False) as store:
+        store["k"] = store["whole"] = {"a": [1, 2]}
+        store.extend("hot", (1, {"a": [1, 2]}))
+        store.apply("log", {"a": [1, 2]}, 0)
+        assert store.check() == []
+        execute(path, "UPDATE records SET record = CAST(substr(record, 1, length(record) - 1) AS BLOB) WHERE key = 'k'")
+        execute(path, "UPDATE hot SET body = CAST(substr(body, 1, length(body) - 1) AS BLOB)")
+        assert {finding[:2] for finding in store.check()} == {("values", "k"), ("series", "hot"), ("events", "log")}
+        with pytest.raises(StoreError):
+            store.get("k")
+
+
 def test_chunks_that_are_whole_and_overlap_are_found(path: Path, tmp_path: Path) -> None:
     for place, first in ((path, 0), (tmp_path / "other.db", 500)):
         with Store(place, frozen=False) as store:

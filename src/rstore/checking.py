@@ -1,6 +1,6 @@
 """Looking whether what a store holds is sound: it opens under the key, it decodes, and its parts agree.
 
-Nothing is loaded that a writer could have chosen to run code: of a pickle only the codec byte is looked at.
+Nothing is loaded that a writer could have chosen to run code: of a pickle only both ends are looked at.
 """
 
 from __future__ import annotations

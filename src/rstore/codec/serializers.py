@@ -219,8 +219,15 @@ class Codec:
         elif encoded[0] not in self.loads:
             raise self._refusal(encoded[0])
         elif encoded[0] == COMPRESSED:
-            codec, body = self._unpack(encoded[1:])
+            codec, body = self._unpack(memoryview(encoded)[1:])
             self.check(b"%c%b" % (codec, body))
+        elif encoded[0] in (JSON, MSGPACK):  # which run nothing
+            try:
+                self.decode(encoded)
+            except StoreNotAvailableError as error:
+                raise SerializationError(f"{error}") from error
+        elif encoded[0] == PICKLE and not (encoded.startswith(pickle.PROTO, 1) and encoded.endswith(pickle.STOP)):
+            raise CorruptionError("a pickle does not begin and end like one: it was cut short, or is damaged")
 
     def load(self, codec: int, body: bytes | memoryview) -> Any:
         """Return the value of a body.
