@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import signal
 import threading
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from rstore import InvalidValueError, Store, StoreBusyError, StoreError, generate_key
+from rstore import InvalidValueError, Store, StoreBusyError, StoreError, StoreFullError, generate_key
 from rstore.backends.nouns import Row
 from rstore.backends.sqlite import care
 from rstore.codec.changes import Step, pack_change, pack_state
@@ -203,6 +204,9 @@ def test_durability_is_that_of_the_connection(
         told = store.durability()
         assert told[:4] == (True, durability == "full", True, False)
         assert told.settings == {"journal_mode": "wal", "synchronous": synchronous}
+        store.discard()
+        assert store.durability()[:4] == told[:4]  # of what is written next
+        store["k"] = 1
     with Store(path) as frozen:
         assert frozen.durability().survives_power_cut is None
 
@@ -268,6 +272,22 @@ def test_a_backup_that_is_broken_off_leaves_nothing(
     with Store(path, frozen=False) as store:
         with pytest.raises(KeyboardInterrupt):
             store.backup(tmp_path / "copy.db")
+        assert list(tmp_path.glob("copy*")) == []
+
+
+def test_a_backup_that_finds_no_room_says_whose_file_it_is(path: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    with Store(path, frozen=False) as store:
+        store.update({f"k{i}": b"x" * 900 for i in range(1000)})
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))
+        try:
+            with pytest.raises(StoreFullError, match=r"copy\.db"):
+                store.backup(tmp_path / "copy.db")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handler)
         assert list(tmp_path.glob("copy*")) == []
 
 

@@ -13,7 +13,7 @@ from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, st
 from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.link import log_names
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
-from rstore.errors import NotSupportedError, StoreBusyError
+from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
 
 # One statement, one moment. `length` reads the header of a large value, and not the value.
 _STATS: Final = f"""
@@ -110,6 +110,8 @@ class SqliteCare(Backend):
                         pinned.read(lambda _: copy.step(_PAGES_A_STEP))
                 finally:
                     copy.close(force=True)
+        except StoreFullError as error:  # names the source, which is only read
+            raise StoreFullError(f"there is no room for the backup {path!r}") from error.__cause__
         except apsw.Error as error:
             raise self._file.translated(error) from error
         finally:

@@ -341,7 +341,7 @@ class SqliteFile:
         if self._options.frozen:
             return connect_frozen(link)
         if not writing and not os.path.exists(self.path):
-            return connect_phantom(link)
+            return connect_phantom(link, self._options.durability)
         return connect_writable(link, self._options.durability)
 
     # -- removing -----------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ LOOK_EVERY_S: Final = 1.0
 _CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
 
 
-def connect_phantom(link: Link) -> apsw.Connection:
+def connect_phantom(link: Link, durability: Literal["full", "normal"]) -> apsw.Connection:
     """Open what stands for a file that was discarded: reading finds nothing, and does not create the file again."""
     link.connection, link.phantom = apsw.Connection(":memory:"), True
     lay_out(link.connection)
+    link.connection.execute(_synchronous(durability))  # tells of the file that the next write makes
     return link.connection
 
 
@@ -38,7 +39,7 @@ def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.
     if connection.pragma("journal_mode", "wal") != "wal":
         raise StoreNotAvailableError(f"the file system of {link.path!r} cannot hold a write-ahead log")
     _check_place(link)
-    connection.execute(f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}")
+    connection.execute(_synchronous(durability))
     if fresh:
         with transaction(connection):
             if is_fresh(connection, link.path):  # another process may have been faster
@@ -93,6 +94,10 @@ def _create(path: str) -> None:
             raise StoreNotAvailableError(f"cannot open {path!r} for writing: permission denied") from None
     except OSError as error:
         raise StoreNotAvailableError(f"cannot open {path!r} for writing: {error.strerror}") from error
+
+
+def _synchronous(durability: Literal["full", "normal"]) -> str:
+    return f"PRAGMA synchronous = {'FULL' if durability == 'full' else 'NORMAL'}"
 
 
 def _check_place(link: Link) -> None:
