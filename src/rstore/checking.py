@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final
 
 from rstore.backends.care import MODELS, RECORDS, Finding
-from rstore.backends.nouns import FIRST, LAST, MAX_SEQ, MIN_INT64, Chunk, Head, Model, Position, Row, Snapshot
+from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Model, Position, Row, Snapshot, position_before
 from rstore.codec.changes import Step, unpack_change, unpack_horizon
 from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
@@ -207,9 +207,8 @@ class _LogLook:
             checkpoint = self._checkpoint(at)
             if checkpoint is None:
                 break
-            t, seq = position_of(checkpoint)
-            found.append((t, seq))
-            at = (t, seq - 1) if seq else (t - 1, MAX_SEQ) if t > MIN_INT64 else None
+            found.append(position_of(checkpoint))
+            at = position_before(found[-1])
         return found
 
     def _checkpoint(self, at: Position) -> Row | None:

@@ -183,6 +183,12 @@ class Commit:
     """Drop the log if it is left without rows and chunks."""
 
 
+def position_before(position: Position) -> Position | None:
+    """Return the next position before one; None before the first."""
+    t, seq = position
+    return (t, seq - 1) if seq else (t - 1, MAX_SEQ) if t > MIN_INT64 else None
+
+
 def first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:
     """Return the first (in reverse: the last) `limit` rows, and the chunks that a view has with them."""
     if reverse:
