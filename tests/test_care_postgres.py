@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from postgresql import PASSWORD, Server
 
-from rstore import NotSupportedError, Store
+from rstore import NotSupportedError, Store, StoreError
 
 
 @pytest.mark.parametrize(("durability", "survives"), [("full", True), ("normal", False)])
@@ -75,6 +75,18 @@ def test_each_kind_of_damage_is_found(postgresql: Server, postgresql_schema: str
             assert expected in found, name
             assert found <= {expected, ("store", None)}, name
         postgresql.empty(postgresql_schema)
+
+
+def test_no_series_is_named_that_holds_nothing(postgresql: Server, postgresql_schema: str) -> None:
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
+        store.extend("there", (1, 1))
+        # Stands for whatever comes between: two steps would show others, and a check, the first without the second.
+        postgresql.execute(f'ALTER TABLE "{postgresql_schema}".hot ADD CONSTRAINT never CHECK (t <> 13)')
+        for points in ([(13, 1)], [(12, 1), (13, 1)]):
+            with pytest.raises(StoreError):
+                store.extend("new", *points)
+            assert store.timeseries() == ["there"]
+            assert store.check() == []
 
 
 def test_a_copy_is_of_one_moment_while_others_write(postgresql_dsn: str, tmp_path: Path) -> None:

@@ -113,9 +113,9 @@ class PostgresBackend(PostgresCare):
         address = address_of(self._name, birth, log)
         place = *address, boolean(head.sealed)
         if len(rows) == 1:
-            calls: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
+            append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
         else:
-            calls = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
+            append = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
         create = self._logs.create, (*address, *columns_of_head(head))
 
         def look() -> bool | None:
@@ -124,6 +124,7 @@ class PostgresBackend(PostgresCare):
                 return False
             return True if {*rows} <= {*view.rows} else None
 
+        calls = append
         while True:
             results = self._connections.write(calls, look)
             if results is None:
@@ -133,7 +134,8 @@ class PostgresBackend(PostgresCare):
             sealed = results[-1].get_value(0, 1)
             if sealed is not None:
                 return sealed == boolean(head.sealed)
-            self._connections.write([create], lambda: False)  # does nothing where somebody was faster
+            # In one transaction with its first rows: nobody sees a log that holds nothing, whoever dies meanwhile.
+            calls = [create, *append]  # which creates none where somebody was faster
 
     def hot(self, log: Log) -> tuple[int, int]:
         (found,) = self._reads.read((self._logs.hot, self._named(log)))
