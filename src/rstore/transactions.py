@@ -13,16 +13,13 @@ from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from rstore.arguments import check_ttl
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Undone
-from rstore.errors import ConflictError, FrozenStoreError, InvalidTypeError, StoreClosedError
+from rstore.errors import ConflictError, FrozenStoreError, StoreClosedError
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
 
 T = TypeVar("T")
-
-_MISSING: Final = object()
 
 
 class Transaction(Models):
@@ -53,19 +50,8 @@ class Transaction(Models):
         with transaction(self._writer, self._freq) as inner:
             yield inner
 
-    def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
-        """Return the value of `key`; if there is none, what `factory` returns, after storing it.
-
-        Nobody else waits for it: another transaction that stores the same key meets a conflict.
-        """
-        check_ttl(ttl)
-        if not callable(factory):
-            raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
-        value = self.get(key, _MISSING)
-        if value is _MISSING:
-            value = factory()
-            self.set(key, value, ttl=ttl)
-        return value
+    def _in_transaction(self) -> bool:
+        return True
 
 
 class Snapshot(Models):

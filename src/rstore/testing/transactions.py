@@ -331,3 +331,24 @@ class TransactionSuite(Suite):
                 transaction.__exit__(None, None, None)
         assert store["k"] == 1
         store.clear()
+
+    @plain
+    @pytest.mark.usefixtures("_transactional")
+    def test_pairs_that_are_stored_together_expire_together(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.set_many({f"k{n:03}": n for n in range(300)}, ttl=60)
+            assert len({entry.expires for entry in tx.scan()}) == 1
+            tx.clear()
+        assert len(store) == 0
+
+    @plain
+    @pytest.mark.usefixtures("_transactional")
+    def test_who_computes_a_value_inside_has_no_lease_on_it(self, store: Store, oracle: Oracle) -> None:
+        # Whoever renewed it in another thread would wait for the end of the transaction, and that for the renewal.
+        def compute() -> int:
+            assert [thread for thread in threading.enumerate() if thread.name == "rstore lease"] == []
+            return 1
+
+        with store.transaction() as tx:
+            assert (store.get_or_set("a", compute), tx.get_or_set("b", compute), tx["a"]) == (1, 1, 1)
+        oracle.values |= {"a": 1, "b": 1}
