@@ -78,6 +78,7 @@ def transaction(session: Session, freq: int | None) -> Generator[Transaction, No
             inside = _Inside(session, cast("Backend", guard))
             try:
                 yield Transaction(inside, freq)
+                guard.check_thread()
             finally:
                 guard.over = True
     except Undone as error:
@@ -146,9 +147,15 @@ class _Guard:
         refuse_dunder(name)
         if self.over:
             raise StoreClosedError("the transaction is over: use it inside its `with`")
-        if (os.getpid(), get_ident()) != self._owner:
-            raise StoreClosedError("the transaction is open in another thread or process: begin one of its own here")
+        self.check_thread()
         return getattr(self._backend, name)
+
+    def check_thread(self) -> None:
+        """Refuse to go on, or to end, anywhere but where it began."""
+        if (os.getpid(), get_ident()) != self._owner:
+            raise StoreClosedError(
+                "the transaction is open in another thread or process: begin one of its own here, and end it here"
+            )
 
 
 class _Over:

@@ -352,3 +352,21 @@ class TransactionSuite(Suite):
         with store.transaction() as tx:
             assert (store.get_or_set("a", compute), tx.get_or_set("b", compute), tx["a"]) == (1, 1, 1)
         oracle.values |= {"a": 1, "b": 1}
+
+    @plain
+    @pytest.mark.usefixtures("_transactional")
+    def test_one_that_ends_in_another_thread_is_undone_and_in_nobodys_way(self, store: Store, opener: Opener) -> None:
+        if not self.persistent:
+            return  # there all wait for the one thread
+        with opener() as mine, ThreadPoolExecutor(1) as pool:
+            transaction = mine.transaction()
+            pool.submit(lambda: transaction.__enter__().set("inside", 1)).result()
+            with pytest.raises(StoreClosedError, match="another thread"):
+                transaction.__exit__(None, None, None)
+            pool.submit(mine.set, "later", 1).result()
+            assert mine.keys() == store.keys() == ["later"]
+            with mine.transaction() as tx:
+                tx["here"] = 1
+            pool.submit(mine.discard).result()
+        store["again"] = 1
+        store.clear()

@@ -331,7 +331,8 @@ class Connections:
         level = _BEGIN_SERIALIZABLE if serializable else _BEGIN
         begin = [level, set_local("idle_in_transaction_session_timeout", idle_ms), *self._prelude]
         link, found = self._send([*begin, *first], harmless=True)
-        bound.link, bound.xid, bound.gone = link, None, None
+        mine = vars(bound)  # of this thread, wherever it ends
+        mine |= {"link": link, "xid": None, "gone": None}
         try:
             yield found[len(begin) :]
             self._end(link)
@@ -339,7 +340,7 @@ class Connections:
             self._undo(link)
             raise
         finally:
-            bound.link = None
+            mine["link"] = None
             self.pool.give_back(link)
 
     @contextmanager

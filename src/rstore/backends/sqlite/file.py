@@ -114,8 +114,12 @@ class SqliteFile:
         with gate:
             links = list(self._links)
         for link in links:
-            with link.lock:
+            while not link.lock.acquire(timeout=0.05):
+                pass  # it may be another one by now
+            try:
                 link.close()
+            finally:
+                link.lock.release()
 
     # -- using it -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class SqliteFile:
             moved = outermost and link.moved()
         if moved:  # nobody can do it again but who asked for it, so it should not begin on a file that is gone
             self._leave()
-        with link.lock:
+        with link.held():
             connection = self.connection(link, create=create)
             try:
                 with transaction(connection, alive=lambda: link.connection is connection):
