@@ -60,7 +60,7 @@ class TestRedisCluster(ServerSuite):
 
     @pytest.fixture
     def dsn(self, redis_cluster_dsn: str) -> str:
-        # With fewer buckets, since every test looks through them many times; the machine has all of them.
+        # With fewer buckets, since every test looks through them many times; the tests of the cluster have all of them.
         return f"{redis_cluster_dsn}?buckets=16"
 
 

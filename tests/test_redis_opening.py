@@ -8,10 +8,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
-from redis_servers import SYSTEM, Server, executables
+from redis_servers import SYSTEM, Server, executables, until
 from redis_tls import Tunnel, certify
 
 from rstore import InvalidArgumentError, Store, StoreClosedError, StoreNotAvailableError
@@ -168,6 +170,44 @@ def test_tls_of_the_server(tmp_path: Path) -> None:
     options = (*(option.format(port) for option in given), "--tls-auth-clients", "no")
     with Server(tmp_path / "tls", *options, "--tls-ca-cert-file", str(certificate), executable=executable):
         check_tls(port, certificate)
+
+
+def test_tls_of_a_cluster(tmp_path: Path) -> None:
+    certificate, key = certify(tmp_path)
+    trusted = f"ssl_ca_certs={certificate}"
+    with ExitStack() as stack:
+        servers, tunnels = [], []
+        for i in range(2):
+            with Server(tmp_path) as spare:
+                port = spare.port
+            tunnels.append(stack.enter_context(Tunnel(port, certificate, key)))
+            # To clients they name the ends of the tunnels, to one another their bus.
+            announced = (
+                "--cluster-announce-port",
+                f"{tunnels[i].port}",
+                "--cluster-announce-bus-port",
+                f"{port + 10_000}",
+            )
+            server = Server(tmp_path / "cluster", "--cluster-enabled", "yes", *announced, port=port)
+            servers.append(stack.enter_context(server))
+            server.do("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
+            server.do("CLUSTER", "ADDSLOTS", *range(8192 * i, 8192 * (i + 1)))
+        servers[0].do("CLUSTER", "MEET", "127.0.0.1", servers[1].port, servers[1].port + 10_000)
+        for server in servers:
+            until(partial(is_up, server), "the cluster is not up")
+        values = {f"k{i}": i for i in range(100)}
+        with Store(f"rediss+cluster://127.0.0.1:{tunnels[0].port}?{trusted}", frozen=False) as store:
+            store.update(values)
+            store.extend("s", (1, 2.5))
+            assert dict(store) == values
+        assert all(tunnel.accepted for tunnel in tunnels)
+        assert all(int(server.do("DBSIZE")) > 0 for server in servers)
+        with pytest.raises(StoreNotAvailableError), Store(f"rediss+cluster://127.0.0.1:{tunnels[0].port}", timeout=2):
+            pass
+
+
+def is_up(server: Server) -> bool:
+    return server.cluster_info()["cluster_state"] == "ok"
 
 
 def check_tls(port: int, certificate: Path) -> None:

@@ -6,7 +6,9 @@ Every verb reads, computes, and commits if nobody was faster; what was read is k
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Final
 
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
@@ -68,7 +70,7 @@ class History:
         version = None if known is None or known.head is None else known.head.version
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=version)
         if known is not None and view.head is not None and view.head.version == version:
-            return replace(known, now_ms=view.now_ms, head=view.head), ()
+            return replace(known, now_ms=view.now_ms, asked_at=monotonic(), head=view.head), ()
         horizon = self._horizon(view.head)
         reading = Reading(view.now_ms, view.head, horizon, State(self._codec, horizon), None, Ledger())
         if view.checkpoint is None:
@@ -115,26 +117,27 @@ class History:
 
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
-        birth = self._logs.birth
+        if (recent := self._session.readings.recent(self._key)) is not None and self._session.backend.is_remote:
+            # Mostly nobody has written since: to find out otherwise by the commit takes no longer than to ask first.
+            with suppress(StoreIntegrityError):  # what is refused is refused for what is there now
+                if (state := self._append(recent, steps, t, recent.carried_ms())) is not None:
+                    return state
+            self._session.readings.doubt(self._key)
         reading = self.read()
+        return self._append(reading, steps, t, reading.now_ms)
+
+    def _append(self, reading: Reading, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
+        birth = self._logs.birth
         self._logs.check_kind(self._key, reading.head)
         # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
         reading = replace(reading, state=reading.state.copy(), ledger=replace(reading.ledger))
         if t is not None and reading.last is not None and t <= reading.last[0]:
             return self._try_insert(steps, t, birth)
-        at = self._next(reading, t)
+        at = _next(reading.last, now_ms) if t is None else (t, 0)
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
         due = reading.ledger.due(body, reading.state)
         return self._commit(reading, at, body, [self._checkpoint(at, reading.state)] if due else [], birth)
-
-    def _next(self, reading: Reading, t: int | None) -> Position:
-        """Return the position of a change that is to be the last one."""
-        if t is not None:
-            return t, 0
-        if reading.last is None or reading.now_ms > reading.last[0]:
-            return reading.now_ms, 0
-        return reading.last[0], reading.last[1] + 1
 
     def _try_insert(self, steps: Sequence[Step], t: int, birth: bytes) -> dict[str, Any] | None:
         """Record a change in the past: everything behind it is replayed on top of it first."""
@@ -260,6 +263,11 @@ class History:
             **self._logs.lay_out(self._key, kept),
         )
         return obsolete if self._logs.commit(self._key, commit, birth) else None
+
+
+def _next(last: Position | None, now_ms: int) -> Position:
+    """Return the position of a change that is to be the last one."""
+    return (now_ms, 0) if last is None or now_ms > last[0] else (last[0], last[1] + 1)
 
 
 def _superseded(changes: Sequence[tuple[Row, list[Step]]]) -> tuple[list[Row], int, int | None]:

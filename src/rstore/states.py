@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final
 
 from rstore.backends.nouns import Head, Position
@@ -24,6 +25,8 @@ CHECKPOINT_CHANGES: Final = 96
 
 _ITEM_BYTES: Final = 6
 _MOST_READINGS: Final = 64
+_RECENT_S: Final = 1.0
+"""So long a clock that was read once goes on by one's own: no clock drifts by a millisecond meanwhile."""
 
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError, RecursionError)
 
@@ -141,11 +144,18 @@ class Reading:
     """A sequence at one position. `head` is None if it is unknown, `last` if nothing happened until then."""
 
     now_ms: int
+    """The backend's clock when it was asked, POSIX milliseconds."""
     head: Head | None
     horizon: int | None
     state: State
     last: Position | None
     ledger: Ledger
+    asked_at: float = field(default_factory=monotonic)
+    """When that was, by the clock that `carried_ms` goes on by."""
+
+    def carried_ms(self) -> int:
+        """Return what the backend's clock says about now, without asking."""
+        return self.now_ms + int((monotonic() - self.asked_at) * 1000)
 
 
 class Readings:
@@ -153,10 +163,25 @@ class Readings:
 
     def __init__(self) -> None:
         self._readings: OrderedDict[str, Reading] = OrderedDict()
+        self._doubted: dict[str, float] = {}  # until when, monotonic
 
     def get(self, key: str) -> Reading | None:
         """Return what was kept of a sequence; whether it is still true is for the caller to ask."""
-        return self._readings.get(key)
+        return None if self._is_doubted(key) else self._readings.get(key)
+
+    def recent(self, key: str) -> Reading | None:
+        """Return a reading so young that its clock can be carried on, unless somebody else writes there, too."""
+        reading = self.get(key)
+        return None if reading is None or monotonic() - reading.asked_at > _RECENT_S else reading
+
+    def _is_doubted(self, key: str) -> bool:
+        return bool(self._doubted) and self._doubted.get(key, 0.0) > monotonic()
+
+    def doubt(self, key: str) -> None:
+        """Return nothing of a sequence for a while: somebody else was faster, and asking whether is one call more."""
+        if len(self._doubted) >= _MOST_READINGS:
+            self._doubted.clear()
+        self._doubted[key] = monotonic() + _RECENT_S
 
     def put(self, key: str, reading: Reading) -> None:
         """Keep a reading, and let go of the one that was put longest ago where there are too many."""

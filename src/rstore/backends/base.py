@@ -59,6 +59,9 @@ class Backend(Care):
     most_rows: ClassVar[int] = MAX_SEQ
     """How many hot rows may be written or dropped in one call without holding everybody else up for long."""
 
+    is_remote: ClassVar[bool] = False
+    """Whether every call takes a round trip, so that guessing what it would say is worth it."""
+
     # -- opening ------------------------------------------------------------------------------------------------------
 
     @abstractmethod

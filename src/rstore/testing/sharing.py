@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rstore import Store, StoreError
+from rstore import ChangeRefusedError, Store, StoreError, StoreIntegrityError
 from rstore.testing.flavours import Flavour, pickled
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle
 from rstore.testing.suite import Opener, Suite
@@ -70,6 +70,37 @@ def write_plainly(store: Store, n: int) -> None:
 
 class SharingSuite(Suite):
     """Several at once."""
+
+    @pickled
+    def test_what_another_handle_has_just_changed_counts(self, store: Store, opener: Opener, oracle: Oracle) -> None:
+        # Each believes to know the state from a moment ago.
+        log = oracle.events["e"] = EventOracle()
+        with opener() as other:
+            changes: list[tuple[Store, dict[str, Any]]] = [
+                (store, {"x": 1}),
+                (other, {"x": (operator.delitem, None), "y": 5}),
+                (store, {"y": (operator.add, 1)}),  # it has seen no y
+                (store, {"y": (operator.add, 1)}),
+                (other, {"x": 7}),
+                (store, {"x": (operator.add, 1)}),
+            ]
+            for t, (handle, change) in enumerate(changes):
+                log.apply(change, t)
+                assert handle.apply("e", change, t) == log.current()[1]  # type: ignore[index]
+            other.apply("e", {"x": (operator.delitem, None)}, 10)
+            log.apply({"x": (operator.delitem, None)}, 10)
+            with pytest.raises(ChangeRefusedError):
+                store.apply("e", {"x": (operator.add, 1)}, 11)
+            other.apply("e", {"z": 1}, 20)
+            log.apply({"z": 1}, 20)
+            with pytest.raises(StoreIntegrityError):
+                store.apply("e", {"z": 2}, 20)
+            store.apply("e", {"z": 3}, 15)  # the past, and what it takes for the present
+            log.apply({"z": 3}, 15)
+            other.discard()
+            assert store.apply("e", {"x": 1}, 1) == {"x": 1}
+        log.changes.clear()
+        log.apply({"x": 1}, 1)
 
     @pickled
     def test_threads_of_one_store(self, store: Store) -> None:

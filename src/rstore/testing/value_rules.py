@@ -55,7 +55,10 @@ class ValueRules(Handles):
     @rule(who=draw.WRITERS, pairs=st.dictionaries(draw.KEYS, draw.VALUES, max_size=4), many=st.booleans())
     def update(self, who: str, pairs: dict[str, Any], many: bool) -> None:
         """Set several keys."""
-        self.ask(who, "set_many" if many else "update", pairs)
+        if many:
+            self.ask(who, "set_many", pairs, atomic=self.transactional)
+        else:
+            self.ask(who, "update", pairs)
         self.oracle.values.update(pairs)
 
     @rule(who=draw.WRITERS, keys=st.lists(draw.KEYS, max_size=4))

@@ -56,6 +56,8 @@ _FEW_CHUNKS: Final = 8
 class PostgresBackend(PostgresCare):
     """One namespace of one schema."""
 
+    is_remote = True
+
     def logs(self, model: Model) -> list[str]:
         (found,) = self._reads.read((self._logs.keys, (self._name, int4(model))))
         return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
@@ -74,9 +76,13 @@ class PostgresBackend(PostgresCare):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
+        if unless_version is not None:
+            glance = self._glance(log)  # a third of the time of the query that looks for everything
+            if glance.head is not None and glance.head.version == unless_version:
+                return glance
         query, asked = view_call(
             self._place.schema, lo, hi, limit, reverse=reverse, rows=rows, bodies=bodies, neighbours=neighbours,
-            from_checkpoint=from_checkpoint, unless_version=unless_version,
+            from_checkpoint=from_checkpoint,
         )  # fmt: skip
         (found,) = self._reads.read((query, (*self._named(log), *asked)))
         return view_of(found)
@@ -195,11 +201,15 @@ class PostgresBackend(PostgresCare):
         return self._name, int4(log.model), log.key.encode()
 
     def _head(self, log: Log) -> Head | None:
+        return self._glance(log).head
+
+    def _glance(self, log: Log) -> View:
+        """Return a view of the head alone; the clock is only told of a log that is there."""
         (found,) = self._reads.read((self._logs.head, self._named(log)))
         if not found.ntuples:
-            return None
+            return View(0, None)
         epoch, version, sealed, facts = (found.get_value(0, column) or b"" for column in range(4))
-        return Head(epoch, version, sealed == b"\1", facts)
+        return View(number(found, 4), Head(epoch, version, sealed == b"\1", facts))
 
 
 class _PinnedSnapshot(Snapshot):

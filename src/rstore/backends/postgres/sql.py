@@ -197,7 +197,7 @@ class LogSql(Tables):
 
         self.keys = Statement(f"SELECT key FROM {s}.logs WHERE ns = {ns} AND model = $2 ORDER BY key")
         self.head = Statement(f"""
-SELECT epoch, version, sealed, facts FROM {s}.logs WHERE ns = {ns} AND model = $2 AND key = $3""")
+SELECT epoch, version, sealed, facts, {NOW} FROM {s}.logs WHERE ns = {ns} AND model = $2 AND key = $3""")
         self.hot = Statement(f"""
 SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint
 FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")

@@ -24,7 +24,6 @@ def view_call(
     bodies: bool = True,
     neighbours: bool = False,
     from_checkpoint: Position | None = None,
-    unless_version: bytes | None = None,
 ) -> Call:
     """Return the query of a view, and its parameters behind the three that name the log."""
     query = _query(
@@ -35,15 +34,12 @@ def view_call(
         bodies=bodies,
         neighbours=neighbours,
         checkpoint=from_checkpoint is not None,
-        unless=unless_version is not None,
     )
     asked: list[bytes] = [*map(int8, (*lo, *hi))]
     if limit is not None:
         asked.append(int8(limit))
     if from_checkpoint is not None:
         asked += map(int8, from_checkpoint)
-    if unless_version is not None:
-        asked.append(unless_version)
     return query, asked
 
 
@@ -57,16 +53,14 @@ def _query(
     bodies: bool,
     neighbours: bool,
     checkpoint: bool,
-    unless: bool,
 ) -> Statement:
     """Return the query of a view: $1 namespace, $2 model, $3 key, $4 $5 `lo`, $6 $7 `hi`, then the limit if there is
-    one, then the position of the checkpoint if one is asked for, then the version for which the head is enough.
+    one, then the position of the checkpoint if one is asked for.
 
     Its rows are (what, place, three columns of bytes): the head, hot rows, chunks and the checkpoint.
     """  # noqa: D205 - what the parameters are is one thing
     s = quoted(schema)
-    changed = f"WHERE version <> ${8 + limited + 2 * checkpoint}::bytea" if unless else ""
-    this = f"ns = (SELECT ns FROM head {changed}) AND model = $2 AND key = $3"
+    this = "ns = (SELECT ns FROM head) AND model = $2 AND key = $3"
     lo_t, lo_seq, hi = "$4::bigint", "$5::bigint", "($6::bigint, $7::bigint)"
     down = " DESC" if reverse else ""
     tables = [

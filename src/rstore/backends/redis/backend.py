@@ -49,6 +49,7 @@ class _Redis(Backend):
 
     cluster = False
     tls = False
+    is_remote = True
     most_rows = Plain.most_rows
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
+from threading import get_ident
 from time import monotonic
 from typing import Any, Final
 
@@ -141,7 +142,7 @@ class SqliteBackend(SqliteCare):
         # namespace of the file is given the same id, and a discarded one has no rows.
         link = self._reads.local.link
         execute = link.execute
-        if execute is not None and monotonic() < link.look_at:
+        if execute is not None and (link.owner == get_ident() if link.owner else monotonic() < link.look_at):
             try:
                 # `get` also ends the statement, which would keep the log from being moved into the file.
                 row: Any = execute(records.GET, (link.namespace, key)).get
@@ -154,7 +155,7 @@ class SqliteBackend(SqliteCare):
 
         def work(connection: apsw.Connection) -> bytes | None:
             if (found := self._namespace_id(connection)) is not None:
-                link.namespace, link.execute = found, connection.cursor().execute
+                link.namespace, link.execute = found, link.execute or connection.cursor().execute
             return records.get(connection, self._namespace, key)
 
         return self._reads.read(work)

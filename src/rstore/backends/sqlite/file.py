@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from math import inf
-from threading import local
+from threading import get_ident, local
 from typing import Final, TypeVar
 from weakref import WeakSet
 
@@ -230,12 +230,12 @@ class SqliteFile:
         link = self._spare.pop() if self._spare else self.new_link()
         try:
             connection = self._begin(link)
-            if link.stamp is None:
-                link.look_at = inf  # the moment stays, whatever becomes of the file
+            # The moment stays, whatever becomes of the file, unless it is read without locks.
+            link.look_at, link.owner = (inf, get_ident()) if link.stamp is None else (0.0, 0)
             yield Pinned(self, link, connection)
         finally:
             with link.lock:
-                link.look_at = 0.0
+                link.look_at, link.owner = 0.0, 0
                 if link.connection is not None and link.connection.in_transaction:
                     link.connection.execute("ROLLBACK")
             if len(self._spare) < _MOST_SPARE:

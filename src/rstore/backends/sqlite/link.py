@@ -30,6 +30,7 @@ class Link:
         "logs",
         "look_at",
         "namespace",
+        "owner",
         "path",
         "phantom",
         "stamp",
@@ -43,6 +44,7 @@ class Link:
         # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
         self.execute: Callable[..., apsw.Cursor] | None = None
         self.namespace = 0
+        self.owner = 0  # the thread that uses this cursor alone, of a link that several share; 0 if it is one thread's
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
