@@ -309,3 +309,31 @@ def test_a_snapshot_whose_session_ends_says_so(postgresql: Server, dsn: str) -> 
             with pytest.raises(ConflictError, match="read again"):
                 view.get("k")
         store["k"] = 1
+
+
+def test_what_ended_a_transaction_is_what_it_says_whatever_follows(dsn: str) -> None:
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False, timeout=0.2) as other:
+        store.update(a=0, b=0)
+        calls: list[int] = []
+
+        def work(tx: Transaction) -> None:
+            calls.append(tx["a"])
+            if len(calls) == 1:
+                store.incr("a")
+            for key in "a", "b":  # the second one fails since the first one did
+                with suppress(StoreError):
+                    tx[key] = 5
+
+        other.run(work)
+        assert (calls, store["a"], store["b"]) == ([0, 1], 5, 5)
+
+        def wait(tx: Transaction) -> None:
+            for key in "a", "b":
+                with pytest.raises(StoreBusyError):
+                    tx[key] = 7
+
+        with store.transaction() as tx:
+            tx["a"] = 6
+            with pytest.raises(StoreBusyError):
+                other.run(wait)
+        assert (store["a"], store["b"]) == (6, 5)

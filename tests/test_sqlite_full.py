@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import programs
 import pytest
 from processes import Program, check_file
 
-from rstore import Store, StoreFullError
+from rstore import Store, StoreFullError, Transaction
 
 
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
@@ -78,4 +79,30 @@ def test_reading_on_a_full_disk(disk: Path) -> None:
         with Store(disk / "store.db") as frozen:
             assert frozen["k"] == 1
             assert len(frozen) == len(store) == written + 1
+    check_file(disk / "store.db")
+
+
+def fill_up(tx: Transaction) -> None:
+    for i in range(20_000):
+        tx[f"large{i}"] = os.urandom(3000)
+
+
+def go_on(tx: Transaction) -> None:
+    tx["lost"] = 1
+    with pytest.raises(StoreFullError):
+        fill_up(tx)
+    for verb in (lambda: tx.set("after", 1), tx.keys, lambda: tx.extend("s", (1, 1))):
+        with pytest.raises(StoreFullError, match="nothing was applied"):
+            verb()
+
+
+def test_what_follows_in_a_transaction_that_a_full_disk_has_undone(disk: Path) -> None:
+    with Store(disk / "store.db", frozen=False) as store:
+        store["before"] = 1
+        with pytest.raises(StoreFullError):
+            store.run(go_on)
+        assert (store.keys(), store.timeseries()) == (["before"], [])
+        with store.transaction() as tx:
+            tx["again"] = 1
+        assert store.keys() == ["again", "before"]
     check_file(disk / "store.db")

@@ -208,3 +208,15 @@ def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) ->
     else:
         assert lost == []
         check_file(path)
+
+
+def test_a_transaction_begins_on_the_file_that_bears_the_name(path: Path) -> None:
+    with Store(path, frozen=False) as store:
+        store["old"] = 1
+        store.backup(path.with_name("copy.db"))
+        store["lost"] = 1
+        path.with_name("copy.db").replace(path)
+        with store.transaction() as tx:
+            tx["new"] = 1
+        assert store.keys() == ["new", "old"]
+    check_file(path)

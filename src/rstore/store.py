@@ -181,16 +181,16 @@ class Store(Models, Watching, Care):
         (10, 0)
         10
         """
-        session, own = self._writer, self._own
+        session, own = self._writer, vars(self._own)  # of this thread, wherever it ends
         session.check_open()
-        own.transactions += 1
+        own["transactions"] = own.get("transactions", 0) + 1
         try:
             with transaction(session, self._freq) as inside:
                 yield inside
                 if self._writer is not session:
                     raise StoreClosedError("the store was closed inside a transaction; nothing was applied")
         finally:
-            own.transactions -= 1
+            own["transactions"] -= 1
 
     def run(self, fn: Callable[[Transaction], T]) -> T:
         """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.

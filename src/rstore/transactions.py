@@ -13,16 +13,13 @@ from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from rstore.arguments import check_ttl
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Undone
-from rstore.errors import ConflictError, FrozenStoreError, InvalidTypeError, StoreClosedError
+from rstore.errors import ConflictError, FrozenStoreError, StoreClosedError
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
 
 T = TypeVar("T")
-
-_MISSING: Final = object()
 
 
 class Transaction(Models):
@@ -53,19 +50,8 @@ class Transaction(Models):
         with transaction(self._writer, self._freq) as inner:
             yield inner
 
-    def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
-        """Return the value of `key`; if there is none, what `factory` returns, after storing it.
-
-        Nobody else waits for it: another transaction that stores the same key meets a conflict.
-        """
-        check_ttl(ttl)
-        if not callable(factory):
-            raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
-        value = self.get(key, _MISSING)
-        if value is _MISSING:
-            value = factory()
-            self.set(key, value, ttl=ttl)
-        return value
+    def _in_transaction(self) -> bool:
+        return True
 
 
 class Snapshot(Models):
@@ -92,6 +78,7 @@ def transaction(session: Session, freq: int | None) -> Generator[Transaction, No
             inside = _Inside(session, cast("Backend", guard))
             try:
                 yield Transaction(inside, freq)
+                guard.check_thread()
             finally:
                 guard.over = True
     except Undone as error:
@@ -160,9 +147,15 @@ class _Guard:
         refuse_dunder(name)
         if self.over:
             raise StoreClosedError("the transaction is over: use it inside its `with`")
-        if (os.getpid(), get_ident()) != self._owner:
-            raise StoreClosedError("the transaction is open in another thread or process: begin one of its own here")
+        self.check_thread()
         return getattr(self._backend, name)
+
+    def check_thread(self) -> None:
+        """Refuse to go on, or to end, anywhere but where it began."""
+        if (os.getpid(), get_ident()) != self._owner:
+            raise StoreClosedError(
+                "the transaction is open in another thread or process: begin one of its own here, and end it here"
+            )
 
 
 class _Over:

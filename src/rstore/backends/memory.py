@@ -112,6 +112,7 @@ class _Namespace:
 # Guards everything below and inside. A fork waits for it, so that the child finds no half-done change.
 _lock = RLock()
 _stores: dict[str, dict[str, _Namespace]] = {}
+_begun: dict[str, dict[str, _Namespace]] = {}  # what stores with an open transaction held before it
 _writes: Counter[tuple[str, str]] = Counter()  # of each namespace, also of one that is gone
 _written = Condition(_lock)
 
@@ -210,8 +211,9 @@ class MemoryBackend(Backend):
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         with _lock:
             records = self._expect(birth).records
+            now = _now_ms()  # one moment for all of them
             for write in writes:
-                _put(records, write)
+                _put(records, write, now)
             self._wrote()
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
@@ -220,7 +222,7 @@ class MemoryBackend(Backend):
             record = self.get(write.key)
             if version != (None if record is None else version_of(record)):
                 return False
-            _put(namespace.records, write)
+            _put(namespace.records, write, _now_ms())
             self._wrote()
             return True
 
@@ -229,7 +231,7 @@ class MemoryBackend(Backend):
             namespace, record = self._find(), self.get(key)
             if namespace is None or record is None:
                 return False
-            _put(namespace.records, Write(key, record, ttl_ms))
+            _put(namespace.records, Write(key, record, ttl_ms), _now_ms())
             self._wrote()
             return True
 
@@ -396,7 +398,8 @@ class MemoryBackend(Backend):
     @contextmanager
     def moment(self) -> Generator[Backend, None, None]:
         with _lock:
-            namespace = self._find()
+            self._find()
+            namespace = _begun.get(self._name, _stores.get(self._name, {})).get(self._namespace)
             moment = _Moment(self._namespace, _Namespace() if namespace is None else namespace.copy())
         yield moment
 
@@ -404,11 +407,15 @@ class MemoryBackend(Backend):
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None, None, None]:
         with _lock:
             before = {name: namespace.copy() for name, namespace in _stores.get(self._name, {}).items()}
+            outermost = _begun.setdefault(self._name, before) is before
             try:
                 yield
             except BaseException:
                 _stores[self._name] = before
                 raise
+            finally:
+                if outermost:
+                    del _begun[self._name]
 
     def _log(self, log: Log) -> _Log | None:
         namespace = self._find()
@@ -449,13 +456,13 @@ class _Moment(MemoryBackend):
         return self._copy
 
 
-def _put(records: dict[str, tuple[bytes, int | None]], write: Write) -> None:
+def _put(records: dict[str, tuple[bytes, int | None]], write: Write, now_ms: int) -> None:
     if write.record is None:
         records.pop(write.key, None)
     elif write.ttl_ms is KEEP:
         records[write.key] = write.record, records[write.key][1]
     else:
-        records[write.key] = write.record, None if write.ttl_ms is None else _now_ms() + write.ttl_ms
+        records[write.key] = write.record, None if write.ttl_ms is None else now_ms + write.ttl_ms
 
 
 def _apply(log: _Log, commit: Commit) -> None:

@@ -102,9 +102,11 @@ class SnapshotSuite(Suite):
                 over()
         with pytest.raises(StoreClosedError), opener().snapshot():
             pytest.fail("there is one")
-        with store.transaction() as tx, store.snapshot() as view:
-            tx["k0000"] = "inside"
-            assert (view["k0000"], tx["k0000"]) == (0, "inside")
+        with store.transaction() as tx:
+            tx["k0000"] = "before"
+            with store.snapshot() as view:
+                tx["k0000"] = "inside"
+                assert (view["k0000"], tx["k0000"]) == (0, "inside")
 
     @plain
     def test_one_snapshot_after_another_while_others_write(self, store: Store, opener: Opener) -> None:

@@ -331,3 +331,42 @@ class TransactionSuite(Suite):
                 transaction.__exit__(None, None, None)
         assert store["k"] == 1
         store.clear()
+
+    @plain
+    @pytest.mark.usefixtures("_transactional")
+    def test_pairs_that_are_stored_together_expire_together(self, store: Store) -> None:
+        with store.transaction() as tx:
+            tx.set_many({f"k{n:03}": n for n in range(300)}, ttl=60)
+            assert len({entry.expires for entry in tx.scan()}) == 1
+            tx.clear()
+        assert len(store) == 0
+
+    @plain
+    @pytest.mark.usefixtures("_transactional")
+    def test_who_computes_a_value_inside_has_no_lease_on_it(self, store: Store, oracle: Oracle) -> None:
+        # Whoever renewed it in another thread would wait for the end of the transaction, and that for the renewal.
+        def compute() -> int:
+            assert [thread for thread in threading.enumerate() if thread.name == "rstore lease"] == []
+            return 1
+
+        with store.transaction() as tx:
+            assert (store.get_or_set("a", compute), tx.get_or_set("b", compute), tx["a"]) == (1, 1, 1)
+        oracle.values |= {"a": 1, "b": 1}
+
+    @plain
+    @pytest.mark.usefixtures("_transactional")
+    def test_one_that_ends_in_another_thread_is_undone_and_in_nobodys_way(self, store: Store, opener: Opener) -> None:
+        if not self.persistent:
+            return  # there all wait for the one thread
+        with opener() as mine, ThreadPoolExecutor(1) as pool:
+            transaction = mine.transaction()
+            pool.submit(lambda: transaction.__enter__().set("inside", 1)).result()
+            with pytest.raises(StoreClosedError, match="another thread"):
+                transaction.__exit__(None, None, None)
+            pool.submit(mine.set, "later", 1).result()
+            assert mine.keys() == store.keys() == ["later"]
+            with mine.transaction() as tx:
+                tx["here"] = 1
+            pool.submit(mine.discard).result()
+        store["again"] = 1
+        store.clear()

@@ -75,7 +75,8 @@ class Atomic(Records):
         """Return the value of `key`; if there is none, what `factory` returns, after storing it.
 
         Of all callers, in all threads and processes, one computes, and the others wait for its value. If it dies,
-        another one takes its place within seconds; if `factory` raises, it raises, and another one tries.
+        another one takes its place within seconds; if `factory` raises, it raises, and another one tries. Inside a
+        transaction nobody waits: another one that stores the same key meets a conflict.
 
         Raises `StoreBusyError` if the others compute longer than the time-out.
 
@@ -88,6 +89,12 @@ class Atomic(Records):
         key, ttl_ms = check_key(key), check_ttl(ttl)
         if not callable(factory):
             raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
+        if self._in_transaction():  # who renewed a lease would wait for its end, and the end for who renews
+            if (record := session.backend.get(key)) is None:
+                value = factory()
+                self._put(session, key, value, ttl_ms)
+                return value
+            return session.open_value(key, record)
         lease, patience = Lease(session, key), Patience(session.timeout_s, f"others compute the value of {key!r}")
         while (record := session.backend.get(key)) is None:
             if not lease.take():

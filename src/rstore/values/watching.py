@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -226,7 +225,3 @@ class Watching(Records):
 
         watcher = session.backend.watcher(single, prefix)
         return Watch(session, watcher, heads, check, timeout_s)
-
-    @abstractmethod
-    def _in_transaction(self) -> bool:
-        """Return whether this thread is inside a transaction."""

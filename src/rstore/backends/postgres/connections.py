@@ -14,7 +14,16 @@ from typing import Final, TypeAlias, TypeVar
 
 from rstore.backends.nouns import Options, Undone
 from rstore.backends.postgres.dsn import Place
-from rstore.backends.postgres.errors import CHANGED_PLAN, NOT_PREPARED, READ_ONLY, RETRY, CutOff, Passed, translated
+from rstore.backends.postgres.errors import (
+    ABORTED,
+    CHANGED_PLAN,
+    NOT_PREPARED,
+    READ_ONLY,
+    RETRY,
+    CutOff,
+    Passed,
+    translated,
+)
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
@@ -241,6 +250,8 @@ class Connections:
         try:
             return self._on(link, calls, self.timeout_s)
         except Failed as failure:
+            if failure.sqlstate == ABORTED and self._bound.gone is not None:
+                raise self._bound.gone from failure.error  # which says why, and whether it may be done again
             error = translated(failure.error, self.place.show)
             if failure.sqlstate in RETRY or self._again(failure):
                 error = Passed(str(error))
@@ -320,7 +331,8 @@ class Connections:
         level = _BEGIN_SERIALIZABLE if serializable else _BEGIN
         begin = [level, set_local("idle_in_transaction_session_timeout", idle_ms), *self._prelude]
         link, found = self._send([*begin, *first], harmless=True)
-        bound.link, bound.xid, bound.gone = link, None, None
+        mine = vars(bound)  # of this thread, wherever it ends
+        mine |= {"link": link, "xid": None, "gone": None}
         try:
             yield found[len(begin) :]
             self._end(link)
@@ -328,7 +340,7 @@ class Connections:
             self._undo(link)
             raise
         finally:
-            bound.link = None
+            mine["link"] = None
             self.pool.give_back(link)
 
     @contextmanager

@@ -28,6 +28,8 @@ class CutOff(Undone, StoreNotAvailableError):  # noqa: N818 - the same
 
 RETRY: Final = {"40001", "40P01"}
 """Serialization failure and deadlock: all was undone, and the same again may well succeed."""
+ABORTED: Final = "25P02"
+"""An earlier statement of the transaction has failed, and so does whatever follows."""
 NOT_PREPARED: Final = {"26000", "42P05"}
 """A prepared statement is not there, or is there already: a pooler changes the session under our hands."""
 CHANGED_PLAN: Final = "0A000"

@@ -237,12 +237,13 @@ class _Redis(Backend):
             return
         place = self._plain.begin(create=create)
         transaction = Transaction(self._plain, place, serializable=serializable)
-        self._thread.transaction, self._thread.pid = transaction, os.getpid()
+        mine = vars(self._thread)  # of this thread, wherever it ends
+        mine |= {"transaction": transaction, "pid": os.getpid()}
         try:
             try:
                 yield
             finally:
-                self._thread.transaction = None
+                mine["transaction"] = None
             self._checked(transaction).finish()
         finally:
             transaction.close()

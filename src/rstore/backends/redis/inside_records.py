@@ -97,8 +97,8 @@ class InsideRecords(Inside):
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         self._expect(birth)
         self._grow(len(writes))
-        for write in writes:
-            self._hold(write, None)
+        expiry = cache(self._expiry)  # one look at the clock, and one moment at which all of them expire
+        self._changes.records.update([(write.key, _held(write, None, expiry)) for write in writes])
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         self._expect(birth)
@@ -106,7 +106,7 @@ class InsideRecords(Inside):
         if (None if seen is None else seen[0]) != version:
             return False
         self._grow(1)
-        self._hold(write, seen)
+        self._changes.records[write.key] = _held(write, seen, self._expiry)
         return True
 
     def touch(self, key: str, ttl_ms: int | None) -> bool:
@@ -137,14 +137,6 @@ class InsideRecords(Inside):
     def clear(self) -> None:
         self._changes.records.clear()
         self._changes.cleared = not self._nowhere
-
-    def _hold(self, write: Write, seen: Seen | None) -> None:
-        key, record, ttl_ms = write
-        if record is None:
-            self._changes.records[key] = None
-        else:
-            expires_ms = (seen and seen[1]) if ttl_ms is KEEP else self._expiry(ttl_ms)
-            self._changes.records[key] = Held(version_of(record), expires_ms, record)
 
     def _forget(self, keys: Sequence[str]) -> int:
         self._grow(len(keys))
@@ -203,6 +195,14 @@ class InsideRecords(Inside):
     def _see(self, key: str, seen: Seen | None) -> None:
         if self._seen.setdefault(key, seen) != seen:
             raise self._overtaken(f"the record of {key!r}")
+
+
+def _held(write: Write, seen: Seen | None, expiry: Callable[[int | None], int | None]) -> Held | None:
+    """Return what a key holds after it was written; `seen` is what it held."""
+    if write.record is None:
+        return None
+    expires_ms = (seen and seen[1]) if write.ttl_ms is KEEP else expiry(write.ttl_ms)
+    return Held(version_of(write.record), expires_ms, write.record)
 
 
 def _seen(found: Found) -> Seen:

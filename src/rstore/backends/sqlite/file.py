@@ -20,7 +20,14 @@ from rstore.backends.nouns import Options
 from rstore.backends.sqlite.errors import translated
 from rstore.backends.sqlite.link import Link, gate, hold, identity, lost_places, release, transaction
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
-from rstore.errors import ConflictError, StoreBusyError, StoreClosedError, StoreError, StoreNotAvailableError
+from rstore.errors import (
+    ConflictError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreError,
+    StoreFullError,
+    StoreNotAvailableError,
+)
 
 T = TypeVar("T")
 
@@ -107,8 +114,12 @@ class SqliteFile:
         with gate:
             links = list(self._links)
         for link in links:
-            with link.lock:
+            while not link.lock.acquire(timeout=0.05):
+                pass  # it may be another one by now
+            try:
                 link.close()
+            finally:
+                link.lock.release()
 
     # -- using it -----------------------------------------------------------------------------------------------------
 
@@ -161,8 +172,12 @@ class SqliteFile:
         """Make whatever this thread reads and writes inside one transaction, or one step of the one that is open."""
         link = self.local.link
         with link.lock:
-            connection = self.connection(link, create=create)
             outermost = link.bound is None
+            moved = outermost and link.moved()
+        if moved:  # nobody can do it again but who asked for it, so it should not begin on a file that is gone
+            self._leave()
+        with link.held():
+            connection = self.connection(link, create=create)
             try:
                 with transaction(connection, alive=lambda: link.connection is connection):
                     link.bound = connection
@@ -178,7 +193,14 @@ class SqliteFile:
 
     def _check_bound(self, link: Link) -> None:
         """Refuse to go on where the transaction of a link is not there any more."""
-        if link.bound is None or link.connection is link.bound:
+        if link.bound is None:
+            return
+        if link.connection is link.bound:
+            if link.bound.get_autocommit():  # or what follows would be done at once, without what was before it
+                raise StoreFullError(
+                    f"{self.path!r}: the disk or the memory was full, and the whole transaction was rolled back; "
+                    "nothing was applied"
+                )
             return
         if self._closed:
             raise StoreClosedError("the store was closed inside a transaction; nothing was applied")

@@ -54,6 +54,19 @@ class Link:
         with gate:
             _links.add(self)
 
+    @contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """Keep to its thread, which should be the one that lets go of it, and need not: that cannot be prevented."""
+        lock = self.lock
+        lock.acquire()
+        try:
+            yield
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:  # only its thread can do that; it, and everybody else, goes on with another one
+                self.lock = RLock()
+
     def moved(self) -> bool:
         """Return whether the file was moved, replaced or deleted since it was opened."""
         if self.connection is None:

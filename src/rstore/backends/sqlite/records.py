@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, Final
 
 import apsw
@@ -104,7 +105,8 @@ def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
 
 def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: str, birth: bytes) -> None:
     """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
-    small = ((namespace, key, record, expires_ms(ttl_ms)) for key, record, ttl_ms in filter(is_small, writes))
+    expiry = cache(expires_ms)  # one moment for all of them
+    small = ((namespace, key, record, expiry(ttl_ms)) for key, record, ttl_ms in filter(is_small, writes))
     connection.executemany(_PUT_SMALL, small)
     for write in writes:
         if not is_small(write):
