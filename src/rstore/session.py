@@ -37,6 +37,7 @@ class Session:
         self.codec = codec
         self.generations = generations
         self.timeout_s = timeout_s
+        self.closed = False
         self._plain_loads = codec.loads if generations.opens_plaintext else {}
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
@@ -55,7 +56,9 @@ class Session:
         return self.generations.now.envelope
 
     def check_open(self) -> None:
-        """Do nothing. What stands here for a closed store raises instead, before a verb that is lazy has begun."""
+        """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
+        if self.closed:
+            raise StoreClosedError("the store was closed meanwhile")
 
     def revive(self) -> None:
         """Create the namespace again after somebody discarded it."""

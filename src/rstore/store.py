@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from threading import RLock, local
+from threading import RLock
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 from weakref import WeakSet
@@ -17,21 +17,15 @@ from rstore.backends.nouns import Options, Undone
 from rstore.care import Care
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec, make_serializer
-from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, NotSupportedError, StoreClosedError
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError
 from rstore.generations import Generations
 from rstore.models import Models
 from rstore.session import CLOSED, FROZEN, Session
-from rstore.transactions import Snapshot, Transaction, snapshot, transaction
+from rstore.transactions import Own, Snapshot, Transaction, gated, snapshot, transaction
 from rstore.values import Watching
 from rstore.values.leases import Patience
 
 T = TypeVar("T")
-
-
-class _Own(local):
-    """What belongs to one thread."""
-
-    transactions = 0
 
 
 class Store(Models, Watching, Care):
@@ -95,9 +89,11 @@ class Store(Models, Watching, Care):
         self._options = Options(
             frozen=self._frozen, durability=_check_durability(durability), timeout_s=check_timeout(timeout)
         )
-        self._lock = RLock()  # guards the depth and the sessions
+        self._lock = RLock()  # guards what follows, but for what is each thread's own
         self._depth = 0
-        self._own = _Own()
+        self._session = CLOSED
+        self._transactions = 0
+        self._own = Own()
         _stores.add(self)
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -126,7 +122,15 @@ class Store(Models, Watching, Care):
         except BaseException:
             backend.close()
             raise
-        self._reader, self._writer = session, FROZEN if self._frozen else session
+        self._session = session
+        self._admit()
+
+    def _admit(self) -> None:
+        """Let verbs through to the session: all, or while transactions are open those of other threads."""
+        session = self._session
+        if self._transactions and session is not CLOSED:
+            session = gated(session, self._own)
+        self._reader, self._writer = session, FROZEN if self._frozen and session is not CLOSED else session
 
     def close(self) -> None:
         """Close the store. Closing it once too often is fine."""
@@ -135,9 +139,10 @@ class Store(Models, Watching, Care):
                 return
             self._depth -= 1
             if self._depth == 0:
-                backend = self._reader.backend
-                self._reader = self._writer = CLOSED
-                backend.close()
+                session, self._session = self._session, CLOSED
+                session.closed = True
+                self._admit()
+                session.backend.close()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -152,13 +157,7 @@ class Store(Models, Watching, Care):
 
         Raises `NotSupportedError` inside a transaction.
         """
-        backend = self._writer.backend
-        if self._in_transaction():
-            raise NotSupportedError("discard() cannot be part of a transaction: end it first")
-        backend.discard()
-
-    def _in_transaction(self) -> bool:
-        return self._own.transactions > 0
+        self._writer.backend.discard()
 
     # -- several verbs as one -----------------------------------------------------------------------------------------
 
@@ -168,8 +167,8 @@ class Store(Models, Watching, Care):
 
         What is read inside includes what was written inside, and nobody else sees a part. It is as if nobody else had
         written meanwhile; where somebody did, it raises `ConflictError` and nothing is applied (`run` tries again). On
-        SQLite others who write wait for its end instead: keep it short. It nests, and belongs to one thread, whose
-        verbs on the store itself take part in it as well.
+        SQLite others who write wait for its end instead: keep it short. It nests, and belongs to one thread, to which
+        the verbs of the store itself are refused with `NotSupportedError` until it ends.
 
         Raises `NotSupportedError` on a Redis Cluster, unless the namespace is in one bucket.
 
@@ -181,16 +180,29 @@ class Store(Models, Watching, Care):
         (10, 0)
         10
         """
-        session, own = self._writer, vars(self._own)  # of this thread, wherever it ends
-        session.check_open()
-        own["transactions"] = own.get("transactions", 0) + 1
+        own = vars(self._own)  # of this thread, wherever it ends
+        outer: Session | None = own.get("inside")
+        if outer is None:
+            self._writer.check_open()
+        session = self._session
+        self._count_transactions(1)
         try:
-            with transaction(session, self._freq) as inside:
+            with transaction(outer or session, self._freq) as inside:
+                own |= {"inside": inside._writer, "pid": os.getpid()}  # noqa: SLF001 - a part of its own
                 yield inside
-                if self._writer is not session:
+                if self._session is not session:
                     raise StoreClosedError("the store was closed inside a transaction; nothing was applied")
         finally:
-            own["transactions"] -= 1
+            own["inside"] = outer
+            self._count_transactions(-1)
+
+    def _count_transactions(self, more: int) -> None:
+        with self._lock:
+            self._transactions += more
+            self._admit()
+
+    def _in_transaction(self) -> bool:
+        return vars(self._own).get("inside") is not None
 
     def run(self, fn: Callable[[Transaction], T]) -> T:
         """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.
@@ -210,8 +222,8 @@ class Store(Models, Watching, Care):
         """
         if not callable(fn):
             raise InvalidTypeError(f"run takes a function of a transaction, not {type(fn).__name__}")
-        session, nested = self._writer, self._in_transaction()
-        patience = Patience(session.timeout_s, "others changed what a transaction had read")
+        nested = self._in_transaction()
+        patience = Patience(self._options.timeout_s, "others changed what a transaction had read")
         while True:
             try:
                 with self.transaction() as inside:

@@ -10,12 +10,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from threading import get_ident
+from threading import get_ident, local
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Undone
-from rstore.errors import ConflictError, FrozenStoreError, StoreClosedError
+from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
 
@@ -156,6 +156,35 @@ class _Guard:
             raise StoreClosedError(
                 "the transaction is open in another thread or process: begin one of its own here, and end it here"
             )
+
+
+class Own(local):
+    """What belongs to one thread of a store: the session of its innermost transaction, and its process."""
+
+
+class _Gate:
+    """Stands where the session of a store would be while transactions are open: their threads are to use these.
+
+    A verb of the store in such a thread would wait for itself, or be done although the transaction is undone.
+    """
+
+    def __init__(self, session: Session, own: Own) -> None:
+        self._session = session
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        refuse_dunder(name)
+        own = vars(self._own)
+        if own.get("inside") is not None and own["pid"] == os.getpid():
+            raise NotSupportedError(
+                "a transaction of this thread is open: use `tx` of `with store.transaction() as tx:`"
+            )
+        return getattr(self._session, name)
+
+
+def gated(session: Session, own: Own) -> Session:
+    """Return the session for all threads but those in which a transaction is open."""
+    return cast("Session", _Gate(session, own))
 
 
 class _Over:

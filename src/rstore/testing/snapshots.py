@@ -102,9 +102,9 @@ class SnapshotSuite(Suite):
                 over()
         with pytest.raises(StoreClosedError), opener().snapshot():
             pytest.fail("there is one")
-        with store.transaction() as tx:
+        with opener() as other, store.transaction() as tx:
             tx["k0000"] = "before"
-            with store.snapshot() as view:
+            with other.snapshot() as view:
                 tx["k0000"] = "inside"
                 assert (view["k0000"], tx["k0000"]) == (0, "inside")
 

@@ -203,12 +203,10 @@ class Watching(Records):
         session = self._reader
 
         def check() -> None:
-            if self._reader is not session:
-                raise StoreClosedError("the store was closed while it was watched")
+            session.check_open()
             if self._in_transaction():
                 raise NotSupportedError("a transaction sees nothing change: end it first, or watch in another thread")
 
-        session.check_open()
         check()
         asked = tuple(dict.fromkeys(check_key(key) for key in keys))
         if prefix is not None or not asked:
