@@ -6,13 +6,13 @@ Nouns: a *session* (backend, codec, envelope and the two kinds of logs) and *ver
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, Final, NoReturn, cast
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model
+from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_load
@@ -106,9 +106,19 @@ class Session:
         """
         if self.envelope.keyed:
             return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
-        if len(encoded) > LARGE_BYTES:
-            return b"".join((encoded[:1], os.urandom(_STAMP_BYTES), memoryview(encoded)[1:]))
-        return encoded[:1] + os.urandom(_STAMP_BYTES) + encoded[1:]
+        return _stamped(encoded, os.urandom(_STAMP_BYTES))
+
+    def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> list[Write]:
+        """Return what puts many encoded values."""
+        if self.envelope.keyed:
+            return [Write(key, self.seal_value(key, one), ttl_ms) for key, one in encoded.items()]
+        # Drawn at once: for each of them alone the system would have to be called.
+        stamps = os.urandom(_STAMP_BYTES * len(encoded))
+        places = range(0, len(stamps), _STAMP_BYTES)
+        return [
+            Write(key, _stamped(one, stamps[at : at + _STAMP_BYTES]), ttl_ms)
+            for at, (key, one) in zip(places, encoded.items(), strict=True)
+        ]
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
@@ -150,6 +160,13 @@ class Session:
         if encoded is record and len(record) < _BODY_AT:
             raise CorruptionError("the record was cut short")
         self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
+
+
+def _stamped(encoded: bytes, stamp: bytes) -> bytes:
+    """Return a plain record; a large one is not copied twice."""
+    if len(encoded) > LARGE_BYTES:
+        return b"".join((encoded[:1], stamp, memoryview(encoded)[1:]))
+    return encoded[:1] + stamp + encoded[1:]
 
 
 def refuse_dunder(name: str) -> None:

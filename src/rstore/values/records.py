@@ -43,7 +43,7 @@ class Records(Verbs):
         """Put many records, whatever was there."""
         while True:
             birth = session.birth
-            writes = [Write(key, session.seal_value(key, one), ttl_ms) for key, one in encoded.items()]
+            writes = session.seal_values(encoded, ttl_ms)
             try:
                 session.backend.write(writes, birth)
             except NamespaceGone:
@@ -136,16 +136,21 @@ class Records(Verbs):
 
 def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
     """Return what `update` takes, encoded."""
-    pairs: Iterable[tuple[str, Any]]
-    if isinstance(other, Mapping):
+    pairs: Iterable[tuple[str, Any]] | dict[str, Any]
+    if type(other) is dict:
+        pairs = other  # whose pairs need no check that they are pairs
+    elif isinstance(other, Mapping):
         pairs = other.items()
     elif hasattr(other, "keys"):
         pairs = ((key, other[key]) for key in other.keys())  # noqa: SIM118 - what dict.update does
     else:
         pairs = other
-    encode = session.encode_value
-    given = chain(_pairs(pairs), more.items())
-    return {key: encode(key, value) for key, value in ((check_key(key), value) for key, value in given)}
+    given = pairs.items() if type(pairs) is dict else _pairs(pairs)
+    encode, encoded = session.encode_value, {}
+    for key, value in chain(given, more.items()):
+        name = check_key(key)
+        encoded[name] = encode(name, value)
+    return encoded
 
 
 def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

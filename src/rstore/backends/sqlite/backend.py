@@ -182,8 +182,7 @@ class SqliteBackend(SqliteCare):
                 records.put(connection, writes[0], self._namespace, birth)  # one statement, one transaction
                 return
             with transaction(connection):
-                self._expect(connection, birth)
-                records.put_many(connection, writes, self._namespace, birth)
+                records.put_many(connection, writes, self._expect(connection, birth), self._namespace, birth)
 
         self._file.write(work)
 

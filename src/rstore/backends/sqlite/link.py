@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import RLock
 from weakref import WeakSet
 
@@ -84,6 +84,8 @@ class Link:
 
     def close(self) -> None:
         """Close the connection, if there is one; the link can be used again."""
+        if self.logs:
+            self._spare_logs()
         connection, self.connection, self.phantom = self.connection, None, False
         self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
         while connection is not None:
@@ -93,6 +95,13 @@ class Link:
                 time.sleep(0.0001)
             else:
                 return
+
+    def _spare_logs(self) -> None:
+        """Keep the driver from deleting, by its name, the log of another file that bears the name by now."""
+        with suppress(apsw.Error):  # of a connection that is closed already, or in use: it has been told before
+            if self.connection is not None and self.moved():
+                keep = ctypes.c_int(1)
+                self.connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
 
 
 def log_names(path: str) -> tuple[str, str]:

@@ -38,7 +38,7 @@ SELECT id, ?, ?, ?, ? FROM namespaces WHERE name = ? AND birth = ?
 ON CONFLICT DO UPDATE SET record = excluded.record, blob = excluded.blob, expires_ms = excluded.expires_ms"""
 _PUT_KEEPING: Final = _PUT.rpartition(",")[0]  # all but the expiry
 _PUT_SMALL: Final = """
-INSERT INTO records VALUES ((SELECT id FROM namespaces WHERE name = ?), ?, ?, NULL, ?)
+INSERT INTO records VALUES (?, ?, ?, NULL, ?)
 ON CONFLICT DO UPDATE SET record = excluded.record, blob = NULL, expires_ms = excluded.expires_ms"""
 _DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
 TOUCH: Final = f"UPDATE records SET expires_ms = :expires WHERE ns = {NS} AND key = :key AND {LIVE}"
@@ -103,14 +103,20 @@ def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
     return number
 
 
-def put_many(connection: apsw.Connection, writes: Sequence[Write], namespace: str, birth: bytes) -> None:
+def put_many(connection: apsw.Connection, writes: Sequence[Write], number: int, namespace: str, birth: bytes) -> None:
     """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
     expiry = cache(expires_ms)  # one moment for all of them
-    small = ((namespace, key, record, expiry(ttl_ms)) for key, record, ttl_ms in filter(is_small, writes))
-    connection.executemany(_PUT_SMALL, small)
+    small: list[tuple[int, str, bytes, int | None]] = []
+    others: list[Write] = []
     for write in writes:
-        if not is_small(write):
-            put(connection, write, namespace, birth)
+        key, record, ttl_ms = write
+        if record is not None and len(record) <= _INLINE_BYTES:
+            small.append((number, key, record, None if ttl_ms is None else expiry(ttl_ms)))
+        else:
+            others.append(write)
+    connection.executemany(_PUT_SMALL, small)
+    for write in others:
+        put(connection, write, namespace, birth)
 
 
 def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
