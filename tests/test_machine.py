@@ -23,7 +23,7 @@ from rstore.testing.worker import Worker
 # The same examples every time, so that a pass means the same on every machine; EXAMPLES=1000 goes searching.
 _SEARCH = int(os.environ.get("EXAMPLES", "0"))
 _SETTINGS = settings(
-    max_examples=_SEARCH or 12,
+    max_examples=_SEARCH or 10,
     stateful_step_count=40,
     derandomize=not _SEARCH,
     database=None,
@@ -31,7 +31,7 @@ _SETTINGS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     print_blob=True,
 )
-_FEWER = settings(_SETTINGS, max_examples=_SEARCH or 8)  # where a step is several round trips, or a process away
+_FEWER = settings(_SETTINGS, max_examples=_SEARCH or 6)  # where a step is several round trips, or a process away
 _flavours = pytest.mark.parametrize("flavour", PICKLED, ids=str)
 
 
@@ -76,7 +76,7 @@ def test_postgresql(flavour: Flavour, postgresql: Server, worker: Worker) -> Non
 def test_memory_in_small(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
     tiny = machine(lambda: f"memory://{uuid.uuid4()}", flavour=flavour, bulk_sizes=(5, 20, 60))
-    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
+    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
 
 
 @_flavours
@@ -87,7 +87,7 @@ def test_sqlite_in_small(flavour: Flavour, tmp_path: Path, worker: Worker, monke
     worker.close()
     files = _files(tmp_path)
     tiny = machine(lambda: next(files), flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60))
-    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=3 * _SETTINGS.max_examples))
+    run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
 
 
 @_flavours

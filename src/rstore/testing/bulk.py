@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rstore import InvalidArgumentError, SerializationError, Store
-from rstore.testing.flavours import pickled
+from rstore.testing.flavours import pickled, sealed
 from rstore.testing.oracle import Oracle, Point, SeriesOracle, same
 from rstore.testing.suite import Opener, Suite
 
@@ -50,7 +50,7 @@ class BulkSuite(Suite):
         oracle.series["k"] = SeriesOracle(points)
         assert store.extend("k", *points) == N
 
-    @pickled
+    @sealed
     def test_small_batches_that_add_up(self, store: Store, oracle: Oracle) -> None:
         points = oracle.series["k"] = SeriesOracle()
         every = _points(20_000)

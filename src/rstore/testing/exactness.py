@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rstore import Store
-from rstore.testing.flavours import pickled
+from rstore.testing.flavours import pickled, sealed
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle, same, same_state
 from rstore.testing.suite import Suite, about
 
@@ -137,7 +137,7 @@ class ExactnessSuite(Suite):
                     assert same(store.range(name, start * 10 + 1, end=(start + 7) * 10), points[start + 1 : start + 8])
                 assert same(store.range(name, freq=1000), points[::100])
 
-    @pickled
+    @sealed
     def test_columns_written_in_small_batches_and_in_disorder(self, store: Store, oracle: Oracle) -> None:
         for name in ("ints with one beyond 64 bits", "floats of all kinds", "few strs", "everything"):
             value = COLUMNS[name]

@@ -93,7 +93,7 @@ class HistorySuite(Suite):
         for t in (10, 15, 20, 1280, 1300, 2000, 3990):
             assert store.past("k", t, withtimestamp=True) == log.past(t)
 
-    @pickled
+    @sealed
     def test_large_changes(self, store: Store, oracle: Oracle) -> None:
         log = oracle.events["k"] = EventOracle()
         chosen = random.Random(5)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rstore import ChangeRefusedError, Store, StoreError, StoreIntegrityError
-from rstore.testing.flavours import Flavour, pickled
+from rstore.testing.flavours import Flavour, pickled, sealed
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle
 from rstore.testing.suite import Opener, Suite
 from rstore.testing.worker import Worker
@@ -133,13 +133,13 @@ class SharingSuite(Suite):
             assert worker.call("range", "shared") == store.range("shared")
             assert worker.call("items") == store.find()
 
-    @pickled
+    @sealed
     def test_threads_that_load_in_bulk(self, store: Store, oracle: Oracle) -> None:
         n = 15_000
         _all_at_once(*(lambda who=who: bulk(store, who, n) for who in range(THREADS)))
         oracle.series["bulk"] = SeriesOracle((t * THREADS + who, t) for who in range(THREADS) for t in range(n))
 
-    @pickled
+    @sealed
     def test_processes_that_load_in_bulk(self, store: Store, oracle: Oracle, opener: Opener, flavour: Flavour) -> None:
         if not self.persistent:
             pytest.skip("the store is this process's own")
