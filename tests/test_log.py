@@ -57,13 +57,14 @@ def test_changes_are_sealed_in_smaller_chunks(store: Store, query: Callable[...,
     assert all(1024 <= n < 2048 for n in sizes)
 
 
-@pytest.mark.parametrize("verb", ["seal", "remove", "add"])
+@pytest.mark.parametrize("verb", ["seal", "remove", "remove both", "add"])
 def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     points = {t: t * 0.5 for t in range(0, 3000, 3)}
     for some in zip(*[iter(points.items())] * 100, strict=True):
         store.extend("s", *some)
+        store.extend("other", *some)
     dropped: list[int] = []
     commit = SqliteBackend.commit
 
@@ -78,6 +79,11 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
     elif verb == "remove":
         store.remove("s", start=100, end=2500)
         points = {t: value for t, value in points.items() if not 100 <= t <= 2500}
+    elif verb == "remove both":
+        store.remove("s", "other", start=50)
+        points = {t: value for t, value in points.items() if t < 50}
+        assert store.range("other") == sorted(points.items())
+        assert max(dropped) <= 40  # in one transaction
     else:
         store.extend_many("s", ((t, t) for t in range(2000)))
         points |= {t: t for t in range(2000)}

@@ -18,6 +18,8 @@ import numpy as np
 
 from rstore.backends.nouns import (
     ANY,
+    FIRST,
+    LAST,
     MAX_SEQ,
     Chunk,
     Commit,
@@ -181,6 +183,8 @@ class Logs(LogReader):
         """Return what `take_away` does to several logs as to one, where the backend can, if need be more than once."""
         if len(keys) < 2 or not self._backend.transactional:
             return take_away()
+        for key in keys:  # what is hot goes into chunks before, so that all of them together are not too many
+            self._fold_ahead(key, FIRST, LAST, among=len(keys))
         races = 0
         while True:
             try:
@@ -257,10 +261,13 @@ class Logs(LogReader):
 
         return self.until_won(key, attempt)
 
-    def _fold_ahead(self, key: str, lo: Position, hi: Position) -> None:
-        """Put hot rows into chunks, which nobody sees, until the backend can drop those that are left in one step."""
-        most = self._backend.most_rows
-        if most < MAX_SEQ and self._backend.hot(Log(self._model, key))[0] > most:
+    def _fold_ahead(self, key: str, lo: Position, hi: Position, *, among: int = 1) -> None:
+        """Put hot rows into chunks, which nobody sees, until the backend can drop those that are left in one step.
+
+        `among`: so many logs share that step.
+        """
+        most = max(1, self._backend.most_rows // among)
+        if self._backend.most_rows < MAX_SEQ and self._backend.hot(Log(self._model, key))[0] > most:
             while len(rows := self.view(key, lo, hi, limit=most + 1, bodies=False).rows) > most:
                 self.rewrite(key, position_of(rows[0]), position_of(rows[most - 1]))
 

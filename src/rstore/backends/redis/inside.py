@@ -11,7 +11,7 @@ from rstore.backends.redis.layout import Place
 from rstore.backends.redis.plain import Plain, Seen
 from rstore.errors import NotSupportedError
 
-MOST: Final = 20_000
+MOST: Final = 6_000
 """So many records and rows a transaction reads and changes at most: its end is one script, which others wait for."""
 _WATCHED: Final = 4
 """So many of them a watched key counts for: the server looks through all that are watched for each that is added."""
