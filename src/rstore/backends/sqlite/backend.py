@@ -324,7 +324,7 @@ class SqliteBackend(SqliteCare):
     @contextmanager
     def moment(self) -> Generator[Backend, None, None]:
         other = copy(self)
-        with self._file.pinned() as pinned:
+        with self._file.moment() as pinned:
             other._reads = pinned  # noqa: SLF001 - of its own class
             yield other
 

@@ -227,21 +227,58 @@ class SqliteFile:
 
         The log cannot be moved into the file beyond this moment until it ends.
         """
-        link = self._spare.pop() if self._spare else self.new_link()
+        link = self._take_spare()
+        try:
+            with self._pinned(link) as pinned:
+                yield pinned
+        finally:
+            self._give_back(link)
+
+    @contextmanager
+    def moment(self) -> Generator[Pinned, None, None]:
+        """Do the same with this thread's connection, which has read much of the file already; it gets another one."""
+        mine = self.local.link
+        if mine.connection is None or mine.phantom or mine.bound is not None:
+            with self.pinned() as pinned:
+                yield pinned
+            return
+        here = self.local.__dict__  # of this thread, wherever it ends
+        here["link"] = self._take_spare()
+        try:
+            with self._pinned(mine) as pinned:
+                yield pinned
+        finally:
+            here["link"], spare = mine, here["link"]
+            self._give_back(spare)
+
+    def _take_spare(self) -> Link:
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return self.new_link()
+
+    def _give_back(self, link: Link) -> None:
+        if len(self._spare) < _MOST_SPARE:
+            self._spare.append(link)
+        else:
+            with link.lock:
+                link.close()
+
+    @contextmanager
+    def _pinned(self, link: Link) -> Generator[Pinned, None, None]:
         try:
             connection = self._begin(link)
+            look_at = link.look_at
             # The moment stays, whatever becomes of the file, unless it is read without locks.
             link.look_at, link.owner = (inf, get_ident()) if link.stamp is None else (0.0, 0)
-            yield Pinned(self, link, connection)
+            try:
+                yield Pinned(self, link, connection)
+            finally:
+                link.look_at, link.owner = look_at, 0
         finally:
             with link.lock:
-                link.look_at, link.owner = 0.0, 0
                 if link.connection is not None and link.connection.in_transaction:
                     link.connection.execute("ROLLBACK")
-            if len(self._spare) < _MOST_SPARE:
-                self._spare.append(link)
-            else:
-                link.close()
 
     def _begin(self, link: Link) -> apsw.Connection:
         while True:
