@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from random import Random
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
@@ -37,7 +37,7 @@ from rstore.codec import chunks as chunk_codec
 from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
 from rstore.codec.envelope import Cell, at_run
 from rstore.codec.threads import spread
-from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreIntegrityError
+from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreFullError, StoreIntegrityError
 from rstore.log_reading import LogReader, Namespace, position_of
 
 T = TypeVar("T")
@@ -267,7 +267,9 @@ class Logs(LogReader):
         `among`: so many logs share that step.
         """
         most = max(1, self._backend.most_rows // among)
-        if self._backend.most_rows < MAX_SEQ and self._backend.hot(Log(self._model, key))[0] > most:
+        if self._backend.most_rows == MAX_SEQ or self._backend.hot(Log(self._model, key))[0] <= most:
+            return
+        with suppress(StoreFullError):  # what is to be removed makes room: then all of it goes in one step
             while len(rows := self.view(key, lo, hi, limit=most + 1, bodies=False).rows) > most:
                 self.rewrite(key, position_of(rows[0]), position_of(rows[most - 1]))
 
