@@ -195,9 +195,8 @@ def test_two_threads_meet_in_the_new_file(path: Path) -> None:
 def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) -> None:
     with Program(programs.replace_underneath, path, how) as program:  # a mixture of two files can end in a bus error
         (said,) = program.end()
-    # SQLite finds logs by the name of their file: of several who write while it is replaced, one can be left with a log
-    # that belongs to the other file. What it wrote is lost then, or found damaged, of which the README warns; of three
-    # others at least that must not be so.
+    # SQLite finds logs by the name of their file: under several writers at once, a new file of that name can get frames
+    # of the old one, and is found damaged. What is not found damaged must hold what was acknowledged at last.
     errors, lost, _ = json.loads(said)
     assert {error.partition("(")[0] for error in errors} <= {
         "CorruptionError",
@@ -205,7 +204,7 @@ def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) ->
         "StoreBusyError",
     }
     if how == "replace":
-        assert lost is None or len({key.split()[1] for key in lost}) <= 1
+        assert lost in ([], None)
     else:
         assert lost == []
         check_file(path)

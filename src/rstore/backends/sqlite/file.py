@@ -342,13 +342,36 @@ class SqliteFile:
         place = os.path.realpath(self.path)
         held = hold(lambda link: os.path.realpath(link.path) == place)
         try:
-            mine = mine or self.local.link
-            if mine.connection is not None and mine.logs and mine.moved():
-                self._empty_log(mine.connection)
-                for path, opened in mine.logs.items():
-                    if opened is not None and identity(path) == opened:
-                        os.unlink(path)
+            self._retire(mine or self.local.link)
             for link in held:
+                link.close()
+        finally:
+            release(held)
+
+    def _retire(self, link: Link) -> None:
+        """Move the log of a file that bears the name no more into it, and take it out of the way."""
+        link.calm()
+        if link.connection is not None and link.logs and link.moved():
+            if not link.connection.in_transaction:  # else it reads from a moment, and is about to lose it
+                self._empty_log(link.connection)
+            for path, opened in link.logs.items():
+                if opened is not None and identity(path) == opened:
+                    os.unlink(path)
+
+    def _retire_others(self) -> None:
+        """Do so for those of this process who are at such a file still, before another one of the name is opened."""
+        place, now = os.path.realpath(self.path), identity(self.path)
+        held = hold(
+            lambda link: (
+                bool(link.logs)
+                and link.opened != now
+                and link.bound is None  # a transaction finds out by itself
+                and os.path.realpath(link.path) == place
+            )
+        )
+        try:
+            for link in held:
+                self._retire(link)
                 link.close()
         finally:
             release(held)
@@ -375,6 +398,7 @@ class SqliteFile:
             if self._closed:
                 raise StoreClosedError("the store was closed meanwhile")
             self._check_place()
+            self._retire_others()
             with gate:  # no connection is opened while a fork is under way, or while the file is being removed
                 link.close()
                 try:

@@ -30,6 +30,7 @@ class Link:
         "logs",
         "look_at",
         "namespace",
+        "opened",
         "owner",
         "path",
         "phantom",
@@ -49,6 +50,7 @@ class Link:
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.look_at = 0.0
+        self.opened: tuple[int, int] | None = None  # the file that is open for writing
         self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
         self._moved = ctypes.c_int(0)
         with gate:
@@ -73,6 +75,17 @@ class Link:
             return False
         self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(self._moved))
         return bool(self._moved.value)
+
+    def calm(self) -> None:
+        """Wait until the connection is not in use, by the one statement that runs without the lock."""
+        self.execute = None
+        while self.connection is not None:
+            try:
+                self.moved()
+            except apsw.ThreadingViolationError:
+                time.sleep(0.0001)
+            else:
+                return
 
     def is_stale(self) -> bool:
         """Return whether what bears the name of the file now is not what was opened."""

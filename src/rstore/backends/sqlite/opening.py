@@ -46,6 +46,7 @@ def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.
                 lay_out(connection)
     connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    link.opened = identity(link.path)
     link.logs = {path: identity(path) for path in log_names(link.path)}
     _check_place(link)
     link.look_at = time.monotonic() + LOOK_EVERY_S
