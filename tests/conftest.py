@@ -11,9 +11,16 @@ from redis_servers import Server as RedisServer
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
-    """A server for all tests of this process."""
-    with Server() as server:
+    """A server for all tests of this process; no machine crashes under it, so that it need not wait for a disk."""
+    with Server() as server, server.setting("fsync", "off"):
         yield server
+
+
+@pytest.fixture
+def _synced(postgresql: Server) -> Iterator[None]:
+    """Let it wait for the disk, as all servers do unless they are told otherwise."""
+    with postgresql.setting("fsync", "on"):
+        yield
 
 
 @pytest.fixture

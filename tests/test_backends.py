@@ -83,18 +83,18 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
     birth = backend.create()
     backend.write(
         [
-            Write("kept", record(1), 30),
-            Write("gone", record(2), 30),
+            Write("kept", record(1), 400),
+            Write("gone", record(2), 400),
             Write("soon", record(3), 100_000),
-            Write("k", record(9), 30),
+            Write("k", record(9), 400),
         ],
         birth,
     )
-    backend.write([Write("large", record(4, 5000), 30)], birth)
+    backend.write([Write("large", record(4, 5000), 400)], birth)
     assert backend.write_if(Write("k", record(8), KEEP), version_of(record(9)), birth)
-    assert backend.write_if(Write("new", record(7), 30), None, birth)
+    assert backend.write_if(Write("new", record(7), 400), None, birth)
     assert backend.touch("kept", None)
-    pass_ms(31)
+    pass_ms(401)
     assert backend.get("gone") is backend.get("large") is backend.get("k") is backend.get("new") is None
     assert not backend.has("gone")
     assert not backend.touch("gone", 1000)
@@ -163,7 +163,7 @@ def test_a_sweep_reclaims_what_has_expired_and_nothing_else(backend: Backend, pa
     assert backend.touch("1", None)
     assert backend.write_if(Write("2", record(5)), version_of(record(2)), birth)
     assert backend.sweep(1000) == 0
-    pass_ms(31)
+    pass_ms(401)
     swept = []
     while n := backend.sweep(10):
         swept.append(n)

@@ -16,6 +16,7 @@ from postgresql import PASSWORD, Server
 from rstore import NotSupportedError, Store, StoreError
 
 
+@pytest.mark.usefixtures("_synced")
 @pytest.mark.parametrize(("durability", "survives"), [("full", True), ("normal", False)])
 def test_durability_is_that_of_the_session_that_writes(
     postgresql_dsn: str, durability: Literal["full", "normal"], survives: bool
@@ -28,17 +29,17 @@ def test_durability_is_that_of_the_session_that_writes(
             assert frozen.durability()[:4] == (None, None, True, None)
 
 
+@pytest.mark.usefixtures("_synced")
 def test_durability_is_what_the_server_is_set_to(postgresql: Server, postgresql_dsn: str) -> None:
     with Store(postgresql_dsn, frozen=False) as store:
-        try:
-            postgresql.execute("ALTER SYSTEM SET full_page_writes = off")
-            postgresql.execute("SELECT pg_reload_conf()")
+        with postgresql.setting("full_page_writes", "off"):
             while store.durability().settings["full_page_writes"] == "on":
                 pass  # its sessions are told in a moment
             assert store.durability()[:3] == (True, False, False)
-        finally:
-            postgresql.execute("ALTER SYSTEM RESET full_page_writes")
-            postgresql.execute("SELECT pg_reload_conf()")
+        with postgresql.setting("fsync", "off"):
+            while store.durability().settings["fsync"] == "on":
+                pass
+            assert store.durability()[:3] == (True, False, False)
     committed = f"{postgresql_dsn}&options=-csynchronous_commit%3Dlocal"
     with Store(committed, frozen=False) as store:
         told = store.durability()
@@ -141,6 +142,7 @@ def test_vacuum_makes_tables_smaller(postgresql: Server, postgresql_schema: str)
             store._writer.backend.reclaim()  # noqa: SLF001 - the store itself is not to be used there
 
 
+@pytest.mark.usefixtures("_synced")
 def test_vacuum_leaves_the_tables_of_others_alone(postgresql: Server, postgresql_schema: str) -> None:
     with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
         store["k"] = 1

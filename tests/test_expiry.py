@@ -78,8 +78,8 @@ def test_redis_forgets_who_computes_when_the_namespace_is_discarded(redis_dsn: s
 def test_postgresql_reclaims_what_nobody_is_refreshing(postgresql: Server, postgresql_schema: str) -> None:
     table = f'"{postgresql_schema}".records'
     with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
-        store.set_many({f"{i}": i for i in range(300)}, ttl=0.02)
-        time.sleep(0.03)
+        store.set_many({f"{i}": i for i in range(300)}, ttl=1)  # long: a sweep of its own must find nothing expired
+        time.sleep(1.05)
         with psycopg.connect(postgresql.dsn(), autocommit=False) as other:
             other.execute(f"UPDATE {table} SET expires_ms = NULL WHERE key = '7'".encode())
             backend = store._writer.backend  # noqa: SLF001

@@ -135,7 +135,7 @@ class SharingSuite(Suite):
 
     @sealed
     def test_threads_that_load_in_bulk(self, store: Store, oracle: Oracle) -> None:
-        n = 15_000
+        n = 6_000
         _all_at_once(*(lambda who=who: bulk(store, who, n) for who in range(THREADS)))
         oracle.series["bulk"] = SeriesOracle((t * THREADS + who, t) for who in range(THREADS) for t in range(n))
 
@@ -143,7 +143,7 @@ class SharingSuite(Suite):
     def test_processes_that_load_in_bulk(self, store: Store, oracle: Oracle, opener: Opener, flavour: Flavour) -> None:
         if not self.persistent:
             pytest.skip("the store is this process's own")
-        n = 30_000
+        n = 12_000
         with Worker() as worker:
             worker.open(flavour, opener.dsn)
             worker.start(bulk, 1, n)
@@ -212,8 +212,8 @@ class SharingSuite(Suite):
                 store.apply("shared", {"other": i})
                 store.prune("shared")
 
-        _all_at_once(prune, lambda: count_up(store, 150), lambda: count_up(store, 150))
-        assert store.current("shared") == {"count": 300, "other": 29}
+        _all_at_once(prune, lambda: count_up(store, 80), lambda: count_up(store, 80))
+        assert store.current("shared") == {"count": 160, "other": 29}
 
     @pickled
     def test_explicit_timestamps_are_taken_once(self, store: Store, oracle: Oracle) -> None:

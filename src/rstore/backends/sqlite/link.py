@@ -127,7 +127,7 @@ def has_log(path: str) -> bool:
     """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
     try:
         return os.path.getsize(log_names(path)[0]) > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -135,7 +135,7 @@ def stamp(path: str) -> tuple[int, ...] | None:
     """Return what changes when somebody writes to a file."""
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -144,7 +144,7 @@ def identity(path: str) -> tuple[int, int] | None:
     """Return what tells a file from every other one that bears its name before or after."""
     try:
         status = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
 
