@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -75,7 +76,7 @@ VERBS: dict[str, tuple[int, Callable[[Store], object]]] = {
     "update": (1, lambda s: s.update(k=2, l=3)),
     "setdefault": (2, lambda s: s.setdefault("new", 2)),
     "extend": (1, lambda s: s.extend("s", (1, 1), (2, 2), (3, 3))),
-    "apply": (2, lambda s: s.apply("e", {"n": 2})),
+    "apply": (2, lambda s: s.apply("e", {"n": 2})),  # one, unless the clock was asked for more than a second ago
     "current": (1, lambda s: s.current("e")),
     "range": (1, lambda s: s.range("s", 0, end=9)),
     "at": (1, lambda s: s.at("s", 0)),
@@ -99,6 +100,32 @@ def test_how_often_the_server_is_asked(
         proxy.round_trips = 0
         verb(store)
         assert proxy.round_trips <= most
+
+
+def test_changing_many_sequences_in_turn_takes_one_round_trip_each(proxied_dsn: str, proxy: Proxy) -> None:
+    with Store(proxied_dsn, frozen=False, durability="normal") as store:
+        for i in range(300):
+            store.apply(f"{i}", {"n": 0})
+        proxy.round_trips = 0
+        for i in range(300):
+            assert store.apply(f"{i}", {"n": (operator.add, i)}) == {"n": i}
+        assert proxy.round_trips <= 330
+
+
+def test_a_sequence_that_others_change_is_asked_for_first(proxied_dsn: str, proxy: Proxy) -> None:
+    """And no more once they have stopped."""
+    with Store(proxied_dsn, frozen=False, durability="normal") as ours, Store(proxied_dsn, frozen=False) as theirs:
+        for store in (ours, theirs) * 2:
+            store.apply("k", {"n": 0})
+        proxy.round_trips = 0
+        for i in range(20):
+            assert theirs.apply("k", {"n": (operator.add, 1)}) == {"n": 2 * i + 1}
+            assert ours.apply("k", {"n": (operator.add, 1)}) == {"n": 2 * i + 2}
+        assert proxy.round_trips <= 2 * 20 * 2 + 5
+        proxy.round_trips = 0
+        for i in range(40):
+            assert ours.apply("k", {"n": (operator.add, 1)}) == {"n": 41 + i}
+        assert proxy.round_trips <= 45
 
 
 def test_dropping_a_chunk_costs_what_is_dropped(postgresql: Server, postgresql_schema: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from time import monotonic
 from typing import Any, Final
 
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
@@ -19,9 +18,6 @@ from rstore.log import new_stamp
 from rstore.operators import OPERATORS
 from rstore.session import Session
 from rstore.states import CannotFold, Ledger, Reading, State
-
-_MOST_KEPT_BYTES: Final = 256 * 1024
-"""A larger state is folded again each time: reading and writing it takes long anyway."""
 
 
 class History:
@@ -52,13 +48,9 @@ class History:
             ledger.size += len(change.body)
         if change is not None:
             reading.last = change.t, change.seq
-        if hi == LAST:
-            self._keep(reading)
-        return reading
-
-    def _keep(self, reading: Reading) -> None:
-        if reading.head is not None and reading.state.size() <= _MOST_KEPT_BYTES:
+        if hi == LAST and reading.head is not None:
             self._session.readings.put(self._key, reading)
+        return reading
 
     def _begin(
         self, checkpoint: Position | None, hi: Position = LAST, known: Reading | None = None
@@ -68,11 +60,14 @@ class History:
         Where nothing has happened since `known`, that is the reading, and there are none.
         """
         version = None if known is None or known.head is None else known.head.version
-        view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=version)
+        # Where it is likely to have changed, all is asked for at once: on a server, to ask whether is one call more.
+        glance = None if known is None or not known.trusted else version
+        view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
+        self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
-            return replace(known, now_ms=view.now_ms, asked_at=monotonic(), head=view.head), ()
+            return replace(known, head=view.head, trusted=True), ()
         horizon = self._horizon(view.head)
-        reading = Reading(view.now_ms, view.head, horizon, State(self._codec, horizon), None, Ledger())
+        reading = Reading(view.head, horizon, State(self._codec, horizon), None, Ledger(), trusted=known is None)
         if view.checkpoint is None:
             return reading, self._logs.rows(self._key, view, hi=hi)
         t, seq, sealed = view.checkpoint
@@ -117,23 +112,23 @@ class History:
 
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
-        if (recent := self._session.readings.recent(self._key)) is not None and self._session.backend.is_remote:
+        known = self._session.readings.get(self._key)
+        if known is not None and known.trusted and self._session.backend.is_remote and self._session.readings.has_time:
             # Mostly nobody has written since: to find out otherwise by the commit takes no longer than to ask first.
             with suppress(StoreIntegrityError):  # what is refused is refused for what is there now
-                if (state := self._append(recent, steps, t, recent.carried_ms())) is not None:
+                if (state := self._append(known, steps, t)) is not None:
                     return state
-            self._session.readings.doubt(self._key)
-        reading = self.read()
-        return self._append(reading, steps, t, reading.now_ms)
+                known.trusted = False
+        return self._append(self.read(), steps, t)
 
-    def _append(self, reading: Reading, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
+    def _append(self, reading: Reading, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         birth = self._logs.birth
         self._logs.check_kind(self._key, reading.head)
         # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
         reading = replace(reading, state=reading.state.copy(), ledger=replace(reading.ledger))
         if t is not None and reading.last is not None and t <= reading.last[0]:
             return self._try_insert(steps, t, birth)
-        at = _next(reading.last, now_ms) if t is None else (t, 0)
+        at = _next(reading.last, self._session.readings.now_ms()) if t is None else (t, 0)
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
         due = reading.ledger.due(body, reading.state)
@@ -225,7 +220,7 @@ class History:
             return None
         if not insert and commit.version is not None:
             reading.head, reading.last = (head or create)._replace(version=commit.version), at
-            self._keep(reading)
+            self._session.readings.put(self._key, reading)
         return values
 
     # -- pruning ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import Any, Final
 
@@ -24,9 +25,14 @@ CHECKPOINT_CHANGES: Final = 96
 """A checkpoint is due after so many changes, if they also take more bytes than the state itself."""
 
 _ITEM_BYTES: Final = 6
-_MOST_READINGS: Final = 64
-_RECENT_S: Final = 1.0
+_CARRIED_S: Final = 1.0
 """So long a clock that was read once goes on by one's own: no clock drifts by a millisecond meanwhile."""
+_SMALL_BYTES: Final = 1024
+_MOST_SMALL: Final = 4096
+_LARGE_BYTES: Final = 256 * 1024
+"""A larger state is folded again each time: reading and writing it takes long anyway."""
+_MOST_LARGE: Final = 64
+"""Together no more than about 20 MB, and mostly far less."""
 
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError, RecursionError)
 
@@ -143,51 +149,58 @@ class Ledger:
 class Reading:
     """A sequence at one position. `head` is None if it is unknown, `last` if nothing happened until then."""
 
-    now_ms: int
-    """The backend's clock when it was asked, POSIX milliseconds."""
     head: Head | None
     horizon: int | None
     state: State
     last: Position | None
     ledger: Ledger
-    asked_at: float = field(default_factory=monotonic)
-    """When that was, by the clock that `carried_ms` goes on by."""
-
-    def carried_ms(self) -> int:
-        """Return what the backend's clock says about now, without asking."""
-        return self.now_ms + int((monotonic() - self.asked_at) * 1000)
+    trusted: bool = True
+    """Whether it is likely still true: nobody else had written when the backend was asked after the one before."""
 
 
 class Readings:
-    """The readings of the sequences that were used last. Threads share them, so that nobody changes their states."""
+    """The readings of the sequences that were used last, and the backend's clock.
+
+    Threads share them, so that nobody changes their states.
+    """
 
     def __init__(self) -> None:
-        self._readings: OrderedDict[str, Reading] = OrderedDict()
-        self._doubted: dict[str, float] = {}  # until when, monotonic
+        # No lock, which a fork could leave taken: whatever is done to one of these is one step of the interpreter.
+        self._small: OrderedDict[str, Reading] = OrderedDict()
+        self._large: OrderedDict[str, Reading] = OrderedDict()
+        self._clock = 0, -inf  # POSIX milliseconds of the backend, and when it was asked
 
     def get(self, key: str) -> Reading | None:
         """Return what was kept of a sequence; whether it is still true is for the caller to ask."""
-        return None if self._is_doubted(key) else self._readings.get(key)
-
-    def recent(self, key: str) -> Reading | None:
-        """Return a reading so young that its clock can be carried on, unless somebody else writes there, too."""
-        reading = self.get(key)
-        return None if reading is None or monotonic() - reading.asked_at > _RECENT_S else reading
-
-    def _is_doubted(self, key: str) -> bool:
-        return bool(self._doubted) and self._doubted.get(key, 0.0) > monotonic()
-
-    def doubt(self, key: str) -> None:
-        """Return nothing of a sequence for a while: somebody else was faster, and asking whether is one call more."""
-        if len(self._doubted) >= _MOST_READINGS:
-            self._doubted.clear()
-        self._doubted[key] = monotonic() + _RECENT_S
+        return self._small.get(key) or self._large.get(key)
 
     def put(self, key: str, reading: Reading) -> None:
         """Keep a reading, and let go of the one that was put longest ago where there are too many."""
-        # No lock, which a fork could leave taken: each of these is one step of the interpreter.
-        self._readings.pop(key, None)
-        self._readings[key] = reading
-        if len(self._readings) > _MOST_READINGS:
-            with suppress(KeyError):  # another thread was faster
-                self._readings.popitem(last=False)
+        self._small.pop(key, None)
+        self._large.pop(key, None)
+        size = reading.state.size()
+        if size <= _SMALL_BYTES:
+            _keep(self._small, key, reading, _MOST_SMALL)
+        elif size <= _LARGE_BYTES:
+            _keep(self._large, key, reading, _MOST_LARGE)
+
+    def asked(self, now_ms: int) -> None:
+        """Take note of what the backend's clock said just now."""
+        self._clock = now_ms, monotonic()
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the backend was asked for the time so lately that its clock can be carried on."""
+        return monotonic() - self._clock[1] <= _CARRIED_S
+
+    def now_ms(self) -> int:
+        """Return what the backend's clock says about now; it was asked before."""
+        now_ms, asked_at = self._clock
+        return now_ms + int((monotonic() - asked_at) * 1000)
+
+
+def _keep(readings: OrderedDict[str, Reading], key: str, reading: Reading, most: int) -> None:
+    readings[key] = reading
+    if len(readings) > most:
+        with suppress(KeyError):  # another thread was faster
+            readings.popitem(last=False)
