@@ -30,6 +30,8 @@ def check_namespace(namespace: Any) -> str:
 
 def check_item(item: Any) -> str:
     """Return `item` if it can name an item of an event sequence; the rules are those of keys."""
+    if type(item) is str and item.isascii() and 0 < len(item) <= MAX_KEY_BYTES and "\0" not in item:  # as above
+        return item
     return _check_name(item, "item", MAX_KEY_BYTES)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, overload
 from rstore.arguments import check_bound, check_item, check_key, check_timestamp
 from rstore.backends.nouns import MAX_INT64, MAX_SEQ, MIN_INT64
 from rstore.codec.changes import Step, unpack_change
-from rstore.errors import InvalidTypeError
+from rstore.errors import InvalidTypeError, SerializationError
 from rstore.history import History
 from rstore.operators import SETITEM, Operator, check_operator, stored_operator
 from rstore.session import Session, Verbs
@@ -180,8 +180,10 @@ def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
         item = check_item(item)  # noqa: PLW2901 - a plain str from here on
         operator, operand = _operation(item, value)
         if not operator.unary:
-            with session.naming(f"the item {item!r} of a change"):
+            try:
                 steps.append(Step(item, operator.name, session.codec.encode(operand)))
+            except SerializationError as error:
+                raise session.named(error, f"the item {item!r} of a change") from error.__cause__ or error
         elif operand is None:
             steps.append(Step(item, operator.name, None))
         else:

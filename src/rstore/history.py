@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
 from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
@@ -125,7 +125,7 @@ class History:
         birth = self._logs.birth
         self._logs.check_kind(self._key, reading.head)
         # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
-        reading = replace(reading, state=reading.state.copy(), ledger=replace(reading.ledger))
+        reading = reading.copy()
         if t is not None and reading.last is not None and t <= reading.last[0]:
             return self._try_insert(steps, t, birth)
         at = _next(reading.last, self._session.readings.now_ms()) if t is None else (t, 0)
@@ -203,7 +203,8 @@ class History:
         *,
         insert: bool = False,
     ) -> dict[str, Any] | None:
-        head, create = reading.head, self._logs.new_head()
+        head = reading.head
+        create = self._logs.new_head() if head is None else None
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
@@ -219,7 +220,7 @@ class History:
         if not self._logs.commit(self._key, commit, birth):
             return None
         if not insert and commit.version is not None:
-            reading.head, reading.last = (head or create)._replace(version=commit.version), at
+            reading.head, reading.last = (head or create or self._logs.new_head())._replace(version=commit.version), at
             self._session.readings.put(self._key, reading)
         return values
 

@@ -157,6 +157,11 @@ class Reading:
     trusted: bool = True
     """Whether it is likely still true: nobody else had written when the backend was asked after the one before."""
 
+    def copy(self) -> Reading:
+        """Return a reading of one's own, to go on from."""
+        ledger = Ledger(self.ledger.changes, self.ledger.size, self.ledger.enough)
+        return Reading(self.head, self.horizon, self.state.copy(), self.last, ledger, self.trusted)
+
 
 class Readings:
     """The readings of the sequences that were used last, and the backend's clock.

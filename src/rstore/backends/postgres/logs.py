@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
 from rstore.backends.nouns import Commit, Head, Log, Row
@@ -46,6 +46,8 @@ def batches(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
 
 def columns_of(rows: Sequence[Row]) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Yield rows as three arrays, a batch at a time, in the order in which all take the locks of rows."""
+    if not rows:
+        return
     ordered = sorted(rows)
     for batch in batches(ordered, [len(row.body) for row in ordered]):
         times, seqs, bodies = zip(*batch, strict=True)
@@ -121,7 +123,7 @@ def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
         claim = [(sql.move_with_row if row else sql.move, (*address, *before, *fresh, commit.facts, *row))]
         after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)
     guarded = *address[1:], *after
-    calls = list(_changes(sql, replace(commit, put_rows=()) if row else commit, guarded))
+    calls = list(_changes(sql, commit, () if row else commit.put_rows, guarded))
     if commit.drop_if_empty and not commit.put_rows and not commit.put_chunks:
         # Whoever may remove the head takes its lock first, and in a statement of its own.
         claim.insert(0, (sql.lock, address))
@@ -146,7 +148,9 @@ def _replaced(head: Head, commit: Commit) -> Head:
     )
 
 
-def _changes(sql: LogSql, commit: Commit, guarded: tuple[bytes | None, ...]) -> Iterator[Call]:
+def _changes(
+    sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tuple[bytes | None, ...]
+) -> Iterator[Call]:
     """Yield what follows the first statement: dropping before putting."""
     for columns in columns_of(commit.drop_rows):
         yield sql.drop_rows, (*guarded, *columns)
@@ -155,7 +159,7 @@ def _changes(sql: LogSql, commit: Commit, guarded: tuple[bytes | None, ...]) -> 
         yield sql.drop_chunks, (*guarded, int8s(times), int4s(seqs))
     if commit.drop_checkpoints_from is not None:
         yield sql.drop_checkpoints, (*guarded, *map(int8, commit.drop_checkpoints_from))
-    for columns in columns_of(commit.put_rows):
+    for columns in columns_of(put_rows):
         yield sql.put_rows, (*guarded, *columns)
     for (first_t, first_seq), (last_t, last_seq), n, meta, body in commit.put_chunks:
         check_size(len(body))
