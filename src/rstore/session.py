@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import repeat
 from random import Random
 from typing import Any, Final, NoReturn, cast
 
@@ -23,6 +25,7 @@ from rstore.states import Readings
 
 _STAMP_BYTES: Final = 8
 _BODY_AT: Final = 1 + _STAMP_BYTES
+_write: Final = partial(tuple.__new__, Write)  # what Write(...) does, without a frame around it
 _SWEEP_EVERY: Final = 500
 """How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
 _SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
@@ -90,6 +93,18 @@ class Session:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         return compress(encoded) if self.codec.compresses else encoded
 
+    def encode_values(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
+        """Return the encoded values of many keys."""
+        encode, encoded, key = self.codec.encode, {}, ""
+        try:
+            for key, value in pairs:
+                encoded[key] = encode(value)
+        except SerializationError as error:
+            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+        if self.codec.compresses:
+            return {key: compress(one) for key, one in encoded.items()}
+        return encoded
+
     def wrote(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
         self._until_sweep -= n
@@ -106,19 +121,25 @@ class Session:
         """
         if self.envelope.keyed:
             return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
-        return _stamped(encoded, os.urandom(_STAMP_BYTES))
+        if len(encoded) > LARGE_BYTES:
+            return _stamped(encoded, os.urandom(_STAMP_BYTES))
+        return encoded[:1] + os.urandom(_STAMP_BYTES) + encoded[1:]
 
     def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> list[Write]:
         """Return what puts many encoded values."""
         if self.envelope.keyed:
-            return [Write(key, self.seal_value(key, one), ttl_ms) for key, one in encoded.items()]
-        # Drawn at once: for each of them alone the system would have to be called.
-        stamps = os.urandom(_STAMP_BYTES * len(encoded))
-        places = range(0, len(stamps), _STAMP_BYTES)
-        return [
-            Write(key, _stamped(one, stamps[at : at + _STAMP_BYTES]), ttl_ms)
-            for at, (key, one) in zip(places, encoded.items(), strict=True)
-        ]
+            records = self.envelope.seal_all(Cell.VALUE, encoded)
+        else:
+            # Drawn at once: for each of them alone the system would have to be called.
+            stamps = os.urandom(_STAMP_BYTES * len(encoded))
+            places = range(0, len(stamps), _STAMP_BYTES)
+            records = [
+                _stamped(one, stamps[at : at + _STAMP_BYTES])
+                if len(one) > LARGE_BYTES
+                else one[:1] + stamps[at : at + _STAMP_BYTES] + one[1:]
+                for at, one in zip(places, encoded.values(), strict=True)
+            ]
+        return [*map(_write, zip(encoded, records, repeat(ttl_ms), strict=False))]
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
@@ -143,13 +164,17 @@ class Session:
     def open_pairs(self, found: Iterable[Found]) -> Iterator[tuple[str, Any]]:
         """Yield the keys and values of records."""
         loads, open_value = self._plain_loads, self.open_value
+        sealed_loads, unseal = self.codec.loads, self.envelope.opener(Cell.VALUE)
         for key, record, _ in found:
-            load = loads.get(record[0]) if len(record) >= _BODY_AT else None
-            if load is None:
+            if len(record) > LARGE_BYTES:
                 yield key, open_value(key, record)
                 continue
-            try:  # as above, and without its frame
-                value = load(record[_BODY_AT:])
+            try:  # as above, and without its frames
+                if (load := loads.get(record[0])) is not None and len(record) >= _BODY_AT:
+                    value = load(record[_BODY_AT:])
+                else:
+                    encoded = unseal(key, record)
+                    value = sealed_loads[encoded[0]](encoded[1:])
             except Exception:  # noqa: BLE001 - the other one raises it, with its name
                 value = open_value(key, record)
             yield key, value
@@ -163,10 +188,8 @@ class Session:
 
 
 def _stamped(encoded: bytes, stamp: bytes) -> bytes:
-    """Return a plain record; a large one is not copied twice."""
-    if len(encoded) > LARGE_BYTES:
-        return b"".join((encoded[:1], stamp, memoryview(encoded)[1:]))
-    return encoded[:1] + stamp + encoded[1:]
+    """Return the plain record of a large value, which is not copied twice."""
+    return b"".join((encoded[:1], stamp, memoryview(encoded)[1:]))
 
 
 def refuse_dunder(name: str) -> None:

@@ -9,6 +9,7 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -76,11 +77,8 @@ class Pickle:
 
     codec = PICKLE
 
-    def dumps(self, value: Any) -> bytes:
-        """Return the pickle of a value, protocol 5."""
-        return pickle.dumps(value, 5)
-
-    # As it is, without a frame around it; whom to trust is decided in `Codec.load`.
+    # As they are, without a frame around them; whom to trust is decided in `Codec.load`.
+    dumps = staticmethod(partial(pickle.dumps, protocol=5))
     loads = staticmethod(pickle.loads)
 
 
@@ -146,7 +144,7 @@ class Codec:
         self.compresses = compresses
         """Whether the values of keys are to be stored in fewer bytes; it has no part in those of the other models."""
         self._dumps = serializer.dumps
-        self._codec = serializer.codec
+        self._mark = bytes((serializer.codec,))
         self._custom = custom
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
         # to a pickle store that was one of these before.
@@ -177,7 +175,12 @@ class Codec:
         native = _NATIVE_DUMPS.get(type(value))
         if native is not None and (encoded := native(value)) is not None:
             return encoded
-        return b"%c%b" % (self._codec, self.dump(value))
+        try:  # as `dump` does, without its frame
+            return self._mark + self._dumps(value)
+        except (MemoryError, StoreError):
+            raise
+        except Exception as error:  # whatever a value's own __reduce__ raises
+            raise _cannot_dump(value) from error
 
     def dump(self, value: Any) -> bytes:
         """Return the body of a value, as the serializer writes it."""

@@ -146,11 +146,8 @@ def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[
     else:
         pairs = other
     given = pairs.items() if type(pairs) is dict else _pairs(pairs)
-    encode, encoded = session.encode_value, {}
-    for key, value in chain(given, more.items()):
-        name = check_key(key)
-        encoded[name] = encode(name, value)
-    return encoded
+    every = given if not more else chain(given, more.items())
+    return session.encode_values((check_key(key), value) for key, value in every)
 
 
 def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -148,9 +148,7 @@ def _replaced(head: Head, commit: Commit) -> Head:
     )
 
 
-def _changes(
-    sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tuple[bytes | None, ...]
-) -> Iterator[Call]:
+def _changes(sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tuple[bytes | None, ...]) -> Iterator[Call]:
     """Yield what follows the first statement: dropping before putting."""
     for columns in columns_of(commit.drop_rows):
         yield sql.drop_rows, (*guarded, *columns)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Generator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from copy import copy
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import Any, Final
@@ -177,23 +178,28 @@ class SqliteBackend(SqliteCare):
         return self._reads.read(lambda connection: int(connection.execute(sql, named).get))
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
-        def work(connection: apsw.Connection) -> None:
-            if len(writes) == 1 and records.is_small(writes[0]):
-                records.put(connection, writes[0], self._namespace, birth)  # one statement, one transaction
+        link = self._file.local.link
+        if len(writes) == 1 and records.is_small(writes[0]):  # one statement, one transaction
+            # By a number that is not that of this birth, which may be of another file, nothing is found.
+            one = partial(records.put_small, write=writes[0], number=link.namespace, birth=birth)
+            if self._file.write(one):
                 return
+
+        def work(connection: apsw.Connection) -> None:
             with transaction(connection):
-                records.put_many(connection, writes, self._expect(connection, birth), self._namespace, birth)
+                link.namespace = number = self._expect(connection, birth)
+                records.put_many(connection, writes, number, self._namespace)
 
         self._file.write(work)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
-                self._expect(connection, birth)
+                number = self._expect(connection, birth)
                 record = records.get(connection, self._namespace, write.key)
                 if version != (None if record is None else version_of(record)):
                     return False
-                records.put(connection, write, self._namespace, birth)
+                records.put(connection, write, number, self._namespace)
                 return True
 
         return self._file.write(work)

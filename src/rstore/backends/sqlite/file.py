@@ -153,7 +153,9 @@ class SqliteFile:
         link, suspicious = self.local.link, True
         while True:
             with link.lock:
-                connection = self.connection(link, create=create)
+                connection = link.connection
+                if connection is None or link.phantom or link.bound is not None:
+                    connection = self.connection(link, create=create)
                 try:
                     result = work(connection)
                 except apsw.Error as error:

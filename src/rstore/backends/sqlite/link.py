@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from threading import RLock
+from typing import Final
 from weakref import WeakSet
 
 import apsw
+
+_HAS_MOVED: Final = apsw.SQLITE_FCNTL_HAS_MOVED
 
 
 class Link:
@@ -23,6 +26,7 @@ class Link:
     __slots__ = (
         "__weakref__",
         "_moved",
+        "_moved_at",
         "bound",
         "connection",
         "execute",
@@ -53,6 +57,7 @@ class Link:
         self.opened: tuple[int, int] | None = None  # the file that is open for writing
         self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
         self._moved = ctypes.c_int(0)
+        self._moved_at = ctypes.addressof(self._moved)
         with gate:
             _links.add(self)
 
@@ -73,8 +78,8 @@ class Link:
         """Return whether the file was moved, replaced or deleted since it was opened."""
         if self.connection is None:
             return False
-        self.connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(self._moved))
-        return bool(self._moved.value)
+        self.connection.file_control("main", _HAS_MOVED, self._moved_at)
+        return self._moved.value != 0
 
     def calm(self) -> None:
         """Wait until the connection is not in use, by the one statement that runs without the lock."""
