@@ -138,6 +138,12 @@ class Column:
         taken = [parts[i] for i in indexes.tolist()]
         return Column(self.kind, Blobs.of(taken) if isinstance(self.data, Blobs) else taken)
 
+    def every(self, step: int, start: int) -> Column:
+        """Return each `step`-th value from `start` on."""
+        if isinstance(self.data, Blobs):
+            return Column(self.kind, Blobs.of(self.data.tolist()[start::step]))
+        return Column(self.kind, self.data[start::step])
+
     def values(self, codec: Codec) -> list[Any]:
         """Return the values as Python objects; of datetime64 as NumPy's, since Python has no nanoseconds."""
         if isinstance(self.data, np.ndarray):
@@ -194,13 +200,16 @@ class Column:
 _NATIVE: Final = Codec(serializers.Pickle())
 
 
-def column_of(values: Sequence[Any], codec: Codec) -> Column:
-    """Return the column of some Python values: typed if all are of one type that has a codec of its own."""
+def column_of(values: list[Any], codec: Codec) -> Column:
+    """Return the column of some Python values: typed if all are of one type that has a codec of its own.
+
+    It keeps the list, which nobody is to change: a copy of a million takes as long as compressing them.
+    """
     if codec.typed:
         types = set(map(type, values))
         kind = _KIND_OF_TYPE.get(types.pop()) if len(types) == 1 else None
         if kind is Kind.STR:
-            return Column(kind, list(values))
+            return Column(kind, values)
         if kind is not None:
             try:
                 return Column(kind, np.array(values, _DTYPES[kind]))

@@ -56,7 +56,7 @@ def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
     Raises `InvalidArgumentError` for objects, missing values and more than one dimension.
     """
     if isinstance(given, list | tuple):
-        return column_of(given, codec)
+        return column_of(list(given), codec)
     array = _array_of(given, what)
     if array.dtype.kind == "M":
         _check_datetimes(array, what)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rstore.backends.nouns import MIN_INT64
-from rstore.codec.chunks import Segment
+from rstore.codec.chunks import Segment, steps_of
 from rstore.codec.columns import Int64s
 
 
@@ -22,17 +22,18 @@ def thinner(step: int) -> Callable[[Segment], Segment]:
         if int(t[-1]) < earliest:
             return segment.slice(0, 0)
         begin = int(np.searchsorted(t, earliest))
-        distances = np.diff(t[begin:].astype(np.uint64))  # unsigned: between two int64 they need all 64 bits
+        distances = steps_of(t[begin:])
         low, high = (int(distances.min()), int(distances.max())) if len(distances) else (step, step)
         if low >= step and begin == 0:
-            kept = None
             earliest = int(t[-1]) + step
-        elif low == high:
-            kept = np.arange(begin, len(t), -(-step // low))
-            earliest = int(t[kept[-1]]) + step
-        else:
-            kept, earliest = _thin(t.tolist(), begin, step)
-        return segment if kept is None else Segment(t[kept], None, segment.column.take(kept))
+            return segment
+        if low == high:
+            each = -(-step // low)
+            some = t[begin::each]
+            earliest = int(some[-1]) + step
+            return Segment(some, None, segment.column.every(each, begin))
+        kept, earliest = _thin(t.tolist(), begin, step)
+        return Segment(t[kept], None, segment.column.take(kept))
 
     return thin
 
