@@ -350,7 +350,10 @@ def _unpack_blobs(data: bytes, n: int) -> Blobs:
 
 
 def _pack_str(values: list[str]) -> bytes:
-    distinct = dict.fromkeys(values)
+    some = {values[0], values[len(values) // 2], values[-1]} if values else set()
+    # Counting compares, which is a fifth of the work of hashing; after a look, since it rarely is one word.
+    constant = len(some) == 1 and values.count(values[0]) == len(values)
+    distinct = dict.fromkeys(values[:1] if constant else values)
     if len(distinct) * 2 > len(values):
         return bytes((_OFFSETS,)) + _pack_blobs(_encode_all(values))
     words = _pack_blobs(_encode_all(distinct))
