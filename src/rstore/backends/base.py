@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
@@ -29,6 +29,18 @@ from rstore.backends.nouns import (
     Write,
 )
 from rstore.errors import NotSupportedError
+
+
+class Ahead(ABC):
+    """A page that was asked for, and is used or let go of."""
+
+    @abstractmethod
+    def page(self) -> Page:
+        """Return the page, waiting for it."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Let go of what it takes."""
 
 
 class Backend(Care):
@@ -164,6 +176,24 @@ class Backend(Care):
         has at most `limit` records, and fewer where they would exceed some megabytes; one at least if any is left.
         `heads` as in `fetch`.
         """
+
+    def scan_ahead(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+        heads: bool = False,
+    ) -> Ahead | None:
+        """Ask for a page that is wanted in a moment, without waiting for it; None where that cannot be, or is no use.
+
+        The arguments are those of `scan`; what it holds is of the time when it was asked for.
+        """
+        del start, after, stop, limit, reverse, keys_only, heads
+        return None
 
     @abstractmethod
     def clear(self) -> None:

@@ -5,16 +5,21 @@ Nouns: an *entry* (a key with its value, version and expiry) and *pairs* (what `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from time import monotonic
+from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.arguments import check_key
+from rstore.backends.base import Ahead
 from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 
+T = TypeVar("T")
+
 _PAGE: Final = 1000
+_QUICK_S: Final = 0.1
 
 
 class Entry(NamedTuple):
@@ -117,21 +122,33 @@ class Records(Verbs):
         limit: int | None,
     ) -> Iterator[list[Found]]:
         after, left = None, limit
-        while left is None or left > 0:
-            page = session.backend.scan(
-                start=start,
-                after=after,
-                stop=stop,
-                limit=_PAGE if left is None else min(left, _PAGE),
-                reverse=reverse,
-                keys_only=keys_only,
-                heads=heads,
+
+        def ask(scan: Callable[..., T]) -> T:
+            most = _PAGE if left is None else min(left, _PAGE)
+            return scan(
+                start=start, after=after, stop=stop, limit=most, reverse=reverse, keys_only=keys_only, heads=heads
             )
-            yield page.records
-            if not page.more:
-                return
-            after = page.records[-1][0]
-            left = None if left is None else left - len(page.records)
+
+        ahead: Ahead | None = None
+        quick = False
+        try:
+            while left is None or left > 0:
+                page = ask(session.backend.scan) if ahead is None else ahead.page()
+                ahead = None
+                if page.more:
+                    after = page.records[-1][0]
+                    left = None if left is None else left - len(page.records)
+                    # For whoever has come back at once for this page, and so is likely to come back for the next one.
+                    if quick and left != 0:
+                        ahead = ask(session.backend.scan_ahead)
+                given_at = monotonic()
+                yield page.records
+                quick = monotonic() - given_at < _QUICK_S
+                if not page.more:
+                    return
+        finally:
+            if ahead is not None:
+                ahead.drop()
 
 
 def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:

@@ -36,7 +36,6 @@ from rstore.backends.postgres.binary import (
     truth,
 )
 from rstore.backends.postgres.care import PostgresCare
-from rstore.backends.postgres.connections import Moment, Turns
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.logs import (
     address_of,
@@ -45,6 +44,7 @@ from rstore.backends.postgres.logs import (
     columns_of_row,
     plan,
 )
+from rstore.backends.postgres.moments import Moment, Turns
 from rstore.backends.postgres.records import was_done
 from rstore.backends.postgres.view import view_call, view_of
 from rstore.errors import StoreBusyError

@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import ceil
-from threading import Lock, local
+from threading import local
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
 from rstore.backends.nouns import Options, Undone
+from rstore.backends.postgres.ahead import Asked, ask
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import (
     ABORTED,
@@ -25,6 +26,7 @@ from rstore.backends.postgres.errors import (
     translated,
 )
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
+from rstore.backends.postgres.moments import Moment
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
 from rstore.errors import (
@@ -81,41 +83,6 @@ class _Bound(local):
     deadline: float | None = None  # of what is asked on behalf of something else
 
 
-class Moment:
-    """A transaction that reads from one moment, for one thread at a time. `found` is what its first calls found."""
-
-    def __init__(self, connections: Connections, link: Link, found: Results) -> None:
-        self._connections = connections
-        self._link = link
-        self.found = found
-
-    def read(self, *calls: Call) -> Results:
-        """Return what statements find, at the same moment.
-
-        Raises `ConflictError` if the moment is lost.
-        """
-        return self._connections.still(self._link, calls)
-
-
-class Turns:
-    """A moment for several threads, which take turns."""
-
-    bound = True
-    """It is a transaction, and what is read bit by bit needs none of its own."""
-
-    def __init__(self, moment: Moment) -> None:
-        self._moment = moment
-        self._lock = Lock()
-
-    def read(self, *calls: Call) -> Results:
-        """Return what statements find, at the same moment.
-
-        Raises `ConflictError` if the moment is lost.
-        """
-        with self._lock:
-            return self._moment.read(*calls)
-
-
 class Connections:
     """What one open store asks of its server. Threads share it; each takes a connection for one call."""
 
@@ -161,6 +128,14 @@ class Connections:
         if self._frozen:
             return self._run([_BEGIN_READ, *calls, _COMMIT], harmless=True, patient=patient)[1:-1]
         return self._run(calls, harmless=True, patient=patient)
+
+    def ask(self, *calls: Call) -> Asked | None:
+        """Send statements that only read, and leave their results for later; None where that cannot be done now."""
+        if self.bound:
+            return None
+        if self._frozen:
+            return ask(self.pool, [_BEGIN_READ, *calls, _COMMIT], slice(1, -1), self.timeout_s)
+        return ask(self.pool, calls, slice(None), self.timeout_s)
 
     def as_when_writing(self, *calls: Call) -> Results:
         """Return the results of statements that only read, under the parameters that those have that write."""

@@ -93,6 +93,10 @@ class Link:
         """
         return not self._wait(_READ, 0.0)
 
+    def has_answer(self) -> bool:
+        """Return whether something has arrived since."""
+        return not self.alive()
+
     @property
     def idle(self) -> bool:
         """Whether it is outside of any transaction."""
@@ -128,8 +132,24 @@ class Link:
 
         Raises `Lost` or `Failed`.
         """
+        return self.receive(self.send(calls), timeout_s)
+
+    def send(self, calls: Iterable[Call]) -> dict[int, bytes]:
+        """Send statements together; what it returns is for `receive`, before which nothing else is sent.
+
+        Raises `Lost`.
+        """
         try:
-            prepared = self._send(calls)
+            return self._send(calls)
+        except psycopg.Error as error:
+            raise Lost from error
+
+    def receive(self, prepared: dict[int, bytes], timeout_s: float | None) -> Results:
+        """Return the results of what was sent; all of it was done or nothing.
+
+        Raises `Lost` or `Failed`.
+        """
+        try:
             results = self._results(timeout_s)
         except TimeoutError as error:
             raise Silent from error

@@ -32,7 +32,7 @@ class Pool:
         self._place = place
         self.prepare = place.prepare
         """Whether those that are opened from now on keep statements prepared."""
-        self._closed = False
+        self.closed = False
         self._begin_anew()
         _everything.add(self)
 
@@ -52,7 +52,7 @@ class Pool:
     def close(self) -> None:
         """Close the connections, each as soon as its thread is not using it."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self._changed.notify_all()
         self.drop_idle()
 
@@ -78,6 +78,18 @@ class Pool:
                 return link
             self.drop(link)
 
+    def take_spare(self) -> Link | None:
+        """Return a connection that is idle, if so few are kept that this one may be, too; to be given back."""
+        with self._changed:
+            if self.closed or not self._idle or len(self._kept) >= self._place.pool // 2:
+                return None
+            link = self._idle.pop()
+            self._kept.add(link)
+        if link.alive():
+            return link
+        self.drop(link)
+        return None
+
     def keep(self, link: Link) -> bool:
         """Return whether a connection may be kept for long: half of them may be, so that some are left for calls."""
         with self._changed:
@@ -90,8 +102,8 @@ class Pool:
         """Return a connection that is idle, or None for a place in which one may be opened, waiting for either."""
         with self._changed:
             if not self._idle and not self._free:
-                self._changed.wait_for(lambda: self._idle or self._free or self._closed, deadline - monotonic())
-            if self._closed:
+                self._changed.wait_for(lambda: self._idle or self._free or self.closed, deadline - monotonic())
+            if self.closed:
                 raise StoreClosedError("the store was closed meanwhile")
             if self._idle:
                 return self._idle.pop()
@@ -110,7 +122,7 @@ class Pool:
             self._kept.discard(link)
             if link not in self._links:
                 return
-            if self._closed or not link.reusable:
+            if self.closed or not link.reusable:
                 stale = link
             else:
                 link.used_at = monotonic()

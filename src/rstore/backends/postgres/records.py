@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter, itemgetter
 from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.base import Backend
+from rstore.backends.base import Ahead, Backend
 from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Ttl, Write, too_large, version_of
+from rstore.backends.postgres.ahead import PageAhead
 from rstore.backends.postgres.binary import (
     blobs,
     int8,
@@ -22,10 +23,11 @@ from rstore.backends.postgres.binary import (
     texts,
     truth,
 )
-from rstore.backends.postgres.connections import Connections, Turns, set_local
+from rstore.backends.postgres.connections import Connections, set_local
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.link import Call, Calls, Statement
 from rstore.backends.postgres.logs import MOST_BYTES, batches
+from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
 from rstore.errors import StoreNotAvailableError
@@ -219,22 +221,55 @@ class PostgresRecords(Backend):
         keys_only: bool = False,
         heads: bool = False,
     ) -> Page:
+        calls = partial(self._page_calls, start, after, stop, limit, reverse=reverse, keys_only=keys_only, heads=heads)
+        return self._page(calls, limit, self._reads.read(*calls(_PAGE_BYTES // limit, summed=False))[-1])
+
+    def scan_ahead(
+        self,
+        *,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+        heads: bool = False,
+    ) -> Ahead | None:
+        calls = partial(self._page_calls, start, after, stop, limit, reverse=reverse, keys_only=keys_only, heads=heads)
+        asked = self._reads.ask(*calls(_PAGE_BYTES // limit, summed=False))
+        again = partial(
+            self.scan, start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only,
+            heads=heads,
+        )  # fmt: skip
+        return None if asked is None else PageAhead(asked, partial(self._page, calls, limit), again)
+
+    def _page_calls(
+        self,
+        start: str,
+        after: str | None,
+        stop: str | None,
+        limit: int,
+        most: int,
+        *,
+        reverse: bool,
+        keys_only: bool,
+        heads: bool,
+        summed: bool,
+    ) -> tuple[Call, Call]:
+        """Return what finds a page, and one record more; `most` is as of `RecordSql.scan`."""
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
-        asked = [self._name, start.encode(), int8(limit + 1), *bounds]
+        query = self._records.scan(
+            after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads,
+            summed=summed,
+        )  # fmt: skip
+        size = [] if keys_only or heads else [int8(most)]
+        # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
+        return _NO_SORT, (query, [self._name, start.encode(), int8(limit + 1), *bounds, *size])
 
-        def find(most: int, *, summed: bool) -> pq.abc.PGresult:
-            query = self._records.scan(
-                after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads,
-                summed=summed,
-            )  # fmt: skip
-            size = [] if keys_only or heads else [int8(most)]
-            # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
-            return self._reads.read(_NO_SORT, (query, (*asked, *size)))[1]
-
-        found = find(_PAGE_BYTES // limit, summed=False)
+    def _page(self, calls: Callable[..., tuple[Call, Call]], limit: int, found: pq.abc.PGresult) -> Page:
         records = _records_of(found, limit)
         if len(records) < min(limit, found.ntuples):  # a large one is among them
-            found = find(_PAGE_BYTES, summed=True)
+            found = self._reads.read(*calls(_PAGE_BYTES, summed=True))[-1]
             records = _records_of(found, limit)
         return Page(records, more=len(records) < found.ntuples)
 
