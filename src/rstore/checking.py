@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Final
 
 from rstore.backends.care import MODELS, RECORDS, Finding
-from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Model, Position, Row, Snapshot, position_before
+from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
 from rstore.codec.changes import Step, unpack_change, unpack_horizon
 from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
@@ -178,7 +178,7 @@ class _LogLook:
         session, envelope = self._session, self._session.envelope
         facts = head.facts and envelope.open_block(head.facts, envelope.where(Cell.FACT, self._key))
         state = _Replay(session.codec, unpack_horizon(facts))
-        kept = self._checkpoints()
+        kept = [position_of(checkpoint) for checkpoint in session.backend.checkpoints(Log(self._model, self._key))]
         for change in changes:
             while kept and kept[-1] < position_of(change):
                 self._compare(kept.pop(), state)
@@ -198,18 +198,6 @@ class _LogLook:
             return  # what is missing explains what differs
         while kept:
             self._compare(kept.pop(), state)
-
-    def _checkpoints(self) -> list[Position]:
-        """Return where there are checkpoints, the latest first."""
-        found: list[Position] = []
-        at: Position | None = LAST
-        while at is not None:
-            checkpoint = self._checkpoint(at)
-            if checkpoint is None:
-                break
-            found.append(position_of(checkpoint))
-            at = position_before(found[-1])
-        return found
 
     def _checkpoint(self, at: Position) -> Row | None:
         """Return the newest checkpoint up to a position."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from rstore.backends import make_checked_backend
 from rstore.backends.base import Backend
-from rstore.backends.nouns import FIRST, LAST, Commit, Log, Model, Options, Position, Row, Write, position_before
+from rstore.backends.nouns import FIRST, Commit, Log, Model, Options, Write
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
 from rstore.generations import FACTS
 from rstore.pieces import AT_ONCE
@@ -132,21 +133,11 @@ def _copy_log(source: Backend, target: Backend, log: Log, birth: bytes) -> None:
         return
     target.commit(log, Commit(create=view.head, put_rows=view.rows), birth)
     # All of them, though they are but a cache: who asks about the past makes none, and would fold half of it each time.
-    for checkpoint in _checkpoints(source, log):
-        target.commit(log, Commit(put_checkpoints=(checkpoint,)), birth)
+    checkpoints = source.checkpoints(log)
+    while states := tuple(islice(checkpoints, AT_ONCE)):
+        target.commit(log, Commit(put_checkpoints=states), birth)
     # Not `snapshot`: at a moment that stays, some chunks at a time can be asked for.
     for start in range(0, len(view.chunks), AT_ONCE):
         some = view.chunks[start : start + AT_ONCE]
         whole = source.view(log, some[0].first, some[-1].last, rows=False)
         target.commit(log, Commit(put_chunks=whole.chunks), birth)
-
-
-def _checkpoints(source: Backend, log: Log) -> Iterator[Row]:
-    """Yield the states that were kept on the way, the newest first."""
-    at: Position | None = LAST
-    while at is not None:
-        checkpoint = source.view(log, hi=FIRST, rows=False, bodies=False, from_checkpoint=at).checkpoint
-        if checkpoint is None:
-            return
-        yield checkpoint
-        at = position_before((checkpoint.t, checkpoint.seq))

@@ -166,11 +166,11 @@ class Session:
         loads, open_value = self._plain_loads, self.open_value
         sealed_loads, unseal = self.codec.loads, self.envelope.opener(Cell.VALUE)
         for key, record, _ in found:
-            if len(record) > LARGE_BYTES:
+            if not _BODY_AT <= len(record) <= LARGE_BYTES:
                 yield key, open_value(key, record)
                 continue
             try:  # as above, and without its frames
-                if (load := loads.get(record[0])) is not None and len(record) >= _BODY_AT:
+                if (load := loads.get(record[0])) is not None:
                     value = load(record[_BODY_AT:])
                 else:
                     encoded = unseal(key, record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
@@ -27,6 +27,7 @@ from rstore.backends.nouns import (
     View,
     Watcher,
     Write,
+    position_before,
 )
 from rstore.errors import NotSupportedError
 
@@ -258,6 +259,16 @@ class Backend(Care):
         cannot stay at a moment holds the bodies: compressed, they are a tenth of the points or less.
         """
         return nullcontext(HeldSnapshot(self.view(log, lo, hi)))
+
+    def checkpoints(self, log: Log) -> Iterator[Row]:
+        """Yield the checkpoints of a log, the latest first."""
+        at: Position | None = LAST
+        while at is not None:
+            checkpoint = self.view(log, hi=FIRST, rows=False, bodies=False, from_checkpoint=at).checkpoint
+            if checkpoint is None:
+                return
+            yield checkpoint
+            at = position_before((checkpoint.t, checkpoint.seq))
 
     @abstractmethod
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:

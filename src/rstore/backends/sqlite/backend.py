@@ -253,13 +253,17 @@ class SqliteBackend(SqliteCare):
             stop = after if stop is None else min(stop, after)
         elif after is not None:
             start = max(start, after + "\0")  # what comes next
-        query = records.scan_query(stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads)
+        query = partial(records.scan_query, stop=stop is not None, reverse=reverse)
         named = {**self._range(start, stop), "more": limit + 1}
-        if heads:
-            return self._reads.read(
-                lambda connection: records.page(records.heads(connection, connection.execute(query, named)), limit)
-            )
-        return self._reads.read(lambda connection: records.page(connection.execute(query, named), limit))
+
+        def work(connection: apsw.Connection) -> Page:
+            if heads:
+                return records.page(records.heads(connection, connection.execute(query(records.HEADS), named)), limit)
+            some = records.KEYS if keys_only else records.SMALL
+            small = records.page_of_small(connection.execute(query(some), named).fetchall(), limit)
+            return small or records.page(connection.execute(query(records.WHOLE), named), limit)
+
+        return self._reads.read(work)
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}

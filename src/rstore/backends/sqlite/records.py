@@ -22,14 +22,17 @@ _ROW_BYTES: Final = 64
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
 _RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
-_HEAD_AND_BLOB: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
+KEYS: Final = "x'', NULL"
+SMALL: Final = "record, expires_ms"
+WHOLE: Final = f"{_RECORD}, expires_ms"
+HEADS: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
 
 # Positional, and expiry judged in Python: named parameters and a third one take a tenth of a lookup.
 GET: Final = "SELECT record, blob, expires_ms FROM records WHERE ns = ? AND key = ?"
 FETCH: Final = f"""
 SELECT key, {_RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
-FETCH_HEADS: Final = FETCH.replace(f"{_RECORD}, expires_ms", _HEAD_AND_BLOB)
+FETCH_HEADS: Final = FETCH.replace(WHOLE, HEADS)
 _GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 # Not INSERT OR REPLACE: it deletes the row first.
 _PUT: Final = """
@@ -136,10 +139,9 @@ def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
                 yield key, large.read(HEAD_BYTES), expires
 
 
-def scan_query(*, stop: bool, reverse: bool, keys_only: bool, heads: bool) -> str:
-    """Return the query of a scan."""
-    rest = "x'', NULL" if keys_only else _HEAD_AND_BLOB if heads else f"{_RECORD}, expires_ms"
-    query = f"SELECT key, {rest} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
+def scan_query(columns: str, *, stop: bool, reverse: bool) -> str:
+    """Return the query of a scan: keys, and what of their records is asked for. In `SMALL`, large ones are NULL."""
+    query = f"SELECT key, {columns} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
     if stop:
         query += " AND key < :stop"
     return query + f" ORDER BY key {'DESC' if reverse else ''} LIMIT :more"
@@ -149,6 +151,13 @@ def of_range(verb: str, stop: str | None) -> str:
     """Return the statement that counts (`SELECT count(*)`) or deletes (`DELETE`) what is in a range."""
     statement = f"{verb} FROM records WHERE ns = {NS} AND {LIVE} AND key >= :start"
     return statement if stop is None else statement + " AND key < :stop"
+
+
+def page_of_small(rows: list[Any], limit: int) -> Page | None:
+    """Return the same of rows whose records are small, so that they need not be counted; None if they are not."""
+    if any(record is None for _, record, _ in rows):
+        return None
+    return Page(rows[:limit], more=len(rows) > limit)
 
 
 def page(rows: Iterable[Any], limit: int) -> Page:
