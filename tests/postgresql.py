@@ -165,7 +165,9 @@ class Server:
     def _change(self, name: str, value: str) -> None:
         self.execute(f"ALTER SYSTEM SET {name} = {value}")
         self.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 10
         while self.execute(f"SHOW {name}") != [(value,)]:
+            assert time.monotonic() < deadline
             time.sleep(0.001)
 
     def await_waiting(self, n: int) -> None:

@@ -155,9 +155,9 @@ def test_a_sweep_reclaims_what_has_expired_and_nothing_else(backend: Backend, pa
     birth = backend.create()
     assert backend.sweep(10) == 0
     keys = [f"{i}" for i in range(40)]
-    backend.write([Write(key, record(i), 30) for i, key in enumerate(keys)], birth)
+    backend.write([Write(key, record(i), 400) for i, key in enumerate(keys)], birth)
     backend.write(
-        [Write("stays", record(1)), Write("later", record(2), 100_000), Write("large", record(3, 5000), 30)], birth
+        [Write("stays", record(1)), Write("later", record(2), 100_000), Write("large", record(3, 5000), 400)], birth
     )
     assert backend.touch("0", 100_000)
     assert backend.touch("1", None)

@@ -249,3 +249,15 @@ with Store("memory://", key={KEY!r}, frozen=False, compress=True) as store:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert all(float(figure) < 4 for figure in done.stdout.split()), done.stdout
+
+
+def test_many_values_are_compressed_one_by_one(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.db", frozen=False, compress=True) as store:
+        tracemalloc.start()
+        try:
+            store.update((f"{i}", f"{i}" * 500_000) for i in range(50))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 10_000_000
+        assert store["49"] == "49" * 500_000

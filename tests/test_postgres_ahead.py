@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from postgresql import Server
+from postgresql import PASSWORD, Server
 from processes import forked
 
-from rstore import Store, StoreClosedError
+from rstore import Store, StoreBusyError, StoreClosedError
+from rstore.backends.postgres.link import Call, Link
 from rstore.backends.postgres.pool import Pool
+from rstore.backends.postgres.records import PostgresRecords
 
 N = 6500
 KEYS = [f"{i:05}" for i in range(N)]
@@ -63,6 +68,99 @@ def test_who_is_slow_is_not_waited_for(store: Store, postgresql: Server, asked: 
             )
             assert held == []
     assert asked == []
+
+
+def test_who_turns_slow_keeps_nothing_at_the_server(store: Store, postgresql: Server) -> None:
+    store.set_many(dict.fromkeys(KEYS, "x" * 1500))
+    for i, _ in enumerate(store.items()):
+        if i in (3500, 5200):
+            time.sleep(0.05)  # the server has sent all
+            held = postgresql.execute(
+                "SELECT state FROM pg_stat_activity WHERE application_name = 'rstore' AND backend_xmin IS NOT NULL"
+            )
+            assert held == []
+
+
+def test_large_ones_among_them(store: Store, asked: list[bool]) -> None:
+    every = {key: key * (10_000 if i % 700 == 0 else 1) for i, key in enumerate(KEYS)}
+    store.set_many(every)
+    assert dict(store.items()) == every
+    assert True in asked
+
+
+def test_what_one_writes_oneself_is_seen_behind_the_keys_at_hand(store: Store) -> None:
+    found = []
+    for key, value in store.items():
+        if key == "02100":
+            store["05000"] = -1
+            store.delete("05001")
+        if key == "02200":
+            with store.transaction() as tx:
+                tx["05002"] = -2
+        found.append((key, value))
+    written = {"05000": -1, "05002": -2}
+    assert found == [(key, written.get(key, int(key))) for key in KEYS if key != "05001"]
+
+
+def test_a_loop_that_writes_where_one_connection_is_all_there_is(postgresql: Server, postgresql_schema: str) -> None:
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
+        store.update(dict.fromkeys(KEYS, 0))
+    with postgresql.role("somebody", "CONNECTION LIMIT 1"):
+        tables = f'ALL TABLES IN SCHEMA "{postgresql_schema}"'
+        postgresql.execute(f'GRANT USAGE ON SCHEMA "{postgresql_schema}" TO somebody')
+        postgresql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO somebody")
+        dsn = postgresql.tcp_dsn("somebody", PASSWORD, schema=postgresql_schema)
+        with Store(dsn, frozen=False, timeout=5) as store:
+            for key in store:
+                if int(key) % 100 == 0:
+                    store[key] = int(key)
+            assert sum(store.values()) == sum(range(0, N, 100))
+
+
+def test_a_page_that_fails_leaves_the_connection_to_who_has_it_now(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = iter(store.items())
+    for _ in range(2500):
+        next(scan)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with store.transaction() as tx:
+            tx["00000"] = -1
+            begun.set()
+            go_on.wait(10)
+
+    with ThreadPoolExecutor(1) as other:
+
+        def fail(*_: object) -> None:
+            changing.append(other.submit(change))
+            begun.wait(10)
+            raise StoreBusyError("the second read of a page with something large")
+
+        changing: list[Future[None]] = []
+        monkeypatch.setattr(PostgresRecords, "_page", fail)
+        with pytest.raises(StoreBusyError, match="second read"):
+            list(scan)
+        go_on.set()
+        changing[0].result(10)
+    assert store["00000"] == -1
+
+
+def test_an_interrupt_while_a_page_is_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Link.send
+
+    def interrupted(link: Link, calls: Iterable[Call]) -> dict[int, bytes]:
+        if sys._getframe(1).f_code.co_filename.endswith("ahead.py"):  # noqa: SLF001 - only there
+            raise KeyboardInterrupt
+        return send(link, calls)
+
+    monkeypatch.setattr(Link, "send", interrupted)
+    for _ in range(10):  # more often than there are connections
+        with pytest.raises(KeyboardInterrupt):
+            list(store)
+    monkeypatch.undo()
+    assert list(store) == KEYS
 
 
 def test_a_scan_that_is_left_leaves_nothing_behind(store: Store, postgresql: Server) -> None:

@@ -12,7 +12,7 @@ from postgres_proxy import Proxy
 from postgresql import Server
 from processes import forked
 
-from rstore import ConflictError, Store
+from rstore import ConflictError, Store, UnsafeValueError, log, session
 from rstore.backends import make_backend
 from rstore.backends.nouns import Chunk, Commit, Head, Log, Model, Options
 
@@ -89,8 +89,10 @@ VERBS: dict[str, tuple[int, Callable[[Store], object]]] = {
 
 @pytest.mark.parametrize(("most", "verb"), VERBS.values(), ids=VERBS)
 def test_how_often_the_server_is_asked(
-    proxied_dsn: str, proxy: Proxy, most: int, verb: Callable[[Store], object]
+    proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, most: int, verb: Callable[[Store], object]
 ) -> None:
+    monkeypatch.setattr(session, "_SWEEP_EVERY", 10**9)  # which comes at random, and is one more
+    monkeypatch.setattr(log, "CHECK_EVERY", 10**9)
     with Store(proxied_dsn, frozen=False, durability="normal") as store:
         store.set("k", 1)
         for key in ("s", "t"):
@@ -126,6 +128,19 @@ def test_a_sequence_that_others_change_is_asked_for_first(proxied_dsn: str, prox
         for i in range(40):
             assert ours.apply("k", {"n": (operator.add, 1)}) == {"n": 41 + i}
         assert proxy.round_trips <= 45
+
+
+def test_what_others_mended_is_not_refused_any_more(postgresql_dsn: str) -> None:
+    """Though what is remembered of it cannot be loaded here."""
+    with Store(postgresql_dsn, frozen=False) as theirs, Store(postgresql_dsn, frozen=False, serializer="json") as ours:
+        ours.apply("k", {"a": 1})
+        theirs.apply("k", {"b": {1}})
+        with pytest.raises(UnsafeValueError):
+            ours.current("k")
+        with pytest.raises(UnsafeValueError):
+            ours.apply("k", {"a": 2})
+        theirs.apply("k", {"b": 2})
+        assert ours.apply("k", {"a": 3}) == {"a": 3, "b": 2}
 
 
 def test_dropping_a_chunk_costs_what_is_dropped(postgresql: Server, postgresql_schema: str) -> None:

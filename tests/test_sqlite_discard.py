@@ -239,3 +239,29 @@ def test_what_is_written_after_a_discard_is_there(path: Path, processes: int, ro
         with Store(path, f"{name}", frozen=False) as store:
             store.discard()
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_namespace_that_was_made_in_vain_is_not_mixed_up_with_the_next_one(path: Path, reads: bool) -> None:
+    """The number that it had is given away again."""
+
+    def undo(store: Store) -> None:
+        with store.transaction() as tx:
+            tx["k"] = 1
+            if reads:
+                assert tx["k"] == 1
+            raise ZeroDivisionError
+
+    with Store(path, "keeper", frozen=False) as keeper, Store(path, "one", frozen=False) as one:
+        keeper["k"] = 0
+        one["k"] = 1
+        assert one["k"] == 1
+        with Store(path, "one", frozen=False) as again:
+            again.discard()
+        with pytest.raises(ZeroDivisionError):
+            undo(one)
+        with Store(path, "other", frozen=False) as other:
+            other["k"] = "of the other"
+            assert one.get("k") is None
+            one["k"] = 2
+            assert (one["k"], other["k"]) == (2, "of the other")

@@ -13,7 +13,14 @@ from typing import Any
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
 from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
 from rstore.codec.envelope import Cell, Envelope, at_position
-from rstore.errors import ChangeRefusedError, CorruptionError, HorizonError, StoreIntegrityError
+from rstore.errors import (
+    ChangeRefusedError,
+    CorruptionError,
+    EncryptionError,
+    HorizonError,
+    SerializationError,
+    StoreIntegrityError,
+)
 from rstore.log import new_stamp
 from rstore.operators import OPERATORS
 from rstore.session import Session
@@ -115,10 +122,10 @@ class History:
         known = self._session.readings.get(self._key)
         if known is not None and known.trusted and self._session.backend.is_remote and self._session.readings.has_time:
             # Mostly nobody has written since: to find out otherwise by the commit takes no longer than to ask first.
-            with suppress(StoreIntegrityError):  # what is refused is refused for what is there now
+            with suppress(StoreIntegrityError, SerializationError, EncryptionError):
                 if (state := self._append(known, steps, t)) is not None:
                     return state
-                known.trusted = False
+            known.trusted = False  # what is refused is refused for what is there now
         return self._append(self.read(), steps, t)
 
     def _append(self, reading: Reading, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
@@ -204,9 +211,9 @@ class History:
         insert: bool = False,
     ) -> dict[str, Any] | None:
         head = reading.head
-        create = self._logs.new_head() if head is None else None
+        begun = head or self._logs.new_head()
         commit = Commit(
-            create=create,
+            create=begun,
             if_version=None if head is None else head.version,
             # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
@@ -220,7 +227,7 @@ class History:
         if not self._logs.commit(self._key, commit, birth):
             return None
         if not insert and commit.version is not None:
-            reading.head, reading.last = (head or create or self._logs.new_head())._replace(version=commit.version), at
+            reading.head, reading.last = begun._replace(version=commit.version), at
             self._session.readings.put(self._key, reading)
         return values
 

@@ -95,14 +95,13 @@ class Session:
 
     def encode_values(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
         """Return the encoded values of many keys."""
-        encode, encoded, key = self.codec.encode, {}, ""
-        try:
-            for key, value in pairs:
-                encoded[key] = encode(value)
-        except SerializationError as error:
-            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
-        if self.codec.compresses:
-            return {key: compress(one) for key, one in encoded.items()}
+        encode, compresses, encoded = self.codec.encode, self.codec.compresses, {}
+        for key, value in pairs:
+            try:
+                one = encode(value)
+            except SerializationError as error:
+                raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+            encoded[key] = compress(one) if compresses else one
         return encoded
 
     def wrote(self, n: int) -> None:

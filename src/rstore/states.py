@@ -27,12 +27,14 @@ CHECKPOINT_CHANGES: Final = 96
 _ITEM_BYTES: Final = 6
 _CARRIED_S: Final = 1.0
 """So long a clock that was read once goes on by one's own: no clock drifts by a millisecond meanwhile."""
-_SMALL_BYTES: Final = 1024
+_SMALL_BYTES: Final = 2048
 _MOST_SMALL: Final = 4096
+_OBJECT_BYTES: Final = 160
+"""What an item takes in memory beside its bytes."""
 _LARGE_BYTES: Final = 256 * 1024
 """A larger state is folded again each time: reading and writing it takes long anyway."""
 _MOST_LARGE: Final = 64
-"""Together no more than about 20 MB, and mostly far less."""
+"""Together no more than about 30 MB, and mostly far less."""
 
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError, RecursionError)
 
@@ -183,15 +185,16 @@ class Readings:
         """Keep a reading, and let go of the one that was put longest ago where there are too many."""
         self._small.pop(key, None)
         self._large.pop(key, None)
-        size = reading.state.size()
+        size = reading.state.size() + _OBJECT_BYTES * len(reading.state)
         if size <= _SMALL_BYTES:
             _keep(self._small, key, reading, _MOST_SMALL)
         elif size <= _LARGE_BYTES:
             _keep(self._large, key, reading, _MOST_LARGE)
 
     def asked(self, now_ms: int) -> None:
-        """Take note of what the backend's clock said just now."""
-        self._clock = now_ms, monotonic()
+        """Take note of what the backend's clock said just now; an answer that was long on its way is older."""
+        if not self.has_time or now_ms >= self.now_ms():
+            self._clock = now_ms, monotonic()
 
     @property
     def has_time(self) -> bool:

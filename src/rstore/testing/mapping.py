@@ -230,16 +230,16 @@ class MappingSuite(Suite):
     @pickled
     def test_writing_while_iterating(self, opener: Opener) -> None:
         with opener() as store:
-            store.update({f"{i:04}": i for i in range(1500)})
+            store.update({f"{i:04}": i for i in range(2100)})
             for key in store:
                 store[key] = -1
                 store[" " + key] = 5  # behind the scan, so that it ends
-            assert len(store) == 3000
-            assert sum(value == -1 for value in store.values()) == 1500
+            assert len(store) == 4200
+            assert sum(value == -1 for value in store.values()) == 2100
             for key, value in store.items():
                 if value == 5:
                     del store[key]
-            assert len(store) == 1500
+            assert len(store) == 2100
 
     @pytest.mark.parametrize(
         "key", [None, 42, 1.5, b"a", "", "a\0b", "\ud800", "a" * 2049, ["a"], {}, object()], ids=shown

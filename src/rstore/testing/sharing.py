@@ -50,8 +50,8 @@ def count_up(store: Store, n: int) -> int:
 
 def bulk(store: Store, who: int, n: int) -> None:
     """Extend the shared series by many points in pieces, of which every second one is a bulk load."""
-    for i, start in enumerate(range(0, n, 3000)):
-        points = [(t * THREADS + who, t) for t in range(start, min(start + 3000, n))]
+    for i, start in enumerate(range(0, n, 1500)):
+        points = [(t * THREADS + who, t) for t in range(start, min(start + 1500, n))]
         if i % 2:
             store.extend_many("bulk", points)
         else:

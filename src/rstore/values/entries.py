@@ -98,8 +98,8 @@ class Entries(Records):
     ) -> Iterator[Entry]:
         r"""Stream the entries whose keys begin with `prefix`, from `start` (included) to `stop` (excluded), in order.
 
-        The order is that of the keys' UTF-8 bytes, or its reverse. It is read page by page, in constant memory: what
-        others write meanwhile behind the last key seen is seen, too. There is nothing between `stop` and a `start` that
+        The order is that of the keys' UTF-8 bytes, or its reverse. It is read page by page, in constant memory: what is
+        written meanwhile is seen, too, behind the thousand keys at hand. Nothing lies between `stop` and a `start` that
         comes after it. To go on behind the last key seen, pass `start=key + '\x01'`: no key lies between the two; in
         reverse pass `stop=key`.
 

@@ -20,6 +20,10 @@ T = TypeVar("T")
 
 _PAGE: Final = 1000
 _QUICK_S: Final = 0.1
+_AHEAD_BYTES: Final = 48 * 1024
+"""So much fits into the buffers of a connection, so that nothing has to wait until it is taken in."""
+_FEWEST_AHEAD: Final = 100
+_BESIDE_BYTES: Final = 32
 
 
 class Entry(NamedTuple):
@@ -123,8 +127,8 @@ class Records(Verbs):
     ) -> Iterator[list[Found]]:
         after, left = None, limit
 
-        def ask(scan: Callable[..., T]) -> T:
-            most = _PAGE if left is None else min(left, _PAGE)
+        def ask(scan: Callable[..., T], most: int = _PAGE) -> T:
+            most = most if left is None else min(left, most)
             return scan(
                 start=start, after=after, stop=stop, limit=most, reverse=reverse, keys_only=keys_only, heads=heads
             )
@@ -133,22 +137,31 @@ class Records(Verbs):
         quick = False
         try:
             while left is None or left > 0:
-                page = ask(session.backend.scan) if ahead is None else ahead.page()
-                ahead = None
+                asked, ahead = ahead, None
+                page = ask(session.backend.scan) if asked is None else asked.page()
                 if page.more:
                     after = page.records[-1][0]
                     left = None if left is None else left - len(page.records)
                     # For whoever has come back at once for this page, and so is likely to come back for the next one.
-                    if quick and left != 0:
-                        ahead = ask(session.backend.scan_ahead)
+                    if quick and left != 0 and (most := _few_bytes(page.records)) >= _FEWEST_AHEAD:
+                        ahead = ask(session.backend.scan_ahead, most)
                 given_at = monotonic()
                 yield page.records
                 quick = monotonic() - given_at < _QUICK_S
                 if not page.more:
                     return
+                if ahead is not None and not quick:
+                    ahead.drop()  # what it holds may be old by now
+                    ahead = None
         finally:
             if ahead is not None:
                 ahead.drop()
+
+
+def _few_bytes(records: list[Found]) -> int:
+    """Return how many records like these are asked for ahead."""
+    size = sum(len(record) for _, record, _ in records) + sum(len(key) for key, _, _ in records)
+    return min(_PAGE, _AHEAD_BYTES * len(records) // (size + _BESIDE_BYTES * len(records)))
 
 
 def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:

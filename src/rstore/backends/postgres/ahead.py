@@ -8,70 +8,79 @@ from psycopg import pq
 
 from rstore.backends.base import Ahead
 from rstore.backends.nouns import Page
-from rstore.backends.postgres.link import Call, Failed, Link, Lost, Results
+from rstore.backends.postgres.link import Call, Failed, Link, Lost, Results, Silent
 from rstore.backends.postgres.pool import Pool
 
 
 class Asked:
-    """Statements that only read, under way on a connection of their own.
+    """Statements that only read, under way on a connection of their own, which others take if they need it more."""
 
-    What does not fit into the buffers of the socket keeps the server's snapshot until it is taken in: whoever asks
-    ahead is to come back soon.
-    """
-
-    def __init__(self, pool: Pool, link: Link, prepared: dict[int, bytes], wanted: slice, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, link: Link, prepared: dict[int, bytes], writes: int) -> None:
+        self.writes = writes
+        """How many writes there were before."""
         self._pool = pool
         self._link = link
         self._prepared = prepared
-        self._wanted = wanted
-        self._timeout_s = timeout_s
+        pool.leave(link)
 
-    def results(self) -> Results | None:
-        """Return what they found; None if that is lost, and is to be asked for again."""
+    def results(self, timeout_s: float) -> Results | None:
+        """Return what they found; None if that is lost, and is to be asked for again.
+
+        Raises `Silent` or `Failed`.
+        """
         pool, link = self._pool, self._link
-        if link not in pool:  # but in that of the parent process
+        if not pool.claim(link):
             return None
         try:
-            results = link.receive(self._prepared, self._timeout_s)
-        except (Lost, Failed):
+            results = link.receive(self._prepared, timeout_s)
+        except Failed:
+            pool.give_back(link)
+            raise
+        except BaseException as error:
             pool.drop(link)
-            return None
-        except BaseException:
-            pool.drop(link)  # in the middle of something
+            if isinstance(error, Lost) and not isinstance(error, Silent):
+                return None
             raise
         pool.give_back(link)
-        return None if pool.closed else results[self._wanted]
+        return None if pool.closed else results
 
     def drop(self) -> None:
-        """Let go of the connection."""
-        if self._link.has_answer():
-            self.results()
-        else:
+        """Want it no more."""
+        if self._pool.claim(self._link):
             self._pool.drop(self._link)
 
 
-def ask(pool: Pool, calls: Iterable[Call], wanted: slice, timeout_s: float) -> Asked | None:
+def ask(pool: Pool, calls: Iterable[Call], writes: int) -> Asked | None:
     """Send statements on a connection that can be spared, if there is one."""
     link = pool.take_spare()
     if link is None:
         return None
     try:
-        return Asked(pool, link, link.send(calls), wanted, timeout_s)
-    except Lost:
+        return Asked(pool, link, link.send(calls), writes)
+    except BaseException as error:
         pool.drop(link)
-        return None
+        if isinstance(error, Lost):
+            return None
+        raise
 
 
 class PageAhead(Ahead):
-    """A page that was asked for; what is lost of it is asked for again."""
+    """A page that was asked for; what is lost of it, or may be old, is asked for again."""
 
-    def __init__(self, asked: Asked, make: Callable[[pq.abc.PGresult], Page], again: Callable[[], Page]) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        take_in: Callable[[Asked], Results | None],
+        make: Callable[[pq.abc.PGresult], Page],
+        again: Callable[[], Page],
+    ) -> None:
         self._asked = asked
+        self._take_in = take_in
         self._make = make
         self._again = again
 
     def page(self) -> Page:
-        results = self._asked.results()
+        results = self._take_in(self._asked)
         return self._again() if results is None else self._make(results[-1])
 
     def drop(self) -> None:

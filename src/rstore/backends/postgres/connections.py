@@ -94,6 +94,7 @@ class Connections:
         self._frozen = options.frozen
         self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
         self._bound = _Bound()
+        self._writes = 0  # that were begun, so that what was asked before them is known to be old
 
     def set_up(self) -> None:
         """Make sure that the server is there, and that the schema is laid out.
@@ -133,9 +134,22 @@ class Connections:
         """Send statements that only read, and leave their results for later; None where that cannot be done now."""
         if self.bound:
             return None
-        if self._frozen:
-            return ask(self.pool, [_BEGIN_READ, *calls, _COMMIT], slice(1, -1), self.timeout_s)
-        return ask(self.pool, calls, slice(None), self.timeout_s)
+        return ask(self.pool, [_BEGIN_READ, *calls, _COMMIT] if self._frozen else calls, self._writes)
+
+    def take_in(self, asked: Asked) -> Results | None:
+        """Return the results of what was asked; None if they are lost, or older than what this store has written."""
+        if asked.writes != self._writes:
+            asked.drop()
+            return None
+        try:
+            results = asked.results(self.timeout_s)
+        except Failed as failure:
+            if self._again(failure):
+                return None
+            raise translated(failure.error, self.place.show) from failure.error
+        except Silent as lost:
+            raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
+        return results[1:-1] if results is not None and self._frozen else results
 
     def as_when_writing(self, *calls: Call) -> Results:
         """Return the results of statements that only read, under the parameters that those have that write."""
@@ -163,6 +177,7 @@ class Connections:
             *results, xid = self._run(Calls(lambda: chain(calls, [_XID])))
             bound.xid = xid.get_value(0, 0)
             return results
+        self._writes += 1
         prelude = [*self._prelude, *([set_local("lock_timeout", self._timeout_ms)] if patient else ())]
         first: Lost | None = None
         for _ in range(_RETRIES):
@@ -315,6 +330,7 @@ class Connections:
             self._undo(link)
             raise
         finally:
+            self._writes += 1
             mine["link"] = None
             self.pool.give_back(link)
 

@@ -93,10 +93,6 @@ class Link:
         """
         return not self._wait(_READ, 0.0)
 
-    def has_answer(self) -> bool:
-        """Return whether something has arrived since."""
-        return not self.alive()
-
     @property
     def idle(self) -> bool:
         """Whether it is outside of any transaction."""

@@ -37,11 +37,12 @@ class Pool:
         _everything.add(self)
 
     def _begin_anew(self) -> None:
-        self._changed = Condition()  # guards the four below, and says when one of them changed
+        self._changed = Condition()  # guards all below, and says when one of them changed
         self._idle: deque[Link] = deque()  # the one used last is taken first
         self._links: set[Link] = set()  # all that are open
         self._free = self._place.pool  # how many more may be
         self._kept: set[Link] = set()  # those that somebody reads from one moment
+        self._spare: set[Link] = set()  # those on which an answer is under way that can be asked for again
         # A store that nobody closed says farewell to its server when it is thrown away, and at the end of the process.
         self._farewell = finalize(self, _close_all, self._links)
 
@@ -71,6 +72,8 @@ class Pool:
         Raises `StoreBusyError` if there is none by then.
         """
         while True:
+            if not (self._idle or self._free):
+                self._drop_spare()
             link = self._take_idle(deadline)
             if link is None:
                 return self._connect(deadline)
@@ -79,16 +82,42 @@ class Pool:
             self.drop(link)
 
     def take_spare(self) -> Link | None:
-        """Return a connection that is idle, if so few are kept that this one may be, too; to be given back."""
+        """Return a connection that is idle, if so few are kept that this one may be, too."""
         with self._changed:
-            if self.closed or not self._idle or len(self._kept) >= self._place.pool // 2:
+            if self.closed or not self._idle or len(self._kept) + len(self._spare) >= self._place.pool // 2:
                 return None
             link = self._idle.pop()
-            self._kept.add(link)
-        if link.alive():
-            return link
+        try:
+            if link.alive():
+                return link
+        except BaseException:
+            self.drop(link)
+            raise
         self.drop(link)
         return None
+
+    def leave(self, link: Link) -> None:
+        """Keep a connection on which an answer is under way, unless somebody needs its place meanwhile."""
+        with self._changed:
+            if link in self._links:
+                self._spare.add(link)
+
+    def claim(self, link: Link) -> bool:
+        """Return whether such a connection is still there; it is the caller's again then, to be given back."""
+        with self._changed:
+            if link not in self._spare:
+                return False
+            self._spare.remove(link)
+            return True
+
+    def _drop_spare(self) -> bool:
+        """End a session whose answer can be asked for again, if there is one."""
+        with self._changed:
+            if not self._spare:
+                return False
+            link = self._spare.pop()
+        self.drop(link)
+        return True
 
     def keep(self, link: Link) -> bool:
         """Return whether a connection may be kept for long: half of them may be, so that some are left for calls."""
@@ -147,8 +176,9 @@ class Pool:
     def drop_idle(self) -> None:
         """End the sessions that nobody uses."""
         with self._changed:
-            idle = list(self._idle)
+            idle = [*self._idle, *self._spare]
             self._idle.clear()
+            self._spare.clear()
         for link in idle:
             self.drop(link)
 
@@ -171,6 +201,8 @@ class Pool:
             try:
                 connection = psycopg.Connection.connect(**parameters, autocommit=True)
             except psycopg.Error as error:
+                if self._drop_spare():
+                    continue  # whose place at the server may be the one that is missing
                 if not is_temporary(error) or monotonic() + pause > deadline:
                     # Not chained: the frames of the driver hold the password.
                     raise unreachable(error, self._place.show) from error.with_traceback(None)

@@ -241,7 +241,11 @@ class PostgresRecords(Backend):
             self.scan, start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only,
             heads=heads,
         )  # fmt: skip
-        return None if asked is None else PageAhead(asked, partial(self._page, calls, limit), again)
+        return (
+            None
+            if asked is None
+            else PageAhead(asked, self._connections.take_in, partial(self._page, calls, limit), again)
+        )
 
     def _page_calls(
         self,

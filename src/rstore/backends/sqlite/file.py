@@ -178,6 +178,7 @@ class SqliteFile:
             moved = outermost and link.moved()
         if moved:  # nobody can do it again but who asked for it, so it should not begin on a file that is gone
             self._leave()
+        stays = False
         with link.held():
             connection = self.connection(link, create=create)
             try:
@@ -187,9 +188,13 @@ class SqliteFile:
                     self._check_bound(link)
                     if link.moved():
                         raise StoreNotAvailableError(f"{self.path!r} was replaced meanwhile; nothing was applied")
+                stays = True
             except apsw.Error as error:
                 raise self.translated(error) from error
             finally:
+                if not stays:
+                    # If the namespace was made inside, it is gone, and the next one that is made is given its number.
+                    link.namespace = 0
                 if outermost:
                     link.bound = None
 
