@@ -211,9 +211,10 @@ class History:
         insert: bool = False,
     ) -> dict[str, Any] | None:
         head = reading.head
-        begun = head or self._logs.new_head()
+        # Only where there is none: the stamps of a new one are what a commit is recognised by where its answer is lost.
+        create = self._logs.new_head() if head is None else None
         commit = Commit(
-            create=begun,
+            create=create,
             if_version=None if head is None else head.version,
             # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
@@ -226,7 +227,8 @@ class History:
         values = reading.state.values()  # first: a state that cannot be loaded must not be recorded
         if not self._logs.commit(self._key, commit, birth):
             return None
-        if not insert and commit.version is not None:
+        begun = head or create
+        if not insert and begun is not None and commit.version is not None:
             reading.head, reading.last = begun._replace(version=commit.version), at
             self._session.readings.put(self._key, reading)
         return values
