@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,16 +61,27 @@ class Program:
 
     def end(self) -> list[str]:
         """Let it end, and return the lines that it said since."""
-        said, _ = self._process.communicate()
+        said = self._rest()
         assert self._process.returncode == 0, self._process.returncode
         return said.splitlines()
+
+    def _rest(self) -> str:
+        # Not `communicate`: it reads the pipe itself, past what `hear` has taken out of it together with a line.
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        with self._process.stdout as out:
+            said = out.read()
+        self._process.wait()
+        return said
 
     def kill(self) -> list[str]:
         """Kill it at once, unless it ended, and return the lines that it had said in full."""
         if self._process.returncode is not None:
             return []
         self._process.kill()
-        said, _ = self._process.communicate()
+        said = self._rest()
         return [line[:-1] for line in said.splitlines(keepends=True) if line.endswith("\n")]
 
 
