@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _PAGE: Final = 1000
 _QUICK_S: Final = 0.1
-_AHEAD_BYTES: Final = 48 * 1024
+_AHEAD_BYTES: Final = 112 * 1024
 """So much fits into the buffers of a connection, so that nothing has to wait until it is taken in."""
 _FEWEST_AHEAD: Final = 100
 _BESIDE_BYTES: Final = 32
