@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from rstore.backends.care import Care
 from rstore.backends.nouns import (
@@ -23,6 +23,7 @@ from rstore.backends.nouns import (
     Page,
     Position,
     Row,
+    Scan,
     Snapshot,
     View,
     Watcher,
@@ -178,22 +179,13 @@ class Backend(Care):
         `heads` as in `fetch`.
         """
 
-    def scan_ahead(
-        self,
-        *,
-        start: str = "",
-        after: str | None = None,
-        stop: str | None = None,
-        limit: int,
-        reverse: bool = False,
-        keys_only: bool = False,
-        heads: bool = False,
-    ) -> Ahead | None:
+    def scan_ahead(self, before: Sequence[Found], **asked: Unpack[Scan]) -> Ahead | None:
         """Ask for a page that is wanted in a moment, without waiting for it; None where that cannot be, or is no use.
 
-        The arguments are those of `scan`; what it holds is of the time when it was asked for.
+        `before` is the page before it, whose records tell how large these may be, and the rest is that of `scan`. It
+        may have fewer records, and what it holds is of the time when it was asked for.
         """
-        del start, after, stop, limit, reverse, keys_only, heads
+        del before, asked
         return None
 
     @abstractmethod

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
 from rstore.errors import NotSupportedError, StoreError
 
@@ -134,6 +134,18 @@ class Write(NamedTuple):
 
 Found: TypeAlias = tuple[str, bytes, int | None]
 """A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""
+
+
+class Scan(TypedDict, total=False):
+    """What `Backend.scan` takes, where it is handed on."""
+
+    start: str
+    after: str | None
+    stop: str | None
+    limit: Required[int]
+    reverse: bool
+    keys_only: bool
+    heads: bool
 
 
 class Page(NamedTuple):

@@ -6,6 +6,7 @@ Nouns: an *entry* (a key with its value, version and expiry) and *pairs* (what `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
@@ -20,10 +21,6 @@ T = TypeVar("T")
 
 _PAGE: Final = 1000
 _QUICK_S: Final = 0.1
-_AHEAD_BYTES: Final = 112 * 1024
-"""So much fits into the buffers of a connection, so that nothing has to wait until it is taken in."""
-_FEWEST_AHEAD: Final = 100
-_BESIDE_BYTES: Final = 32
 
 
 class Entry(NamedTuple):
@@ -127,8 +124,8 @@ class Records(Verbs):
     ) -> Iterator[list[Found]]:
         after, left = None, limit
 
-        def ask(scan: Callable[..., T], most: int = _PAGE) -> T:
-            most = most if left is None else min(left, most)
+        def ask(scan: Callable[..., T]) -> T:
+            most = _PAGE if left is None else min(left, _PAGE)
             return scan(
                 start=start, after=after, stop=stop, limit=most, reverse=reverse, keys_only=keys_only, heads=heads
             )
@@ -143,8 +140,8 @@ class Records(Verbs):
                     after = page.records[-1][0]
                     left = None if left is None else left - len(page.records)
                     # For whoever has come back at once for this page, and so is likely to come back for the next one.
-                    if quick and left != 0 and (most := _few_bytes(page.records)) >= _FEWEST_AHEAD:
-                        ahead = ask(session.backend.scan_ahead, most)
+                    if quick and left != 0:
+                        ahead = ask(partial(session.backend.scan_ahead, page.records))
                 given_at = monotonic()
                 yield page.records
                 quick = monotonic() - given_at < _QUICK_S
@@ -156,12 +153,6 @@ class Records(Verbs):
         finally:
             if ahead is not None:
                 ahead.drop()
-
-
-def _few_bytes(records: list[Found]) -> int:
-    """Return how many records like these are asked for ahead."""
-    size = sum(len(record) for _, record, _ in records) + sum(len(key) for key, _, _ in records)
-    return min(_PAGE, _AHEAD_BYTES * len(records) // (size + _BESIDE_BYTES * len(records)))
 
 
 def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, partial
 from operator import attrgetter, itemgetter
-from typing import Final
+from typing import Final, Unpack
 
 from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
-from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Ttl, Write, too_large, version_of
-from rstore.backends.postgres.ahead import PageAhead
+from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Scan, Ttl, Write, too_large, version_of
+from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
     int8,
@@ -210,55 +210,31 @@ class PostgresRecords(Backend):
         results = self._connections.write([(statement, parameters)], lambda: None, patient=patient)
         return 0 if results is None else results[0].command_tuples or 0
 
-    def scan(
-        self,
-        *,
-        start: str = "",
-        after: str | None = None,
-        stop: str | None = None,
-        limit: int,
-        reverse: bool = False,
-        keys_only: bool = False,
-        heads: bool = False,
-    ) -> Page:
-        calls = partial(self._page_calls, start, after, stop, limit, reverse=reverse, keys_only=keys_only, heads=heads)
-        return self._page(calls, limit, self._reads.read(*calls(_PAGE_BYTES // limit, summed=False))[-1])
+    def scan(self, **asked: Unpack[Scan]) -> Page:
+        calls = self._page_calls(_PAGE_BYTES // asked["limit"], summed=False, **asked)
+        return self._page(asked, self._reads.read(*calls)[-1])
 
-    def scan_ahead(
-        self,
-        *,
-        start: str = "",
-        after: str | None = None,
-        stop: str | None = None,
-        limit: int,
-        reverse: bool = False,
-        keys_only: bool = False,
-        heads: bool = False,
-    ) -> Ahead | None:
-        calls = partial(self._page_calls, start, after, stop, limit, reverse=reverse, keys_only=keys_only, heads=heads)
-        asked = self._reads.ask(*calls(_PAGE_BYTES // limit, summed=False))
-        again = partial(
-            self.scan, start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only,
-            heads=heads,
-        )  # fmt: skip
-        return (
-            None
-            if asked is None
-            else PageAhead(asked, self._connections.take_in, partial(self._page, calls, limit), again)
-        )
+    def scan_ahead(self, before: Sequence[Found], **asked: Unpack[Scan]) -> Ahead | None:
+        asked["limit"] = min(asked["limit"], most_ahead(before))
+        if asked["limit"] < FEWEST_AHEAD:
+            return None
+        under_way = self._reads.ask(*self._page_calls(_PAGE_BYTES // asked["limit"], summed=False, **asked))
+        if under_way is None:
+            return None
+        return PageAhead(under_way, self._connections.take_in, partial(self._page, asked), partial(self.scan, **asked))
 
     def _page_calls(
         self,
-        start: str,
-        after: str | None,
-        stop: str | None,
-        limit: int,
         most: int,
         *,
-        reverse: bool,
-        keys_only: bool,
-        heads: bool,
         summed: bool,
+        start: str = "",
+        after: str | None = None,
+        stop: str | None = None,
+        limit: int,
+        reverse: bool = False,
+        keys_only: bool = False,
+        heads: bool = False,
     ) -> tuple[Call, Call]:
         """Return what finds a page, and one record more; `most` is as of `RecordSql.scan`."""
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
@@ -270,11 +246,11 @@ class PostgresRecords(Backend):
         # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
         return _NO_SORT, (query, [self._name, start.encode(), int8(limit + 1), *bounds, *size])
 
-    def _page(self, calls: Callable[..., tuple[Call, Call]], limit: int, found: pq.abc.PGresult) -> Page:
-        records = _records_of(found, limit)
-        if len(records) < min(limit, found.ntuples):  # a large one is among them
-            found = self._reads.read(*calls(_PAGE_BYTES, summed=True))[-1]
-            records = _records_of(found, limit)
+    def _page(self, asked: Scan, found: pq.abc.PGresult) -> Page:
+        records = _records_of(found, asked["limit"])
+        if len(records) < min(asked["limit"], found.ntuples):  # a large one is among them
+            found = self._reads.read(*self._page_calls(_PAGE_BYTES, summed=True, **asked))[-1]
+            records = _records_of(found, asked["limit"])
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
