@@ -89,17 +89,29 @@ def test_large_ones_among_them(store: Store, asked: list[bool]) -> None:
 
 
 def test_what_one_writes_oneself_is_seen_behind_the_keys_at_hand(store: Store) -> None:
+    """Though the next page was asked for before."""
     found = []
     for key, value in store.items():
         if key == "02100":
-            store["05000"] = -1
-            store.delete("05001")
-        if key == "02200":
+            store["03500"] = -1
+        if key == "03100":
+            store.delete("04500")
+        if key == "04100":
             with store.transaction() as tx:
-                tx["05002"] = -2
+                tx["05500"] = -2
         found.append((key, value))
-    written = {"05000": -1, "05002": -2}
-    assert found == [(key, written.get(key, int(key))) for key in KEYS if key != "05001"]
+    written = {"03500": -1, "05500": -2}
+    assert found == [(key, written.get(key, int(key))) for key in KEYS if key != "04500"]
+
+
+def test_who_turns_slow_is_given_what_others_have_written_meanwhile(store: Store, postgresql_dsn: str) -> None:
+    with Store(postgresql_dsn, frozen=False) as other:
+        for key, value in store.items():
+            if key == "02100":
+                other["03500"] = -1
+                time.sleep(0.15)
+            if key == "03500":
+                assert value == -1
 
 
 def test_a_loop_that_writes_where_one_connection_is_all_there_is(postgresql: Server, postgresql_schema: str) -> None:

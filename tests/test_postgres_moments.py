@@ -119,6 +119,12 @@ def test_a_sequence_that_others_change_is_asked_for_first(proxied_dsn: str, prox
     with Store(proxied_dsn, frozen=False, durability="normal") as ours, Store(proxied_dsn, frozen=False) as theirs:
         for store in (ours, theirs) * 2:
             store.apply("k", {"n": 0})
+        ours.apply("k", {"n": 0})
+        ours.apply("k", {"n": 0})
+        theirs.apply("k", {"n": 0})
+        proxy.round_trips = 0
+        ours.apply("k", {"n": 0})
+        assert proxy.round_trips == 3  # in vain, to read it again, and once more
         proxy.round_trips = 0
         for i in range(20):
             assert theirs.apply("k", {"n": (operator.add, 1)}) == {"n": 2 * i + 1}

@@ -5,13 +5,16 @@ import hmac
 import json
 import random
 from base64 import urlsafe_b64decode
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
+import apsw
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from rstore import EncryptionError, TamperedError
+from rstore import EncryptionError, Store, TamperedError, generate_key
+from rstore.codec import envelope as module
 from rstore.codec.envelope import Cell, Envelope
 
 PATH = Path(__file__).parent / "vectors" / "envelope.json"
@@ -105,3 +108,21 @@ def test_what_is_sealed_in_pieces_is_sealed_as_the_layout_says(size: int) -> Non
 
 def test_there_is_a_vector_for_every_kind_of_cell() -> None:
     assert {vector["cell"] for vector in VECTORS} == set(Cell)
+
+
+def test_no_key_is_derived_for_more_than_its_share_and_no_nonce_is_used_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_SEALS", 10)
+    pairs = {f"{i:02}": i for i in range(36)}
+    with Store(str(tmp_path / "store.db"), frozen=False, key=generate_key()) as store:
+        store.set_many(pairs)
+        store["36"] = 36
+        for i in range(37, 60):
+            store[f"{i}"] = i
+        assert dict(store.items()) == {f"{i:02}": i for i in range(60)}
+    file = apsw.Connection(str(tmp_path / "store.db"))
+    sealed = [row[0] for row in file.execute("SELECT record FROM records")]
+    file.close()
+    assert sorted(Counter(record[2:18] for record in sealed).values()) == [10] * 6
+    assert len({record[50:62] for record in sealed}) == 60

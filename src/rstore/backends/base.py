@@ -42,7 +42,7 @@ class Ahead(ABC):
 
     @abstractmethod
     def drop(self) -> None:
-        """Let go of what it takes."""
+        """Let go of what it takes; behind `page` that is nothing."""
 
 
 class Backend(Care):

@@ -136,9 +136,9 @@ class Envelope:
         """Return `body` sealed at its place, or as it is without a key."""
         if not self.keyed:
             return body
-        self._seals_left -= 1
-        if self._seals_left < 0:
+        if self._seals_left <= 0:
             self._renew()
+        self._seals_left -= 1
         prefix, cipher = self._seal or self._new_salt()
         nonce = os.urandom(NONCE_BYTES)
         header = prefix + nonce
@@ -174,9 +174,9 @@ class Envelope:
         # What `seal` does, with the nonces drawn at once: for each of them alone the system would have to be called.
         nonces, kind, sealed = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell], []
         for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True):
-            self._seals_left -= 1
-            if self._seals_left < 0:
+            if self._seals_left <= 0:
                 self._renew()
+            self._seals_left -= 1
             prefix, cipher = self._seal or self._new_salt()
             nonce, where = nonces[at : at + NONCE_BYTES], kind + _prefixed(key)
             header = prefix + nonce

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -117,6 +117,7 @@ class EntrySuite(Suite):
         pairs = {f"{i:05}": i for i in range(2500)}
         store.set_many(pairs, atomic=self.across_keys)
         assert store.get_many(["nothing", *pairs]) == pairs
+        assert len({entry.version for entry in store.scan()}) == 2500
         assert [entry.value for entry in store.scan("0")] == list(range(2500))
         assert [entry.value for entry in store.scan(reverse=True, limit=1700)] == list(range(2499, 799, -1))
         streamed = store.scan("0", stop="02499")
@@ -132,6 +133,17 @@ class EntrySuite(Suite):
         assert store.delete_prefix("0") == 2500
         assert len(store) == store.delete_prefix("0") == 0
         oracle.values.clear()
+
+    @plain
+    def test_pairs_that_cannot_all_be_had_are_not_stored(self, store: Store) -> None:
+        def pairs() -> Iterator[tuple[str, int]]:
+            yield "a", 1
+            raise LookupError("no more of them")
+
+        for verb in (store.update, store.set_many):
+            with pytest.raises(LookupError, match="no more of them"):
+                verb(pairs())
+        assert len(store) == 0
 
     def test_an_entry_says_what_is_there(self, store: Store) -> None:
         version = store.set("k", [1])

@@ -6,6 +6,7 @@ import collections
 import datetime
 import enum
 import http
+import itertools
 import math
 import operator
 import struct
@@ -88,6 +89,7 @@ COLUMNS: dict[str, Callable[[int], Any]] = {
     "bools with one int": lambda i: 1 if i == 9_001 else True,
     "strs": lambda i: f"value {i * 31 % 10_007}",
     "few strs": lambda i: ("sun", "rain", "", "\u00e9", "\U0001f600", "\ud800", "a\0b")[i % 7],
+    "strs with a few others": lambda i: "b" if i % 1000 == 7 else "a",
     "strs with one subclass": lambda i: _Text("a") if i == 9_001 else "a",
     "nones": lambda _: None,
     "bytes": lambda i: bytes((i % 256, 0xC1)) * (i % 5),
@@ -135,7 +137,8 @@ class ExactnessSuite(Suite):
                 for start in (0, 1, 8191, 8192, 9_000, _N - 5):
                     assert same(store.range(name, start * 10, n=7), points[start : start + 7])
                     assert same(store.range(name, start * 10 + 1, end=(start + 7) * 10), points[start + 1 : start + 8])
-                assert same(store.range(name, freq=1000), points[::100])
+                for start, each in itertools.product((0, 1, 8191), (2, 100, 4099)):
+                    assert same(store.range(name, start * 10, freq=each * 10 - 3), points[start::each])
 
     @sealed
     def test_columns_written_in_small_batches_and_in_disorder(self, store: Store, oracle: Oracle) -> None:

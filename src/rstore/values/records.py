@@ -134,8 +134,8 @@ class Records(Verbs):
         quick = False
         try:
             while left is None or left > 0:
-                asked, ahead = ahead, None
-                page = ask(session.backend.scan) if asked is None else asked.page()
+                page = ask(session.backend.scan) if ahead is None else ahead.page()
+                ahead = None
                 if page.more:
                     after = page.records[-1][0]
                     left = None if left is None else left - len(page.records)
