@@ -200,19 +200,25 @@ class Column:
 _NATIVE: Final = Codec(serializers.Pickle())
 
 
+def sole_type(values: Sequence[Any]) -> type | None:
+    """Return the type that all values are of, exactly; None if there are several, or no values."""
+    types = list(map(type, values))  # counting takes two thirds of what a set would, which hashes each
+    return types[0] if types and types.count(types[0]) == len(types) else None
+
+
 def column_of(values: list[Any], codec: Codec) -> Column:
     """Return the column of some Python values: typed if all are of one type that has a codec of its own.
 
     It keeps the list, which nobody is to change: a copy of a million takes as long as compressing them.
     """
     if codec.typed:
-        types = set(map(type, values))
-        kind = _KIND_OF_TYPE.get(types.pop()) if len(types) == 1 else None
+        sole = sole_type(values)
+        kind = None if sole is None else _KIND_OF_TYPE.get(sole)
         if kind is Kind.STR:
             return Column(kind, values)
         if kind is not None:
-            try:
-                return Column(kind, np.array(values, _DTYPES[kind]))
+            try:  # not np.array: it goes through all of them once more to find their type
+                return Column(kind, np.fromiter(values, _DTYPES[kind], len(values)))
             except OverflowError:  # an int beyond 64 bits
                 pass
     return Column(Kind.ENCODED, Blobs.of([codec.encode(value) for value in values]))

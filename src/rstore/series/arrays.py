@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_timestamp
-from rstore.codec.columns import Column, Int64s, column_of, column_of_array
+from rstore.codec.columns import Column, Int64s, column_of, column_of_array, sole_type
 from rstore.codec.serializers import Codec
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
@@ -72,9 +72,9 @@ def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
 
 def _from_list(given: list[Any] | tuple[Any, ...], what: str) -> Int64s:
     """Return the array of a list of ints; NumPy alone would take bools for ints, and make floats of large ones."""
-    if set(map(type, given)) <= {int}:
+    if sole_type(given) is int:
         with suppress(OverflowError):
-            return np.array(given, np.int64)
+            return np.fromiter(given, np.int64, len(given))
     return np.array([_checked(t, i, what) for i, t in enumerate(given)], np.int64)
 
 

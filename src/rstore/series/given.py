@@ -11,7 +11,7 @@ import numpy as np
 
 from rstore.arguments import check_timestamp
 from rstore.backends.nouns import MAX_INT64, MIN_INT64
-from rstore.codec.columns import Int64s
+from rstore.codec.columns import Int64s, sole_type
 from rstore.errors import InvalidTypeError, InvalidValueError
 
 
@@ -21,7 +21,7 @@ def split_points(given: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     Not `zip(*points)`, which takes ten times as long for a million points.
     """
     points = given if isinstance(given, tuple | list) else _read_all(given)
-    if set(map(type, points)) - {tuple, list} and not all(isinstance(point, tuple | list) for point in points):
+    if sole_type(points) not in (tuple, list) and not all(isinstance(point, tuple | list) for point in points):
         raise _malformed(points)
     try:
         return [t for t, _ in points], list(map(itemgetter(1), points))
@@ -49,15 +49,15 @@ def _malformed(points: Sequence[Any]) -> InvalidTypeError:
 
 def times_of(timestamps: list[Any]) -> Int64s:
     """Return many timestamps that were checked; of ints, NumPy itself finds those that are too large."""
-    if set(map(type, timestamps)) == {int}:
+    if sole_type(timestamps) is int:
         with suppress(OverflowError):
-            return np.array(timestamps, np.int64)
+            return np.fromiter(timestamps, np.int64, len(timestamps))
     return np.array(few_times(timestamps), np.int64)
 
 
 def few_times(timestamps: list[Any]) -> list[int]:
     """Return a few timestamps that were checked; by the extremes, where all of them are ints."""
-    if set(map(type, timestamps)) == {int} and min(timestamps) >= MIN_INT64 and max(timestamps) <= MAX_INT64:
+    if sole_type(timestamps) is int and min(timestamps) >= MIN_INT64 and max(timestamps) <= MAX_INT64:
         return timestamps
     checked = []
     for i, t in enumerate(timestamps):
