@@ -28,6 +28,7 @@ from rstore.backends.nouns import (
     Options,
     Position,
     Row,
+    View,
     Write,
     version_of,
 )
@@ -365,9 +366,9 @@ def test_a_view_leaves_behind_what_has_not_changed(backend: Backend) -> None:
     commit = Commit(create=HEAD, put_rows=rows, put_chunks=[chunk], put_checkpoints=[checkpoint])
     assert backend.commit(log, commit, birth)
     view = backend.view(log, unless_version=HEAD.version)
-    assert (view.head, view.rows, view.chunks, view.checkpoint) == (HEAD, [], [], None)
+    assert view == View(view.now_ms, HEAD)
     view = backend.view(log, from_checkpoint=LAST, unless_version=HEAD.version)
-    assert (view.head, view.rows, view.chunks, view.checkpoint) == (HEAD, [], [], None)
+    assert view == View(view.now_ms, HEAD)
     view = backend.view(log, unless_version=b"another")
     assert (view.head, view.rows, view.chunks) == (HEAD, rows, [chunk])
     view = backend.view(log, limit=1, reverse=True, from_checkpoint=LAST, unless_version=b"another")

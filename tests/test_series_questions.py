@@ -284,7 +284,10 @@ def test_bad_questions(store: Store) -> None:
     assert store.resample("words", 1, ["count", "first"]) == [
         (0, {"count": 1, "first": "a"}), (1, {"count": 1, "first": "b"}),
     ]  # fmt: skip
-    assert store.resample("nothing", 5) == []
+    for unknown in (store.resample, store.downsample):
+        with pytest.raises(InvalidArgumentError, match="no series 'nothing' in namespace 'default'"):
+            unknown("nothing", 5)
+    assert "nothing" not in store.timeseries()
 
 
 def test_nan_is_no_measurement(store: Store) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Final
@@ -124,7 +124,7 @@ class _LogLook:
 
     # -- rows and chunks ----------------------------------------------------------------------------------------------
 
-    def _open_rows(self, head: Head, rows: list[Row]) -> list[Row]:
+    def _open_rows(self, head: Head, rows: Sequence[Row]) -> list[Row]:
         """Return those hot rows that can be opened."""
         opened, failed, first = [], 0, ""
         for row in rows:

@@ -173,7 +173,7 @@ def _answer(reading: Reading, *, withtimestamp: bool) -> dict[str, Any] | tuple[
 
 def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
     """Return the steps of a change, their values encoded."""
-    if not isinstance(state, Mapping):
+    if type(state) is not dict and not isinstance(state, Mapping):  # a dict costs no look at its bases
         raise InvalidTypeError(f"a change is a mapping {{item: value or (op, operand)}}, not {type(state).__name__}")
     steps = []
     for item, value in state.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from random import Random
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
@@ -116,6 +116,8 @@ class Logs(LogReader):
 
     def seal_rows(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> list[Row]:
         """Return hot rows with their bodies sealed."""
+        if not self._envelope.keyed:
+            return [*map(Row._make, rows)]
         seal, position = self._envelope.seal, self._kind.position
         where = self._envelope.where(self._kind.row, key)
         return [Row(t, seq, seal(body, where, position(t, seq))) for t, seq, body in rows]
@@ -203,20 +205,22 @@ class Logs(LogReader):
 
         After some lost races it holds the lock while it tries. `rows` is how many it writes.
         """
-        log, races = Log(self._model, key), 0
+        races = 0
         while True:
-            alone = races >= RACES
-            try:
-                with self._backend.exclusive(log) if alone else nullcontext():
-                    won = attempt()
-            except Undone:
-                if not alone or races >= MOST_RACES:
-                    raise
-                won = None
+            won = attempt() if races < RACES else self._alone(key, attempt, last=races >= MOST_RACES)
             if won is not None:
                 self.wrote(key, rows)  # not before the lock is released: others must not wait for a compression
                 return won
             races += 1
+
+    def _alone(self, key: str, attempt: Callable[[], T | None], *, last: bool) -> T | None:
+        try:
+            with self._backend.exclusive(Log(self._model, key)):
+                return attempt()
+        except Undone:
+            if last:
+                raise
+            return None
 
     # -- rewriting ----------------------------------------------------------------------------------------------------
 

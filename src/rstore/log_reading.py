@@ -159,7 +159,7 @@ class LogReader:
         meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
         return unpack_meta(meta)
 
-    def open_rows(self, key: str, rows: list[Row]) -> list[Row]:
+    def open_rows(self, key: str, rows: Sequence[Row]) -> Sequence[Row]:
         """Return hot rows with their bodies opened."""
         if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows

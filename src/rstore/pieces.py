@@ -7,13 +7,14 @@ unpacking it).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeAlias
 
 from rstore.backends.nouns import Chunk, Position, Row, Snapshot
 from rstore.codec.chunks import Meta, Segment, merge
 from rstore.codec.threads import spread
+from rstore.errors import InvalidValueError
 from rstore.log_reading import LogReader
 
 AT_ONCE: Final = 8
@@ -37,7 +38,7 @@ class _Part(NamedTuple):
     """A chunk with the hot rows between its first and last point, or hot rows between two chunks."""
 
     chunk: Chunk | None
-    rows: list[Row]
+    rows: Sequence[Row]
 
 
 class Reader:
@@ -50,6 +51,13 @@ class Reader:
         self._lo: Position = (lo, 0)
         self._hi: Position = (hi, 0)
         self._parts = list(self._divide())
+
+    def check_known(self, namespace: str) -> None:
+        """Refuse to go on with a series that is not there: of a misspelt key, an empty answer would say nothing."""
+        if self._snapshot.view.head is None:
+            raise InvalidValueError(
+                f"there is no series {self._key!r} in namespace {namespace!r}; timeseries() lists those there are"
+            )
 
     def _divide(self) -> Iterator[_Part]:
         view = self._snapshot.view

@@ -11,7 +11,7 @@ import enum
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
@@ -155,23 +155,21 @@ class Page(NamedTuple):
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What a log held at one moment, between two positions."""
 
     now_ms: int
     """The backend's clock, POSIX milliseconds."""
     head: Head | None
     """`None` if there is no such log."""
-    rows: list[Row] = field(default_factory=list)
+    rows: Sequence[Row] = ()
     """In order of position."""
-    chunks: list[Chunk] = field(default_factory=list)
+    chunks: Sequence[Chunk] = ()
     """Those that overlap, and the neighbours that were asked for, in order."""
     checkpoint: Row | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(NamedTuple):
     """One atomic step of a log: all of it, or none where a condition does not hold."""
 
     create: Head | None = None
@@ -239,7 +237,7 @@ class HeldSnapshot(Snapshot):
 
     def __init__(self, view: View) -> None:
         self._chunks = {chunk.first: chunk for chunk in view.chunks}
-        self.view = replace(view, chunks=[chunk._replace(body=b"") for chunk in view.chunks])
+        self.view = view._replace(chunks=[chunk._replace(body=b"") for chunk in view.chunks])
 
     def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
         """Return some of the chunks with their bodies."""

@@ -72,8 +72,8 @@ class Resampling(Points):
 
         Whole chunks inside of a bucket are answered without being read, but for "median" and functions.
 
-        Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, and for more than ten
-        million buckets with `fill`.
+        Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, for more than ten million
+        buckets with `fill`, and if there is no such series.
 
         >>> store.extend_many('load', ((t, t / 2) for t in range(0, 60, 5)))
         12
@@ -94,6 +94,7 @@ class Resampling(Points):
         buckets = _Buckets(width, base, right=closed == "right")
         found: list[Point] = []
         with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
+            reader.check_known(session.generations.namespace)
             pieces = reader.pieces(lambda summary: _suffices(summary, buckets, aggregates))
             carried: Point | None = None
             for number, parts in _gathered(session, pieces, buckets, aggregates):
@@ -117,7 +118,8 @@ class Resampling(Points):
         They are points of the series: of each stretch its lowest and highest ones, and among those the ones that
         Largest-Triangle-Three-Buckets chooses ("minmaxlttb"), or just the lowest and highest ones ("minmax").
 
-        Raises `StoreNotAvailableError` without tsdownsample: `pip install 'rlib-store[plot]'`.
+        Raises `StoreNotAvailableError` without tsdownsample: `pip install 'rlib-store[plot]'`, and
+        `InvalidArgumentError` if there is no such series.
 
         Source: J. Van Der Donckt and others, MinMaxLTTB, 2023, arXiv:2305.00332.
         """
@@ -132,6 +134,7 @@ class Resampling(Points):
         if lo > hi:
             return []
         with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
+            reader.check_known(session.generations.namespace)
             held = sum(piece.n if isinstance(piece, Summary) else len(piece) for piece in reader.pieces(lambda _: True))
             kept_t: list[Any] = []
             kept_v: list[Any] = []

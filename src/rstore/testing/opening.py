@@ -51,7 +51,7 @@ READS: dict[str, Verb] = {
     "batches": lambda s: list(s.batches("k")),
     "at": lambda s: s.at("k", 1),
     "resample": lambda s: s.resample("k", 10, "count"),
-    "downsample": lambda s: s.downsample("nothing", 10),
+    "downsample": lambda s: s.downsample("k", 10),
     "to_pandas": lambda s: s.to_pandas("k"),
     "to_polars": lambda s: s.to_polars("k"),
     "to_arrow": lambda s: s.to_arrow("k"),

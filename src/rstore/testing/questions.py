@@ -180,7 +180,10 @@ class QuestionSuite(Suite):
             with pytest.raises(InvalidArgumentError):
                 ask.resample("far", **bad)
         oracle.series["far"] = SeriesOracle({0: 1, 10**10: 2})
-        assert store.resample("unknown", 5) == []
+        assert store.resample("far", 5, start=1, end=10**9) == []
+        for ask_for in (store.resample, store.downsample):
+            with pytest.raises(InvalidArgumentError, match="no series 'unknown' in namespace"):
+                ask_for("unknown", 5)
 
     @pickled
     def test_buckets_between_others_are_filled(self, store: Store, oracle: Oracle) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
 from typing import Final
 
 from psycopg import pq
@@ -153,7 +152,7 @@ class PostgresBackend(PostgresCare):
         while True:
             # Only bound to a head, or to there being none, can the later statements tell whether the first one won.
             head = self._head(log)
-            if self._try_commit(log, replace(commit, if_epoch=head and head.epoch), birth):
+            if self._try_commit(log, commit._replace(if_epoch=head and head.epoch), birth):
                 return True
             if head is None and commit.create is None:
                 return False

@@ -179,10 +179,11 @@ class Connections:
             return results
         self._writes += 1
         prelude = [*self._prelude, *([set_local("lock_timeout", self._timeout_ms)] if patient else ())]
+        all_calls = Calls(lambda: chain(prelude, calls)) if prelude else calls
         first: Lost | None = None
         for _ in range(_RETRIES):
             try:
-                results = self._run(Calls(lambda: chain(prelude, calls)), patient=patient)[len(prelude) :]
+                results = self._run(all_calls, patient=patient)[len(prelude) :]
             except Lost as lost:
                 first = first or lost
                 if self._was_done(look, lost):

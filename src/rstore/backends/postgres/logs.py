@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from rstore.backends.nouns import Commit, Head, Log, Row
+from rstore.backends.nouns import Commit, Expected, Head, Log, Row
 from rstore.backends.postgres.binary import blobs, boolean, int4, int4s, int8, int8s
 from rstore.backends.postgres.link import Call
 from rstore.backends.postgres.sql import LogSql
@@ -81,8 +80,7 @@ class Stamps(NamedTuple):
         return self.epoch in (None, head.epoch) and self.version in (None, head.version)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A commit as statements, the one whose answer says whether it was done, and how it is recognised later."""
 
     calls: list[Call]
@@ -118,7 +116,7 @@ def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
         claim = [(sql.create_with_row if row else sql.create, (*address, *columns_of_head(head), *row))]
         fresh = after = Stamps(head.epoch, head.version)
     else:
-        before = Stamps(*(one if isinstance(one, bytes) else None for one in (commit.if_epoch, commit.if_version)))
+        before = Stamps(_bytes_or_none(commit.if_epoch), _bytes_or_none(commit.if_version))
         fresh = Stamps(commit.epoch, commit.version)
         claim = [(sql.move_with_row if row else sql.move, (*address, *before, *fresh, commit.facts, *row))]
         after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)
@@ -129,6 +127,10 @@ def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
         claim.insert(0, (sql.lock, address))
         calls += ((remove, guarded) for remove in sql.remove_if_empty)
     return Plan([*claim, *calls], len(claim) - 1, before, fresh)
+
+
+def _bytes_or_none(stamp: Expected) -> bytes | None:
+    return stamp if isinstance(stamp, bytes) else None
 
 
 def _one_row(commit: Commit) -> tuple[bytes, ...]:

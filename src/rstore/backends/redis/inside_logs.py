@@ -131,7 +131,7 @@ class InsideLogs(Inside):
     def _rows(
         self, log: Log, changes: LogChanges, lo: Position, hi: Position, *, limit: int | None, reverse: bool
     ) -> list[Row]:
-        stored: list[Row] = []
+        stored: Sequence[Row] = ()
         if changes.based:
             # So many more than are asked for as may be gone inside.
             enough = None if limit is None else limit + len(changes.rows) + len(changes.dropped_rows)
