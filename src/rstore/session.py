@@ -9,21 +9,23 @@ import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from random import Random
 from typing import Any, Final, NoReturn, cast
 
+from rstore.arguments import check_key
 from rstore.backends.base import Backend
 from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
-from rstore.codec.serializers import Codec, cannot_load
+from rstore.codec.serializers import Codec, cannot_load, stamped
 from rstore.errors import CorruptionError, FrozenStoreError, SerializationError, StoreClosedError, StoreError
 from rstore.generations import Generations
 from rstore.log import Logs
 from rstore.states import Readings
 
 _STAMP_BYTES: Final = 8
+_STAMPS: Final = 64
 _BODY_AT: Final = 1 + _STAMP_BYTES
 _write: Final = partial(tuple.__new__, Write)  # what Write(...) does, without a frame around it
 _SWEEP_EVERY: Final = 500
@@ -41,6 +43,7 @@ class Session:
         self.generations = generations
         self.timeout_s = timeout_s
         self.closed = False
+        self._encode = self._encode_compressed if codec.compresses else codec.encode
         self._plain_loads = codec.loads if generations.opens_plaintext else {}
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
@@ -86,23 +89,29 @@ class Session:
     # -- key/value records --------------------------------------------------------------------------------------------
 
     def encode_value(self, key: str, value: Any) -> bytes:
-        """Return the encoded value of a key."""
+        """Return the encoded value of a key; where nothing is sealed, with a random stamp behind its codec byte.
+
+        The stamp, or the nonce of what is sealed, is the entry's version: it costs no read before a write and never
+        repeats.
+        """
         try:
-            encoded = self.codec.encode(value)
+            return self._encode(value, b"" if self.envelope.keyed else os.urandom(_STAMP_BYTES))
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
-        return compress(encoded) if self.codec.compresses else encoded
 
-    def encode_values(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
-        """Return the encoded values of many keys."""
-        encode, compresses, encoded = self.codec.encode, self.codec.compresses, {}
-        for key, value in pairs:
-            try:
-                one = encode(value)
-            except SerializationError as error:
-                raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
-            encoded[key] = compress(one) if compresses else one
+    def encode_values(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, bytes]:
+        """Return the same of many keys, which are not checked yet."""
+        encode, encoded, key = self._encode, dict[str, bytes](), None
+        stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(_draw_stamps, []))
+        try:
+            for (key, value), stamp in zip(pairs, stamps, strict=False):
+                encoded[check_key(key)] = encode(value, stamp)
+        except SerializationError as error:
+            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         return encoded
+
+    def _encode_compressed(self, value: Any, stamp: bytes) -> bytes:
+        return stamped(compress(self.codec.encode(value)), stamp)
 
     def wrote(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
@@ -114,30 +123,14 @@ class Session:
                 self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
     def seal_value(self, key: str, encoded: bytes) -> bytes:
-        """Return the record of an encoded value: sealed, or with a random stamp behind its codec byte.
-
-        The nonce or the stamp is the entry's version: it costs no read before a write and never repeats.
-        """
-        if self.envelope.keyed:
-            return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
-        if len(encoded) > LARGE_BYTES:
-            return _stamped(encoded, os.urandom(_STAMP_BYTES))
-        return encoded[:1] + os.urandom(_STAMP_BYTES) + encoded[1:]
+        """Return the record of an encoded value."""
+        if not self.envelope.keyed:
+            return encoded
+        return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
 
     def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> list[Write]:
         """Return what puts many encoded values."""
-        if self.envelope.keyed:
-            records = self.envelope.seal_all(Cell.VALUE, encoded)
-        else:
-            # Drawn at once: for each of them alone the system would have to be called.
-            stamps = os.urandom(_STAMP_BYTES * len(encoded))
-            places = range(0, len(stamps), _STAMP_BYTES)
-            records = [
-                _stamped(one, stamps[at : at + _STAMP_BYTES])
-                if len(one) > LARGE_BYTES
-                else one[:1] + stamps[at : at + _STAMP_BYTES] + one[1:]
-                for at, one in zip(places, encoded.values(), strict=True)
-            ]
+        records = self.envelope.seal_all(Cell.VALUE, encoded) if self.envelope.keyed else encoded.values()
         return [*map(_write, zip(encoded, records, repeat(ttl_ms), strict=False))]
 
     def open_value(self, key: str, record: bytes) -> Any:
@@ -186,9 +179,10 @@ class Session:
         self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
 
 
-def _stamped(encoded: bytes, stamp: bytes) -> bytes:
-    """Return the plain record of a large value, which is not copied twice."""
-    return b"".join((encoded[:1], stamp, memoryview(encoded)[1:]))
+def _draw_stamps() -> list[bytes]:
+    # Many at once: for each of them alone the system would have to be called.
+    drawn = os.urandom(_STAMP_BYTES * _STAMPS)
+    return [drawn[at : at + _STAMP_BYTES] for at in range(0, len(drawn), _STAMP_BYTES)]
 
 
 def refuse_dunder(name: str) -> None:

@@ -9,7 +9,6 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -77,9 +76,13 @@ class Pickle:
 
     codec = PICKLE
 
-    # As they are, without a frame around them; whom to trust is decided in `Codec.load`.
-    dumps = staticmethod(partial(pickle.dumps, protocol=5))
+    # Whom to trust is decided in `Codec.load`.
     loads = staticmethod(pickle.loads)
+
+    @staticmethod
+    def dumps(value: Any, /) -> bytes:
+        """Return the pickle of a value."""
+        return pickle.dumps(value, 5)  # a partial with a keyword would take longer than this frame
 
 
 class Json:
@@ -165,18 +168,18 @@ class Codec:
         """Whether int64, float, bool and str have codecs of their own here."""
         return self._custom is None
 
-    def encode(self, value: Any) -> bytes:
-        """Return the encoded value.
+    def encode(self, value: Any, stamp: bytes = b"") -> bytes:
+        """Return the encoded value, with a stamp behind its codec byte.
 
         Raises `SerializationError` if it cannot be dumped.
         """
         if self._custom is not None:
-            return self._encode_custom(value, self._custom[0])
+            return stamped(self._encode_custom(value, self._custom[0]), stamp)
         native = _NATIVE_DUMPS.get(type(value))
         if native is not None and (encoded := native(value)) is not None:
-            return encoded
+            return stamped(encoded, stamp) if stamp else encoded
         try:  # as `dump` does, without its frame
-            return self._mark + self._dumps(value)
+            return self._mark + stamp + self._dumps(value)
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
@@ -282,6 +285,13 @@ def cannot_load(size: int, error: Exception) -> SerializationError:
 
 def _cannot_dump(value: Any) -> SerializationError:
     return SerializationError(f"a value of type {type(value).__name__} cannot be dumped")
+
+
+def stamped(encoded: bytes, stamp: bytes) -> bytes:
+    """Return an encoded value with a stamp behind its codec byte; a large one is not copied twice."""
+    if len(encoded) > LARGE_BYTES:
+        return b"".join((encoded[:1], stamp, memoryview(encoded)[1:]))
+    return encoded[:1] + stamp + encoded[1:]
 
 
 def _dump_int(value: int) -> bytes | None:

@@ -11,7 +11,6 @@ from itertools import chain
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
-from rstore.arguments import check_key
 from rstore.backends.base import Ahead
 from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
@@ -167,8 +166,7 @@ def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[
     else:
         pairs = other
     given = pairs.items() if type(pairs) is dict else _pairs(pairs)
-    every = given if not more else chain(given, more.items())
-    return session.encode_values((check_key(key), value) for key, value in every)
+    return session.encode_values(given if not more else chain(given, more.items()))
 
 
 def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
