@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from processes import Program, check_file
 
 from rstore import Store, StoreBusyError
+from rstore.backends.sqlite import turns
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("a", 2),
@@ -164,3 +166,44 @@ def test_a_reader_does_not_keep_writers_waiting(path: Path) -> None:
             other.set("zzz", 1)
         assert first == ("00000", 0)
         assert len(dict(scan)) >= 3000
+
+
+def test_pauses_are_short_for_as_long_as_others_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, pauses = 100.0, list[float]()
+
+    def sleep(pause_s: float) -> None:
+        nonlocal now_s
+        now_s += pause_s
+        pauses.append(pause_s)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "sleep", sleep)
+    wait = turns.waiter(2.0)
+    for _ in range(2):  # each wait has all of its time
+        begun, tries = now_s, 0
+        pauses.clear()
+        while wait(tries):
+            tries += 1
+            assert max(pauses) <= (0.006 if now_s - begun < 0.5 else 0.02)
+        assert now_s - begun == pytest.approx(2.0)
+        assert len(set(pauses)) > 100  # at random: two that met would meet again
+    assert not turns.waiter(0.0)(0)
+
+
+def test_an_interrupt_ends_the_wait(path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Store(path, frozen=False, timeout=60) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                store.set("a", 2)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert holds(store)
+        holder.tell()
+        assert holder.hear() == "released"
+        store.set("a", 1)

@@ -179,11 +179,13 @@ class SqliteBackend(SqliteCare):
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         link = self._file.local.link
-        if len(writes) == 1 and records.is_small(writes[0]):  # one statement, one transaction
+
+        def one(connection: apsw.Connection) -> bool:
             # By a number that is not that of this birth, which may be of another file, nothing is found.
-            one = partial(records.put_small, write=writes[0], number=link.namespace, birth=birth)
-            if self._file.write(one):
-                return
+            return records.put_small(connection, writes[0], link.namespace, birth)
+
+        if len(writes) == 1 and records.is_small(writes[0]) and self._file.write(one):  # one statement
+            return
 
         def work(connection: apsw.Connection) -> None:
             with transaction(connection):

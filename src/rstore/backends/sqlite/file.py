@@ -20,6 +20,7 @@ from rstore.backends.nouns import Options
 from rstore.backends.sqlite.errors import translated
 from rstore.backends.sqlite.link import Link, gate, hold, identity, lost_places, release, transaction
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
+from rstore.backends.sqlite.turns import waiter
 from rstore.errors import (
     ConflictError,
     StoreBusyError,
@@ -410,7 +411,7 @@ class SqliteFile:
                 link.close()
                 try:
                     connection = self._try_connect(link, writing=writing)
-                    connection.set_busy_timeout(int(self._options.timeout_s * 1000))
+                    connection.set_busy_handler(waiter(self._options.timeout_s))
                 except FileNotFoundError as error:  # somebody removed it since it was found or created: once more
                     link.close()
                     if time.monotonic() > deadline:
