@@ -22,7 +22,7 @@ class Scheme(NamedTuple):
 
 SCHEMES: Final[dict[str, Scheme]] = {
     "sqlite": Scheme("rstore.backends.sqlite.backend", "SqliteBackend", None),
-    "memory": Scheme("rstore.backends.memory", "MemoryBackend", None),
+    "memory": Scheme("rstore.backends.memory.backend", "MemoryBackend", None),
     "postgresql": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
     "postgres": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
     "redis": Scheme("rstore.backends.redis.backend", "RedisBackend", "redis"),

@@ -247,11 +247,11 @@ def steps_of(t: Int64s) -> npt.NDArray[np.uint64]:
 def stats_of(values: npt.NDArray[Any], steps: npt.NDArray[np.uint64]) -> Stats | None:
     """Return the statistics of an array of numbers or bools, `steps` apart; None if there is none that is a number."""
     n = len(values)
-    if values.dtype.kind != "f":
-        exact = exact_sum(values)
-        wide = values.astype(np.float64)
-        return Stats(n, int(values.min()), int(values.max()), exact, _squares(wide, exact / n), _area(wide, steps))
     with np.errstate(over="ignore", invalid="ignore"):
+        if values.dtype.kind != "f":
+            exact = exact_sum(values)
+            wide = values.astype(np.float64)
+            return Stats(n, int(values.min()), int(values.max()), exact, _squares(wide, exact / n), _area(wide, steps))
         present = values.astype(np.float64, copy=False)
         total = float(present.sum())
         if math.isnan(total):  # there may be some that are not numbers: looking for them takes as long as all else
@@ -272,14 +272,12 @@ def exact_sum(values: npt.NDArray[Any]) -> int:
 
 
 def _area(values: npt.NDArray[np.float64], steps: npt.NDArray[np.uint64]) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.dot(values[:-1], steps.astype(np.float64)))
+    return float(np.dot(values[:-1], steps.astype(np.float64)))
 
 
 def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        distances = values - mean
-        return float(np.dot(distances, distances))
+    distances = values - mean
+    return float(np.dot(distances, distances))
 
 
 def unpack_meta(meta: bytes) -> Meta:

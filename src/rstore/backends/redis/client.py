@@ -27,14 +27,11 @@ from rstore.backends.redis.errors import (
     unreachable,
 )
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
+from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.pool import Connection, Pool, pack_command, pack_pieces
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
-_FREE_TRIES: Final = 5
-"""So often a call is redirected, or a script sent with its source, before a try costs waiting time."""
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
-_FIRST_PAUSE_S: Final = 0.001
-_LONGEST_PAUSE_S: Final = 0.05
 
 
 class Script:
@@ -91,7 +88,7 @@ class Client:
 
         Raises `StoreNotAvailableError`.
         """
-        patience = _Patience(self._timeout_s)
+        patience = Patience(self._timeout_s)
         while True:
             self._nodes.discover()
             try:
@@ -178,7 +175,7 @@ class Client:
         todo = list(range(len(calls)))
         asking: dict[int, Pool] = {}
         by_source: set[int] = set()
-        patience = _Patience(self._timeout_s)
+        patience = Patience(self._timeout_s)
         if outcomes is None:
             outcomes = self._round(calls, todo, asking, by_source)
         while True:
@@ -203,7 +200,7 @@ class Client:
             todo = again
             outcomes = self._round(calls, todo, asking, by_source)
 
-    def _rediscover(self, patience: _Patience) -> None:
+    def _rediscover(self, patience: Patience) -> None:
         patience.rediscover = False
         try:
             self._nodes.discover()
@@ -212,7 +209,7 @@ class Client:
             patience.must_wait = True
 
     def _judge(
-        self, i: int, call: Call, outcome: Exception, asking: dict[int, Pool], by_source: set[int], patience: _Patience
+        self, i: int, call: Call, outcome: Exception, asking: dict[int, Pool], by_source: set[int], patience: Patience
     ) -> Exception | None:
         """Return the exception that a call ends with, or None if it is to be sent again."""
         where, cluster = str(self._target), self._target.cluster
@@ -348,43 +345,6 @@ class Client:
 
     def _waits(self, calls: Sequence[Call], group: Sequence[int]) -> bool:
         return self._target.wait_replicas > 0 and any(calls[i].write for i in group)
-
-
-class _Patience:
-    """How long a call may still be tried again, within the time-out."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._deadline = time.monotonic() + timeout_s
-        self._pause_s = _FIRST_PAUSE_S
-        self._free = _FREE_TRIES
-        self.must_wait = False
-        self.rediscover = False
-
-    def retry(self, *, waiting: bool) -> bool:
-        """Return whether there may be another try; `waiting` if only time can help."""
-        if waiting or self._free == 0:
-            self.must_wait = True
-            return time.monotonic() < self._deadline
-        self._free -= 1
-        return True
-
-    def pause(self) -> bool:
-        """Return whether to sleep before the next round."""
-        waits, self.must_wait = self.must_wait, False
-        return waits
-
-    def next_pause(self) -> float:
-        """Return how long to sleep: longer each time."""
-        pause_s = max(0.0, min(self._pause_s, self._deadline - time.monotonic()))
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        return pause_s
-
-    def wait(self) -> bool:
-        """Sleep a little; return False if the time is up."""
-        if not self.retry(waiting=True):
-            return False
-        time.sleep(self.next_pause())
-        return True
 
 
 def _read(connection: Connection) -> Any:

@@ -38,8 +38,9 @@ from rstore.backends.nouns import (
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
-from rstore.backends.sqlite.file import Pinned, SqliteFile
+from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.link import transaction
+from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
 from rstore.backends.sqlite.watcher import SqliteWatcher

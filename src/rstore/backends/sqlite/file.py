@@ -1,6 +1,6 @@
 """A SQLite file and the connections to it: one a thread, none across a fork, none to a file that is gone.
 
-Nouns: a *file* (all links of one open store) and what is *pinned* (a link that stays at one moment).
+Nouns: a *file* (all links of one open store).
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import apsw
 
 from rstore.backends.nouns import Options
 from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, gate, hold, identity, lost_places, release, transaction
+from rstore.backends.sqlite.link import Link, gate, hold, lost_places, release, transaction
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
+from rstore.backends.sqlite.pinned import Pinned
+from rstore.backends.sqlite.replaced import leave, leave_others
 from rstore.backends.sqlite.turns import waiter
 from rstore.errors import (
     ConflictError,
@@ -44,44 +46,6 @@ class _Local(local):
         self.link = Link(path)
         with gate:
             links.add(self.link)
-
-
-class _One:
-    """What belongs to all threads alike."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-
-
-class Pinned:
-    """A connection that reads from one moment; threads take turns."""
-
-    def __init__(self, file: SqliteFile, link: Link, connection: apsw.Connection) -> None:
-        self._file = file
-        self.local = _One(link)
-        self._connection = connection
-
-    @contextmanager
-    def pinned(self) -> Generator[Pinned, None, None]:
-        """Keep to this moment."""
-        yield self
-
-    def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Return what `work` reads.
-
-        Raises `ConflictError` if the moment is lost.
-        """
-        link = self.local.link
-        with link.lock:
-            if link.connection is not self._connection:
-                raise ConflictError("the store was closed, discarded or forked while it was being read: read again")
-            try:
-                result = work(self._connection)
-            except apsw.Error as error:
-                raise self._file.translated(error) from error
-            if link.stamp is not None and link.is_stale():  # it is read without locks
-                raise ConflictError("somebody changed the file while it was being read: read again")
-            return result
 
 
 class SqliteFile:
@@ -280,7 +244,7 @@ class SqliteFile:
             # The moment stays, whatever becomes of the file, unless it is read without locks.
             link.look_at, link.owner = (inf, get_ident()) if link.stamp is None else (0.0, 0)
             try:
-                yield Pinned(self, link, connection)
+                yield Pinned(link, connection, self.translated)
             finally:
                 link.look_at, link.owner = look_at, 0
         finally:
@@ -342,61 +306,7 @@ class SqliteFile:
         return link
 
     def _leave(self, mine: Link | None = None) -> None:
-        """Close all connections of this process to a file that bears the name no more, and take its log out of the way.
-
-        The log is found by its name: whoever opens another file of this name next would take it for that file's. It is
-        moved into the file that it belongs to, and unlinked if it is still the one that was opened.
-        """
-        place = os.path.realpath(self.path)
-        held = hold(lambda link: os.path.realpath(link.path) == place)
-        try:
-            self._retire(mine or self.local.link)
-            for link in held:
-                link.close()
-        finally:
-            release(held)
-
-    def _retire(self, link: Link) -> None:
-        """Move the log of a file that bears the name no more into it, and take it out of the way."""
-        link.calm()
-        if link.connection is not None and link.logs and link.moved():
-            if not link.connection.in_transaction:  # else it reads from a moment, and is about to lose it
-                self._empty_log(link.connection)
-            for path, opened in link.logs.items():
-                if opened is not None and identity(path) == opened:
-                    os.unlink(path)
-
-    def _retire_others(self) -> None:
-        """Do so for those of this process who are at such a file still, before another one of the name is opened."""
-        place, now = os.path.realpath(self.path), identity(self.path)
-        held = hold(
-            lambda link: (
-                bool(link.logs)
-                and link.opened != now
-                and link.bound is None  # a transaction finds out by itself
-                and os.path.realpath(link.path) == place
-            )
-        )
-        try:
-            for link in held:
-                self._retire(link)
-                link.close()
-        finally:
-            release(held)
-
-    def _empty_log(self, connection: apsw.Connection) -> None:
-        """Move what is in the log into the file, waiting for those who still read what the file was before."""
-        deadline = time.monotonic() + self._options.timeout_s
-        while True:
-            try:
-                busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone() or (0, 0, 0)
-            except apsw.Error as error:
-                raise self.translated(error) from error
-            if not busy and frames == moved:
-                return
-            if time.monotonic() > deadline:
-                raise StoreBusyError(f"{self.path!r} was replaced, and others still read the file that was there")
-            time.sleep(0.002)
+        leave(self.path, mine or self.local.link, self._options.timeout_s)
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -406,7 +316,7 @@ class SqliteFile:
             if self._closed:
                 raise StoreClosedError("the store was closed meanwhile")
             self._check_place()
-            self._retire_others()
+            leave_others(self.path, self._options.timeout_s)
             with gate:  # no connection is opened while a fork is under way, or while the file is being removed
                 link.close()
                 try:

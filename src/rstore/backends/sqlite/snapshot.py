@@ -8,7 +8,7 @@ import apsw
 
 from rstore.backends.nouns import Chunk, Head, Log, Position, Snapshot, View
 from rstore.backends.sqlite import logs
-from rstore.backends.sqlite.file import Pinned
+from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.records import now_ms
 
 

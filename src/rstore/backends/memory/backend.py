@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Condition, RLock
 from typing import TypeVar
 
 from rstore.backends.base import Backend
 from rstore.backends.care import RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.memory.dicts import LogDicts, Namespace
 from rstore.backends.nouns import (
     ANY,
     FIRST,
     HEAD_BYTES,
-    KEEP,
     LAST,
-    Chunk,
     Commit,
     Expected,
     Found,
@@ -50,69 +48,10 @@ _PAGE_BYTES = 4 * 1024 * 1024
 T = TypeVar("T")
 
 
-class _Ordered(dict[Position, T]):
-    """A dict that also knows its keys in order: sorting a log for every view made long tests quadratic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._positions: list[Position] = []
-
-    def __setitem__(self, position: Position, value: T) -> None:
-        if position not in self:
-            insort(self._positions, position)
-        super().__setitem__(position, value)
-
-    def __delitem__(self, position: Position) -> None:
-        super().__delitem__(position)
-        del self._positions[bisect_left(self._positions, position)]
-
-    def copy(self) -> _Ordered[T]:
-        """Return another one with the same values."""
-        other = _Ordered[T]()
-        dict.update(other, self)
-        other._positions = self._positions[:]
-        return other
-
-    def between(self, lo: Position, hi: Position) -> list[Position]:
-        """Return the positions from `lo` to `hi`, both included."""
-        return self._positions[bisect_left(self._positions, lo) : bisect_right(self._positions, hi)]
-
-
-@dataclass(slots=True)
-class _Log:
-    head: Head
-    rows: _Ordered[bytes] = field(default_factory=_Ordered)
-    chunks: _Ordered[Chunk] = field(default_factory=_Ordered)
-    checkpoints: _Ordered[bytes] = field(default_factory=_Ordered)
-
-    def copy(self) -> _Log:
-        """Return another one that holds the same."""
-        return _Log(self.head, self.rows.copy(), self.chunks.copy(), self.checkpoints.copy())
-
-    def totals(self) -> tuple[int, int, int]:
-        """Return that it is one, how many rows it holds, and how many bytes."""
-        n = len(self.rows) + sum(chunk.n for chunk in self.chunks.values())
-        size = sum(map(len, [*self.rows.values(), *self.checkpoints.values()]))
-        return 1, n, size + sum(len(chunk.meta) + len(chunk.body) for chunk in self.chunks.values())
-
-
-@dataclass(slots=True, eq=False)
-class _Namespace:
-    birth: bytes = field(default_factory=lambda: os.urandom(8))
-    facts: dict[str, bytes] = field(default_factory=dict)
-    records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
-    logs: dict[Log, _Log] = field(default_factory=dict)
-
-    def copy(self) -> _Namespace:
-        """Return another one that holds the same."""
-        logs = {log: one.copy() for log, one in self.logs.items()}
-        return _Namespace(self.birth, self.facts.copy(), self.records.copy(), logs)
-
-
 # Guards everything below and inside. A fork waits for it, so that the child finds no half-done change.
 _lock = RLock()
-_stores: dict[str, dict[str, _Namespace]] = {}
-_begun: dict[str, dict[str, _Namespace]] = {}  # what stores with an open transaction held before it
+_stores: dict[str, dict[str, Namespace]] = {}
+_begun: dict[str, dict[str, Namespace]] = {}  # what stores with an open transaction held before it
 _writes: Counter[tuple[str, str]] = Counter()  # of each namespace, also of one that is gone
 _written = Condition(_lock)
 
@@ -156,7 +95,7 @@ class MemoryBackend(Backend):
     def create(self) -> bytes:
         with _lock:
             self._find()
-            return _stores.setdefault(self._name, {}).setdefault(self._namespace, _Namespace()).birth
+            return _stores.setdefault(self._name, {}).setdefault(self._namespace, Namespace()).birth
 
     def close(self) -> None:
         self._closed = True
@@ -177,12 +116,12 @@ class MemoryBackend(Backend):
                 raise NamespaceGone
             return namespace.facts.setdefault(name, fact)
 
-    def _find(self) -> _Namespace | None:
+    def _find(self) -> Namespace | None:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile; nothing was applied")
         return _stores.get(self._name, {}).get(self._namespace)
 
-    def _expect(self, birth: bytes) -> _Namespace:
+    def _expect(self, birth: bytes) -> Namespace:
         namespace = self._find()
         if namespace is None or namespace.birth != birth:
             raise NamespaceGone
@@ -210,10 +149,10 @@ class MemoryBackend(Backend):
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         with _lock:
-            records = self._expect(birth).records
+            namespace = self._expect(birth)
             now = _now_ms()  # one moment for all of them
             for write in writes:
-                _put(records, write, now)
+                namespace.put(write, now)
             self._wrote()
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
@@ -222,7 +161,7 @@ class MemoryBackend(Backend):
             record = self.get(write.key)
             if version != (None if record is None else version_of(record)):
                 return False
-            _put(namespace.records, write, _now_ms())
+            namespace.put(write, _now_ms())
             self._wrote()
             return True
 
@@ -231,7 +170,7 @@ class MemoryBackend(Backend):
             namespace, record = self._find(), self.get(key)
             if namespace is None or record is None:
                 return False
-            _put(namespace.records, Write(key, record, ttl_ms), _now_ms())
+            namespace.put(Write(key, record, ttl_ms), _now_ms())
             self._wrote()
             return True
 
@@ -351,7 +290,7 @@ class MemoryBackend(Backend):
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         with _lock:
-            found = self._expect(birth).logs.setdefault(log, _Log(head))
+            found = self._expect(birth).logs.setdefault(log, LogDicts(head))
             if found.head.sealed != head.sealed:
                 return False
             for t, seq, body in rows:
@@ -375,9 +314,9 @@ class MemoryBackend(Backend):
             if commit.if_version is not ANY and commit.if_version != (head and head.version):
                 return False
             if found is None and commit.create is not None:
-                found = logs[log] = _Log(commit.create)
+                found = logs[log] = LogDicts(commit.create)
             if found is not None:
-                _apply(found, commit)
+                found.apply(commit)
                 if commit.drop_if_empty and not found.rows and not found.chunks:
                     del logs[log]
             return True
@@ -400,7 +339,7 @@ class MemoryBackend(Backend):
         with _lock:
             self._find()
             namespace = _begun.get(self._name, _stores.get(self._name, {})).get(self._namespace)
-            moment = _Moment(self._namespace, _Namespace() if namespace is None else namespace.copy())
+            moment = _Moment(self._namespace, Namespace() if namespace is None else namespace.copy())
         yield moment
 
     @contextmanager
@@ -417,7 +356,7 @@ class MemoryBackend(Backend):
                 if outermost:
                     del _begun[self._name]
 
-    def _log(self, log: Log) -> _Log | None:
+    def _log(self, log: Log) -> LogDicts | None:
         namespace = self._find()
         return None if namespace is None else namespace.logs.get(log)
 
@@ -448,37 +387,9 @@ class MemoryBackend(Backend):
 class _Moment(MemoryBackend):
     """A copy of a namespace, which nobody changes."""
 
-    def __init__(self, name: str, namespace: _Namespace) -> None:
+    def __init__(self, name: str, namespace: Namespace) -> None:
         super().__init__("", name, Options(frozen=True, durability="full", timeout_s=0))
         self._copy = namespace
 
-    def _find(self) -> _Namespace:
+    def _find(self) -> Namespace:
         return self._copy
-
-
-def _put(records: dict[str, tuple[bytes, int | None]], write: Write, now_ms: int) -> None:
-    if write.record is None:
-        records.pop(write.key, None)
-    elif write.ttl_ms is KEEP:
-        records[write.key] = write.record, records[write.key][1]
-    else:
-        records[write.key] = write.record, None if write.ttl_ms is None else now_ms + write.ttl_ms
-
-
-def _apply(log: _Log, commit: Commit) -> None:
-    for t, seq, body in commit.drop_rows:
-        if log.rows.get((t, seq)) == body:
-            del log.rows[t, seq]
-    for first in commit.drop_chunks:
-        del log.chunks[first]
-    if commit.drop_checkpoints_from is not None:
-        for position in log.checkpoints.between(commit.drop_checkpoints_from, LAST):
-            del log.checkpoints[position]
-    for t, seq, body in commit.put_rows:
-        log.rows[t, seq] = body
-    for chunk in commit.put_chunks:
-        log.chunks[chunk.first] = chunk
-    for t, seq, body in commit.put_checkpoints:
-        log.checkpoints[t, seq] = body
-    changed = {"epoch": commit.epoch, "version": commit.version, "facts": commit.facts}
-    log.head = log.head._replace(**{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Dicts of this process: `backend` is where to begin."""

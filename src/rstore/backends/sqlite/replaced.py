@@ -1,0 +1,72 @@
+"""A SQLite file that bears its name no more: its log is taken out of the way of the one that does.
+
+The log is found by its name: whoever opens another file of this name next would take it for that file's. It is moved
+into the file that it belongs to, and unlinked if it is still the one that was opened.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import apsw
+
+from rstore.backends.sqlite.errors import translated
+from rstore.backends.sqlite.link import Link, hold, identity, release
+from rstore.errors import StoreBusyError
+
+
+def leave(path: str, mine: Link, timeout_s: float) -> None:
+    """Close all connections of this process to the file that one link has open, if it bears the name no more."""
+    place = os.path.realpath(path)
+    held = hold(lambda link: os.path.realpath(link.path) == place)
+    try:
+        _retire(mine, path, timeout_s)
+        for link in held:
+            link.close()
+    finally:
+        release(held)
+
+
+def leave_others(path: str, timeout_s: float) -> None:
+    """Close the connections of this process to other files of the name, before the one that bears it is opened."""
+    place, now = os.path.realpath(path), identity(path)
+    held = hold(
+        lambda link: (
+            bool(link.logs)
+            and link.opened != now
+            and link.bound is None  # a transaction finds out by itself
+            and os.path.realpath(link.path) == place
+        )
+    )
+    try:
+        for link in held:
+            _retire(link, path, timeout_s)
+            link.close()
+    finally:
+        release(held)
+
+
+def _retire(link: Link, path: str, timeout_s: float) -> None:
+    link.calm()
+    if link.connection is not None and link.logs and link.moved():
+        if not link.connection.in_transaction:  # else it reads from a moment, and is about to lose it
+            _empty_log(link.connection, path, timeout_s)
+        for log, opened in link.logs.items():
+            if opened is not None and identity(log) == opened:
+                os.unlink(log)
+
+
+def _empty_log(connection: apsw.Connection, path: str, timeout_s: float) -> None:
+    """Move what is in the log into the file, waiting for those who still read what the file was before."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone() or (0, 0, 0)
+        except apsw.Error as error:
+            raise translated(error, path, timeout_s) from error
+        if not busy and frames == moved:
+            return
+        if time.monotonic() > deadline:
+            raise StoreBusyError(f"{path!r} was replaced, and others still read the file that was there")
+        time.sleep(0.002)
