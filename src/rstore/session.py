@@ -47,7 +47,7 @@ class Session:
         self._plain_loads = codec.loads if generations.opens_plaintext else {}
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
-        self.readings = Readings()
+        self.readings = Readings(remote=backend.is_remote)
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
 

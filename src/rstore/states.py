@@ -168,10 +168,12 @@ class Reading:
 class Readings:
     """The readings of the sequences that were used last, and the backend's clock.
 
-    Threads share them, so that nobody changes their states.
+    Threads share them, so that nobody changes their states. `remote`: to ask for the time takes long enough for it to
+    be carried on in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, remote: bool) -> None:
+        self._remote = remote
         # No lock, which a fork could leave taken: whatever is done to one of these is one step of the interpreter.
         self._small: OrderedDict[str, Reading] = OrderedDict()
         self._large: OrderedDict[str, Reading] = OrderedDict()
@@ -193,7 +195,7 @@ class Readings:
 
     def asked(self, now_ms: int) -> None:
         """Take note of what the backend's clock said just now; an answer that was long on its way is older."""
-        if not self.has_time or now_ms >= self.now_ms():
+        if not (self._remote and self.has_time) or now_ms >= self.now_ms():
             self._clock = now_ms, monotonic()
 
     @property
@@ -204,7 +206,7 @@ class Readings:
     def now_ms(self) -> int:
         """Return what the backend's clock says about now; it was asked before."""
         now_ms, asked_at = self._clock
-        return now_ms + int((monotonic() - asked_at) * 1000)
+        return now_ms + int((monotonic() - asked_at) * 1000) if self._remote else now_ms
 
 
 def _keep(readings: OrderedDict[str, Reading], key: str, reading: Reading, most: int) -> None:
