@@ -10,19 +10,19 @@ from rstore.states import Ledger, Reading, Readings, State
 
 
 def _reading(size: int) -> Reading:
-    return Reading(None, None, State(Codec(Pickle()), None, {"item": bytes(size)}), None, Ledger())
+    return Reading(None, None, State(Codec(Pickle()), None, {"item": bytes(size)}), None, Ledger(), 0)
 
 
 @pytest.mark.parametrize(("size", "most"), [(100, 4096), (100_000, 64), (300_000, 0)])
 def test_what_is_kept_has_a_bound(size: int, most: int) -> None:
-    readings, every = Readings(remote=True), [f"{i}" for i in range(5000)]
+    readings, every = Readings(), [f"{i}" for i in range(5000)]
     for key in every:
         readings.put(key, _reading(size))
     assert [key for key in every if readings.get(key)] == every[len(every) - most :]
 
 
 def test_what_grows_or_shrinks_is_kept_once() -> None:
-    readings = Readings(remote=True)
+    readings = Readings()
     for size in (100, 100_000, 100, 300_000):
         readings.put("k", latest := _reading(size))
         assert readings.get("k") is (latest if size < 300_000 else None)
@@ -31,7 +31,7 @@ def test_what_grows_or_shrinks_is_kept_once() -> None:
 def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr(states, "monotonic", lambda: now_s)
-    readings = Readings(remote=True)
+    readings = Readings()
     assert not readings.has_time
     readings.asked(5000)
     now_s += 0.75
@@ -43,13 +43,3 @@ def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock_back(monkeypa
     assert not readings.has_time  # too long ago
     readings.asked(5000)  # somebody has set the backend's clock back
     assert readings.now_ms() == 5000
-
-
-def test_a_clock_that_is_at_hand_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = 100.0
-    monkeypatch.setattr(states, "monotonic", lambda: now_s)
-    readings = Readings(remote=False)
-    for now_ms in (5000, 4000, 4001):  # somebody has set it back
-        readings.asked(now_ms)
-        now_s += 0.1
-        assert readings.now_ms() == now_ms

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -14,7 +16,7 @@ import programs
 import pytest
 from processes import Program, check_file
 
-from rstore import Store, StoreBusyError
+from rstore import Store, StoreBusyError, StoreClosedError
 from rstore.backends.sqlite import turns
 
 WRITES: dict[str, Callable[[Store], object]] = {
@@ -178,31 +180,95 @@ def test_pauses_are_short_for_as_long_as_others_take_turns(monkeypatch: pytest.M
 
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     monkeypatch.setattr(time, "sleep", sleep)
-    wait = turns.waiter(2.0)
-    for _ in range(2):  # each wait has all of its time
-        begun, tries = now_s, 0
-        pauses.clear()
-        while wait(tries):
-            tries += 1
-            assert max(pauses) <= (0.006 if now_s - begun < 0.5 else 0.02)
-        assert now_s - begun == pytest.approx(2.0)
-        assert len(set(pauses)) > 100  # at random: two that met would meet again
-    assert not turns.waiter(0.0)(0)
+    turn = turns.Turn(2.0)
+    while not turn.is_over:
+        turn.wait()
+        assert max(pauses) <= (0.003 if now_s < 100.5 else 0.02)
+    assert now_s == pytest.approx(102.0)
+    assert len(set(pauses)) > 100  # at random: two that met would meet again
+    assert turns.Turn(0.0).is_over
+
+
+def test_waiting_takes_nothing_from_the_random_numbers_of_the_program(path: Path) -> None:
+    with Store(path, frozen=False, timeout=0.05) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        state = random.getstate()
+        with pytest.raises(StoreBusyError):
+            store.set("a", 2)
+        assert random.getstate() == state
+        holder.tell()
+        assert holder.hear() == "released"
+
+
+@contextmanager
+def on_signal(handler: Callable[[], object]) -> Generator[None]:
+    """Call a function in this thread, in the middle of whatever it does in 0.1 s."""
+    before = signal.signal(signal.SIGALRM, lambda *_: handler())
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+BLOCKED: dict[str, Callable[[Store], object]] = {
+    "set": lambda store: store.set("a", 2),
+    "set_many": lambda store: store.set_many({"a": 2, "b": 3}),
+    "extend_many": lambda store: store.extend_many("s", ((t, 2) for t in range(5000))),
+    "transaction": lambda store: store.run(lambda tx: tx.set("a", 2)),
+}
+
+
+@pytest.mark.parametrize("verb", BLOCKED)
+def test_a_signal_handler_that_uses_the_store_while_it_waits(path: Path, verb: str) -> None:
+    """Whatever it stores is stored, and the call goes on."""
+    done: list[object] = []
+
+    def handler() -> None:
+        done.append(store.get("a"))
+        threading.Thread(target=let_go).start()
+        done.append(store.set("signal", 1))
+        store.set_many({"signals": 2})
+
+    def let_go() -> None:
+        time.sleep(0.1)
+        holder.tell()
+
+    with Store(path, frozen=False, timeout=60) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        with on_signal(handler):
+            BLOCKED[verb](store)
+        assert holder.hear() == "released"
+        assert done[0] == 1
+        assert (store["signal"], store["signals"]) == (1, 2)
+        if verb == "extend_many":
+            assert len(store.range("s")) == 5000
+        else:
+            assert store["a"] == 2
+
+
+def test_a_signal_handler_that_closes_the_store_while_it_waits(path: Path) -> None:
+    with Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
+        assert holder.hear() == "held"
+        for write in BLOCKED.values():
+            store = Store(path, frozen=False, timeout=60).open()
+            with on_signal(store.close), pytest.raises(StoreClosedError):
+                write(store)
+        holder.tell()
+        assert holder.hear() == "released"
+    with Store(path) as store:
+        assert holds(store)
 
 
 def test_an_interrupt_ends_the_wait(path: Path) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
     with Store(path, frozen=False, timeout=60) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
         assert holder.hear() == "held"
-        before = signal.signal(signal.SIGALRM, interrupt)
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.2)
-            with pytest.raises(KeyboardInterrupt):
-                store.set("a", 2)
-        finally:
-            signal.signal(signal.SIGALRM, before)
+        for write in BLOCKED.values():
+            with on_signal(interrupt), pytest.raises(KeyboardInterrupt):
+                write(store)
         assert holds(store)
         holder.tell()
         assert holder.hear() == "released"

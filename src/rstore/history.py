@@ -72,17 +72,18 @@ class History:
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
         self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
-            return replace(known, head=view.head, trusted=True), ()
+            return replace(known, head=view.head, now_ms=view.now_ms, trusted=True), ()
         horizon = self._horizon(view.head)
-        reading = Reading(view.head, horizon, State(self._codec, horizon), None, Ledger(), trusted=known is None)
+        state, trusted = State(self._codec, horizon), known is None
+        reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted)
         if view.checkpoint is None:
             return reading, self._logs.rows(self._key, view, hi=hi)
         t, seq, sealed = view.checkpoint
         where = self._envelope.where(Cell.CHECKPOINT, self._key)
-        state = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, at_position(t, seq)))
-        if state is None:  # made under other fold rules: a cache, so the changes tell it all again
+        kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, at_position(t, seq)))
+        if kept is None:  # made under other fold rules: a cache, so the changes tell it all again
             return self._begin(None, hi)
-        reading.state, reading.last = state, (t, seq)
+        reading.state, reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
 
     def _refold(self, state: State, change: Row) -> None:
@@ -119,23 +120,27 @@ class History:
 
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
-        known = self._session.readings.get(self._key)
-        if known is not None and known.trusted and self._session.backend.is_remote and self._session.readings.has_time:
+        readings = self._session.readings
+        if not self._session.backend.is_remote:  # where to ask takes less than to find out by the commit
+            reading = self.read()
+            return self._append(reading, steps, t, reading.now_ms)
+        known = readings.get(self._key)
+        if known is not None and known.trusted and readings.has_time:
             # Mostly nobody has written since: to find out otherwise by the commit takes no longer than to ask first.
             with suppress(StoreIntegrityError, SerializationError, EncryptionError):
-                if (state := self._append(known, steps, t)) is not None:
+                if (state := self._append(known, steps, t, readings.now_ms())) is not None:
                     return state
             known.trusted = False  # what is refused is refused for what is there now
-        return self._append(self.read(), steps, t)
+        return self._append(self.read(), steps, t, readings.now_ms())
 
-    def _append(self, reading: Reading, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
+    def _append(self, reading: Reading, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
         birth = self._logs.birth
         self._logs.check_kind(self._key, reading.head)
         # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
         reading = reading.copy()
         if t is not None and reading.last is not None and t <= reading.last[0]:
             return self._try_insert(steps, t, birth)
-        at = _next(reading.last, self._session.readings.now_ms()) if t is None else (t, 0)
+        at = _next(reading.last, now_ms) if t is None else (t, 0)
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
         due = reading.ledger.due(body, reading.state)

@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, TypeAlias
 from rstore.backends.nouns import Chunk, Position, Row, Snapshot
 from rstore.codec.chunks import Meta, Segment, merge
 from rstore.codec.threads import spread
-from rstore.errors import InvalidValueError
 from rstore.log_reading import LogReader
 
 AT_ONCE: Final = 8
@@ -51,13 +50,6 @@ class Reader:
         self._lo: Position = (lo, 0)
         self._hi: Position = (hi, 0)
         self._parts = list(self._divide())
-
-    def check_known(self, namespace: str) -> None:
-        """Refuse to go on with a series that is not there: of a misspelt key, an empty answer would say nothing."""
-        if self._snapshot.view.head is None:
-            raise InvalidValueError(
-                f"there is no series {self._key!r} in namespace {namespace!r}; timeseries() lists those there are"
-            )
 
     def _divide(self) -> Iterator[_Part]:
         view = self._snapshot.view

@@ -47,7 +47,7 @@ class Session:
         self._plain_loads = codec.loads if generations.opens_plaintext else {}
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
-        self.readings = Readings(remote=backend.is_remote)
+        self.readings = Readings()
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
 
@@ -101,13 +101,14 @@ class Session:
 
     def encode_values(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, bytes]:
         """Return the same of many keys, which are not checked yet."""
-        encode, encoded, key = self._encode, dict[str, bytes](), None
+        encode, encoded = self._encode, dict[str, bytes]()
         stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(_draw_stamps, []))
-        try:
-            for (key, value), stamp in zip(pairs, stamps, strict=False):
-                encoded[check_key(key)] = encode(value, stamp)
-        except SerializationError as error:
-            raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+        for (key, value), stamp in zip(pairs, stamps, strict=False):
+            checked = check_key(key)
+            try:
+                encoded[checked] = encode(value, stamp)
+            except SerializationError as error:
+                raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         return encoded
 
     def _encode_compressed(self, value: Any, stamp: bytes) -> bytes:

@@ -156,24 +156,24 @@ class Reading:
     state: State
     last: Position | None
     ledger: Ledger
+    now_ms: int
+    """The backend's clock at that time, POSIX milliseconds."""
     trusted: bool = True
     """Whether it is likely still true: nobody else had written when the backend was asked after the one before."""
 
     def copy(self) -> Reading:
         """Return a reading of one's own, to go on from."""
         ledger = Ledger(self.ledger.changes, self.ledger.size, self.ledger.enough)
-        return Reading(self.head, self.horizon, self.state.copy(), self.last, ledger, self.trusted)
+        return Reading(self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.trusted)
 
 
 class Readings:
     """The readings of the sequences that were used last, and the backend's clock.
 
-    Threads share them, so that nobody changes their states. `remote`: to ask for the time takes long enough for it to
-    be carried on in between.
+    Threads share them, so that nobody changes their states.
     """
 
-    def __init__(self, *, remote: bool) -> None:
-        self._remote = remote
+    def __init__(self) -> None:
         # No lock, which a fork could leave taken: whatever is done to one of these is one step of the interpreter.
         self._small: OrderedDict[str, Reading] = OrderedDict()
         self._large: OrderedDict[str, Reading] = OrderedDict()
@@ -195,7 +195,7 @@ class Readings:
 
     def asked(self, now_ms: int) -> None:
         """Take note of what the backend's clock said just now; an answer that was long on its way is older."""
-        if not (self._remote and self.has_time) or now_ms >= self.now_ms():
+        if not self.has_time or now_ms >= self.now_ms():
             self._clock = now_ms, monotonic()
 
     @property
@@ -206,7 +206,7 @@ class Readings:
     def now_ms(self) -> int:
         """Return what the backend's clock says about now; it was asked before."""
         now_ms, asked_at = self._clock
-        return now_ms + int((monotonic() - asked_at) * 1000) if self._remote else now_ms
+        return now_ms + int((monotonic() - asked_at) * 1000)
 
 
 def _keep(readings: OrderedDict[str, Reading], key: str, reading: Reading, most: int) -> None:

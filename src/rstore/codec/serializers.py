@@ -177,7 +177,7 @@ class Codec:
             return stamped(self._encode_custom(value, self._custom[0]), stamp)
         native = _NATIVE_DUMPS.get(type(value))
         if native is not None and (encoded := native(value)) is not None:
-            return stamped(encoded, stamp) if stamp else encoded
+            return stamped(encoded, stamp)
         try:  # as `dump` does, without its frame
             return self._mark + stamp + self._dumps(value)
         except (MemoryError, StoreError):
@@ -289,6 +289,8 @@ def _cannot_dump(value: Any) -> SerializationError:
 
 def stamped(encoded: bytes, stamp: bytes) -> bytes:
     """Return an encoded value with a stamp behind its codec byte; a large one is not copied twice."""
+    if not stamp:
+        return encoded
     if len(encoded) > LARGE_BYTES:
         return b"".join((encoded[:1], stamp, memoryview(encoded)[1:]))
     return encoded[:1] + stamp + encoded[1:]

@@ -21,7 +21,8 @@ def split_points(given: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     Not `zip(*points)`, which takes ten times as long for a million points.
     """
     points = given if isinstance(given, tuple | list) else _read_all(given)
-    if sole_type(points) not in (tuple, list) and not all(isinstance(point, tuple | list) for point in points):
+    mixed = sole_type(points) not in (tuple, list) and not set(map(type, points)) <= {tuple, list}
+    if mixed and not all(isinstance(point, tuple | list) for point in points):
         raise _malformed(points)
     try:
         return [t for t, _ in points], list(map(itemgetter(1), points))

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import numpy as np
 
 from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
-from rstore.backends.nouns import MAX_INT64, MIN_INT64
+from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Piece, Summary, reading
@@ -90,11 +90,10 @@ class Resampling(Points):
                 raise InvalidValueError(f"{name} is 'left' or 'right', not {given!r}")
         aggregates = _check_aggregates(agg)
         if lo > hi:
-            return []
+            return _nothing(session, key)
         buckets = _Buckets(width, base, right=closed == "right")
         found: list[Point] = []
         with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
-            reader.check_known(session.generations.namespace)
             pieces = reader.pieces(lambda summary: _suffices(summary, buckets, aggregates))
             carried: Point | None = None
             for number, parts in _gathered(session, pieces, buckets, aggregates):
@@ -102,6 +101,8 @@ class Resampling(Points):
                 values = {_name(one): _aggregated(one, parts, begin, begin + width, carried) for one in aggregates}
                 carried = parts[-1].last
                 found.append((number, values if isinstance(agg, list | tuple) else next(iter(values.values()))))
+        if not found:
+            return _nothing(session, key)
         if fill is not None:
             try:
                 found = _filled(found, fill)
@@ -132,9 +133,8 @@ class Resampling(Points):
             raise InvalidValueError(f"n is 3 or more, not {wanted}")
         thin, choose = _downsamplers(method)
         if lo > hi:
-            return []
+            return _nothing(session, key)
         with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
-            reader.check_known(session.generations.namespace)
             held = sum(piece.n if isinstance(piece, Summary) else len(piece) for piece in reader.pieces(lambda _: True))
             kept_t: list[Any] = []
             kept_v: list[Any] = []
@@ -146,7 +146,7 @@ class Resampling(Points):
                 kept_t.append(segment.t[chosen])
                 kept_v.append(values[chosen])
         if not kept_t:
-            return []
+            return _nothing(session, key)
         t, v = np.concatenate(kept_t), np.concatenate(kept_v)
         if len(t) > wanted:
             since = t.view(np.uint64) - t[:1].view(np.uint64)  # unsigned: between two int64 they need all 64 bits
@@ -175,6 +175,16 @@ class _Buckets:
             stop = bisect_left(t, end, start)
             yield number, start, stop
             start = stop
+
+
+def _nothing(session: Session, key: str) -> list[Point]:
+    """Return no points, of a series that is there: of a misspelt key, an empty answer would say nothing."""
+    if session.series.view(key, FIRST, FIRST, limit=1, bodies=False).head is None:
+        raise InvalidValueError(
+            f"there is no series {key!r} in namespace {session.generations.namespace!r}; "
+            "timeseries() lists those there are"
+        )
+    return []
 
 
 def _downsamplers(method: str) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ from rstore import (
     ConflictError,
     Entry,
     InvalidArgumentError,
+    InvalidTypeError,
     NotSupportedError,
     SerializationError,
     Store,
@@ -140,9 +141,18 @@ class EntrySuite(Suite):
             yield "a", 1
             raise LookupError("no more of them")
 
+        def others() -> Iterator[tuple[str, int]]:
+            yield "a", 1
+            raise SerializationError("of something else")
+
         for verb in (store.update, store.set_many):
             with pytest.raises(LookupError, match="no more of them"):
                 verb(pairs())
+            with pytest.raises(SerializationError, match=r"^of something else$"):
+                verb(others())
+            wrong: Any = {5: lambda: None}  # whose value cannot be dumped, either
+            with pytest.raises(InvalidTypeError, match="a key is a str"):
+                verb(wrong)
         assert len(store) == 0
 
     def test_an_entry_says_what_is_there(self, store: Store) -> None:

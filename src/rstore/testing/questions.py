@@ -184,6 +184,13 @@ class QuestionSuite(Suite):
         for ask_for in (store.resample, store.downsample):
             with pytest.raises(InvalidArgumentError, match="no series 'unknown' in namespace"):
                 ask_for("unknown", 5)
+            with pytest.raises(InvalidArgumentError, match="no series"):
+                ask_for("unknown", 5, start=9, end=1)
+            assert ask_for("far", 5, start=9, end=1) == []
+        store.extend("emptied", (1, 1))
+        store.remove("emptied")
+        with pytest.raises(InvalidArgumentError, match="no series"):
+            store.resample("emptied", 5)
 
     @pickled
     def test_buckets_between_others_are_filled(self, store: Store, oracle: Oracle) -> None:

@@ -117,8 +117,8 @@ class Atomic(Records):
                 raise KeyError(key)
             else:
                 # As if it had been stored: `fn` may change it, and is called again where it lost a race.
-                record = session.seal_value(key, session.encode_value(key, default))
-                version, value = None, session.open_value(key, record)
+                with session.naming(f"the value of {key!r}"):
+                    version, value = None, session.codec.decode(session.codec.encode(default))
             new = fn(value)
             if self._put_if(session, key, new, version, None if version is None else KEEP):
                 return new

@@ -6,9 +6,9 @@ commits it by its version, and its facts say until when it holds, by the backend
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import suppress
+from random import SystemRandom
 from threading import Event, Thread
 from types import TracebackType
 from typing import Final, Self
@@ -23,6 +23,8 @@ LEASE_S: Final = 5.0
 
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.05
+
+_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 
 class Patience:
@@ -44,7 +46,7 @@ class Patience:
             raise StoreBusyError(
                 f"{self._what} for longer than the time-out, {self._timeout_s:g} s; nothing was stored"
             )
-        time.sleep(min(left_s, self._longest_s * random.random()))  # noqa: S311 - no secret
+        time.sleep(min(left_s, self._longest_s * _random.random()))
         self._longest_s = min(2 * self._longest_s, _LONGEST_PAUSE_S)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import ceil
+from random import SystemRandom
 from threading import local
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
@@ -50,6 +50,8 @@ _STALL_S: Final = 60.0
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
 _MOMENT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
+_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
+
 _BEGIN_READ: Final = (Statement("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"), ())
 _BEGIN_MOMENT: Final = (Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"), ())
 _READER_MS: Final = "600000"
@@ -280,7 +282,7 @@ class Connections:
             self.pool.drop_idle()
             return True
         if failure.sqlstate in RETRY:
-            time.sleep(random.random() * 0.002 * 2**tries)  # noqa: S311 - spreads those who met
+            time.sleep(_random.random() * 0.002 * 2**tries)  # which spreads those who met
             return True
         if failure.sqlstate == READ_ONLY:
             self.pool.drop_idle()  # of several hosts another one may be the primary by now

@@ -147,13 +147,11 @@ class SqliteBackend(SqliteCare):
         if execute is not None and (link.owner == get_ident() if link.owner else monotonic() < link.look_at):
             try:
                 # `get` also ends the statement, which would keep the log from being moved into the file.
-                row: Any = execute(records.GET, (link.namespace, key)).get
+                record: bytes | None = execute(records.GET_PLAIN, (link.namespace, key)).get
             except apsw.Error:
-                row = None
-            if row is not None:
-                record, blob, expires_ms = row
-                if blob is None and expires_ms is None:
-                    return record  # type: ignore[no-any-return]
+                record = None
+            if record is not None:
+                return record
 
         def work(connection: apsw.Connection) -> bytes | None:
             if (found := self._namespace_id(connection)) is not None:

@@ -125,10 +125,11 @@ class SqliteCare(Backend):
             if connection.in_transaction:
                 raise NotSupportedError("SQLite gives no space back inside a transaction: call vacuum outside of it")
             before = self._size()
-            # Once before: while others read what is in the log, it would only grow by the whole file.
-            self._empty_log(connection)
-            connection.execute("VACUUM")
-            self._empty_log(connection)
+            with self._file.all_patience(connection):
+                # Once before: while others read what is in the log, it would only grow by the whole file.
+                self._empty_log(connection)
+                connection.execute("VACUUM")
+                self._empty_log(connection)
             return before - self._size()
 
         return self._file.delete(work)

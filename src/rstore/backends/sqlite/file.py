@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from math import inf
 from threading import get_ident, local
 from typing import Final, TypeVar
@@ -18,11 +19,11 @@ import apsw
 
 from rstore.backends.nouns import Options
 from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, gate, hold, lost_places, release, transaction
+from rstore.backends.sqlite.link import Link, gate, hold, in_transaction, lost_places, release, transaction
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.pinned import Pinned
-from rstore.backends.sqlite.replaced import leave, leave_others
-from rstore.backends.sqlite.turns import waiter
+from rstore.backends.sqlite.replaced import are_others, leave, leave_others
+from rstore.backends.sqlite.turns import Turn, all_patience, set_patience, take_turn
 from rstore.errors import (
     ConflictError,
     StoreBusyError,
@@ -90,20 +91,26 @@ class SqliteFile:
 
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Return what `work` reads from a connection."""
-        link = self.local.link
+        link, turn = self.local.link, None
         while True:
+            waits = None
             with link.lock:
                 connection = self._look(link)
                 if connection is not None:
                     try:
                         result = work(connection)
                     except apsw.Error as error:
-                        if connection.in_transaction or not link.is_stale():
-                            raise self.translated(error) from error
+                        if link.connection is not connection:
+                            continue  # a signal handler has closed it meanwhile
+                        if in_transaction(connection) or not link.is_stale():
+                            waits = turn = self._turn(error, connection, turn)
                     else:
                         if link.stamp is None or not link.is_stale():
                             return result
-            self._leave()  # whatever went wrong with a file that bears the name no more
+            if waits is None:
+                self._leave()  # whatever went wrong with a file that bears the name no more
+            else:
+                waits.wait()
 
     def delete(self, work: Callable[[apsw.Connection], T]) -> T:
         """Do the same as `write` for what only takes away: a file that is not there is not made for it."""
@@ -115,8 +122,9 @@ class SqliteFile:
         The look comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
         """
-        link, suspicious = self.local.link, True
+        link, suspicious, turn = self.local.link, True, None
         while True:
+            waits = None
             with link.lock:
                 connection = link.connection
                 if connection is None or link.phantom or link.bound is not None:
@@ -124,15 +132,28 @@ class SqliteFile:
                 try:
                     result = work(connection)
                 except apsw.Error as error:
+                    if link.connection is not connection:
+                        continue  # a signal handler has closed it meanwhile, and nothing was done
                     # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
                     # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
                     mixed, suspicious = suspicious and isinstance(error, _OF_MIXED_FILES), False
-                    if connection.in_transaction or not (mixed or link.moved()):
-                        raise self.translated(error) from error
+                    if in_transaction(connection) or not (mixed or link.moved()):
+                        waits = turn = self._turn(error, connection, turn)
                 else:
-                    if connection.in_transaction or not link.moved():
+                    if in_transaction(connection) or not link.moved():
                         return result
-            self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
+            if waits is None:
+                self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
+            else:
+                waits.wait()
+
+    def _turn(self, error: apsw.Error, connection: apsw.Connection, turn: Turn | None) -> Turn:
+        """Return how to wait for those who have the file locked; raise whatever else an error says."""
+        if isinstance(error, apsw.BusyError) and not in_transaction(connection):
+            turn = turn or Turn(self._options.timeout_s)
+            if not turn.is_over:
+                return turn
+        raise self.translated(error) from error
 
     @contextmanager
     def transaction(self, *, create: bool = True) -> Generator[None, None, None]:
@@ -147,7 +168,8 @@ class SqliteFile:
         with link.held():
             connection = self.connection(link, create=create)
             try:
-                with transaction(connection, alive=lambda: link.connection is connection):
+                begin = partial(take_turn, timeout_s=self._options.timeout_s)
+                with transaction(connection, begin=begin, alive=lambda: link.connection is connection):
                     link.bound = connection
                     yield
                     self._check_bound(link)
@@ -253,18 +275,25 @@ class SqliteFile:
                     link.connection.execute("ROLLBACK")
 
     def _begin(self, link: Link) -> apsw.Connection:
+        turn = None
         while True:
+            waits = None
             with link.lock:
                 connection = self._look(link)
                 if connection is not None:
                     try:
                         connection.execute("BEGIN; SELECT 1 FROM namespaces LIMIT 1").fetchall()  # which takes the lock
                     except apsw.Error as error:
+                        if in_transaction(connection):
+                            connection.execute("ROLLBACK")
                         if not link.moved():
-                            raise self.translated(error) from error
+                            waits = turn = self._turn(error, connection, turn)
                     else:
                         return connection
-                link.close()
+                if waits is None:
+                    link.close()
+            if waits is not None:
+                waits.wait()
 
     def _look(self, link: Link) -> apsw.Connection | None:
         """Return the link's connection for reading, or None if it is seen now that the file is another one."""
@@ -321,7 +350,7 @@ class SqliteFile:
                 link.close()
                 try:
                     connection = self._try_connect(link, writing=writing)
-                    connection.set_busy_handler(waiter(self._options.timeout_s))
+                    set_patience(connection, self._options.timeout_s)
                 except FileNotFoundError as error:  # somebody removed it since it was found or created: once more
                     link.close()
                     if time.monotonic() > deadline:
@@ -339,6 +368,8 @@ class SqliteFile:
             time.sleep(0.002)  # outside of the gate: others must not wait for the lock of a file that is not theirs
 
     def _try_connect(self, link: Link, *, writing: bool) -> apsw.Connection:
+        if are_others(self.path):  # it was replaced once more, since these were left
+            raise FileNotFoundError(self.path)
         if self._options.frozen:
             return connect_frozen(link)
         if not writing and not os.path.exists(self.path):
@@ -373,6 +404,10 @@ class SqliteFile:
             raise self.translated(error) from error
         finally:
             release(held)
+
+    def all_patience(self, connection: apsw.Connection) -> AbstractContextManager[None]:
+        """Let what SQLite does not end by an error wait for others as long as a call may."""
+        return all_patience(connection, self._options.timeout_s)
 
     def translated(self, error: apsw.Error) -> StoreError:
         """Return the error of rstore for an error of the driver."""

@@ -76,9 +76,13 @@ class Link:
 
     def moved(self) -> bool:
         """Return whether the file was moved, replaced or deleted since it was opened."""
-        if self.connection is None:
+        connection = self.connection
+        if connection is None:
             return False
-        self.connection.file_control("main", _HAS_MOVED, self._moved_at)
+        try:
+            connection.file_control("main", _HAS_MOVED, self._moved_at)
+        except apsw.ConnectionClosedError:  # by a signal handler, just now
+            return False
         return self._moved.value != 0
 
     def calm(self) -> None:
@@ -122,6 +126,14 @@ class Link:
                 self.connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
 
 
+def in_transaction(connection: apsw.Connection) -> bool:
+    """Return whether a connection is inside a transaction; one that a signal handler has closed just now is not."""
+    try:
+        return connection.in_transaction
+    except apsw.ConnectionClosedError:
+        return False
+
+
 def log_names(path: str) -> tuple[str, str]:
     """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
     path = os.path.realpath(path)
@@ -156,16 +168,21 @@ def identity(path: str) -> tuple[int, int] | None:
 
 @contextmanager
 def transaction(
-    connection: apsw.Connection, kind: str = "IMMEDIATE", *, alive: Callable[[], bool] = lambda: True
+    connection: apsw.Connection,
+    kind: str = "IMMEDIATE",
+    *,
+    begin: Callable[[Callable[[], object]], object] = lambda attempt: attempt(),
+    alive: Callable[[], bool] = lambda: True,
 ) -> Generator[None, None, None]:
     """Run statements as one transaction, or as one step of the transaction that is open: all of them or none.
 
-    A connection that is not `alive` any more, since others run inside, is not touched.
+    `begin` tries to begin it, more than once if need be. A connection that is not `alive` any more, since others run
+    inside, is not touched.
     """
-    begin, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
+    first, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
     if connection.in_transaction:
-        begin, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
-    connection.execute(begin)
+        first, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
+    begin(lambda: connection.execute(first))
     try:
         yield
         connection.execute(end)
@@ -183,12 +200,17 @@ _links: WeakSet[Link] = WeakSet()
 _held_for_fork: list[Link] = []
 
 
+def all_links() -> list[Link]:
+    """Return those of all stores; none is added while somebody holds the gate."""
+    return list(_links)
+
+
 def hold(chosen: Callable[[Link], bool]) -> list[Link]:
     """Take the gate and the locks of some links, waiting for what is under way."""
     while True:
         gate.acquire()
         held: list[Link] = []
-        for link in [link for link in list(_links) if chosen(link)]:
+        for link in [link for link in all_links() if chosen(link)]:
             if not link.lock.acquire(timeout=0.01):
                 break
             held.append(link)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 import apsw
 
 from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, hold, identity, release
+from rstore.backends.sqlite.link import Link, all_links, hold, identity, release
 from rstore.errors import StoreBusyError
 
 
 def leave(path: str, mine: Link, timeout_s: float) -> None:
-    """Close all connections of this process to the file that one link has open, if it bears the name no more."""
+    """Close all connections of this process to what bears the name or did, after one link was seen to have another."""
     place = os.path.realpath(path)
     held = hold(lambda link: os.path.realpath(link.path) == place)
     try:
@@ -28,23 +29,30 @@ def leave(path: str, mine: Link, timeout_s: float) -> None:
         release(held)
 
 
+def are_others(path: str) -> bool:
+    """Return whether this process has other files of the name open; for whoever holds the gate."""
+    return any(map(_of_another(path), all_links()))
+
+
 def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
-    place, now = os.path.realpath(path), identity(path)
-    held = hold(
-        lambda link: (
-            bool(link.logs)
-            and link.opened != now
-            and link.bound is None  # a transaction finds out by itself
-            and os.path.realpath(link.path) == place
-        )
-    )
+    held = hold(_of_another(path))
     try:
         for link in held:
             _retire(link, path, timeout_s)
             link.close()
     finally:
         release(held)
+
+
+def _of_another(path: str) -> Callable[[Link], bool]:
+    place, now = os.path.realpath(path), identity(path)
+    return lambda link: (
+        bool(link.logs)
+        and link.opened != now
+        and link.bound is None  # a transaction finds out by itself
+        and os.path.realpath(link.path) == place
+    )
 
 
 def _retire(link: Link, path: str, timeout_s: float) -> None:
