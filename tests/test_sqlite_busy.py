@@ -273,3 +273,54 @@ def test_an_interrupt_ends_the_wait(path: Path) -> None:
         holder.tell()
         assert holder.hear() == "released"
         store.set("a", 1)
+
+
+@pytest.mark.parametrize("verb", ["set_many", "transaction"])
+def test_an_interrupt_that_comes_together_with_the_turn_leaves_nothing_open(path: Path, verb: str) -> None:
+    """As when a group of processes is interrupted, of which one has the file locked."""
+    main = threading.get_ident()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    other = apsw.Connection(str(path))
+    try:
+        with Store(path, frozen=False, timeout=60) as store:
+            for i in range(40):
+                other.execute("BEGIN IMMEDIATE")
+
+                def go(delay_s: float = 0.002 + i * 0.0001) -> None:
+                    time.sleep(delay_s)
+                    signal.pthread_kill(main, signal.SIGALRM)
+                    other.execute("ROLLBACK")
+
+                thread = threading.Thread(target=go)
+                try:
+                    thread.start()
+                    BLOCKED[verb](store)
+                    time.sleep(0.1)  # until the signal comes, if it was late
+                except KeyboardInterrupt:
+                    pass
+                thread.join()
+                other.execute("BEGIN IMMEDIATE; ROLLBACK")  # nobody has it locked
+    finally:
+        other.close()
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_vacuum_waits_no_longer_than_it_may_and_can_be_interrupted(path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    reader = apsw.Connection(str(path))
+    reader.execute("BEGIN; SELECT count(*) FROM records").fetchall()
+    with Store(path, frozen=False, timeout=60) as store:
+        store.set("a", 1)
+        with on_signal(interrupt), pytest.raises(KeyboardInterrupt):
+            store.vacuum()
+    with Store(path, frozen=False, timeout=0.1) as store:
+        with pytest.raises(StoreBusyError, match="older state"):
+            store.vacuum()
+        reader.close()
+        store.vacuum()

@@ -13,6 +13,7 @@ from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, st
 from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.link import log_names
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
+from rstore.backends.sqlite.turns import Turn, take_turn
 from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
 
 # One statement, one moment. `length` reads the header of a large value, and not the value.
@@ -124,23 +125,26 @@ class SqliteCare(Backend):
         def work(connection: apsw.Connection) -> int:
             if connection.in_transaction:
                 raise NotSupportedError("SQLite gives no space back inside a transaction: call vacuum outside of it")
-            before = self._size()
-            with self._file.all_patience(connection):
-                # Once before: while others read what is in the log, it would only grow by the whole file.
-                self._empty_log(connection)
-                connection.execute("VACUUM")
-                self._empty_log(connection)
+            before, turn = self._size(), self._file.new_turn()
+            # Once before: while others read what is in the log, it would only grow by the whole file.
+            self._empty_log(connection, turn)
+            try:
+                take_turn(lambda: connection.execute("VACUUM"), turn)
+            except apsw.BusyError as error:  # and not all over again
+                raise self._file.translated(error) from error
+            self._empty_log(connection, turn)
             return before - self._size()
 
         return self._file.delete(work)
 
-    def _empty_log(self, connection: apsw.Connection) -> None:
-        (busy, _, _), *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        if busy:
-            raise StoreBusyError(
-                f"{self._file.path!r}: others read an older state of it for longer than the time-out; nothing is lost, "
-                "and the space is given back when vacuum is called again without them"
-            )
+    def _empty_log(self, connection: apsw.Connection, turn: Turn) -> None:
+        while next(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))[0]:
+            if turn.is_over:
+                raise StoreBusyError(
+                    f"{self._file.path!r}: others read an older state of it for longer than the time-out; nothing is "
+                    "lost, and the space is given back when vacuum is called again without them"
+                )
+            turn.wait()
 
     def _size(self) -> int:
         paths = (self._file.path, log_names(self._file.path)[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from threading import get_ident, local
@@ -23,7 +23,7 @@ from rstore.backends.sqlite.link import Link, gate, hold, in_transaction, lost_p
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.replaced import are_others, leave, leave_others
-from rstore.backends.sqlite.turns import Turn, all_patience, set_patience, take_turn
+from rstore.backends.sqlite.turns import Turn, set_patience, take_turn
 from rstore.errors import (
     ConflictError,
     StoreBusyError,
@@ -136,7 +136,8 @@ class SqliteFile:
                         continue  # a signal handler has closed it meanwhile, and nothing was done
                     # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
                     # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
-                    mixed, suspicious = suspicious and isinstance(error, _OF_MIXED_FILES), False
+                    mixed = suspicious and isinstance(error, _OF_MIXED_FILES)
+                    suspicious = suspicious and not mixed
                     if in_transaction(connection) or not (mixed or link.moved()):
                         waits = turn = self._turn(error, connection, turn)
                 else:
@@ -150,7 +151,7 @@ class SqliteFile:
     def _turn(self, error: apsw.Error, connection: apsw.Connection, turn: Turn | None) -> Turn:
         """Return how to wait for those who have the file locked; raise whatever else an error says."""
         if isinstance(error, apsw.BusyError) and not in_transaction(connection):
-            turn = turn or Turn(self._options.timeout_s)
+            turn = turn or self.new_turn()
             if not turn.is_over:
                 return turn
         raise self.translated(error) from error
@@ -168,7 +169,7 @@ class SqliteFile:
         with link.held():
             connection = self.connection(link, create=create)
             try:
-                begin = partial(take_turn, timeout_s=self._options.timeout_s)
+                begin = partial(take_turn, turn=self.new_turn())
                 with transaction(connection, begin=begin, alive=lambda: link.connection is connection):
                     link.bound = connection
                     yield
@@ -314,7 +315,9 @@ class SqliteFile:
 
         The link is one that nothing else is done on: the number is of its connection, and leaves out its own commits.
         """
+        turn = None
         while True:
+            waits = None
             with link.lock:
                 connection = link.connection
                 if connection is None:
@@ -323,9 +326,14 @@ class SqliteFile:
                     if not link.is_stale():
                         return connection, int(connection.pragma("data_version"))
                 except apsw.Error as error:
+                    if link.connection is not connection:
+                        continue  # a signal handler has closed it meanwhile
                     if not link.is_stale():
-                        raise self.translated(error) from error
-            self._leave(link)
+                        waits = turn = self._turn(error, connection, turn)
+            if waits is None:
+                self._leave(link)
+            else:
+                waits.wait()
 
     def new_link(self) -> Link:
         """Return another link for this thread or any, which is closed with the store."""
@@ -405,9 +413,9 @@ class SqliteFile:
         finally:
             release(held)
 
-    def all_patience(self, connection: apsw.Connection) -> AbstractContextManager[None]:
-        """Let what SQLite does not end by an error wait for others as long as a call may."""
-        return all_patience(connection, self._options.timeout_s)
+    def new_turn(self) -> Turn:
+        """Return how long a call that begins now may wait for a lock."""
+        return Turn(self._options.timeout_s)
 
     def translated(self, error: apsw.Error) -> StoreError:
         """Return the error of rstore for an error of the driver."""

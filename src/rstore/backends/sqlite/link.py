@@ -179,11 +179,13 @@ def transaction(
     `begin` tries to begin it, more than once if need be. A connection that is not `alive` any more, since others run
     inside, is not touched.
     """
-    first, end, undo = f"BEGIN {kind}", "COMMIT", "ROLLBACK"
-    if connection.in_transaction:
-        first, end, undo = "SAVEPOINT step", "RELEASE step", "ROLLBACK TO step; RELEASE step"
-    begin(lambda: connection.execute(first))
+    nested = connection.in_transaction
+    end, undo = ("RELEASE step", "ROLLBACK TO step; RELEASE step") if nested else ("COMMIT", "ROLLBACK")
+    if nested:
+        connection.execute("SAVEPOINT step")
     try:
+        if not nested:  # inside, since an interrupt while it waits may come when it has just begun
+            begin(lambda: connection.execute(f"BEGIN {kind}"))
         yield
         connection.execute(end)
     except BaseException:

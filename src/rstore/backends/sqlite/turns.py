@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from random import SystemRandom
 from typing import Final, TypeVar
 
@@ -24,16 +23,6 @@ _random = SystemRandom()  # the one of the module belongs to the program, which 
 def set_patience(connection: apsw.Connection, timeout_s: float) -> None:
     """Let SQLite wait for a lock as long as is good for those who take turns."""
     connection.set_busy_timeout(min(_INSIDE_MS, int(timeout_s * 1000)))
-
-
-@contextmanager
-def all_patience(connection: apsw.Connection, timeout_s: float) -> Generator[None, None, None]:
-    """Let SQLite wait all of the time, for what it does not tell the end of by an error."""
-    connection.set_busy_timeout(int(timeout_s * 1000))
-    try:
-        yield
-    finally:
-        set_patience(connection, timeout_s)
 
 
 class Turn:
@@ -61,14 +50,12 @@ class Turn:
         time.sleep(max(0.0, min(self._timeout_s - waited_s, longest_s * _random.random())))
 
 
-def take_turn(attempt: Callable[[], T], timeout_s: float) -> T:
-    """Return what an attempt returns, tried until nobody else has the file locked."""
-    turn: Turn | None = None
+def take_turn(attempt: Callable[[], T], turn: Turn) -> T:
+    """Return what an attempt returns, tried until nobody else has the file locked, or the time is up."""
     while True:
         try:
             return attempt()
         except apsw.BusyError:
-            turn = turn or Turn(timeout_s)
             if turn.is_over:
                 raise
         turn.wait()
