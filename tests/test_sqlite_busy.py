@@ -287,10 +287,10 @@ def test_an_interrupt_that_comes_together_with_the_turn_leaves_nothing_open(path
     other = apsw.Connection(str(path))
     try:
         with Store(path, frozen=False, timeout=60) as store:
-            for i in range(40):
+            for i in range(20):
                 other.execute("BEGIN IMMEDIATE")
 
-                def go(delay_s: float = 0.002 + i * 0.0001) -> None:
+                def go(delay_s: float = 0.002 + i * 0.0002) -> None:
                     time.sleep(delay_s)
                     signal.pthread_kill(main, signal.SIGALRM)
                     other.execute("ROLLBACK")

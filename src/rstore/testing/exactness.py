@@ -6,7 +6,6 @@ import collections
 import datetime
 import enum
 import http
-import itertools
 import math
 import operator
 import struct
@@ -137,7 +136,7 @@ class ExactnessSuite(Suite):
                 for start in (0, 1, 8191, 8192, 9_000, _N - 5):
                     assert same(store.range(name, start * 10, n=7), points[start : start + 7])
                     assert same(store.range(name, start * 10 + 1, end=(start + 7) * 10), points[start + 1 : start + 8])
-                for start, each in itertools.product((0, 1, 8191), (2, 100, 4099)):
+                for start, each in ((0, 100), (1, 4099), (8191, 2)):
                     assert same(store.range(name, start * 10, freq=each * 10 - 3), points[start::each])
 
     @sealed
