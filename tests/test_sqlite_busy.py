@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 import programs
 import pytest
 from processes import Program, check_file
 
-from rstore import Store, StoreBusyError, StoreClosedError
+from rstore import CorruptionError, Store, StoreBusyError, StoreClosedError
+from rstore.backends.nouns import Options
 from rstore.backends.sqlite import turns
+from rstore.backends.sqlite.file import SqliteFile
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("a", 2),
@@ -324,3 +327,69 @@ def test_vacuum_waits_no_longer_than_it_may_and_can_be_interrupted(path: Path) -
             store.vacuum()
         reader.close()
         store.vacuum()
+
+
+def test_who_has_waited_is_still_told_apart_from_what_is_damaged(path: Path) -> None:
+    """What looks damaged is looked at once more, on a new connection, also behind a wait."""
+    for damaged in (1, 2):
+        errors: list[apsw.Error] = [apsw.BusyError("locked"), *[apsw.CorruptError("mixed up")] * damaged]
+
+        def work(_: apsw.Connection, errors: list[apsw.Error] = errors) -> str:
+            if errors:
+                raise errors.pop(0)
+            return "done"
+
+        file = SqliteFile(str(path), Options(frozen=False, durability="normal", timeout_s=60))
+        file.open()
+        if damaged == 1:
+            assert file.write(work) == "done"
+        else:
+            with pytest.raises(CorruptionError):
+                file.write(work)
+        file.close()
+
+
+class Locked:
+    """A connection whose next questions meet a lock."""
+
+    def __init__(self, connection: apsw.Connection, times: int) -> None:
+        self._connection = connection
+        self.times = times
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def pragma(self, name: str) -> Any:
+        if self.times:
+            self.times -= 1
+            raise apsw.BusyError("locked")
+        return self._connection.pragma(name)
+
+
+def test_who_watches_waits_for_a_lock_as_well(path: Path) -> None:
+    """As of another process that puts the log in order after a crash."""
+    file = SqliteFile(str(path), Options(frozen=False, durability="normal", timeout_s=60))
+    file.open()
+    link: Any = file.new_link()
+    before = file.version(link)[1]
+    locked = link.connection = Locked(link.connection, 3)
+    assert file.version(link)[1] == before
+    assert locked.times == 0
+    file.close()
+
+
+@pytest.mark.parametrize("verb", ["read", "write"])
+def test_a_connection_that_is_closed_in_the_middle_is_opened_again(path: Path, verb: str) -> None:
+    """As a fork in a signal handler closes it."""
+    file = SqliteFile(str(path), Options(frozen=False, durability="normal", timeout_s=60))
+    file.open()
+    closed: list[apsw.Connection] = []
+
+    def work(connection: apsw.Connection) -> int:
+        if not closed:
+            closed.append(connection)
+            file.local.link.close()
+        return int(connection.execute("SELECT count(*) FROM records").get)
+
+    assert getattr(file, verb)(work) == 1
+    file.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 from threading import get_ident, local
@@ -19,9 +19,10 @@ import apsw
 
 from rstore.backends.nouns import Options
 from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, gate, hold, in_transaction, lost_places, release, transaction
+from rstore.backends.sqlite.link import Link, gate, in_transaction, lost_places, transaction
 from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.pinned import Pinned
+from rstore.backends.sqlite.removing import remove_if_unused
 from rstore.backends.sqlite.replaced import are_others, leave, leave_others
 from rstore.backends.sqlite.turns import Turn, set_patience, take_turn
 from rstore.errors import (
@@ -388,30 +389,10 @@ class SqliteFile:
 
     def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
         """Remove the file if nobody else has it open and nothing is in it; otherwise it stays."""
-        held = hold(self._links.__contains__)
         try:
-            for link in held:
-                link.close()
-            connection = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READWRITE)
-            try:
-                # Leaving WAL takes an exclusive lock: the proof of being alone. A newcomer could have entered it since.
-                if connection.pragma("journal_mode", "delete") != "delete":
-                    return
-                connection.execute("BEGIN EXCLUSIVE")
-                if connection.pragma("journal_mode") == "delete" and is_unused(connection):
-                    with suppress(OSError):  # in a directory that others own, or that is gone, it stays, empty
-                        os.unlink(os.path.realpath(self.path))
-                connection.execute("ROLLBACK")
-            except (apsw.BusyError, apsw.CantOpenError):
-                return
-            finally:
-                connection.close()
-        except apsw.CantOpenError:
-            return  # somebody else removed it
+            remove_if_unused(self.path, self._links.__contains__, is_unused)
         except apsw.Error as error:
             raise self.translated(error) from error
-        finally:
-            release(held)
 
     def new_turn(self) -> Turn:
         """Return how long a call that begins now may wait for a lock."""
