@@ -85,8 +85,9 @@ class Server:
         assert self._process is not None
         assert self._process.poll() is None, (self.directory / "log").read_text()
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1):
-                return True
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(b"PING\r\n")  # it listens here before it does on a socket of Unix
+                return bool(connection.recv(1))
         except OSError:
             return False
 

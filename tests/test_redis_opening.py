@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import socket
 import tempfile
 import time
 import warnings
@@ -71,6 +72,18 @@ def test_a_server_that_is_not_there(server: Server) -> None:
     for frozen in (True, False):
         with pytest.raises(StoreNotAvailableError), Store(server.dsn, frozen=frozen):
             pass
+
+
+def test_what_cannot_be_reached_says_why(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(StoreNotAvailableError, match="no answer in time"):
+            Store(f"redis://u:{QUOTED}@127.0.0.1:{port}", frozen=False, timeout=0.2).open()
+    with pytest.raises(StoreNotAvailableError, match=f"127.0.0.1:{port} .*refused.*is it running") as refused:
+        Store(f"redis://u:{QUOTED}@127.0.0.1:{port}", frozen=False).open()
+    assert "hunter" not in str(refused.value)
+    with pytest.raises(StoreNotAvailableError, match="No such file"):
+        Store(f"redis://{tmp_path}/s", frozen=False).open()
 
 
 def test_a_store_survives_a_restart_of_its_server(tmp_path: Path) -> None:

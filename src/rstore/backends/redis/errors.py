@@ -110,4 +110,16 @@ def unreachable(error: Exception, where: str) -> StoreError:
     """Return the error that a failed connection becomes. Nothing was sent."""
     if isinstance(error, driver.AuthenticationError | driver.BusyLoadingError | driver.ResponseError):
         return refusal(error, where)
-    return StoreNotAvailableError(f"the Redis server {where} cannot be reached: {type(error).__name__}")
+    return StoreNotAvailableError(
+        f"the Redis server {where} cannot be reached: {_reason(error)}; is it running, and is this its address?"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return why a connection failed, as the operating system says it: the driver may tell more than it should."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return "no answer in time" if isinstance(error, driver.TimeoutError | TimeoutError) else type(error).__name__
