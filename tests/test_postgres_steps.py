@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgresql import Server
+from postgresql import Server, check_schema
 
 from rstore import ConflictError, Store, StoreBusyError, StoreError, StoreNotAvailableError, Transaction
 from rstore.backends import make_backend
@@ -171,6 +171,69 @@ def test_a_namespace_that_is_made_anew_while_it_is_discarded(
             other.execute(f"INSERT INTO {s}.records VALUES (7, 'k', '\\x8004')".encode())
         discarding.join()
     assert postgresql.left_in(postgresql_schema) == {"namespaces": 1, "records": 1}
+
+
+WRITES: dict[str, Callable[[Store], object]] = {
+    "extend": lambda s: s.extend("s", (2, 2)),
+    "extend by many": lambda s: s.extend("s", (2, 2), (3, 3)),
+    "apply": lambda s: s.apply("e", {"b": 2}),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_discard_waits_for_who_writes_into_a_log(
+    postgresql: Server, postgresql_schema: str, dsn: str, write: Callable[[Store], object]
+) -> None:
+    """A writer locks the head of its log alone: nothing may be left behind of what it wrote."""
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False) as other:
+        store.extend("s", (1, 1))
+        store.apply("e", {"a": 1})
+        with store.transaction() as tx:
+            write(tx)  # type: ignore[arg-type]
+            discarding = threading.Thread(target=other.discard)
+            discarding.start()
+            postgresql.await_waiting(1)
+        discarding.join()
+        assert postgresql.left_in(postgresql_schema) == {}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_who_writes_into_a_log_waits_for_a_discard(
+    postgresql: Server, postgresql_schema: str, dsn: str, write: Callable[[Store], object]
+) -> None:
+    """And then begins a namespace anew."""
+    s = f'"{postgresql_schema}"'
+    with Store(dsn, frozen=False) as store:
+        store.extend("s", (1, 1))
+        store.apply("e", {"a": 1})
+        with psycopg.connect(postgresql.conninfo()) as discarding:
+            discarding.execute(f"SELECT FROM {s}.namespaces FOR UPDATE".encode())
+            discarding.execute(f"DELETE FROM {s}.logs".encode())
+            writing = threading.Thread(target=write, args=(store,))
+            writing.start()
+            postgresql.await_waiting(1)
+            discarding.execute(f"DELETE FROM {s}.hot; DELETE FROM {s}.namespaces".encode())
+        writing.join()
+        assert (1, 1) not in store.range("s")
+        assert store.current("e") in (None, {"b": 2})
+        assert (store.timeseries(), store.eventsequences()) in ((["s"], []), ([], ["e"]))
+
+
+def test_a_discard_and_a_transaction_that_wait_for_each_other(
+    postgresql: Server, postgresql_schema: str, dsn: str
+) -> None:
+    """The server undoes one of them; none is lost, and nothing is left behind."""
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False) as other:
+        store.run(lambda tx: (tx.extend("a", (1, 1)), tx.extend("b", (1, 1))))
+
+        def both(tx: Transaction) -> None:
+            for key in "ba":
+                tx.extend(key, (2, 2))
+                sleep(0.02)
+
+        in_threads(lambda: store.run(both), other.discard)
+        assert {tuple(store.range(key)) for key in "ab"} in ({()}, {((2, 2),)})
+        check_schema(postgresql, postgresql_schema)
 
 
 # -- the level of isolation -------------------------------------------------------------------------------------------

@@ -4,8 +4,12 @@ In each statement that writes, the locks are taken in one order: the namespace, 
 COMMITTED a statement sees what was committed when it began, and a row that it had to wait for is looked at again as it
 is then. So:
 
-- A writer locks the namespace FOR KEY SHARE, which only `discard` waits for and is waited for by: its DELETE finds
-  everything that was committed before it, and whoever comes later finds no namespace and writes nothing.
+- Who writes a record or creates a log locks the namespace FOR KEY SHARE, which only `discard` waits for and is waited
+  for by: its DELETEs find everything that was committed before them, and whoever comes later finds no namespace and
+  writes nothing. Who writes into a log that is there locks its head alone, of which the same is true: `discard` removes
+  the heads before their rows. To lock the namespace as well takes a fifth of an `apply`, and is a write to one row that
+  all writers share. What that allows: a `discard` and a transaction with several logs may wait for each other, and the
+  server undoes one of them.
 - An append locks the head FOR KEY SHARE: appends do not wait for one another, nor for rewrites and applies, which
   UPDATE the head without touching its key (FOR NO KEY UPDATE); these wait for each other. Who may remove the head
   locks it FOR UPDATE first, in a statement of its own, so that the next one sees what was appended until then.
@@ -54,7 +58,7 @@ class Tables:
   SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)"""
 
     def _conditional(self, sql: str, then: str = "") -> Statement:
-        """Return a statement that also says whether there is the namespace, and whether anything was done.
+        """Return a statement, FROM alive, that also says whether there is the namespace, and whether anything was done.
 
         `then` is what else to do if it was, FROM done.
         """
@@ -208,15 +212,17 @@ SELECT ns, version FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key =
         self.hold = Statement(f"""
 SELECT FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
 
+        # Asked only where there is no head that says so.
+        named = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2)"
+
         def append(one: str) -> Statement:
             return Statement(f"""
-WITH {self._alive},
-head AS MATERIALIZED (
-  SELECT ns, sealed FROM {s}.logs WHERE ns = (SELECT ns FROM alive) AND model = $3 AND key = $4 FOR KEY SHARE),
+WITH head AS MATERIALIZED (
+  SELECT sealed FROM {s}.logs WHERE ns = $2 AND model = $3 AND key = $4 FOR KEY SHARE),
 put AS (
   INSERT INTO {s}.hot (ns, model, key, t, seq, body)
-  SELECT ns, $3::int, $4::text, one.* FROM head, {one} AS one WHERE sealed = $5 {_PUT_ROW})
-SELECT EXISTS (SELECT FROM alive), (SELECT sealed FROM head)""")
+  SELECT $2::bigint, $3::int, $4::text, one.* FROM head, {one} AS one WHERE sealed = $5 {_PUT_ROW})
+SELECT EXISTS (SELECT FROM head) OR {named}, (SELECT sealed FROM head)""")
 
         # One row, which is the common case, without the three arrays: they take a third of the time.
         self.append = append("unnest($6::bigint[], $7::int[], $8::bytea[])")
@@ -232,13 +238,17 @@ INSERT INTO {s}.logs (ns, model, key, epoch, version, sealed, facts)
 SELECT ns, $3::int, $4::text, $5::bytea, $6::bytea, $7::boolean, $8::bytea FROM alive ON CONFLICT DO NOTHING"""
         self.create = self._conditional(create)
         self.create_with_row = self._conditional(create, with_row("$9", "$10", "$11"))
-        move = f"""
-UPDATE {s}.logs
-SET epoch = coalesce($7, epoch), version = coalesce($8, version), facts = coalesce($9, facts) FROM alive
-WHERE logs.ns = alive.ns AND model = $3 AND key = $4
-  AND epoch = coalesce($5, epoch) AND version = coalesce($6, version)"""
-        self.move = self._conditional(move)
-        self.move_with_row = self._conditional(move, with_row("$10", "$11", "$12"))
+
+        def move(then: str = "") -> Statement:
+            return Statement(f"""
+WITH done AS (
+  UPDATE {s}.logs SET epoch = coalesce($7, epoch), version = coalesce($8, version), facts = coalesce($9, facts)
+  WHERE ns = $2 AND model = $3 AND key = $4
+    AND epoch = coalesce($5, epoch) AND version = coalesce($6, version) RETURNING 1){then}
+SELECT EXISTS (SELECT FROM done) OR {named}, EXISTS (SELECT FROM done)""")
+
+        self.move = move()
+        self.move_with_row = move(f", behind AS ({with_row('$10', '$11', '$12')})")
         self.lock = Statement(f"""
 SELECT FROM {s}.logs WHERE ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)
   AND model = $3 AND key = $4 FOR UPDATE""")
