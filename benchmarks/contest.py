@@ -10,13 +10,15 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from peers import make_cache
+
+Name = TypeVar("Name", bound=Hashable)
 
 PROGRAMS: Final = Path(__file__).parent / "programs"
 
@@ -49,8 +51,11 @@ class Results:
         return max(self.figures[name])
 
 
-def compete(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, Results]:
-    """Run the contestants in turns, A B A B ..., so that what slows the machine down for a while slows down all."""
+def compete(contestants: Mapping[Name, Contestant], rounds: int) -> dict[Name, Results]:
+    """Run the contestants in turns, A B A B ..., so that what slows the machine down for a while slows down all.
+
+    Their names are a word, or the first cells of a row.
+    """
     results = {name: Results() for name in contestants}
     children = {name: _start(one) for name, one in contestants.items()}
     try:
@@ -80,7 +85,7 @@ def _start(contestant: Contestant) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - the programs are our own
 
 
-def _ask(child: subprocess.Popen[str], name: str) -> dict[str, float]:
+def _ask(child: subprocess.Popen[str], name: Hashable) -> dict[str, float]:
     if child.stdin is None or child.stdout is None:
         raise TypeError("a child has pipes")
     child.stdin.write("\n")

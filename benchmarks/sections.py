@@ -1,27 +1,22 @@
 """What is measured: for each section the contestants, their table, and the goals.
 
-Redis and series of numbers have files of their own.
+Pairs, large values, series of numbers, PostgreSQL and Redis have files of their own.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from contest import Contestant, Results, compete
-from lab import KEY, KINDS, Lab, Section
+from contest import Contestant, compete
+from lab import KINDS, Lab, Section
 from large_section import large
 from pairs_section import clients, millions, pairs
-from peers import EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
+from peers import FIRST_RELEASE
+from postgres_section import postgres
 from redis_section import redis
 from series_section import huge, series, tuples
 from table import Goal, Table, number, times
-
-# The tests know how to start a server.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
-from postgresql import Server
 
 FULL: Final = {"durability": "full"}
 NORMAL: Final = {"durability": "normal"}
@@ -56,7 +51,7 @@ def bulk(lab: Lab) -> Section:
         "out waiting for the disk, and for the other processes of a busy machine.",
     )
     goals = []
-    results = _compete(contestants, lab.rounds(5))
+    results = compete(contestants, lab.rounds(5))
     for row, result in results.items():
         values, library, durability = row
         steps = (f"{result[step]:.3f}" for step in ("extend", "range", "remove", "total"))
@@ -125,7 +120,7 @@ def singles(lab: Lab) -> Section:
         for options, calls in ((FULL, 200), (NORMAL, 2_000)):
             new = {"calls": max(10, lab.scaled(calls)), "key": key, "first_release": False, "options": options}
             contestants["rstore", options["durability"]] = Contestant("singles", new)
-        results = _compete(contestants, lab.rounds(20))
+        results = compete(contestants, lab.rounds(20))
         before = results.get((FIRST_RELEASE, JOURNAL))
         for row, result in results.items():
             mean = result["extend"]
@@ -151,118 +146,10 @@ def floats(lab: Lab) -> Section:
         "A reading a second: timestamps in milliseconds that deviate by about 5, a random walk of two decimals. "
         "Durability `full`. Ranges begin anywhere in the series.",
     )
-    for row, result in _compete(contestants, lab.rounds(5)).items():
+    for row, result in compete(contestants, lab.rounds(5)).items():
         figures = (number(result[figure]) for figure in ("bytes", "extend", "range", "last"))
         table.rows.append([*row, *figures])
     return Section([table])
-
-
-def postgres(lab: Lab) -> Section:
-    """Measure PostgreSQL, all on one server that is started for it."""
-    with Server(max_connections=100) as server:
-        return measure_server(server, lab)
-
-
-def measure_server(server: Server, lab: Lab) -> Section:
-    """Return what a server that runs has to say."""
-    dsn = server.dsn()
-
-    def task(name: str, library: str, n: int, **arguments: Any) -> dict[str, Any]:
-        return {"task": name, "library": library, "dsn": dsn, "n": lab.scaled(n), **arguments}
-
-    n, goals = lab.scaled(1_000_000), []
-    contestants: Rows = {}
-    for kind, key in KINDS.items():
-        if old := lab.peers.get(FIRST_RELEASE_SERVER):
-            # A tenth of the points, in a tenth of the time: with all of them it takes minutes.
-            arguments = task("speed", FIRST_RELEASE_SERVER, 100_000, key=key)
-            contestants[kind, FIRST_RELEASE_SERVER] = Contestant("server", arguments, old, rounds=1)
-        contestants[kind, "rstore"] = Contestant("server", task("speed", "rstore", 1_000_000, key=key))
-    speed = Table(
-        f"PostgreSQL: {n:,} points at once",
-        "values | library | extend, s | range, s | remove, s | total, s | points a second | faster",
-        "The speed test of rlib-store 0.1, which itself is given a tenth of the points.",
-    )
-    results = _compete(contestants, lab.rounds(3))
-    for (kind, library), result in results.items():
-        rate = (n if library == "rstore" else n / 10) / result["total"]
-        before = results.get((kind, FIRST_RELEASE_SERVER))
-        faster = rate / (n / 10 / before["total"]) if before else 0
-        steps = (f"{result[step]:.3f}" for step in ("extend", "range", "remove", "total"))
-        speed.rows.append([kind, library, *steps, number(rate), times(faster) if before else "-"])
-        if before and library == "rstore":
-            goals.append(Goal(f"PostgreSQL, {n:,} points, {kind}: total against {FIRST_RELEASE}", 200, faster))
-
-    base, bare = {"calls": max(10, lab.scaled(200))}, ("executemany", "unnest", "COPY")
-    ones = {
-        "rstore, plain": Contestant("server", task("pairs", "rstore", 20_000, **base)),
-        "rstore, encrypted": Contestant("server", task("pairs", "rstore", 20_000, key=KEY, **base)),
-        "bare psycopg": Contestant("server", task("pairs", bare[0], 20_000, **base)),
-    }
-    single = Table(
-        "PostgreSQL: key/value pairs, one at a time",
-        "library | set, µs p50 | get, µs p50",
-        "Dicts of about 100 bytes in random order; `full` durability. Bare psycopg: one connection, one table, "
-        "prepared statements, binary results, pickles.",
-    )
-    found = compete(ones, lab.rounds(50))
-    single.rows += [[name, number(result["set"]), number(result["get"])] for name, result in found.items()]
-    ours, theirs = found["rstore, plain"], found["bare psycopg"]
-    goals += (Goal(f"PostgreSQL {one} against bare psycopg", 0.85, theirs.ratio(one, ours)) for one in ("set", "get"))
-
-    alls = {
-        "rstore, plain": Contestant("server", task("many", "rstore", 20_000)),
-        "rstore, encrypted": Contestant("server", task("many", "rstore", 20_000, key=KEY)),
-    } | {f"bare psycopg, {way}": Contestant("server", task("many", way, 20_000)) for way in bare}
-    every = Table(
-        "PostgreSQL: key/value pairs, 20,000 at once",
-        "library | set, pairs a second | scan, pairs a second",
-        "The same dicts. Bare psycopg stores them in three ways: `executemany`, arrays that the server unnests, and a "
-        "`COPY` into a temporary table.",
-    )
-    found = compete(alls, lab.rounds(15))
-    every.rows += [[name, number(result["update"]), number(result["scan"])] for name, result in found.items()]
-    ours, theirs = found["rstore, plain"], found["bare psycopg, executemany"]
-    goals.append(Goal("PostgreSQL scan against a bare SELECT", 0.8, ours.ratio("scan", theirs)))
-
-    changes = Table(
-        "PostgreSQL: one change of one of many sequences",
-        "durability | library | apply, µs p50",
-        "A thousand accounts; each call loads one, changes its balance, and stores the change. `normal`: with "
-        "`synchronous_commit = off` for both.",
-    )
-    contestants = {
-        (durability, library): Contestant("server", task(name, library, 1_000, **base), lab.peers.get(library))
-        for durability, name in (("full", "apply"), ("normal", "apply without waiting"))
-        for library in ("rstore", *({EVENTSOURCING} & set(lab.peers)))
-    }
-    results = _compete(contestants, lab.rounds(30))
-    changes.rows += [[*row, number(result["apply"])] for row, result in results.items()]
-    goals += (
-        Goal(
-            f"PostgreSQL apply against eventsourcing, `{durability}`",
-            5,
-            results[durability, EVENTSOURCING].ratio("apply", results[durability, "rstore"]),
-        )
-        for durability in ("full", "normal")
-        if EVENTSOURCING in lab.peers
-    )
-
-    sizes = [100, 1_000, 10_000]
-    grown = {f"{size:,}": Contestant("server", task("flat", "rstore", size, **base)) for size in sizes}
-    flat = Table(
-        "PostgreSQL: as data grows",
-        "changes | current, µs p50 | past, µs p50 | last of 100 times as many points, µs p50",
-    )
-    for name, result in compete(grown, lab.rounds(3)).items():
-        flat.rows.append([name, *(number(result[one]) for one in ("current", "past", "last"))])
-    return Section([speed, single, every, changes, flat], goals)
-
-
-def _compete(contestants: Rows, rounds: int) -> dict[tuple[str, ...], Results]:
-    """Return the results of contestants by the first cells of their rows."""
-    results = compete({", ".join(row): one for row, one in contestants.items()}, rounds)
-    return dict(zip(contestants, results.values(), strict=True))
 
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {

@@ -1,4 +1,4 @@
-"""A PostgreSQL server: rstore, its first release, eventsourcing, and the least that does the same with bare psycopg."""
+"""A PostgreSQL server: rstore, its first release, and the least that does the same with bare psycopg."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import pickle
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from operator import add
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -22,8 +21,7 @@ def measure(
     """Do one task again and again, in a namespace or a table of one's own."""
     del directory  # all is on the server
     tasks: dict[str, Callable[..., Iterator[Figures]]] = {
-        "speed": speed, "pairs": pairs, "many": many, "apply": apply, "apply without waiting": apply_without_waiting,
-        "flat": flat,
+        "speed": speed, "pairs": pairs, "many": many, "flat": flat,
     }  # fmt: skip
     return tasks[task](library, dsn, n, calls, key)
 
@@ -141,68 +139,6 @@ def _psycopg_verbs(dsn: str, bulk: str) -> dict[str, Callable[..., Any]]:
         return ((key, pickle.loads(value)) for key, value in rows)  # noqa: S301 - its own
 
     return {"set": set_, "get": get, "update": update, "items": items}
-
-
-def apply(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterator[Figures]:
-    """Change one of many sequences at a time: load it, change it, and store the change."""
-    if library == "rstore":
-        store = _store(dsn, key, f"apply{os.getpid()}").open()
-
-        def add_to_one(i: int) -> None:
-            store.apply(f"account-{i % n}", {"balance": (add, i)})
-
-        change: Callable[[int], None] = add_to_one
-        for i in range(n):
-            store.apply(f"account-{i}", {"balance": 0})
-    else:
-        change = _eventsourcing_change(dsn, n)
-    while True:
-        taken = each(change, range(calls))
-        yield {"apply": p50(taken)}
-
-
-def apply_without_waiting(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterator[Figures]:
-    """Do the same where a commit does not wait for the disk of the server."""
-    os.environ["PGOPTIONS"] = "-c synchronous_commit=off"  # what libpq asks each server for, whoever calls it
-    return apply(library, dsn, n, calls, key)
-
-
-def _eventsourcing_change(dsn: str, n: int) -> Callable[[int], None]:
-    conninfo = import_module("psycopg.conninfo").conninfo_to_dict(dsn)
-    domain: Any
-    domain, application = import_module("eventsourcing.domain"), import_module("eventsourcing.application")
-
-    aggregate: Any = domain.Aggregate
-
-    class Account(aggregate):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.balance = 0
-
-        @domain.event("Changed")  # type: ignore[untyped-decorator]
-        def change(self, by: int) -> None:
-            self.balance += by
-
-    app = application.Application(
-        env={
-            "PERSISTENCE_MODULE": "eventsourcing.postgres",
-            "POSTGRES_DBNAME": conninfo["dbname"],
-            "POSTGRES_HOST": conninfo["host"],
-            "POSTGRES_PORT": conninfo["port"],
-            "POSTGRES_USER": conninfo["user"],
-            "POSTGRES_PASSWORD": "",
-        }
-    )
-    accounts = [Account() for _ in range(n)]
-    for account in accounts:
-        app.save(account)
-    ids = [account.id for account in accounts]
-
-    def change(i: int) -> None:
-        account = app.repository.get(ids[i % n])
-        account.change(i)
-        app.save(account)
-
-    return change
 
 
 def flat(library: str, dsn: str, n: int, calls: int, key: str | None) -> Iterator[Figures]:
