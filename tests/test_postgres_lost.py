@@ -34,6 +34,7 @@ def dsn(proxied_dsn: str) -> str:
 WRITES: dict[str, Callable[[Store], Any]] = {
     "set": lambda s: s.set("k", "new"),
     "update": lambda s: s.update(k="new", l=[1]),
+    "update of many": lambda s: s.update({f"{i}": i for i in range(3500)}),
     "setdefault": lambda s: s.setdefault("other", "new"),
     "extend": lambda s: s.extend("s", (1, "new"), (2, "new")),
     "a new series": lambda s: s.extend("t", (1, "new")),

@@ -12,7 +12,15 @@ import psycopg
 import pytest
 from postgresql import Server, check_schema
 
-from rstore import ConflictError, Store, StoreBusyError, StoreError, StoreNotAvailableError, Transaction
+from rstore import (
+    ConflictError,
+    SerializationError,
+    Store,
+    StoreBusyError,
+    StoreError,
+    StoreNotAvailableError,
+    Transaction,
+)
 from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
@@ -234,6 +242,39 @@ def test_a_discard_and_a_transaction_that_wait_for_each_other(
         in_threads(lambda: store.run(both), other.discard)
         assert {tuple(store.range(key)) for key in "ab"} in ({()}, {((2, 2),)})
         check_schema(postgresql, postgresql_schema)
+
+
+def test_what_cannot_be_stored_leaves_the_transaction_as_it_was(dsn: str) -> None:
+    """Outside of one many values are encoded while the first ones are stored, which then undoes them."""
+    bad = {f"{i:05}": i for i in range(3000)} | {"9": lambda: None}
+    with Store(dsn, frozen=False) as store:
+        with store.transaction() as tx:
+            tx.set("a", 1)
+            with pytest.raises(SerializationError):
+                tx.update(bad)
+            assert tx["a"] == 1
+            tx.set("b", 2)
+        with pytest.raises(SerializationError):
+            store.update(bad)
+        assert dict(store) == {"a": 1, "b": 2}
+
+
+def test_what_breaks_while_many_values_are_encoded(postgresql: Server, dsn: str) -> None:
+    """They are sent again as they were, and all are there."""
+    ended: list[int] = []
+
+    class Ending:
+        def __reduce__(self) -> tuple[type[int], tuple[int]]:
+            if not ended:
+                ended.append(1)
+                postgresql.terminate()
+            return int, (7,)
+
+    pairs: dict[str, Any] = {f"{i:05}": i for i in range(5000)}
+    with Store(dsn, frozen=False) as store:
+        store.update({**pairs, "02500": Ending()})
+        assert dict(store) == {**pairs, "02500": 7}
+        assert ended
 
 
 # -- the level of isolation -------------------------------------------------------------------------------------------

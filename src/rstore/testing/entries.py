@@ -155,6 +155,22 @@ class EntrySuite(Suite):
                 verb(wrong)
         assert len(store) == 0
 
+    @plain
+    def test_one_of_many_values_that_cannot_be_stored(self, store: Store, oracle: Oracle) -> None:
+        pairs: dict[str, Any] = {f"{i:05}": i for i in range(2999, -1, -1)}
+        bad = {**pairs, "02998": lambda: None}
+        for _ in range(2):
+            with pytest.raises(SerializationError, match="the value of '02998' in namespace"):
+                store.set_many(bad, atomic=self.across_keys)
+            with pytest.raises(SerializationError, match="the value of '02998' in namespace"):
+                store.update(bad)
+            assert len(store) == 0
+        store.set_many(pairs, ttl=1000, atomic=self.across_keys)
+        assert all(entry.expires is not None for entry in store.scan())
+        store.update(pairs)
+        assert all(entry.expires is None for entry in store.scan())
+        oracle.values.update(pairs)
+
     def test_an_entry_says_what_is_there(self, store: Store) -> None:
         version = store.set("k", [1])
         assert store.entry("k") == Entry("k", [1], version, None) == next(store.scan())
