@@ -89,7 +89,5 @@ def _numbers(layout: str, size: int, values: Sequence[int]) -> bytes:
 
 def int8s_or_null(values: Sequence[int | None]) -> bytes:
     """Return an array of bigint in which None is NULL."""
-    if values.count(None) == len(values):
-        return _array(1, 1, _INT8, len(values), 1) + _size(-1) * len(values)
     parts = (_size(-1) if value is None else _size(8) + int8(value) for value in values)
     return _array(1, 1, _INT8, len(values), 1) + b"".join(parts)

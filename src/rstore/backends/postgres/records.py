@@ -174,7 +174,11 @@ class PostgresRecords(Backend):
             if len(batch) == 1:  # a large one among them: in an array it would be one more copy
                 yield self._records.put, (*space, keys[0].encode(), records[0], _int8_or_null(ttls_ms[0]))
                 continue
-            yield self._records.put_many, (*space, texts(keys), blobs(records), int8s_or_null(ttls_ms))
+            pairs = *space, texts(keys), blobs(records)
+            if ttls_ms.count(ttls_ms[0]) == len(ttls_ms):
+                yield self._records.put_many, (*pairs, _int8_or_null(ttls_ms[0]))
+            else:
+                yield self._records.put_many_apart, (*pairs, int8s_or_null(ttls_ms))
         if len(kept) < len(ordered):
             yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
 
