@@ -28,6 +28,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "pairs_clients": {"library": "rstore", "clients": 2, "duration_s": 0.1, "durability": "normal"},
     "pairs_huge": {"n": 100, "calls": 20},
     "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
+    "server_changes": {"library": "rstore", "n": 5, "calls": 10, "before": 2, "waiting": True},
     "series": {"n": 2500, "calls": 10, "library": "rstore"},
     "series_huge": {"n": 5000, "calls": 3},
     "series_tuples": {"n": 3000, "overwrites": 30},
@@ -55,7 +56,7 @@ def test_programs_measure(
     """Each program also compares what it reads with what it wrote, and ends if that differs."""
     monkeypatch.syspath_prepend(BENCHMARKS / "programs")
     arguments = PROGRAMS[name] | ({} if name == "keys" else {"key": key})
-    if name == "server":
+    if name in ("server", "server_changes"):
         arguments["dsn"] = request.getfixturevalue("postgresql_dsn")
     if name == "redis_clients":
         arguments["dsn"] = request.getfixturevalue("redis_dsn")

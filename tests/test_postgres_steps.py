@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from time import monotonic, sleep
 from typing import Any
@@ -24,6 +24,7 @@ from rstore import (
 from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
+from rstore.backends.postgres.link import Call, Link
 
 LOG = Log(Model.EVENTS, "e")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
@@ -181,6 +182,35 @@ def test_a_namespace_that_is_made_anew_while_it_is_discarded(
     assert postgresql.left_in(postgresql_schema) == {"namespaces": 1, "records": 1}
 
 
+def test_a_series_that_others_create_between_two_statements(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several statements are stored all or none, and an acknowledged one is never lost."""
+    others: list[threading.Thread] = []
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False) as other:
+        store.set("k", 1)
+        real = Link._send  # noqa: SLF001 - between two statements
+
+        def slowly(link: Link, calls: Iterable[Call]) -> Any:
+            def one_by_one() -> Iterator[Call]:
+                for i, call in enumerate(calls):
+                    if i and not others and b".hot" in call[0].sql:
+                        link._pgconn.send_flush_request()  # noqa: SLF001
+                        while link._pgconn.flush():  # noqa: SLF001
+                            sleep(0.01)
+                        sleep(0.3)  # the first one is done by then
+                        others.append(threading.Thread(target=other.extend, args=("s", (-1, "other"))))
+                        others[0].start()
+                        others[0].join(0.5)
+                    yield call
+
+            return real(link, one_by_one())
+
+        monkeypatch.setattr(Link, "_send", slowly)
+        points = [(t, f"{t}" * 7_000_000) for t in range(3)]
+        store.extend("s", *points)
+        others[0].join()
+        assert store.range("s") == [(-1, "other"), *points]
+
+
 WRITES: dict[str, Callable[[Store], object]] = {
     "extend": lambda s: s.extend("s", (2, 2)),
     "extend by many": lambda s: s.extend("s", (2, 2), (3, 3)),
@@ -245,7 +275,6 @@ def test_a_discard_and_a_transaction_that_wait_for_each_other(
 
 
 def test_what_cannot_be_stored_leaves_the_transaction_as_it_was(dsn: str) -> None:
-    """Outside of one many values are encoded while the first ones are stored, which then undoes them."""
     bad = {f"{i:05}": i for i in range(3000)} | {"9": lambda: None}
     with Store(dsn, frozen=False) as store:
         with store.transaction() as tx:
@@ -257,24 +286,6 @@ def test_what_cannot_be_stored_leaves_the_transaction_as_it_was(dsn: str) -> Non
         with pytest.raises(SerializationError):
             store.update(bad)
         assert dict(store) == {"a": 1, "b": 2}
-
-
-def test_what_breaks_while_many_values_are_encoded(postgresql: Server, dsn: str) -> None:
-    """They are sent again as they were, and all are there."""
-    ended: list[int] = []
-
-    class Ending:
-        def __reduce__(self) -> tuple[type[int], tuple[int]]:
-            if not ended:
-                ended.append(1)
-                postgresql.terminate()
-            return int, (7,)
-
-    pairs: dict[str, Any] = {f"{i:05}": i for i in range(5000)}
-    with Store(dsn, frozen=False) as store:
-        store.update({**pairs, "02500": Ending()})
-        assert dict(store) == {**pairs, "02500": 7}
-        assert ended
 
 
 # -- the level of isolation -------------------------------------------------------------------------------------------

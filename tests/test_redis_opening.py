@@ -77,8 +77,11 @@ def test_a_server_that_is_not_there(server: Server) -> None:
 def test_what_cannot_be_reached_says_why(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        with pytest.raises(StoreNotAvailableError, match="no answer in time"):
-            Store(f"redis://u:{QUOTED}@127.0.0.1:{port}", frozen=False, timeout=0.2).open()
+        try:
+            (tmp_path / "of the program").read_bytes()
+        except FileNotFoundError:  # which is not why
+            with pytest.raises(StoreNotAvailableError, match="no answer in time"):
+                Store(f"redis://u:{QUOTED}@127.0.0.1:{port}", frozen=False, timeout=0.2).open()
     with pytest.raises(StoreNotAvailableError, match=f"127.0.0.1:{port} .*refused.*is it running") as refused:
         Store(f"redis://u:{QUOTED}@127.0.0.1:{port}", frozen=False).open()
     assert "hunter" not in str(refused.value)

@@ -14,7 +14,16 @@ from child import Figures, each, p50, serve
 
 
 def measure(
-    directory: Path, *, library: str, dsn: str, n: int, calls: int, before: int, waiting: bool, cached: bool = False
+    directory: Path,
+    *,
+    library: str,
+    dsn: str,
+    n: int,
+    calls: int,
+    before: int,
+    waiting: bool,
+    cached: bool = False,
+    key: str | None = None,
 ) -> Iterator[Figures]:
     """Change one of `n` accounts at a time: load it, change it, and store the change; each had some changes `before`.
 
@@ -23,14 +32,14 @@ def measure(
     del directory  # all is on the server
     if not waiting:
         os.environ["PGOPTIONS"] = "-c synchronous_commit=off"  # what libpq asks each server for, whoever calls it
-    change = _rstore(dsn, n, before) if library == "rstore" else _eventsourcing(dsn, n, before, cached=cached)
+    change = _rstore(dsn, key, n, before) if library == "rstore" else _eventsourcing(dsn, n, before, cached=cached)
     accounts = count()
     while True:
         yield {"apply": p50(each(lambda _: change(next(accounts) % n), range(calls)))}
 
 
-def _rstore(dsn: str, n: int, before: int) -> Callable[[int], None]:
-    store = import_module("rstore").Store(dsn, namespace=f"apply{os.getpid()}", frozen=False).open()
+def _rstore(dsn: str, key: str | None, n: int, before: int) -> Callable[[int], None]:
+    store = import_module("rstore").Store(dsn, key=key, namespace=f"apply{os.getpid()}", frozen=False).open()
 
     def change(i: int) -> None:
         store.apply(f"account-{i}", {"balance": (add, i)})

@@ -6,16 +6,16 @@ Nouns: a *session* (backend, codec, envelope and the two kinds of logs) and *ver
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain, islice, repeat
-from operator import itemgetter
+from itertools import chain, repeat
 from random import Random
 from typing import Any, Final, NoReturn, cast
 
+from rstore.arguments import check_key
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write, Writes
+from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_load, stamped
@@ -27,8 +27,6 @@ from rstore.states import Readings
 _STAMP_BYTES: Final = 8
 _STAMPS: Final = 64
 _BODY_AT: Final = 1 + _STAMP_BYTES
-_PART: Final = 1_000
-"""So many values are encoded while the backend is at work on those before them."""
 _write: Final = partial(tuple.__new__, Write)  # what Write(...) does, without a frame around it
 _SWEEP_EVERY: Final = 500
 """How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
@@ -101,13 +99,14 @@ class Session:
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
 
-    def _encode_values(self, pairs: Iterable[tuple[str, Any]]) -> dict[str, bytes]:
-        """Return the same of many keys."""
+    def encode_values(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, bytes]:
+        """Return the same of many keys, which are not checked yet."""
         encode, encoded = self._encode, dict[str, bytes]()
         stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(_draw_stamps, []))
         for (key, value), stamp in zip(pairs, stamps, strict=False):
+            checked = check_key(key)
             try:
-                encoded[key] = encode(value, stamp)
+                encoded[checked] = encode(value, stamp)
             except SerializationError as error:
                 raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         return encoded
@@ -130,16 +129,8 @@ class Session:
             return encoded
         return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
 
-    def writes(self, values: Mapping[str, Any], ttl_ms: int | None) -> Sequence[Write]:
-        """Return what puts many values, whose keys are checked."""
-        if len(values) <= _PART or not self.backend.overlaps:
-            return self._puts(values.items(), ttl_ms)
-        ordered = iter(sorted(values.items(), key=itemgetter(0)))
-        parts = iter(lambda: list(islice(ordered, _PART)), [])
-        return Writes(len(values), (self._puts(part, ttl_ms) for part in parts))
-
-    def _puts(self, pairs: Iterable[tuple[str, Any]], ttl_ms: int | None) -> list[Write]:
-        encoded = self._encode_values(pairs)
+    def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> list[Write]:
+        """Return what puts many encoded values."""
         records = self.envelope.seal_all(Cell.VALUE, encoded) if self.envelope.keyed else encoded.values()
         return [*map(_write, zip(encoded, records, repeat(ttl_ms), strict=False))]
 

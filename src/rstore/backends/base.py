@@ -133,14 +133,6 @@ class Backend(Care):
         """Return whether one `write` of these keys is all or nothing."""
         return True
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether `write` can be at work on the first ones of `Writes` while the next ones are made.
-
-        What is raised while they are made then undoes all of them.
-        """
-        return False
-
     @abstractmethod
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         """Put and delete records of distinct keys: all or nothing, on a cluster per bucket."""

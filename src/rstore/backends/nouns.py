@@ -10,10 +10,10 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
-from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict, overload
+from itertools import accumulate
+from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
 from rstore.errors import NotSupportedError, StoreError
 
@@ -130,37 +130,6 @@ class Write(NamedTuple):
     record: bytes | None
     ttl_ms: Ttl = None
     """Above zero; `KEEP` only in `write_if` of a record that is there."""
-
-
-class Writes(Sequence[Write]):
-    """Writes in the order of their keys, made part by part as they are asked for, and then kept."""
-
-    def __init__(self, n: int, making: Iterator[list[Write]]) -> None:
-        self._n = n
-        self._making = making
-        self._made: list[list[Write]] = []
-
-    def parts(self) -> Iterator[list[Write]]:
-        """Yield them in parts, from the first one, of which those that were asked for before are not made again."""
-        yield from self._made
-        for part in self._making:
-            self._made.append(part)
-            yield part
-
-    def __len__(self) -> int:
-        return self._n
-
-    def __iter__(self) -> Iterator[Write]:
-        return chain.from_iterable(self.parts())
-
-    @overload
-    def __getitem__(self, at: int) -> Write: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Write]: ...
-
-    def __getitem__(self, at: int | slice) -> Write | list[Write]:
-        return list(self)[at]
 
 
 Found: TypeAlias = tuple[str, bytes, int | None]

@@ -171,6 +171,17 @@ class EntrySuite(Suite):
         assert all(entry.expires is None for entry in store.scan())
         oracle.values.update(pairs)
 
+    @plain
+    def test_pairs_that_share_an_object_are_stored_as_they_come(self, store: Store, oracle: Oracle) -> None:
+        def pairs() -> Iterator[tuple[str, Any]]:
+            row = {}
+            for i in range(1500):
+                row["i"] = i
+                yield f"{i:05}", row
+
+        store.update(pairs())
+        oracle.values.update({f"{i:05}": {"i": i} for i in range(1500)})
+
     def test_an_entry_says_what_is_there(self, store: Store) -> None:
         version = store.set("k", [1])
         assert store.entry("k") == Entry("k", [1], version, None) == next(store.scan())

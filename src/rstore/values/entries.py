@@ -7,7 +7,7 @@ from typing import Any
 
 from rstore.arguments import check_count, check_edge, check_key, check_ttl
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError
-from rstore.values.records import Entry, Records, check_pairs, entry_of, prefix_end
+from rstore.values.records import Entry, Records, encode_pairs, entry_of, prefix_end
 
 
 class Entries(Records):
@@ -50,17 +50,16 @@ class Entries(Records):
         True
         """
         session = self._writer
-        session.check_open()  # even where there is nothing to store
         ttl_ms = check_ttl(ttl)
-        values = check_pairs(pairs, {})
-        if not values:
+        encoded = encode_pairs(session, pairs, {})
+        if not encoded:
             return
-        if atomic and not session.backend.is_one_place(values):
+        if atomic and not session.backend.is_one_place(encoded):
             raise NotSupportedError(
                 "these keys lie in several slots of a Redis Cluster, which cannot be written as one: "
                 "with atomic=False each bucket is written on its own; nothing was stored"
             )
-        self._write(session, values, ttl_ms)
+        self._write(session, encoded, ttl_ms)
 
     def entry(self, key: str) -> Entry | None:
         """Return a key's value with its version and its expiry, or None if there is none.

@@ -11,7 +11,7 @@ from rstore.arguments import check_key, check_ttl, check_version, key_or_none
 from rstore.backends.nouns import ANY, Expected, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.session import Session
-from rstore.values.records import Records, check_pairs, prefix_end
+from rstore.values.records import Records, encode_pairs, prefix_end
 
 _MISSING: Final = object()
 
@@ -220,9 +220,9 @@ class Mapped(Records, MutableMapping[str, Any]):
         {'a': 1, 'b': 2}
         """
         session = self._writer
-        session.check_open()  # even where there is nothing to store
-        if values := check_pairs(other, kwargs):
-            self._write(session, values)
+        encoded = encode_pairs(session, other, kwargs)
+        if encoded:
+            self._write(session, encoded)
 
     def clear(self) -> None:
         """Delete all keys; series and event sequences stay."""

@@ -11,7 +11,6 @@ from itertools import chain
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
-from rstore.arguments import check_key
 from rstore.backends.base import Ahead
 from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
@@ -45,16 +44,17 @@ def entry_of(session: Session, found: Found) -> Entry:
 class Records(Verbs):
     """The base of the key/value verbs."""
 
-    def _write(self, session: Session, values: Mapping[str, Any], ttl_ms: int | None = None) -> None:
-        """Put many values, whatever was there, under keys that are checked."""
+    def _write(self, session: Session, encoded: Mapping[str, bytes], ttl_ms: int | None = None) -> None:
+        """Put many records, whatever was there."""
         while True:
             birth = session.birth
+            writes = session.seal_values(encoded, ttl_ms)
             try:
-                session.backend.write(session.writes(values, ttl_ms), birth)
+                session.backend.write(writes, birth)
             except NamespaceGone:
                 session.revive()
                 continue
-            session.wrote(len(values))
+            session.wrote(len(writes))
             return
 
     def _put(self, session: Session, key: str, value: Any, ttl_ms: int | None) -> bytes:
@@ -154,8 +154,8 @@ class Records(Verbs):
                 ahead.drop()
 
 
-def check_pairs(other: Any, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `update` takes, by checked keys."""
+def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return what `update` takes, encoded."""
     pairs: Iterable[tuple[str, Any]] | dict[str, Any]
     if type(other) is dict:
         pairs = other  # whose pairs need no check that they are pairs
@@ -166,7 +166,7 @@ def check_pairs(other: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     else:
         pairs = other
     given = pairs.items() if type(pairs) is dict else _pairs(pairs)
-    return {check_key(key): value for key, value in (given if not more else chain(given, more.items()))}
+    return session.encode_values(given if not more else chain(given, more.items()))
 
 
 def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -25,7 +25,7 @@ from rstore.backends.postgres.errors import (
     Passed,
     translated,
 )
-from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement, Unsent
+from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres.moments import Moment
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
@@ -218,7 +218,7 @@ class Connections:
     def _send(self, calls: Iterable[Call], *, harmless: bool, patient: bool = False) -> tuple[Link, Results]:
         """Return the results of a pipeline, tried again where nothing was done, and the connection, to be given back.
 
-        Raises `Lost` unless it is `harmless` to send it twice, as it is where the end of it was not sent.
+        Raises `Lost` unless it is `harmless` to send it twice.
         """
         deadline = self._bound.deadline or monotonic() + self.timeout_s
         for tries in range(_RETRIES):
@@ -231,7 +231,7 @@ class Connections:
                 if tries == _RETRIES - 1 or monotonic() > deadline or not self._again(failure, tries):
                     raise translated(failure.error, self.place.show) from failure.error
             except Lost as lost:
-                if not (harmless or isinstance(lost, Unsent)):
+                if not harmless:
                     raise
                 if tries or isinstance(lost, Silent):
                     raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__

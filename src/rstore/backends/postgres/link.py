@@ -60,10 +60,6 @@ class Lost(Exception):  # noqa: N818 - a signal between two files, which no user
     """The connection broke, chained from how. What was sent may have been done, or is being done right now."""
 
 
-class Unsent(Lost):
-    """The connection broke before the end of a pipeline was sent, without which nothing of it is done."""
-
-
 class Silent(Lost):
     """The server did not answer in time, nor when it was asked to give up."""
 
@@ -147,14 +143,9 @@ class Link:
         Raises `Lost`.
         """
         try:
-            prepared = self._send(calls)
-        except psycopg.Error as error:
-            raise Unsent from error
-        try:
-            self._pgconn.pipeline_sync()
+            return self._send(calls)
         except psycopg.Error as error:
             raise Lost from error
-        return prepared
 
     def receive(self, prepared: dict[int, bytes], timeout_s: float | None) -> Results:
         """Return the results of what was sent; all of it was done or nothing.
@@ -195,7 +186,6 @@ class Link:
         """Send statements; return the names of those that are prepared on the way, by the place of their answers."""
         pgconn, known = self._pgconn, self._prepared
         new: dict[int, bytes] = {}
-        i = 0
         for i, (statement, parameters) in enumerate(calls, 1):
             formats = _BINARY[len(parameters)]
             if not self._prepare:
@@ -207,10 +197,7 @@ class Link:
                 pgconn.send_query_prepared(statement.name, parameters, formats, 1)
             if i % _FLUSH_EVERY == 0:
                 pgconn.send_flush_request()
-        if i > 1:
-            # To make them may have taken long, and libpq keeps to itself that what it sent was not taken.
-            while self._wait(_READ, 0.0):
-                pgconn.consume_input()
+        pgconn.pipeline_sync()
         return new
 
     def _learn(self, prepared: dict[int, bytes], results: Results) -> Results:

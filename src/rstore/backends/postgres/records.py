@@ -6,26 +6,13 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, partial
-from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Final, Unpack
 
 from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
-from rstore.backends.nouns import (
-    KEEP,
-    Found,
-    NamespaceGone,
-    Options,
-    Page,
-    Scan,
-    Ttl,
-    Write,
-    Writes,
-    too_large,
-    version_of,
-)
+from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Scan, Ttl, Write, too_large, version_of
 from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
@@ -132,42 +119,30 @@ class PostgresRecords(Backend):
     def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
         return self._name, start.encode(), *(() if stop is None else (stop.encode(),))
 
-    @property
-    def overlaps(self) -> bool:
-        # In a transaction that goes on, what was sent cannot be called back without undoing the rest of it.
-        return not self._connections.bound
-
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         def look() -> bool | None:
             # All or none was done, and records carry random stamps: one of them that is there is enough.
-            some = islice((write for write in writes if write.record is not None), _LOOKED_AT)
+            some = [write for write in writes if write.record is not None][:_LOOKED_AT]
             return True if any(self.get(write.key) == write.record for write in some) else None
 
-        space, largest = (self._name, birth), 0
-
-        def puts() -> Iterator[Call]:
-            nonlocal largest
-            yield self._records.lock, space
-            # In the order of their keys, which is the one in which all take the locks of rows.
-            for part in writes.parts() if isinstance(writes, Writes) else [sorted(writes, key=attrgetter("key"))]:
-                largest = max(largest, self._check_sizes(part))
-                yield from self._puts(part, space)
-
-        if not isinstance(writes, Writes):
-            largest = self._check_sizes(writes)
+        size = self._check_sizes(writes)
+        space = self._name, birth
         if len(writes) == 1 and (record := writes[0].record) is not None:
             key, _, ttl_ms = writes[0]
             put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
             results = self._connections.write([put], look)
             found = results is None or results[0].command_tuples
         else:
-            results = self._connections.write(Calls(puts), look)
+            results = self._connections.write(Calls(lambda: self._puts(writes, space)), look)
             found = results is None or results[0].ntuples
-        self._connections.shrink(largest)
+        self._connections.shrink(size)
         if not found:
             raise NamespaceGone
 
-    def _puts(self, ordered: Sequence[Write], space: tuple[bytes, bytes]) -> Iterator[Call]:
+    def _puts(self, writes: Sequence[Write], space: tuple[bytes, bytes]) -> Iterator[Call]:
+        yield self._records.lock, space
+        # In the order of their keys, which is the one in which all take the locks of rows.
+        ordered = sorted(writes, key=attrgetter("key"))
         kept = [write for write in ordered if write.record is not None]
         for batch in batches(kept, [len(write.record or b"") for write in kept]):
             keys, records, ttls_ms = zip(*batch, strict=True)
@@ -179,7 +154,7 @@ class PostgresRecords(Backend):
                 yield self._records.put_many, (*pairs, _int8_or_null(ttls_ms[0]))
             else:
                 yield self._records.put_many_apart, (*pairs, int8s_or_null(ttls_ms))
-        if len(kept) < len(ordered):
+        if len(kept) < len(writes):
             yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:

@@ -62,7 +62,7 @@ MIGRATIONS: Final = [_FORMAT_1]
 """The script at index n leads from format n to format n + 1."""
 
 TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints")
-"""What holds rows of a namespace."""
+"""What holds rows of a namespace, in the order in which it is emptied: heads of logs before their rows, see `sql`."""
 
 _NO_COLUMN: Final = "42703"
 

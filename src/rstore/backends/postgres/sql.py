@@ -8,8 +8,8 @@ is then. So:
   for by: its DELETEs find everything that was committed before them, and whoever comes later finds no namespace and
   writes nothing. Who writes into a log that is there locks its head alone, of which the same is true: `discard` removes
   the heads before their rows. To lock the namespace as well takes a fifth of an `apply`, and is a write to one row that
-  all writers share. What that allows: a `discard` and a transaction with several logs may wait for each other, and the
-  server undoes one of them.
+  all writers share. What that allows: a `discard` and a transaction that goes on to another log or to a record may wait
+  for each other, and the server undoes one of them.
 - An append locks the head FOR KEY SHARE: appends do not wait for one another, nor for rewrites and applies, which
   UPDATE the head without touching its key (FOR NO KEY UPDATE); these wait for each other. Who may remove the head
   locks it FOR UPDATE first, in a statement of its own, so that the next one sees what was appended until then.
@@ -240,10 +240,15 @@ SELECT EXISTS (SELECT FROM head) OR {named}, (SELECT sealed FROM head)""")
 INSERT INTO {s}.hot (ns, model, key, t, seq, body)
 SELECT $2::bigint, $3::int, $4::text, {t}::bigint, {seq}::int, {body}::bytea FROM done {_PUT_ROW}"""
 
-        create = f"""
+        insert = f"""
 INSERT INTO {s}.logs (ns, model, key, epoch, version, sealed, facts)
-SELECT ns, $3::int, $4::text, $5::bytea, $6::bytea, $7::boolean, $8::bytea FROM alive ON CONFLICT DO NOTHING"""
+SELECT ns, $3::int, $4::text, $5::bytea, $6::bytea, $7::boolean, $8::bytea FROM alive ON CONFLICT"""
+        create = f"{insert} DO NOTHING"
         self.create = self._conditional(create)
+        # A row that is there is locked even where the condition is false, FOR NO KEY UPDATE: other appends go on.
+        self.hold_or_create = self._conditional(
+            f"{insert} (ns, model, key) DO UPDATE SET sealed = excluded.sealed WHERE false"
+        )
         self.create_with_row = self._conditional(create, with_row("$9", "$10", "$11"))
 
         def move(then: str = "") -> Statement:

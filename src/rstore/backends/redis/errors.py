@@ -117,9 +117,16 @@ def unreachable(error: Exception, where: str) -> StoreError:
 
 def _reason(error: Exception) -> str:
     """Return why a connection failed, as the operating system says it: the driver may tell more than it should."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return "no answer in time" if isinstance(error, driver.TimeoutError | TimeoutError) else type(error).__name__
+    if isinstance(error, driver.TimeoutError | TimeoutError):
+        return "no answer in time"
+    # No further than one step, and only into what the driver's own connection raised: behind that there is what the
+    # program was in the middle of handling.
+    cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.strerror and (cause is error or _is_of_driver(cause)):
+        return cause.strerror
+    return type(error).__name__
+
+
+def _is_of_driver(error: BaseException) -> bool:
+    trace = error.__traceback__
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("redis.")
