@@ -54,7 +54,7 @@ def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database
     "dsn",
     [
         "redis://secret@host", "redis://host:port", "redis://host:123456", "redis://host/db", "redis://host:1/0?what=1",
-        "redis://host?db=x", "redis://host?buckets=3", "redis://host?buckets=512", "redis://a b:c",
+        "redis://host?db=x", "redis://host?buckets=3", "redis://host?buckets=512", "redis://a b:c", "redis://a..b",
         "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
         "redis://host?ssl_ca_certs=x", "redis://host?wait_replicas=-1", "redis://user:a?secret@host", "redis://host?buckets=secret",
     ],

@@ -92,4 +92,9 @@ def _address(text: str) -> Address:
     match = _HOST.fullmatch(text)
     if match is None or int(match[2] or 0) > 65535:
         raise InvalidValueError("a Redis DSN is redis://user:password@host:port/database, see the documentation")
-    return match[1].strip("[]") or "localhost", int(match[2] or _DEFAULT_PORT)
+    host = match[1].strip("[]") or "localhost"
+    try:
+        host.encode("idna")  # as the driver will
+    except UnicodeError as error:
+        raise InvalidValueError("the host of a Redis DSN cannot be the name of one") from error
+    return host, int(match[2] or _DEFAULT_PORT)
