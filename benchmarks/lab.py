@@ -6,7 +6,7 @@ Nouns: a *lab* (how much to measure, and the peers there are) and a *section* (t
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -41,3 +41,8 @@ class Section:
     tables: list[Table]
     goals: list[Goal] = field(default_factory=list)
     bars: list[Bars] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, parts: Sequence[Section]) -> Section:
+        """Return the tables and the goals of several as one."""
+        return cls([table for part in parts for table in part.tables], [goal for part in parts for goal in part.goals])

@@ -23,8 +23,7 @@ def postgres(lab: Lab) -> Section:
     """Measure PostgreSQL, all on one server that is started for it."""
     with Server(max_connections=100) as server:
         dsn = server.dsn()
-        parts = [part(lab, dsn) for part in (_speed, _pairs, _many, changes, _flat)]
-    return Section([table for part in parts for table in part.tables], [goal for part in parts for goal in part.goals])
+        return Section.of([part(lab, dsn) for part in (_speed, _pairs, _many, _changes, _flat)])
 
 
 def _task(lab: Lab, dsn: str, name: str, library: str, n: int, **arguments: Any) -> dict[str, Any]:
@@ -106,8 +105,7 @@ def _many(lab: Lab, dsn: str) -> Section:
     return Section([table], goals)
 
 
-def changes(lab: Lab, dsn: str) -> Section:
-    """Measure one change of one of many sequences."""
+def _changes(lab: Lab, dsn: str) -> Section:
     contestants: dict[tuple[str, str, str], Contestant] = {}
     for durability in ("full", "normal"):
         for before in (0, CHANGES):

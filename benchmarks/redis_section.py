@@ -30,8 +30,7 @@ def redis_server() -> str:
 
 def redis(lab: Lab) -> Section:
     """Measure a Redis server."""
-    parts = [_pairs(lab), _speed(lab), _keys(lab), _memory(lab), _cluster(lab)]
-    return Section([table for part in parts for table in part.tables], [goal for part in parts for goal in part.goals])
+    return Section.of([_pairs(lab), _speed(lab), _keys(lab), _memory(lab), _cluster(lab)])
 
 
 def _pairs(lab: Lab) -> Section:

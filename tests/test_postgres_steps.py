@@ -182,33 +182,64 @@ def test_a_namespace_that_is_made_anew_while_it_is_discarded(
     assert postgresql.left_in(postgresql_schema) == {"namespaces": 1, "records": 1}
 
 
+POINTS = [(t, f"{t}" * 7_000_000) for t in range(3)]
+"""Of more bytes than one statement takes."""
+
+
+def between_statements(monkeypatch: pytest.MonkeyPatch, *works: Callable[[], object]) -> Callable[[], None]:
+    """Do one thing after another in one thread, each behind one more statement of the next append of `POINTS`.
+
+    Who waits for the append is not waited for. What this returns waits until all is done.
+    """
+    begin, done = [threading.Event() for _ in works], [threading.Event() for _ in works]
+
+    def work() -> None:
+        for one, may, has in zip(works, begin, done, strict=True):
+            assert may.wait(10)
+            one()
+            has.set()
+
+    thread = threading.Thread(target=work)
+    real = Link._send  # noqa: SLF001 - between two statements
+
+    def slowly(link: Link, calls: Iterable[Call]) -> Any:
+        def one_by_one() -> Iterator[Call]:
+            for i, call in enumerate(calls):
+                if i and b".hot" in call[0].sql and threading.current_thread() is not thread:
+                    link._pgconn.send_flush_request()  # noqa: SLF001
+                    while link._pgconn.flush():  # noqa: SLF001
+                        sleep(0.01)
+                    sleep(0.3)  # those before are done by then
+                    if i <= len(works):
+                        begin[i - 1].set()
+                        done[i - 1].wait(0.3)
+                yield call
+
+        return real(link, one_by_one())
+
+    monkeypatch.setattr(Link, "_send", slowly)
+    thread.start()
+    return thread.join
+
+
 def test_a_series_that_others_create_between_two_statements(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of several statements are stored all or none, and an acknowledged one is never lost."""
-    others: list[threading.Thread] = []
     with Store(dsn, frozen=False) as store, Store(dsn, frozen=False) as other:
         store.set("k", 1)
-        real = Link._send  # noqa: SLF001 - between two statements
+        join = between_statements(monkeypatch, lambda: other.extend("s", (-1, "other")))
+        store.extend("s", *POINTS)
+        join()
+        assert store.range("s") == [(-1, "other"), *POINTS]
 
-        def slowly(link: Link, calls: Iterable[Call]) -> Any:
-            def one_by_one() -> Iterator[Call]:
-                for i, call in enumerate(calls):
-                    if i and not others and b".hot" in call[0].sql:
-                        link._pgconn.send_flush_request()  # noqa: SLF001
-                        while link._pgconn.flush():  # noqa: SLF001
-                            sleep(0.01)
-                        sleep(0.3)  # the first one is done by then
-                        others.append(threading.Thread(target=other.extend, args=("s", (-1, "other"))))
-                        others[0].start()
-                        others[0].join(0.5)
-                    yield call
 
-            return real(link, one_by_one())
-
-        monkeypatch.setattr(Link, "_send", slowly)
-        points = [(t, f"{t}" * 7_000_000) for t in range(3)]
-        store.extend("s", *points)
-        others[0].join()
-        assert store.range("s") == [(-1, "other"), *points]
+def test_a_series_that_others_make_anew_between_two_statements(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was there when the append began, so it stays until its end, and then all goes or nothing."""
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False) as other:
+        store.extend("s", (-2, "before"))
+        join = between_statements(monkeypatch, lambda: other.remove("s"), lambda: other.extend("s", (-1, "other")))
+        store.extend("s", *POINTS)
+        join()
+        assert store.range("s") == [(-1, "other")]
 
 
 WRITES: dict[str, Callable[[Store], object]] = {

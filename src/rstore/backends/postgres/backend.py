@@ -121,7 +121,8 @@ class PostgresBackend(PostgresCare):
             append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
         else:
             append = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
-        create = self._logs.create, (*address, *columns_of_head(head))
+        # In one transaction with its first rows: nobody sees a log that holds nothing, whoever dies meanwhile.
+        create = [(self._logs.hold_or_create, (*address, *columns_of_head(head))), *append]
 
         def look() -> bool | None:
             view = self.view(log, min(rows)[:2], max(rows)[:2])
@@ -130,7 +131,7 @@ class PostgresBackend(PostgresCare):
             return True if {*rows} <= {*view.rows} else None
 
         # Several statements find a head all or none: one that came between two of them would be given half of the rows.
-        calls = append if len(append) == 1 else [(self._logs.hold_or_create, create[1]), *append]
+        calls = append if len(append) == 1 else create
         while True:
             results = self._connections.write(calls, look)
             if results is None:
@@ -140,8 +141,7 @@ class PostgresBackend(PostgresCare):
             sealed = results[-1].get_value(0, 1)
             if sealed is not None:
                 return sealed == boolean(head.sealed)
-            # In one transaction with its first rows: nobody sees a log that holds nothing, whoever dies meanwhile.
-            calls = [create, *append]  # which creates none where somebody was faster
+            calls = create
 
     def hot(self, log: Log) -> tuple[int, int]:
         (found,) = self._reads.read((self._logs.hot, self._named(log)))
