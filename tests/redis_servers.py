@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +15,10 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import redis
+from waiting import until
 
 BUNDLED: Final = "bundled"
 SYSTEM: Final = "system"
-_PATIENCE_S: Final = 20.0
 
 
 def executables() -> dict[str, Path]:
@@ -33,14 +31,6 @@ def executables() -> dict[str, Path]:
     if own is not None:
         found[SYSTEM] = Path(own)
     return found
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 class Server:

@@ -13,7 +13,8 @@ from statistics import median
 import pytest
 from redis_load import after, writers
 from redis_proxy import Proxy
-from redis_servers import Server, executables, until
+from redis_servers import Server, executables
+from waiting import until
 
 from rstore import (
     CorruptionError,
@@ -234,10 +235,7 @@ def test_a_replica_refuses_to_be_written_to(server: Server, tmp_path: Path) -> N
     ):
         store.set("k", 1)
         replica.do("REPLICAOF", "127.0.0.1", server.port)
-        deadline = time.monotonic() + 20
-        while replica.do("ROLE")[3] != b"connected":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: replica.do("ROLE")[3] == b"connected", "the replica is not in sync")
         with Store(replica.dsn) as frozen:
             assert frozen["k"] == 1
         with Store(replica.dsn, frozen=False) as writable:
@@ -274,6 +272,25 @@ def test_a_namespace_of_many_keys_is_discarded_without_stalling_the_server(serve
     assert median(taken_us) < 50_000
     # The machine may be busy, and hold the server up in the middle of one step or the other.
     assert sum(us > 50_000 for us in taken_us) <= len(taken_us) // 100
+
+
+def test_a_namespace_that_begins_anew_while_it_is_discarded_leaves_nothing_behind(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store.update({f"{i}": i for i in range(4 * GARBAGE_A_STEP)})
+        lay_out = RedisNamespace._lay_out  # noqa: SLF001 - comes after it has ended, before its buckets are buried
+
+        def between(backend: RedisNamespace, birth: bytes) -> None:
+            monkeypatch.undo()
+            with opened(server) as again:
+                again.set("new", 1)
+            lay_out(backend, birth)
+
+        monkeypatch.setattr(RedisNamespace, "_lay_out", between)
+        store.discard()
+        assert store.find() == [("new", 1)]
+        assert server.do("DBSIZE") < 10
 
 
 def test_a_batch_that_falls_thinly_into_a_long_series_is_no_long_script(server: Server) -> None:

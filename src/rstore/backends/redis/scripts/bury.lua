@@ -8,7 +8,7 @@
 local marker = redis.call('GET', KEYS[1])
 if marker and marker:sub(1, 16) ~= ARGV[1]
     and struct.unpack('>I8', marker) > struct.unpack('>I8', ARGV[1]) then
-  return 0
+  return redis.call('SCARD', KEYS[2])  -- who begins anew already has remembered it
 end
 local left = {}
 if marker and #marker > 16 then
