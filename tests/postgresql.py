@@ -21,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import psycopg
+from waiting import until
 
 PASSWORD = "hunter2"  # noqa: S105 - of users that come and go with a test
 TABLES = ("namespaces", "facts", "records", "logs", "hot", "chunks", "checkpoints")
@@ -165,16 +166,12 @@ class Server:
     def _change(self, name: str, value: str) -> None:
         self.execute(f"ALTER SYSTEM SET {name} = {value}")
         self.execute("SELECT pg_reload_conf()")
-        deadline = time.monotonic() + 10
-        while self.execute(f"SHOW {name}") != [(value,)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until(lambda: self.execute(f"SHOW {name}") == [(value,)], "the setting is not taken over", pause_s=0.001)
 
     def await_waiting(self, n: int) -> None:
         """Wait until so many sessions wait for a lock."""
-        deadline = time.monotonic() + 10
-        while len(self.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")) < n:
-            assert time.monotonic() < deadline
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        until(lambda: len(self.execute(waiting)) >= n, "too few wait for a lock", pause_s=0.001)
 
     @contextmanager
     def role(self, name: str, rights: str = "") -> Generator[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_servers import Cluster, Server, until
+from redis_servers import Cluster, Server
+from waiting import until
 
 from rstore import NotSupportedError, Store, StoreError
 from rstore.backends.redis.namespace import RedisNamespace

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from postgresql import PASSWORD, Server
+from waiting import until
 
 from rstore import (
     FrozenStoreError,
@@ -241,10 +242,7 @@ def test_a_standby() -> None:
             store.extend("s", (1, 1))
             standby.start()
             with Store(standby.dsn()) as copy:
-                deadline = monotonic() + 20
-                while copy.range("s") != [(1, 1)]:
-                    assert monotonic() < deadline
-                    sleep(0.02)
+                until(lambda: copy.range("s") == [(1, 1)], "the standby does not follow")
                 assert copy["k"] == 1
                 with pytest.raises(FrozenStoreError):
                     copy.set("k", 2)

@@ -6,7 +6,6 @@ import gc
 import json
 import os
 import threading
-import time
 from contextlib import ExitStack
 from functools import partial
 
@@ -14,6 +13,7 @@ import programs
 import pytest
 from postgresql import Server
 from processes import Program, forked
+from waiting import until
 
 from rstore import Store, StoreClosedError, StoreNotAvailableError
 from rstore.backends import make_backend
@@ -151,9 +151,10 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not
 
 @forks
 def test_a_child_does_not_touch_what_is_its_parents(postgresql: Server, dsn: str) -> None:
+    until(lambda: not postgresql.sessions(), "a session of an earlier test is left")
     with Store(dsn, frozen=False) as store:
         store.set("k", 0)
-        before = postgresql.sessions()
+        before = set(postgresql.sessions())
 
         def child() -> None:
             assert store["k"] == 0
@@ -164,9 +165,9 @@ def test_a_child_does_not_touch_what_is_its_parents(postgresql: Server, dsn: str
 
         for wait in [forked(child) for _ in range(3)]:
             wait()
-        assert set(before) <= set(postgresql.sessions())  # nobody said farewell in the parent's name
+        assert before <= set(postgresql.sessions())  # nobody said farewell in the parent's name
         store.set("k", 1)
-        assert set(postgresql.sessions()) == set(before)
+        until(lambda: set(postgresql.sessions()) == before, "a session of a child is left")
         assert (store["k"], len(store.range("s")), store.current("e")) == (1, 3000, {"child": 1})
 
 
@@ -251,19 +252,15 @@ def test_closing_while_others_use_it(postgresql: Server, dsn: str) -> None:
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while not postgresql.sessions():
-        pass
+    until(postgresql.sessions, "nobody comes", pause_s=0)
     store.close()
     for thread in threads:
         thread.join()
     assert ended == [StoreClosedError] * 4
-    while postgresql.sessions():
-        pass
+    until(lambda: not postgresql.sessions(), "a session is left")
 
 
 def test_a_store_that_nobody_closed_ends_its_sessions(postgresql: Server, dsn: str) -> None:
     Store(dsn, frozen=False).open().set("k", 1)
     gc.collect()
-    deadline = time.monotonic() + 10
-    while postgresql.sessions():
-        assert time.monotonic() < deadline
+    until(lambda: not postgresql.sessions(), "a session is left")

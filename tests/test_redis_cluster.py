@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from redis_load import after, writers
-from redis_servers import Cluster, Server, until
+from redis_servers import Cluster, Server
+from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
 from rstore.backends.redis.layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
@@ -40,13 +41,13 @@ def test_the_tags_fall_evenly_on_the_slots() -> None:
     assert [slot_of(b"rs{%b}v" % tag) for tag in TAGS] == list(range(0, SLOTS, SLOTS // MOST_BUCKETS))
 
 
-def test_everything_of_a_namespace_spreads_evenly(cluster: Cluster, dsn: str) -> None:
-    with opened(dsn) as store:
+def test_everything_of_a_namespace_spreads_evenly(redis_cluster: Cluster, redis_cluster_dsn: str) -> None:
+    with opened(redis_cluster_dsn) as store:  # its slots never move, while those of this module's cluster do
         store.update({f"key {i}": i for i in range(6000)})
         for i in range(600):
             store.extend(f"series {i}", (i, i))
     held = Counter[str]()
-    for server in cluster.masters():
+    for server in redis_cluster.masters():
         for name in server.do("KEYS", "*"):
             held[f"{chr(name[7])} {server.port}"] += name.startswith(b"rs{")
     for kind, least, most in (("v", 1800, 2200), ("r", 150, 250)):

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from redis_servers import SYSTEM, Server, executables, until
+from redis_servers import SYSTEM, Server, executables
 from redis_tls import Tunnel, certify
+from waiting import until
 
 from rstore import InvalidArgumentError, Store, StoreClosedError, StoreNotAvailableError
 from rstore.backends.redis.backend import EvictionWarning

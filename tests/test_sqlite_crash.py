@@ -10,6 +10,7 @@ from pathlib import Path
 import programs
 import pytest
 from processes import Program, check_file
+from waiting import until
 
 from rstore import Store
 
@@ -98,9 +99,7 @@ def test_a_writer_is_killed_while_it_makes_the_file(path: Path) -> None:
         with Program(programs.open_at_once, one, "k") as writer:
             assert writer.hear() == "ready"
             writer.tell()
-            deadline = time.monotonic() + 20
-            while not one.exists():
-                assert time.monotonic() < deadline
+            until(one.exists, "the file is not made", pause_s=0.001)
             time.sleep(chosen.random() * 0.02)
             done = writer.kill() == ["done"]
         with Store(one, frozen=False) as store:

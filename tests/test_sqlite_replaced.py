@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import programs
 import pytest
 from processes import Program, Remote, check_file
+from waiting import until
 
 from rstore import Store, StoreNotAvailableError
 
@@ -51,14 +51,6 @@ def contents(store: Store) -> list[str]:
     return [*store.keys(), *store.timeseries(), *store.eventsources()]
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what a reader notices within a second or so."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")], ids=["the file", "all files"])
 @pytest.mark.parametrize("verb", WRITES)
 def test_a_deleted_file_is_made_again(path: Path, verb: str, suffixes: tuple[str, ...]) -> None:
@@ -93,9 +85,9 @@ def test_a_reader_of_a_writable_store_notices(path: Path) -> None:
     with Store(path, frozen=False) as store:
         fill(store)
         make_other(path).replace(path)
-        eventually(lambda: is_other(store))
+        until(lambda: is_other(store), "nobody notices")
         path.unlink()
-        eventually(lambda: contents(store) == [])
+        until(lambda: contents(store) == [], "something is left")
         assert not path.exists()
         store.set("k", 1)
         assert store.keys() == ["k"]
@@ -108,7 +100,7 @@ def test_a_frozen_store_notices(path: Path) -> None:
     with Store(path) as frozen:
         assert len(frozen) == 200
         make_other(path).replace(path)
-        eventually(lambda: is_other(frozen))
+        until(lambda: is_other(frozen), "nobody notices")
         path.unlink()
 
         def refused() -> bool:
@@ -118,11 +110,11 @@ def test_a_frozen_store_notices(path: Path) -> None:
                 assert str(path) in str(error)  # noqa: PT017 - it may take a while
                 return True
 
-        eventually(refused)
+        until(refused, "nobody notices")
         assert not path.exists()
         with Store(path, frozen=False) as store:
             store.set("k", 1)
-            eventually(lambda: frozen.get("k") == 1)
+            until(lambda: frozen.get("k") == 1, "what was written is not seen")
 
 
 def test_a_renamed_file_takes_along_what_it_held(path: Path) -> None:
@@ -183,7 +175,7 @@ def test_two_threads_meet_in_the_new_file(path: Path) -> None:
             path.unlink()
             store.set("main", i)
             turn.wait()
-            eventually(lambda i=i: store.get("thread") == i)  # type: ignore[misc]
+            until(lambda i=i: store.get("thread") == i, "what was written is not seen")  # type: ignore[misc]
             assert store["main"] == i
         thread.join()
     with Store(path) as store:
