@@ -206,6 +206,17 @@ def test_a_durability_that_there_is_not(tmp_path: Path, durability: Any) -> None
     assert names(tmp_path) == set()
 
 
+def test_the_log_stays_small_while_a_file_is_written_again_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with Store(path, frozen=False, durability="normal") as store:
+        for turn in range(12):
+            store.set_many({f"{i:05}": [turn, i] for i in range(20_000)})  # some 700 pages each time
+        log = path.with_name("store.db-wal").stat().st_size
+    assert path.stat().st_size < 4_000_000
+    assert 4_000_000 < log < 24_000_000  # or all of it is moved at each call, or none
+    assert names(tmp_path) == {"store.db"}
+
+
 # -- descriptors ------------------------------------------------------------------------------------------------------
 
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
 from random import Random
+from struct import Struct
 from typing import Any, Final, NoReturn, cast
 
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write
+from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write, new_write
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_load, stamped
@@ -24,10 +25,9 @@ from rstore.generations import Generations
 from rstore.log import Logs
 from rstore.states import Readings
 
-_STAMP_BYTES: Final = 8
 _STAMPS: Final = 64
-_BODY_AT: Final = 1 + _STAMP_BYTES
-_write: Final = partial(tuple.__new__, Write)  # what Write(...) does, without a frame around it
+_stamp: Final = Struct("8s")
+_BODY_AT: Final = 1 + _stamp.size
 _SWEEP_EVERY: Final = 500
 """How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
 _SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
@@ -88,21 +88,28 @@ class Session:
 
     # -- key/value records --------------------------------------------------------------------------------------------
 
-    def encode_value(self, key: str, value: Any) -> bytes:
-        """Return the encoded value of a key; where nothing is sealed, with a random stamp behind its codec byte.
+    def make_record(self, key: str, value: Any) -> bytes:
+        """Return the record of a value: sealed or, where nothing is sealed, with a random stamp behind its codec byte.
 
         The stamp, or the nonce of what is sealed, is the entry's version: it costs no read before a write and never
         repeats.
         """
+        envelope = self.generations.now.envelope
         try:
-            return self._encode(value, b"" if self.envelope.keyed else os.urandom(_STAMP_BYTES))
+            if not envelope.keyed:
+                return self._encode(value, os.urandom(_stamp.size))
+            encoded = self._encode(value, b"")
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
+        return envelope.seal(encoded, envelope.where(Cell.VALUE, key))
 
     def encode_values(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, bytes]:
-        """Return the same of many keys, which are not checked yet."""
+        """Return the encoded values of many keys, which are not checked yet; stamped where nothing is sealed.
+
+        One by one, as they come: whoever hands in an iterator may give one object again and again, changed meanwhile.
+        """
         encode, encoded = self._encode, dict[str, bytes]()
-        stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(_draw_stamps, []))
+        stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(partial(_draw_stamps, _STAMPS), []))
         for (key, value), stamp in zip(pairs, stamps, strict=False):
             checked = check_key(key)
             try:
@@ -110,6 +117,14 @@ class Session:
             except SerializationError as error:
                 raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         return encoded
+
+    def encode_alike(self, pairs: dict[Any, Any]) -> dict[str, bytes] | None:
+        """Return the same of a dict, in less time; None if its values have to be looked at one by one."""
+        if self.codec.compresses:
+            return None
+        keys, stamps = [*map(check_key, pairs)], None if self.envelope.keyed else _draw_stamps(len(pairs))
+        encoded = self.codec.encode_alike([*pairs.values()], stamps or repeat(b""))
+        return None if encoded is None else dict(zip(keys, encoded, strict=True))
 
     def _encode_compressed(self, value: Any, stamp: bytes) -> bytes:
         return stamped(compress(self.codec.encode(value)), stamp)
@@ -123,16 +138,10 @@ class Session:
             with suppress(StoreError):
                 self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
-    def seal_value(self, key: str, encoded: bytes) -> bytes:
-        """Return the record of an encoded value."""
-        if not self.envelope.keyed:
-            return encoded
-        return self.envelope.seal(encoded, self.envelope.where(Cell.VALUE, key))
-
     def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> list[Write]:
         """Return what puts many encoded values."""
         records = self.envelope.seal_all(Cell.VALUE, encoded) if self.envelope.keyed else encoded.values()
-        return [*map(_write, zip(encoded, records, repeat(ttl_ms), strict=False))]
+        return [*map(new_write, zip(encoded, records, repeat(ttl_ms), strict=False))]
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
@@ -180,10 +189,9 @@ class Session:
         self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
 
 
-def _draw_stamps() -> list[bytes]:
+def _draw_stamps(n: int) -> list[bytes]:
     # Many at once: for each of them alone the system would have to be called.
-    drawn = os.urandom(_STAMP_BYTES * _STAMPS)
-    return [drawn[at : at + _STAMP_BYTES] for at in range(0, len(drawn), _STAMP_BYTES)]
+    return [*chain.from_iterable(_stamp.iter_unpack(os.urandom(n * _stamp.size)))]
 
 
 def refuse_dunder(name: str) -> None:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
@@ -131,6 +132,9 @@ class Write(NamedTuple):
     ttl_ms: Ttl = None
     """Above zero; `KEEP` only in `write_if` of a record that is there."""
 
+
+new_write: Final = partial(tuple.__new__, Write)
+"""What `Write(...)` does, given a tuple, and without a frame around it."""
 
 Found: TypeAlias = tuple[str, bytes, int | None]
 """A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""

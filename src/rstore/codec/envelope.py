@@ -126,7 +126,8 @@ class Envelope:
 
     def where(self, cell: Cell, key: str) -> bytes:
         """Return the part of a place that is the same for all positions of a key: namespace, kind of cell and key."""
-        return self._cells[cell] + _prefixed(key)
+        raw = key.encode()  # written out: a frame would take a tenth of sealing
+        return self._cells[cell] + len(raw).to_bytes(4, "big") + raw
 
     def admits(self, *, sealed: bool) -> bool:
         """Return whether this handle writes bytes of that kind."""

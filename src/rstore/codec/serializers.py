@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import repeat
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -66,6 +68,10 @@ class Serializer(Protocol):
         """Return the bytes of a value."""
         ...
 
+    def dumps_each(self, values: Iterable[Any], /) -> Iterator[bytes]:
+        """Yield the bytes of many values."""
+        ...
+
     def loads(self, body: bytes, /) -> Any:
         """Return the value of the bytes."""
         ...
@@ -84,6 +90,11 @@ class Pickle:
         """Return the pickle of a value."""
         return pickle.dumps(value, 5)  # a partial with a keyword would take longer than this frame
 
+    @staticmethod
+    def dumps_each(values: Iterable[Any], /) -> Iterator[bytes]:
+        """Yield the pickles of many values, without a frame for each."""
+        return map(pickle.dumps, values, repeat(5))
+
 
 class Json:
     """What JSON can express: tuples come back as lists, keys of dicts as str."""
@@ -93,6 +104,10 @@ class Json:
     def dumps(self, value: Any) -> bytes:
         """Return the JSON of a value, in UTF-8."""
         return json.dumps(value, separators=(",", ":")).encode()
+
+    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
+        """Yield the JSON of many values."""
+        return map(self.dumps, values)
 
     def loads(self, body: bytes) -> Any:
         """Return the value of JSON."""
@@ -116,6 +131,10 @@ class MsgPack:
     def dumps(self, value: Any) -> bytes:
         """Return the MessagePack of a value."""
         return bytes(self._msgpack.packb(value))
+
+    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
+        """Yield the MessagePack of many values."""
+        return map(self.dumps, values)
 
     def loads(self, body: bytes) -> Any:
         """Return the value of MessagePack."""
@@ -146,7 +165,7 @@ class Codec:
     ) -> None:
         self.compresses = compresses
         """Whether the values of keys are to be stored in fewer bytes; it has no part in those of the other models."""
-        self._dumps = serializer.dumps
+        self._dumps, self._dumps_each = serializer.dumps, serializer.dumps_each
         self._mark = bytes((serializer.codec,))
         self._custom = custom
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
@@ -184,6 +203,17 @@ class Codec:
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
             raise _cannot_dump(value) from error
+
+    def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> list[bytes] | None:
+        """Return what `encode` would of each value, without a frame for each, if all of them are for the serializer.
+
+        None if they are not, or if one of them cannot be dumped: one by one it will be known which.
+        """
+        if self._custom is not None or not _NATIVE_DUMPS.keys().isdisjoint(map(type, values)):
+            return None
+        with suppress(Exception):  # whatever a value's own __reduce__ raises
+            return [*map(b"".join, zip(repeat(self._mark), stamps, self._dumps_each(values), strict=False))]
+        return None
 
     def dump(self, value: Any) -> bytes:
         """Return the body of a value, as the serializer writes it."""

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.backends.base import Ahead
-from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
+from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, new_write, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 
@@ -62,9 +62,9 @@ class Records(Verbs):
         while True:
             birth = session.birth
             # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
-            record = session.seal_value(key, session.encode_value(key, value))
+            record = session.make_record(key, value)
             try:
-                session.backend.write((Write(key, record, ttl_ms),), birth)
+                session.backend.write((new_write((key, record, ttl_ms)),), birth)
             except NamespaceGone:
                 session.revive()
                 continue
@@ -77,7 +77,7 @@ class Records(Verbs):
         """Return the record that was put in place of a version (None: of nothing), or None if that is not there."""
         while True:
             birth = session.birth
-            record = session.seal_value(key, session.encode_value(key, value))
+            record = session.make_record(key, value)
             try:
                 done = session.backend.write_if(Write(key, record, ttl_ms), version, birth)
             except NamespaceGone:
@@ -156,6 +156,8 @@ class Records(Verbs):
 
 def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
     """Return what `update` takes, encoded."""
+    if type(other) is dict and not more and (encoded := session.encode_alike(other)) is not None:
+        return encoded
     pairs: Iterable[tuple[str, Any]] | dict[str, Any]
     if type(other) is dict:
         pairs = other  # whose pairs need no check that they are pairs

@@ -155,7 +155,7 @@ class SqliteBackend(SqliteCare):
 
         def work(connection: apsw.Connection) -> bytes | None:
             if (found := self._namespace_id(connection)) is not None:
-                link.namespace, link.execute = found, link.execute or connection.cursor().execute
+                link.know(connection, found)
             return records.get(connection, self._namespace, key)
 
         return self._reads.read(work)
@@ -178,17 +178,15 @@ class SqliteBackend(SqliteCare):
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         link = self._file.local.link
-
-        def one(connection: apsw.Connection) -> bool:
-            # By a number that is not that of this birth, which may be of another file, nothing is found.
-            return records.put_small(connection, writes[0], link.namespace, birth)
-
-        if len(writes) == 1 and records.is_small(writes[0]) and self._file.write(one):  # one statement
-            return
+        if len(writes) == 1 and records.is_small(writes[0]):  # one statement
+            put = partial(records.put_small, link, writes[0], birth)
+            if self._file.write(put):
+                return
 
         def work(connection: apsw.Connection) -> None:
             with transaction(connection):
-                link.namespace = number = self._expect(connection, birth)
+                number = self._expect(connection, birth)
+                link.know(connection, number)
                 records.put_many(connection, writes, number, self._namespace)
 
         self._file.write(work)

@@ -142,7 +142,7 @@ class SqliteFile:
                     if in_transaction(connection) or not (mixed or link.moved()):
                         waits = turn = self._turn(error, connection, turn)
                 else:
-                    if in_transaction(connection) or not link.moved():
+                    if link.bound is not None or not link.moved():
                         return result
             if waits is None:
                 self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more

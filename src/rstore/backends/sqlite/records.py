@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
 
 from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, Page, Ttl, Write, too_large
+from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
 _INLINE_BYTES: Final = 1024
@@ -39,13 +40,17 @@ _PUT: Final = """
 INSERT INTO records (ns, key, record, blob, expires_ms) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET record = excluded.record, blob = excluded.blob, expires_ms = excluded.expires_ms"""
 _PUT_KEEPING: Final = _PUT.rpartition(",")[0]  # all but the expiry
-# In place of no large record, which leaves the trigger out that would remove it. Of a namespace that is known by its
-# number already: found by its name, it would take as long as half of the rest.
+# In place of nothing large, which leaves the trigger out that would remove it, and of nothing that expires, where there
+# is no expiry: then the index of these stays as it is. Of a namespace that is known by its number already: found by its
+# name, it would take as long as half of the rest.
+_OVER_PLAIN: Final = "ON CONFLICT DO UPDATE SET record = excluded.record WHERE blob IS NULL AND expires_ms IS NULL"
 _OVER_SMALL: Final = """
 ON CONFLICT DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms WHERE blob IS NULL"""
-_PUT_SMALL: Final = f"""
-INSERT INTO records (ns, key, record, expires_ms)
-SELECT id, ?, ?, ? FROM namespaces WHERE id = ? AND birth = ? {_OVER_SMALL}"""
+_OF_BIRTH: Final = "FROM namespaces WHERE id = ? AND birth = ?"
+_PUT_PLAIN: Final = f"INSERT INTO records (ns, key, record) SELECT id, ?, ? {_OF_BIRTH} {_OVER_PLAIN}"
+_PUT_SMALL: Final = f"INSERT INTO records (ns, key, record, expires_ms) SELECT id, ?, ?, ? {_OF_BIRTH} {_OVER_SMALL}"
+# Takes all three of a write, of which the last one is NULL: pairs would have to be made of them first.
+_PUT_ALL_PLAIN: Final = f"INSERT INTO records (ns, key, record) VALUES (%d, ?1, ?2) {_OVER_PLAIN[:-4]} ?3"
 _PUT_ALL_SMALL: Final = f"INSERT INTO records (ns, key, record, expires_ms) VALUES (%d, ?, ?, ?) {_OVER_SMALL}"
 _DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
 TOUCH: Final = f"UPDATE records SET expires_ms = :expires WHERE ns = {NS} AND key = :key AND {LIVE}"
@@ -76,10 +81,15 @@ def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
     return record
 
 
-def put_small(connection: apsw.Connection, write: Write, number: int, birth: bytes) -> bool:
-    """Put a small record by itself; return whether it was done: there was the namespace, and nothing large."""
+def put_small(link: Link, write: Write, birth: bytes, connection: apsw.Connection) -> bool:
+    """Put a small record by itself; return whether it was done: there was the namespace, and nothing in the way."""
     key, record, ttl_ms = write
-    connection.execute(_PUT_SMALL, (key, record, None if ttl_ms is None else expires_ms(ttl_ms), number, birth))
+    execute = link.execute or connection.execute
+    # By a number that is not that of this birth, which may be of another file, nothing is found.
+    if ttl_ms is None:
+        execute(_PUT_PLAIN, (key, record, link.namespace, birth))
+    else:
+        execute(_PUT_SMALL, (key, record, expires_ms(ttl_ms), link.namespace, birth))
     return connection.changes() > 0
 
 
@@ -114,15 +124,16 @@ def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
 
 def put_many(connection: apsw.Connection, writes: Sequence[Write], number: int, namespace: str) -> None:
     """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
-    small: Sequence[tuple[str, bytes | None, Ttl]] = writes
+    put_all, small = _PUT_ALL_PLAIN, cast("Sequence[tuple[str, bytes | None, Ttl]]", writes)
     others: Sequence[Write] = ()
     if not all(record is not None and len(record) <= _INLINE_BYTES and ttl is None for _, record, ttl in writes):
         expiry = cache(expires_ms)  # one moment for all of them
+        put_all = _PUT_ALL_SMALL
         small = [(write.key, write.record, expiry(write.ttl_ms)) for write in writes if is_small(write)]
         others = [write for write in writes if not is_small(write)]
     before = connection.total_changes()
-    connection.executemany(_PUT_ALL_SMALL % number, small)
-    if connection.total_changes() - before < len(small):  # something large is in the place of some of them
+    connection.executemany(put_all % number, small)
+    if connection.total_changes() - before < len(small):  # something large, or that expires, is in the place of some
         connection.executemany(_PUT, ((number, key, record, None, expires) for key, record, expires in small))
     for write in others:
         put(connection, write, number, namespace)
