@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -16,21 +17,31 @@ class Proxy:
         self._to = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._lock = threading.Lock()  # guards the five below
+        self._lock = threading.Lock()  # guards the six below
         self._pattern = b""
         self._skip = 0
         self._forward = True
         self._hang = False
+        self._meanwhile: Callable[[], object] = lambda: None
         self.lost = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose(self, pattern: bytes, *, skip: int = 0, forward: bool, hang: bool = False) -> None:
+    def lose(
+        self,
+        pattern: bytes,
+        *,
+        skip: int = 0,
+        forward: bool,
+        hang: bool = False,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         """Lose the next request that holds a pattern, or if it is to be forwarded the reply to it.
 
-        The connection is closed then; with `hang`, it stays open, and no reply comes.
+        The connection is closed then, after what others do `meanwhile`; with `hang`, it stays open, and no reply comes.
         """
         with self._lock:
             self._pattern, self._skip, self._forward, self.lost, self._hang = pattern, skip, forward, 0, hang
+            self._meanwhile = meanwhile
 
     def lead_to(self, port: int) -> None:
         """Forward new connections to another port; those that are there stay where they are."""
@@ -76,6 +87,7 @@ class Proxy:
                 if loses.is_set() and self._hang:
                     continue
                 if loses.is_set():
+                    self._meanwhile()
                     break
                 client.sendall(reply)
         with suppress(OSError):

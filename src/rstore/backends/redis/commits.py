@@ -220,7 +220,10 @@ def _condition(expected: Expected) -> bytes:
 
 
 def _is_safe_twice(commit: Commit) -> bool:
-    """Return whether a commit that was done would not be done again: it replaces a stamp that it expects."""
-    return (commit.if_epoch is not ANY and commit.epoch is not None) or (
-        commit.if_version is not ANY and commit.version is not None
+    """Return whether a commit that was done would not be done again: it replaces a stamp that it expects.
+
+    Not one that expects nothing: somebody may have seen what it made, and removed it.
+    """
+    return (isinstance(commit.if_epoch, bytes) and commit.epoch is not None) or (
+        isinstance(commit.if_version, bytes) and commit.version is not None
     )
