@@ -152,7 +152,7 @@ class Events(Verbs):
         won = session.events.until_won
         return session.events.together(
             histories,
-            lambda: sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items()),
+            lambda _: sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items()),
         )
 
     def eventsources(self) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -90,6 +91,14 @@ class Laid(TypedDict, total=False):
 
     put_rows: list[Row]
     put_chunks: list[Chunk]
+
+
+class _Written(Counter[str]):
+    """How many rows were written into which logs."""
+
+    def add(self, key: str, rows: int) -> None:
+        """Count some more."""
+        self[key] += rows
 
 
 class Logs(LogReader):
@@ -181,24 +190,34 @@ class Logs(LogReader):
             return PlaintextError(f"the {what} {key!r} is not encrypted: a store with a key cannot write into it")
         return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
 
-    def together(self, keys: Collection[str], take_away: Callable[[], T]) -> T:
-        """Return what `take_away` does to several logs as to one, where the backend can, if need be more than once."""
+    def together(
+        self, keys: Collection[str], work: Callable[[Logs], T], *, create: bool = False, rewrites: bool = True
+    ) -> T:
+        """Return what `work` does to several logs as to one, where the backend can, if need be more than once.
+
+        `create`: it puts rows, too, through the logs that it is given; `rewrites`: it replaces hot rows by chunks.
+        """
         if len(keys) < 2 or not self._backend.transactional:
-            return take_away()
-        for key in keys:  # what is hot goes into chunks before, so that all of them together are not too many
+            return work(self)
+        for key in keys if rewrites else ():  # hot rows go into chunks before: all together might be too many
             self._fold_ahead(key, FIRST, LAST, among=len(keys))
-        races = 0
+        inside, races = Logs(self._namespace, self._model), 0
         while True:
+            inside.put_off = (written := _Written()).add
             try:
                 with ExitStack() as locks:
                     for key in sorted(keys) if races >= RACES else ():
                         locks.enter_context(self._backend.exclusive(Log(self._model, key)))
-                    locks.enter_context(self._backend.transaction(create=False, serializable=False))
-                    return take_away()
+                    locks.enter_context(self._backend.transaction(create=create, serializable=False))
+                    done = work(inside)
+                break
             except Undone:
                 races += 1
                 if races == MOST_RACES:
                     raise
+        for key, rows in written.items():
+            self.wrote(key, rows)  # not before the end: others must not wait for a compression
+        return done
 
     def until_won(self, key: str, attempt: Callable[[], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.

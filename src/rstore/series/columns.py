@@ -13,12 +13,12 @@ from rstore.arguments import check_bound, check_freq, check_key
 from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
-from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
+from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreNotAvailableError
 from rstore.log import Keep
 from rstore.pieces import reading
 from rstore.series.arrays import Unit, check_unit, column_from, timestamps_of
 from rstore.series.points import Points, check_all_keys
-from rstore.series.writing import check_keep, put
+from rstore.series.writing import check_keep, put, put_together
 from rstore.session import Session
 
 if TYPE_CHECKING:
@@ -63,12 +63,19 @@ class Columns(Points):
         timestamps: Any = None,
         unit: Unit | None = None,
         on_duplicate: Keep = "last",
+        atomic: bool = True,
     ) -> int:
         """Put each column of a table into a series of its own, named `prefix` and the column; return how many.
 
         A table is a pandas or polars DataFrame, an Arrow table, or a dict of columns. `timestamps` is the name of the
-        column that holds them, or a column; without it, the index of a pandas DataFrame. Nothing is stored unless all
-        columns can be; each series is written whole, one after the other.
+        column that holds them, or a column; without it, the index of a pandas DataFrame.
+
+        All columns are stored or, if it raises, none, in one transaction. With `atomic=False` each of them is stored as
+        a whole, one after the other: for a table that is too large for one transaction of Redis, and where others are
+        not to wait for a large one.
+
+        Raises `NotSupportedError` on a Redis Cluster for more than one column, unless `atomic=False` is given or the
+        namespace lies in one bucket, and on Redis for a table that is larger than a transaction may be.
 
         `to_pandas`, `to_polars` and `to_arrow` bring several series together again.
 
@@ -95,8 +102,16 @@ class Columns(Points):
             )
             for name, column in columns.items()
         }
-        for key, segment in segments.items():
-            put(logs, key, segment, keep)
+        if atomic and len(segments) > 1:
+            if not session.backend.transactional:
+                raise NotSupportedError(
+                    "the series of this table lie in several slots of a Redis Cluster, which cannot be written as one: "
+                    "with atomic=False each series is written on its own; nothing was stored"
+                )
+            put_together(logs, segments, keep)
+        else:
+            for key, segment in segments.items():
+                put(logs, key, segment, keep)
         return len(segments)
 
     def range_columns(self, key: str, start: int | None = None, end: int | None = None) -> Arrays:

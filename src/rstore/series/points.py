@@ -10,7 +10,7 @@ from rstore.backends.nouns import MAX_INT64, MIN_INT64, View
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
 from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.log import DIRECT_ROWS, Keep
+from rstore.log import DIRECT_ROWS, Keep, Logs
 from rstore.pieces import Summary, reading
 from rstore.series.given import few_times, split_points, times_of
 from rstore.series.thinning import thinner
@@ -132,7 +132,7 @@ class Points(Verbs):
         checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
         lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
 
-        def take_away() -> None:
+        def take_away(logs: Logs) -> None:
             for key in checked:
                 if (lo, hi) == (MIN_INT64, MAX_INT64):
                     logs.drop(key)

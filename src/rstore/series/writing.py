@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s
 from rstore.errors import InvalidValueError
-from rstore.log import Keep, Logs
+from rstore.log import DIRECT_ROWS, Keep, Logs
 
 
 def check_keep(on_duplicate: Any) -> Keep:
@@ -35,6 +36,17 @@ def put(logs: Logs, key: str, given: Segment, keep: Keep) -> None:
         raise logs.taken(key, _repeated(given.t))
     # What is there has to be read anyway, and a rewrite is what finds that somebody else was faster.
     logs.rewrite(key, batch.position(0), batch.position(len(batch) - 1), add=batch, keep=keep)
+
+
+def put_together(logs: Logs, given: Mapping[str, Segment], keep: Keep) -> None:
+    """Put points into several series: into all of them or, if it raises, into none."""
+
+    def work(inside: Logs) -> None:
+        for key in sorted(given):  # one order for all, or they would wait for one another
+            put(inside, key, given[key], keep)
+
+    rewrites = keep != "last" or max(map(len, given.values())) >= DIRECT_ROWS
+    logs.together(given, work, create=True, rewrites=rewrites)
 
 
 def _reversed(segment: Segment) -> Segment:

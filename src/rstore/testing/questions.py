@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rstore import ConflictError, InvalidArgumentError, Store, StoreIntegrityError
-from rstore.testing.flavours import pickled, plain
+from rstore import ConflictError, InvalidArgumentError, NotSupportedError, PlaintextError, Store, StoreIntegrityError
+from rstore.testing.flavours import PICKLED, pickled, plain
 from rstore.testing.oracle import Oracle, SeriesOracle, same
 from rstore.testing.suite import Opener, Suite
 
@@ -74,6 +74,51 @@ class QuestionSuite(Suite):
             with pytest.raises(InvalidArgumentError):
                 store.extend_columns("k", times, values)
         oracle.series["k"] = SeriesOracle({1: 1})
+
+    @pickled
+    def test_a_table_is_stored_as_a_whole(self, store: Store, oracle: Oracle) -> None:
+        for n, taken in ((2, "z"), (3000, "a")):  # what is in the way is a hot row, or in a chunk
+            frame = {"t": [*range(n)], "a": [*range(n)], "m": np.arange(n) / 2, "z": ["x"] * n}
+            prefix = f"{n}."
+            store.extend_many(prefix + taken, [(t, "old") for t in range(n - 1, 2 * n)])
+            oracle.series[prefix + taken] = SeriesOracle(dict.fromkeys(range(n - 1, 2 * n), "old"))
+            with pytest.raises(StoreIntegrityError if self.transactional else NotSupportedError, match="nothing was s"):
+                store.extend_frame(frame, prefix=prefix, timestamps="t", on_duplicate="error")
+            assert store.timeseries() == [*oracle.series]
+            assert store.extend_frame(frame, prefix=prefix, timestamps="t", atomic=self.transactional) == 3
+            for name in "amz":
+                points = oracle.series.setdefault(prefix + name, SeriesOracle())
+                points.update(zip(range(n), np.array(frame[name]).tolist(), strict=True))
+            oracle.series = dict(sorted(oracle.series.items()))
+            assert same(store.range(prefix + taken), oracle.series[prefix + taken].points())
+
+    @pickled
+    def test_a_table_is_one_step_of_a_transaction(self, store: Store, oracle: Oracle) -> None:
+        if not self.transactional:
+            return
+        store.extend("b", (2, 1.0))
+        with store.transaction() as tx:
+            tx.extend("before", (1, 1))
+            with pytest.raises(StoreIntegrityError):
+                tx.extend_frame({"t": [1, 2], "a": [1, 2], "b": [3, 4]}, timestamps="t", on_duplicate="error")
+            assert tx.timeseries() == ["b", "before"]
+            assert tx.extend_frame({"t": [1], "b": [3], "c": [4]}, timestamps="t") == 2
+        oracle.series |= {
+            "b": SeriesOracle({1: 3, 2: 1.0}), "before": SeriesOracle({1: 1}), "c": SeriesOracle({1: 4}),
+        }  # fmt: skip
+
+    @plain
+    def test_a_table_with_a_series_of_the_other_kind_is_refused_as_a_whole(self, opener: Opener) -> None:
+        with opener() as store:
+            store.extend("n", (1, 1))
+        with opener(flavour=PICKLED[1], allow_plaintext=True) as store:
+            atomic = self.transactional
+            with pytest.raises(PlaintextError):
+                store.extend_frame({"t": [1], "n": [1], "z": [1]}, timestamps="t", atomic=atomic)
+            if atomic:
+                with pytest.raises(PlaintextError):
+                    store.extend_frame({"t": [1], "a": [1], "n": [1]}, timestamps="t")
+            assert (store.timeseries(), store.range("n")) == (["n"], [(1, 1)])
 
     @pickled
     def test_which_of_two_points_stays(self, store: Store, oracle: Oracle) -> None:
