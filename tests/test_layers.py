@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.backends.care",),
     ("rstore.backends.base", "rstore.codec.compression"),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
+    ("rstore.codec.numbers",),
     ("rstore.codec.ciphers", "rstore.codec.threads"),
     ("rstore.codec.columns", "rstore.codec.envelope", "rstore.codec.keys", "rstore.codec.changes"),
     ("rstore.codec.chunks",),

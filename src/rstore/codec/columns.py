@@ -18,6 +18,7 @@ import zstandard
 from pcodec import ChunkConfig, DeltaSpec, standalone
 
 from rstore.codec import serializers
+from rstore.codec.numbers import NUMBERS, array_of_numbers
 from rstore.codec.serializers import Codec
 from rstore.errors import CorruptionError
 
@@ -180,9 +181,20 @@ class Column:
                 return np.array(values, np.int64 if types == {int} else np.float64)
         if types == {bool}:
             return np.array(values, np.bool_)
+        if not types <= _KIND_OF_TYPE.keys() and (numbers := array_of_numbers(values, types)) is not None:
+            kinds = {NUMBERS[one].kind for one in types}
+            if len(kinds) == 1 or "b" not in kinds:
+                return numbers
         array = np.empty(len(values), object)
         array[:] = values
         return array
+
+    def numbers(self, codec: Codec) -> npt.NDArray[Any] | None:
+        """Return the values as an array to compute with; None unless all are numbers of at most 64 bits."""
+        if isinstance(self.data, np.ndarray):
+            return self.data if self.is_number else None
+        values = self.values(codec)
+        return array_of_numbers(values, set(map(type, values)))
 
     def size(self) -> int:
         """Return about how many bytes the values take; 0 where all are small."""

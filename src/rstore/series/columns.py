@@ -118,7 +118,8 @@ class Columns(Points):
         """Return the timestamps, int64, and the values, of the points from `start` to `end`, both included.
 
         The values have the type that they were written with, the widest one where there are several; ints and floats
-        together become float64, and whatever else is mixed an array of objects.
+        together become float64, NumPy's scalars among Python's own numbers as well, and whatever else is mixed an array
+        of objects.
 
         >>> store.extend('load', (10, 0.5), (20, 0.75), (30, 0.25))
         3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, Literal, TypeAlias, get_args, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ from rstore.arguments import check_count, check_key, check_timestamp
 from rstore.backends.nouns import LAST, MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
+from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.pieces import Summary, reading
 from rstore.series.arrays import timestamps_of
@@ -69,14 +71,20 @@ def _at(session: Session, key: str, t: int, method: Method, tolerance: int) -> P
 
 
 def _on_the_line(t: int, before: Point | None, after: Point | None, tolerance: int) -> Point | None:
-    for point in (before, after):
-        if point is not None and type(point[1]) not in (int, float, bool):
-            raise InvalidTypeError(f"'linear' needs numbers, and at t={point[0]} there is a {type(point[1]).__name__}")
+    low, high = (math.nan if point is None else _number(*point) for point in (before, after))
     if before is not None and before[0] == t:
         return before
     if before is None or after is None or max(t - before[0], after[0] - t) > tolerance:
         return None
-    return t, before[1] + (after[1] - before[1]) * ((t - before[0]) / (after[0] - before[0]))
+    return t, low + (high - low) * ((t - before[0]) / (after[0] - before[0]))
+
+
+def _number(t: int, value: Any) -> float:
+    number = number_of(value)
+    if number is None:
+        kind = "larger int" if type(value) is int else type(value).__name__
+        raise InvalidTypeError(f"'linear' needs numbers of at most 64 bits, and at t={t} there is a {kind}")
+    return number
 
 
 def _around(session: Session, key: str, t: int, method: Method) -> tuple[Point | None, Point | None]:
@@ -133,9 +141,12 @@ def _at_many(session: Session, key: str, asked: Int64s, method: Method, toleranc
         left = has_before & (~has_after | (to_before <= to_after))
         away = np.where(left, to_before, to_after)
         return _take(values, np.where(left, before, after), (has_before | has_after) & (away <= far))
-    if values.dtype.kind not in "biuf":
-        raise InvalidTypeError("'linear' needs numbers, and not all values are")
     exact = has_before & (to_before == 0)
+    if values.dtype.kind not in "biuf":  # somewhere: what counts is what lies around the times asked for
+        needed = np.unique(np.concatenate([before[has_before], after[has_after & ~exact]])).tolist()
+        numbers = np.full(len(t), np.nan)
+        numbers[needed] = [_number(int(t[i]), values[i]) for i in needed]
+        values = numbers
     between = exact | (has_before & has_after & (np.maximum(to_before, to_after) <= far))
     low = values[np.maximum(before, 0)].astype(np.float64)
     high = values[np.minimum(after, len(t) - 1)].astype(np.float64)

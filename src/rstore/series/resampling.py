@@ -19,6 +19,7 @@ import numpy as np
 from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
 from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
+from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Piece, Summary, reading
 from rstore.series.points import Point, Points
@@ -278,8 +279,8 @@ def _parts(
 
 
 def _numbers(segment: Segment, session: Session, purpose: str) -> Any:
-    values = segment.column.array(session.codec)
-    if values.dtype.kind not in "biuf":
+    values = segment.column.numbers(session.codec)
+    if values is None:
         t, kind = _no_number(segment, session)
         raise InvalidTypeError(f"{purpose!r} needs numbers of at most 64 bits, and at t={t} there is {kind}")
     return values
@@ -288,10 +289,8 @@ def _numbers(segment: Segment, session: Session, purpose: str) -> Any:
 def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
     """Return where the first value is with which one cannot compute as with the others, and what it is."""
     for t, value in zip(segment.t.tolist(), segment.column.values(session.codec), strict=True):
-        if type(value) not in (int, float):
-            return t, f"a value of type {type(value).__name__}"
-        if isinstance(value, int) and not MIN_INT64 <= value <= MAX_INT64:
-            return t, "a larger int"
+        if number_of(value) is None:
+            return t, "a larger int" if type(value) is int else f"a value of type {type(value).__name__}"
     return int(segment.t[0]), "another value"
 
 
@@ -327,20 +326,25 @@ def _aggregated(aggregate: Aggregate, parts: list[_Part], begin: int, end: int, 
 
 def _mean_over_time(parts: list[_Part], stats: list[Stats], begin: int, end: int, carried: Point | None) -> float:
     """Return the mean of a function that is constant from each point to the next one."""
-    since, value = parts[0].first[0], None
-    area = 0.0
+    since, area = parts[0].first[0], 0.0
     if carried is not None:
-        since, value = begin, carried[1]
-        area = value * (parts[0].first[0] - begin)
+        since = begin
+        area = _number(carried) * (parts[0].first[0] - begin)
     before: Point | None = None
     for part, one in zip(parts, stats, strict=True):
         if before is not None:
-            area += before[1] * (part.first[0] - before[0])
+            area += _number(before) * (part.first[0] - before[0])
         area += one.area
         before = part.last
     if before is not None:
-        area += before[1] * (end - before[0])
+        area += _number(before) * (end - before[0])
     return area / (end - since) if end > since else float(parts[-1].last[1])
+
+
+def _number(point: Point) -> float:
+    """Return the value of a point, which is a number, as one of Python's: NumPy's own would overflow."""
+    number: float = point[1].item() if isinstance(point[1], np.generic) else point[1]
+    return number
 
 
 def _filled(found: list[Point], fill: Any) -> list[Point]:
@@ -366,5 +370,6 @@ def _between(before: Any, after: Any, share: float, fill: Any) -> Any:
     if isinstance(fill, str) and fill == "previous":
         return before
     if isinstance(fill, str) and fill == "linear":
+        before, after = (value if (number := number_of(value)) is None else number for value in (before, after))
         return before + (after - before) * share
     return fill

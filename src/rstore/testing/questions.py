@@ -199,6 +199,46 @@ class QuestionSuite(Suite):
                 ask.at("words", t, "linear")
 
     @pickled
+    def test_numbers_of_python_and_numpy_among_one_another(self, store: Store, oracle: Oracle) -> None:
+        ask: Any = store
+        floats = [i / 4 for i in range(3000)]
+        ints = [*range(3000)]
+        cases: dict[str, tuple[list[Any], dict[int, Any], Any]] = {
+            "float64": (floats, {10: np.float64(3.5), 2999: np.float64(-1)}, np.float64),
+            "int64": (ints, {10: np.int64(2**62), 11: np.int8(100)}, np.int64),
+            "uint64": (ints, {10: np.uint64(2**64 - 1)}, np.uint64),
+            "both": (ints, {10: np.float32(0.5)}, np.float64),
+            "bools": (floats, {10: np.bool_(True), 12: True}, np.object_),
+        }
+        for key, (values, among, dtype) in cases.items():
+            store.extend_many(key, enumerate(values))
+            store.extend(key, *among.items())
+            points = oracle.series[key] = SeriesOracle(enumerate(values))
+            points.update(among)
+            numbers = [value.item() if isinstance(value, np.generic) else value for value in points.values()]
+            for compacted in (False, True):
+                if compacted:
+                    store.compact(key)
+                assert same(store.range(key, 9, end=12), points.points(9, 12))
+                found = store.range_columns(key)[1]
+                assert (found.dtype, found.tolist()) == (dtype, [*points.values()]), key
+                expected = [(i, math.fsum(numbers[i : i + 1000])) for i in (0, 1000, 2000)]
+                assert ask.resample(key, 1000, "sum") == [(t, pytest.approx(total)) for t, total in expected], key
+                means = [(i, fmean(numbers[i : i + 1000])) for i in (0, 1000, 2000)]
+                assert ask.resample(key, 1000, "twa") == [(t, pytest.approx(mean)) for t, mean in means], key
+                assert ask.downsample(key, 5000) == [*enumerate(numbers)]
+                line = [float(number) for number in numbers[10:13]]
+                assert ask.at(key, [10, 11, 12], "linear").tolist() == pytest.approx(line)
+                assert store.at(key, 10, "linear") == (10, among[10])
+        store.extend("apart", (0, np.int8(100)), (10**6, np.int8(-100)), (2 * 10**6, 0.5))
+        oracle.series["apart"] = SeriesOracle({0: np.int8(100), 10**6: np.int8(-100), 2 * 10**6: 0.5})
+        assert store.at("apart", 250_000, "linear") == (250_000, 50.0)
+        assert store.at("apart", [250_000, 10**6], "linear").tolist() == [50.0, -100.0]
+        assert store.resample("apart", 2 * 10**6, "twa") == [(0, 0.0), (2 * 10**6, 0.5)]
+        halfway = store.resample("apart", 500_000, "first", fill="linear")[1]
+        assert (halfway, type(halfway[1])) == ((500_000, 0.0), float)
+
+    @pickled
     def test_buckets_of_time(self, store: Store, oracle: Oracle) -> None:
         ask: Any = store
         points = oracle.series["k"] = fill(store, "k")
