@@ -8,6 +8,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,31 @@ def test_timestamps_of_every_library(store: Store) -> None:
     assert store.range_columns("tens")[0].tolist() == [10, 20, 30]
 
 
+def test_the_value_at_datetimes_in_the_unit_of_the_series(store: Store) -> None:
+    noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    store.extend_columns("k", np.array([int(noon.timestamp()), int(noon.timestamp()) + 300], "M8[s]"), [61, 63])
+    seconds = [int(noon.timestamp()) + 60, int(noon.timestamp()) + 300]
+    ask: Any = store
+    for times in (
+        np.array(["2024-05-01T12:01", "2024-05-01T12:05"], "M8[m]"),
+        np.array(["2024-05-01T12:01", "2024-05-01T12:05"], "M8[ns]"),
+        pandas.to_datetime(["2024-05-01T14:01+02:00", "2024-05-01T14:05+02:00"]),
+        polars.Series([noon + timedelta(minutes=1), noon + timedelta(minutes=5)]),
+    ):
+        assert ask.at("k", times, "previous", unit="s").tolist() == [61, 63]
+        assert ask.at("k", times, unit="s").tolist() == pytest.approx([math.nan, 63], nan_ok=True)
+    here = timezone(timedelta(hours=-7))
+    for wrap in (
+        lambda t: t, lambda t: t.astimezone(here), lambda t: t.replace(tzinfo=None), pandas.Timestamp,
+        lambda t: pandas.Timestamp(t).tz_convert("Asia/Kolkata"), lambda t: pandas.Timestamp(t.replace(tzinfo=None)),
+        lambda t: np.datetime64(t.replace(tzinfo=None), "m"), lambda t: np.array(t.replace(tzinfo=None), "M8[ms]"),
+    ):  # fmt: skip
+        assert ask.at("k", wrap(noon + timedelta(minutes=1)), "next", unit="s") == (seconds[1], 63)
+        assert ask.at("k", wrap(noon + timedelta(minutes=5)), unit="s") == (seconds[1], 63)
+    assert ask.at("k", np.datetime64("2024-05-01T12:05:00"), "exact") == (seconds[1], 63)  # in its own unit
+    assert ask.at("k", datetime.min.replace(tzinfo=timezone(timedelta(hours=1))), "next", unit="s")[1] == 61
+
+
 def test_texts_of_every_library(store: Store) -> None:
     for name, values in VALUES.items():
         store.extend_columns(name, [1, 2, 3], values)
@@ -124,6 +150,7 @@ def test_what_is_no_column_is_refused_by_the_name_of_its_argument(store: Store) 
     assert store.timeseries() == []
 
 
+WORDS = np.array(["mean", "sum"])
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "every": lambda s: s.resample("k", 0), "every is an int": lambda s: s.resample("k", "1h"),
     "agg": lambda s: s.resample("k", 1, "mode"), "agg names": lambda s: s.resample("k", 1, ["mean", "mean"]),
@@ -132,8 +159,23 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "needs numbers.*a larger int": lambda s: s.resample("large", 1, "sum"),
     "fill=": lambda s: s.resample("words", 5, "first", fill="linear"),
     "buckets are too many": lambda s: s.resample("k", 1, fill="previous"),
-    "start or end": lambda s: s.resample("k", 1, start="a"), "tolerance": lambda s: s.at("k", 1, tolerance=-1),
-    "method": lambda s: s.at("k", 1, "before"), "t are an array or a list": lambda s: s.at("k", "noon"),
+    "^start is an int": lambda s: s.resample("k", 1, start="a"), "^end is an int": lambda s: s.range("k", end=1.5),
+    "^start is": lambda s: s.missing("k", 1.5, 5, 1), "^end is": lambda s: s.iscomplete("k", 1, "5", 1),
+    "tolerance": lambda s: s.at("k", 1, tolerance=-1), "^t is an int, not float": lambda s: s.at("k", 1.5),
+    "method": lambda s: s.at("k", 1, "before"), "^t is an int, not str": lambda s: s.at("k", "noon"),
+    "^t is an int, not bytes": lambda s: s.at("k", b"noon"), "^t .* NaT": lambda s: s.at("k", pandas.NaT),
+    "^t .*finer": lambda s: s.at("k", np.datetime64(1500, "ms"), unit="s"),
+    "^unit is one of": lambda s: s.at("k", 1, unit="min"), "unit='s' is for": lambda s: s.at("k", 1, unit="s"),
+    "unit='s' .* t are ints": lambda s: s.at("k", [1], unit="s"),
+    "unit='s' .* timestamps are ints": lambda s: s.extend_columns("k", [1, 2], [1, 2], unit="s"),
+    "unit='ms' .* timestamps are ints": lambda s: s.extend_columns("k", np.arange(2), [1, 2], unit="ms"),
+    "unit='us' is for datetimes": lambda s: s.extend_frame({"t": [1], "a": [1]}, timestamps="t", unit="us"),
+    "element 0: a list holds ints": lambda s: s.extend_columns("k", [datetime.now(UTC)], [1]),
+    "^t, element 1: a list holds ints": lambda s: s.at("k", [1, np.datetime64(1, "s")]),
+    "^agg": lambda s: s.resample("k", 1, WORDS), "^closed is": lambda s: s.resample("k", 1, closed=WORDS),
+    "^label is": lambda s: s.resample("k", 1, label=WORDS), "^method is": lambda s: s.at("k", 1, WORDS),
+    "^method is one of": lambda s: s.downsample("k", 5, method=WORDS), "unit is": lambda s: s.to_arrow("k", unit=WORDS),
+    "on_duplicate is": lambda s: s.extend("k", (1, 1), on_duplicate=WORDS),
     "'linear' needs numbers": lambda s: s.at("words", 0, "linear"), "size": lambda s: s.batches("k", size=-1),
     "n is 3 or more": lambda s: s.downsample("k", 2), "n is zero or above": lambda s: s.tail("k", -1),
     "keys": lambda s: s.range_many("k"), "keys are several": lambda s: s.range_many(5),

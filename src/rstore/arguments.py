@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import ceil
 from operator import index
 from typing import Any
@@ -80,9 +81,10 @@ def check_timestamp(t: Any) -> int:
     return check_int64(t, "a timestamp")
 
 
-def check_bound(t: Any, default: int) -> int:
-    """Return a bound of a range of timestamps, `default` where it is None."""
-    return default if t is None else check_int64(t, "a bound of a range (start or end)")
+def check_range(start: Any, end: Any) -> tuple[int, int]:
+    """Return the bounds of a range of timestamps; where one is None, it is that of int64."""
+    lo = MIN_INT64 if start is None else check_int64(start, "start")
+    return lo, MAX_INT64 if end is None else check_int64(end, "end")
 
 
 def check_freq(freq: Any, what: str = "freq") -> int:
@@ -99,6 +101,13 @@ def check_count(n: Any, what: str = "n") -> int:
     if number < 0:
         raise InvalidValueError(f"{what} is zero or above, not {number}")
     return number
+
+
+def check_choice(given: Any, choices: Collection[str], what: str) -> str:
+    """Return `given` if it is one of some words."""
+    if not isinstance(given, str) or given not in choices:  # not an array of them, either: it cannot be compared
+        raise InvalidValueError(f"{what} is one of {', '.join(choices)}, not {given!r}")
+    return given
 
 
 def check_edge(text: Any, what: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
-from rstore.arguments import check_bound, check_item, check_key, check_timestamp
-from rstore.backends.nouns import MAX_INT64, MAX_SEQ, MIN_INT64
+from rstore.arguments import check_item, check_key, check_range, check_timestamp
+from rstore.backends.nouns import MAX_SEQ
 from rstore.codec.changes import Step, unpack_change
 from rstore.errors import InvalidTypeError, SerializationError
 from rstore.history import History
@@ -117,7 +117,8 @@ class Events(Verbs):
         """
         session = self._reader
         key = check_key(key)
-        lo, hi = (check_bound(start, MIN_INT64), 0), (check_bound(end, MAX_INT64), MAX_SEQ)
+        first, last = check_range(start, end)
+        lo, hi = (first, 0), (last, MAX_SEQ)
         names = None if ops is None else {one.name for one in _operators(ops)}
         view = session.events.view(key, lo, hi)
         if view.head is None:

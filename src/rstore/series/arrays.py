@@ -7,12 +7,13 @@ is read by pyarrow.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, Final, Literal, TypeAlias
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from rstore.arguments import check_timestamp
+from rstore.arguments import check_choice, check_int64, check_timestamp
 from rstore.codec.columns import Column, Int64s, column_of, column_of_array, sole_type
 from rstore.codec.serializers import Codec
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
@@ -25,19 +26,18 @@ UNITS: Final = ("D", "s", "ms", "us", "ns")
 
 def check_unit(unit: Any) -> Unit:
     """Return `unit` if it is one."""
-    if unit not in UNITS:
-        raise InvalidValueError(f"unit is one of {', '.join(UNITS)}, not {unit!r}")
-    known: Unit = unit
-    return known
+    return cast("Unit", check_choice(unit, UNITS, "unit"))
 
 
 def timestamps_of(given: Any, unit: Unit | None = None, what: str = "timestamps") -> Int64s:
     """Return a column of timestamps as int64; datetimes in their own unit, or in `unit`.
 
-    Raises `InvalidArgumentError` for floats, bools, objects, missing values and more than one dimension, and where a
-    datetime has a finer time than `unit` can tell.
+    Raises `InvalidArgumentError` for floats, bools, objects, missing values and more than one dimension, for ints with
+    a `unit`, and where a datetime has a finer time than `unit` can tell.
     """
+    unit = None if unit is None else check_unit(unit)
     if isinstance(given, list | tuple):
+        _check_no_unit(unit if given else None, what)
         return _from_list(given, what)
     array = _array_of(given, what)
     if array.dtype.kind == "M":
@@ -47,7 +47,34 @@ def timestamps_of(given: Any, unit: Unit | None = None, what: str = "timestamps"
         raise InvalidTypeError(f"{what} are ints or datetimes, not {array.dtype}{hint}")
     if array.dtype.kind == "u" and array.dtype.itemsize == 8 and len(array) and int(array.max()) >= 2**63:
         raise InvalidValueError(f"{what} lie outside of -2**63 … 2**63 - 1")
+    _check_no_unit(unit if len(array) else None, what)
     return np.ascontiguousarray(array, np.int64)
+
+
+def timestamp_of(given: Any, unit: Unit | None, what: str) -> int:
+    """Return one timestamp: an int, or a datetime of NumPy, pandas or Python, as `timestamps_of` would.
+
+    One without a time zone is in UTC.
+    """
+    unit = None if unit is None else check_unit(unit)
+    if isinstance(given, np.ndarray) and given.ndim == 0:
+        given = given[()]
+    if isinstance(given, datetime):
+        if hasattr(given, "to_datetime64"):  # pandas, with its own unit
+            given = given.to_datetime64()
+        else:
+            ahead = np.timedelta64(given.utcoffset() or timedelta(), "us")
+            given = np.datetime64(given.replace(tzinfo=None), "us") - ahead
+    if isinstance(given, np.datetime64):
+        return int(_from_datetimes(np.array([given]), unit, what)[0])
+    t = check_int64(given, what)
+    _check_no_unit(unit, what)
+    return t
+
+
+def _check_no_unit(unit: Unit | None, what: str) -> None:
+    if unit is not None:
+        raise InvalidTypeError(f"unit={unit!r} is for datetimes, and {what} are ints, which count what they count")
 
 
 def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
@@ -79,6 +106,8 @@ def _from_list(given: list[Any] | tuple[Any, ...], what: str) -> Int64s:
 
 
 def _checked(t: Any, i: int, what: str) -> int:
+    if isinstance(t, np.datetime64 | datetime):
+        raise InvalidTypeError(f"{what}, element {i}: a list holds ints; datetimes come as an array, as of NumPy")
     try:
         return check_timestamp(t)
     except (InvalidTypeError, InvalidValueError) as error:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from rstore.arguments import check_bound, check_freq, check_key
-from rstore.backends.nouns import MAX_INT64, MIN_INT64
+from rstore.arguments import check_freq, check_key, check_range
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreNotAvailableError
@@ -128,7 +127,7 @@ class Columns(Points):
         ([20, 30], 0.5)
         """
         session = self._reader
-        key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        key, (lo, hi) = check_key(key), check_range(start, end)
         with session.naming(f"the series {key!r}"):
             if lo > hi:
                 return _arrays(session, [])
@@ -155,7 +154,7 @@ class Columns(Points):
         """
         session = self._reader
         session.check_open()
-        key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        key, (lo, hi) = check_key(key), check_range(start, end)
         check_freq(size, "size")
         return _batches(session, key, lo, hi, size, reverse=reverse)
 
@@ -235,7 +234,7 @@ class Columns(Points):
         self, keys: tuple[str, ...], start: int | None, end: int | None, *, reserved: str | None = None
     ) -> dict[str, Arrays]:
         session = self._reader
-        checked, lo, hi = check_all_keys(keys), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        checked, (lo, hi) = check_all_keys(keys), check_range(start, end)
         if not checked:
             raise InvalidTypeError("this takes at least one key; to_pandas(*store.timeseries()) takes all series")
         if reserved in checked:
@@ -260,7 +259,7 @@ def _segment(
     session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None, what: str = "values"
 ) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
-        t = timestamps_of(timestamps, None if unit is None else check_unit(unit))
+        t = timestamps_of(timestamps, unit)
         column = column_from(values, session.codec, what)
     if len(t) != len(column):
         raise InvalidValueError(f"timestamps have {len(t):,} elements, {what} {len(column):,}; nothing was stored")

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from rstore.arguments import check_bound, check_key, check_timestamp
-from rstore.backends.nouns import MAX_INT64, MIN_INT64
+from rstore.arguments import check_int64, check_key, check_range
 from rstore.codec.chunks import Segment
 from rstore.errors import InvalidTypeError
 from rstore.pieces import Summary, reading
@@ -55,7 +54,7 @@ class Grids(Points):
         [(119, 300), (300, 400)]
         """
         session = self._reader
-        key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        key, (lo, hi) = check_key(key), check_range(start, end)
         step = self._known_step(freq)
         found: list[tuple[int, int]] = []
         if lo > hi:
@@ -81,8 +80,8 @@ class Grids(Points):
         return step
 
     def _grid(self, start: int, end: int | None, freq: int | None) -> Grid:
-        start = check_timestamp(start)
-        end = start if end is None else check_timestamp(end)
+        start = check_int64(start, "start")
+        end = start if end is None else check_int64(end, "end")
         return Grid(start, end + 1, self._known_step(freq))
 
     def _missing(self, key: str, grid: Grid) -> Iterator[Grid]:

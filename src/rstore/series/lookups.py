@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from rstore.arguments import check_count, check_key, check_timestamp
+from rstore.arguments import check_choice, check_count, check_key
 from rstore.backends.nouns import LAST, MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.codec.numbers import number_of
-from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.errors import InvalidTypeError
 from rstore.pieces import Summary, reading
-from rstore.series.arrays import timestamps_of
+from rstore.series.arrays import Unit, timestamp_of, timestamps_of
 from rstore.series.points import Point, Points
 from rstore.session import Session
 
@@ -27,12 +28,28 @@ class Lookups(Points):
     """Series as functions of time."""
 
     @overload
-    def at(self, key: str, t: int, method: Method = "exact", tolerance: int | None = None) -> Point | None: ...
+    def at(
+        self,
+        key: str,
+        t: int | datetime | np.datetime64,
+        method: Method = "exact",
+        tolerance: int | None = None,
+        *,
+        unit: Unit | None = None,
+    ) -> Point | None: ...
     @overload
     def at(
-        self, key: str, t: npt.NDArray[Any] | list[int], method: Method = "exact", tolerance: int | None = None
+        self,
+        key: str,
+        t: npt.NDArray[Any] | list[int],
+        method: Method = "exact",
+        tolerance: int | None = None,
+        *,
+        unit: Unit | None = None,
     ) -> npt.NDArray[Any]: ...
-    def at(self, key: str, t: Any, method: Method = "exact", tolerance: int | None = None) -> Any:
+    def at(
+        self, key: str, t: Any, method: Method = "exact", tolerance: int | None = None, *, unit: Unit | None = None
+    ) -> Any:
         """Return the point at a time, or the closest one in a direction; None if there is none within `tolerance`.
 
         `method` is "exact"; "previous" or "next", the time itself included; "nearest", of two at the same distance the
@@ -41,24 +58,28 @@ class Lookups(Points):
         Of an array of times, return the array of the values, as a join as of these times does. Where there is none, it
         holds NaN, which makes ints floats, or None where the values are not numbers.
 
+        Datetimes count in their own unit, or in `unit`, which is to be the one that the series was written in.
+
         Raises `InvalidArgumentError` for "linear" between values that are no numbers.
 
+        >>> import numpy as np
         >>> store.extend('price', (10, 1.0), (20, 3.0))
         2
         >>> store.at('price', 14, 'previous'), store.at('price', 14, 'linear'), store.at('price', 14)
         ((10, 1.0), (14, 1.8), None)
         >>> store.at('price', [5, 10, 19, 50], 'previous').tolist()
         [nan, 1.0, 1.0, 3.0]
+        >>> store.at('price', np.datetime64('1970-01-01T00:00:20.000'), unit='s')
+        (20, 3.0)
         """
         session = self._reader
         key = check_key(key)
-        if method not in get_args(Method):
-            raise InvalidValueError(f"method is one of {', '.join(get_args(Method))}, not {method!r}")
+        check_choice(method, get_args(Method), "method")
         limit = _FAR if tolerance is None else check_count(tolerance, "tolerance")
         with session.naming(f"the series {key!r}"):
-            if hasattr(t, "__len__") and getattr(t, "ndim", 1) > 0:
-                return _at_many(session, key, timestamps_of(t, what="t"), method, limit)
-            return _at(session, key, check_timestamp(t), method, limit)
+            if hasattr(t, "__len__") and getattr(t, "ndim", 1) > 0 and not isinstance(t, str | bytes):
+                return _at_many(session, key, timestamps_of(t, unit, "t"), method, limit)
+            return _at(session, key, timestamp_of(t, unit, "t"), method, limit)
 
 
 def _at(session: Session, key: str, t: int, method: Method, tolerance: int) -> Point | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
-from rstore.arguments import check_bound, check_count, check_freq, check_key
+from rstore.arguments import check_count, check_freq, check_key, check_range
 from rstore.backends.nouns import MAX_INT64, MIN_INT64, View
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
@@ -102,7 +102,7 @@ class Points(Verbs):
         """
         session = self._writer
         logs, key = session.series, check_key(key)
-        lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        lo, hi = check_range(start, end)
         if lo > hi:
             raise InvalidValueError(f"the range ends at {hi}, before it starts at {lo}")
         timestamps, values = split_points(points)
@@ -130,7 +130,7 @@ class Points(Verbs):
         if not keys:
             raise InvalidTypeError("remove takes at least one key; remove(*store.timeseries()) removes all series")
         checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
-        lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        lo, hi = check_range(start, end)
 
         def take_away(logs: Logs) -> None:
             for key in checked:
@@ -184,7 +184,7 @@ class Points(Verbs):
         [(100, 40), (110, 50)]
         """
         session = self._reader
-        key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        key, (lo, hi) = check_key(key), check_range(start, end)
         limit, step = None if n is None else check_count(n), self._step(freq)
         if lo > hi or limit == 0:
             return []
@@ -209,7 +209,7 @@ class Points(Verbs):
         {'a': [(2, 'y')], 'b': []}
         """
         session = self._reader
-        checked, lo, hi = check_all_keys(keys), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        checked, (lo, hi) = check_all_keys(keys), check_range(start, end)
         if lo > hi:
             return {key: [] for key in checked}
         found = {}
@@ -267,7 +267,7 @@ class Points(Verbs):
         Span(first=15, last=45, n=7)
         """
         session = self._reader
-        key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        key, (lo, hi) = check_key(key), check_range(start, end)
         if lo > hi:
             return None
         with reading(session.series, key, lo, hi) as reader:

@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rstore.arguments import check_bound, check_count, check_freq, check_int64, check_key
-from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
+from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
+from rstore.backends.nouns import FIRST
 from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
@@ -85,10 +85,9 @@ class Resampling(Points):
         """
         session = self._reader
         key, width, base = check_key(key), check_freq(every, "every"), check_int64(origin, "origin")
-        lo, hi = check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        lo, hi = check_range(start, end)
         for given, name in ((closed, "closed"), (label, "label")):
-            if given not in ("left", "right"):
-                raise InvalidValueError(f"{name} is 'left' or 'right', not {given!r}")
+            check_choice(given, ("left", "right"), name)
         aggregates = _check_aggregates(agg)
         if lo > hi:
             return _nothing(session, key)
@@ -126,10 +125,9 @@ class Resampling(Points):
         Source: J. Van Der Donckt and others, MinMaxLTTB, 2023, arXiv:2305.00332.
         """
         session = self._reader
-        key, lo, hi = check_key(key), check_bound(start, MIN_INT64), check_bound(end, MAX_INT64)
+        key, (lo, hi) = check_key(key), check_range(start, end)
         wanted = check_count(n)
-        if method not in ("minmaxlttb", "minmax"):
-            raise InvalidValueError(f"method is 'minmaxlttb' or 'minmax', not {method!r}")
+        check_choice(method, ("minmaxlttb", "minmax"), "method")
         if wanted < 3:
             raise InvalidValueError(f"n is 3 or more, not {wanted}")
         thin, choose = _downsamplers(method)
@@ -205,8 +203,8 @@ def _check_aggregates(agg: Any) -> list[Aggregate]:
     if not given:
         raise InvalidValueError("agg is an aggregate, or a list of at least one")
     for one in given:
-        if not (callable(one) or one in _NAMES):
-            raise InvalidValueError(f"agg is one of {', '.join(_NAMES)}, or a function, not {one!r}")
+        if not callable(one):
+            check_choice(one, _NAMES, "agg, if it is no function,")
     if len({_name(one) for one in given}) < len(given):
         raise InvalidValueError("agg names the same aggregate twice; functions go by their __name__")
     return given

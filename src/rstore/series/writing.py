@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
+from rstore.arguments import check_choice
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s
-from rstore.errors import InvalidValueError
 from rstore.log import DIRECT_ROWS, Keep, Logs
 
 
 def check_keep(on_duplicate: Any) -> Keep:
     """Return `on_duplicate` if it can be one."""
-    if on_duplicate not in get_args(Keep):
-        raise InvalidValueError(f"on_duplicate is 'last', 'first' or 'error', not {on_duplicate!r}")
-    known: Keep = on_duplicate
-    return known
+    return cast("Keep", check_choice(on_duplicate, get_args(Keep), "on_duplicate"))
 
 
 def put(logs: Logs, key: str, given: Segment, keep: Keep) -> None:
