@@ -118,7 +118,7 @@ class Columns(Points):
 
         The values have the type that they were written with, the widest one where there are several; ints and floats
         together become float64, NumPy's scalars among Python's own numbers as well, and whatever else is mixed an array
-        of objects.
+        of objects. Both arrays are the caller's own to change.
 
         >>> store.extend('load', (10, 0.5), (20, 0.75), (30, 0.25))
         3
@@ -281,7 +281,8 @@ def _arrays(session: Session, segments: list[Segment]) -> Arrays:
     if not segments:
         return np.empty(0, np.int64), np.empty(0, np.float64)
     t = np.concatenate([segment.t for segment in segments]) if len(segments) > 1 else segments[0].t
-    return t, array_of([segment.column for segment in segments], session.codec)
+    values = array_of([segment.column for segment in segments], session.codec)
+    return t, values if values.flags.writeable else values.copy()  # of hot rows alone they lie in bytes
 
 
 def _batches(session: Session, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:

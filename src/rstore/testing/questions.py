@@ -64,6 +64,20 @@ class QuestionSuite(Suite):
         assert [len(column) for column in store.range_columns("unknown")] == [0, 0]
 
     @pickled
+    def test_columns_are_the_callers_own(self, store: Store, oracle: Oracle) -> None:
+        for n in (3, 3000):
+            for values in (np.arange(n) / 2, np.arange(n, dtype=np.int8), np.arange(n) > 1, np.arange(n).view("M8[s]")):
+                key = f"{values.dtype} {n}"
+                store.extend_columns(key, np.arange(n), values)
+                store.extend(key, *store.range(key, 2, n=1))  # a hot row, over the chunk if there is one
+                for t, found in (store.range_columns(key), *store.batches(key, size=1000)):
+                    t += 1
+                    found[:] = found[0]
+                times, again = store.range_columns(key)
+                assert (times.tolist(), again.tolist()) == ([*range(n)], values.tolist())
+                oracle.series[key] = SeriesOracle(store.range(key))
+
+    @pickled
     def test_what_is_no_column_writes_nothing(self, store: Store, oracle: Oracle) -> None:
         store.extend("k", (1, 1))
         t = np.arange(3)
