@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.series.arrays", "rstore.series.given", "rstore.series.thinning", "rstore.series.writing"),
     ("rstore.series.points",),
     ("rstore.series.columns", "rstore.series.grids", "rstore.series.lookups", "rstore.series.resampling"),
+    ("rstore.series.tables",),
     ("rstore.values.records", "rstore.values.leases"),
     ("rstore.values.mapping", "rstore.values.entries", "rstore.values.atomic", "rstore.values.watching"),
     ("rstore.values", "rstore.series", "rstore.events", "rstore.care"),

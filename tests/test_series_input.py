@@ -86,6 +86,33 @@ def test_timestamps_of_every_library(store: Store) -> None:
     assert store.range_columns("tens")[0].tolist() == [10, 20, 30]
 
 
+def test_runs_of_arrow_keep_their_type(store: Store) -> None:
+    for name, values in (("ints", pyarrow.array([7, 8])), ("texts", pyarrow.array(["a", "b"]))):
+        first, second = values.to_pylist()
+        for kind in (lambda array: array, Capsule, lambda array: pyarrow.chunked_array([array])):
+            store.extend_columns(name, [1, 2, 3], kind(runs([2, 3], values)))
+            assert store.range(name) == [(1, first), (2, first), (3, second)]
+            store.remove(name)
+
+
+def test_ints_stay_ints_in_pandas_where_some_are_missing(store: Store) -> None:
+    columns: dict[str, tuple[list[int], Any]] = {
+        "int64": ([1, 2], np.array([2**60 + 1, 2**60 + 3])), "uint64": ([3], np.array([2**64 - 1], np.uint64)),
+        "int8": ([1], np.array([-5], np.int8)), "whole": ([1, 2, 3], np.array([1, 2, 3])),
+    }  # fmt: skip
+    for key, (t, values) in columns.items():
+        store.extend_columns(key, t, values)
+    frame = store.to_pandas(*columns)
+    assert [str(dtype) for dtype in frame.dtypes] == ["Int64", "UInt64", "Int8", "int64"]
+    for key, (t, values) in columns.items():
+        found = frame[key].dropna()
+        assert dict(zip(found.index.tolist(), found.tolist(), strict=True)) == dict(
+            zip(t, values.tolist(), strict=True)
+        )
+    frame.loc[1, "whole"] = 5
+    assert frame["whole"].tolist() == [5, 2, 3]
+
+
 def test_the_value_at_datetimes_in_the_unit_of_the_series(store: Store) -> None:
     noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
     store.extend_columns("k", np.array([int(noon.timestamp()), int(noon.timestamp()) + 300], "M8[s]"), [61, 63])
@@ -118,6 +145,7 @@ def test_texts_of_every_library(store: Store) -> None:
 
 
 frame = pandas.DataFrame({"a": [1, 2, 3]})
+runs = pyarrow.RunEndEncodedArray.from_arrays
 NO_COLUMN: dict[str, Any] = {
     "masked": np.ma.MaskedArray([1, 2, 3], mask=[False, True, False]), "DataFrame": frame,
     "polars frame": polars.from_pandas(frame), "Arrow table": pyarrow.Table.from_pandas(frame),
@@ -127,6 +155,11 @@ NO_COLUMN: dict[str, Any] = {
     "large": polars.Series([1, 2, 3]).cast(polars.Int128), "generator": (i for i in range(3)), "text": "abc",
     "dict": {1: 2}, "nothing": None, "number": 5, "no dimension": np.array(5), "two": np.zeros((3, 1), int),
     "objects": np.array([1, 2, 3], object), "lists": pyarrow.array([[1], [2], [3]]), "void": np.zeros(3, "V8"),
+    "runs": runs([2, 3], pyarrow.array([7, None])), "runs of text": runs([2, 3], pyarrow.array(["a", None])),
+    "runs in chunks": pyarrow.chunked_array([runs([2, 3], pyarrow.array([7, None]))]),
+    "runs in pandas": pandas.Series(pandas.arrays.ArrowExtensionArray(runs([2, 3], pyarrow.array([7, None])))),
+    "runs of words": runs([2, 3], pyarrow.array(["a", "b"]).dictionary_encode()),
+    "runs in a capsule": Capsule(runs([2, 3], pyarrow.array([7, None]))),
     "durations": np.zeros(3, "m8[s]"),
 }  # fmt: skip
 
@@ -182,9 +215,24 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "freq": lambda s: s.gaps("k", freq=0), "on_duplicate": lambda s: s.extend("k", (1, 1), on_duplicate="any"),
     "prefix": lambda s: s.extend_frame({"a": [1]}, timestamps=[1], prefix=5),
     "name of a column": lambda s: s.extend_frame({5: [1]}, timestamps=[1]),
-    "column 'a' have one dimension": lambda s: s.extend_frame(pandas.DataFrame([[1, 2]], columns=["a", "a"])),
+    "2 columns 'a', and": lambda s: s.extend_frame(pandas.DataFrame([[1, 2]], columns=["a", "a"])),
     "holds the timestamps": lambda s: s.to_polars("timestamp"), "holds": lambda s: s.to_arrow("k", "timestamp"),
-    "Arrow type": lambda s: s.to_arrow("mixed"), "unit": lambda s: s.to_pandas("k", unit="min"),
+    "'mixed' cannot be a column of Arrow": lambda s: s.to_arrow("k", "mixed"),
+    "'text' cannot be a column of polars": lambda s: s.to_polars("k", "text"),
+    "'bytes' cannot be a column of polars": lambda s: s.to_polars("bytes"),
+    "'large' cannot be a column of Arrow": lambda s: s.to_arrow("large"),
+    "'surrogate' cannot be a column of Arrow": lambda s: s.to_arrow("surrogate"),
+    "'surrogate' cannot be a column of polars": lambda s: s.to_polars("surrogate"),
+    "'surrogate' cannot be a column of pandas": lambda s: s.to_pandas("surrogate"),
+    "values are lazy": lambda s: s.extend_columns("k", [1], polars.LazyFrame({"a": [1]})),
+    "timestamps are lazy": lambda s: s.extend_columns("k", polars.LazyFrame({"a": [1]}), [1]),
+    "table is lazy": lambda s: s.extend_frame(polars.LazyFrame({"t": [1], "a": [1]}), timestamps="t"),
+    "2 columns 'a'": lambda s: s.extend_frame(pyarrow.table([[1]] * 3, names=["t", "a", "a"]), timestamps="t"),
+    "2 columns 't'": lambda s: s.extend_frame(pyarrow.table([[1]] * 3, names=["t", "a", "t"]), timestamps="t"),
+    "'linear' needs numbers.*t=0 there is a larger int": lambda s: s.at("huge", 5, "linear"),
+    "'linear' needs numbers.*t=0 .* larger int": lambda s: s.at("huge", [5], "linear"),
+    "fill='linear' needs numbers": lambda s: s.resample("huge", 1, "first", fill="linear"),
+    "unit": lambda s: s.to_pandas("k", unit="min"),
     "unit='s'": lambda s: s.to_pandas("edges", unit="s"), "unit='D'": lambda s: s.to_arrow("edges", unit="D"),
     "too far": lambda s: s.to_polars("edges", unit="s"),
 }  # fmt: skip
@@ -194,7 +242,11 @@ def test_bad_arguments_are_named(store: Store) -> None:
     store.extend("k", (0, 1.5), (10**12, 2.5))
     store.extend("words", (0, "a"), (10, "b"))
     store.extend("large", (0, 2**70))
+    store.extend("huge", (0, 10**400), (10, 0))
+    store.extend("bytes", (0, b"a"), (1, "a"))
+    store.extend("surrogate", (0, "\ud800"))
     store.extend("mixed", (0, 1), (1, "b"))
+    store.extend("text", (0, "b"), (1, 1))
     store.extend("edges", (MIN, 1), (MAX, 2))
     before = {key: store.range(key) for key in store.timeseries()}
     for what, call in REFUSED.items():

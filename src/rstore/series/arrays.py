@@ -16,7 +16,7 @@ import numpy.typing as npt
 from rstore.arguments import check_choice, check_int64, check_timestamp
 from rstore.codec.columns import Column, Int64s, column_of, column_of_array, sole_type
 from rstore.codec.serializers import Codec
-from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
+from rstore.errors import InvalidTypeError, InvalidValueError, StoreError, StoreNotAvailableError
 
 Unit: TypeAlias = Literal["D", "s", "ms", "us", "ns"]
 """What a timestamp counts since 1970-01-01 UTC; the same names as NumPy's."""
@@ -118,10 +118,11 @@ def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
     dimensions = getattr(given, "shape", (0,))  # of a DataFrame, too, before anybody asks what is missing in it
     if len(dimensions) != 1:
         raise InvalidValueError(f"{what} have one dimension, not {len(dimensions)}")
-    given = _plain(given)
-    if _has_missing(given):
-        raise InvalidValueError(f"{what} have missing values, and a point cannot be missing: drop them, or fill them")
+    if is_lazy(given):
+        raise InvalidTypeError(f"{what} are lazy: collect() them first")
     try:
+        given = _plain(given)
+        missing = _has_missing(given)
         zone = getattr(getattr(given, "dtype", None), "tz", None)
         if zone is not None and hasattr(given, "to_numpy"):
             array: npt.NDArray[Any] = given.to_numpy(dtype=f"M8[{given.dtype.unit}]")  # pandas: UTC instead of objects
@@ -129,8 +130,12 @@ def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
             array = given.to_numpy()
         else:
             array = np.asarray(given)
+    except StoreError:
+        raise
     except Exception as error:  # whatever the library it is from raises where NumPy has no such type
         raise InvalidTypeError(f"{what} cannot become an array of NumPy, see the cause") from error
+    if missing:
+        raise InvalidValueError(f"{what} have missing values, and a point cannot be missing: drop them, or fill them")
     if array.ndim == 0:
         raise InvalidTypeError(f"{what} are an array or a list, not {type(given).__name__}")
     if array.ndim != 1:
@@ -140,13 +145,22 @@ def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
     return array
 
 
+def is_lazy(given: Any) -> bool:
+    """Return whether something is yet to be computed, as a LazyFrame of polars."""
+    return hasattr(given, "collect") and not hasattr(given, "__len__")
+
+
 def _plain(given: Any) -> Any:
-    """Return what an array stands for, where it is no array of its own: Arrow in pandas, a dictionary, a capsule."""
+    """Return what an array stands for, where it is none of its own: Arrow in pandas, a dictionary, runs, a capsule."""
     if hasattr(getattr(given, "dtype", None), "pyarrow_dtype"):
         given = given.array.__arrow_array__() if hasattr(given, "array") else given.__arrow_array__()
     kind: Any = getattr(given, "type", None)
+    if hasattr(kind, "run_end_type"):  # whose nulls are not counted
+        from pyarrow.compute import run_end_decode
+
+        return _plain(run_end_decode(given))
     if hasattr(kind, "index_type"):
-        return given.cast(kind.value_type)
+        return _plain(given.cast(kind.value_type))
     if hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
         return given
     if hasattr(given, "__arrow_c_array__") or hasattr(given, "__arrow_c_stream__"):
@@ -156,7 +170,7 @@ def _plain(given: Any) -> Any:
             raise StoreNotAvailableError(
                 "an Arrow array is read by pyarrow: pip install 'rlib-store[arrow]'"
             ) from error
-        return pyarrow.array(given) if hasattr(given, "__arrow_c_array__") else pyarrow.chunked_array(given)
+        return _plain(pyarrow.array(given) if hasattr(given, "__arrow_c_array__") else pyarrow.chunked_array(given))
     return given
 
 

@@ -1,8 +1,8 @@
-"""Columns in and out: NumPy, pandas, polars and Arrow."""
+"""Columns in and out, one series at a time: arrays of NumPy, pandas, polars and Arrow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,16 @@ import numpy.typing as npt
 from rstore.arguments import check_freq, check_key, check_range
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
-from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreNotAvailableError
+from rstore.errors import InvalidValueError
 from rstore.log import Keep
 from rstore.pieces import reading
-from rstore.series.arrays import Unit, check_unit, column_from, timestamps_of
-from rstore.series.points import Points, check_all_keys
-from rstore.series.writing import check_keep, put, put_together
+from rstore.series.arrays import Unit, column_from, timestamps_of
+from rstore.series.points import Points
+from rstore.series.writing import check_keep, put
 from rstore.session import Session
 
 if TYPE_CHECKING:
-    import pandas
-    import polars
-    import pyarrow
+    pass
 
 Arrays = tuple[Int64s, npt.NDArray[Any]]
 
@@ -50,68 +48,9 @@ class Columns(Points):
         """
         session = self._writer
         logs, key, keep = session.series, check_key(key), check_keep(on_duplicate)
-        segment = _segment(session, key, timestamps, values, unit)
+        segment = segment_of(session, key, timestamps, values, unit)
         put(logs, key, segment, keep)
         return len(segment)
-
-    def extend_frame(
-        self,
-        frame: Any,
-        *,
-        prefix: str = "",
-        timestamps: Any = None,
-        unit: Unit | None = None,
-        on_duplicate: Keep = "last",
-        atomic: bool = True,
-    ) -> int:
-        """Put each column of a table into a series of its own, named `prefix` and the column; return how many.
-
-        A table is a pandas or polars DataFrame, an Arrow table, or a dict of columns. `timestamps` is the name of the
-        column that holds them, or a column; without it, the index of a pandas DataFrame.
-
-        All columns are stored or, if it raises, none, in one transaction. With `atomic=False` each of them is stored as
-        a whole, one after the other: for a table that is too large for one transaction of Redis, and where others are
-        not to wait for a large one.
-
-        Raises `NotSupportedError` on a Redis Cluster for more than one column, unless `atomic=False` is given or the
-        namespace lies in one bucket, and on Redis for a table that is larger than a transaction may be.
-
-        `to_pandas`, `to_polars` and `to_arrow` bring several series together again.
-
-        >>> store.extend_frame({'t': [1, 2], 'low': [0.5, 0.7], 'high': [1.5, 1.8]}, prefix='air.', timestamps='t')
-        2
-        >>> store.range_many(['air.low', 'air.high'], 2)
-        {'air.low': [(2, 0.7)], 'air.high': [(2, 1.8)]}
-        """
-        session = self._writer
-        logs, keep = session.series, check_keep(on_duplicate)
-        columns, index = _columns_of(frame)
-        if isinstance(timestamps, str):
-            if timestamps not in columns:
-                raise InvalidValueError(f"the table has no column {timestamps!r}; it has {', '.join(columns)}")
-            index = columns.pop(timestamps)
-        elif timestamps is not None:
-            index = timestamps
-        if index is None:
-            raise InvalidTypeError("timestamps=… names the column of the table that holds them")
-        _check_name(prefix, "prefix")
-        segments = {
-            (key := check_key(prefix + _check_name(name, "the name of a column"))): _segment(
-                session, key, index, column, unit, what=f"the values of the column {name!r}"
-            )
-            for name, column in columns.items()
-        }
-        if atomic and len(segments) > 1:
-            if not session.backend.transactional:
-                raise NotSupportedError(
-                    "the series of this table lie in several slots of a Redis Cluster, which cannot be written as one: "
-                    "with atomic=False each series is written on its own; nothing was stored"
-                )
-            put_together(logs, segments, keep)
-        else:
-            for key, segment in segments.items():
-                put(logs, key, segment, keep)
-        return len(segments)
 
     def range_columns(self, key: str, start: int | None = None, end: int | None = None) -> Arrays:
         """Return the timestamps, int64, and the values, of the points from `start` to `end`, both included.
@@ -130,9 +69,9 @@ class Columns(Points):
         key, (lo, hi) = check_key(key), check_range(start, end)
         with session.naming(f"the series {key!r}"):
             if lo > hi:
-                return _arrays(session, [])
+                return arrays_of(session, [])
             view = session.series.view(key, (lo, 0), (hi, 0))
-            return _arrays(session, list(session.series.segments(key, view, (lo, 0), (hi, 0))))
+            return arrays_of(session, list(session.series.segments(key, view, (lo, 0), (hi, 0))))
 
     def batches(
         self, key: str, start: int | None = None, end: int | None = None, *, size: int = 65536, reverse: bool = False
@@ -158,106 +97,11 @@ class Columns(Points):
         check_freq(size, "size")
         return _batches(session, key, lo, hi, size, reverse=reverse)
 
-    def to_pandas(
-        self, *keys: str, start: int | None = None, end: int | None = None, unit: Unit | None = None
-    ) -> pandas.DataFrame:
-        """Return one or several series as the columns of a pandas DataFrame, joined on time.
 
-        The index holds the timestamps; with `unit` they are what an int counts since 1970, and become datetimes in
-        UTC. Where a series has no point at a timestamp of another one, its value is missing.
-
-        Raises `StoreNotAvailableError` without pandas: `pip install 'rlib-store[pandas]'`.
-        """
-        try:
-            import pandas
-        except ModuleNotFoundError as error:
-            raise _not_installed("pandas") from error
-        columns = {
-            key: pandas.Series(_plain(values), index=_index(t, unit, {"D": "s"}), name=key)
-            for key, (t, values) in self._several(keys, start, end).items()
-        }
-        frame = pandas.concat(columns, axis=1, sort=True)
-        frame.index.name = "timestamp"
-        return frame if unit is None else frame.tz_localize("UTC")
-
-    def to_polars(
-        self, *keys: str, start: int | None = None, end: int | None = None, unit: Unit | None = None
-    ) -> polars.DataFrame:
-        """Return one or several series as a polars DataFrame with a column `timestamp`, joined on time.
-
-        `unit` and missing points are as in `to_pandas`.
-
-        Raises `StoreNotAvailableError` without polars: `pip install 'rlib-store[polars]'`.
-        """
-        try:
-            import polars
-        except ModuleNotFoundError as error:
-            raise _not_installed("polars") from error
-        columns = [
-            polars.DataFrame({"timestamp": _index(t, unit, {"D": "ms", "s": "ms"}), key: _plain(values, {"s": "ms"})})
-            for key, (t, values) in self._several(keys, start, end, reserved="timestamp").items()
-        ]
-        frame = columns[0]
-        for column in columns[1:]:
-            frame = frame.join(column, on="timestamp", how="full", coalesce=True)
-        frame = frame.sort("timestamp")
-        return frame if unit is None else frame.with_columns(polars.col("timestamp").dt.replace_time_zone("UTC"))
-
-    def to_arrow(
-        self, *keys: str, start: int | None = None, end: int | None = None, unit: Unit | None = None
-    ) -> pyarrow.Table:
-        """Return one or several series as an Arrow table with a column `timestamp`, joined on time.
-
-        `unit` and missing points are as in `to_pandas`.
-
-        Raises `StoreNotAvailableError` without pyarrow: `pip install 'rlib-store[arrow]'`.
-        """
-        try:
-            import pyarrow
-        except ModuleNotFoundError as error:
-            raise _not_installed("arrow", "pyarrow") from error
-        several = self._several(keys, start, end, reserved="timestamp")
-        t = np.unique(np.concatenate([t for t, _ in several.values()]))
-        times = pyarrow.array(_index(t, unit, {"D": "s"}))
-        table = {"timestamp": times if unit is None else times.cast(pyarrow.timestamp(times.type.unit, tz="UTC"))}
-        for key, (at, values) in several.items():
-            where = np.full(len(t), -1, np.int64)
-            where[np.searchsorted(t, at)] = np.arange(len(at))
-            try:
-                column = pyarrow.array(_plain(values))
-            except pyarrow.ArrowException as error:
-                raise InvalidTypeError(f"the values of {key!r} have no Arrow type in common, see the cause") from error
-            table[key] = column.take(pyarrow.array(where, mask=where < 0))
-        return pyarrow.table(table)
-
-    def _several(
-        self, keys: tuple[str, ...], start: int | None, end: int | None, *, reserved: str | None = None
-    ) -> dict[str, Arrays]:
-        session = self._reader
-        checked, (lo, hi) = check_all_keys(keys), check_range(start, end)
-        if not checked:
-            raise InvalidTypeError("this takes at least one key; to_pandas(*store.timeseries()) takes all series")
-        if reserved in checked:
-            raise InvalidValueError(f"the series {reserved!r} cannot be a column: that one holds the timestamps")
-        if lo > hi:
-            return {key: _arrays(session, []) for key in checked}
-        found = {}
-        for key, view in zip(checked, session.series.views(checked, (lo, 0), (hi, 0)), strict=True):
-            with session.naming(f"the series {key!r}"):
-                found[key] = _arrays(session, list(session.series.segments(key, view, (lo, 0), (hi, 0))))
-        return found
-
-
-def _check_name(name: Any, what: str) -> str:
-    """Return `name` if it is a str, which may be empty."""
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"{what} is a str, not {type(name).__name__}")
-    return name
-
-
-def _segment(
+def segment_of(
     session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None, what: str = "values"
 ) -> Segment:
+    """Return the points of two columns; `what` names the values in errors."""
     with session.naming(f"a value for the series {key!r}"):
         t = timestamps_of(timestamps, unit)
         column = column_from(values, session.codec, what)
@@ -266,18 +110,8 @@ def _segment(
     return Segment(t, None, column)
 
 
-def _columns_of(frame: Any) -> tuple[dict[str, Any], Any]:
-    """Return the columns of a table by name, and its index if it has one."""
-    if isinstance(frame, Mapping):
-        return dict(frame), None
-    if hasattr(frame, "column_names") and hasattr(frame, "column"):  # Arrow
-        return {name: frame.column(name) for name in frame.column_names}, None
-    if hasattr(frame, "columns") and hasattr(frame, "__getitem__"):
-        return {name: frame[name] for name in frame.columns}, getattr(frame, "index", None)
-    raise InvalidTypeError(f"a table is a DataFrame, an Arrow table or a dict of columns, not {type(frame).__name__}")
-
-
-def _arrays(session: Session, segments: list[Segment]) -> Arrays:
+def arrays_of(session: Session, segments: list[Segment]) -> Arrays:
+    """Return the timestamps and the values of some segments, as arrays that are the caller's own."""
     if not segments:
         return np.empty(0, np.int64), np.empty(0, np.float64)
     t = np.concatenate([segment.t for segment in segments]) if len(segments) > 1 else segments[0].t
@@ -301,9 +135,9 @@ def _batches(session: Session, key: str, lo: int, hi: int, size: int, *, reverse
             while n >= size:
                 batch, held = _cut(held, size, reverse=reverse)
                 n -= size
-                yield _arrays(session, batch)
+                yield arrays_of(session, batch)
         if n:
-            yield _arrays(session, held[::-1] if reverse else held)
+            yield arrays_of(session, held[::-1] if reverse else held)
 
 
 def _cut(held: list[Segment], size: int, *, reverse: bool) -> tuple[list[Segment], list[Segment]]:
@@ -324,27 +158,3 @@ def _cut(held: list[Segment], size: int, *, reverse: bool) -> tuple[list[Segment
         if len(left):
             rest.append(left)
     return batch[::-1] if reverse else batch, rest
-
-
-def _plain(values: npt.NDArray[Any], finer: Mapping[str, str] | None = None) -> Any:
-    """Return an array as other libraries take it: strings as objects, datetimes in a unit that they know."""
-    if isinstance(values.dtype, np.dtypes.StringDType):
-        return values.astype(object)
-    if finer and values.dtype.kind == "M" and (unit := np.datetime_data(values.dtype)[0]) in finer:
-        return values.astype(f"M8[{finer[unit]}]")
-    return values
-
-
-def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArray[Any]:
-    """Return timestamps as datetimes of `unit`, or of the finer one that a library has instead."""
-    if unit is None:
-        return t
-    times = t.view(f"M8[{check_unit(unit)}]")
-    exact = times.astype(f"M8[{finer.get(unit, unit)}]")
-    if np.isnat(exact).any() or (exact.astype(times.dtype) != times).any():
-        raise InvalidValueError(f"unit={unit!r}: a timestamp is too far from 1970 to be a datetime")
-    return exact
-
-
-def _not_installed(extra: str, package: str | None = None) -> StoreNotAvailableError:
-    return StoreNotAvailableError(f"{package or extra} is not installed: pip install 'rlib-store[{extra}]'")

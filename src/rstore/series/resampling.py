@@ -106,7 +106,7 @@ class Resampling(Points):
         if fill is not None:
             try:
                 found = _filled(found, fill)
-            except TypeError as error:
+            except (TypeError, OverflowError) as error:
                 raise InvalidTypeError(f"fill={fill!r} needs numbers: others have nothing in between") from error
         shift = base + (width if label == "right" else 0)
         return [(number * width + shift, value) for number, value in found]
