@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.history", "rstore.checking", "rstore.copying"),
     ("rstore.series.arrays", "rstore.series.given", "rstore.series.thinning", "rstore.series.writing"),
     ("rstore.series.points",),
+    ("rstore.series.buckets",),
     ("rstore.series.columns", "rstore.series.grids", "rstore.series.lookups", "rstore.series.resampling"),
     ("rstore.series.tables",),
     ("rstore.values.records", "rstore.values.leases"),

@@ -17,7 +17,7 @@ from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError
 from rstore.pieces import Summary, reading
 from rstore.series.arrays import Unit, timestamp_of, timestamps_of
-from rstore.series.points import Point, Points
+from rstore.series.points import Point, Points, point_between
 from rstore.session import Session
 
 Method: TypeAlias = Literal["exact", "previous", "next", "nearest", "linear"]
@@ -111,15 +111,15 @@ def _number(t: int, value: Any) -> float:
 def _around(session: Session, key: str, t: int, method: Method) -> tuple[Point | None, Point | None]:
     """Return the last point at or before a time, and the first at or after it; only those that the method needs."""
     if method == "exact":
-        return _one(session, key, t, t, reverse=True), None
+        return point_between(session, key, t, t, last=True), None
     if method == "next":
-        return None, _one(session, key, t, MAX_INT64, reverse=False)
+        return None, point_between(session, key, t, MAX_INT64, last=False)
     while True:
-        before = _one(session, key, MIN_INT64, t, reverse=True)
+        before = point_between(session, key, MIN_INT64, t, last=True)
         if method == "previous" or (before is not None and before[0] == t):
             return before, None
         if before is None:
-            return None, _one(session, key, t, MAX_INT64, reverse=False)
+            return None, point_between(session, key, t, MAX_INT64, last=False)
         # Both sides from one moment: whatever was put between the two, or taken away, since `before` was read.
         view = session.series.view(key, (before[0], 0), LAST, limit=2)
         segments = session.series.segments(key, view, (before[0], 0), LAST)
@@ -128,17 +128,6 @@ def _around(session: Session, key: str, t: int, method: Method) -> tuple[Point |
         if times and times[0] <= t and (len(times) == 1 or times[1] >= t):
             points = list(zip(times, near.slice(0, len(times)).column.values(session.codec), strict=True))
             return points[0], points[1] if len(points) > 1 else None
-
-
-def _one(session: Session, key: str, lo: int, hi: int, *, reverse: bool) -> Point | None:
-    """Return the first point of a range, or in reverse the last one."""
-    view = session.series.view(key, (lo, 0), (hi, 0), limit=1, reverse=reverse)
-    segments = list(session.series.segments(key, view, (lo, 0), (hi, 0)))
-    if not segments:
-        return None
-    segment = segments[-1 if reverse else 0]
-    i = len(segment) - 1 if reverse else 0
-    return segment.position(i)[0], segment.column.value(i, session.codec)
 
 
 def _at_many(session: Session, key: str, asked: Int64s, method: Method, tolerance: int) -> npt.NDArray[Any]:

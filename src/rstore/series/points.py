@@ -322,14 +322,16 @@ def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | N
             if row is None or (row.t < t if last else row.t > t):
                 meta = logs.open_meta(key, chunk)
                 encoded = meta.last if last else meta.first
-                return _large_edge(session, key, last=last) if encoded is None else (t, codec.decode(encoded))
+                if encoded is None:  # it is large, and left out of the summary
+                    return point_between(session, key, MIN_INT64, MAX_INT64, last=last)
+                return t, codec.decode(encoded)
         return None if row is None else (row.t, codec.decode(logs.open_row(key, row)))
 
 
-def _large_edge(session: Session, key: str, *, last: bool) -> Point | None:
-    """Return the first or last point, of a chunk whose summary leaves it out because it is large."""
-    view = session.series.view(key, limit=1, reverse=last)
-    segments = [segment for segment in session.series.segments(key, view) if len(segment)]
+def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
+    """Return the first or the last point from `lo` to `hi`, both included."""
+    view = session.series.view(key, (lo, 0), (hi, 0), limit=1, reverse=last)
+    segments = [segment for segment in session.series.segments(key, view, (lo, 0), (hi, 0)) if len(segment)]
     if not segments:
         return None
     segment = segments[-1 if last else 0]

@@ -1,47 +1,44 @@
-"""Series in fewer points: one for each bucket of time, or as many as a plot can show.
-
-Nouns: a *bucket* (the points of one stretch of time) and a *part* (what is known of the points of one bucket that lie
-in one piece: several parts make a bucket).
-"""
+"""Series in fewer points: one for each bucket of time, or as many as a plot can show."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import import_module
-from math import nan, sqrt
-from statistics import median
-from typing import Any, Final, Literal, TypeAlias, get_args
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
-from rstore.backends.nouns import FIRST
-from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
+from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
-from rstore.pieces import Piece, Summary, reading
+from rstore.pieces import Summary, reading
+from rstore.series.buckets import (
+    Aggregate,
+    Buckets,
+    Named,
+    aggregated,
+    gathered,
+    held,
+    in_force,
+    name_of,
+    numbers_of,
+    suffices,
+)
 from rstore.series.points import Point, Points
 from rstore.session import Session
 
-Named: TypeAlias = Literal["count", "sum", "mean", "min", "max", "first", "last", "std", "median", "twa"]
-Aggregate: TypeAlias = Named | Callable[[Any], Any]
-
 _NAMES: Final = get_args(Named)
-_OF_ANYTHING: Final = {"count", "first", "last"}
 _MOST_BUCKETS: Final = 10_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The points of one bucket in one piece; `values` only where an aggregate needs each of them."""
+class _Found(NamedTuple):
+    """A bucket that has points: what they are made into, and the last of them."""
 
-    n: int
-    first: Point
+    number: int
+    values: dict[str, Any]
     last: Point
-    stats: Stats | None
-    values: Any = None
 
 
 class Resampling(Points):
@@ -65,16 +62,18 @@ class Resampling(Points):
         Buckets begin at `origin` and whole multiples of `every` before and after it. A bucket holds its begin and not
         its end, or the other way round with `closed="right"`; its timestamp is its begin, or with `label="right"` its
         end. `agg` is "count", "sum", "mean", "min", "max", "first", "last", "std" (of a sample), "median", "twa" (the
-        mean weighted by time: each value holds until the next one, or the end of its bucket), or a function of an array
-        of values. With a list of them, each value is a dict. NaN is left out, as in pandas.
+        mean weighted by time: each value holds until the next one, also from before `start` and into the buckets that
+        follow, and the last one to the end of its bucket), or a function of an array of values. With a list of them,
+        each value is a dict. NaN is left out, as in pandas.
 
-        Buckets without points are left out. `fill` puts them in, between the first and the last one: "previous" and
-        "linear" by their neighbours, anything else as it is.
+        Buckets without points are left out. `fill` puts them in, between the first and the last one: "previous" as the
+        one before them (for "twa" with the value that holds), "linear" on the line between their neighbours, and any
+        value that is no str as it is.
 
         Whole chunks inside of a bucket are answered without being read, but for "median" and functions.
 
         Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, for more than ten million
-        buckets with `fill`, and if there is no such series.
+        buckets with `fill`, for a label outside of int64, and if there is no such series.
 
         >>> store.extend_many('load', ((t, t / 2) for t in range(0, 60, 5)))
         12
@@ -89,27 +88,30 @@ class Resampling(Points):
         for given, name in ((closed, "closed"), (label, "label")):
             check_choice(given, ("left", "right"), name)
         aggregates = _check_aggregates(agg)
+        if isinstance(fill, str):
+            check_choice(fill, ("previous", "linear"), "fill, if it is a word,")
         if lo > hi:
             return _nothing(session, key)
-        buckets = _Buckets(width, base, right=closed == "right")
-        found: list[Point] = []
-        with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
-            pieces = reader.pieces(lambda summary: _suffices(summary, buckets, aggregates))
-            carried: Point | None = None
-            for number, parts in _gathered(session, pieces, buckets, aggregates):
-                begin = base + number * width
-                values = {_name(one): _aggregated(one, parts, begin, begin + width, carried) for one in aggregates}
-                carried = parts[-1].last
-                found.append((number, values if isinstance(agg, list | tuple) else next(iter(values.values()))))
+        buckets = Buckets(width, base, right=closed == "right")
+        with session.naming(f"the series {key!r}"):
+            while (found := _find(session, key, lo, hi, buckets, aggregates)) is None:
+                pass  # the value that holds at the start was taken away while it was read
         if not found:
             return _nothing(session, key)
+        points = [(one.number, one.values) for one in found]
         if fill is not None:
             try:
-                found = _filled(found, fill)
+                points = _filled(found, aggregates, fill)
             except (TypeError, OverflowError) as error:
                 raise InvalidTypeError(f"fill={fill!r} needs numbers: others have nothing in between") from error
         shift = base + (width if label == "right" else 0)
-        return [(number * width + shift, value) for number, value in found]
+        labels = [number * width + shift for number, _ in points]
+        if labels[0] < MIN_INT64 or labels[-1] > MAX_INT64:
+            raise InvalidValueError(
+                f"every={width}: a bucket would have its label outside of -2**63 … 2**63 - 1: choose another origin"
+            )
+        sole = None if isinstance(agg, list | tuple) else name_of(aggregates[0])
+        return [(t, values if sole is None else values[sole]) for t, (_, values) in zip(labels, points, strict=True)]
 
     def downsample(
         self, key: str, n: int, start: int | None = None, end: int | None = None, *, method: str = "minmaxlttb"
@@ -139,7 +141,7 @@ class Resampling(Points):
             kept_v: list[Any] = []
             share = 1.0 if held <= 4 * wanted else 4 * wanted / held
             for segment in reader.segments():
-                values = _numbers(segment, session, "downsample")
+                values = numbers_of(segment, session, "downsample")
                 keep = len(segment) if share == 1.0 else max(2, 2 * round(len(segment) * share / 2))
                 chosen = slice(None) if keep >= len(values) else thin(values, n_out=keep)
                 kept_t.append(segment.t[chosen])
@@ -152,28 +154,6 @@ class Resampling(Points):
             chosen = choose(since.astype(np.float64), v, wanted)
             t, v = t[chosen], v[chosen]
         return list(zip(t.tolist(), v.tolist(), strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class _Buckets:
-    width: int
-    origin: int
-    right: bool
-    """Whether a bucket holds its end instead of its begin."""
-
-    def number(self, t: int) -> int:
-        """Return which bucket holds a timestamp; the one that begins at the origin is 0."""
-        return (t - self.origin - self.right) // self.width
-
-    def divide(self, t: list[int]) -> Iterator[tuple[int, int, int]]:
-        """Yield (bucket, start, stop) of each run of timestamps that lie in one bucket."""
-        start = 0
-        while start < len(t):
-            number = self.number(t[start])
-            end = self.origin + (number + 1) * self.width + self.right  # the first time that is not in it
-            stop = bisect_left(t, end, start)
-            yield number, start, stop
-            start = stop
 
 
 def _nothing(session: Session, key: str) -> list[Point]:
@@ -205,169 +185,56 @@ def _check_aggregates(agg: Any) -> list[Aggregate]:
     for one in given:
         if not callable(one):
             check_choice(one, _NAMES, "agg, if it is no function,")
-    if len({_name(one) for one in given}) < len(given):
+    if len({name_of(one) for one in given}) < len(given):
         raise InvalidValueError("agg names the same aggregate twice; functions go by their __name__")
     return given
 
 
-def _name(aggregate: Aggregate) -> str:
-    return aggregate if isinstance(aggregate, str) else getattr(aggregate, "__name__", repr(aggregate))
+def _find(
+    session: Session, key: str, lo: int, hi: int, buckets: Buckets, aggregates: list[Aggregate]
+) -> list[_Found] | None:
+    """Return the buckets that have points; None if the value that holds at `lo` was taken away meanwhile."""
+    since = in_force(session, key, lo) if "twa" in aggregates else lo
+    with reading(session.series, key, since, hi) as reader:
+        carried: Point | None = None
+        pieces = reader.pieces(lambda summary: summary.first >= lo and suffices(summary, buckets, aggregates))
+        if since < lo:
+            carried, pieces = held(session, pieces, lo)
+            if carried is None:
+                return None
+        found: list[_Found] = []
+        for number, parts in gathered(session, pieces, buckets, aggregates):
+            begin = buckets.origin + number * buckets.width
+            end, begin = begin + buckets.width, max(begin, lo)
+            values = {name_of(one): aggregated(one, parts, begin, end, carried) for one in aggregates}
+            carried = parts[-1].last
+            found.append(_Found(number, values, carried))
+    return found
 
 
-def _needs_values(aggregates: Sequence[Aggregate]) -> bool:
-    return any(callable(one) or one == "median" for one in aggregates)
-
-
-def _suffices(summary: Summary, buckets: _Buckets, aggregates: Sequence[Aggregate]) -> bool:
-    """Return whether the summary of a chunk tells all that the aggregates ask for."""
-    if _needs_values(aggregates) or buckets.number(summary.first) != buckets.number(summary.last):
-        return False
-    stats = summary.meta.stats
-    # With NaN among the values, the first and the last that are none are not in the summary.
-    return summary.meta.first is not None and stats is not None and stats.n == summary.n
-
-
-def _gathered(
-    session: Session, pieces: Iterator[Piece], buckets: _Buckets, aggregates: Sequence[Aggregate]
-) -> Iterator[tuple[int, list[_Part]]]:
-    """Yield each bucket that has points with its parts, in order."""
-    current = 0
-    parts: list[_Part] = []
-    for piece in pieces:
-        for number, part in _parts(session, piece, buckets, aggregates):
-            if parts and number != current:
-                yield current, parts
-                parts = []
-            current = number
-            parts.append(part)
-    if parts:
-        yield current, parts
-
-
-def _parts(
-    session: Session, piece: Piece, buckets: _Buckets, aggregates: Sequence[Aggregate]
-) -> Iterator[tuple[int, _Part]]:
-    if isinstance(piece, Summary):
-        first, last = (session.codec.decode(one) for one in (piece.meta.first, piece.meta.last) if one is not None)
-        yield buckets.number(piece.first), _Part(piece.n, (piece.first, first), (piece.last, last), piece.meta.stats)
-        return
-    numeric = any(callable(one) or one not in _OF_ANYTHING for one in aggregates)
-    needed = next((_name(one) for one in aggregates if not callable(one) and one not in _OF_ANYTHING), None)
-    values = piece.column.array(session.codec) if needed is None else _numbers(piece, session, needed)
-    t, column = piece.t, piece.column
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        present = np.flatnonzero(~np.isnan(values))
-        t, values, column = t[present], values[present], column.take(present)
-    # The first and the last are what was written: among ints and floats, an array would make floats of all.
-    plain = None if column.is_number else column.values(session.codec)
-    for number, start, stop in buckets.divide(t.tolist()):
-        run = values[start:stop]
-        edges = (run[0].item(), run[-1].item()) if plain is None else (plain[start], plain[stop - 1])
-        stats = stats_of(run, steps_of(t[start:stop])) if numeric and values.dtype.kind in "biuf" else None
-        yield (
-            number,
-            _Part(
-                stop - start,
-                (int(t[start]), edges[0]),
-                (int(t[stop - 1]), edges[1]),
-                stats,
-                run if _needs_values(aggregates) else None,
-            ),
-        )
-
-
-def _numbers(segment: Segment, session: Session, purpose: str) -> Any:
-    values = segment.column.numbers(session.codec)
-    if values is None:
-        t, kind = _no_number(segment, session)
-        raise InvalidTypeError(f"{purpose!r} needs numbers of at most 64 bits, and at t={t} there is {kind}")
-    return values
-
-
-def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
-    """Return where the first value is with which one cannot compute as with the others, and what it is."""
-    for t, value in zip(segment.t.tolist(), segment.column.values(session.codec), strict=True):
-        if number_of(value) is None:
-            return t, "a larger int" if type(value) is int else f"a value of type {type(value).__name__}"
-    return int(segment.t[0]), "another value"
-
-
-def _aggregated(aggregate: Aggregate, parts: list[_Part], begin: int, end: int, carried: Point | None) -> Any:
-    """Return the aggregate of one bucket."""
-    if callable(aggregate):
-        result = aggregate(np.concatenate([part.values for part in parts]))
-        return result.item() if isinstance(result, np.number) else result  # as the other aggregates: Python's own
-    if aggregate == "count":
-        return sum(part.n for part in parts)
-    if aggregate == "first":
-        return parts[0].first[1]
-    if aggregate == "last":
-        return parts[-1].last[1]
-    if aggregate == "median":
-        return float(median(np.concatenate([part.values for part in parts]).tolist()))
-    stats = [part.stats for part in parts if part.stats is not None]
-    n, total = sum(one.n for one in stats), sum(one.total for one in stats)
-    if aggregate == "sum":
-        return total
-    if aggregate == "mean":
-        return total / n
-    if aggregate == "min":
-        return min(one.low for one in stats)
-    if aggregate == "max":
-        return max(one.high for one in stats)
-    if aggregate == "std":
-        mean = total / n
-        squares = sum(one.squares + one.n * (one.total / one.n - mean) ** 2 for one in stats)
-        return sqrt(squares / (n - 1)) if n > 1 else nan
-    return _mean_over_time(parts, stats, begin, end, carried)
-
-
-def _mean_over_time(parts: list[_Part], stats: list[Stats], begin: int, end: int, carried: Point | None) -> float:
-    """Return the mean of a function that is constant from each point to the next one."""
-    since, area = parts[0].first[0], 0.0
-    if carried is not None:
-        since = begin
-        area = _number(carried) * (parts[0].first[0] - begin)
-    before: Point | None = None
-    for part, one in zip(parts, stats, strict=True):
-        if before is not None:
-            area += _number(before) * (part.first[0] - before[0])
-        area += one.area
-        before = part.last
-    if before is not None:
-        area += _number(before) * (end - before[0])
-    return area / (end - since) if end > since else float(parts[-1].last[1])
-
-
-def _number(point: Point) -> float:
-    """Return the value of a point, which is a number, as one of Python's: NumPy's own would overflow."""
-    number: float = point[1].item() if isinstance(point[1], np.generic) else point[1]
-    return number
-
-
-def _filled(found: list[Point], fill: Any) -> list[Point]:
+def _filled(found: list[_Found], aggregates: list[Aggregate], fill: Any) -> list[tuple[int, dict[str, Any]]]:
     """Return the buckets with those between that have no points."""
-    if not found:
-        return []
-    size = found[-1][0] - found[0][0] + 1
+    size = found[-1].number - found[0].number + 1
     if size > _MOST_BUCKETS:
         raise InvalidValueError(f"{size:,} buckets are too many to be filled: every is larger, or the range shorter")
-    filled = found[:1]
-    for number, value in found[1:]:
-        before, known = filled[-1]
-        for one in range(before + 1, number):
-            share = (one - before) / (number - before)
-            filled.append((one, _between(known, value, share, fill)))
-        filled.append((number, value))
+    filled: list[tuple[int, dict[str, Any]]] = []
+    for one, other in pairwise(found):
+        filled.append((one.number, one.values))
+        # A mean over time is no longer that of the bucket before: what holds is its last value.
+        kept = one.values | ({"twa": float(one.last[1])} if "twa" in aggregates else {})
+        before, after = one.values, other.values
+        for number in range(one.number + 1, other.number):
+            share = (number - one.number) / (other.number - one.number)
+            between = {name: _between(kept[name], before[name], after[name], share, fill) for name in kept}
+            filled.append((number, between))
+    filled.append((found[-1].number, found[-1].values))
     return filled
 
 
-def _between(before: Any, after: Any, share: float, fill: Any) -> Any:
-    if isinstance(before, dict):
-        return {name: _between(before[name], after[name], share, fill) for name in before}
-    if isinstance(fill, str) and fill == "previous":
-        return before
-    if isinstance(fill, str) and fill == "linear":
-        before, after = (value if (number := number_of(value)) is None else number for value in (before, after))
-        return before + (after - before) * share
-    return fill
+def _between(kept: Any, before: Any, after: Any, share: float, fill: Any) -> Any:
+    if not isinstance(fill, str):
+        return fill
+    if fill == "previous":
+        return kept
+    before, after = (value if (number := number_of(value)) is None else number for value in (before, after))
+    return before + (after - before) * share

@@ -292,6 +292,51 @@ class QuestionSuite(Suite):
             store.resample("emptied", 5)
 
     @pickled
+    def test_the_mean_over_time_is_that_of_the_values_that_hold(self, store: Store, oracle: Oracle) -> None:
+        ask: Any = store
+        points = oracle.series["k"] = fill(store, "k", 3000)
+        points.remove(5000, 6000)
+        store.remove("k", start=5000, end=6000)
+        times = sorted(points)
+        for every, origin, closed in ((40_000, 0, "left"), (997, 13, "left"), (40, -7, "right")):
+            for start in (None, MIN, times[0] - 3, times[0] + 1, times[1500], 4096 + 13, 5500):
+                first = next(t for t in times if start is None or t >= start)
+                inside = [t for t in times if t >= first and t < first + 4000]
+                found = ask.resample(
+                    "k", every, "twa", start, inside[-1], origin=origin, closed=closed, fill="previous"
+                )
+                for begin, value in found:
+                    # What holds at each moment of the bucket, from `start` on, or where anything does.
+                    since = max(begin, times[0], first if start is None else start)
+                    known = np.array([t for t in times if t <= inside[-1]])
+                    moments = np.arange(since, begin + every)
+                    holding = known[np.searchsorted(known, moments, "right") - 1].tolist()
+                    expected = fmean(points[t] for t in holding) if holding else points[inside[-1]]
+                    assert value == pytest.approx(expected), (every, start, begin)
+                assert [t for t, _ in found] == [*range(found[0][0], found[-1][0] + 1, every)]
+
+    @pickled
+    def test_values_that_hold_at_the_start(self, store: Store, oracle: Oracle) -> None:
+        store.extend("k", (0, 1.0), (90, 3.0))
+        assert store.resample("k", 60, "twa", start=60) == store.resample("k", 60, "twa")[1:] == [(60, 2.0)]
+        store.extend("gap", (0, 1.0), (50, 9.0), (300, 3.0))
+        assert store.resample("gap", 100, "twa", fill="previous") == [(0, 5.0), (100, 9.0), (200, 9.0), (300, 3.0)]
+        assert store.resample("gap", 100, ["twa", "max"], fill="previous")[1] == (100, {"twa": 9.0, "max": 9.0})
+        assert store.resample("gap", 100, "twa", fill="linear")[1:3] == [
+            (100, pytest.approx(5 - 2 / 3)), (200, pytest.approx(5 - 4 / 3)),
+        ]  # fmt: skip
+        nans = dict.fromkeys(range(20, 3000), math.nan)
+        store.extend_columns("nan", [0, 10, *nans, 4000], [1.0, 5.0, *nans.values(), 7.0])
+        assert store.resample("nan", 1000, "twa", start=3500) == [(4000, 7.0)]
+        assert store.resample("nan", 10_000, "twa", start=3000) == [(0, pytest.approx((5 * 1000 + 7 * 6000) / 7000))]
+        assert store.resample("nan", 10_000, "twa", start=0) == store.resample("nan", 10_000, "twa")
+        store.extend("word", (0, "a"), (10, 1), (20, 2))
+        with pytest.raises(InvalidArgumentError, match="t=0"):
+            store.resample("word", 10, "twa", start=5)
+        assert store.resample("word", 10, "twa", start=11) == [(20, 2.0)]
+        oracle.series |= {key: SeriesOracle(store.range(key)) for key in ("k", "gap", "nan", "word")}
+
+    @pickled
     def test_buckets_between_others_are_filled(self, store: Store, oracle: Oracle) -> None:
         store.extend("k", (-15, 1), (5, 3), (25, 9))
         assert store.resample("k", 10, "sum") == [(-20, 1), (0, 3), (20, 9)]
