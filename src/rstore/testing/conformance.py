@@ -5,6 +5,7 @@ from __future__ import annotations
 from rstore.testing.arithmetic import ArithmeticSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
+from rstore.testing.columns import ColumnSuite
 from rstore.testing.compression import CompressionSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
@@ -37,6 +38,7 @@ class StoreSuite(
     RacingSuite,
     ExactnessSuite,
     SeriesSuite,
+    ColumnSuite,
     QuestionSuite,
     BulkSuite,
     EventSuite,
