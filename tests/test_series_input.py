@@ -86,6 +86,18 @@ def test_timestamps_of_every_library(store: Store) -> None:
     assert store.range_columns("tens")[0].tolist() == [10, 20, 30]
 
 
+def test_zones_and_categories_come_back_as_what_they_stand_for(store: Store) -> None:
+    moment = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    zoned = pandas.Series([moment]).dt.tz_convert("Asia/Kolkata")
+    for values in (zoned, polars.Series([moment]).dt.convert_time_zone("Asia/Kolkata"), pyarrow.array(zoned)):
+        store.extend_columns("k", [1], values)
+        (value,) = store.range_columns("k")[1]
+        assert value == np.datetime64("2024-05-01T12:00")
+    for categories in (pandas.Series([5, 7], dtype="category"), pandas.Series(["a", "b"], dtype="category")):
+        store.extend_columns("k", [1, 2], categories)
+        assert store.range("k") == [*enumerate(categories.tolist(), 1)]
+
+
 def test_runs_of_arrow_keep_their_type(store: Store) -> None:
     for name, values in (("ints", pyarrow.array([7, 8])), ("texts", pyarrow.array(["a", "b"]))):
         first, second = values.to_pylist()

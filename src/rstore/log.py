@@ -117,6 +117,11 @@ class Logs(LogReader):
         return self._namespace.birth
 
     @property
+    def most_rows(self) -> int:
+        """How many hot rows one step writes without holding everybody else up for long."""
+        return self._backend.most_rows
+
+    @property
     def _least(self) -> int:
         """How many rows a chunk has at least."""
         return chunk_codec.MIN_ROWS if self._model is Model.SERIES else chunk_codec.MIN_CHANGES
@@ -191,16 +196,22 @@ class Logs(LogReader):
         return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
 
     def together(
-        self, keys: Collection[str], work: Callable[[Logs], T], *, create: bool = False, rewrites: bool = True
+        self,
+        keys: Collection[str],
+        work: Callable[[Logs], T],
+        *,
+        create: bool = False,
+        within: tuple[Position, Position] | None = (FIRST, LAST),
     ) -> T:
         """Return what `work` does to several logs as to one, where the backend can, if need be more than once.
 
-        `create`: it puts rows, too, through the logs that it is given; `rewrites`: it replaces hot rows by chunks.
+        `create`: it puts rows, too, through the logs that it is given; `within`: where it drops hot rows.
         """
         if len(keys) < 2 or not self._backend.transactional:
             return work(self)
-        for key in keys if rewrites else ():  # hot rows go into chunks before: all together might be too many
-            self._fold_ahead(key, FIRST, LAST, among=len(keys))
+        if within is not None:  # what is hot goes into chunks before, so that all of them together are not too many
+            for key in keys:
+                self._fold_ahead(key, *within, among=len(keys))
         inside, races = Logs(self._namespace, self._model), 0
         while True:
             inside.put_off = (written := _Written()).add
@@ -289,12 +300,13 @@ class Logs(LogReader):
 
         `among`: so many logs share that step.
         """
-        most = max(1, self._backend.most_rows // among)
-        if self._backend.most_rows == MAX_SEQ or self._backend.hot(Log(self._model, key))[0] <= most:
+        most = self._backend.most_rows
+        share = max(1, most // among)
+        if most == MAX_SEQ or self._backend.hot(Log(self._model, key))[0] <= share:
             return
         with suppress(StoreFullError):  # what is to be removed makes room: then all of it goes in one step
-            while len(rows := self.view(key, lo, hi, limit=most + 1, bodies=False).rows) > most:
-                self.rewrite(key, position_of(rows[0]), position_of(rows[most - 1]))
+            while len(rows := self.view(key, lo, hi, limit=most + 1, bodies=False).rows) > share:
+                self.rewrite(key, position_of(rows[0]), position_of(rows[:most][-1]))
 
     def _worth_rewriting(self, chunks: Sequence[Chunk], lo: Position, hi: Position) -> list[Chunk]:
         """Return the chunks that overlap, and their neighbours if undersized: so no trail of small chunks is left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import ItemsView, Iterator, ValuesView
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -131,6 +132,9 @@ def use_series(store: Store) -> None:
     assert_type(store.last("s"), tuple[int, Any] | None)
     assert_type(store.missing("s", 1, 10, 1), list[int])
     assert_type(store.iscomplete("s", 1, end=10, freq=1), bool)
+    assert_type(store.extend_frame({"t": [1], "a": [2], "b": [3]}, timestamps="t", atomic=False), int)
+    assert_type(store.at("s", 1), tuple[int, Any] | None)
+    assert_type(store.at("s", datetime.now(UTC), "previous", unit="us"), tuple[int, Any] | None)
     assert_type(store.timeseries(), list[str])
     store._freq = 60  # noqa: SLF001 - documented
     store.remove("s", start=1, end=5)

@@ -35,10 +35,12 @@ class Columns(Points):
         """Put a column of values at a column of timestamps into a series, in any order; return how many there are.
 
         Both are one-dimensional: NumPy or Arrow arrays, pandas or polars columns, lists. Numbers, bools, datetimes and
-        strings keep their type; for other values give a list. Timestamps are ints, or datetimes, which count in
-        their own unit, or in `unit`: "D", "s", "ms", "us" or "ns".
+        strings keep their type, but for time zones, which become UTC, and categories, which become their values; for
+        others give a list. Timestamps are ints, or datetimes, which count in their own unit, or in `unit`: "D", "s",
+        "ms", "us" or "ns".
 
-        Raises `InvalidArgumentError` for what cannot be a column, for missing values, and for different lengths.
+        Raises `InvalidArgumentError` for what cannot be a column, for missing values, for different lengths, and for
+        ints with a `unit`.
 
         >>> import numpy as np
         >>> store.extend_columns('load', np.array([10, 20, 30]), np.array([0.5, 0.75, 0.25]))

@@ -79,6 +79,23 @@ class ColumnSuite(Suite):
             oracle.series = dict(sorted(oracle.series.items()))
             assert same(store.range(prefix + taken), oracle.series[prefix + taken].points())
 
+    @plain
+    def test_a_table_of_several_thousand_values(self, store: Store, oracle: Oracle) -> None:
+        names = [f"c{i:02}" for i in range(13)]
+        for start in (0, 300):
+            frame = {name: [float(t) for t in range(start, start + 600)] for name in names}
+            times = np.arange(start, start + 600)
+            assert store.extend_frame(frame, timestamps=times, atomic=self.transactional) == 13
+        oracle.series |= {name: SeriesOracle((t, float(t)) for t in range(900)) for name in names}
+
+    @plain
+    def test_a_table_without_lines(self, store: Store, oracle: Oracle) -> None:
+        nothing = np.empty(0, np.int64)
+        for on_duplicate in ("last", "error"):
+            frame = {"t": nothing, "a": nothing, "b": []}
+            assert store.extend_frame(frame, timestamps="t", on_duplicate=on_duplicate, atomic=self.transactional) == 2
+        assert store.timeseries() == [*oracle.series] == []
+
     @pickled
     def test_a_table_is_one_step_of_a_transaction(self, store: Store, oracle: Oracle) -> None:
         if not self.transactional:
