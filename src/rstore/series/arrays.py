@@ -60,8 +60,9 @@ def timestamp_of(given: Any, unit: Unit | None, what: str) -> int:
     if isinstance(given, np.ndarray) and given.ndim == 0:
         given = given[()]
     if isinstance(given, datetime):
-        if hasattr(given, "to_datetime64"):  # pandas, with its own unit
-            given = given.to_datetime64()
+        pandas_own = getattr(given, "to_datetime64", None)  # in its own unit
+        if pandas_own is not None:
+            given = pandas_own()
         else:
             ahead = np.timedelta64(given.utcoffset() or timedelta(), "us")
             given = np.datetime64(given.replace(tzinfo=None), "us") - ahead
@@ -156,9 +157,9 @@ def _plain(given: Any) -> Any:
         given = given.array.__arrow_array__() if hasattr(given, "array") else given.__arrow_array__()
     kind: Any = getattr(given, "type", None)
     if hasattr(kind, "run_end_type"):  # whose nulls are not counted
-        from pyarrow.compute import run_end_decode
+        from pyarrow.compute import call_function
 
-        return _plain(run_end_decode(given))
+        return _plain(call_function("run_end_decode", [given]))
     if hasattr(kind, "index_type"):
         return _plain(given.cast(kind.value_type))
     if hasattr(given, "__array__") or hasattr(given, "__array_interface__"):

@@ -60,7 +60,7 @@ class Lookups(Points):
 
         Datetimes count in their own unit, or in `unit`, which is to be the one that the series was written in.
 
-        Raises `InvalidArgumentError` for "linear" between values that are no numbers.
+        Raises `InvalidArgumentError` for "linear" between values that are no numbers, and for ints with a `unit`.
 
         >>> import numpy as np
         >>> store.extend('price', (10, 1.0), (20, 3.0))
