@@ -120,6 +120,21 @@ class QuestionSuite(Suite):
                 ask.at("words", t, "linear")
 
     @pickled
+    def test_a_line_needs_numbers_only_around_the_time(self, store: Store, oracle: Oracle) -> None:
+        ask: Any = store
+        points: dict[int, Any] = {0: 1.0, 10: 2.0, 1000: "x", 2000: 2**64 - 1, 2001: 2**64}
+        oracle.series["k"] = SeriesOracle(points)
+        store.extend("k", *points.items())
+        for t, value in ((-5, None), (0, 1.0), (5, 1.5), (10, 2.0), (2000, 2**64 - 1)):
+            assert ask.at("k", t, "linear") == (None if value is None else (t, value))
+            many = ask.at("k", [5, t], "linear").tolist()
+            assert many == pytest.approx([1.5, math.nan if value is None else value], nan_ok=True)
+        for t in (11, 999, 1000, 1500, 2001, 3000):
+            for times in (t, [5, t]):
+                with pytest.raises(InvalidArgumentError, match="'linear' needs numbers"):
+                    ask.at("k", times, "linear")
+
+    @pickled
     def test_numbers_of_python_and_numpy_among_one_another(self, store: Store, oracle: Oracle) -> None:
         ask: Any = store
         floats = [i / 4 for i in range(3000)]
