@@ -18,6 +18,7 @@ from rstore.testing.suite import Opener, Suite
 from rstore.testing.worker import Worker
 
 THREADS = 4
+RENEWER = "rstore lease"
 
 
 def count_up(store: Store, n: int) -> None:
@@ -103,6 +104,40 @@ class RacingSuite(Suite):
         assert store["k"] is None
         assert store.get_or_set("k", lambda: 1) is None
         assert (store.timeseries(), store.eventsources(), store.keys()) == ([], [], ["k"])
+
+    @pickled
+    def test_who_is_interrupted_keeps_nobody_waiting(
+        self, store: Store, opener: Opener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start = threading.Thread.start
+
+        def interrupted(thread: threading.Thread) -> None:
+            start(thread)
+            if thread.name == RENEWER:
+                raise KeyboardInterrupt
+
+        def interrupted_before(thread: threading.Thread) -> None:
+            if thread.name == RENEWER:
+                raise KeyboardInterrupt
+            start(thread)
+
+        def leaves() -> None:
+            raise SystemExit
+
+        with opener(timeout=1) as hasty:
+            for i, begin in enumerate((interrupted, interrupted_before)):
+                with monkeypatch.context() as patch:
+                    patch.setattr(threading.Thread, "start", begin)
+                    with pytest.raises(KeyboardInterrupt):
+                        store.get_or_set(f"k{i}", lambda: "never")
+                assert hasty.get_or_set(f"k{i}", lambda: "at once") == "at once"
+            with pytest.raises(SystemExit):
+                store.get_or_set("k2", leaves)
+            assert hasty.get_or_set("k2", lambda: "at once") == "at once"
+        for thread in threading.enumerate():
+            if thread.name == RENEWER:
+                thread.join(5)
+                assert not thread.is_alive()
 
     @pickled
     def test_a_namespace_that_is_discarded_meanwhile(self, store: Store, opener: Opener, oracle: Oracle) -> None:

@@ -95,16 +95,19 @@ class Atomic(Records):
                 self._put(session, key, value, ttl_ms)
                 return value
             return session.open_value(key, record)
-        lease, patience = Lease(session, key), Patience(session.timeout_s, f"others compute the value of {key!r}")
+        patience = Patience(session.timeout_s, f"others compute the value of {key!r}")
         while (record := session.backend.get(key)) is None:
-            if not lease.take():
-                patience.wait()
-                continue
-            with lease:
-                if session.backend.get(key) is None:  # else it was stored, and the lease given back, between two looks
-                    value = factory()
-                    if self._put_if(session, key, value, None, ttl_ms):
-                        return value
+            with Lease(session, key) as lease:
+                if lease.take():
+                    with lease.held:
+                        lease.renew()
+                        # It may have been stored, and that lease given back, between two looks.
+                        if session.backend.get(key) is None:
+                            value = factory()
+                            if self._put_if(session, key, value, None, ttl_ms):
+                                return value
+                    continue
+            patience.wait()
         return session.open_value(key, record)
 
     def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from random import SystemRandom
-from threading import Event, Thread
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Final, Self
 
@@ -51,12 +51,18 @@ class Patience:
 
 
 class Lease:
-    """The right to compute the value of one key. In `with`, one that was taken is renewed, and given back then."""
+    """The right to compute the value of one key. One that was taken is given back at the end of `with`.
+
+    Whoever computes holds `held`, and the thread that renews the lease waits for it: a lock is let go of however a
+    block is left, by an interrupt at any moment, too, when no code of one's own would run any more.
+    """
 
     def __init__(self, session: Session, key: str) -> None:
         self._session = session
         self._log = Log(Model.LEASES, key)
         self._token = b""
+        self._renewer: Thread | None = None
+        self.held = Lock()
 
     def take(self) -> bool:
         """Return whether the lease is one's own now."""
@@ -74,35 +80,40 @@ class Lease:
                 version=token,
                 facts=facts,
             )
+            self._token = token  # before it is taken: what is interrupted here may be done all the same
             try:
                 taken = backend.commit(self._log, commit, birth)
             except NamespaceGone:
                 self._session.revive()
                 continue
-            self._token = token
+            if not taken:
+                self._token = b""
             return taken
 
-    def __enter__(self) -> Self:
-        self._done = Event()
+    def renew(self) -> None:
+        """Renew it from now on, for as long as `held` is held."""
         self._renewer = Thread(target=self._renew, name="rstore lease", daemon=True)
         self._renewer.start()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._renewer.join()
-        # The value is stored, or what `factory` raised is on its way: what goes wrong here must not hide that, and a
-        # lease that was not given back runs out.
-        with suppress(StoreError):
-            self._session.backend.drop(self._log, if_version=self._token)
+        if self._renewer is not None and self._renewer.is_alive():
+            self._renewer.join()
+        if self._token:
+            # The value is stored, or what `factory` raised is on its way: what goes wrong here must not hide that, and
+            # a lease that was not given back runs out.
+            with suppress(StoreError):
+                self._session.backend.drop(self._log, if_version=self._token)
 
     def _renew(self) -> None:
         backend, birth = self._session.backend, self._session.birth
         # If it cannot be renewed, the lease runs out, and a second caller computes: the first of the two is stored.
         with suppress(StoreError, NamespaceGone):
-            while not self._done.wait(LEASE_S / 3):
+            while not self.held.acquire(timeout=LEASE_S / 3):
                 view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
                 commit = Commit(if_version=self._token, facts=_until(view.now_ms))
                 if not backend.commit(self._log, commit, birth):
