@@ -1,23 +1,22 @@
-"""The reference backend: dicts under one lock. It says what the contract means, and the other backends must agree.
+"""The reference backend: dicts. It says what the contract means, and the other backends must agree.
 
-`memory://NAME` is one store a name, shared within the process, and gone with it.
+`memory://NAME` is one *place* a name, shared within the process, and gone with it. Who writes there for longer than one
+call has the *turn*: others wait for its end, and read what was there before.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from threading import Condition, RLock
-from typing import TypeVar
+from typing import Final
 
 from rstore.backends.base import Backend
 from rstore.backends.care import RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.memory.dicts import LogDicts, Namespace
+from rstore.backends.memory.places import Placed, changed, lock, writes
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -43,20 +42,7 @@ from rstore.backends.nouns import (
 )
 from rstore.errors import StoreClosedError, StoreNotAvailableError
 
-_PAGE_BYTES = 4 * 1024 * 1024
-
-T = TypeVar("T")
-
-
-# Guards everything below and inside. A fork waits for it, so that the child finds no half-done change.
-_lock = RLock()
-_stores: dict[str, dict[str, Namespace]] = {}
-_begun: dict[str, dict[str, Namespace]] = {}  # what stores with an open transaction held before it
-_writes: Counter[tuple[str, str]] = Counter()  # of each namespace, also of one that is gone
-_written = Condition(_lock)
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+_PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
 def _now_ms() -> int:
@@ -66,71 +52,62 @@ def _now_ms() -> int:
 class _Watcher(Watcher):
     def __init__(self, place: tuple[str, str]) -> None:
         self._place = place
-        self._seen = _writes[place]
+        self._seen = writes[place]
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the namespace was written to."""
-        with _lock:
-            _written.wait_for(lambda: _writes[self._place] != self._seen, timeout_s)
-            before, self._seen = self._seen, _writes[self._place]
+        with lock:
+            changed.wait_for(lambda: writes[self._place] != self._seen, timeout_s)
+            before, self._seen = self._seen, writes[self._place]
             return before != self._seen
 
 
-class MemoryBackend(Backend):
+class MemoryBackend(Placed, Backend):
     """One namespace of one store in this process."""
 
     def __init__(self, path: str, namespace: str, options: Options) -> None:
-        self._name = path
-        self._namespace = namespace
+        super().__init__(path, namespace, options)
         self._frozen = options.frozen
-        self._closed = False
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        with _lock:
+        with lock:
             if self._frozen and self._find() is None:
                 raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in memory://{self._name}")
 
     def create(self) -> bytes:
-        with _lock:
-            self._find()
-            return _stores.setdefault(self._name, {}).setdefault(self._namespace, Namespace()).birth
+        with lock:
+            if (namespace := self._find()) is None:  # mostly it is there, and nobody has to wait
+                with self._writing():
+                    namespace = self._find() or Namespace()
+                    self._put_namespace(namespace)
+            return namespace.birth
 
     def close(self) -> None:
         self._closed = True
 
     def discard(self) -> None:
-        with _lock:
-            _stores.get(self._name, {}).pop(self._namespace, None)
+        with self._writing():
+            self._find()
+            self._put_namespace(None)
             self._wrote()
 
     def fact(self, name: str) -> bytes | None:
-        with _lock:
+        with lock:
             namespace = self._find()
             return None if namespace is None else namespace.facts.get(name)
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        with _lock:
+        with self._writing():
             if (namespace := self._find()) is None:
                 raise NamespaceGone
             return namespace.facts.setdefault(name, fact)
 
-    def _find(self) -> Namespace | None:
-        if self._closed:
-            raise StoreClosedError("the store was closed meanwhile; nothing was applied")
-        return _stores.get(self._name, {}).get(self._namespace)
-
-    def _expect(self, birth: bytes) -> Namespace:
-        namespace = self._find()
-        if namespace is None or namespace.birth != birth:
-            raise NamespaceGone
-        return namespace
-
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
-        with _lock:
+        with lock:
             namespace = self._find()
             record, expires_ms = (None, None) if namespace is None else namespace.records.get(key, (None, None))
             return None if expires_ms is not None and expires_ms <= _now_ms() else record
@@ -139,16 +116,16 @@ class MemoryBackend(Backend):
         return self.get(key) is not None
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
-        with _lock:
+        with lock:
             live = self._live()
         return [(key, live[key][0][: HEAD_BYTES if heads else None], live[key][1]) for key in keys if key in live]
 
     def count(self, start: str = "", stop: str | None = None) -> int:
-        with _lock:
+        with lock:
             return len(self._between(start, stop))
 
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
-        with _lock:
+        with self._writing():
             namespace = self._expect(birth)
             now = _now_ms()  # one moment for all of them
             for write in writes:
@@ -156,7 +133,7 @@ class MemoryBackend(Backend):
             self._wrote()
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
-        with _lock:
+        with self._writing():
             namespace = self._expect(birth)
             record = self.get(write.key)
             if version != (None if record is None else version_of(record)):
@@ -166,7 +143,7 @@ class MemoryBackend(Backend):
             return True
 
     def touch(self, key: str, ttl_ms: int | None) -> bool:
-        with _lock:
+        with self._writing():
             namespace, record = self._find(), self.get(key)
             if namespace is None or record is None:
                 return False
@@ -175,7 +152,7 @@ class MemoryBackend(Backend):
             return True
 
     def delete(self, keys: Sequence[str]) -> int:
-        with _lock:
+        with self._writing():
             namespace = self._find()
             if namespace is None:
                 return 0
@@ -186,17 +163,23 @@ class MemoryBackend(Backend):
             return len(found)
 
     def delete_range(self, start: str, stop: str | None) -> int:
-        with _lock:
+        with self._writing():
             return self.delete(self._between(start, stop))
 
     def sweep(self, limit: int) -> int:
-        with _lock:
-            namespace, now = self._find(), _now_ms()
-            records = {} if namespace is None else namespace.records
-            expired = [key for key, (_, expires_ms) in records.items() if expires_ms is not None and expires_ms <= now]
-            for key in expired[:limit]:
-                del records[key]
-            return len(expired[:limit])
+        with lock:
+            if not self._expired(limit):
+                return 0  # without waiting for others
+        with self._writing():
+            expired = self._expired(limit)
+            for key in expired:
+                del self._find().records[key]  # type: ignore[union-attr]  # which has expired ones
+            return len(expired)
+
+    def _expired(self, limit: int) -> list[str]:
+        namespace, now = self._find(), _now_ms()
+        records = {} if namespace is None else namespace.records
+        return [key for key, (_, expires_ms) in records.items() if expires_ms is not None and expires_ms <= now][:limit]
 
     def scan(
         self,
@@ -209,7 +192,7 @@ class MemoryBackend(Backend):
         keys_only: bool = False,
         heads: bool = False,
     ) -> Page:
-        with _lock:
+        with lock:
             live = self._live()
             keys = self._between(start, stop)
         if reverse:
@@ -225,7 +208,7 @@ class MemoryBackend(Backend):
         return Page(page, more=len(page) < len(found))
 
     def clear(self) -> None:
-        with _lock:
+        with self._writing():
             if (namespace := self._find()) is not None:
                 namespace.records.clear()
                 self._wrote()
@@ -233,10 +216,6 @@ class MemoryBackend(Backend):
     @contextmanager
     def watcher(self, keys: Sequence[str], prefix: str | None) -> Generator[Watcher]:
         yield _Watcher((self._name, self._namespace))
-
-    def _wrote(self) -> None:
-        _writes[self._name, self._namespace] += 1
-        _written.notify_all()
 
     def _live(self) -> dict[str, tuple[bytes, int | None]]:
         namespace, now = self._find(), _now_ms()
@@ -250,7 +229,7 @@ class MemoryBackend(Backend):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
-        with _lock:
+        with lock:
             namespace = self._find()
             return [] if namespace is None else sorted(log.key for log in namespace.logs if log.model == model)
 
@@ -268,7 +247,7 @@ class MemoryBackend(Backend):
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        with _lock:
+        with lock:
             found = self._log(log)
             if found is None:
                 return View(_now_ms(), None)
@@ -289,7 +268,7 @@ class MemoryBackend(Backend):
             return View(_now_ms(), found.head, hot, chunks, checkpoint)
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
-        with _lock:
+        with self._writing():
             found = self._expect(birth).logs.setdefault(log, LogDicts(head))
             if found.head.sealed != head.sealed:
                 return False
@@ -298,12 +277,12 @@ class MemoryBackend(Backend):
             return True
 
     def hot(self, log: Log) -> tuple[int, int]:
-        with _lock:
+        with lock:
             found = self._log(log)
             return (0, 0) if found is None else (len(found.rows), sum(map(len, found.rows.values())))
 
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
-        with _lock:
+        with self._writing():
             logs = self._expect(birth).logs
             found = logs.get(log)
             if found is None and commit.create is None:
@@ -322,7 +301,7 @@ class MemoryBackend(Backend):
             return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
-        with _lock:
+        with self._writing():
             namespace, found = self._find(), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False
@@ -331,30 +310,40 @@ class MemoryBackend(Backend):
 
     @contextmanager
     def exclusive(self, log: Log) -> Generator[None, None, None]:
-        with _lock:
+        if self._turn() is not None:
+            yield
+            return
+        with self._taking_the_turn(transaction=False):
             yield
 
     @contextmanager
     def moment(self) -> Generator[Backend, None, None]:
-        with _lock:
+        with lock:
             self._find()
-            namespace = _begun.get(self._name, _stores.get(self._name, {})).get(self._namespace)
+            namespace = self._committed
             moment = _Moment(self._namespace, Namespace() if namespace is None else namespace.copy())
         yield moment
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None, None, None]:
-        with _lock:
-            before = {name: namespace.copy() for name, namespace in _stores.get(self._name, {}).items()}
-            outermost = _begun.setdefault(self._name, before) is before
+        if (outer := self._turn()) is not None and outer.transaction:
+            before = None if outer.namespace is None else outer.namespace.copy()
             try:
                 yield
             except BaseException:
-                _stores[self._name] = before
+                outer.namespace = before
                 raise
-            finally:
-                if outermost:
-                    del _begun[self._name]
+            return
+        with self._taking_the_turn(transaction=True) as turn:
+            yield
+            with lock:
+                if self._turn() is not turn:
+                    raise StoreClosedError("the transaction is that of another thread or process; nothing was applied")
+                self._find()
+                turn.transaction = False  # what follows is done, and seen by all
+                self._put_namespace(turn.namespace)
+                if turn.wrote:
+                    self._wrote()
 
     def _log(self, log: Log) -> LogDicts | None:
         namespace = self._find()
@@ -363,12 +352,12 @@ class MemoryBackend(Backend):
     # -- the store as a whole -----------------------------------------------------------------------------------------
 
     def namespaces(self) -> list[str]:
-        with _lock:
+        with lock:
             self._find()
-            return sorted(_stores.get(self._name, {}))
+            return sorted(self._place.namespaces)
 
     def stats(self) -> Stats:
-        with _lock:
+        with lock:
             namespace = self._find()
             records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
             logs = [] if namespace is None else [(log.model, *one.totals()) for log, one in namespace.logs.items()]
