@@ -168,7 +168,8 @@ class Store(Models, Watching, Care):
         What is read inside includes what was written inside, and nobody else sees a part. It is as if nobody else had
         written meanwhile; where somebody did, it raises `ConflictError` and nothing is applied (`run` tries again). On
         SQLite others who write wait for its end instead: keep it short. It nests, and belongs to one thread, to which
-        the verbs of the store itself are refused with `NotSupportedError` until it ends.
+        the verbs of the store itself are refused with `NotSupportedError` until it ends, and of an event loop's to one
+        task: await nothing inside.
 
         Raises `NotSupportedError` on a Redis Cluster, unless the namespace is in one bucket.
 
@@ -180,20 +181,18 @@ class Store(Models, Watching, Care):
         (10, 0)
         10
         """
-        own = vars(self._own)  # of this thread, wherever it ends
-        outer: Session | None = own.get("inside")
+        opened = self._own.opened  # of this thread, wherever it ends
+        outer = opened.innermost
         if outer is None:
             self._writer.check_open()
         session = self._session
         self._count_transactions(1)
         try:
-            with transaction(outer or session, self._freq) as inside:
-                own |= {"inside": inside._writer, "pid": os.getpid()}  # noqa: SLF001 - a part of its own
+            with transaction(outer or session, self._freq, opened) as inside:
                 yield inside
                 if self._session is not session:
                     raise StoreClosedError("the store was closed inside a transaction; nothing was applied")
         finally:
-            own["inside"] = outer
             self._count_transactions(-1)
 
     def _count_transactions(self, more: int) -> None:
@@ -202,7 +201,7 @@ class Store(Models, Watching, Care):
             self._admit()
 
     def _in_transaction(self) -> bool:
-        return vars(self._own).get("inside") is not None
+        return self._own.opened.innermost is not None
 
     def run(self, fn: Callable[[Transaction], T]) -> T:
         """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.

@@ -1,25 +1,33 @@
 """Several verbs as one: transactions, which write, and snapshots, which read.
 
-Nouns: a *transaction* (all or nothing, of all three models), a *snapshot* (the store as it was at one moment) and a
-*guard* (keeps a transaction to its thread and to its time).
+Nouns: a *transaction* (all or nothing, of all three models), a *snapshot* (the store as it was at one moment), a
+*guard* (keeps a transaction to its thread and to its time) and what is *opened* (the transactions of one thread).
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import get_ident, local
 from typing import Any, Final, NoReturn, TypeVar, cast
+from weakref import ref
 
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Undone
-from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError
+from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
 
 T = TypeVar("T")
+
+_ENDED: Final = "the transaction is over: use it inside its `with`"
+_OUTLIVED: Final = (
+    "the transaction was undone when the one ended that it is a part of: end them in the reverse order of their "
+    "beginning; nothing was applied"
+)
 
 
 class Transaction(Models):
@@ -28,8 +36,9 @@ class Transaction(Models):
     It belongs to the thread that began it, up to the end of its `with`: used elsewhere it raises `StoreClosedError`.
     """
 
-    def __init__(self, session: Session, freq: int | None) -> None:
+    def __init__(self, session: _Inside, freq: int | None) -> None:
         self._reader = self._writer = session
+        self._opened = session.opened
         self._freq = freq
 
     @contextmanager
@@ -47,7 +56,7 @@ class Transaction(Models):
         >>> store.keys()
         ['kept']
         """
-        with transaction(self._writer, self._freq) as inner:
+        with transaction(self._writer, self._freq, self._opened) as inner:
             yield inner
 
     def _in_transaction(self) -> bool:
@@ -66,21 +75,25 @@ class Snapshot(Models):
 
 
 @contextmanager
-def transaction(session: Session, freq: int | None) -> Generator[Transaction, None, None]:
+def transaction(session: Session, freq: int | None, opened: Opened) -> Generator[Transaction, None, None]:
     """Begin a transaction of this thread, or a part of the one that is open, and end it.
 
     Raises `ConflictError` if somebody else changed what it had read or written.
     """
+    opened.check_task()
     inside: _Inside | None = None
+    scope = session.backend.transaction()
     try:
-        with session.backend.transaction():
+        with scope:
             guard = _Guard(session.backend)
-            inside = _Inside(session, cast("Backend", guard))
+            inside = _Inside(session, guard, scope, opened)
+            opened.begin(inside)
             try:
                 yield Transaction(inside, freq)
-                guard.check_thread()
+                guard.check_end()
+                opened.check_end(inside)
             finally:
-                guard.over = True
+                opened.end(inside)
     except Undone as error:
         raise ConflictError(
             f"others changed what a transaction in namespace {session.generations.namespace!r} had read or written; "
@@ -104,8 +117,11 @@ def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, No
 class _Inside(Session):
     """The session of a transaction: it puts off what can wait until others need not wait for it."""
 
-    def __init__(self, outer: Session, backend: Backend) -> None:
-        super().__init__(backend, outer.codec, outer.generations, outer.timeout_s)
+    def __init__(self, outer: Session, guard: _Guard, scope: AbstractContextManager[None], opened: Opened) -> None:
+        super().__init__(cast("Backend", guard), outer.codec, outer.generations, outer.timeout_s)
+        self.opened = opened
+        self._guard = guard
+        self._scope = scope
         self.readings = outer.readings
         self._outer = outer
         self._records = 0
@@ -116,6 +132,17 @@ class _Inside(Session):
 
     def wrote(self, n: int) -> None:
         self._records += n
+
+    def end(self, why: str = _ENDED) -> None:
+        """Refuse whatever is asked for from now on."""
+        self._guard.over = why
+
+    def undo(self) -> None:
+        """End it before what it is a part of ends."""
+        self.end(_OUTLIVED)
+        error = StoreClosedError(_OUTLIVED)
+        with suppress(StoreError):  # the end of what it is a part of says what became of that
+            self._scope.__exit__(type(error), error, None)  # its own end, later, finds nothing left to do
 
     def catch_up(self) -> None:
         """Do what was put off."""
@@ -139,27 +166,100 @@ class _Guard:
     """Stands before the backend of a transaction: a backend binds transactions to threads, and would not notice."""
 
     def __init__(self, backend: Backend) -> None:
-        self.over = False
+        self.over = ""  # why it cannot be used any more
         self._backend = backend
         self._owner = os.getpid(), get_ident()
 
     def __getattr__(self, name: str) -> Any:
         refuse_dunder(name)
         if self.over:
-            raise StoreClosedError("the transaction is over: use it inside its `with`")
-        self.check_thread()
+            raise StoreClosedError(self.over)
+        self._check_thread()
         return getattr(self._backend, name)
 
-    def check_thread(self) -> None:
-        """Refuse to go on, or to end, anywhere but where it began."""
+    def check_end(self) -> None:
+        """Refuse to end anywhere but where it began, or once more."""
+        if self.over:
+            raise StoreClosedError(self.over)
+        self._check_thread()
+
+    def _check_thread(self) -> None:
         if (os.getpid(), get_ident()) != self._owner:
             raise StoreClosedError(
                 "the transaction is open in another thread or process: begin one of its own here, and end it here"
             )
 
 
+class Opened:
+    """The transactions of one thread that are open in a store, each a part of the one before it."""
+
+    def __init__(self) -> None:
+        self._parts: list[_Inside] = []
+        self._pid = 0
+        self._task: ref[Any] | None = None  # not the task itself: what it has begun would never be collected with it
+
+    @property
+    def innermost(self) -> Session | None:
+        """The session of the last one, if there is any."""
+        return self._parts[-1] if self._parts else None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether there is one, which was not inherited by a fork."""
+        return bool(self._parts) and self._pid == os.getpid()
+
+    def begin(self, part: _Inside) -> None:
+        """Add one that begins."""
+        if not self._parts:
+            self._pid, self._task = os.getpid(), _task()
+        self._parts.append(part)
+
+    def check_end(self, part: _Inside) -> None:
+        """Refuse to end one before what is a part of it."""
+        if self._parts[-1] is not part:
+            raise StoreClosedError(
+                "a part of the transaction is open at its end: end them in the reverse order of their beginning; "
+                "nothing was applied"
+            )
+
+    def end(self, part: _Inside) -> None:
+        """Take one away that ends, after those that are open inside of it; these are undone, the last one first."""
+        if part in self._parts:  # else it was itself open inside of one that has ended
+            while (last := self._parts.pop()) is not part:
+                last.undo()
+            part.end()
+
+    def check_task(self) -> None:
+        """Refuse to be used by another task than the one that has begun."""
+        if self.is_here and self._task != _task():
+            raise NotSupportedError(self.refusal)
+
+    @property
+    def refusal(self) -> str:
+        """Why a verb of the store is refused."""
+        if self._task != _task():
+            return (
+                "a transaction of another asyncio task is open in this thread: do not await inside of one, or do each "
+                "in a thread of its own (asyncio.to_thread)"
+            )
+        return "a transaction of this thread is open: use `tx` of `with store.transaction() as tx:`"
+
+
+def _task() -> ref[Any] | None:
+    """Return the asyncio task that runs in this thread; whoever has none need not import what knows it."""
+    current_task = getattr(sys.modules.get("asyncio"), "current_task", None)
+    try:
+        task = None if current_task is None else current_task()
+    except RuntimeError:  # no event loop runs
+        return None
+    return None if task is None else ref(task)
+
+
 class Own(local):
-    """What belongs to one thread of a store: the session of its innermost transaction, and its process."""
+    """What belongs to one thread of a store."""
+
+    def __init__(self) -> None:
+        self.opened = Opened()
 
 
 class _Gate:
@@ -174,11 +274,9 @@ class _Gate:
 
     def __getattr__(self, name: str) -> Any:
         refuse_dunder(name)
-        own = vars(self._own)
-        if own.get("inside") is not None and own["pid"] == os.getpid():
-            raise NotSupportedError(
-                "a transaction of this thread is open: use `tx` of `with store.transaction() as tx:`"
-            )
+        opened = self._own.opened
+        if opened.is_here:
+            raise NotSupportedError(opened.refusal)
         return getattr(self._session, name)
 
 

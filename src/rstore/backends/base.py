@@ -303,6 +303,9 @@ class Backend(Care):
         commits on conditions. Without `create`, what is inside only takes away, and a place that is not there is not
         made for it.
 
+        Whoever ends one that has a part open ends that before, and once more when its own `with` is left: the second
+        end does nothing.
+
         Raises `Undone` where others did, nothing was applied, and all of it may be done again; `NotSupportedError`,
         before anything is sent, where it is not possible.
         """
