@@ -407,5 +407,27 @@ def read_as_nobody(path: str, frozen: str) -> None:
         say(json.dumps([type(error).__name__, str(error)]))
 
 
+def change_large(dsn: str, key: str, verb: str) -> None:
+    """Change or take away a large value, and say how many bytes more than before this process had meanwhile."""
+
+    def resident(line: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(one.split()[1]) * 1024 for one in lines if one.startswith(line))
+
+    verbs: dict[str, Callable[[Store], object]] = {
+        "modify": lambda store: store.modify("large", lambda value: b"+" * len(value)),
+        "pop": lambda store: store.pop("large"),
+        "popitem": lambda store: store.popitem(),
+    }
+    with Store(dsn, key=key or None, frozen=False, durability="normal") as store:
+        store["small"] = 1  # loads what is loaded at first use
+        store.modify("small", lambda value: value + 1)
+        store.pop("small")
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the most begins anew: not what its parent had at the most
+        verbs[verb](store)
+        say(resident("VmHWM") - before)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -116,6 +116,7 @@ class Atomic(Records):
             record = session.backend.get(key)
             if record is not None:
                 version, value = version_of(record), session.open_value(key, record)
+                del record  # a large value is there as few times as can be: while it is changed, and written
             elif default is _MISSING:
                 raise KeyError(key)
             else:
@@ -123,8 +124,10 @@ class Atomic(Records):
                 with session.naming(f"the value of {key!r}"):
                     version, value = None, session.codec.decode(session.codec.encode(default))
             new = fn(value)
+            del value
             if self._put_if(session, key, new, version, None if version is None else KEEP):
                 return new
+            del new
             patience.wait()
 
 

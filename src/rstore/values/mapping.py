@@ -186,9 +186,11 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._writer
         key = check_key(key)
         while (record := session.backend.get(key)) is not None:
-            value = session.open_value(key, record)
-            if self._take(session, key, version_of(record)):
+            version, value = version_of(record), session.open_value(key, record)
+            del record  # a large value is there as few times as can be
+            if self._take(session, key, version):
                 return value
+            del value
         if default is _MISSING:
             raise KeyError(key)
         return default
@@ -198,9 +200,11 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._writer
         while records := session.backend.scan(limit=1, reverse=True).records:
             key, record, _ = records[0]
-            value = session.open_value(key, record)
-            if self._take(session, key, version_of(record)):
+            version, value = version_of(record), session.open_value(key, record)
+            del records, record
+            if self._take(session, key, version):
                 return key, value
+            del value
         raise KeyError("the store holds no keys")
 
     def setdefault(self, key: str, default: Any = None) -> Any:

@@ -34,7 +34,6 @@ from rstore.backends.nouns import (
     Snapshot,
     View,
     Write,
-    version_of,
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
@@ -195,8 +194,7 @@ class SqliteBackend(SqliteCare):
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
                 number = self._expect(connection, birth)
-                record = records.get(connection, self._namespace, write.key)
-                if version != (None if record is None else version_of(record)):
+                if version != records.version(connection, self._namespace, write.key):
                     return False
                 records.put(connection, write, number, self._namespace)
                 return True

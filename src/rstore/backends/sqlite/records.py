@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import apsw
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, Page, Ttl, Write, too_large
+from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, Page, Ttl, Write, too_large, version_of
 from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
@@ -35,6 +35,7 @@ SELECT key, {_RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
 FETCH_HEADS: Final = FETCH.replace(WHOLE, HEADS)
 _GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+_GET_HEAD: Final = f"SELECT key, {HEADS} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 # Not INSERT OR REPLACE: it deletes the row first.
 _PUT: Final = """
 INSERT INTO records (ns, key, record, blob, expires_ms) VALUES (?, ?, ?, ?, ?)
@@ -79,6 +80,14 @@ def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
     """Return a record, large or small, that has not expired."""
     record: bytes | None = connection.execute(_GET_ANY, {"ns": namespace, "key": key, "now": now_ms()}).get
     return record
+
+
+def version(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
+    """Return the version of a record that has not expired, without reading the rest of a large one."""
+    found = connection.execute(_GET_HEAD, {"ns": namespace, "key": key, "now": now_ms()})
+    for _, head, _ in heads(connection, found):
+        return version_of(head)
+    return None
 
 
 def put_small(link: Link, write: Write, birth: bytes, connection: apsw.Connection) -> bool:
