@@ -130,7 +130,7 @@ def check_ttl(ttl: Any) -> int | None:
     if isinstance(ttl, bool) or not isinstance(ttl, int | float):
         raise InvalidTypeError(f"ttl is a number of seconds, not {type(ttl).__name__}")
     if not 0 < ttl <= MAX_TTL_S:
-        raise InvalidValueError(f"ttl is a number of seconds above zero and at most {MAX_TTL_S:,}, not {ttl}")
+        raise InvalidValueError(f"ttl is a number of seconds above zero and at most {MAX_TTL_S:,}, not {_shown(ttl)}")
     return ceil(ttl * 1000)
 
 
@@ -139,8 +139,13 @@ def check_timeout(timeout: Any) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise InvalidTypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
     if not 0 <= timeout < 2**31 / 1000:
-        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {timeout}")
+        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {_shown(timeout)}")
     return float(timeout)
+
+
+def _shown(number: float) -> str:
+    # Python refuses to write out an int of thousands of digits, by an error of its own.
+    return f"{number}" if isinstance(number, float) or abs(number) <= MAX_INT64 else "one beyond 2**63"
 
 
 def check_version(version: Any) -> bytes | None:

@@ -376,7 +376,7 @@ class EntrySuite(Suite):
             "several": [lambda keys: store.delete(*keys, if_version=version), lambda _: store.delete_prefix("")],
         }
         values: dict[str, tuple[Any, ...]] = {
-            "ttl": (0, -1, 0.0, float("nan"), float("inf"), True, "1", b"1", [1], 10**400, -(10**400)),
+            "ttl": (0, -1, 0.0, float("nan"), float("inf"), True, "1", b"1", [1], 10**400, -(10**5000)),
             "version": (1, "1", bytearray(version), False, [version]),
             "number": (True, "1", None, [1], 1j),
             "key": ("", "a\0", "\ud800", "x" * 2049, 1, b"k"),

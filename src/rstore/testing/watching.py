@@ -340,7 +340,7 @@ class WatchingSuite(Suite):
         for prefix in ("a\0", "\ud800"):
             with pytest.raises(InvalidValueError):
                 store.watch(prefix=prefix)
-        for timeout in (-0.1, float("nan"), float("inf")):
+        for timeout in (-0.1, float("nan"), float("inf"), 10**5000, -(10**5000)):
             with pytest.raises(InvalidValueError):
                 store.watch(timeout=timeout)
         with pytest.raises(StoreClosedError):
