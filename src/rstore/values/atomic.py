@@ -74,9 +74,10 @@ class Atomic(Records):
     def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
         """Return the value of `key`; if there is none, what `factory` returns, after storing it.
 
-        Of all callers, in all threads and processes, one computes, and the others wait for its value. If it dies,
-        another one takes its place within seconds; if `factory` raises, it raises, and another one tries. Inside a
-        transaction nobody waits: another one that stores the same key meets a conflict.
+        Of all callers, in all threads and processes, one computes, and the others wait for its value. If it dies, with
+        its process or its computer, another one takes its place within 5 s: whoever has a shorter time-out raises
+        `StoreBusyError` until then. If `factory` raises, it raises, and another one tries. Inside a transaction nobody
+        waits: another one that stores the same key meets a conflict.
 
         Raises `StoreBusyError` if the others compute longer than the time-out.
 
@@ -95,7 +96,7 @@ class Atomic(Records):
                 self._put(session, key, value, ttl_ms)
                 return value
             return session.open_value(key, record)
-        patience = Patience(session.timeout_s, f"others compute the value of {key!r}")
+        patience = Patience(session.timeout_s, f"others compute the value of {key!r}, or died while they did,")
         while (record := session.backend.get(key)) is None:
             with Lease(session, key) as lease:
                 if lease.take():
