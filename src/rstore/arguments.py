@@ -143,7 +143,7 @@ def check_timeout(timeout: Any) -> float:
     return float(timeout)
 
 
-def _shown(number: float) -> str:
+def _shown(number: Any) -> str:
     # Python refuses to write out an int of thousands of digits, by an error of its own.
     return f"{number}" if isinstance(number, float) or abs(number) <= MAX_INT64 else "one beyond 2**63"
 

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain, repeat
 from random import Random
 from struct import Struct
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
@@ -24,6 +24,8 @@ from rstore.errors import CorruptionError, FrozenStoreError, SerializationError,
 from rstore.generations import Generations
 from rstore.log import Logs
 from rstore.states import Readings
+
+T = TypeVar("T")
 
 _STAMPS: Final = 64
 _stamp: Final = Struct("8s")
@@ -229,3 +231,7 @@ class Verbs:
     def _in_transaction(self) -> bool:
         """Return whether what this thread asks for is part of a transaction."""
         return False
+
+    def _while_open(self, items: Iterator[T]) -> Iterator[T]:
+        """Return what streams, for as long as it may."""
+        return items

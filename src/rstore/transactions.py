@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import get_ident, local
 from typing import Any, Final, NoReturn, TypeVar, cast
 from weakref import ref
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import Undone
+from rstore.backends.nouns import Found, Undone
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
@@ -30,7 +30,19 @@ _OUTLIVED: Final = (
 )
 
 
-class Transaction(Models):
+class _Within(Models):
+    """What a transaction and a snapshot have in common: with their `with`, what they stream ends, too."""
+
+    def _scan(self, session: Session, *args: Any, **options: Any) -> Iterator[Found]:
+        return self._while_open(super()._scan(session, *args, **options))
+
+    def _while_open(self, items: Iterator[T]) -> Iterator[T]:
+        for item in items:
+            yield item
+            self._reader.check_open()  # item by item: what is left of a page that was read is not to be had either
+
+
+class Transaction(_Within):
     """The verbs of all three models, to be done together or not at all. What `Store.transaction` returns.
 
     It belongs to the thread that began it, up to the end of its `with`: used elsewhere it raises `StoreClosedError`.
@@ -40,6 +52,10 @@ class Transaction(Models):
         self._reader = self._writer = session
         self._opened = session.opened
         self._freq = freq
+        session.end_also = self._end
+
+    def _end(self, why: str) -> None:
+        self._reader = self._writer = cast("Session", _Over(why))
 
     @contextmanager
     def transaction(self) -> Generator[Transaction, None, None]:
@@ -63,7 +79,7 @@ class Transaction(Models):
         return True
 
 
-class Snapshot(Models):
+class Snapshot(_Within):
     """The reading verbs of all three models, as of one moment. What `Store.snapshot` returns.
 
     Threads may share it, up to the end of its `with`. Its writing verbs raise `FrozenStoreError`.
@@ -72,6 +88,9 @@ class Snapshot(Models):
     def __init__(self, session: Session, freq: int | None) -> None:
         self._reader, self._writer = session, _READ_ONLY
         self._freq = freq
+
+    def _end(self) -> None:
+        self._reader = cast("Session", _SNAPSHOT_OVER)
 
 
 @contextmanager
@@ -108,10 +127,12 @@ def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, No
     """Read as of one moment."""
     with session.backend.moment() as backend:
         inside = Session(backend, session.codec, session.generations, session.timeout_s)
+        view = Snapshot(inside, freq)
         try:
-            yield Snapshot(inside, freq)
+            yield view
         finally:
-            inside.backend = cast("Backend", _OVER)
+            view._end()  # noqa: SLF001 - a part of its own
+            inside.backend = cast("Backend", _SNAPSHOT_OVER)  # for what another thread is in the middle of
 
 
 class _Inside(Session):
@@ -120,6 +141,7 @@ class _Inside(Session):
     def __init__(self, outer: Session, guard: _Guard, scope: AbstractContextManager[None], opened: Opened) -> None:
         super().__init__(cast("Backend", guard), outer.codec, outer.generations, outer.timeout_s)
         self.opened = opened
+        self.end_also: Callable[[str], None] = _nothing  # ends what has been given to the user
         self._guard = guard
         self._scope = scope
         self.readings = outer.readings
@@ -136,6 +158,8 @@ class _Inside(Session):
     def end(self, why: str = _ENDED) -> None:
         """Refuse whatever is asked for from now on."""
         self._guard.over = why
+        end_also, self.end_also = self.end_also, _nothing
+        end_also(why)
 
     def undo(self) -> None:
         """End it before what it is a part of ends."""
@@ -153,6 +177,10 @@ class _Inside(Session):
             outer.series.wrote(key, rows)
         for key, rows in self._changes.items():
             outer.events.wrote(key, rows)
+
+
+def _nothing(_: str) -> None:
+    pass
 
 
 def _adding(counter: Counter[str]) -> Callable[[str, int], None]:
@@ -286,11 +314,14 @@ def gated(session: Session, own: Own) -> Session:
 
 
 class _Over:
-    """Stands where the backend of a snapshot was."""
+    """Stands where a session or a backend was."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
 
     def __getattr__(self, name: str) -> NoReturn:
         refuse_dunder(name)
-        raise StoreClosedError("the snapshot is over: use it inside its `with`")
+        raise StoreClosedError(self._why)
 
 
 class _ReadOnly:
@@ -301,5 +332,5 @@ class _ReadOnly:
         raise FrozenStoreError("a snapshot is read-only: write to the store itself")
 
 
-_OVER: Final = _Over()
+_SNAPSHOT_OVER: Final = _Over("the snapshot is over: use it inside its `with`")
 _READ_ONLY: Final = cast("Session", _ReadOnly())

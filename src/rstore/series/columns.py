@@ -97,7 +97,7 @@ class Columns(Points):
         session.check_open()
         key, (lo, hi) = check_key(key), check_range(start, end)
         check_freq(size, "size")
-        return _batches(session, key, lo, hi, size, reverse=reverse)
+        return self._while_open(_batches(session, key, lo, hi, size, reverse=reverse))
 
 
 def segment_of(

@@ -58,6 +58,7 @@ class Grids(Points):
         step = self._known_step(freq)
         found: list[tuple[int, int]] = []
         if lo > hi:
+            session.check_open()
             return found
         before = start
         with reading(session.series, key, lo, hi) as reader:
@@ -89,6 +90,7 @@ class Grids(Points):
         session = self._reader
         key = check_key(key)
         if grid.start >= grid.stop:
+            session.check_open()
             return
         step, expected = grid.step, grid.start
         with reading(session.series, key, grid.start, grid.stop - 1) as reader:

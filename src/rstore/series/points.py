@@ -187,6 +187,7 @@ class Points(Verbs):
         key, (lo, hi) = check_key(key), check_range(start, end)
         limit, step = None if n is None else check_count(n), self._step(freq)
         if lo > hi or limit == 0:
+            session.check_open()
             return []
         with session.naming(f"the series {key!r}"):
             if step is None:
@@ -211,6 +212,7 @@ class Points(Verbs):
         session = self._reader
         checked, (lo, hi) = check_all_keys(keys), check_range(start, end)
         if lo > hi:
+            session.check_open()
             return {key: [] for key in checked}
         found = {}
         for key, view in zip(checked, session.series.views(checked, (lo, 0), (hi, 0)), strict=True):
@@ -229,6 +231,7 @@ class Points(Verbs):
         session = self._reader
         key, limit = check_key(key), check_count(n)
         if limit == 0:
+            session.check_open()
             return []
         with session.naming(f"the series {key!r}"):
             view = session.series.view(key, limit=limit, reverse=True)
@@ -269,6 +272,7 @@ class Points(Verbs):
         session = self._reader
         key, (lo, hi) = check_key(key), check_range(start, end)
         if lo > hi:
+            session.check_open()
             return None
         with reading(session.series, key, lo, hi) as reader:
             spans = [

@@ -171,6 +171,7 @@ class Tables(Columns):
         if reserved in checked:
             raise InvalidValueError(f"the series {reserved!r} cannot be a column: that one holds the timestamps")
         if lo > hi:
+            session.check_open()
             return {key: arrays_of(session, []) for key in checked}
         found = {}
         for key, view in zip(checked, session.series.views(checked, (lo, 0), (hi, 0)), strict=True):

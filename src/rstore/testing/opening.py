@@ -18,41 +18,51 @@ from rstore import (
 from rstore.testing.flavours import KEY, OTHER_KEY, Flavour, pickled, plain
 from rstore.testing.suite import Opener, Suite, about, shown
 
-Verb = Callable[[Store], Any]
+Verb = Callable[[Any], Any]
 
 READS: dict[str, Verb] = {
     "get": lambda s: s.get("k"),
     "[]": lambda s: s["k"],
     "has": lambda s: s.has("k"),
     "in": lambda s: "k" in s,
+    "in, of what is no key": lambda s: 5 in s,
     "len": len,
     "iter": list,
     "keys": lambda s: s.keys(),
     "items": lambda s: list(s.items()),
     "values": lambda s: list(s.values()),
     "find": lambda s: s.find("*"),
+    "find of what no key begins with": lambda s: s.find("\0*"),
     "get_many": lambda s: s.get_many(["k"]),
     "get_many of nothing": lambda s: s.get_many([]),
     "entry": lambda s: s.entry("k"),
     "scan": lambda s: s.scan(),
     "count": lambda s: s.count("k"),
     "range": lambda s: s.range("k"),
+    "range of nothing": lambda s: s.range("k", n=0),
+    "range that ends before it starts": lambda s: s.range("k", 2, end=1),
     "first": lambda s: s.first("k"),
     "last": lambda s: s.last("k"),
     "missing": lambda s: s.missing("k", 1, 2, 1),
+    "missing between nothing": lambda s: s.missing("k", 2, 1, 1),
     "iscomplete": lambda s: s.iscomplete("k", 1, 2, 1),
     "timeseries": lambda s: s.timeseries(),
     "range_many": lambda s: s.range_many(["k"]),
+    "range_many of nothing": lambda s: s.range_many(["k"], 2, 1),
     "range_columns": lambda s: s.range_columns("k"),
     "tail": lambda s: s.tail("k", 1),
+    "tail of nothing": lambda s: s.tail("k", 0),
     "latest": lambda s: s.latest("k"),
     "span": lambda s: s.span("k"),
+    "span of nothing": lambda s: s.span("k", 2, 1),
     "gaps": lambda s: s.gaps("k", freq=1),
+    "gaps between nothing": lambda s: s.gaps("k", 2, 1, freq=1),
     "batches": lambda s: list(s.batches("k")),
     "at": lambda s: s.at("k", 1),
     "resample": lambda s: s.resample("k", 10, "count"),
     "downsample": lambda s: s.downsample("k", 10),
     "to_pandas": lambda s: s.to_pandas("k"),
+    "to_pandas of nothing": lambda s: s.to_pandas("k", start=2, end=1),
     "to_polars": lambda s: s.to_polars("k"),
     "to_arrow": lambda s: s.to_arrow("k"),
     "current": lambda s: s.current("k"),
@@ -69,12 +79,14 @@ WRITES: dict[str, Verb] = {
     "set": lambda s: s.set("k", 2),
     "[]=": lambda s: s.__setitem__("k", 2),
     "delete": lambda s: s.delete("k"),
+    "delete of nothing": lambda s: s.delete(),
     "del": lambda s: s.__delitem__("k"),
     "pop": lambda s: s.pop("k"),
     "pop of nothing": lambda s: s.pop("nothing", None),
     "popitem": lambda s: s.popitem(),
     "setdefault": lambda s: s.setdefault("k", 2),
     "update": lambda s: s.update(k=2),
+    "update of nothing": lambda s: s.update(),
     "clear": lambda s: s.clear(),
     "set_many": lambda s: s.set_many({"k": 2}),
     "set_many of nothing": lambda s: s.set_many({}),
@@ -85,6 +97,7 @@ WRITES: dict[str, Verb] = {
     "touch": lambda s: s.touch("k", 1),
     "delete_prefix": lambda s: s.delete_prefix("k"),
     "extend": lambda s: s.extend("k", (1, 2)),
+    "extend of nothing": lambda s: s.extend("k"),
     "extend_many": lambda s: s.extend_many("k", [(1, 2)]),
     "extend_columns": lambda s: s.extend_columns("k", [1], [2]),
     "extend_frame": lambda s: s.extend_frame({"t": [1], "k": [2]}, timestamps="t"),
@@ -97,6 +110,8 @@ WRITES: dict[str, Verb] = {
     "vacuum": lambda s: s.vacuum(),
     "discard": lambda s: s.discard(),
 }
+OF_STORES = {"namespaces", "stats", "durability", "check", "vacuum", "discard"}
+"""Those that transactions and snapshots have not."""
 
 
 def _never() -> Iterator[tuple[int, Any]]:

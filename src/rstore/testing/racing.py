@@ -92,7 +92,7 @@ class RacingSuite(Suite):
         with opener(timeout=3) as patient, ThreadPoolExecutor(2) as pool:
             failing = pool.submit(store.get_or_set, "k", fails)
             assert begun.wait(30)
-            with opener(timeout=0) as hasty, pytest.raises(StoreBusyError, match="compute .* died"):
+            with opener(timeout=0) as hasty, pytest.raises(StoreBusyError, match=r"compute .* died"):
                 hasty.get_or_set("k", lambda: 1)
             waiting = pool.submit(patient.get_or_set, "k", lambda: None)
             assert "k" not in store

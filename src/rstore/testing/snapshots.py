@@ -12,8 +12,9 @@ import pytest
 from rstore import ConflictError, FrozenStoreError, NotSupportedError, Snapshot, Store, StoreClosedError
 from rstore.testing.flavours import pickled, plain
 from rstore.testing.integrity import check_oracle
+from rstore.testing.opening import OF_STORES, READS, WRITES
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle
-from rstore.testing.suite import Opener, Suite
+from rstore.testing.suite import Opener, Suite, about
 
 MANY = 2500
 
@@ -80,6 +81,7 @@ class SnapshotSuite(Suite):
         if not self.moments:
             return
         store.update({f"k{i:04}": i for i in range(MANY)})
+        store.extend_many("s", ((t, t) for t in range(MANY)))
         keys_of = [f"k{i:04}" for i in range(0, MANY, 2)]
         with store.snapshot() as view, ThreadPoolExecutor(3) as pool:
             tasks = [pool.submit(lambda: [view[key] for key in keys_of]) for _ in range(3)]
@@ -95,11 +97,19 @@ class SnapshotSuite(Suite):
             ):
                 with pytest.raises(FrozenStoreError, match="snapshot"):
                     verb()
-            keys, entries = iter(view), view.scan()
-            assert (next(keys), next(entries).key) == ("k0000", "k0000")
-        for over in (lambda: view["k0000"], lambda: list(keys), lambda: list(entries), lambda: view.range("s")):
+            keys, entries, batches = iter(view), view.scan(), view.batches("s", size=10)
+            assert (next(keys), next(entries).key, len(next(batches)[0])) == ("k0000", "k0000", 10)
+        for iterator in (keys, entries, batches):
             with pytest.raises(StoreClosedError, match="over"):
-                over()
+                next(iterator)
+        for name, read in READS.items():
+            if name not in OF_STORES:
+                with about(name), pytest.raises(StoreClosedError, match="over"):
+                    read(view)
+        for name, write in WRITES.items():
+            if name not in OF_STORES:
+                with about(name), pytest.raises(FrozenStoreError):
+                    write(view)
         with pytest.raises(StoreClosedError), opener().snapshot():
             pytest.fail("there is one")
         with opener() as other, store.transaction() as tx:

@@ -29,8 +29,9 @@ from rstore import (
 )
 from rstore.testing.flavours import Flavour, pickled, plain
 from rstore.testing.integrity import check_oracle
+from rstore.testing.opening import OF_STORES, READS, WRITES
 from rstore.testing.oracle import Change, EventOracle, Oracle, SeriesOracle, change_of
-from rstore.testing.suite import Opener, Suite
+from rstore.testing.suite import Opener, Suite, about
 from rstore.testing.worker import Worker
 
 THREADS = 4
@@ -303,7 +304,8 @@ class TransactionSuite(Suite):
             for verb in here:
                 with pytest.raises(StoreClosedError, match="thread"):
                     pool.submit(verb).result()
-            iterators += iter(tx), tx.scan()
+            tx.extend_many("s", ((t, t) for t in range(2500)))
+            iterators += iter(tx), tx.scan(), iter(tx.items()), iter(tx.values()), tx.batches("s", size=10)
             for iterator in iterators:
                 next(iterator)
             refused: tuple[Callable[[], Any], ...] = (
@@ -320,18 +322,13 @@ class TransactionSuite(Suite):
             for verb in refused:
                 with pytest.raises(NotSupportedError, match="tx"):
                     verb()
-        later: tuple[Callable[[], Any], ...] = (
-            lambda: tx["k"],
-            lambda: tx.set("k", 2),
-            lambda: tx.extend("s", (1, 1)),
-            lambda: [*tx.items()],
-        )
-        for verb in later:
-            with pytest.raises(StoreClosedError, match="over"):
-                verb()
+        for name, later in (READS | WRITES).items():
+            if name not in OF_STORES:
+                with about(name), pytest.raises(StoreClosedError, match="over"):
+                    later(tx)
         for iterator in iterators:
             with pytest.raises(StoreClosedError, match="over"):
-                list(iterator)
+                next(iterator)
         with pytest.raises(StoreClosedError), tx.transaction():
             pytest.fail("it has begun")
         with opener(frozen=True) as frozen, pytest.raises(FrozenStoreError), frozen.transaction():
@@ -347,6 +344,7 @@ class TransactionSuite(Suite):
                 transaction.__exit__(None, None, None)
         assert store["k"] == 1
         store.clear()
+        store.remove("s")
 
     @plain
     @pytest.mark.usefixtures("_transactional")

@@ -108,7 +108,10 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._writer
         checked = [check_key(key) for key in keys]
         if if_version is ANY:
-            return session.backend.delete(checked) if checked else 0
+            if not checked:
+                session.check_open()
+                return 0
+            return session.backend.delete(checked)
         version = check_version(if_version)
         if len(checked) != 1:
             raise InvalidValueError(f"if_version is the version of one key, not of {len(checked)}")
@@ -172,6 +175,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             raise InvalidTypeError(f"a pattern is a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?]", pattern, maxsplit=1)[0]
         if prefix and key_or_none(prefix) is None:
+            session.check_open()
             return []  # no key begins like this: it is too long, or no UTF-8
         # Not a regular expression of one's own: `translate` makes one that does not backtrack from star to star.
         matches = re.compile(translate(pattern.replace("[", "[[]"))).match
