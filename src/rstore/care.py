@@ -34,6 +34,7 @@ class Care(Verbs):
         >>> store.namespaces()
         ['docstrings']
         """
+        self._check_alone("namespaces")
         return self._reader.backend.namespaces()
 
     def stats(self) -> Stats:
@@ -47,6 +48,7 @@ class Care(Verbs):
         >>> store.stats().keys, store.stats().points
         (1, 2)
         """
+        self._check_alone("stats")
         return self._reader.backend.stats()
 
     def durability(self) -> Durability:
@@ -57,6 +59,7 @@ class Care(Verbs):
         ...     store.durability().survives_power_cut
         True
         """
+        self._check_alone("durability")
         return self._reader.backend.durability()
 
     def check(self) -> list[Finding]:
@@ -69,6 +72,7 @@ class Care(Verbs):
         >>> store.check()
         []
         """
+        self._check_alone("check")
         return list(islice(check_all(self._reader), _MOST_FINDINGS))
 
     def backup(self, path: str | os.PathLike[str]) -> None:
@@ -83,6 +87,7 @@ class Care(Verbs):
 
         >>> store.backup('copy.db')
         """
+        self._check_alone("backup")
         session = self._reader
         back_up(session.backend, session.generations.namespace, path)
 
@@ -97,6 +102,7 @@ class Care(Verbs):
         >>> store.vacuum().expired
         0
         """
+        self._check_alone("vacuum")
         backend = self._writer.backend
         expired = 0
         while n := backend.sweep(_A_SWEEP):

@@ -20,7 +20,14 @@ from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write, new_write
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_load, stamped
-from rstore.errors import CorruptionError, FrozenStoreError, SerializationError, StoreClosedError, StoreError
+from rstore.errors import (
+    CorruptionError,
+    FrozenStoreError,
+    NotSupportedError,
+    SerializationError,
+    StoreClosedError,
+    StoreError,
+)
 from rstore.generations import Generations
 from rstore.log import Logs
 from rstore.states import Readings
@@ -231,6 +238,11 @@ class Verbs:
     def _in_transaction(self) -> bool:
         """Return whether what this thread asks for is part of a transaction."""
         return False
+
+    def _check_alone(self, verb: str) -> None:
+        """Refuse inside of a transaction what is no part of one."""
+        if self._in_transaction():
+            raise NotSupportedError(f"{verb} is a verb of the store alone, outside of a transaction: end that first")
 
     def _while_open(self, items: Iterator[T]) -> Iterator[T]:
         """Return what streams, for as long as it may."""

@@ -157,6 +157,7 @@ class Store(Models, Watching, Care):
 
         Raises `NotSupportedError` inside a transaction.
         """
+        self._check_alone("discard")
         self._writer.backend.discard()
 
     # -- several verbs as one -----------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ class Store(Models, Watching, Care):
             self._admit()
 
     def _in_transaction(self) -> bool:
-        return self._own.opened.innermost is not None
+        return self._own.opened.is_here
 
     def run(self, fn: Callable[[Transaction], T]) -> T:
         """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.
@@ -248,6 +249,7 @@ class Store(Models, Watching, Care):
         ...     view['a'], dict(view), store['a']
         (1, {'a': 1, 'b': 2}, 3)
         """
+        self._check_alone("snapshot")
         session = self._reader
         session.check_open()
         with snapshot(session, self._freq) as view:

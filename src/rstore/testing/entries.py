@@ -209,6 +209,8 @@ class EntrySuite(Suite):
                 with pytest.raises(ConflictError) as raised:
                     write()
                 assert (raised.value.expected, raised.value.actual) == (expected, actual)
+                why = "is not there;" if actual is None else "is there already;" if expected is None else "was changed;"
+                assert str(raised.value).startswith(f"{key!r} in namespace 'default' {why}")
         assert store.delete("x", if_version=None) == 0
         assert store.delete("other", if_version=other) == 1
         oracle.values["k"] = "second"
@@ -230,8 +232,10 @@ class EntrySuite(Suite):
             (TypeError, lambda: store.incr("k")),
         ]
         for i, (kind, change) in enumerate(changes):
-            with about(i), pytest.raises(kind):
+            with about(i), pytest.raises(kind) as raised:
                 change()
+            if kind is TypeError:
+                assert " in namespace 'default' is no int or float" in str(raised.value)
         assert [*store.scan()] == before
         assert store.modify("new", lambda items: push(items, 1), default=default) == [1]
         assert default == []
@@ -392,7 +396,16 @@ class EntrySuite(Suite):
                 for i, call in enumerate(calls):
                     with about((name, value, i)), pytest.raises(InvalidArgumentError):
                         call(value)
+        with pytest.raises(InvalidArgumentError, match=r"^limit is zero or above"):
+            store.scan(limit=-1)
+
+        def keys() -> Iterator[str]:
+            yield "k"
+            raise TypeError("of the caller")
+
+        with pytest.raises(TypeError, match=r"^of the caller$"):
+            store.get_many(keys())
         store["f"] = 0.5
-        with pytest.raises(InvalidArgumentError, match="exceeds"):
+        with pytest.raises(InvalidArgumentError, match="'f' in namespace 'default' exceeds"):
             store.incr("f", 10**400)
         oracle.values.update(k=1, f=0.5)

@@ -40,12 +40,13 @@ class Atomic(Records):
         session = self._writer
         key = check_key(key)
         delta, default = _number(delta, "delta"), _number(default, "default")
+        where = _where(session, key)
 
         def plus(value: Any) -> Any:
             try:
-                return _number(value, f"the value of {key!r}") + delta
+                return _number(value, f"the value of {where}") + delta
             except OverflowError as error:
-                raise InvalidValueError(f"the sum under {key!r} exceeds what a float can hold") from error
+                raise InvalidValueError(f"the sum under {where} exceeds what a float can hold") from error
 
         return self._change(session, key, plus, default)
 
@@ -96,7 +97,9 @@ class Atomic(Records):
                 self._put(session, key, value, ttl_ms)
                 return value
             return session.open_value(key, record)
-        patience = Patience(session.timeout_s, f"others compute the value of {key!r}, or died while they did,")
+        patience = Patience(
+            session.timeout_s, f"others compute the value of {_where(session, key)}, or died while they did,"
+        )
         while (record := session.backend.get(key)) is None:
             with Lease(session, key) as lease:
                 if lease.take():
@@ -112,7 +115,7 @@ class Atomic(Records):
         return session.open_value(key, record)
 
     def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
-        patience = Patience(session.timeout_s, f"others were faster in changing {key!r}")
+        patience = Patience(session.timeout_s, f"others were faster in changing {_where(session, key)}")
         while True:
             record = session.backend.get(key)
             if record is not None:
@@ -130,6 +133,10 @@ class Atomic(Records):
                 return new
             del new
             patience.wait()
+
+
+def _where(session: Session, key: str) -> str:
+    return f"{key!r} in namespace {session.generations.namespace!r}"
 
 
 def _number(value: Any, what: str) -> int | float:

@@ -24,11 +24,10 @@ class Entries(Records):
         if isinstance(keys, str):
             raise InvalidTypeError(f"get_many takes several keys, not the str {keys!r}: put it into a list")
         try:
-            asked = dict.fromkeys(check_key(key) for key in keys)
+            given = iter(keys)
         except TypeError as error:
-            if isinstance(error, InvalidTypeError):
-                raise
             raise InvalidTypeError(f"get_many takes an iterable of keys, not {type(keys).__name__}") from error
+        asked = dict.fromkeys(map(check_key, given))
         if not asked:
             session.check_open()
             return {}
@@ -112,7 +111,7 @@ class Entries(Records):
         session = self._reader
         session.check_open()
         low, high = _range(prefix, start, stop)
-        most = None if limit is None else check_count(limit)
+        most = None if limit is None else check_count(limit, "limit")
         return (entry_of(session, found) for found in self._scan(session, low, high, reverse=bool(reverse), limit=most))
 
     def count(self, prefix: str = "") -> int:

@@ -80,7 +80,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         >>> store.set('page', 'late', if_version=None)
         Traceback (most recent call last):
             ...
-        rstore.errors.ConflictError: 'page' is there already; nothing was stored
+        rstore.errors.ConflictError: 'page' in namespace 'docstrings' is there already; nothing was stored
         """
         session = self._writer
         key = check_key(key)
@@ -245,5 +245,6 @@ class Mapped(Records, MutableMapping[str, Any]):
 def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> ConflictError:
     record = session.backend.get(key)
     actual = None if record is None else version_of(record)
-    what = "is not there any more" if actual is None else "is there already" if expected is None else "was changed"
-    return ConflictError(f"{key!r} {what}; nothing was {done}", expected=expected, actual=actual)
+    what = "is not there" if actual is None else "is there already" if expected is None else "was changed"
+    where = f"{key!r} in namespace {session.generations.namespace!r}"
+    return ConflictError(f"{where} {what}; nothing was {done}", expected=expected, actual=actual)

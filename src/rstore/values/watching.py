@@ -200,6 +200,7 @@ class Watching(Records):
         >>> [(key, entry.value) for key, entry in changes]
         [('user:ada', 1815)]
         """
+        self._check_alone("watch")
         session = self._reader
 
         def check() -> None:
