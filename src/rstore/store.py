@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from os import PathLike
 from threading import RLock
 from types import TracebackType
@@ -222,6 +223,11 @@ class Store(Models, Watching, Care):
         """
         if not callable(fn):
             raise InvalidTypeError(f"run takes a function of a transaction, not {type(fn).__name__}")
+        if any(map(_is_begun_later, (fn, getattr(fn, "__call__", None)))):  # noqa: B004 - what is asynchronous in it
+            raise InvalidTypeError(
+                "run takes a function that does its work when it is called, not a generator or coroutine function, "
+                "whose work would begin when the transaction is over"
+            )
         nested = self._in_transaction()
         patience = Patience(self._options.timeout_s, "others changed what a transaction had read")
         while True:
@@ -293,6 +299,10 @@ def _unlock_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unlock_all)
+
+
+def _is_begun_later(fn: object) -> bool:
+    return isgeneratorfunction(fn) or iscoroutinefunction(fn) or isasyncgenfunction(fn)
 
 
 def _check_flag(flag: Any, name: str) -> bool:

@@ -14,6 +14,7 @@ from rstore import (
     Entry,
     InvalidArgumentError,
     InvalidTypeError,
+    InvalidValueError,
     NotSupportedError,
     SerializationError,
     Store,
@@ -405,6 +406,12 @@ class EntrySuite(Suite):
 
         with pytest.raises(TypeError, match=r"^of the caller$"):
             store.get_many(keys())
+        store["f"] = 1.7e308
+        for delta in (1.7e308, float("inf"), -float("inf"), float("nan")):
+            with about(delta), pytest.raises(InvalidValueError, match=r"'f' in namespace .* (exceeds|is not)"):
+                store.incr("f", delta)
+            with about(delta), pytest.raises(InvalidValueError):
+                store.incr("new", 1.7e308, default=delta)
         store["f"] = 0.5
         with pytest.raises(InvalidArgumentError, match="'f' in namespace 'default' exceeds"):
             store.incr("f", 10**400)

@@ -20,6 +20,7 @@ from rstore import (
     ConflictError,
     FrozenStoreError,
     InvalidArgumentError,
+    InvalidTypeError,
     NotSupportedError,
     Store,
     StoreBusyError,
@@ -285,6 +286,21 @@ class TransactionSuite(Suite):
         for wrong in (None, 1, "fn"):
             with pytest.raises(InvalidArgumentError, match="function"):
                 store.run(wrong)  # type: ignore[arg-type]
+
+        async def waits(tx: Transaction) -> None:
+            tx["k"] = 3
+
+        def yields(tx: Transaction) -> Iterator[None]:
+            yield
+            tx.clear()
+
+        class Waits:
+            async def __call__(self, tx: Transaction) -> None:
+                tx["k"] = 3
+
+        for later in (waits, yields, partial(waits), Waits()):
+            with pytest.raises(InvalidTypeError, match="generator or coroutine"):
+                store.run(later)
         with pytest.raises(InvalidArgumentError), store.transaction() as tx:
             tx.get_or_set("k", 5)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite, isnan
 from typing import Any, Final
 
 from rstore.arguments import check_key, check_ttl
@@ -31,8 +32,8 @@ class Atomic(Records):
     def incr(self, key: str, delta: float = 1, *, default: float = 0) -> Any:
         """Add `delta` to the number under `key`, or to `default` if there is none, and return the sum.
 
-        Both are int or float; an expiry stays. Raises `InvalidArgumentError` if the value is no number, and
-        `StoreBusyError` if others were faster again and again until the time-out.
+        Both are int or float; an expiry stays. Raises `InvalidArgumentError` if the value is no number, or the sum is
+        not finite, and `StoreBusyError` if others were faster again and again until the time-out.
 
         >>> store.incr('hits'), store.incr('hits', 2), store.incr('seconds', 0.5)
         (1, 3, 0.5)
@@ -44,9 +45,13 @@ class Atomic(Records):
 
         def plus(value: Any) -> Any:
             try:
-                return _number(value, f"the value of {where}") + delta
+                total = _number(value, f"the value of {where}") + delta
             except OverflowError as error:
                 raise InvalidValueError(f"the sum under {where} exceeds what a float can hold") from error
+            if isinstance(total, float) and not isfinite(total):  # from which no further one would ever come back
+                what = "is not a number" if isnan(total) else "exceeds what a float can hold"
+                raise InvalidValueError(f"the sum under {where} {what}; nothing was changed")
+            return total
 
         return self._change(session, key, plus, default)
 
