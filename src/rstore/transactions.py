@@ -33,13 +33,27 @@ _OUTLIVED: Final = (
 class _Within(Models):
     """What a transaction and a snapshot have in common: with their `with`, what they stream ends, too."""
 
-    def _scan(self, session: Session, *args: Any, **options: Any) -> Iterator[Found]:
-        return self._while_open(super()._scan(session, *args, **options))
+    def __init__(self) -> None:
+        self._given: dict[int, list[Found]] = {}  # the pages at hand, by their id
+
+    def _pages(self, session: Session, start: str, stop: str | None, **options: Any) -> Iterator[list[Found]]:
+        for page in super()._pages(session, start, stop, **options):
+            self._given[id(page)] = page
+            try:
+                yield page
+            finally:
+                self._given.pop(id(page), None)
+            self._reader.check_open()
+
+    def _end(self, over: _Over) -> None:
+        self._reader = cast("Session", over)
+        for page in [*self._given.values()]:
+            page.clear()  # so that whoever is in the middle of it asks for the next one, without a look at each record
 
     def _while_open(self, items: Iterator[T]) -> Iterator[T]:
         for item in items:
             yield item
-            self._reader.check_open()  # item by item: what is left of a page that was read is not to be had either
+            self._reader.check_open()
 
 
 class Transaction(_Within):
@@ -49,13 +63,15 @@ class Transaction(_Within):
     """
 
     def __init__(self, session: _Inside, freq: int | None) -> None:
+        super().__init__()
         self._reader = self._writer = session
         self._opened = session.opened
         self._freq = freq
         session.end_also = self._end
 
-    def _end(self, why: str) -> None:
-        self._reader = self._writer = cast("Session", _Over(why))
+    def _end(self, over: _Over) -> None:
+        super()._end(over)
+        self._writer = self._reader
 
     @contextmanager
     def transaction(self) -> Generator[Transaction, None, None]:
@@ -86,11 +102,9 @@ class Snapshot(_Within):
     """
 
     def __init__(self, session: Session, freq: int | None) -> None:
+        super().__init__()
         self._reader, self._writer = session, _READ_ONLY
         self._freq = freq
-
-    def _end(self) -> None:
-        self._reader = cast("Session", _SNAPSHOT_OVER)
 
 
 @contextmanager
@@ -131,7 +145,7 @@ def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, No
         try:
             yield view
         finally:
-            view._end()  # noqa: SLF001 - a part of its own
+            view._end(_SNAPSHOT_OVER)  # noqa: SLF001 - a part of its own
             inside.backend = cast("Backend", _SNAPSHOT_OVER)  # for what another thread is in the middle of
 
 
@@ -141,7 +155,7 @@ class _Inside(Session):
     def __init__(self, outer: Session, guard: _Guard, scope: AbstractContextManager[None], opened: Opened) -> None:
         super().__init__(cast("Backend", guard), outer.codec, outer.generations, outer.timeout_s)
         self.opened = opened
-        self.end_also: Callable[[str], None] = _nothing  # ends what has been given to the user
+        self.end_also: Callable[[_Over], None] = _nothing  # ends what has been given to the user
         self._guard = guard
         self._scope = scope
         self.readings = outer.readings
@@ -159,7 +173,7 @@ class _Inside(Session):
         """Refuse whatever is asked for from now on."""
         self._guard.over = why
         end_also, self.end_also = self.end_also, _nothing
-        end_also(why)
+        end_also(_Over(why))
 
     def undo(self) -> None:
         """End it before what it is a part of ends."""
@@ -179,7 +193,7 @@ class _Inside(Session):
             outer.events.wrote(key, rows)
 
 
-def _nothing(_: str) -> None:
+def _nothing(_: _Over) -> None:
     pass
 
 

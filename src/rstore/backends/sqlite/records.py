@@ -35,7 +35,9 @@ SELECT key, {_RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
 FETCH_HEADS: Final = FETCH.replace(WHOLE, HEADS)
 _GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
-_GET_HEAD: Final = f"SELECT key, {HEADS} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+_GET_HEAD: Final = (
+    f"SELECT substr(record, 1, {HEAD_BYTES}), blob FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+)
 # Not INSERT OR REPLACE: it deletes the row first.
 _PUT: Final = """
 INSERT INTO records (ns, key, record, blob, expires_ms) VALUES (?, ?, ?, ?, ?)
@@ -84,10 +86,11 @@ def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
 
 def version(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
     """Return the version of a record that has not expired, without reading the rest of a large one."""
-    found = connection.execute(_GET_HEAD, {"ns": namespace, "key": key, "now": now_ms()})
-    for _, head, _ in heads(connection, found):
-        return version_of(head)
-    return None
+    row: Any = connection.execute(_GET_HEAD, {"ns": namespace, "key": key, "now": now_ms()}).fetchone()
+    if row is None:
+        return None
+    head, blob = row
+    return version_of(_head_of(connection, blob) if head is None else head)
 
 
 def put_small(link: Link, write: Write, birth: bytes, connection: apsw.Connection) -> bool:
@@ -154,9 +157,15 @@ def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
         if blob is None:
             yield key, head, expires
         else:
-            # Not substr: it would read all of it. The row is not done with yet, which keeps everything at its moment.
-            with connection.blob_open("main", "blobs", "record", blob, False) as large:
-                yield key, large.read(HEAD_BYTES), expires
+            # The row is not done with yet, which keeps everything at its moment.
+            yield key, _head_of(connection, blob), expires
+
+
+def _head_of(connection: apsw.Connection, blob: int) -> bytes:
+    # Not substr: it would read all of it.
+    with connection.blob_open("main", "blobs", "record", blob, False) as large:
+        head = large.read(HEAD_BYTES)
+    return head
 
 
 def scan_query(columns: str, *, stop: bool, reverse: bool) -> str:
