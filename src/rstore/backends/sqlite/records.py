@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cache
 from typing import Any, Final, cast
 
@@ -163,9 +164,8 @@ def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
 
 def _head_of(connection: apsw.Connection, blob: int) -> bytes:
     # Not substr: it would read all of it.
-    with connection.blob_open("main", "blobs", "record", blob, False) as large:
-        head = large.read(HEAD_BYTES)
-    return head
+    with closing(connection.blob_open("main", "blobs", "record", blob, False)) as large:
+        return large.read(HEAD_BYTES)
 
 
 def scan_query(columns: str, *, stop: bool, reverse: bool) -> str:
