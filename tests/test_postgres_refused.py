@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
 from urllib.parse import quote
@@ -70,21 +71,78 @@ def test_a_server_that_is_not_there(postgresql: Server) -> None:
     assert "is the server running" in str(error)
 
 
-def test_a_server_that_says_nothing() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        began = monotonic()
-        error = refusal(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/db", timeout=1)
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+@pytest.mark.parametrize("options", ["", "connect_timeout=6"])
+def test_a_server_that_says_nothing(silent: int, hosts: int, options: str) -> None:
+    """Opening takes no longer than the time-out, over however many hosts and addresses."""
+    names = ",".join(["127.0.0.1"] * hosts)
+    began = monotonic()
+    error = refusal(f"postgresql://{names}/db?port={silent}&{options}", timeout=1.2)
     assert type(error) is StoreNotAvailableError
-    assert monotonic() - began < 5  # libpq waits two seconds at least
+    assert "no answer in time" in str(error)
+    assert 1.1 < monotonic() - began < 2
+
+
+def test_a_silent_host_among_others(
+    postgresql: Server, postgresql_schema: str, silent: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It takes its share of the time, or what the DSN allows it, and the next one is asked."""
+    both = f"127.0.0.1:{silent},127.0.0.1:{postgresql.port}"
+    with postgresql.role("somebody", "SUPERUSER"):
+        dsn = f"postgresql://somebody:{PASSWORD}@{both}/postgres?schema={quote(postgresql_schema)}"
+        for options, timeout, least_s, most_s in (("", 2, 0.9, 1.6), ("&connect_timeout=1", 20, 0.9, 1.6)):
+            began = monotonic()
+            with Store(dsn + options, frozen=False, timeout=timeout) as store:
+                store.set("k", 1)
+            assert least_s < monotonic() - began < most_s
+        (tmp_path / "services").write_text(
+            f"[ours]\nhost=127.0.0.1,127.0.0.1\nport={silent},{postgresql.port}\nuser=somebody\ndbname=postgres\n"
+        )
+        monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+        monkeypatch.setenv("PGPASSWORD", PASSWORD)
+        with Store(f"postgresql:///?service=ours&schema={quote(postgresql_schema)}", timeout=1) as store:
+            assert store["k"] == 1
+        postgresql.execute(
+            f'ALTER SCHEMA "{postgresql_schema}" OWNER TO postgres; REASSIGN OWNED BY somebody TO postgres'
+        )
+        for session in ("read-write", "prefer-standby"):
+            hosts = f"127.0.0.1:1,127.0.0.1:{postgresql.port}"
+            dsn = f"postgresql://somebody:{PASSWORD}@{hosts}/postgres?schema={quote(postgresql_schema)}"
+            with Store(f"{dsn}&target_session_attrs={session}&load_balance_hosts=random") as store:
+                assert store["k"] == 1
+
+
+def test_a_peer_that_is_gone_is_noticed_as_soon_as_the_user_says(
+    postgresql: Server, postgresql_dsn: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def idle(dsn: str) -> bytes | None:
+        with Store(dsn, frozen=False) as store:
+            (link,) = store._writer.backend._connections.pool._links  # type: ignore[attr-defined]  # noqa: SLF001
+            values = {option.keyword: option.val for option in link._connection.pgconn.info}  # noqa: SLF001
+            return values[b"keepalives_idle"]
+
+    assert idle(postgresql_dsn) == b"30"
+    assert idle(f"{postgresql_dsn}&keepalives_idle=7") == b"7"
+    (tmp_path / "services").write_text(
+        f"[short]\nkeepalives_idle=5\n[plain]\nuser=postgres\n[off]\nkeepalives=0\nhost={postgresql.directory}\n"
+    )
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    assert [idle(f"{postgresql_dsn}&service={name}") for name in ("short", "plain", "off")] == [b"5", b"30", None]
 
 
 @pytest.mark.parametrize(
     "rest",
     [
         "h:port/db", "u:hunter2@h:hunter2/db", "/db?nonsense=1", "/db?schema=", "/db?schema=pg_catalog",
-        "/db?prepare=maybe", "/db?schema=" + "x" * 64, "/db?pool=0", "/db?pool=many", "%zz/db",
+        "/db?schema=information_schema", "/db?prepare=maybe", "/db?schema=" + "x" * 64, "/db?pool=0", "/db?pool=many",
+        "/db?connect_timeout=soon", "%zz/db",
     ],
 )  # fmt: skip
 def test_a_dsn_that_means_nothing(rest: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
-from urllib.parse import unquote_plus
+from urllib.parse import unquote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -14,9 +14,6 @@ from rstore.errors import InvalidValueError
 _MAX_SCHEMA_BYTES: Final = 63
 _DEFAULT_POOL: Final = 10
 _OWN: Final = {"schema", "prepare", "pool"}
-
-# A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
-_KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 
 
 class Place(NamedTuple):
@@ -40,7 +37,7 @@ def parse(rest: str) -> Place:
         raise _unreadable()
     base, _, query = rest.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    own = {name: unquote_plus(value) for name, _, value in pairs if name in _OWN}
+    own = {name: unquote(value) for name, _, value in pairs if name in _OWN}
     others = "&".join(name + equals + value for name, equals, value in pairs if name not in _OWN)
     try:
         given = conninfo_to_dict(f"postgresql://{base}" + (f"?{others}" if others else ""))
@@ -48,7 +45,9 @@ def parse(rest: str) -> Place:
         given = None
     if given is None or not re.fullmatch("[0-9,]*", str(given.get("port", ""))):
         raise _unreadable() from None  # libpq quotes what it cannot read, which may be half of a password
-    parameters = _KEEPALIVE | {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
+    if not re.fullmatch("-?[0-9]+", str(given.get("connect_timeout", 0))):
+        raise InvalidValueError("connect_timeout is a whole number of seconds")
+    parameters = {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
     parameters["client_encoding"] = "UTF8"
     schema = _schema(own.get("schema", "rstore"))
     show = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}, schema {schema!r}"
@@ -63,8 +62,10 @@ def _unreadable() -> InvalidValueError:
 
 
 def _schema(name: str) -> str:
-    if not 0 < len(name.encode()) <= _MAX_SCHEMA_BYTES or name.startswith("pg_") or "\0" in name:
-        raise InvalidValueError(f"the schema has 1 to {_MAX_SCHEMA_BYTES} bytes and does not begin with pg_: {name!r}")
+    if not 0 < len(name.encode()) <= _MAX_SCHEMA_BYTES or "\0" in name:
+        raise InvalidValueError(f"the schema has 1 to {_MAX_SCHEMA_BYTES} bytes: {name!r}")
+    if name.startswith("pg_") or name == "information_schema":
+        raise InvalidValueError(f"the schema {name!r} is PostgreSQL's own")
     return name
 
 

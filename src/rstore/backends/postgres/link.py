@@ -11,11 +11,11 @@ import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import psycopg
 from psycopg import capabilities, pq
-from psycopg.errors import error_from_result
+from psycopg.errors import Diagnostic, error_from_result
 
 # Looked up once: three levels of names take a tenth of a microsecond each time.
 _OK: Final = pq.ExecStatus.COMMAND_OK
@@ -26,8 +26,11 @@ _IDLE: Final = pq.TransactionStatus.IDLE
 
 _READ: Final = 1
 _WRITE: Final = 4
-_GRACE_S: Final = 2.0
-"""How long a server that was asked to give up may take to say that it did."""
+_GRACE_S: Final = 1.5
+"""How long a server may take that is asked to give up, until it has said that it did."""
+_WARNING: Final = "WARNING"
+_TERMINATED: Final = "57P01"
+_AWAITING_STANDBYS: Final = "SyncRepWaitForLSN"
 _FLUSH_EVERY: Final = 16
 """After so many statements the server is to say how far it is: a long pipeline must not look like one that hangs."""
 
@@ -64,6 +67,10 @@ class Silent(Lost):
     """The server did not answer in time, nor when it was asked to give up."""
 
 
+class Unconfirmed(Lost):
+    """It is committed on this server, and no standby has confirmed it, as the server was to wait for."""
+
+
 class Failed(Exception):  # noqa: N818 - the same
     """The server refused a statement, chained from the driver's error; nothing of the pipeline was done."""
 
@@ -87,6 +94,8 @@ class Link:
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
         self._wait = _waiter(self._pgconn.socket)
+        self._warnings: list[_Warning] = []
+        connection.add_notice_handler(_keeper(self._warnings))
         self._fd = self._pgconn.socket
         self._prepare = prepare
         self._prepared: set[bytes] = set()
@@ -128,14 +137,15 @@ class Link:
         """Let go of the socket of another process, without a word to its server."""
         os.close(self._fd)
 
-    def run(self, calls: Iterable[Call], timeout_s: float | None) -> Results:
+    def run(self, calls: Iterable[Call], timeout_s: float | None, *, asking: bool = True) -> Results:
         """Return the results of statements that are sent together; all of them are done or none.
 
-        `timeout_s` bounds how long the server may be silent; then it is asked to give up.
+        `timeout_s` bounds how long the server may be silent. Then it is asked to give up, unless there is no time for
+        `asking`.
 
         Raises `Lost` or `Failed`.
         """
-        return self.receive(self.send(calls), timeout_s)
+        return self.receive(self.send(calls), timeout_s, asking=asking)
 
     def send(self, calls: Iterable[Call]) -> dict[int, bytes]:
         """Send statements together; what it returns is for `receive`, before which nothing else is sent.
@@ -147,23 +157,34 @@ class Link:
         except psycopg.Error as error:
             raise Lost from error
 
-    def receive(self, prepared: dict[int, bytes], timeout_s: float | None) -> Results:
+    def receive(self, prepared: dict[int, bytes], timeout_s: float | None, *, asking: bool = True) -> Results:
         """Return the results of what was sent; all of it was done or nothing.
 
         Raises `Lost` or `Failed`.
         """
         try:
-            results = self._results(timeout_s)
+            results = self._results(timeout_s, asking=asking)
         except TimeoutError as error:
             raise Silent from error
         except psycopg.Error as error:
+            self._check_confirmed()
             raise Lost from error
         if prepared:
             results = self._learn(prepared, results)
         for result in results:
             if result.status == _ERROR:
                 raise Failed(error_from_result(result))
+        if self._warnings:
+            self._check_confirmed()
         return results
+
+    def _check_confirmed(self) -> None:
+        """Raise `Unconfirmed` if the server has warned that it waits no longer for its standbys."""
+        for warning in self._warnings:
+            # The words are in the server's language. Where it is built without the names of its functions, a warning
+            # counts that came when it was asked to give up, or to end.
+            if self._cancelled or warning.sqlstate == _TERMINATED or warning.function == _AWAITING_STANDBYS:
+                raise Unconfirmed from psycopg.OperationalError(warning.words)
 
     def hear(self, timeout_s: float) -> list[bytes]:
         """Return the payloads of what this session was notified of, waiting for the first one.
@@ -184,6 +205,7 @@ class Link:
 
     def _send(self, calls: Iterable[Call]) -> dict[int, bytes]:
         """Send statements; return the names of those that are prepared on the way, by the place of their answers."""
+        self._warnings.clear()
         pgconn, known = self._pgconn, self._prepared
         new: dict[int, bytes] = {}
         for i, (statement, parameters) in enumerate(calls, 1):
@@ -205,7 +227,7 @@ class Link:
         self._prepared.update(name for i, name in prepared.items() if results[i].status == _OK)
         return [result for i, result in enumerate(results) if i not in prepared or result.status != _OK]
 
-    def _results(self, timeout_s: float | None) -> Results:
+    def _results(self, timeout_s: float | None, *, asking: bool) -> Results:
         pgconn, wait = self._pgconn, self._wait
         while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
             ready = wait(_READ | _WRITE, timeout_s)
@@ -214,14 +236,16 @@ class Link:
             if ready & _READ:
                 pgconn.consume_input()
         results: Results = []
+        give_up_at: float | None = None
         while True:
             while pgconn.is_busy():
-                if wait(_READ, _GRACE_S if self._cancelled else timeout_s):
+                if wait(_READ, timeout_s if give_up_at is None else give_up_at - monotonic()):
                     pgconn.consume_input()
-                elif self._cancelled:
+                elif give_up_at is not None or not asking:
                     raise TimeoutError("the server does not answer")
                 else:
-                    self._cancel()  # whether it did give up is in its answer
+                    give_up_at = monotonic() + _GRACE_S
+                    self._cancel(give_up_at)  # whether it did give up is in its answer
             result = pgconn.get_result()
             if result is not None and result.status == _SYNC:
                 return results
@@ -230,19 +254,42 @@ class Link:
             if pgconn.status == _BAD:
                 raise _broken(results)
 
-    def _cancel(self) -> None:
+    def _cancel(self, deadline: float) -> None:
         self._cancelled = True
         if not capabilities.has_cancel_safe():
             self._pgconn.get_cancel().cancel()
             return
         cancelling = self._pgconn.cancel_conn()
         cancelling.start()
-        deadline = monotonic() + _GRACE_S
-        while (state := cancelling.poll()) not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
-            what = _READ if state == pq.PollingStatus.READING else _WRITE
-            if not _waiter(cancelling.socket)(what, deadline - monotonic()):
-                break
+        poll_until(cancelling, cancelling.poll, deadline)
         cancelling.finish()
+
+
+class _Warning(NamedTuple):
+    sqlstate: str | None
+    function: str | None
+    words: str
+
+
+def _keeper(warnings: list[_Warning]) -> Callable[[Diagnostic], None]:
+    """Return what keeps a warning; when it returns, the driver forgets what the server said."""
+
+    def keep(notice: Diagnostic) -> None:
+        if notice.severity_nonlocalized == _WARNING:
+            warnings.append(_Warning(notice.sqlstate, notice.source_function, notice.message_primary or ""))
+
+    return keep
+
+
+def poll_until(
+    making: pq.abc.PGconn | pq.abc.PGcancelConn, poll: Callable[[], int], deadline: float
+) -> pq.PollingStatus:
+    """Return how far a connection is that is being made: made, failed, or what it waited for still at the deadline."""
+    while (state := pq.PollingStatus(poll())) not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
+        what = _READ if state == pq.PollingStatus.READING else _WRITE
+        if not _waiter(making.socket)(what, deadline - monotonic()):
+            break
+    return state
 
 
 def _broken(results: Results) -> psycopg.Error:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from math import ceil
 from threading import Condition
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 from weakref import WeakSet, finalize
 
 import psycopg
 
+from rstore.backends.postgres.connecting import connect
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import is_temporary, unreachable
 from rstore.backends.postgres.link import Link
 from rstore.errors import StoreBusyError, StoreClosedError
 
 _IDLE_S: Final = 300.0
+_LEAST_S: Final = 1.0
+"""So long is a server given to take a connection, however short the time-out is: a distant one needs some of that."""
 
 
 class Pool:
@@ -196,20 +198,15 @@ class Pool:
     def _try_connect(self, deadline: float) -> Link:
         pause = 0.01
         while True:
-            left_s = max(1, ceil(deadline - monotonic()))
-            parameters: dict[str, Any] = {"connect_timeout": left_s, **self._place.parameters}
-            try:
-                connection = psycopg.Connection.connect(**parameters, autocommit=True)
-            except psycopg.Error as error:
-                if self._drop_spare():
-                    continue  # whose place at the server may be the one that is missing
-                if not is_temporary(error) or monotonic() + pause > deadline:
-                    # Not chained: the frames of the driver hold the password.
-                    raise unreachable(error, self._place.show) from error.with_traceback(None)
-                time.sleep(pause)
-                pause = min(2 * pause, 0.5)
-            else:
+            connection = connect(self._place.parameters, max(deadline, monotonic() + _LEAST_S))
+            if isinstance(connection, psycopg.Connection):
                 return Link(connection, prepare=self.prepare)
+            if self._drop_spare():
+                continue  # whose place at the server may be the one that is missing
+            if not is_temporary(connection) or monotonic() + pause > deadline:
+                raise unreachable(connection, self._place.show) from connection
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
 
 
 # -- forks ------------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ class PostgresWatcher(Watcher):
     def _begin(self) -> bool:
         """Return whether it listens from now on."""
         try:
-            link = self._pool.take(monotonic())
+            link = self._pool.take(monotonic())  # which takes a second at most
         except StoreError:
             # Whoever looks at the data is told what is wrong, unless it is right there, such as with one session less.
             self._poll(again_at=monotonic() + _AGAIN_S)

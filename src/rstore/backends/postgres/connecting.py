@@ -1,0 +1,98 @@
+"""Opening a connection by a deadline, over several hosts and addresses.
+
+By libpq alone, and not by `psycopg.connect`: that gives each address two seconds at least, so that several of them that
+are silent take longer than any time-out.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from random import SystemRandom
+from time import monotonic
+from typing import Final
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from rstore.backends.postgres.link import poll_until
+
+# A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
+_KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+_ASKED_FOR: Final = ("host", "hostaddr", "port", "connect_timeout", "target_session_attrs", "load_balance_hosts")
+_STANDBY_FIRST: Final = "prefer-standby"
+_random = SystemRandom()
+
+
+def connect(parameters: dict[str, str], deadline: float) -> psycopg.Connection | psycopg.Error:
+    """Return a connection, or why there is none.
+
+    The time that is left is shared by the hosts that are left; `connect_timeout` may give each one less. What went
+    wrong is returned and not raised: in a traceback, the variables of this file would show the password.
+    """
+    known = _known(parameters)
+    keepalive = {} if any(name.startswith("keepalives") for name in known) else _KEEPALIVE
+    attempts = [{**keepalive, **parameters, **attempt} for attempt in _attempts(known)]
+    most_s = float(known.get("connect_timeout", 0))
+    errors: list[str] = []
+    for i, attempt in enumerate(attempts):
+        share_s = max(0.0, deadline - monotonic()) / (len(attempts) - i)
+        if most_s > 0:
+            share_s = min(share_s, most_s)
+        pgconn = pq.PGconn.connect_start(make_conninfo("", **attempt).encode())
+        state = poll_until(pgconn, pgconn.connect_poll, monotonic() + share_s)
+        if state == pq.PollingStatus.OK:
+            return psycopg.Connection(pgconn)
+        error = pgconn.get_error_message() if state == pq.PollingStatus.FAILED else "no answer in time"
+        pgconn.finish()
+        if error not in errors:
+            errors.append(error)
+    return psycopg.OperationalError("; ".join(errors))
+
+
+def _known(parameters: dict[str, str]) -> dict[str, str]:
+    """Return what libpq knows of where to connect and how, from a service file and the environment as well."""
+    # What it is asked for in the end is impossible, so that it reads everything and connects to nothing.
+    asking = pq.PGconn.connect_start(make_conninfo("", **parameters, ssl_min_protocol_version="none").encode())
+    known = {option.keyword.decode(): (option.val or b"").decode() for option in asking.info}
+    asking.finish()
+    return {
+        name: value for name, value in known.items() if value and (name in _ASKED_FOR or name.startswith("keepalives"))
+    }
+
+
+def _attempts(known: dict[str, str]) -> list[dict[str, str]]:
+    """Return parameters for one address each, in the order in which they are to be tried."""
+    attempts = [*_addresses(known)]
+    if known.get("load_balance_hosts") == "random":
+        _random.shuffle(attempts)
+    if known.get("target_session_attrs") == _STANDBY_FIRST and len(attempts) > 1:
+        sessions = ("standby", "any")
+        return [{**attempt, "target_session_attrs": wanted} for wanted in sessions for attempt in attempts]
+    return attempts
+
+
+def _addresses(known: dict[str, str]) -> Iterator[dict[str, str]]:
+    hosts, addresses, ports = (known[name].split(",") if name in known else [] for name in ("host", "hostaddr", "port"))
+    n = max(len(hosts), len(addresses), 1)
+    if not {len(hosts), len(addresses)} <= {0, n} or len(ports) not in (0, 1, n):
+        yield {}  # libpq says what is wrong
+        return
+    for i in range(n):
+        one = {name: values[i] for name, values in (("host", hosts), ("hostaddr", addresses)) if values}
+        if ports:
+            one["port"] = ports[i % len(ports)]
+        if addresses or not hosts or hosts[i][:1] in ("", "/", "@") or hosts[i][1:2] == ":":
+            yield one  # an address, or a socket in a directory
+        else:
+            for address in _resolved(hosts[i]):
+                yield {**one, **address}
+
+
+def _resolved(host: str) -> list[dict[str, str]]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [{}]  # and what cannot be resolved it says, too
+    return [{"hostaddr": str(address[0])} for *_, address in found]
