@@ -123,10 +123,11 @@ def test_nothing_stays_behind_in_a_session(postgresql: Server, postgresql_schema
         assert connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchall() == [(0,)]
 
 
-@pytest.mark.parametrize("schema", ["public", 'with "quotes" {and} %s', "Grüße", "a.b"])
+@pytest.mark.parametrize("schema", ["public", 'with "quotes" {and} %s', "Grüße", "a.b", "a;b", "a--b", "a/*b", "a+b"])
 def test_names_of_schemas(postgresql: Server, schema: str) -> None:
     postgresql.execute("CREATE DATABASE names")
     try:
-        use(postgresql.dsn("names", schema=schema))
+        use(postgresql.dsn("names", schema=schema).replace("%2B", "+"))
+        assert (schema,) in postgresql.execute("SELECT nspname FROM pg_namespace", "names")
     finally:
         postgresql.execute("DROP DATABASE names WITH (FORCE)")

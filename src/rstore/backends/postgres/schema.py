@@ -89,8 +89,9 @@ def script(schema: str, version: int = 0) -> list[str]:
     s = quoted(schema)
     statements: list[str] = []
     for to, migration in enumerate(MIGRATIONS[version:], version + 1):
-        lines = (line.partition("--")[0].rstrip() for line in migration.format(s=s).splitlines())
-        statements += (one.strip() for one in "\n".join(lines).split(";") if one.strip())
+        lines = (line.partition("--")[0].rstrip() for line in migration.splitlines())
+        # The name comes last: it may hold whatever ends a statement or begins a comment.
+        statements += (one.strip().format(s=s) for one in "\n".join(lines).split(";") if one.strip())
         statements.append(f"UPDATE {s}.format SET version = {to}")
     return statements
 
