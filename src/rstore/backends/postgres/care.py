@@ -17,9 +17,15 @@ _SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "synchron
 # Whoever may not see the state of a standby sees that there is one.
 _ASK: Final = Statement(f"""
 SELECT {", ".join(f"current_setting('{name}')" for name in _SETTINGS)}, pg_is_in_recovery(),
-  (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))""")
+  (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')),
+  (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL)""")
 _AWAITED: Final = ("on", "remote_write", "remote_apply")
 """With these a commit waits for the standbys that are named, if any are."""
+_COPIED: Final = {
+    True: ", and a standby has confirmed it",
+    False: "",
+    None: ", and a standby has confirmed it if one that is connected is synchronous, which this user may not see",
+}
 _LOG_TABLES: Final = ("hot", "chunks", "checkpoints")
 
 
@@ -45,14 +51,17 @@ class PostgresCare(PostgresRecords):
         if self._frozen:
             meaning = "this store writes nothing, and how others do is theirs to know"
             return Durability(None, None if intact else False, intact, None, meaning, settings)
-        copied = commit in _AWAITED and settings["synchronous_standby_names"] != ""
+        copied: bool | None = False
+        if commit in _AWAITED and settings["synchronous_standby_names"] != "":
+            hidden = number(found, 6) > 0
+            copied = True if number(found, 5) else None if hidden else False
         if not intact:
             meaning = "a power cut may damage the whole database: fsync or full_page_writes is off"
         elif commit == "off":
             meaning = "a crash or a power cut may undo the newest calls; the database is intact all the same"
         else:
             meaning = "what a call has stored is on the server's disk, as far as the disk keeps its promises"
-        meaning += ", and a standby has confirmed it" if copied else ""
+        meaning += _COPIED[copied]
         return Durability(commit != "off", intact and commit != "off", intact, copied, meaning, settings)
 
     def findings(self) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from rstore.backends.postgres.errors import (
     Passed,
     translated,
 )
-from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
+from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
 from rstore.backends.postgres.moments import Moment
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
@@ -50,6 +50,11 @@ _STALL_S: Final = 60.0
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
 _MOMENT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
+_OVER_S: Final = 2.7
+"""So much longer than its time-out may a call take whose server falls silent, until what became of it is known, or not:
+half of it the server has to give up, and a look takes the rest. The documentation promises three seconds."""
+_LOOK_S: Final = 0.8
+"""A look that would have less is not begun."""
 _random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 _BEGIN_READ: Final = (Statement("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"), ())
@@ -65,6 +70,9 @@ _STATUS: Final = Statement("SELECT pg_xact_status($1::text::xid8)")
 _SAVEPOINT: Final = (Statement("SAVEPOINT step"), ())
 _BACK: Final = (Statement("ROLLBACK TO SAVEPOINT step"), ())
 _RELEASE: Final = (Statement("RELEASE SAVEPOINT step"), ())
+# A commit behind the one that is in question, so that standbys that have confirmed it have confirmed both.
+_CONFIRM: Final = Statement("""
+SELECT pg_logical_emit_message(true, 'rstore', '') WHERE current_setting('synchronous_standby_names') <> ''""")
 _SET_LOCAL: Final = Statement("SELECT set_config($1::text, $2::text, true)")
 
 
@@ -107,11 +115,15 @@ class Connections:
         for tries in range(_RETRIES):
             link = self.pool.take(deadline)
             try:
-                return check_layout(link, self.place, self.timeout_s, frozen=self._frozen)
+                left_s = max(deadline - monotonic(), _MOMENT_S)
+                return check_layout(link, self.place, left_s, frozen=self._frozen)
             except Failed as failure:
                 self.pool.drop(link)  # it may be in the middle of a transaction
-                if tries == _RETRIES - 1 or not self._again(failure, tries):
+                if tries == _RETRIES - 1 or monotonic() > deadline or not self._again(failure, tries):
                     raise translated(failure.error, self.place.show) from failure.error
+            except Unconfirmed as lost:
+                self.pool.drop(link)
+                raise self._unconfirmed() from lost.__cause__
             except Lost as lost:
                 self.pool.drop(link)
                 raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
@@ -183,17 +195,22 @@ class Connections:
         prelude = [*self._prelude, *([set_local("lock_timeout", self._timeout_ms)] if patient else ())]
         all_calls = Calls(lambda: chain(prelude, calls)) if prelude else calls
         first: Lost | None = None
+        deadline = monotonic() + self.timeout_s
         for _ in range(_RETRIES):
             try:
-                results = self._run(all_calls, patient=patient)[len(prelude) :]
+                results = self._run(all_calls, patient=patient, deadline=deadline)[len(prelude) :]
             except Lost as lost:
                 first = first or lost
-                if self._was_done(look, lost):
+                if patient:
+                    deadline = monotonic() + self.timeout_s  # until now it was allowed to take long
+                if self._was_done(look, lost, deadline):
                     return None
+                if monotonic() > deadline:
+                    break
             except StoreError:
                 if first is None:
                     raise
-                if self._was_done(look, first):
+                if self._was_done(look, first, deadline):
                     return None  # the first copy was under way still, and the second one met it
                 break  # and it may be under way even now
             else:
@@ -207,20 +224,24 @@ class Connections:
         if carried > _MOST_KEPT_BYTES:
             self.pool.drop_idle()
 
-    def _run(self, calls: Iterable[Call], *, harmless: bool = False, patient: bool = False) -> Results:
+    def _run(
+        self, calls: Iterable[Call], *, harmless: bool = False, patient: bool = False, deadline: float | None = None
+    ) -> Results:
         """Return the results of a pipeline, on the connection of this thread's transaction or on any."""
         if self._bound.link is not None:
             return self._inside(self._bound.link, calls)
-        link, results = self._send(calls, harmless=harmless, patient=patient)
+        link, results = self._send(calls, harmless=harmless, patient=patient, deadline=deadline)
         self.pool.give_back(link)
         return results
 
-    def _send(self, calls: Iterable[Call], *, harmless: bool, patient: bool = False) -> tuple[Link, Results]:
+    def _send(
+        self, calls: Iterable[Call], *, harmless: bool, patient: bool = False, deadline: float | None = None
+    ) -> tuple[Link, Results]:
         """Return the results of a pipeline, tried again where nothing was done, and the connection, to be given back.
 
         Raises `Lost` unless it is `harmless` to send it twice.
         """
-        deadline = self._bound.deadline or monotonic() + self.timeout_s
+        deadline = self._bound.deadline or deadline or monotonic() + self.timeout_s
         for tries in range(_RETRIES):
             link = self.pool.take(deadline)
             try:
@@ -265,11 +286,15 @@ class Connections:
 
     def _on(self, link: Link, calls: Iterable[Call], timeout_s: float | None) -> Results:
         try:
-            return link.run(calls, timeout_s)
+            # On behalf of something that is overdue itself there is no time to ask the server to give up.
+            return link.run(calls, timeout_s, asking=self._bound.deadline is None)
         except Failed as failure:
             if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED):
                 self.pool.drop(link)  # another session may be another server by now, or know other statements
             raise
+        except Unconfirmed as lost:
+            self.pool.drop(link)
+            raise self._unconfirmed() from lost.__cause__
         except BaseException:
             self.pool.drop(link)  # in the middle of something: by an error, or by a signal
             raise
@@ -367,7 +392,7 @@ class Connections:
         yield None
 
     def _end(self, link: Link) -> None:
-        bound = self._bound
+        bound, deadline = self._bound, monotonic() + self.timeout_s
         self._check_own(link)
         try:
             (ended,) = self._on(link, [_COMMIT], self.timeout_s)
@@ -376,7 +401,7 @@ class Connections:
             raise (Passed(str(error)) if failure.sqlstate in RETRY else error) from failure.error
         except Lost as lost:
             bound.link, xid = None, bound.xid
-            if xid is not None and not self._was_done(lambda: self._was_committed(xid), lost):
+            if xid is not None and not self._was_done(lambda: self._was_committed(xid), lost, deadline):
                 raise StoreNotAvailableError(
                     f"{self.place.show}: the connection was lost at the end of a transaction; nothing was applied"
                 ) from lost.__cause__
@@ -416,29 +441,50 @@ class Connections:
 
     # -- lost answers -------------------------------------------------------------------------------------------------
 
-    def _was_done(self, look: Look, lost: Lost) -> bool:
-        """Return what a look says after an answer was lost: done, or not and harmless to be sent again."""
+    def _was_done(self, look: Look, lost: Lost, deadline: float) -> bool:
+        """Return what a look says after an answer was lost: done, or not and harmless to be sent again.
+
+        `deadline` is that of the call.
+        """
         bound, looks, pause = self._bound, 0, 0.005
-        deadline = bound.deadline = monotonic() + max(self.timeout_s, 1.0)
-        try:
-            while looks < _LOOKS and monotonic() < deadline:
+        end = deadline + _OVER_S
+        while looks < _LOOKS and monotonic() < end - _LOOK_S:
+            try:
+                bound.deadline = end
                 try:
                     seen = look()
-                except StoreClosedError:
-                    break
-                except StoreError:
-                    pass  # a server that was killed takes a moment to come back
-                else:
-                    if seen is not None:
-                        return seen
-                    looks += 1  # it may be under way still
-                time.sleep(pause)
-                pause = min(2 * pause, 0.5)
-        finally:
-            bound.deadline = None
+                finally:
+                    bound.deadline = None
+                if seen:
+                    self._confirm(max(deadline, monotonic() + _MOMENT_S))
+            except StoreClosedError:
+                break
+            except OutcomeUnknownError:
+                raise
+            except StoreError:
+                pass  # a server that was killed takes a moment to come back
+            else:
+                if seen is not None:
+                    return seen
+                looks += 1  # it may be under way still
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
         raise self._unknown() from lost.__cause__
+
+    def _confirm(self, deadline: float) -> None:
+        """Wait until the standbys have confirmed what a look has found, if such a write waits for them.
+
+        Raises `OutcomeUnknownError` if none has.
+        """
+        self._run([*self._prelude, (_CONFIRM, ())], harmless=True, deadline=deadline)
 
     def _unknown(self) -> OutcomeUnknownError:
         return OutcomeUnknownError(
             f"{self.place.show}: the connection was lost before the answer to a write: all of it was applied, or none"
+        )
+
+    def _unconfirmed(self) -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"{self.place.show}: it is committed on the primary, but no standby has confirmed it: it is lost if the "
+            "primary is lost before one does"
         )
