@@ -10,7 +10,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ import pytest
 from postgresql import PASSWORD, Server
 from test_postgres_layout import use
 
-from rstore import Store
+from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreNotAvailableError
 
+SESSIONS = 3
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
 
 
 @pytest.fixture
-def pgbouncer(postgresql: Server) -> Iterator[int]:
-    """The port of a PgBouncer that hands out three sessions by the transaction."""
+def pgbouncer(postgresql: Server, request: pytest.FixtureRequest) -> Iterator[int]:
+    """The port of a PgBouncer that hands out three sessions by the transaction; the parameter is how long one waits."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -45,8 +47,9 @@ unix_socket_dir =
 auth_type = plain
 auth_file = {directory}/users
 pool_mode = transaction
-default_pool_size = 3
+default_pool_size = {SESSIONS}
 max_client_conn = 100
+query_wait_timeout = {getattr(request, "param", 120)}
 """
         )
         if os.geteuid() == 0:  # PgBouncer refuses root as well
@@ -117,3 +120,62 @@ def test_watching_through_a_pooler_leaves_no_session_listening(
         change = next(changes)
         assert (change.key, change.entry and change.entry.value) == ("a", 1)
         assert postgresql.execute(f'SELECT watched_until FROM "{postgresql_schema}".namespaces') == [(None,)]
+
+
+def transact(store: Store) -> None:
+    with store.transaction() as tx:
+        tx["k"] = "new"
+
+
+CALLS: dict[str, Callable[[Store], object]] = {
+    "get": lambda s: s.get("k"),
+    "items": lambda s: list(s.items()),
+    "set": lambda s: s.set("k", "new"),
+    "add": lambda s: s.add("other", "new"),
+    "extend": lambda s: s.extend("s", (1, "new")),
+    "apply": lambda s: s.apply("e", {"x": "new"}),
+    "clear": lambda s: s.clear(),
+    "transaction": transact,
+    "opening": lambda s: Store(s._dsn, timeout=10).open(),  # noqa: SLF001
+}
+
+
+@pytest.fixture
+def full(postgresql: Server, postgresql_schema: str, pgbouncer: int) -> Iterator[Callable[[float], Store]]:
+    """What opens a store behind a PgBouncer and takes all its sessions; it has to be as it was in the end."""
+    with ExitStack() as stack:
+
+        def opened(timeout: float) -> Store:
+            dsn = postgresql.tcp_dsn("somebody", PASSWORD, port=pgbouncer, schema=postgresql_schema)
+            store = stack.enter_context(Store(dsn, frozen=False, timeout=timeout))
+            store["k"] = "old"
+            store.extend("s", (0, "old"))
+            store.apply("e", {"x": "old"})
+            for _ in range(SESSIONS):
+                conninfo = f"host=127.0.0.1 port={pgbouncer} user=somebody password={PASSWORD} dbname=postgres"
+                stack.enter_context(psycopg.connect(conninfo)).execute("SELECT 1")
+            return store
+
+        yield opened
+    with Store(postgresql.dsn(schema=postgresql_schema)) as store:
+        assert store.find() == [("k", "old")]
+        assert (store.range("s"), store.current("e")) == ([(0, "old")], {"x": "old"})
+
+
+@pytest.mark.parametrize("pgbouncer", [0.2], indirect=True)
+def test_a_pooler_that_has_no_session_free_has_passed_on_nothing(full: Callable[[float], Store]) -> None:
+    store = full(20)
+    for name, call in CALLS.items():
+        began = time.monotonic()
+        with pytest.raises(StoreBusyError, match=r"query_wait_timeout.*nothing was applied"):
+            call(store)
+        assert time.monotonic() - began < 5, name
+
+
+def test_a_pooler_that_is_waited_for_longer_than_the_time_out(full: Callable[[float], Store]) -> None:
+    """Nobody knows whether it has passed on what it was sent."""
+    store = full(0.3)
+    with pytest.raises(OutcomeUnknownError):
+        store.set("k", "new")
+    with pytest.raises(StoreNotAvailableError):
+        store.get("k")

@@ -57,6 +57,20 @@ def test_a_user_who_is_not_there(postgresql: Server) -> None:
     assert "check the user" in str(refusal(postgresql.dsn(user="nobody_at_all")))
 
 
+def test_a_user_who_may_not_come_in(postgresql: Server, user: str) -> None:
+    postgresql.execute(f"ALTER ROLE {user} NOLOGIN")
+    error = refusal(postgresql.dsn(user=user))
+    assert type(error) is StoreNotAvailableError
+    assert "ALTER ROLE … LOGIN" in str(error)
+    postgresql.execute(f"ALTER ROLE {user} LOGIN")
+    postgresql.execute("CREATE DATABASE closed")
+    postgresql.execute("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
+    error = refusal(postgresql.dsn("closed", user=user))
+    postgresql.execute("DROP DATABASE closed")
+    assert type(error) is StoreNotAvailableError
+    assert "GRANT CONNECT" in str(error)
+
+
 def test_a_database_that_is_not_there(postgresql: Server) -> None:
     error = refusal(postgresql.dsn("nowhere"))
     assert type(error) is StoreNotAvailableError
@@ -125,7 +139,7 @@ def test_a_peer_that_is_gone_is_noticed_as_soon_as_the_user_says(
     def idle(dsn: str) -> bytes | None:
         with Store(dsn, frozen=False) as store:
             (link,) = store._writer.backend._connections.pool._links  # type: ignore[attr-defined]  # noqa: SLF001
-            values = {option.keyword: option.val for option in link._connection.pgconn.info}  # noqa: SLF001
+            values: dict[bytes, bytes | None] = {option.keyword: option.val for option in link._connection.pgconn.info}  # noqa: SLF001
             return values[b"keepalives_idle"]
 
     assert idle(postgresql_dsn) == b"30"

@@ -68,18 +68,33 @@ _KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {
 # libpq has no codes for what goes wrong before the session begins, only the server's words. Where these are in another
 # language the hint is missing, and the words are there all the same.
 _REFUSED: Final = (
+    (r"not permitted to log in", "ALTER ROLE … LOGIN lets it, or connect as another user"),
+    (r"permission denied for database", "GRANT CONNECT ON DATABASE … TO the user lets it in"),
     (r"password|authentication|pg_hba|role .* does not exist", "check the user, the password and pg_hba.conf"),
     (r"database .* does not exist", "create it with CREATE DATABASE … ENCODING 'UTF8', or name another one"),
     (r"could not translate host name|resolve host", "check the name of the host"),
     (r"[Cc]onnection refused|No such file or directory", "is the server running, and is this its port?"),
     (r"certificate|SSL", "check sslmode and the certificates"),
 )
-_FULL: Final = re.compile(r"too many (clients|connections)|remaining connection slots|no more connections allowed")
+_FULL: Final = re.compile(
+    r"too many (clients|connections)|remaining connection slots|no more connections allowed|query_wait_timeout"
+)
+_POOLER_HINT: Final = (
+    "PgBouncer had no session of the server free for so long; nothing was applied: raise its default_pool_size, or "
+    "keep transactions short"
+)
 _STARTING: Final = re.compile(r"the database system is (starting up|shutting down|in recovery mode|not yet accepting)")
+
+
+def is_refused_by_pooler(error: psycopg.Error) -> bool:
+    """Return whether PgBouncer had no session of the server to spare: what it was sent it has passed on to nobody."""
+    return error.sqlstate == "08P01" and "query_wait_timeout" in str(error)
 
 
 def translated(error: psycopg.Error, place: str) -> StoreError:
     """Return the error of rstore for what the server refused; it names the place, never a value."""
+    if is_refused_by_pooler(error):
+        return StoreBusyError(f"{place}: {_words(error)}; {_POOLER_HINT}")
     kind, hint = _KINDS.get(error.sqlstate or "", (StoreNotAvailableError, ""))
     return kind(f"{place}: {_words(error)}" + (f"; {hint}" if hint else ""))
 

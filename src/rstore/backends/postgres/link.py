@@ -17,6 +17,8 @@ import psycopg
 from psycopg import capabilities, pq
 from psycopg.errors import Diagnostic, error_from_result
 
+from rstore.backends.postgres.errors import is_refused_by_pooler
+
 # Looked up once: three levels of names take a tenth of a microsecond each time.
 _OK: Final = pq.ExecStatus.COMMAND_OK
 _ERROR: Final = pq.ExecStatus.FATAL_ERROR
@@ -162,13 +164,17 @@ class Link:
 
         Raises `Lost` or `Failed`.
         """
+        results: Results = []
         try:
-            results = self._results(timeout_s, asking=asking)
+            self._receive(results, timeout_s, asking=asking)
         except TimeoutError as error:
             raise Silent from error
         except psycopg.Error as error:
             self._check_confirmed()
-            raise Lost from error
+            why = _last_words(results) or error
+            if is_refused_by_pooler(why):
+                raise Failed(why) from None
+            raise Lost from why
         if prepared:
             results = self._learn(prepared, results)
         for result in results:
@@ -227,7 +233,8 @@ class Link:
         self._prepared.update(name for i, name in prepared.items() if results[i].status == _OK)
         return [result for i, result in enumerate(results) if i not in prepared or result.status != _OK]
 
-    def _results(self, timeout_s: float | None, *, asking: bool) -> Results:
+    def _receive(self, results: Results, timeout_s: float | None, *, asking: bool) -> None:
+        """Take in results, up to the end of the pipeline or of the connection."""
         pgconn, wait = self._pgconn, self._wait
         while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
             ready = wait(_READ | _WRITE, timeout_s)
@@ -235,7 +242,6 @@ class Link:
                 raise TimeoutError("the server does not take what is sent")
             if ready & _READ:
                 pgconn.consume_input()
-        results: Results = []
         give_up_at: float | None = None
         while True:
             while pgconn.is_busy():
@@ -248,11 +254,11 @@ class Link:
                     self._cancel(give_up_at)  # whether it did give up is in its answer
             result = pgconn.get_result()
             if result is not None and result.status == _SYNC:
-                return results
+                return
             if result is not None:
                 results.append(result)
             if pgconn.status == _BAD:
-                raise _broken(results)
+                raise psycopg.OperationalError("the connection is closed")
 
     def _cancel(self, deadline: float) -> None:
         self._cancelled = True
@@ -292,11 +298,9 @@ def poll_until(
     return state
 
 
-def _broken(results: Results) -> psycopg.Error:
-    """Return how a connection broke: what the server said last, if it said why."""
-    if results and results[-1].status == _ERROR:
-        return error_from_result(results[-1])
-    return psycopg.OperationalError("the connection is closed")
+def _last_words(results: Results) -> psycopg.Error | None:
+    """Return what the server said before it closed a connection, if it said why."""
+    return next((error_from_result(result) for result in results if result.status == _ERROR), None)
 
 
 # As many format codes as there are parameters, all binary: making such a list anew takes a tenth of a microsecond.
