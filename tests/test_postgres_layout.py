@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -47,24 +48,75 @@ def partitioned(schema: str) -> str:
     return str(script).replace("'rstore'", f"'{schema}'")
 
 
-def test_tables_that_are_spread_over_partitions(postgresql: Server, postgresql_schema: str) -> None:
-    dsn = postgresql.dsn(schema=postgresql_schema)
+@pytest.fixture
+def roles(postgresql: Server) -> Iterator[None]:
+    with postgresql.role('"the owner"'), postgresql.role("writer"), postgresql.role("reader"):
+        yield
+
+
+@pytest.mark.usefixtures("roles")
+@pytest.mark.parametrize("who", ["postgres", "the owner"])
+def test_tables_that_are_spread_over_partitions(postgresql: Server, postgresql_schema: str, who: str) -> None:
+    """Who does it need not be who owns them, and everybody may do what they could before."""
+    s = f'"{postgresql_schema}"'
+    postgresql.execute(f'CREATE SCHEMA {s} AUTHORIZATION "the owner"')
+    dsn, write, read = (
+        postgresql.dsn(user=user, schema=postgresql_schema) for user in ("the%20owner", "writer", "reader")
+    )
     with Store(dsn, frozen=False):
         pass
-    postgresql.execute(partitioned(postgresql_schema))
+    postgresql.execute(
+        f"GRANT USAGE ON SCHEMA {s} TO writer, reader; GRANT SELECT ON ALL TABLES IN SCHEMA {s} TO PUBLIC;"
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {s} TO writer WITH GRANT OPTION"
+    )
+    before = _rights(postgresql, postgresql_schema)
+    with psycopg.connect(
+        host=str(postgresql.directory), port=postgresql.port, user=who, dbname="postgres"
+    ) as connection:
+        connection.execute(partitioned(postgresql_schema).encode())
     spread = postgresql.execute(
-        f"SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = '\"{postgresql_schema}\"'::regnamespace"
+        f"SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = '{s}'::regnamespace"
     )
     assert {name for (name,) in spread} == {"records", "logs", "hot", "chunks", "checkpoints"}
-    use(dsn)
-    with Store(dsn, frozen=False) as store:
+    assert _rights(postgresql, postgresql_schema) == before
+    assert postgresql.execute(
+        f"SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = '{postgresql_schema}'"
+    ) == [("the owner",)]
+    for user in (dsn, write):
+        use(user)
+    with Store(write, frozen=False) as store, Store(dsn, frozen=False) as owner:
         store.update({f"{i}": i for i in range(1000)})
-        held = [postgresql.execute(f'SELECT count(*) FROM "{postgresql_schema}".records_{i}')[0][0] for i in range(8)]
+        store.extend_many("s", ((t, t) for t in range(20_000)))
+        held = [postgresql.execute(f"SELECT count(*) FROM {s}.records_{i}")[0][0] for i in range(8)]
         assert sum(held) == 1000
         assert min(held) > 50
-        assert store.keys() == sorted(f"{i}" for i in range(1000))
+        with Store(read) as reader:
+            assert (reader.keys(), len(reader.range("s"))) == (sorted(f"{i}" for i in range(1000)), 20_000)
+        assert owner.check() == []
+        assert owner.vacuum().bytes is not None
+        with pytest.raises(psycopg.errors.RaiseException, match="is not empty: nothing was changed"):
+            postgresql.execute(partitioned(postgresql_schema))
         store.discard()
     check_schema(postgresql, postgresql_schema)
+
+
+def _rights(postgresql: Server, schema: str) -> list[tuple[str, ...]]:
+    return postgresql.execute(
+        "SELECT relname, grantee, privilege_type, is_grantable FROM pg_class, aclexplode(relacl) "
+        f"WHERE relnamespace = '\"{schema}\"'::regnamespace AND relname IN ('records', 'logs', 'hot', 'chunks', "
+        "'checkpoints') ORDER BY 1, 2, 3"
+    )
+
+
+def test_what_is_compressed_already_the_server_does_not_compress(postgresql: Server, postgresql_schema: str) -> None:
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False):
+        pass
+    stored = postgresql.execute(
+        "SELECT relname, attstorage::text FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid "
+        f"WHERE attname = 'body' AND relnamespace = '\"{postgresql_schema}\"'::regnamespace "
+        "AND relname IN ('chunks', 'checkpoints')"
+    )
+    assert sorted(stored) == [("checkpoints", "e"), ("chunks", "e")]
 
 
 def test_a_schema_moves_to_a_newer_format_whole_or_not_at_all(
