@@ -342,13 +342,14 @@ def test_a_lock_is_waited_for_no_longer_than_the_time_out(postgresql: Server, po
     waiting.open()
     with holder.exclusive(LOG):
         holder.write([Write("k", b"1" * 20)], birth)
-        for write in (
-            lambda: waiting.write([Write("k", b"2" * 20)], birth),
-            lambda: waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), birth),
-            waiting.discard,
-        ):
+        writes: list[tuple[str, Callable[[], object]]] = [
+            ("'k' in namespace", lambda: waiting.write([Write("k", b"2" * 20)], birth)),
+            ("'e' in namespace", lambda: waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), birth)),
+            ("namespace", waiting.discard),
+        ]
+        for named, write in writes:
             began = monotonic()
-            with pytest.raises(StoreBusyError):
+            with pytest.raises(StoreBusyError, match=f"^{named} 'default': "):
                 write()
             assert 0.4 < monotonic() - began < 3
         assert waiting.get("k") is None  # a read waits for nobody

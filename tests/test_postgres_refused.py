@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 from time import monotonic, sleep
 from urllib.parse import quote
 
@@ -27,7 +27,8 @@ from rstore import (
     StoreNotAvailableError,
 )
 from rstore.backends import make_backend
-from rstore.backends.nouns import Log, Model, Options, Row, Write
+from rstore.backends.nouns import Commit, Log, Model, Options, Row, Write
+from rstore.backends.postgres import pool
 
 
 @pytest.fixture
@@ -40,6 +41,9 @@ def refusal(dsn: str, *, frozen: bool = False, timeout: float = 30) -> StoreErro
     with pytest.raises(StoreError) as refused, Store(dsn, frozen=frozen, timeout=timeout):
         pass
     assert PASSWORD not in "".join(traceback.format_exception(refused.value))
+    shown = traceback.TracebackException.from_exception(refused.value, capture_locals=True)
+    if not isinstance(refused.value, InvalidArgumentError):  # where the DSN itself is refused
+        assert not [frame.name for frame in shown.stack[1:] if PASSWORD in str(frame.locals)]
     return refused.value
 
 
@@ -274,6 +278,30 @@ def test_a_pool_without_a_free_connection(postgresql: Server, postgresql_schema:
     assert "?pool=" in str(refused[0])
 
 
+def test_connections_that_nobody_uses_are_closed_by_a_call(
+    postgresql: Server, postgresql_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Barrier(4)
+
+    def use(store: Store) -> None:
+        with store.transaction() as tx:
+            tx.get("k")
+            together.wait()
+
+    monkeypatch.setattr(pool, "_IDLE_S", 0.2)
+    until(lambda: not postgresql.sessions(), "a session of an earlier test is left")
+    with Store(postgresql_dsn, frozen=False) as store:
+        threads = [Thread(target=use, args=(store,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(postgresql.sessions()) == 4
+        sleep(0.3)
+        store.get("k")
+        until(lambda: len(postgresql.sessions()) == 1, "they are left open")
+
+
 # -- servers that only read -------------------------------------------------------------------------------------------
 
 
@@ -388,7 +416,7 @@ def test_tables_of_another_application(postgresql: Server, postgresql_schema: st
     postgresql.execute(f'CREATE SCHEMA "{postgresql_schema}"')
     postgresql.execute(f'CREATE TABLE "{postgresql_schema}".{table} (name text)')
     for frozen in (False,) if table == "records" else (False, True):
-        error = refusal(postgresql.dsn(schema=postgresql_schema), frozen=frozen)
+        error = refusal(postgresql.dsn(schema=postgresql_schema, password=PASSWORD), frozen=frozen)
         assert type(error) is StoreNotAvailableError
         assert "another application" in str(error)
     postgresql.execute(f'DROP TABLE "{postgresql_schema}".{table}')
@@ -429,8 +457,12 @@ def test_what_is_too_large_is_refused_before_it_is_sent(postgresql_dsn: str) -> 
         store.extend("s", (1, 1))
         head = backend.view(Log(Model.SERIES, "s")).head
         assert head is not None
-        with pytest.raises(NotSupportedError):
-            backend.append(Log(Model.SERIES, "s"), head, [Row(2, 0, large)], birth)
+        log = Log(Model.SERIES, "s")
+        for rows in ([Row(2, 0, large)], [Row(2, 0, b"1"), Row(3, 0, large)]):
+            with pytest.raises(NotSupportedError, match="'s' in namespace 'default' takes 1,000,000,001 bytes"):
+                backend.append(log, head, rows, birth)
+            with pytest.raises(NotSupportedError, match="'s' in namespace 'default'"):
+                backend.commit(log, Commit(if_epoch=head.epoch, put_rows=rows), birth)
         assert (store.keys(), store.range("s")) == ([], [(1, 1)])
     backend.close()
 

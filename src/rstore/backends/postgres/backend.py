@@ -26,6 +26,7 @@ from rstore.backends.nouns import (
     Row,
     Snapshot,
     View,
+    too_large,
 )
 from rstore.backends.postgres.binary import (
     boolean,
@@ -37,6 +38,8 @@ from rstore.backends.postgres.binary import (
 from rstore.backends.postgres.care import PostgresCare
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.logs import (
+    MOST_BYTES,
+    TooLargeError,
     address_of,
     columns_of,
     columns_of_head,
@@ -117,10 +120,13 @@ class PostgresBackend(PostgresCare):
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)
         place = *address, boolean(head.sealed)
-        if len(rows) == 1:
-            append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
-        else:
-            append = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
+        try:
+            if len(rows) == 1:
+                append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
+            else:
+                append = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
+        except TooLargeError as error:
+            raise too_large(log.key, self._namespace, error.size, MOST_BYTES, "PostgreSQL") from None
         # In one transaction with its first rows: nobody sees a log that holds nothing, whoever dies meanwhile.
         create = [(self._logs.hold_or_create, (*address, *columns_of_head(head))), *append]
 
@@ -133,7 +139,7 @@ class PostgresBackend(PostgresCare):
         # Several statements find a head all or none: one that came between two of them would be given half of the rows.
         calls = append if len(append) == 1 else create
         while True:
-            results = self._connections.write(calls, look)
+            results = self._write(log.key, calls, look)
             if results is None:
                 return True
             if not truth(results[-1], 0):
@@ -159,12 +165,15 @@ class PostgresBackend(PostgresCare):
                 return False
 
     def _try_commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
-        planned = plan(self._logs, address_of(self._name, birth, log), commit)
+        try:
+            planned = plan(self._logs, address_of(self._name, birth, log), commit)
+        except TooLargeError as error:
+            raise too_large(log.key, self._namespace, error.size, MOST_BYTES, "PostgreSQL") from None
         if planned is None:
             if self._birth() != birth:
                 raise NamespaceGone
             return False
-        results = self._connections.write(planned.calls, lambda: planned.look(self._head(log)))
+        results = self._write(log.key, planned.calls, lambda: planned.look(self._head(log)))
         return was_done(None if results is None else results[planned.claim])
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:

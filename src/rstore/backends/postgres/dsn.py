@@ -25,6 +25,9 @@ class Place(NamedTuple):
     pool: int
     show: str
 
+    def __repr__(self) -> str:
+        return f"Place({self.show!r})"  # without the password, which whoever shows variables would see
+
 
 def parse(rest: str) -> Place:
     """Return the place that a DSN names, of which `rest` follows `postgresql://`.

@@ -22,12 +22,18 @@ Address = tuple[bytes, bytes, bytes, bytes]
 """The name of a namespace, its birth, the model and the key of a log."""
 
 
+class TooLargeError(NotSupportedError):
+    """What PostgreSQL cannot hold. Whoever knows where it belongs says so."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"a value of {size:,} bytes: PostgreSQL holds up to {MOST_BYTES:,}; nothing was applied")
+        self.size = size
+
+
 def check_size(size: int) -> int:
     """Refuse what PostgreSQL cannot hold, before it is sent."""
     if size > MOST_BYTES:
-        raise NotSupportedError(
-            f"a value of {size:,} bytes: PostgreSQL holds up to {MOST_BYTES:,}; nothing was applied"
-        )
+        raise TooLargeError(size)
     return size
 
 

@@ -148,21 +148,21 @@ class Pool:
 
     def give_back(self, link: Link) -> None:
         """Take a connection back, unless it was dropped or has something left to do."""
-        stale = None
+        stale: list[Link] = []
         with self._changed:
             self._kept.discard(link)
             if link not in self._links:
                 return
             if self.closed or not link.reusable:
-                stale = link
+                stale.append(link)
             else:
                 link.used_at = monotonic()
                 self._idle.append(link)
-                if self._idle[0].used_at < link.used_at - _IDLE_S:
-                    stale = self._idle.popleft()
+                while self._idle[0].used_at < link.used_at - _IDLE_S:
+                    stale.append(self._idle.popleft())
                 self._changed.notify()
-        if stale is not None:
-            self.drop(stale)
+        for one in stale:
+            self.drop(one)
 
     def drop(self, link: Link) -> None:
         """End a session that nobody is to use again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, partial
 from operator import attrgetter, itemgetter
@@ -23,14 +23,14 @@ from rstore.backends.postgres.binary import (
     texts,
     truth,
 )
-from rstore.backends.postgres.connections import Connections, set_local
+from rstore.backends.postgres.connections import Connections, Look, set_local
 from rstore.backends.postgres.dsn import parse
-from rstore.backends.postgres.link import Call, Calls, Statement
+from rstore.backends.postgres.link import Call, Calls, Results, Statement
 from rstore.backends.postgres.logs import MOST_BYTES, batches
 from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
-from rstore.errors import StoreNotAvailableError
+from rstore.errors import StoreBusyError, StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
 _PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -74,7 +74,7 @@ class PostgresRecords(Backend):
         space, empty = (self._name, birth), [(one, (birth,)) for one in self._records.empty]
         calls = [(self._records.close, space), *empty, (self._records.discard, space)]
         # Births never come back, so that it happens once, however often it is sent.
-        self._connections.write(calls, lambda: self._birth() != birth, patient=True)
+        self._write(None, calls, lambda: self._birth() != birth, patient=True)
 
     def fact(self, name: str) -> bytes | None:
         (found,) = self._reads.read((self._records.fact, (self._name, name.encode())))
@@ -93,6 +93,14 @@ class PostgresRecords(Backend):
     def _birth(self) -> bytes | None:
         (found,) = self._reads.read((self._records.find, (self._name,)))
         return found.get_value(0, 0) if found.ntuples else None
+
+    def _write(self, key: str | None, calls: Iterable[Call], look: Look, *, patient: bool = False) -> Results | None:
+        """Write, and say in an error what was written, as far as it has one name."""
+        try:
+            return self._connections.write(calls, look, patient=patient)
+        except StoreBusyError as error:
+            what = "" if key is None else f"{key!r} in "
+            raise type(error)(f"{what}namespace {self._namespace!r}: {error}") from error.__cause__
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -130,10 +138,10 @@ class PostgresRecords(Backend):
         if len(writes) == 1 and (record := writes[0].record) is not None:
             key, _, ttl_ms = writes[0]
             put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
-            results = self._connections.write([put], look)
+            results = self._write(key, [put], look)
             found = results is None or results[0].command_tuples
         else:
-            results = self._connections.write(Calls(lambda: self._puts(writes, space)), look)
+            results = self._write(None, Calls(lambda: self._puts(writes, space)), look)
             found = results is None or results[0].ntuples
         self._connections.shrink(size)
         if not found:
@@ -177,7 +185,7 @@ class PostgresRecords(Backend):
                 return True
             return False if version == (None if found is None else version_of(found)) else None
 
-        results = self._connections.write([call], look)
+        results = self._write(key, [call], look)
         self._connections.shrink(size)
         return was_done(None if results is None else results[0])
 
@@ -197,10 +205,11 @@ class PostgresRecords(Backend):
         return not self.has(key)
 
     def touch(self, key: str, ttl_ms: int | None) -> bool:
-        return self._count_of(self._records.touch, self._name, key.encode(), _int8_or_null(ttl_ms)) > 0
+        return self._count_of(self._records.touch, self._name, key.encode(), _int8_or_null(ttl_ms), key=key) > 0
 
     def delete(self, keys: Sequence[str]) -> int:
-        return self._count_of(self._records.delete, self._name, texts(sorted(set(keys))))
+        key = keys[0] if len(keys) == 1 else None
+        return self._count_of(self._records.delete, self._name, texts(sorted(set(keys))), key=key)
 
     def delete_range(self, start: str, stop: str | None) -> int:
         statement = self._records.delete_range(stop=stop is not None)
@@ -209,9 +218,11 @@ class PostgresRecords(Backend):
     def sweep(self, limit: int) -> int:
         return self._count_of(self._records.sweep, self._name, int8(limit))
 
-    def _count_of(self, statement: Statement, *parameters: bytes | None, patient: bool = False) -> int:
+    def _count_of(
+        self, statement: Statement, *parameters: bytes | None, key: str | None = None, patient: bool = False
+    ) -> int:
         # How many there were is in the answer alone.
-        results = self._connections.write([(statement, parameters)], lambda: None, patient=patient)
+        results = self._write(key, [(statement, parameters)], lambda: None, patient=patient)
         return 0 if results is None else results[0].command_tuples or 0
 
     def scan(self, **asked: Unpack[Scan]) -> Page:
@@ -258,7 +269,7 @@ class PostgresRecords(Backend):
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
-        self._connections.write([(self._records.clear, (self._name,))], lambda: self.count() == 0 or None, patient=True)
+        self._write(None, [(self._records.clear, (self._name,))], lambda: self.count() == 0 or None, patient=True)
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[PostgresWatcher]:
         return closing(PostgresWatcher(self._place, self._records, self._name, self._connections.timeout_s))
