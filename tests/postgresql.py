@@ -91,6 +91,10 @@ class Server:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
 
+    def has(self, *programs: str) -> bool:
+        """Return whether these programs came with the server."""
+        return all((self._binaries / program).exists() for program in programs)
+
     def start(self) -> None:
         """Start the server, on the port that it had before, if it was started before."""
         self.port = self.port or _free_port()

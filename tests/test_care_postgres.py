@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 from postgresql import PASSWORD, Server
 
-from rstore import NotSupportedError, Store, StoreError
+from rstore import NotSupportedError, Store, StoreError, generate_key
 
 
 @pytest.mark.usefixtures("_synced")
@@ -156,3 +156,41 @@ def test_vacuum_leaves_the_tables_of_others_alone(postgresql: Server, postgresql
             assert store.check() == []
             assert store.namespaces() == ["default"]
             assert store.durability().survives_power_cut
+
+
+def test_a_dump_as_it_is_documented(postgresql: Server) -> None:
+    """By the programs that come with the server."""
+    if not postgresql.has("pg_dump", "psql"):
+        pytest.skip("pg_dump and psql are not among the binaries of this server")
+    key = generate_key()
+    try:
+        for name in ("source", "restored"):
+            postgresql.execute(f"CREATE DATABASE {name}")
+        with Store(postgresql.dsn("source"), frozen=False) as store, store_with(key, "source", postgresql) as sealed:
+            for one in (store, sealed):
+                one.update({f"{i}": i for i in range(100)})
+                one.extend_many("s", ((t, t) for t in range(20_000)))
+                one.apply("e", {"a": 1}, 1)
+                one.apply("e", {"a": (operator.add, 1)}, 2)
+            before = [(one.find(), one.range("s"), one.events("e")) for one in (store, sealed)]
+            at = "-h", str(postgresql.directory), "-p", str(postgresql.port), "-U", "postgres"
+            dump = str(postgresql.directory / "dump.sql")
+            postgresql.run("pg_dump", "--schema=rstore", *at, "-f", dump, "source")
+            postgresql.run("psql", "-q", "-v", "ON_ERROR_STOP=1", *at, "-f", dump, "restored")
+        with (
+            Store(postgresql.dsn("restored"), frozen=False) as store,
+            store_with(key, "restored", postgresql) as sealed,
+        ):
+            assert [(one.find(), one.range("s"), one.events("e")) for one in (store, sealed)] == before
+            assert store.check() == sealed.check() == []
+            store.update(a=1)
+            store.extend("s", (20_000, 1))
+            store.apply("e", {"a": 5})
+            assert (store["a"], store.last("s"), store.current("e")) == (1, (20_000, 1), {"a": 5})
+    finally:
+        for name in ("source", "restored"):
+            postgresql.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def store_with(key: str, database: str, postgresql: Server) -> Store:
+    return Store(postgresql.dsn(database), "sealed", key, frozen=False)
