@@ -309,12 +309,19 @@ def test_a_server_that_only_reads(postgresql: Server, postgresql_schema: str) ->
     dsn = postgresql.dsn(schema=postgresql_schema)
     with Store(dsn, frozen=False) as store:
         store.set("k", 1)
+        store.extend("s", (1, 1))
         postgresql.execute("ALTER ROLE postgres SET default_transaction_read_only = on")
         try:
             postgresql.terminate()
-            with pytest.raises(StoreNotAvailableError, match="only reads"):
-                store.set("k", 2)
-            assert store["k"] == 1
+            for write in (
+                lambda: store.set("k", 2),
+                lambda: store.run(lambda tx: tx.set("k", 2)),
+                lambda: store.remove("s"),
+                lambda: store.remove("s", "t"),
+            ):
+                with pytest.raises(StoreNotAvailableError, match="only reads"):
+                    write()
+            assert (store["k"], store.range("s")) == (1, [(1, 1)])
             assert "only reads" in str(refusal(dsn))
             with Store(dsn) as frozen:
                 assert frozen["k"] == 1

@@ -28,7 +28,7 @@ from rstore.backends.postgres.errors import (
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
 from rstore.backends.postgres.moments import Moment
 from rstore.backends.postgres.pool import Pool
-from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout
+from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout, quoted
 from rstore.errors import (
     ConflictError,
     NotSupportedError,
@@ -62,7 +62,7 @@ _BEGIN_MOMENT: Final = (Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ON
 _READER_MS: Final = "600000"
 """Whoever reads from one moment and does not go on for so long has lost it: the server could not clean up meanwhile."""
 _BEGIN: Final = (BEGIN, ())
-_BEGIN_SERIALIZABLE: Final = (Statement("BEGIN ISOLATION LEVEL SERIALIZABLE READ WRITE"), ())
+_BEGIN_SERIALIZABLE: Final = (Statement("BEGIN ISOLATION LEVEL SERIALIZABLE"), ())
 _COMMIT: Final = (COMMIT, ())
 _ROLLBACK: Final = (Statement("ROLLBACK"), ())
 _XID: Final = (Statement("SELECT pg_current_xact_id()::text"), ())
@@ -105,6 +105,9 @@ class Connections:
         self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
         self._bound = _Bound()
         self._writes = 0  # that were begun, so that what was asked before them is known to be old
+        # A server that only reads refuses it: another one is looked for then, before the transaction has begun.
+        sql = f"SELECT FROM {quoted(place.schema)}.namespaces WHERE false FOR KEY SHARE"
+        self._writable: Call = Statement(sql), ()
 
     def set_up(self) -> None:
         """Make sure that the server is there, and that the schema is laid out.
@@ -347,7 +350,8 @@ class Connections:
         # Whoever stalls while it holds the locks of a transaction loses them.
         idle_ms = str(ceil(max(_STALL_S, 2 * self.timeout_s) * 1000))
         level = _BEGIN_SERIALIZABLE if serializable else _BEGIN
-        begin = [level, set_local("idle_in_transaction_session_timeout", idle_ms), *self._prelude]
+        idle = set_local("idle_in_transaction_session_timeout", idle_ms)
+        begin = [level, self._writable, idle, *self._prelude]
         link, found = self._send([*begin, *first], harmless=True)
         mine = vars(bound)  # of this thread, wherever it ends
         mine |= {"link": link, "xid": None, "gone": None}
