@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -254,78 +253,6 @@ def test_a_silent_connection_beside_others_that_are_not(dsn: str, proxy: Proxy) 
         threading.Timer(1.2, setattr, (proxy, "deaf", False)).start()  # after the time-out, and before the look
         store.set("k", 2)
         assert store["k"] == 2
-
-
-# -- sessions are ended -----------------------------------------------------------------------------------------------
-
-
-def test_a_dead_connection_is_never_noticed(postgresql: Server, postgresql_dsn: str) -> None:
-    with Store(postgresql_dsn, frozen=False) as store:
-        store.apply("e", {"count": 0})
-        for i in range(20):
-            postgresql.terminate()
-            store.set("k", i)
-            postgresql.terminate()
-            assert store["k"] == i
-            postgresql.terminate()
-            store.apply("e", {"count": (operator.add, 1)})
-            postgresql.terminate()
-            store.extend("s", (i, i))
-        assert (store.current("e"), len(store.range("s"))) == ({"count": 20}, 20)
-
-
-def test_sessions_are_ended_in_the_middle_of_everything(postgresql: Server, postgresql_dsn: str) -> None:
-    """Nothing acknowledged is lost, nothing is done twice, and a read never fails."""
-    done = threading.Event()
-    sure: dict[str, int] = {}
-    unsure: dict[str, int] = {}
-    broken: list[BaseException] = []
-
-    def write(store: Store, who: str) -> None:
-        sure[who] = unsure[who] = 0
-        for i in range(150):
-            try:
-                store.apply("shared", {who: (operator.add, 1)})
-                sure[who] += 1
-            except OutcomeUnknownError:
-                unsure[who] += 1
-            with suppress(OutcomeUnknownError):
-                store.set(who, i)
-            with suppress(OutcomeUnknownError):
-                store.extend_many("s", ((t, who) for t in range(i * 10, i * 10 + 1500)))
-
-    def read(store: Store) -> None:
-        while not done.is_set():
-            store.get("a")
-            assert (store.current("shared") or {}).keys() == {"a", "b"}
-            list(store.items())
-
-    def guarded(work: Callable[..., None], *arguments: Any) -> None:
-        try:
-            work(*arguments)
-        except BaseException as error:  # noqa: BLE001 - raised again below
-            broken.append(error)
-
-    with Store(postgresql_dsn, frozen=False, durability="normal") as store:
-        store.apply("shared", {"a": 0, "b": 0})
-        writers = [threading.Thread(target=guarded, args=(write, store, who)) for who in ("a", "b")]
-        reader = threading.Thread(target=guarded, args=(read, store))
-        for thread in (*writers, reader):
-            thread.start()
-        while any(thread.is_alive() for thread in writers):
-            for pid in postgresql.sessions()[:2]:
-                postgresql.execute(f"SELECT pg_terminate_backend({pid})")
-        done.set()
-        reader.join()
-        for error in broken:
-            # A read that lost two connections in a row says so.
-            if not isinstance(error, StoreNotAvailableError):
-                raise error
-        state = store.current("shared")
-        assert state is not None
-        for who in ("a", "b"):
-            assert sure[who] <= state[who] <= sure[who] + unsure[who]
-        assert len(store.events("shared") or ()) == 2 + state["a"] + state["b"]
 
 
 # -- others hold a lock -----------------------------------------------------------------------------------------------
