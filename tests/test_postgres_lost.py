@@ -13,7 +13,14 @@ import pytest
 from postgres_proxy import Proxy
 from postgresql import Server
 
-from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore import (
+    ConflictError,
+    OutcomeUnknownError,
+    Store,
+    StoreBusyError,
+    StoreError,
+    StoreNotAvailableError,
+)
 from rstore.backends import make_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
@@ -36,7 +43,7 @@ WRITES: dict[str, Callable[[Store], Any]] = {
     "update of many": lambda s: s.update({f"{i}": i for i in range(3500)}),
     "setdefault": lambda s: s.setdefault("other", "new"),
     "extend": lambda s: s.extend("s", (1, "new"), (2, "new")),
-    "a new series": lambda s: s.extend("t", (1, "new")),
+    "a new series": lambda s: s.extend("t", (1, "new"), (2, "new")),
     "extend_many": lambda s: s.extend_many("s", ((t, t) for t in range(5000))),
     "remove": lambda s: s.remove("s", start=0, end=0),
     "remove all": lambda s: s.remove("s"),
@@ -73,6 +80,13 @@ def test_the_answer_to_a_write_is_lost(dsn: str, proxy: Proxy, write: Callable[[
         assert proxy.answers_to_lose == 0
 
 
+def _writes(calls: Any) -> bool:
+    """Return whether statements write something: not what appends to the series "t" alone, which is never there."""
+    sql = b"".join(statement.sql for statement, _ in calls)
+    begins = any(b"t" in parameters for _, parameters in calls) and b".logs (" not in sql
+    return not begins and any(word in sql for word in (b"INSERT", b"UPDATE", b"DELETE", b"COMMIT"))
+
+
 def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
     connections, real = backend._connections, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
     real_on = connections._on  # noqa: SLF001
@@ -81,7 +95,7 @@ def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
     def losing(*args: Any, **kwargs: Any) -> Any:
         def on(link: Any, calls: Any, timeout_s: Any) -> Any:
             sql = b"".join(statement.sql for statement, _ in calls)
-            if sql not in lost and any(word in sql for word in (b"INSERT", b"UPDATE", b"DELETE", b"COMMIT")):
+            if sql not in lost and _writes(calls):
                 lost.append(sql)
                 proxy.answers_to_lose = 1
             return real_on(link, calls, timeout_s)
@@ -94,6 +108,127 @@ def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
             assert lost
 
     setattr(backend, name, losing)
+
+
+TAKEN: dict[str, tuple[Callable[[Store], Any], Callable[[Store], Any]]] = {
+    "set": (lambda s: s.set("k", "new"), lambda s: s.pop("k")),
+    "add": (lambda s: s.add("new", 1), lambda s: s.pop("new")),
+    "setdefault": (lambda s: s.setdefault("new", 1), lambda s: s.pop("new")),
+    "a new counter": (lambda s: s.incr("new"), lambda s: s.pop("new")),
+    "modify what is new": (lambda s: s.modify("new", lambda n: n + 1, default=0), lambda s: s.pop("new")),
+    "incr": (lambda s: s.incr("n"), lambda s: s.pop("n")),
+    "modify": (lambda s: s.modify("n", lambda n: n + 1), lambda s: s.pop("n")),
+    "if_version": (lambda s: s.set("n", 5, if_version=s.entry("n").version), lambda s: s.pop("n")),  # type: ignore[union-attr]
+    "if absent": (lambda s: s.set("new", 5, if_version=None), lambda s: s.pop("new")),
+    "extend": (lambda s: s.extend("s", (1, 1)), lambda s: s.remove("s")),
+    "extend, and a range": (lambda s: s.extend("s", (1, 1)), lambda s: s.remove("s", start=1)),
+    "extend_many": (lambda s: s.extend_many("s", ((t, t) for t in range(2000))), lambda s: s.remove("s")),
+    "a new series": (lambda s: s.extend("t", (1, 1), (2, 2)), lambda s: s.remove("t")),
+    "a new series of many": (lambda s: s.extend_many("t", ((t, t) for t in range(2000))), lambda s: s.remove("t")),
+    "apply": (lambda s: s.apply("e", {"n": (operator.neg, None)}), lambda s: end_of(s, "e")),
+    "a new sequence": (lambda s: s.apply("f", {"n": 1}), lambda s: end_of(s, "f")),
+}
+
+
+def end_of(store: Store, key: str) -> None:
+    store.apply(key, {"n": (operator.delitem, None)})
+    store.prune(key)
+
+
+@pytest.mark.parametrize(("write", "take"), TAKEN.values(), ids=TAKEN)
+def test_what_others_took_before_it_is_looked_for(
+    postgresql: Server,
+    postgresql_schema: str,
+    dsn: str,
+    proxy: Proxy,
+    write: Callable[[Store], Any],
+    take: Callable[[Store], Any],
+) -> None:
+    """The answer to the write is lost, somebody sees what it wrote and removes it: it must not be done once more."""
+    own = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False) as store, Store(own, frozen=False) as other:
+        store.update(k="old", n=1)
+        store.extend("s", (0, 0))
+        store.apply("e", {"n": 1})
+        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        real = connections._on  # noqa: SLF001
+        left: list[Any] = []
+
+        def all_there_is() -> Any:
+            held = other.find(), other.timeseries(), [*map(other.range, "st")], [*map(other.events, "ef")]
+            return *held, other.check()
+
+        def take_it() -> None:
+            proxy.then = lambda: None
+            take(other)
+            left.append(all_there_is())
+
+        def on(link: Any, calls: Any, timeout_s: Any) -> Any:
+            if _writes(calls) and not left:
+                proxy.answers_to_lose, proxy.then = 1, take_it
+            return real(link, calls, timeout_s)
+
+        connections._on = on  # noqa: SLF001
+        with pytest.raises(OutcomeUnknownError):
+            write(store)
+        assert left == [all_there_is()]
+
+
+def test_what_others_replaced_while_two_copies_of_it_waited(
+    postgresql: Server, postgresql_schema: str, dsn: str, proxy: Proxy
+) -> None:
+    """The first copy is done, then another write, and the second copy finds that one: nothing tells of the first."""
+    own = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False) as store, Store(own, frozen=False) as other:
+        store["n"] = 1
+        errors: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                store.incr("n")
+            except StoreError as error:
+                errors.append(error)
+
+        writers = [threading.Thread(target=write), threading.Thread(target=other.set, args=("n", 100))]
+        with psycopg.connect(postgresql.conninfo()) as holding:
+            holding.execute(f'SELECT FROM "{postgresql_schema}".records FOR UPDATE'.encode())
+            for waiting, writer in enumerate(writers, 1):
+                writer.start()
+                postgresql.await_waiting(waiting)
+            proxy.cut()
+            postgresql.await_waiting(3)
+        for writer in writers:
+            writer.join()
+        assert ([type(error) for error in errors], other["n"]) == ([OutcomeUnknownError], 100)
+
+
+def test_a_lease_that_is_not_there_may_be_taken_once_more(dsn: str, proxy: Proxy) -> None:
+    """Nothing of value is in it, and where there is none nobody holds it."""
+    with Store(dsn, frozen=False) as store:
+        backend: Any = store._writer.backend  # noqa: SLF001 - of the lease, and not of the value
+        real = backend.commit
+
+        def commit(*arguments: Any) -> Any:
+            backend.commit = real
+            proxy.questions_to_lose = 1
+            return real(*arguments)
+
+        backend.commit = commit
+        assert (store.get_or_set("k", lambda: 1), store["k"], proxy.questions_to_lose) == (1, 1, 0)
+
+
+def test_a_transaction_that_only_read_is_not_done_before_the_server_has_said_so(dsn: str, proxy: Proxy) -> None:
+    """It is the server that finds out, at the end, whether what was read belongs together."""
+    with Store(dsn, frozen=False) as store:
+        store["k"] = 1
+
+        def read() -> None:
+            with store.transaction() as tx:
+                assert tx["k"] == 1
+                proxy.answers_to_lose = 1
+
+        with pytest.raises(ConflictError, match="nothing was applied"):
+            read()
 
 
 def test_a_write_whose_connection_breaks_while_it_waits_for_a_lock(

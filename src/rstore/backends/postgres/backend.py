@@ -131,10 +131,8 @@ class PostgresBackend(PostgresCare):
         create = [(self._logs.hold_or_create, (*address, *columns_of_head(head))), *append]
 
         def look() -> bool | None:
-            view = self.view(log, min(rows)[:2], max(rows)[:2])
-            if view.head is None:
-                return False
-            return True if {*rows} <= {*view.rows} else None
+            # Where they are not, somebody may have read them, and have removed them.
+            return True if {*rows} <= {*self.view(log, min(rows)[:2], max(rows)[:2]).rows} else None
 
         # Several statements find a head all or none: one that came between two of them would be given half of the rows.
         calls = append if len(append) == 1 else create
@@ -173,7 +171,13 @@ class PostgresBackend(PostgresCare):
             if self._birth() != birth:
                 raise NamespaceGone
             return False
-        results = self._write(log.key, planned.calls, lambda: planned.look(self._head(log)))
+
+        def look() -> bool | None:
+            seen = self._head(log)
+            # A lease is not lost with what it was for: who finds none may take it.
+            return False if seen is None and log.model is Model.LEASES else planned.look(seen)
+
+        results = self._write(log.key, planned.calls, look, lambda results: truth(results[planned.claim], 1))
         return was_done(None if results is None else results[planned.claim])
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:

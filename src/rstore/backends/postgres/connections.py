@@ -41,8 +41,8 @@ from rstore.errors import (
 T = TypeVar("T")
 
 Look: TypeAlias = Callable[[], bool | None]
-"""Reads back what a write was to leave behind: True, it is there; False, it is not and may be sent again, since it can
-happen only once; None, that cannot be told."""
+"""Reads back what a write was to leave behind: True, it is there; False, what it was to replace is still there, so that
+it may be sent again; None, that cannot be told. That something is absent tells nothing: somebody may have taken it."""
 
 _RETRIES: Final = 10
 _LOOKS: Final = 6
@@ -91,6 +91,7 @@ class _Bound(local):
     xid: bytes | None = None  # the transaction's name at the server, since its first write
     gone: StoreError | None = None  # why the transaction cannot go on, where its connection was dropped
     deadline: float | None = None  # of what is asked on behalf of something else
+    serializable: bool = False  # whether its transaction sees nothing that others commit
 
 
 class Connections:
@@ -179,11 +180,19 @@ class Connections:
             raise NotSupportedError("PostgreSQL gives no space back inside a transaction: call vacuum outside of it")
         self._run([call], harmless=True, patient=True)
 
-    def write(self, calls: Iterable[Call], look: Look, *, patient: bool = False) -> Results | None:
+    def write(
+        self,
+        calls: Iterable[Call],
+        look: Look,
+        was_done: Callable[[Results], bool] = lambda _: True,
+        *,
+        patient: bool = False,
+    ) -> Results | None:
         """Return the results of statements that are done together, or not at all.
 
-        None: the connection was lost before the answer, and a look has shown that all was done. `patient` is for what
-        may take long without waiting for anybody: locks are waited for no longer than the time-out even so.
+        None: the connection was lost before the answer, and a look has shown that all was done. `was_done` tells that
+        by the results, where they are not the same for what was done and what was not. `patient` is for what may take
+        long without waiting for anybody: locks are waited for no longer than the time-out even so.
 
         Raises `OutcomeUnknownError` if that cannot be told.
         """
@@ -217,9 +226,11 @@ class Connections:
                     return None  # the first copy was under way still, and the second one met it
                 break  # and it may be under way even now
             else:
+                if first is None or was_done(results):
+                    return results
                 # What was sent first may have waited for a lock while the look found nothing: it was done then, and
                 # the second copy came too late.
-                return None if first is not None and look() else results
+                return None if self._was_done(look, first, deadline) else results
         raise self._unknown() from first and first.__cause__
 
     def shrink(self, carried: int) -> None:
@@ -354,7 +365,7 @@ class Connections:
         begin = [level, self._writable, idle, *self._prelude]
         link, found = self._send([*begin, *first], harmless=True)
         mine = vars(bound)  # of this thread, wherever it ends
-        mine |= {"link": link, "xid": None, "gone": None}
+        mine |= {"link": link, "xid": None, "gone": None, "serializable": serializable}
         try:
             yield found[len(begin) :]
             self._end(link)
@@ -363,7 +374,7 @@ class Connections:
             raise
         finally:
             self._writes += 1
-            mine["link"] = None
+            mine |= {"link": None, "serializable": False}
             self.pool.give_back(link)
 
     @contextmanager
@@ -405,10 +416,11 @@ class Connections:
             raise (Passed(str(error)) if failure.sqlstate in RETRY else error) from failure.error
         except Lost as lost:
             bound.link, xid = None, bound.xid
+            message = f"{self.place.show}: the connection was lost at the end of a transaction; nothing was applied"
+            if xid is None and bound.serializable:  # the server was to say whether what it read belongs together
+                raise CutOff(message) from lost.__cause__
             if xid is not None and not self._was_done(lambda: self._was_committed(xid), lost, deadline):
-                raise StoreNotAvailableError(
-                    f"{self.place.show}: the connection was lost at the end of a transaction; nothing was applied"
-                ) from lost.__cause__
+                raise StoreNotAvailableError(message) from lost.__cause__
             return
         if ended.command_status != b"COMMIT":
             failed = StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")

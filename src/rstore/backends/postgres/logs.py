@@ -97,9 +97,12 @@ class Plan(NamedTuple):
     """What the commit puts there; None where it leaves what there is."""
 
     def look(self, head: Head | None) -> bool | None:
-        """Return whether the commit is what made this head, False if it can still happen, None if that is unknown."""
+        """Return whether the commit is what made this head, False if it can still happen, None if that is unknown.
+
+        That there is none tells nothing: somebody may have read what the commit has put there, and have removed it.
+        """
         if head is None:
-            return False if self.before is None else None
+            return None
         if any(stamp is not None and stamp in head[:2] for stamp in self.fresh):
             return True
         if self.before is None or self.fresh == (None, None):

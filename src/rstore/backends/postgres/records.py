@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, partial
 from operator import attrgetter, itemgetter
@@ -94,10 +94,18 @@ class PostgresRecords(Backend):
         (found,) = self._reads.read((self._records.find, (self._name,)))
         return found.get_value(0, 0) if found.ntuples else None
 
-    def _write(self, key: str | None, calls: Iterable[Call], look: Look, *, patient: bool = False) -> Results | None:
+    def _write(
+        self,
+        key: str | None,
+        calls: Iterable[Call],
+        look: Look,
+        was_done: Callable[[Results], bool] = lambda _: True,
+        *,
+        patient: bool = False,
+    ) -> Results | None:
         """Write, and say in an error what was written, as far as it has one name."""
         try:
-            return self._connections.write(calls, look, patient=patient)
+            return self._connections.write(calls, look, was_done, patient=patient)
         except StoreBusyError as error:
             what = "" if key is None else f"{key!r} in "
             raise type(error)(f"{what}namespace {self._namespace!r}: {error}") from error.__cause__
@@ -181,11 +189,13 @@ class PostgresRecords(Backend):
 
         def look() -> bool | None:
             found = self.get(key)
-            if record is not None and found == record:
+            if found is None:
+                return None  # somebody may have read what was put there, and have deleted it
+            if found == record:
                 return True
-            return False if version == (None if found is None else version_of(found)) else None
+            return False if version_of(found) == version else None  # versions never come back
 
-        results = self._write(key, [call], look)
+        results = self._write(key, [call], look, lambda results: truth(results[0], 1))
         self._connections.shrink(size)
         return was_done(None if results is None else results[0])
 
