@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -41,6 +42,7 @@ from rstore.backends.postgres.logs import (
     MOST_BYTES,
     TooLargeError,
     address_of,
+    begun_over,
     columns_of,
     columns_of_head,
     columns_of_row,
@@ -48,6 +50,7 @@ from rstore.backends.postgres.logs import (
 )
 from rstore.backends.postgres.moments import Moment, Turns
 from rstore.backends.postgres.records import was_done
+from rstore.backends.postgres.sql import EMPTIED_BYTES
 from rstore.backends.postgres.view import view_call, view_of
 from rstore.errors import StoreBusyError
 
@@ -143,8 +146,10 @@ class PostgresBackend(PostgresCare):
             if not truth(results[-1], 0):
                 raise NamespaceGone
             sealed = results[-1].get_value(0, 1)
-            if sealed is not None:
+            if sealed is not None and (sealed == boolean(head.sealed) or self._emptied.find(log, birth) is None):
                 return sealed == boolean(head.sealed)
+            if sealed is not None:
+                self._emptied.remove(log, birth)
             calls = create
 
     def hot(self, log: Log) -> tuple[int, int]:
@@ -163,8 +168,9 @@ class PostgresBackend(PostgresCare):
                 return False
 
     def _try_commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+        stays = self._head_stays(log)
         try:
-            planned = plan(self._logs, address_of(self._name, birth, log), commit)
+            planned = plan(self._logs, address_of(self._name, birth, log), commit, heads_stay=stays)
         except TooLargeError as error:
             raise too_large(log.key, self._namespace, error.size, MOST_BYTES, "PostgreSQL") from None
         if planned is None:
@@ -178,19 +184,45 @@ class PostgresBackend(PostgresCare):
             return False if seen is None and log.model is Model.LEASES else planned.look(seen)
 
         results = self._write(log.key, planned.calls, look, lambda results: truth(results[planned.claim], 1))
-        return was_done(None if results is None else results[planned.claim])
+        if planned.empties and results is not None and results[-1].command_tuples:
+            self._emptied.remove_later(log, birth)
+        if was_done(None if results is None else results[planned.claim]):
+            return True
+        # Who begins a series finds that there is a head: it may be one that nobody sees.
+        if planned.before is not None or commit.create is None or log.model is not Model.SERIES:
+            return False
+        emptied = self._emptied.find(log, birth)
+        if emptied is None:
+            return False
+        if stays and emptied.sealed == commit.create.sealed:
+            return self._try_commit(log, begun_over(commit, emptied.epoch), birth)
+        self._emptied.remove(log, birth)
+        return self._try_commit(log, commit, birth)
+
+    def _head_stays(self, log: Log) -> bool:
+        """Return whether the log must not be removed here: others may have appended what cannot be seen."""
+        return log.model is Model.SERIES and self._connections.serializable
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+        stays = self._head_stays(log)
+
         # In a transaction, whose name says what became of it: that a log is gone does not say who removed it.
         def remove(found: Sequence[pq.abc.PGresult]) -> bool:
             (head,) = found
             if not head.ntuples or if_version not in (ANY, head.get_value(0, 1)):
                 return False
-            this = head.get_value(0, 0), int4(log.model), log.key.encode()
-            self._connections.write([(remove, this) for remove in self._logs.remove], lambda: None)
-            return True
+            birth, epoch = head.get_value(0, 0) or b"", head.get_value(0, 2) or b""
+            this = birth, int4(log.model), log.key.encode()
+            last: Call = self._logs.remove_head, this
+            if stays:
+                last = self._logs.empty, (*this, None, None, os.urandom(EMPTIED_BYTES))
+                self._emptied.remove_later(log, birth)
+            rows = [(one, this) for one in self._logs.remove_rows]
+            results = self._connections.write([*rows, last], lambda: None) or []
+            return len(epoch) < EMPTIED_BYTES or any(result.command_tuples for result in results[: len(rows)])
 
-        return self._connections.in_transaction(remove, (self._logs.take, self._named(log)))
+        take = self._logs.hold if stays else self._logs.take
+        return self._connections.in_transaction(remove, (take, self._named(log)))
 
     @contextmanager
     def moment(self) -> Generator[Backend]:
@@ -203,7 +235,7 @@ class PostgresBackend(PostgresCare):
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None]:
-        with self._connections.transaction(serializable=serializable):
+        with self._emptied.removing(), self._connections.transaction(serializable=serializable):
             yield
 
     @contextmanager

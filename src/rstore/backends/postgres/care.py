@@ -11,7 +11,7 @@ from rstore.backends.postgres.binary import number, truth
 from rstore.backends.postgres.link import Statement
 from rstore.backends.postgres.records import PostgresRecords
 from rstore.backends.postgres.schema import TABLES, quoted
-from rstore.backends.postgres.sql import LIVE
+from rstore.backends.postgres.sql import LIVE, seen
 
 _SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "synchronous_standby_names")
 # Whoever may not see the state of a standby sees that there is one.
@@ -103,7 +103,7 @@ class _CareSql:
         # The length of a large value is known without reading it.
         parts = [
             total(f"{RECORDS}", 1, "0", "octet_length(record)", "records") + f" AND {LIVE}",
-            total("model", 1, "0", "0", "logs"),
+            total("model", 1, "0", "0", "logs") + f" AND {seen(s)}",
             total("model", 0, "1", "octet_length(body)", "hot"),
             total("model", 0, "n", "octet_length(meta) + octet_length(body)", "chunks"),
             total("model", 0, "0", "octet_length(body)", "checkpoints"),

@@ -140,6 +140,11 @@ class Connections:
         """Whether this thread is inside a transaction."""
         return self._bound.link is not None
 
+    @property
+    def serializable(self) -> bool:
+        """Whether this thread is inside a transaction that sees nothing that others have committed since it began."""
+        return self._bound.serializable
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def read(self, *calls: Call, patient: bool = False) -> Results:
@@ -327,6 +332,16 @@ class Connections:
             self.pool.drop_idle()  # of several hosts another one may be the primary by now
         return failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0
 
+    @contextmanager
+    def within(self, timeout_s: float) -> Generator[float]:
+        """Give all calls of this thread together so much time, and return when it is over."""
+        bound, before = self._bound, self._bound.deadline
+        bound.deadline = monotonic() + timeout_s
+        try:
+            yield bound.deadline
+        finally:
+            bound.deadline = before
+
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def in_transaction(self, work: Callable[[Results], T], *first: Call) -> T:
@@ -462,15 +477,12 @@ class Connections:
 
         `deadline` is that of the call.
         """
-        bound, looks, pause = self._bound, 0, 0.005
+        looks, pause = 0, 0.005
         end = deadline + _OVER_S
         while looks < _LOOKS and monotonic() < end - _LOOK_S:
             try:
-                bound.deadline = end
-                try:
+                with self.within(end - monotonic()):
                     seen = look()
-                finally:
-                    bound.deadline = None
                 if seen:
                     self._confirm(max(deadline, monotonic() + _MOMENT_S))
             except StoreClosedError:

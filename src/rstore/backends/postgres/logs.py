@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from rstore.backends.nouns import Commit, Expected, Head, Log, Row
+from rstore.backends.nouns import ANY, Commit, Expected, Head, Log, Row
 from rstore.backends.postgres.binary import blobs, boolean, int4, int4s, int8, int8s
 from rstore.backends.postgres.link import Call
-from rstore.backends.postgres.sql import LogSql
+from rstore.backends.postgres.sql import EMPTIED_BYTES, LogSql
 from rstore.errors import NotSupportedError
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ class Plan(NamedTuple):
     """What the head is to have; None where there is to be none."""
     fresh: Stamps
     """What the commit puts there; None where it leaves what there is."""
+    empties: bool
+    """Whether the last statement says whether the head is left without rows and chunks, and stays."""
 
     def look(self, head: Head | None) -> bool | None:
         """Return whether the commit is what made this head, False if it can still happen, None if that is unknown.
@@ -111,10 +114,21 @@ class Plan(NamedTuple):
         return False if self.before.fit(head) else None
 
 
-def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
+def begun_over(commit: Commit, epoch: bytes) -> Commit:
+    """Return a commit that begins a log as one that goes on with an emptied head of that epoch."""
+    if commit.create is None:
+        return commit
+    head = _replaced(commit.create, commit)
+    return commit._replace(
+        create=None, if_epoch=epoch, if_version=ANY, epoch=head.epoch, version=head.version, facts=head.facts
+    )
+
+
+def plan(sql: LogSql, address: Address, commit: Commit, *, heads_stay: bool = False) -> Plan | None:
     """Return a commit as statements; None if its conditions contradict each other.
 
-    The conditions name an epoch, a version, or that there is no such log.
+    The conditions name an epoch, a version, or that there is no such log. `heads_stay`: an empty log is not removed but
+    `emptied`.
     """
     row = _one_row(commit)
     claim: list[Call]
@@ -131,11 +145,14 @@ def plan(sql: LogSql, address: Address, commit: Commit) -> Plan | None:
         after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)
     guarded = *address[1:], *after
     calls = list(_changes(sql, commit, () if row else commit.put_rows, guarded))
-    if commit.drop_if_empty and not commit.put_rows and not commit.put_chunks:
+    empties = commit.drop_if_empty and not commit.put_rows and not commit.put_chunks
+    if empties and heads_stay:
+        calls.append((sql.empty, (*guarded, os.urandom(EMPTIED_BYTES))))
+    elif empties:
         # Whoever may remove the head takes its lock first, and in a statement of its own.
         claim.insert(0, (sql.lock, address))
         calls += ((remove, guarded) for remove in sql.remove_if_empty)
-    return Plan([*claim, *calls], len(claim) - 1, before, fresh)
+    return Plan([*claim, *calls], len(claim) - 1, before, fresh, empties and heads_stay)
 
 
 def _bytes_or_none(stamp: Expected) -> bytes | None:

@@ -25,6 +25,7 @@ from rstore.backends.postgres.binary import (
 )
 from rstore.backends.postgres.connections import Connections, Look, set_local
 from rstore.backends.postgres.dsn import parse
+from rstore.backends.postgres.emptied import Emptied
 from rstore.backends.postgres.link import Call, Calls, Results, Statement
 from rstore.backends.postgres.logs import MOST_BYTES, batches
 from rstore.backends.postgres.moments import Turns
@@ -46,6 +47,7 @@ class PostgresRecords(Backend):
         self._connections = Connections(self._place, options)
         self._reads: Connections | Turns = self._connections
         self._records, self._logs = _statements(self._place.schema)
+        self._emptied = Emptied(self._connections, self._logs)
         self._namespace = namespace
         self._name = namespace.encode()
         self._frozen = options.frozen

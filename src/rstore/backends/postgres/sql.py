@@ -12,7 +12,8 @@ is then. So:
   for each other, and the server undoes one of them.
 - An append locks the head FOR KEY SHARE: appends do not wait for one another, nor for rewrites and applies, which
   UPDATE the head without touching its key (FOR NO KEY UPDATE); these wait for each other. Who may remove the head
-  locks it FOR UPDATE first, in a statement of its own, so that the next one sees what was appended until then.
+  locks it FOR UPDATE first, in a statement of its own, so that the next one sees what was appended until then. Inside a
+  SERIALIZABLE transaction it does not, and the head of a series stays: see `emptied`.
 - What follows in a commit asks whether the head carries the stamps that it now should. They are random and never
   come back, and the row is locked since the first statement: where that one changed nothing, the rest does nothing.
 
@@ -36,12 +37,27 @@ NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 _HEAD: Final = f"substring(record FROM 1 FOR {HEAD_BYTES})"
 WATCHED_S: Final = 30
 """So long writers go on notifying when who watches has died."""
+EMPTIED_BYTES: Final = 32
+"""The length of the epoch of a head that a transaction has emptied; that of others is shorter."""
 LIVE: Final = f"(expires_ms IS NULL OR expires_ms > {NOW})"
 """Whether a record has not expired."""
 _VERSION: Final = """
 CASE WHEN get_byte(record, 0) = 193 THEN substring(record FROM 51 FOR 12) ELSE substring(record FROM 2 FOR 8) END"""
 _PUT_RECORD: Final = "ON CONFLICT (ns, key) DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms"
 _PUT_ROW: Final = "ON CONFLICT (ns, model, key, t, seq) DO UPDATE SET body = excluded.body"
+
+
+def seen(s: str) -> str:
+    """Return the condition that a head is not one that was emptied and got nothing since, at no cost for the others.
+
+    Not EXISTS: for many heads the planner would read the whole of both tables.
+    """
+    inside = (
+        f"(SELECT true FROM {s}.{table} AS one "
+        "WHERE one.ns = logs.ns AND one.model = logs.model AND one.key = logs.key LIMIT 1)"
+        for table in ("chunks", "hot")
+    )
+    return f"CASE WHEN octet_length(epoch) < {EMPTIED_BYTES} THEN true ELSE coalesce({', '.join(inside)}, false) END"
 
 
 class Tables:
@@ -206,18 +222,19 @@ class LogSql(Tables):
         super().__init__(schema)
         s, ns, locked_ns = self._s, self._ns, self._locked_ns
 
-        self.keys = Statement(f"SELECT key FROM {s}.logs WHERE ns = {ns} AND model = $2 ORDER BY key")
+        self.keys = Statement(f"SELECT key FROM {s}.logs WHERE ns = {ns} AND model = $2 AND {seen(s)} ORDER BY key")
         self.head = Statement(f"""
-SELECT epoch, version, sealed, facts, {NOW} FROM {s}.logs WHERE ns = {ns} AND model = $2 AND key = $3""")
+SELECT epoch, version, sealed, facts, {NOW} FROM {s}.logs
+WHERE ns = {ns} AND model = $2 AND key = $3 AND {seen(s)}""")
         self.hot = Statement(f"""
 SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint
 FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
         self.body = Statement(f"""
 SELECT body FROM {s}.chunks WHERE ns = {ns} AND model = $2 AND key = $3 AND first_t = $4 AND first_seq = $5""")
         self.take = Statement(f"""
-SELECT ns, version FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR UPDATE""")
+SELECT ns, version, epoch FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR UPDATE""")
         self.hold = Statement(f"""
-SELECT FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
+SELECT ns, version, epoch FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
 
         # Asked only where there is no head that says so.
         named = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2)"
@@ -299,10 +316,15 @@ WHERE {won} {_PUT_ROW}""")
 INSERT INTO {s}.chunks (ns, model, key, first_t, first_seq, last_t, last_seq, n, meta, body)
 SELECT $1::bigint, $2::int, $3::text, $6::bigint, $7::int, $8::bigint, $9::int, $10::int, $11::bytea, $12::bytea
 WHERE {won}""")
+        self.emptied = Statement(f"SELECT epoch, sealed FROM {s}.logs WHERE {this} AND NOT {seen(s)}")
+        self.empty = Statement(f"UPDATE {s}.logs SET epoch = $6 WHERE {head} AND {empty}")
+        self.take_this = Statement(f"SELECT FROM {s}.logs WHERE {this} FOR UPDATE")
+        self.take_this_now = Statement(f"SELECT FROM {s}.logs WHERE {this} FOR UPDATE NOWAIT")
         self.remove_if_empty = [
             Statement(f"DELETE FROM {s}.checkpoints WHERE {this} AND {won} AND {empty}"),
             Statement(f"DELETE FROM {s}.logs WHERE {head} AND {empty}"),
         ]
-        self.remove = [
-            Statement(f"DELETE FROM {s}.{table} WHERE {this}") for table in ("hot", "chunks", "checkpoints", "logs")
+        self.remove_rows = [
+            Statement(f"DELETE FROM {s}.{table} WHERE {this}") for table in ("hot", "chunks", "checkpoints")
         ]
+        self.remove_head = Statement(f"DELETE FROM {s}.logs WHERE {this}")

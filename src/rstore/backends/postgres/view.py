@@ -10,7 +10,7 @@ from rstore.backends.nouns import Chunk, Head, Position, Row, View
 from rstore.backends.postgres.binary import int8, place, rows_of, run
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.schema import quoted
-from rstore.backends.postgres.sql import NOW
+from rstore.backends.postgres.sql import NOW, seen
 
 
 def view_call(
@@ -66,7 +66,7 @@ def _query(
     tables = [
         f"""head AS MATERIALIZED (
   SELECT ns, epoch, version, sealed, facts FROM {s}.namespaces JOIN {s}.logs USING (ns)
-  WHERE name = $1 AND model = $2 AND key = $3)"""
+  WHERE name = $1 AND model = $2 AND key = $3 AND {seen(s)})"""
     ]
     parts = [
         f"""

@@ -1,0 +1,105 @@
+"""Series that a transaction has emptied: the head stays, unseen, until somebody else has removed it.
+
+An append locks the head of its series FOR KEY SHARE and leaves no trace in it. A SERIALIZABLE transaction sees nothing
+that was appended since it began, also when it has locked the head: were it to delete that, rows that were acknowledged
+would belong to nothing. So it deletes what it sees and gives the head another epoch, by whose length such a head is
+known; what was appended meanwhile comes behind it. Once it has been committed, the head is removed if it is empty, by
+statements that see everything; where that fails or a process dies before, it is in nobody's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from threading import local
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from rstore.backends.nouns import Log
+from rstore.backends.postgres.binary import int4, truth
+from rstore.backends.postgres.connections import Connections
+from rstore.backends.postgres.errors import Passed
+from rstore.errors import NotSupportedError, StoreError
+
+if TYPE_CHECKING:
+    from rstore.backends.postgres.sql import LogSql
+
+
+_BEHIND_S: Final = 1.0
+"""Nobody waits longer for what is removed behind a transaction."""
+
+
+class EmptiedHead(NamedTuple):
+    """The head of a series without rows and chunks."""
+
+    epoch: bytes
+    sealed: bool
+
+
+class _Own(local):
+    """What belongs to one thread."""
+
+    later: dict[Log, bytes]  # what to look at behind its transaction, with the births
+
+
+class Emptied:
+    """The emptied series of one namespace. Threads may share it."""
+
+    def __init__(self, connections: Connections, sql: LogSql) -> None:
+        self._connections = connections
+        self._sql = sql
+        self._own = _Own()
+
+    def find(self, log: Log, birth: bytes) -> EmptiedHead | None:
+        """Return the head that is in the way of whoever begins a series, if it is one that nobody sees."""
+        (found,) = self._connections.read((self._sql.emptied, _this(log, birth)))
+        return EmptiedHead(found.get_value(0, 0) or b"", truth(found, 1)) if found.ntuples else None
+
+    def remove(self, log: Log, birth: bytes) -> None:
+        """Remove a head if it is empty still. Not in a transaction that cannot see whether it is.
+
+        There it raises `Undone` and is done behind it, or `NotSupportedError` where that would not help.
+        """
+        if not self._connections.serializable:
+            self._remove(log, birth, wait=True)
+            return
+        if log in self._own.later:
+            raise NotSupportedError(
+                f"the series {log.key!r} was encrypted and is not to be, or the other way round: PostgreSQL cannot "
+                "remove it and begin it anew in one transaction; remove it before"
+            )
+        self.remove_later(log, birth)
+        raise Passed(f"the series {log.key!r} was emptied by another transaction; nothing was applied")
+
+    def remove_later(self, log: Log, birth: bytes) -> None:
+        """Remove a head, if it is empty then, when the transaction of this thread has ended."""
+        self._own.later[log] = birth
+
+    @contextmanager
+    def removing(self) -> Generator[None]:
+        """Remove, behind the transaction of this thread that is inside, what is to be removed later."""
+        if self._connections.bound:
+            yield
+            return
+        later = self._own.later = {}
+        try:
+            yield
+        finally:
+            if later:
+                self._remove_all(later)
+
+    def _remove_all(self, later: dict[Log, bytes]) -> None:
+        with self._connections.within(_BEHIND_S):
+            for log, birth in later.items():
+                with suppress(StoreError):  # the transaction is done, and an error here would say that it is not
+                    self._remove(log, birth, wait=False)
+
+    def _remove(self, log: Log, birth: bytes, *, wait: bool) -> None:
+        this = _this(log, birth)
+        # Who holds its lock appends to it, or is about to remove it.
+        take = self._sql.take_this if wait else self._sql.take_this_now
+        remove = [(one, (*this, None, None)) for one in self._sql.remove_if_empty]
+        self._connections.write([(take, this), *remove], lambda: False)
+
+
+def _this(log: Log, birth: bytes) -> tuple[bytes, bytes, bytes]:
+    return birth, int4(log.model), log.key.encode()
