@@ -169,9 +169,9 @@ class Store(Models, Watching, Care):
 
         What is read inside includes what was written inside, and nobody else sees a part. It is as if nobody else had
         written meanwhile; where somebody did, it raises `ConflictError` and nothing is applied (`run` tries again). On
-        SQLite others who write wait for its end instead: keep it short. It nests, and belongs to one thread, to which
-        the verbs of the store itself are refused with `NotSupportedError` until it ends, and of an event loop's to one
-        task: await nothing inside.
+        PostgreSQL, single verbs of others may change what it only reads. On SQLite others who write wait for its end
+        instead: keep it short. It nests, and belongs to one thread, to which the verbs of the store itself are refused
+        with `NotSupportedError` until it ends, and of an event loop's to one task: await nothing inside.
 
         Raises `NotSupportedError` on a Redis Cluster, unless the namespace is in one bucket.
 

@@ -299,15 +299,19 @@ class Backend(Care):
         """Do what this thread asks for inside when it ends, all of it, or nothing if it raises; it nests.
 
         Nobody else sees a part, and what is read inside includes what was written inside. As if nobody else had done
-        anything meanwhile; without `serializable`, others may have, as they may between two calls: for whoever
-        commits on conditions. Without `create`, what is inside only takes away, and a place that is not there is not
-        made for it.
+        anything meanwhile in a transaction; nor outside of one, where a backend can tell. At the least, what is read is
+        of one moment, and others are in the way who have since put a record or a row that is put here, or committed on
+        conditions to what is committed to on conditions here; what is only read they may have changed, and rows that
+        they appended to a log that is removed here come behind that.
+
+        Without `serializable`, others may have done anything, as they may between two calls: for whoever commits on
+        conditions. Without `create`, what is inside only takes away, and a place that is not there is not made for it.
 
         Whoever ends one that has a part open ends that before, and once more when its own `with` is left: the second
         end does nothing.
 
-        Raises `Undone` where others did, nothing was applied, and all of it may be done again; `NotSupportedError`,
-        before anything is sent, where it is not possible.
+        Raises `Undone` where others were in the way, nothing was applied, and all of it may be done again;
+        `NotSupportedError`, before anything is sent, where it is not possible.
         """
 
     @abstractmethod
