@@ -108,12 +108,14 @@ def open_at_once(path: str, name: str) -> None:
 
 
 def contend(path: str, name: str, rounds: str) -> None:
-    """Write the same key, series and sequence as others."""
+    """Write the same keys, series and sequence as others."""
     say("ready")
     sys.stdin.readline()
     with Store(path, frozen=False, durability="normal", timeout=_PATIENCE_S) as store:
         for i in range(int(rounds)):
             store.set("same", [name, i])
+            store.incr("incremented")
+            store.modify("modified", lambda names: [*names, name], default=[])
             store.set("large", [name, i, "x" * 2000])
             store.extend("same", (0, [name, i]), (i * 100 + int(name), [name, i]))
             store.apply("same", {"count": (operator.add, 1), name: i})

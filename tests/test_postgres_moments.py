@@ -12,7 +12,7 @@ from postgres_proxy import Proxy
 from postgresql import Server
 from processes import forked
 
-from rstore import ConflictError, Store, UnsafeValueError, log, session
+from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError, log, session
 from rstore.backends import make_backend
 from rstore.backends.nouns import Chunk, Commit, Head, Log, Model, Options
 
@@ -70,11 +70,44 @@ def test_a_moment_does_not_outlive_a_fork(store: Store) -> None:
     assert rest_of(batches) == POINTS - 1000
 
 
+READS: dict[str, Callable[[Store], object]] = {
+    "get": lambda s: s.get("k"),
+    "keys": lambda s: s.keys(),
+    "range": lambda s: s.range("s"),
+    "current": lambda s: s.current("e"),
+    "stats": lambda s: s.stats(),
+    "batches": lambda s: next(s.batches("s")),
+}
+
+
+def test_a_frozen_store_reads_in_transactions_that_only_read(postgresql: Server, postgresql_schema: str) -> None:
+    """With a table into which, were that possible, it would write whenever it looks at it."""
+    dsn, s = postgresql.dsn(schema=postgresql_schema), f'"{postgresql_schema}"'
+    with Store(dsn, frozen=False) as store, Store(dsn) as frozen:
+        store["k"] = 1
+        postgresql.execute(f"""
+CREATE TABLE {s}.looks (n int);
+CREATE FUNCTION {s}.look() RETURNS boolean LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO {s}.looks VALUES (1); RETURN true; END $$;
+ALTER TABLE {s}.namespaces RENAME TO names;
+CREATE VIEW {s}.namespaces AS SELECT * FROM {s}.names WHERE {s}.look()""")
+        assert store.get("k") == 1
+        assert postgresql.execute(f"SELECT count(*) FROM {s}.looks") == [(1,)]
+        for read in READS.values():
+            with pytest.raises(StoreNotAvailableError, match="only reads"):
+                read(frozen)
+        with pytest.raises(StoreNotAvailableError, match="only reads"), store.snapshot() as view:
+            view.get("k")
+
+
 VERBS: dict[str, tuple[int, Callable[[Store], object]]] = {
     "get": (1, lambda s: s.get("k")),
     "set": (1, lambda s: s.set("k", 2)),
     "update": (1, lambda s: s.update(k=2, l=3)),
     "setdefault": (2, lambda s: s.setdefault("new", 2)),
+    "add": (1, lambda s: s.add("new", 2)),
+    "incr": (2, lambda s: s.incr("k")),
+    "modify": (2, lambda s: s.modify("k", lambda n: n + 1)),
     "extend": (1, lambda s: s.extend("s", (1, 1), (2, 2), (3, 3))),
     "apply": (2, lambda s: s.apply("e", {"n": 2})),  # one, unless the clock was asked for more than a second ago
     "current": (1, lambda s: s.current("e")),

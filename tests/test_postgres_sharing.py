@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import threading
+from collections import Counter
 from contextlib import ExitStack
 from functools import partial
 
@@ -45,7 +46,7 @@ def test_eight_processes_open_what_is_not_there(dsn: str) -> None:
         assert store.current("log") == {f"{i}": 1 for i in range(PROCESSES)}
 
 
-def test_eight_processes_write_one_series_one_sequence_and_one_key(dsn: str) -> None:
+def test_eight_processes_write_one_series_one_sequence_and_the_same_keys(dsn: str) -> None:
     with Store(dsn, frozen=False) as store, ExitStack() as stack:
         store.apply("same", {"count": 0})
         writers = [stack.enter_context(Program(programs.contend, dsn, i, ROUNDS)) for i in range(PROCESSES)]
@@ -58,6 +59,8 @@ def test_eight_processes_write_one_series_one_sequence_and_one_key(dsn: str) -> 
         last = ROUNDS - 1
         state = {"count": PROCESSES * ROUNDS} | {f"{i}": last for i in range(PROCESSES)}
         assert store.current("same") == state | {f"own {i}": last for i in range(PROCESSES)}
+        assert (store["incremented"], len(store["modified"])) == (PROCESSES * ROUNDS, PROCESSES * ROUNDS)
+        assert Counter(store["modified"]) == {f"{i}": ROUNDS for i in range(PROCESSES)}
         assert store["same"] in [[f"{i}", last] for i in range(PROCESSES)]
         points = dict(store.range("same"))
         expected = {i * 100 + name for i in range(ROUNDS) for name in range(PROCESSES)} | {0}

@@ -99,6 +99,7 @@ def test_processes_write_the_same_key_series_and_sequence(path: Path, processes:
     assert together(programs.contend, *((path, name, rounds) for name in range(processes))) == [["done"]] * processes
     last = [[f"{name}", rounds - 1] for name in range(processes)]
     with Store(path) as store:
+        assert (store["incremented"], len(store["modified"])) == (processes * rounds, processes * rounds)
         assert store["same"] in last
         assert store["large"] in [[*one, "x" * 2000] for one in last]
         points = dict(store.range("same"))
