@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -144,8 +145,12 @@ def test_each_point_is_taken_once_whoever_appends_and_rewrites(store: Store, oth
     errors: list[BaseException] = []
     acknowledged: list[int] = []
 
+    rounds = 0
+
     def append() -> None:
-        for i in range(150):
+        for i in count():
+            if i >= 100 and rounds >= 5:
+                return
             batch = range(i * 2000, i * 2000 + (1100 if i % 10 == 0 else 1 + i % 3))
             other.extend_many("s", ((t, t) for t in batch))
             acknowledged.extend(batch)
@@ -169,7 +174,6 @@ def test_each_point_is_taken_once_whoever_appends_and_rewrites(store: Store, oth
     appending, packing = (threading.Thread(target=guarded, args=(work,)) for work in (append, pack))
     for thread in (appending, packing):
         thread.start()
-    rounds = 0
     while appending.is_alive():
         taken += store.run(take)
         rounds += 1
@@ -178,7 +182,7 @@ def test_each_point_is_taken_once_whoever_appends_and_rewrites(store: Store, oth
     taken += store.run(take)
     assert errors == []
     assert sorted(taken) == sorted(acknowledged)
-    assert (rounds > 3, store["times"], store.timeseries()) == (True, rounds + 1, [])
+    assert (store["times"], store.timeseries()) == (rounds + 1, [])
 
 
 def test_an_event_sequence_that_others_change_is_a_conflict(store: Store, other: Store) -> None:
