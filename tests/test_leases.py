@@ -44,6 +44,7 @@ class Interrupting:
 def test_no_lease_is_renewed_after_an_interrupt(backend: str, tmp_path: Path) -> None:
     dsn = "memory://interrupted" if backend == "memory" else str(tmp_path / "store.db")
     with Store(dsn, frozen=False, durability="normal") as store:
+        n = 0
         for n in count(1):
             sys.setprofile(Interrupting(n))
             try:

@@ -440,9 +440,7 @@ class TransactionSuite(Suite):
         assert len(store) == 0
         # One that is thrown away is undone, too, whatever is open inside of it.
         jobs = [job("a"), job("b")]
-        for one in jobs:
-            next(one)
-        del one
+        assert [*map(next, jobs)] == [None, None]
         jobs.pop(0)
         with pytest.raises(StoreClosedError):
             next(jobs[0])
