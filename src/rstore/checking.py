@@ -224,11 +224,11 @@ class _Replay(State):
 
     __slots__ = ()
 
-    def _compute(self, step: Step) -> bytes:
+    def _compute(self, step: Step, *, recorded: bool) -> bytes:
         known = self._items.get(step.item)
         if known is not None and not (is_native(known) and (step.encoded is None or is_native(step.encoded))):
             return _OPAQUE
-        computed = super()._compute(step)
+        computed = super()._compute(step, recorded=recorded)
         return computed if is_native(computed) else _OPAQUE
 
     def agrees(self, other: State) -> bool:

@@ -54,7 +54,8 @@ class Events(Verbs):
         if not steps:
             return self.current(key)
         history = History(session, key)
-        return logs.until_won(key, lambda: history.try_apply(steps, at), rows=1)
+        with session.naming(f"the event sequence {key!r}"):
+            return logs.until_won(key, lambda: history.try_apply(steps, at), rows=1)
 
     @overload
     def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -150,11 +151,12 @@ class Events(Verbs):
             raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
         # In one order for all, or they would wait for one another.
         histories = {key: History(session, key) for key in sorted({check_key(key) for key in keys})}
-        won = session.events.until_won
-        return session.events.together(
-            histories,
-            lambda _: sum(won(key, partial(one.try_prune, remove=remove)) for key, one in histories.items()),
-        )
+
+        def prune_one(key: str, history: History) -> int:
+            with session.naming(f"the event sequence {key!r}"):
+                return session.events.until_won(key, partial(history.try_prune, remove=remove))
+
+        return session.events.together(histories, lambda _: sum(prune_one(*one) for one in histories.items()))
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""

@@ -22,7 +22,7 @@ from rstore.errors import (
     StoreIntegrityError,
 )
 from rstore.log import new_stamp
-from rstore.operators import OPERATORS
+from rstore.operators import OPERATORS, stored_operator
 from rstore.session import Session
 from rstore.states import CannotFold, Ledger, Reading, State
 
@@ -39,6 +39,10 @@ class History:
     @property
     def _envelope(self) -> Envelope:
         return self._session.envelope
+
+    @property
+    def _place(self) -> str:
+        return self._session.place(self._key)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -94,7 +98,7 @@ class History:
 
     def _unreplayable(self, change: Row, error: CannotFold) -> CorruptionError:
         return CorruptionError(
-            f"the event sequence {self._key!r} cannot be replayed at t={change.t}, item {error.step.item!r}"
+            f"the event sequence {self._place} cannot be replayed at t={change.t}, item {error.step.item!r}"
         )
 
     def _horizon(self, head: Head | None) -> int | None:
@@ -106,7 +110,7 @@ class History:
         """Refuse a time whose history was pruned away."""
         if horizon is not None and (t <= horizon if writing else t < horizon):
             raise HorizonError(
-                f"the history of {self._key!r} was pruned: nothing can be "
+                f"the history of {self._place} was pruned: nothing can be "
                 + (
                     f"applied at t={t}, only after t={horizon}"
                     if writing
@@ -151,6 +155,9 @@ class History:
         reading, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
         self.check_horizon(reading.horizon, t, writing=True)
         body, at = pack_change(steps), (t, 0)
+        for step in steps:
+            if step.encoded is not None:
+                self._codec.decode(step.encoded)  # what cannot be loaded must not be recorded, even to be replaced
         checkpoints: list[Row] = []
 
         def place() -> None:
@@ -161,7 +168,7 @@ class History:
         placed = False
         for change in changes:
             if change.t == t:
-                raise StoreIntegrityError(f"the timestamp {t} of {self._key!r} is taken: pick another, or none for now")
+                raise StoreIntegrityError(f"the timestamp {t} of {self._place} is taken: pick another, or none for now")
             if change.t > t and not placed:
                 place()
                 placed = True
@@ -194,7 +201,7 @@ class History:
 
     def _refusal(self, step: Step, t: int, why: str) -> ChangeRefusedError:
         return ChangeRefusedError(
-            f"{step.op} on the item {step.item!r} of {self._key!r} at t={t} is refused, nothing was recorded: {why}",
+            f"{step.op} on the item {step.item!r} of {self._place} at t={t} is refused, nothing was recorded: {why}",
             key=self._key,
             t=t,
             item=step.item,
@@ -294,7 +301,7 @@ def _superseded(changes: Sequence[tuple[Row, list[Step]]]) -> tuple[list[Row], i
         for step in steps:
             if step.item in reset_at:
                 horizon = reset_at[step.item] if horizon is None else max(horizon, reset_at[step.item])
-        reset_at |= {step.item: change.t for step in needed if OPERATORS[step.op].resets}
+        reset_at |= {step.item: change.t for step in needed if stored_operator(step.op).resets}
         obsolete += len(steps) - len(needed)
         if len(needed) == len(steps):
             kept.append(change)

@@ -190,10 +190,10 @@ class Logs(LogReader):
             raise self._wrong_kind(key)
 
     def _wrong_kind(self, key: str) -> StoreError:
-        what = "series" if self._model is Model.SERIES else "event sequence"
+        what = f"the {'series' if self._model is Model.SERIES else 'event sequence'} {self._namespace.place(key)}"
         if self._envelope.keyed:
-            return PlaintextError(f"the {what} {key!r} is not encrypted: a store with a key cannot write into it")
-        return KeyRequiredError(f"the {what} {key!r} is encrypted: a store without a key cannot write into it")
+            return PlaintextError(f"{what} is not encrypted: a store with a key cannot write into it")
+        return KeyRequiredError(f"{what} is encrypted: a store without a key cannot write into it")
 
     def together(
         self,
@@ -345,7 +345,7 @@ class Logs(LogReader):
 
     def taken(self, key: str, t: int) -> StoreIntegrityError:
         """Return the error for a point at a timestamp that has one."""
-        return StoreIntegrityError(f"the timestamp {t} of {key!r} is taken; nothing was stored")
+        return StoreIntegrityError(f"the timestamp {t} of {self._namespace.place(key)} is taken; nothing was stored")
 
     def _rewriting(self, key: str, view: View, chunks: Sequence[Chunk], rows: Segment) -> Commit:
         return Commit(

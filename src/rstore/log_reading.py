@@ -46,6 +46,10 @@ class Namespace(Protocol):
         """What goes with every write."""
         ...
 
+    def place(self, key: str) -> str:
+        """Return a key as messages name it."""
+        ...
+
     @property
     def envelope(self) -> Envelope:
         """What seals and opens."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from rstore.errors import CorruptionError, InvalidTypeError
 
@@ -21,6 +22,8 @@ _NUMBERS: Final = frozenset({bool, int, float, complex, Decimal, Fraction})
 _TEXTS: Final = frozenset({str, bytes})
 _SEQUENCES: Final = frozenset({str, bytes, list, tuple})
 _TIMES: Final = frozenset({dt.datetime, dt.date, dt.time, dt.timedelta})
+_ZONED: Final = frozenset({dt.datetime, dt.time})
+_ZONES: Final = frozenset({type(None), dt.timezone, ZoneInfo})
 _OPERANDS: Final = _NUMBERS | _SEQUENCES | _TIMES
 # Whose truth is computed by the interpreter alone.
 _TRUTHS: Final = _OPERANDS | {type(None), dict, set, frozenset, bytearray}
@@ -65,6 +68,8 @@ class Operator:
         for one in operands:
             if type(one) not in allowed:
                 raise TypeError(f"{self.name} does not take a {type(one).__name__}")
+            if type(one) in _ZONED and type(one.tzinfo) not in _ZONES:  # which would run code of one's own
+                raise TypeError(f"{self.name} takes time zones of datetime and zoneinfo only")
         if not self.unary:
             self._bound(value, operand, size)
         if Decimal in map(type, operands):
@@ -80,7 +85,8 @@ class Operator:
             raise TypeError("% does not format text here: '%99999999d' % 1 takes 100 MB")
         if self.name == "mul" and (type(value) in _SEQUENCES or type(operand) in _SEQUENCES):
             sequence, times = (value, operand) if type(value) in _SEQUENCES else (operand, value)
-            if type(times) in (int, bool) and max(size, 8 * len(sequence)) * times > MAX_BYTES:
+            each = len(sequence) if type(sequence) in _TEXTS else max(size, 8 * len(sequence))
+            if sequence and type(times) in (int, bool) and each * times > MAX_BYTES:
                 raise Oversized("the repeated sequence would be absurdly large")
             return
         limit = MAX_FRACTION_BITS if Fraction in (type(value), type(operand)) else MAX_BITS

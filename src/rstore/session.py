@@ -81,6 +81,10 @@ class Session:
 
     # -- values -------------------------------------------------------------------------------------------------------
 
+    def place(self, key: str) -> str:
+        """Return a key as messages name it."""
+        return f"{key!r} in namespace {self.generations.namespace!r}"
+
     def named(self, error: StoreError, what: str) -> StoreError:
         """Return an error of the codec with the place that it does not know."""
         if "in namespace" in str(error):

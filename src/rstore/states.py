@@ -36,7 +36,8 @@ _LARGE_BYTES: Final = 256 * 1024
 _MOST_LARGE: Final = 64
 """Together no more than about 30 MB, and mostly far less."""
 
-_CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, MemoryError, RecursionError)
+_SHORTAGES: Final = (MemoryError, RecursionError)
+_CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
 
 
 class CannotFold(Exception):  # noqa: N818 - a signal to the layer above, chained from what the operator raised
@@ -90,7 +91,8 @@ class State:
     def fold(self, steps: Iterable[Step], recorded_at: int | None) -> None:
         """Apply the steps of a change; `recorded_at` is its time, or None if it is about to be recorded.
 
-        Raises `CannotFold` at the first one that does not compute, its item untouched.
+        Raises `CannotFold` at the first one that does not compute, its item untouched; of one that was recorded, what
+        it lacks where that is memory or stack.
         """
         items = self._items
         for step in steps:
@@ -102,12 +104,12 @@ class State:
             elif name == "delitem" and self._is_pruned(recorded_at):
                 pass  # and so was what it deleted
             else:
-                items[item] = self._compute(step)
+                items[item] = self._compute(step, recorded=recorded_at is not None)
 
     def _is_pruned(self, recorded_at: int | None) -> bool:
         return recorded_at is not None and self._horizon is not None and recorded_at <= self._horizon
 
-    def _compute(self, step: Step) -> bytes:
+    def _compute(self, step: Step, *, recorded: bool) -> bytes:
         item, name, encoded = step
         operator = stored_operator(name)
         known = self._items.get(item)
@@ -118,6 +120,9 @@ class State:
         try:
             return self._codec.encode(operator.compute(value, operand, len(known) + len(encoded or b"")))
         except _CAUSES as error:
+            # What was computed once can be computed: a process that is short of memory or stack now says just that.
+            if recorded and isinstance(error.__cause__ or error, _SHORTAGES):
+                raise
             raise CannotFold(step) from error
 
 

@@ -159,10 +159,7 @@ class Resampling(Points):
 def _nothing(session: Session, key: str) -> list[Point]:
     """Return no points, of a series that is there: of a misspelt key, an empty answer would say nothing."""
     if session.series.view(key, FIRST, FIRST, limit=1, bodies=False).head is None:
-        raise InvalidValueError(
-            f"there is no series {key!r} in namespace {session.generations.namespace!r}; "
-            "timeseries() lists those there are"
-        )
+        raise InvalidValueError(f"there is no series {session.place(key)}; timeseries() lists those there are")
     return []
 
 

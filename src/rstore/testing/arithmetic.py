@@ -40,7 +40,7 @@ COMPUTED: tuple[tuple[Any, Op, Any, Any], ...] = (
     (3, o.mul, "ab", "ababab"),
     ("ab", o.mul, -5, ""), ((1, 2), o.mul, 2, (1, 2, 1, 2)), (b"x", o.mul, 4, b"xxxx"), (_HOUR, o.mul, 24, _DAY),
     (1.5, o.mul, 2, 3.0),
-    ("x", o.mul, 100_000, "x" * 100_000),
+    ("x", o.mul, 1_000_000, "x" * 1_000_000), ("", o.mul, 2**40, ""), ([], o.mul, 2**40, []),
     (7, o.truediv, 2, 3.5), (Decimal(1), o.truediv, Decimal(8), Decimal("0.125")),
     (Fraction(1), o.truediv, 3, Fraction(1, 3)),
     (_DAY, o.truediv, _HOUR, 24.0), (_DAY, o.truediv, 24, _HOUR), (1, o.truediv, -3, -1 / 3),
@@ -130,6 +130,20 @@ class _Custom:
     __radd__ = __mul__ = __neg__ = __add__
 
 
+class _Zone(dt.tzinfo):
+    def utcoffset(self, when: dt.datetime | None, /) -> dt.timedelta:
+        del when
+        return _HOUR
+
+    def dst(self, when: dt.datetime | None, /) -> dt.timedelta:
+        del when
+        return dt.timedelta()
+
+    def tzname(self, when: dt.datetime | None, /) -> str:
+        del when
+        return "a zone of one's own"
+
+
 class _Int(int):
     def __add__(self, other: object) -> int:
         return pytest.fail("the operator of a class was called")
@@ -169,6 +183,15 @@ class ArithmeticSuite(Suite):
                 assert (refused.value.key, refused.value.t, refused.value.item, refused.value.op) == (key, 2, "a", op)
             oracle.events[key] = EventOracle()
             oracle.events[key].apply({"a": value, "b": 1}, 1)
+
+    @pickled
+    def test_time_zones_of_ones_own_are_not_computed_with(self, store: Store) -> None:
+        store.apply("k", {"at": dt.datetime(2024, 2, 28, tzinfo=_Zone())}, 1)
+        for op, operand in ((o.sub, _NOON), (o.sub, _DAY), (o.add, _DAY)):
+            with pytest.raises(ChangeRefusedError) as refused:
+                store.apply("k", {"at": (op, operand)})
+            assert isinstance(refused.value.__cause__, TypeError)
+        assert len(store.events("k") or ()) == 1
 
     @plain
     def test_absurdly_large_results_are_refused(self, store: Store, oracle: Oracle) -> None:

@@ -41,7 +41,7 @@ class Atomic(Records):
         session = self._writer
         key = check_key(key)
         delta, default = _number(delta, "delta"), _number(default, "default")
-        where = _where(session, key)
+        where = session.place(key)
 
         def plus(value: Any) -> Any:
             try:
@@ -103,7 +103,7 @@ class Atomic(Records):
                 return value
             return session.open_value(key, record)
         patience = Patience(
-            session.timeout_s, f"others compute the value of {_where(session, key)}, or died while they did,"
+            session.timeout_s, f"others compute the value of {session.place(key)}, or died while they did,"
         )
         while (record := session.backend.get(key)) is None:
             with Lease(session, key) as lease:
@@ -120,7 +120,7 @@ class Atomic(Records):
         return session.open_value(key, record)
 
     def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
-        patience = Patience(session.timeout_s, f"others were faster in changing {_where(session, key)}")
+        patience = Patience(session.timeout_s, f"others were faster in changing {session.place(key)}")
         while True:
             record = session.backend.get(key)
             if record is not None:
@@ -138,10 +138,6 @@ class Atomic(Records):
                 return new
             del new
             patience.wait()
-
-
-def _where(session: Session, key: str) -> str:
-    return f"{key!r} in namespace {session.generations.namespace!r}"
 
 
 def _number(value: Any, what: str) -> int | float:

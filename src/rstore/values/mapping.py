@@ -246,5 +246,4 @@ def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> 
     record = session.backend.get(key)
     actual = None if record is None else version_of(record)
     what = "is not there" if actual is None else "is there already" if expected is None else "was changed"
-    where = f"{key!r} in namespace {session.generations.namespace!r}"
-    return ConflictError(f"{where} {what}; nothing was {done}", expected=expected, actual=actual)
+    return ConflictError(f"{session.place(key)} {what}; nothing was {done}", expected=expected, actual=actual)
