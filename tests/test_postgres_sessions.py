@@ -11,6 +11,7 @@ from functools import partial
 from time import sleep
 from typing import Any
 
+import pytest
 from postgresql import Server
 
 from rstore import OutcomeUnknownError, Store, StoreNotAvailableError, Transaction
@@ -151,6 +152,8 @@ def test_sessions_are_ended_in_the_middle_of_everything(postgresql: Server, post
                         assert (state[who] or None) in values
                     case (_, t):
                         assert points.get(t) in values, cell
+                    case _:
+                        pytest.fail(f"what is {cell}?")
             assert {(who, t) for t in points} <= expected.cells.keys()
             together = pairs[f"{who} run"]
             assert together == len(store.range(f"{who} run")) == len(store.events(f"{who} run") or ())
