@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from redis_proxy import Proxy
 from redis_servers import Server
 
-from rstore import OutcomeUnknownError, Store
+from rstore import OutcomeUnknownError, Passphrase, Store
+from rstore.backends.redis import namespace
+from rstore.backends.redis.client import Script
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
 
@@ -179,3 +182,43 @@ def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, pr
     with pytest.raises(OutcomeUnknownError):
         store.remove("s")
     assert other.timeseries() == []
+
+
+def test_discarding_again_after_a_lost_reply_leaves_alone_what_was_created_meanwhile(
+    store: Store, other: Store, proxy: Proxy, redis_server: Server
+) -> None:
+    store.discard()
+    store.set("k", 1)
+    seen: list[Any] = []
+
+    def begin_anew() -> None:
+        with Store(redis_server.dsn, key=store._keys or None, frozen=False) as third:  # noqa: SLF001
+            seen.append(third.get("k"))
+            third.set("new", 2)
+
+    proxy.lose(Script("end").sha, forward=True, meanwhile=begin_anew)
+    store.discard()
+    assert proxy.lost == 1
+    assert seen == [None]
+    assert store["new"] == other["new"] == 2
+
+
+def test_what_is_created_before_a_discarder_has_done_does_not_expire(
+    proxy: Proxy, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its registry would, and with it the salt of its passphrase."""
+    monkeypatch.setattr(namespace, "TOMBSTONE_MS", 500)
+    key = Passphrase("secret")
+    with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False) as store:
+        store.set("k", 1)
+        store.discard()
+        store.set("k", 1)
+        with Store(redis_server.dsn, key=key, frozen=False) as other:
+            proxy.lose(Script("bury").sha, forward=True, meanwhile=lambda: other.set("new", 2))
+            store.discard()
+            assert proxy.lost == 1
+            assert other["new"] == 2
+    assert redis_server.do("PTTL", "rs:default") == -1
+    time.sleep(0.6)
+    with Store(redis_server.dsn, key=key) as frozen:
+        assert frozen["new"] == 2

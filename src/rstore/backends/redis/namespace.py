@@ -178,11 +178,17 @@ class RedisNamespace:
     # -- discarding ---------------------------------------------------------------------------------------------------
 
     def discard(self) -> None:
-        call = _END.on(self._registry_slot, (self._registry,), write=True, again=True)
-        birth = self._client.call(call)
-        if birth is None:
-            return
-        self._lay_out(bytes(birth))
+        birth = self._client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
+        if birth is not None:
+            self._collect(self._end(bytes(birth)))
+
+    def _end(self, birth: bytes) -> list[Place]:
+        """End one birth of the namespace, or what is left of it; return the buckets that have garbage then.
+
+        A later one is left alone, so that each step may be done again, whoever has begun it.
+        """
+        self._client.call(self._ending(birth, b""))
+        self._lay_out(birth)
         places = self._places
         try:
             left = self._run(
@@ -194,10 +200,13 @@ class RedisNamespace:
                 f"the namespace {self._name!r} is discarded in part: discard it again ({error})"
             ) from error
         # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
-        self._client.call(Call(self._registry_slot, (b"PEXPIRE", self._registry, TOMBSTONE_MS), write=True))
+        self._client.call(self._ending(birth, TOMBSTONE_MS))
         with suppress(StoreError):  # who is named and is not there is not told of
-            self._list(_STRIKE, bytes(birth))
-        self._collect(place for place, entries in zip(places, left, strict=True) if entries)
+            self._list(_STRIKE, birth)
+        return [place for place, entries in zip(places, left, strict=True) if entries]
+
+    def _ending(self, birth: bytes, stays_ms: int | bytes) -> Call:
+        return _END.on(self._registry_slot, (self._registry,), birth, stays_ms, write=True, again=True)
 
     def _collect_some(self) -> None:
         """Delete a little of what others left behind."""
