@@ -123,6 +123,21 @@ def test_an_expired_record_of_a_batch_does_not_bring_back_the_one_it_replaced(re
     backend.close()
 
 
+def test_records_of_a_large_write_expire_together(redis_dsn: str, redis_server: Server) -> None:
+    large = "x" * 3_000_000  # so that there are several pieces, which take their time
+    with Store(redis_dsn, frozen=False) as store:
+        store.update({f"{i}": "old" for i in range(12)})
+        store.set_many({f"{i}": large for i in range(12)}, ttl=60)
+        assert len({entry.expires for entry in store.scan()}) == 1
+        store.set_many({f"{i}": large for i in range(12)}, ttl=0.001)
+        time.sleep(0.002)
+        assert [key for key in map(str, range(12)) if key in store] == []
+        store.set("other", 1)
+        assert store.keys() == ["other"]
+        assert list(store.check()) == []
+    assert len(redis_server.do("KEYS", "rs{*}v*")) == 1
+
+
 def test_memory_that_runs_out_while_a_batch_is_staged(tmp_path_factory: pytest.TempPathFactory) -> None:
     with Server(tmp_path_factory.mktemp("full")) as server, Store(server.dsn, frozen=False) as store:
         store.update(keys(1))

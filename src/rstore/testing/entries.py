@@ -265,6 +265,18 @@ class EntrySuite(Suite):
 
     # -- expiry -------------------------------------------------------------------------------------------------------
 
+    @plain
+    def test_what_is_replaced_by_many_that_expire_at_once_does_not_come_back(
+        self, store: Store, pass_ms: Callable[[int], None]
+    ) -> None:
+        """However long it takes to store all of them: the first have expired before the last are there."""
+        keys = [f"k{i:04}" for i in range(5000)]
+        store.update(dict.fromkeys(keys, "old"))
+        store.set_many(dict.fromkeys(keys, "new"), ttl=0.001, atomic=self.across_keys)
+        pass_ms(2)
+        assert [key for key in keys[:60] if store.get(key) is not None] == []
+        assert (store.get_many(keys), store.keys()) == ({}, [])
+
     def test_what_has_expired_is_nowhere(self, store: Store, pass_ms: Callable[[int], None]) -> None:
         store["stays"] = 1
         old = store.set("k0", 5, ttl=0.05)

@@ -59,7 +59,11 @@ class RedisBatches(RedisNamespace):
             self._fold(self._refreshed(place))
 
     def _stage_batch(self, place: Place, batch: bytes, writes: Sequence[Write]) -> None:
-        seconds, _ = self._client.call(Call(place.slot, (b"TIME",)))
+        seconds, micros = self._client.call(Call(place.slot, (b"TIME",)))
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        writes = [
+            write._replace(ttl_ms=now_ms + write.ttl_ms) if isinstance(write.ttl_ms, int) else write for write in writes
+        ]
         entry = Call(place.slot, (b"ZADD", place.staged, int(seconds) + _STAGED_S, batch), write=True)
         beside = place.of_batch(batch)._replace(marker=place.birth)
         with self._unseen():

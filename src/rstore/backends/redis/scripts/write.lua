@@ -3,10 +3,12 @@
 -- The first command that changes anything may also be refused for lack of memory; the ones after it are not.
 --
 -- KEYS: marker, index, expiry, then the records: puts that stay, puts that expire, deletions.
--- ARGV: marker (a birth is enough where the records go into a batch that nobody sees yet), how many puts stay, how many
--- expire, then for each put its record, and how many milliseconds it lives if it expires.
+-- ARGV: marker (a birth alone where the records go into a batch that nobody sees yet), how many puts stay, how many
+-- expire, then for each put its record, and how many milliseconds it lives if it expires (in a batch: until when, so that
+-- its pieces do not count from different moments).
 local marker = redis.call('GET', KEYS[1]) or ''
-if marker ~= ARGV[1] and (#ARGV[1] > 16 or marker:sub(1, 16) ~= ARGV[1]) then
+local staging = #ARGV[1] == 16
+if marker ~= ARGV[1] and not (staging and marker:sub(1, 16) == ARGV[1]) then
   return {err = 'STALE'}
 end
 local index, expiry = KEYS[2], KEYS[3]
@@ -41,7 +43,7 @@ for i = 1, expire do
   local name = KEYS[last + i]
   local key, at = name:sub(17), last + 2 * i - 1
   -- The last millisecond that it is there: Redis expires what is later than its expiry.
-  local until_ms = string.format('%.0f', now + ARGV[at + 1] - 1)
+  local until_ms = string.format('%.0f', (staging and 0 or now) + ARGV[at + 1] - 1)
   redis.call('SET', name, ARGV[at], 'PXAT', until_ms)
   redis.call('ZADD', index, '0', key)
   redis.call('ZADD', expiry, until_ms, key)
@@ -54,8 +56,9 @@ for i = last + expire + 1, #KEYS do
     redis.call('ZREM', expiry, key)
   end
 end
-if expiring then
-  -- Those that expired are out of sight already. Here, because a record that was put again has another expiry now.
+if expiring and not staging then
+  -- Those that expired are out of sight already. Here, because a record that was put again has another expiry now. Not in
+  -- a batch: that its index names them is what takes the place of those that they replace.
   local gone = redis.call('ZRANGEBYSCORE', expiry, '-inf', '(' .. now, 'LIMIT', 0, 20)
   if #gone > 0 then
     redis.call('ZREM', index, unpack(gone))
