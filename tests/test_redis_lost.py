@@ -162,6 +162,18 @@ def test_clearing_and_discarding_are_safe_to_repeat(store: Store, other: Store, 
     assert other.timeseries() == other.eventsources() == []
 
 
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "not empty"])
+def test_clearing_again_after_a_lost_reply_leaves_alone_what_was_written_meanwhile(
+    store: Store, other: Store, proxy: Proxy, *, empty: bool
+) -> None:
+    if empty:
+        other.delete("k", "other")
+    proxy.lose(Script("clear").sha, forward=True, meanwhile=lambda: other.set("new", 2))
+    store.clear()
+    assert proxy.lost == 1
+    assert store.find() == other.find() == [("new", 2)]
+
+
 @pytest.mark.parametrize("verb", [Store.clear, Store.discard], ids=["clear", "discard"])
 def test_clearing_and_discarding_that_are_not_answered_are_unknown(
     proxy: Proxy, redis_server: Server, verb: Callable[[Store], None]
