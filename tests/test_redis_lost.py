@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis_proxy import Proxy
 from redis_servers import Server
+from redis_waits import lose_wait
 
 from rstore import OutcomeUnknownError, Passphrase, Store
 from rstore.backends.redis import namespace
@@ -234,3 +235,43 @@ def test_what_is_created_before_a_discarder_has_done_does_not_expire(
     time.sleep(0.6)
     with Store(redis_server.dsn, key=key) as frozen:
         assert frozen["new"] == 2
+
+
+def test_a_write_whose_wait_for_replicas_is_not_sent_is_not_sent_again(
+    redis_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = Store(f"{redis_dsn}?wait_replicas=1", frozen=False, timeout=1)
+    with Store(redis_dsn, frozen=False) as other, waiting as store:
+        other.set("k", "before")
+        seen: list[Any] = []
+
+        def read_and_write() -> None:
+            seen.append(other["k"])
+            other.set("k", "later")
+
+        lose_wait(monkeypatch, read_and_write)
+        with pytest.raises(OutcomeUnknownError):
+            store.set("k", "mine")
+        assert seen == ["mine"]
+        assert other["k"] == "later"
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_transaction_whose_wait_for_replicas_is_not_sent_is_not_done_again(
+    redis_dsn: str, monkeypatch: pytest.MonkeyPatch, *, reads: bool
+) -> None:
+    tries: list[int] = []
+    taken: list[Any] = []
+
+    def work(tx: Any) -> None:
+        tries.append(len(tries))
+        if reads:
+            tx.timeseries()
+        tx.set("job", tries[-1])
+
+    waiting = Store(f"{redis_dsn}?wait_replicas=1", frozen=False, timeout=1)
+    with Store(redis_dsn, frozen=False) as other, waiting as store:
+        lose_wait(monkeypatch, lambda: taken.append(other.pop("job")))
+        with pytest.raises(OutcomeUnknownError):
+            store.run(work)
+        assert (tries, taken, "job" in other) == ([0], [0], False)

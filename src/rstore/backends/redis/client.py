@@ -281,9 +281,9 @@ class Client:
             try:
                 connection.send_packed_command(self._pack(calls, group, asking, by_source), False)
             except FAILURES as error:
-                # Of several calls some may have arrived whole.
-                lost = _Lost(error) if len(group) > 1 else _Unsent(error, connected=True)
-                outcomes |= dict.fromkeys(group, lost)
+                # Of several calls some may have arrived whole, and one whose WAIT has not.
+                several = len(group) > 1 or self._waits(calls, group)
+                outcomes |= dict.fromkeys(group, _Lost(error) if several else _Unsent(error, connected=True))
                 continue
             sent.append((pool, connection, group))
         for pool, connection, group in sent:

@@ -11,7 +11,7 @@ from rstore.backends.nouns import Undone
 from rstore.backends.redis.client import Client
 from rstore.backends.redis.errors import REDIRECTED, LostReplyError, code_of, refusal, unreachable
 from rstore.backends.redis.nodes import FAILURES
-from rstore.backends.redis.pool import Connection, pack_command
+from rstore.backends.redis.pool import Connection, is_alive, pack_command
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreClosedError
 
 _KEYS_A_COMMAND: Final = 50
@@ -64,6 +64,8 @@ class Watch:
         try:
             connection = self._send(commands)
         except FAILURES as error:
+            if replicas:
+                raise LostReplyError from error  # all but WAIT may have arrived
             raise self._overtaken() from error  # without its end, which is EXEC, it is nothing
         try:
             replies = self._receive(connection, len(commands))
@@ -105,10 +107,10 @@ class Watch:
                 connection = self._connection = self._pool.take(checked=True)
             except FAILURES as error:
                 raise unreachable(error, self._client.where) from error
-        elif self._broken or connection.can_read(0):  # nothing comes unasked but the end
+        elif self._broken or not is_alive(connection):
             # Not to be sent by redis-py, which would connect anew, watching nothing.
             self._broken = True
-            raise driver.ConnectionError("the connection was lost")
+            raise self._overtaken()
         self._broken = True  # until all replies are there, whatever comes between
         connection.send_packed_command([b"".join(map(pack_command, commands))], False)
         return connection

@@ -109,7 +109,7 @@ class Pool:
                 connection, since = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if not checked or monotonic() - since < _FRESH_S or _is_alive(connection):
+            if not checked or monotonic() - since < _FRESH_S or is_alive(connection):
                 return connection
             connection.disconnect()
         if self._closed:
@@ -138,7 +138,8 @@ class Pool:
                 return
 
 
-def _is_alive(connection: Connection) -> bool:
+def is_alive(connection: Connection) -> bool:
+    """Return whether the server has not closed a connection without a reply outstanding: nothing else comes unasked."""
     try:
         return not connection.can_read(0)
     except (redis.RedisError, OSError):
