@@ -18,9 +18,10 @@ from redis_servers import SYSTEM, Server, executables
 from redis_tls import Tunnel, certify
 from waiting import until
 
-from rstore import InvalidArgumentError, Store, StoreClosedError, StoreNotAvailableError
+from rstore import InvalidArgumentError, Store, StoreBusyError, StoreClosedError, StoreNotAvailableError
 from rstore.backends.redis.backend import EvictionWarning
 from rstore.backends.redis.dsn import parse
+from rstore.backends.redis.namespace import RedisNamespace
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
 QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
@@ -301,6 +302,81 @@ def test_a_registry_that_a_failover_lost_is_made_anew_from_the_markers(redis_dsn
             assert again["k"] == 1
             store.set("k", 2)
             assert again["k"] == 2
+
+
+def registry_of(server: Server) -> list[bytes]:
+    registry: list[bytes] = server.do("HGETALL", "rs:default")
+    return registry
+
+
+def lose_in_a_failover(server: Server, registry: list[bytes]) -> None:
+    """Let the server of the registry know no more than what it was, and those of the buckets all."""
+    server.do("DEL", "rs:default")
+    server.do("HSET", "rs:default", *registry)
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+@pytest.mark.parametrize("opened_before", [True, False])
+def test_a_discarding_of_which_a_failover_lost_the_first_step_is_finished(
+    redis_dsn: str, redis_server: Server, buckets: int, *, opened_before: bool
+) -> None:
+    dsn = f"{redis_dsn}?buckets={buckets}"
+    values = {f"{i}": i for i in range(20)}
+    with Store(dsn, frozen=False) as store, Store(dsn, frozen=False, timeout=2) as other:
+        store.update(values)
+        other.set("k", 1)
+        registry = registry_of(redis_server)
+        [marker, *_] = redis_server.do("KEYS", "rs{*}mdefault")
+        birth = redis_server.do("GET", marker)
+        store.discard()
+        lose_in_a_failover(redis_server, registry)
+        if buckets > 1:
+            redis_server.do("SET", marker, birth)  # which was lost as well
+        with Store(dsn) as frozen:
+            assert (frozen.keys(), frozen.namespaces()) == ([], [])
+        with other if opened_before else Store(dsn, frozen=False, timeout=2) as again:
+            assert again.keys() == []
+            again.update(values)
+            assert dict(again) == dict(store) == values
+            assert again.check() == []
+        assert redis_server.do("HGET", "rs:default", "birth") != birth[:16]
+
+
+def test_a_beginning_of_which_a_failover_lost_the_registry_is_taken_up(redis_dsn: str, redis_server: Server) -> None:
+    with Store(redis_dsn, frozen=False) as store:
+        for lost in (["alive", "1"], ["alive", "0"]):  # the end of the one before is lost with it, or not
+            store.set("k", 1)
+            registry = registry_of(redis_server)
+            store.discard()
+            store.set("new", 2)
+            lose_in_a_failover(redis_server, registry)
+            redis_server.do("HSET", "rs:default", *lost)
+            with Store(redis_dsn, frozen=False, timeout=2) as again:
+                assert again.find() == [("new", 2)]
+                again.set("k", 3)
+            assert (store["new"], store["k"]) == (2, 3)
+            assert store.check() == []
+
+
+def test_who_finds_nothing_but_ends_gives_up_when_the_time_is_up(
+    redis_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else discards it whenever it has been registered."""
+    with Store(redis_dsn, frozen=False) as other:
+        register = RedisNamespace._register  # noqa: SLF001 - comes between two of its steps
+
+        def between(backend: RedisNamespace) -> bytes:
+            birth = register(backend)
+            other.discard()
+            return birth
+
+        other.discard()
+        monkeypatch.setattr(RedisNamespace, "_register", between)
+        with pytest.raises(StoreBusyError, match="nothing was applied"):
+            Store(redis_dsn, frozen=False, timeout=0.2).open()
+        monkeypatch.undo()
+        other.set("k", 1)
+        assert other["k"] == 1
 
 
 def _in_a_child(store: Store) -> None:

@@ -35,6 +35,7 @@ of three digits or letters that do."""
 
 BIRTH_BYTES: Final = 16
 GENERATION_BYTES: Final = 8
+_TIME_BYTES: Final = 8
 _BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
 BODY_ID_BYTES: Final = 12
 REPLACED_MS: Final = 600_000
@@ -134,6 +135,19 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
         prefix + b"x" + generation,
         batch,
     )
+
+
+def is_of(marker: bytes | None, birth: bytes) -> bool:
+    """Return whether a marker says that the bucket belongs to a birth."""
+    return marker is not None and len(marker) > BIRTH_BYTES and marker[:BIRTH_BYTES] == birth
+
+
+def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
+    """Return whether a marker is the tombstone of a birth, or is of a later one, which begins when others have ended.
+
+    Times are compared, as the scripts do, and not what was drawn.
+    """
+    return marker is not None and (marker == birth or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
 
 
 def registry_key(namespace: bytes) -> bytes:

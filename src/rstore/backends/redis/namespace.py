@@ -7,6 +7,7 @@ each bucket) and *garbage* (what nobody can see any more, deleted a bounded part
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -19,15 +20,17 @@ from rstore.backends.redis.client import Call, Client, Script
 from rstore.backends.redis.dsn import Target
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import (
-    BIRTH_BYTES,
     GENERATION_BYTES,
     NAMESPACES,
     Place,
+    is_of,
     make_place,
     make_places,
     registry_key,
     slot_of,
+    tells_of_end,
 )
+from rstore.backends.redis.patience import Patience
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
@@ -108,15 +111,24 @@ class RedisNamespace:
         return birth
 
     def _create(self) -> bytes:
+        patience = Patience(self._timeout_s)
         while True:
             birth, raised = self._look_up()
             if birth is None:
-                birth = self._register()
-            elif raised and birth != self._created:
-                self._collect_some()
+                birth, raised = self._register(), False
+            known = raised and birth != self._created
+            if self._look_into_some(birth) if known else self._raise_markers(birth):
                 return birth
-            if self._raise_markers(birth):
-                return birth
+            # Either the namespace was discarded since it was looked up, or a failover lost that it had been: then the
+            # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
+            # ended here that is not.
+            self._collect(self._end(birth), steps=1)
+            if not patience.retry(waiting=False):
+                raise StoreBusyError(
+                    f"the namespace {self._name!r} is discarded as often as it is created; nothing was applied"
+                )
+            if patience.pause():
+                time.sleep(patience.next_pause())
 
     def _look_up(self) -> tuple[bytes | None, bool]:
         """Return the birth in the registry, and whether all markers, and the index, are known to be raised to it.
@@ -143,7 +155,7 @@ class RedisNamespace:
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
         # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
-        # data: what they say is taken up again. Where there is a tombstone, nothing was lost.
+        # data: what they say is taken up again, unless the registry knows of one as late.
         marker = self._client.call(Call(self._places[0].slot, (b"GET", self._places[0].marker_key)))
         lost = make_place(0, 0, self._namespace, marker).birth  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
@@ -153,7 +165,7 @@ class RedisNamespace:
         return birth
 
     def _raise_markers(self, birth: bytes) -> bool:
-        """Bring the markers of all buckets to a birth; return False if there is a later one."""
+        """Bring the markers of all buckets to a birth; return False if one of them tells of its end."""
         places = self._places
         generation = os.urandom(GENERATION_BYTES)
         markers = self._run(
@@ -161,7 +173,7 @@ class RedisNamespace:
             for place in places
         )
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
-        if not all(_is_of(marker, birth) for marker in markers):
+        if not all(is_of(marker, birth) for marker in markers):
             return False
         # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
         # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
@@ -208,12 +220,18 @@ class RedisNamespace:
     def _ending(self, birth: bytes, stays_ms: int | bytes) -> Call:
         return _END.on(self._registry_slot, (self._registry,), birth, stays_ms, write=True, again=True)
 
-    def _collect_some(self) -> None:
-        """Delete a little of what others left behind."""
+    def _look_into_some(self, birth: bytes) -> bool:
+        """Delete a little of what others left behind; return False if a bucket is found that has seen the birth end."""
         places = self._places
         places = self._random.sample(places, min(len(places), _BUCKETS_LOOKED_INTO))
-        dirty = self._run(Call(place.slot, (b"EXISTS", place.garbage, place.staged)) for place in places)
+        replies = self._run(
+            Call(place.slot, command)
+            for place in places
+            for command in ((b"EXISTS", place.garbage, place.staged), (b"GET", place.marker_key))
+        )
+        dirty, markers = replies[::2], replies[1::2]
         self._collect((place for place, one in zip(places, dirty, strict=True) if one), steps=1)
+        return not any(tells_of_end(marker, birth) for marker in markers)
 
     def _collect(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
         """Delete garbage. What fails is left to whoever comes next: the call that made it garbage has done its work."""
@@ -385,7 +403,3 @@ class RedisNamespace:
         )
         error.__cause__ = lost.__cause__
         return error
-
-
-def _is_of(marker: bytes | None, birth: bytes) -> bool:
-    return marker is not None and len(marker) > BIRTH_BYTES and marker[:BIRTH_BYTES] == birth
