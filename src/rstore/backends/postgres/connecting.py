@@ -13,9 +13,8 @@ from time import monotonic
 from typing import Final
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, rows
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import tuple_row
 
 from rstore.backends.postgres.link import poll_until
 
@@ -44,7 +43,7 @@ def connect(parameters: dict[str, str], deadline: float) -> psycopg.Connection |
         pgconn = pq.PGconn.connect_start(make_conninfo("", **attempt).encode())
         state = poll_until(pgconn, pgconn.connect_poll, monotonic() + share_s)
         if state == pq.PollingStatus.OK:
-            return psycopg.Connection(pgconn, row_factory=tuple_row)
+            return psycopg.Connection(pgconn, row_factory=rows.tuple_row)
         error = pgconn.get_error_message() if state == pq.PollingStatus.FAILED else "no answer in time"
         pgconn.finish()
         if error not in errors:

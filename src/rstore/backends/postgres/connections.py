@@ -7,28 +7,21 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import ceil
-from random import SystemRandom
-from threading import local
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
-from rstore.backends.nouns import Options, Undone
+from rstore.backends.nouns import Undone
 from rstore.backends.postgres.ahead import Asked, ask
-from rstore.backends.postgres.dsn import Place
+from rstore.backends.postgres.caller import MOMENT_S, RETRIES, Caller, set_local
 from rstore.backends.postgres.errors import (
-    ABORTED,
-    CHANGED_PLAN,
-    NOT_PREPARED,
-    READ_ONLY,
     RETRY,
     CutOff,
     Passed,
     translated,
 )
-from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
+from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres.moments import Moment
-from rstore.backends.postgres.pool import Pool
-from rstore.backends.postgres.schema import BEGIN, COMMIT, check_layout, quoted
+from rstore.backends.postgres.schema import BEGIN, COMMIT
 from rstore.errors import (
     ConflictError,
     NotSupportedError,
@@ -44,18 +37,14 @@ Look: TypeAlias = Callable[[], bool | None]
 """Reads back what a write was to leave behind: True, it is there; False, what it was to replace is still there, so that
 it may be sent again; None, that cannot be told. That something is absent tells nothing: somebody may have taken it."""
 
-_RETRIES: Final = 10
 _LOOKS: Final = 6
 _STALL_S: Final = 60.0
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
-_MOMENT_S: Final = 0.1
-"""A time-out of 0 says not to wait for others; the statement itself needs a moment."""
 _OVER_S: Final = 2.7
 """So much longer than its time-out may a call take whose server falls silent, until what became of it is known, or not:
 half of it the server has to give up, and a look takes the rest. The documentation promises three seconds."""
 _LOOK_S: Final = 0.8
 """A look that would have less is not begun."""
-_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 _BEGIN_READ: Final = (Statement("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"), ())
 _BEGIN_MOMENT: Final = (Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"), ())
@@ -73,77 +62,10 @@ _RELEASE: Final = (Statement("RELEASE SAVEPOINT step"), ())
 # A commit behind the one that is in question, so that standbys that have confirmed it have confirmed both.
 _CONFIRM: Final = Statement("""
 SELECT pg_logical_emit_message(true, 'rstore', '') WHERE current_setting('synchronous_standby_names') <> ''""")
-_SET_LOCAL: Final = Statement("SELECT set_config($1::text, $2::text, true)")
 
 
-def set_local(name: str, value: str) -> Call:
-    """Return what sets a parameter of the server up to the next sync, or to the end of the transaction.
-
-    Nothing stays behind in the session, which behind a pooler is the next client's.
-    """
-    return _SET_LOCAL, (name.encode(), value.encode())
-
-
-class _Bound(local):
-    """What a thread is in the middle of."""
-
-    link: Link | None = None  # on which its transaction is open
-    xid: bytes | None = None  # the transaction's name at the server, since its first write
-    gone: StoreError | None = None  # why the transaction cannot go on, where its connection was dropped
-    deadline: float | None = None  # of what is asked on behalf of something else
-    serializable: bool = False  # whether its transaction sees nothing that others commit
-
-
-class Connections:
-    """What one open store asks of its server. Threads share it; each takes a connection for one call."""
-
-    def __init__(self, place: Place, options: Options) -> None:
-        self.place = place
-        self.pool = Pool(place)
-        self.timeout_s = max(options.timeout_s, _MOMENT_S)
-        self._timeout_ms = f"{max(1, ceil(options.timeout_s * 1000))}"
-        self._frozen = options.frozen
-        self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
-        self._bound = _Bound()
-        self._writes = 0  # that were begun, so that what was asked before them is known to be old
-        # A server that only reads refuses it: another one is looked for then, before the transaction has begun.
-        sql = f"SELECT FROM {quoted(place.schema)}.namespaces WHERE false FOR KEY SHARE"
-        self._writable: Call = Statement(sql), ()
-
-    def set_up(self) -> None:
-        """Make sure that the server is there, and that the schema is laid out.
-
-        Raises `StoreNotAvailableError`.
-        """
-        deadline = monotonic() + self.timeout_s
-        for tries in range(_RETRIES):
-            link = self.pool.take(deadline)
-            try:
-                left_s = max(deadline - monotonic(), _MOMENT_S)
-                return check_layout(link, self.place, left_s, frozen=self._frozen)
-            except Failed as failure:
-                self.pool.drop(link)  # it may be in the middle of a transaction
-                if tries == _RETRIES - 1 or monotonic() > deadline or not self._again(failure, tries):
-                    raise translated(failure.error, self.place.show) from failure.error
-            except Unconfirmed as lost:
-                self.pool.drop(link)
-                raise self._unconfirmed() from lost.__cause__
-            except Lost as lost:
-                self.pool.drop(link)
-                raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
-            finally:
-                self.pool.give_back(link)
-        return None
-
-    @property
-    def bound(self) -> bool:
-        """Whether this thread is inside a transaction."""
-        return self._bound.link is not None
-
-    @property
-    def serializable(self) -> bool:
-        """Whether this thread is inside a transaction that sees nothing that others have committed since it began."""
-        return self._bound.serializable
+class Connections(Caller):
+    """What one open store asks of its server."""
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -213,7 +135,7 @@ class Connections:
         all_calls = Calls(lambda: chain(prelude, calls)) if prelude else calls
         first: Lost | None = None
         deadline = monotonic() + self.timeout_s
-        for _ in range(_RETRIES):
+        for _ in range(RETRIES):
             try:
                 results = self._run(all_calls, patient=patient, deadline=deadline)[len(prelude) :]
             except Lost as lost:
@@ -243,105 +165,6 @@ class Connections:
         if carried > _MOST_KEPT_BYTES:
             self.pool.drop_idle()
 
-    def _run(
-        self, calls: Iterable[Call], *, harmless: bool = False, patient: bool = False, deadline: float | None = None
-    ) -> Results:
-        """Return the results of a pipeline, on the connection of this thread's transaction or on any."""
-        if self._bound.link is not None:
-            return self._inside(self._bound.link, calls)
-        link, results = self._send(calls, harmless=harmless, patient=patient, deadline=deadline)
-        self.pool.give_back(link)
-        return results
-
-    def _send(
-        self, calls: Iterable[Call], *, harmless: bool, patient: bool = False, deadline: float | None = None
-    ) -> tuple[Link, Results]:
-        """Return the results of a pipeline, tried again where nothing was done, and the connection, to be given back.
-
-        Raises `Lost` unless it is `harmless` to send it twice.
-        """
-        deadline = self._bound.deadline or deadline or monotonic() + self.timeout_s
-        for tries in range(_RETRIES):
-            link = self.pool.take(deadline)
-            try:
-                # However long a connection was waited for, the statement itself needs a moment.
-                return link, self._on(link, calls, None if patient else max(deadline - monotonic(), _MOMENT_S))
-            except Failed as failure:
-                self.pool.give_back(link)
-                if tries == _RETRIES - 1 or monotonic() > deadline or not self._again(failure, tries):
-                    raise translated(failure.error, self.place.show) from failure.error
-            except Lost as lost:
-                if not harmless:
-                    raise
-                if tries or isinstance(lost, Silent):
-                    raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
-        raise AssertionError("the last try returns or raises")
-
-    def _inside(self, link: Link, calls: Iterable[Call]) -> Results:
-        """Return the results of a pipeline inside a transaction, which nobody but its owner can begin again."""
-        self._check_own(link)
-        try:
-            return self._on(link, calls, self.timeout_s)
-        except Failed as failure:
-            if failure.sqlstate == ABORTED and self._bound.gone is not None:
-                raise self._bound.gone from failure.error  # which says why, and whether it may be done again
-            error = translated(failure.error, self.place.show)
-            if failure.sqlstate in RETRY or self._again(failure):
-                error = Passed(str(error))
-            self._bound.gone = error
-            raise error from failure.error
-        except Lost as lost:
-            kind = StoreNotAvailableError if isinstance(lost, Silent) else CutOff
-            self._bound.gone = kind(
-                f"{self.place.show}: the connection was lost inside a transaction; nothing was applied"
-            )
-            raise self._bound.gone from lost.__cause__
-
-    def _check_own(self, link: Link) -> None:
-        if link not in self.pool:
-            raise self._bound.gone or StoreNotAvailableError(
-                "a transaction does not outlive a fork: it is its parent's"
-            )
-
-    def _on(self, link: Link, calls: Iterable[Call], timeout_s: float | None) -> Results:
-        try:
-            # On behalf of something that is overdue itself there is no time to ask the server to give up.
-            return link.run(calls, timeout_s, asking=self._bound.deadline is None)
-        except Failed as failure:
-            if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED):
-                self.pool.drop(link)  # another session may be another server by now, or know other statements
-            raise
-        except Unconfirmed as lost:
-            self.pool.drop(link)
-            raise self._unconfirmed() from lost.__cause__
-        except BaseException:
-            self.pool.drop(link)  # in the middle of something: by an error, or by a signal
-            raise
-
-    def _again(self, failure: Failed, tries: int = 0) -> bool:
-        """Return whether the same statements may succeed now, after a pause where others have to finish first."""
-        if failure.sqlstate in NOT_PREPARED:
-            # A pooler hands out sessions by the transaction, and does not keep track of what is prepared in them.
-            self.pool.prepare = False
-            self.pool.drop_idle()
-            return True
-        if failure.sqlstate in RETRY:
-            time.sleep(_random.random() * 0.002 * 2**tries)  # which spreads those who met
-            return True
-        if failure.sqlstate == READ_ONLY:
-            self.pool.drop_idle()  # of several hosts another one may be the primary by now
-        return failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0
-
-    @contextmanager
-    def within(self, timeout_s: float) -> Generator[float]:
-        """Give all calls of this thread together so much time, and return when it is over."""
-        bound, before = self._bound, self._bound.deadline
-        bound.deadline = monotonic() + timeout_s
-        try:
-            yield bound.deadline
-        finally:
-            bound.deadline = before
-
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def in_transaction(self, work: Callable[[Results], T], *first: Call) -> T:
@@ -349,13 +172,13 @@ class Connections:
 
         It is done again where the server undid it.
         """
-        for tries in range(_RETRIES):
+        for tries in range(RETRIES):
             try:
                 with self.transaction(*first) as found:
                     return work(found)
             except Undone:
                 # A step keeps the locks of what was before it, and they would be in the way again.
-                if self.bound or tries == _RETRIES - 1:
+                if self.bound or tries == RETRIES - 1:
                     raise
         raise AssertionError("the last try returns or raises")
 
@@ -484,7 +307,7 @@ class Connections:
                 with self.within(end - monotonic()):
                     seen = look()
                 if seen:
-                    self._confirm(max(deadline, monotonic() + _MOMENT_S))
+                    self._confirm(max(deadline, monotonic() + MOMENT_S))
             except StoreClosedError:
                 break
             except OutcomeUnknownError:
@@ -509,10 +332,4 @@ class Connections:
     def _unknown(self) -> OutcomeUnknownError:
         return OutcomeUnknownError(
             f"{self.place.show}: the connection was lost before the answer to a write: all of it was applied, or none"
-        )
-
-    def _unconfirmed(self) -> OutcomeUnknownError:
-        return OutcomeUnknownError(
-            f"{self.place.show}: it is committed on the primary, but no standby has confirmed it: it is lost if the "
-            "primary is lost before one does"
         )

@@ -23,7 +23,8 @@ from rstore.backends.postgres.binary import (
     texts,
     truth,
 )
-from rstore.backends.postgres.connections import Connections, Look, set_local
+from rstore.backends.postgres.caller import set_local
+from rstore.backends.postgres.connections import Connections, Look
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.emptied import Emptied
 from rstore.backends.postgres.link import Call, Calls, Results, Statement
