@@ -6,10 +6,9 @@ import sys
 import threading
 from itertools import count
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
+from interrupting import Interrupting
 from waiting import until
 
 from rstore import Store
@@ -23,30 +22,13 @@ def renewers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "rstore lease" and thread.is_alive()]
 
 
-class Interrupting:
-    """Raises KeyboardInterrupt at the n-th event of this thread in the files about leases, as a signal could.
-
-    Not before a function in C is called: the interpreter looks for signals when it has returned.
-    """
-
-    def __init__(self, n: int) -> None:
-        self._left = n
-
-    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "c_call" and frame.f_code.co_filename in FILES:
-            self._left -= 1
-            if self._left == 0:
-                sys.setprofile(None)
-                raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
 def test_no_lease_is_renewed_after_an_interrupt(backend: str, tmp_path: Path) -> None:
     dsn = "memory://interrupted" if backend == "memory" else str(tmp_path / "store.db")
     with Store(dsn, frozen=False, durability="normal") as store:
         n = 0
         for n in count(1):
-            sys.setprofile(Interrupting(n))
+            sys.setprofile(Interrupting(n, FILES))
             try:
                 store.get_or_set(f"k{n}", lambda: 1)
                 break  # it was done before the n-th event came

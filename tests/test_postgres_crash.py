@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import psycopg
 from postgresql import Server, check_schema
+from waiting import until
 
-from rstore import OutcomeUnknownError, Store, StoreError
+from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError, Transaction
 
 CRASHES = 3
 
@@ -78,3 +80,46 @@ def test_the_server_crashes_under_load() -> None:
         assert len(witness.sure) > 20, name
         assert set(witness.sure) <= found[name] <= {*witness.sure, *witness.unsure}, name
     assert count == len(found["changes"])
+
+
+def test_what_waits_for_a_lock_when_the_server_crashes_was_not_done() -> None:
+    """To each session it says that it ends, as it does where the wait for standbys ends: that is not meant here."""
+    with Server() as server, Store(server.dsn(), frozen=False, timeout=8) as store:
+        store.update(a=1, b=2)
+        tries: list[int] = []
+
+        def change(tx: Transaction) -> None:
+            tries.append(1)
+            tx["a"] = 9
+
+        verbs: list[tuple[str, Callable[[], object], type[StoreError] | None]] = [
+            ("SELECT FROM rstore.records FOR UPDATE", lambda: store.set("a", 7), OutcomeUnknownError),
+            ("LOCK TABLE rstore.records", lambda: store["a"], StoreNotAvailableError),
+            ("SELECT FROM rstore.records FOR UPDATE", lambda: store.run(change), None),  # again, until it is done
+        ]
+        for lock, verb, raises in verbs:
+            outcomes: list[object] = []
+            with psycopg.connect(server.conninfo()) as locked:
+                locked.execute(lock)
+                thread = threading.Thread(target=lambda: outcomes.append(outcome(verb)))  # noqa: B023 - joined below
+                thread.start()
+                until(lambda: server.execute("SELECT 1 FROM pg_locks WHERE NOT granted"), "nobody waits for the lock")
+                server.stop(signal.SIGQUIT)
+                server.start()
+                thread.join()
+                locked.close()
+            (result,) = outcomes
+            if raises is None:
+                assert not isinstance(result, OutcomeUnknownError)
+            else:
+                assert type(result) is raises or (raises is StoreNotAvailableError and result == 1)
+                assert "committed" not in str(result)
+            assert store["a"] == (1 if result is not None else 9)
+
+
+def outcome(verb: Callable[[], object]) -> object:
+    """Return what a verb returns or raises."""
+    try:
+        return verb()
+    except StoreError as error:
+        return error

@@ -96,6 +96,16 @@ def silent() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def test_options_that_libpq_knows(postgresql: Server, postgresql_schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    with Store(f"{dsn}&ssl_min_protocol_version=TLSv1.2&application_name=somebody", frozen=False) as store:
+        assert store.keys() == []
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "soon")
+    error = refusal(dsn)
+    assert type(error) is StoreNotAvailableError
+    assert "connect_timeout is not a whole number of seconds" in str(error)
+
+
 @pytest.mark.parametrize("hosts", [1, 3])
 @pytest.mark.parametrize("options", ["", "connect_timeout=6"])
 def test_a_server_that_says_nothing(silent: int, hosts: int, options: str) -> None:

@@ -143,3 +143,18 @@ def test_a_standby_that_confirms(primary: Server, proxy: Proxy) -> None:
             primary.execute("DROP OWNED BY blind; DROP ROLE blind")
             with Store(standby.dsn()) as copy:
                 until(lambda: copy["k"] == "confirmed by a look", "the standby does not follow")
+
+
+def test_nothing_is_done_behind_a_transaction_that_no_standby_confirmed(primary: Server) -> None:
+    keys = [f"{i}" for i in range(30)]
+    with Store(primary.dsn(), "many", frozen=False, durability="normal") as store:
+        for key in keys:
+            store.extend(key, (1, 1))
+    with Store(primary.dsn(), "many", frozen=False, timeout=1) as store:
+        began = monotonic()
+        with pytest.raises(OutcomeUnknownError), store.transaction() as tx:
+            tx.remove(*keys)
+        assert monotonic() - began < 1 + 3
+    assert len(primary.execute("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")) <= 1
+    with Store(primary.dsn(), "many", frozen=False, durability="normal") as store:
+        assert store.timeseries() == []

@@ -19,7 +19,7 @@ from rstore.backends.base import Backend
 from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write, new_write
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
-from rstore.codec.serializers import Codec, cannot_load, stamped
+from rstore.codec.serializers import Codec, cannot_dump, cannot_load, stamped
 from rstore.errors import (
     CorruptionError,
     FrozenStoreError,
@@ -135,9 +135,20 @@ class Session:
         """Return the same of a dict, in less time; None if its values have to be looked at one by one."""
         if self.codec.compresses:
             return None
-        keys, stamps = [*map(check_key, pairs)], None if self.envelope.keyed else _draw_stamps(len(pairs))
-        encoded = self.codec.encode_alike([*pairs.values()], stamps or repeat(b""))
-        return None if encoded is None else dict(zip(keys, encoded, strict=True))
+        pairs = dict(pairs)  # which another thread may change meanwhile
+        values, encoded = [*pairs.values()], list[bytes]()
+        stamps = repeat(b"") if self.envelope.keyed else _draw_stamps(len(values))
+        keys, each = [*map(check_key, pairs)], self.codec.encode_alike(values, stamps)
+        if each is None:
+            return None
+        try:
+            encoded.extend(each)
+        except (MemoryError, StoreError):
+            raise
+        except Exception as error:  # whatever a value's own __reduce__ raises
+            at = len(encoded)
+            raise self.named(cannot_dump(values[at]), f"the value of {keys[at]!r}") from error
+        return dict(zip(keys, encoded, strict=True))
 
     def _encode_compressed(self, value: Any, stamp: bytes) -> bytes:
         return stamped(compress(self.codec.encode(value)), stamp)

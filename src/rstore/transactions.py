@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import get_ident, local
 from typing import Any, Final, NoReturn, TypeVar, cast
@@ -114,26 +114,40 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
     Raises `ConflictError` if somebody else changed what it had read or written.
     """
     opened.check_task()
+    before = opened.parts
     inside: _Inside | None = None
     scope = session.backend.transaction()
     try:
         with scope:
             guard = _Guard(session.backend)
             inside = _Inside(session, guard, scope, opened)
-            opened.begin(inside)
             try:
+                opened.begin(inside)
                 yield Transaction(inside, freq)
                 guard.check_end()
                 opened.check_end(inside)
             finally:
-                opened.end(inside)
+                # Without a call before it is done, in which an interrupt could come: a thread would be inside for good.
+                ended = opened.parts
+                if inside in ended:  # else it was itself open inside of one that has ended
+                    opened.parts = before
+                    _end(ended[len(before) :])
     except Undone as error:
         raise ConflictError(
             f"others changed what a transaction in namespace {session.generations.namespace!r} had read or written; "
             "nothing was applied: run(fn) tries again"
         ) from error
+    finally:
+        _close(scope)
     if inside is not None:
         inside.catch_up()
+
+
+def _close(scope: AbstractContextManager[None]) -> None:
+    """Undo what was begun, and interrupted before its `with` knew of it: that would hold until somebody collects it."""
+    generator = getattr(scope, "gen", None)
+    if generator is not None:
+        generator.close()  # does nothing to one that has ended
 
 
 @contextmanager
@@ -193,6 +207,13 @@ class _Inside(Session):
             outer.events.wrote(key, rows)
 
 
+def _end(parts: Sequence[_Inside]) -> None:
+    """End a transaction, after those that are open inside of it; these are undone, the last one first."""
+    for part in reversed(parts[1:]):
+        part.undo()
+    parts[0].end()
+
+
 def _nothing(_: _Over) -> None:
     pass
 
@@ -236,40 +257,33 @@ class Opened:
     """The transactions of one thread that are open in a store, each a part of the one before it."""
 
     def __init__(self) -> None:
-        self._parts: list[_Inside] = []
+        self.parts: tuple[_Inside, ...] = ()
         self._pid = 0
         self._task: ref[Any] | None = None  # not the task itself: what it has begun would never be collected with it
 
     @property
     def innermost(self) -> Session | None:
         """The session of the last one, if there is any."""
-        return self._parts[-1] if self._parts else None
+        return self.parts[-1] if self.parts else None
 
     @property
     def is_here(self) -> bool:
         """Whether there is one, which was not inherited by a fork."""
-        return bool(self._parts) and self._pid == os.getpid()
+        return bool(self.parts) and self._pid == os.getpid()
 
     def begin(self, part: _Inside) -> None:
         """Add one that begins."""
-        if not self._parts:
+        if not self.parts:
             self._pid, self._task = os.getpid(), _task()
-        self._parts.append(part)
+        self.parts = (*self.parts, part)
 
     def check_end(self, part: _Inside) -> None:
         """Refuse to end one before what is a part of it."""
-        if self._parts[-1] is not part:
+        if self.parts[-1] is not part:
             raise StoreClosedError(
                 "a part of the transaction is open at its end: end them in the reverse order of their beginning; "
                 "nothing was applied"
             )
-
-    def end(self, part: _Inside) -> None:
-        """Take one away that ends, after those that are open inside of it; these are undone, the last one first."""
-        if part in self._parts:  # else it was itself open inside of one that has ended
-            while (last := self._parts.pop()) is not part:
-                last.undo()
-            part.end()
 
     def check_task(self) -> None:
         """Refuse to be used by another task than the one that has begun."""

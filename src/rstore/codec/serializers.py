@@ -9,7 +9,6 @@ import json
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import repeat
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -202,18 +201,16 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
-            raise _cannot_dump(value) from error
+            raise cannot_dump(value) from error
 
-    def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> list[bytes] | None:
-        """Return what `encode` would of each value, without a frame for each, if all of them are for the serializer.
+    def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> Iterator[bytes] | None:
+        """Return what yields what `encode` would return of each value, without a frame for each.
 
-        None if they are not, or if one of them cannot be dumped: one by one it will be known which.
+        None if not all of them are for the serializer. It raises whatever that, or a value's own `__reduce__`, does.
         """
         if self._custom is not None or not _NATIVE_DUMPS.keys().isdisjoint(map(type, values)):
             return None
-        with suppress(Exception):  # whatever a value's own __reduce__ raises
-            return [*map(b"".join, zip(repeat(self._mark), stamps, self._dumps_each(values), strict=False))]
-        return None
+        return map(b"".join, zip(repeat(self._mark), stamps, self._dumps_each(values), strict=False))
 
     def dump(self, value: Any) -> bytes:
         """Return the body of a value, as the serializer writes it."""
@@ -222,7 +219,7 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
-            raise _cannot_dump(value) from error
+            raise cannot_dump(value) from error
 
     def _encode_custom(self, value: Any, dump: Dump) -> bytes:
         try:
@@ -230,7 +227,7 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a subclass raises
-            raise _cannot_dump(value) from error
+            raise cannot_dump(value) from error
         if isinstance(body, str):
             return b"\x05" + body.encode("utf-8", "surrogatepass")
         if isinstance(body, bytes | bytearray | memoryview):
@@ -313,7 +310,8 @@ def cannot_load(size: int, error: Exception) -> SerializationError:
     return SerializationError(f"a value cannot be loaded from its {size:,} bytes: {type(error).__name__}")
 
 
-def _cannot_dump(value: Any) -> SerializationError:
+def cannot_dump(value: Any) -> SerializationError:
+    """Return the error for a value that could not be dumped."""
     return SerializationError(f"a value of type {type(value).__name__} cannot be dumped")
 
 

@@ -6,6 +6,7 @@ are silent take longer than any time-out.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from random import SystemRandom
@@ -21,6 +22,8 @@ from rstore.backends.postgres.link import poll_until
 # A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
 _KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 _ASKED_FOR: Final = ("host", "hostaddr", "port", "connect_timeout", "target_session_attrs", "load_balance_hosts")
+_IMPOSSIBLE: Final = {"ssl_min_protocol_version": "none"}
+"""With this libpq reads everything that it is given and connects to nothing."""
 _STANDBY_FIRST: Final = "prefer-standby"
 _random = SystemRandom()
 
@@ -34,6 +37,8 @@ def connect(parameters: dict[str, str], deadline: float) -> psycopg.Connection |
     known = _known(parameters)
     keepalive = {} if any(name.startswith("keepalives") for name in known) else _KEEPALIVE
     attempts = [{**keepalive, **parameters, **attempt} for attempt in _attempts(known)]
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", known.get("connect_timeout", "0")):
+        return psycopg.OperationalError("connect_timeout is not a whole number of seconds")
     most_s = float(known.get("connect_timeout", 0))
     errors: list[str] = []
     for i, attempt in enumerate(attempts):
@@ -53,8 +58,7 @@ def connect(parameters: dict[str, str], deadline: float) -> psycopg.Connection |
 
 def _known(parameters: dict[str, str]) -> dict[str, str]:
     """Return what libpq knows of where to connect and how, from a service file and the environment as well."""
-    # What it is asked for in the end is impossible, so that it reads everything and connects to nothing.
-    asking = pq.PGconn.connect_start(make_conninfo("", **parameters, ssl_min_protocol_version="none").encode())
+    asking = pq.PGconn.connect_start(make_conninfo("", **(parameters | _IMPOSSIBLE)).encode())
     known = {option.keyword.decode(): (option.val or b"").decode() for option in asking.info}
     asking.finish()
     return {

@@ -9,16 +9,19 @@ statements that see everything; where that fails or a process dies before, it is
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from threading import local
+from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from rstore.backends.nouns import Log
+from rstore.backends.nouns import Log, Undone
 from rstore.backends.postgres.binary import int4, truth
+from rstore.backends.postgres.caller import set_local
 from rstore.backends.postgres.connections import Connections
 from rstore.backends.postgres.errors import Passed
-from rstore.errors import NotSupportedError, StoreError
+from rstore.backends.postgres.link import Call, Statement
+from rstore.errors import NotSupportedError, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
     from rstore.backends.postgres.sql import LogSql
@@ -60,7 +63,7 @@ class Emptied:
         There it raises `Undone` and is done behind it, or `NotSupportedError` where that would not help.
         """
         if not self._connections.serializable:
-            self._remove(log, birth, wait=True)
+            self._remove(log, birth, self._sql.take_this)
             return
         if log in self._own.later:
             raise NotSupportedError(
@@ -83,22 +86,26 @@ class Emptied:
         later = self._own.later = {}
         try:
             yield
-        finally:
-            if later:
-                self._remove_all(later)
+        except Undone:  # some of them were to be removed first, so that it can be done again
+            self._remove_all(later)
+            raise
+        self._remove_all(later)
 
     def _remove_all(self, later: dict[Log, bytes]) -> None:
-        with self._connections.within(_BEHIND_S):
+        # The transaction is done, and an error here would say that it is not. Who holds the lock of a head appends to
+        # it, or is about to remove it. Nothing depends on it that this is on the disk, or on a standby.
+        bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{_BEHIND_S * 1000:.0f}")]
+        with suppress(StoreError), self._connections.within(_BEHIND_S) as deadline:
             for log, birth in later.items():
-                with suppress(StoreError):  # the transaction is done, and an error here would say that it is not
-                    self._remove(log, birth, wait=False)
+                if monotonic() > deadline:
+                    break
+                with suppress(StoreBusyError):
+                    self._remove(log, birth, self._sql.take_this_now, bounds)
 
-    def _remove(self, log: Log, birth: bytes, *, wait: bool) -> None:
+    def _remove(self, log: Log, birth: bytes, take: Statement, bounds: Sequence[Call] = ()) -> None:
         this = _this(log, birth)
-        # Who holds its lock appends to it, or is about to remove it.
-        take = self._sql.take_this if wait else self._sql.take_this_now
         remove = [(one, (*this, None, None)) for one in self._sql.remove_if_empty]
-        self._connections.write([(take, this), *remove], lambda: False)
+        self._connections.write([*bounds, (take, this), *remove], lambda: False)
 
 
 def _this(log: Log, birth: bytes) -> tuple[bytes, bytes, bytes]:

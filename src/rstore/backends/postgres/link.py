@@ -188,8 +188,9 @@ class Link:
         """Raise `Unconfirmed` if the server has warned that it waits no longer for its standbys."""
         for warning in self._warnings:
             # The words are in the server's language. Where it is built without the names of its functions, a warning
-            # counts that came when it was asked to give up, or to end.
-            if self._cancelled or warning.sqlstate == _TERMINATED or warning.function == _AWAITING_STANDBYS:
+            # counts that came when it was asked to give up, or to end; else one that shuts down at once would, too.
+            hinted = self._cancelled or warning.sqlstate == _TERMINATED
+            if warning.function == _AWAITING_STANDBYS if warning.function else hinted:
                 raise Unconfirmed from psycopg.OperationalError(warning.words)
 
     def hear(self, timeout_s: float) -> list[bytes]:

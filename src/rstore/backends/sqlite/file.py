@@ -169,9 +169,15 @@ class SqliteFile:
         stays = False
         with link.held():
             connection = self.connection(link, create=create)
+            # What was interrupted at its beginning may be closed by the garbage collector only, inside of another one.
+            mine = link.begun = link.begun + outermost
+
+            def alive() -> bool:
+                return link.connection is connection and link.begun == mine
+
             try:
                 begin = partial(take_turn, turn=self.new_turn())
-                with transaction(connection, begin=begin, alive=lambda: link.connection is connection):
+                with transaction(connection, begin=begin, alive=alive):
                     link.bound = connection
                     yield
                     self._check_bound(link)
@@ -184,7 +190,7 @@ class SqliteFile:
                 if not stays:
                     # If the namespace was made inside, it is gone, and the next one that is made is given its number.
                     link.namespace = 0
-                if outermost:
+                if outermost and link.begun == mine:
                     link.bound = None
 
     def _check_bound(self, link: Link) -> None:

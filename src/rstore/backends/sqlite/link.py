@@ -27,6 +27,7 @@ class Link:
         "__weakref__",
         "_moved",
         "_moved_at",
+        "begun",
         "bound",
         "connection",
         "execute",
@@ -46,6 +47,7 @@ class Link:
         self.lock = RLock()  # guards everything below
         self.connection: apsw.Connection | None = None
         self.bound: apsw.Connection | None = None  # the one above, while a transaction over several calls is open on it
+        self.begun = 0  # how many of these there have been
         # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
         self.execute: Callable[..., apsw.Cursor] | None = None
         self.namespace = 0
