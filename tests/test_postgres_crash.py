@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import LiteralString
 
 import psycopg
 from postgresql import Server, check_schema
@@ -92,7 +93,7 @@ def test_what_waits_for_a_lock_when_the_server_crashes_was_not_done() -> None:
             tries.append(1)
             tx["a"] = 9
 
-        verbs: list[tuple[str, Callable[[], object], type[StoreError] | None]] = [
+        verbs: list[tuple[LiteralString, Callable[[], object], type[StoreError] | None]] = [
             ("SELECT FROM rstore.records FOR UPDATE", lambda: store.set("a", 7), OutcomeUnknownError),
             ("LOCK TABLE rstore.records", lambda: store["a"], StoreNotAvailableError),
             ("SELECT FROM rstore.records FOR UPDATE", lambda: store.run(change), None),  # again, until it is done
