@@ -27,8 +27,8 @@ def remove_if_unused(path: str, mine: Callable[[Link], bool], is_unused: Callabl
                 with suppress(OSError):  # in a directory that others own, or that is gone, it stays, empty
                     os.unlink(os.path.realpath(path))
             connection.execute("ROLLBACK")
-        except (apsw.BusyError, apsw.CantOpenError):
-            return
+        except (apsw.BusyError, apsw.CantOpenError, apsw.IOError):
+            return  # somebody entered, or is removing it and its log at this moment: all was deleted, and so it stays
         finally:
             connection.close()
     except apsw.CantOpenError:
