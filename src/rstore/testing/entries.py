@@ -263,6 +263,20 @@ class EntrySuite(Suite):
         store.set_many([])
         oracle.values.update(pairs, one=1)
 
+    @pytest.mark.parametrize("n", [49, 100, 151, 1207])
+    @plain
+    def test_many_in_place_of_small_large_and_expiring_ones(self, store: Store, oracle: Oracle, n: int) -> None:
+        rng = random.Random(n)
+        for i, ttl in enumerate((None, 1000, None, 1000, None)):
+            keys = rng.sample([f"k{j:04}" for j in range(2 * n)], n)
+            pairs = {key: f"{i}" * (3000 if rng.random() < 0.1 and i != 2 else 3) for key in keys}
+            store.set_many(pairs, ttl=ttl, atomic=self.across_keys)
+            oracle.values.update(pairs)
+            expiring = {key for key in pairs if (entry := store.entry(key)) is not None and entry.expires is not None}
+            assert expiring == (set(pairs) if ttl else set())
+            assert store.get_many([*oracle.values]) == oracle.values
+        assert {entry.key: entry.value for entry in store.scan()} == oracle.values
+
     # -- expiry -------------------------------------------------------------------------------------------------------
 
     @plain

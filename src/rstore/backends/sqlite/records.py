@@ -6,11 +6,23 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import cache
-from typing import Any, Final, cast
+from itertools import chain
+from typing import Any, Final
 
 import apsw
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, Page, Ttl, Write, too_large, version_of
+from rstore.backends.nouns import (
+    HEAD_BYTES,
+    KEEP,
+    LARGE_BYTES,
+    Found,
+    Page,
+    Ttl,
+    Write,
+    new_write,
+    too_large,
+    version_of,
+)
 from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
@@ -53,9 +65,8 @@ ON CONFLICT DO UPDATE SET record = excluded.record, expires_ms = excluded.expire
 _OF_BIRTH: Final = "FROM namespaces WHERE id = ? AND birth = ?"
 _PUT_PLAIN: Final = f"INSERT INTO records (ns, key, record) SELECT id, ?, ? {_OF_BIRTH} {_OVER_PLAIN}"
 _PUT_SMALL: Final = f"INSERT INTO records (ns, key, record, expires_ms) SELECT id, ?, ?, ? {_OF_BIRTH} {_OVER_SMALL}"
-# Takes all three of a write, of which the last one is NULL: pairs would have to be made of them first.
-_PUT_ALL_PLAIN: Final = f"INSERT INTO records (ns, key, record) VALUES (%d, ?1, ?2) {_OVER_PLAIN[:-4]} ?3"
-_PUT_ALL_SMALL: Final = f"INSERT INTO records (ns, key, record, expires_ms) VALUES (%d, ?, ?, ?) {_OVER_SMALL}"
+_ROWS_AT_ONCE: Final = 50
+"""So many rows are put by one statement, which takes a quarter less than one by one; by more it takes no less."""
 _DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
 TOUCH: Final = f"UPDATE records SET expires_ms = :expires WHERE ns = {NS} AND key = :key AND {LIVE}"
 ANY_EXPIRED: Final = f"SELECT EXISTS (SELECT 1 FROM records WHERE ns = {NS} AND expires_ms <= :now)"
@@ -137,19 +148,45 @@ def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
 
 def put_many(connection: apsw.Connection, writes: Sequence[Write], number: int, namespace: str) -> None:
     """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
-    put_all, small = _PUT_ALL_PLAIN, cast("Sequence[tuple[str, bytes | None, Ttl]]", writes)
-    others: Sequence[Write] = ()
-    if not all(record is not None and len(record) <= _INLINE_BYTES and ttl is None for _, record, ttl in writes):
+    values: list[Any] = [*chain.from_iterable(writes)]
+    if _are_plain(values[1::3], values[2::3]):
+        small, others = writes, list[Write]()
+        del values[2::3]
+        done = _put_rows(connection, number, "key, record", _OVER_PLAIN, values)
+    else:
         expiry = cache(expires_ms)  # one moment for all of them
-        put_all = _PUT_ALL_SMALL
-        small = [(write.key, write.record, expiry(write.ttl_ms)) for write in writes if is_small(write)]
+        small = [new_write((write.key, write.record, expiry(write.ttl_ms))) for write in writes if is_small(write)]
         others = [write for write in writes if not is_small(write)]
-    before = connection.total_changes()
-    connection.executemany(put_all % number, small)
-    if connection.total_changes() - before < len(small):  # something large, or that expires, is in the place of some
+        values = [*chain.from_iterable(small)]
+        done = _put_rows(connection, number, "key, record, expires_ms", _OVER_SMALL, values)
+    if done < len(small):  # something large, or that expires, is in the place of some
         connection.executemany(_PUT, ((number, key, record, None, expires) for key, record, expires in small))
     for write in others:
         put(connection, write, number, namespace)
+
+
+def _are_plain(records: list[Any], ttls_ms: list[Ttl]) -> bool:
+    """Return whether these are records that fit into their rows, and do not expire."""
+    if ttls_ms.count(None) < len(ttls_ms):
+        return False
+    try:
+        return max(map(len, records)) <= _INLINE_BYTES
+    except TypeError:  # some are to be deleted
+        return False
+
+
+def _put_rows(connection: apsw.Connection, number: int, columns: str, over: str, values: list[Any]) -> int:
+    """Put rows, of which all values are given one after another, many by one statement; return how many there were."""
+    row = f"({number}{', ?' * (columns.count(',') + 1)})"
+    width, at, before = row.count("?"), 0, connection.total_changes()
+    for rows in (_ROWS_AT_ONCE, 1):
+        size = width * rows
+        end = len(values) - len(values) % size
+        if rows == 1 or end >= 2 * size:  # or to prepare it would take as long as it saves
+            sql = f"INSERT INTO records (ns, {columns}) VALUES {', '.join([row] * rows)} {over}"
+            connection.executemany(sql, (values[i : i + size] for i in range(at, end, size)))
+            at = end
+    return connection.total_changes() - before
 
 
 def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
