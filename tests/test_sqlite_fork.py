@@ -195,6 +195,16 @@ def test_a_fork_in_the_middle_of_a_write_of_another_thread(path: Path, kind: str
         assert store.current("same") == {"count": 5}
 
 
+def test_no_version_is_given_on_both_sides(path: Path) -> None:
+    with opened(path) as store:
+        store.set("before", 0)
+        wait = forked(lambda: store.update({f"child {i}": store.set("k", i) for i in range(200)}))
+        given = {store.set("k", i) for i in range(200)}
+        wait()
+        of_child = {store[f"child {i}"] for i in range(200)}
+        assert (len(given), len(of_child), given & of_child) == (200, 200, set())
+
+
 def test_a_thread_forks(path: Path) -> None:
     store = opened(path)
     store.set("main 0", 0)

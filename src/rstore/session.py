@@ -53,7 +53,8 @@ class Session:
         self.timeout_s = timeout_s
         self.closed = False
         self._encode = self._encode_compressed if codec.compresses else codec.encode
-        self._plain_loads = codec.loads if generations.opens_plaintext else {}
+        # By the codec byte of what is not sealed; where the envelope has to decide, there are none.
+        self._plain_loads = [codec.loads.get(i) if generations.opens_plaintext else None for i in range(256)]
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
         self.readings = Readings()
@@ -110,7 +111,12 @@ class Session:
         envelope = self.generations.now.envelope
         try:
             if not envelope.keyed:
-                return self._encode(value, os.urandom(_stamp.size))
+                try:
+                    stamp = _stamps.pop()
+                except IndexError:
+                    stamp, *more = _draw_stamps(_STAMPS)
+                    _stamps.extend(more)
+                return self._encode(value, stamp)
             encoded = self._encode(value, b"")
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
@@ -169,9 +175,8 @@ class Session:
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
-        # Written out instead of asking envelope and codec, whose frames would take a tenth of a lookup. There are no
-        # loaders where the envelope has to decide: in a store with a key, and for whatever is sealed.
-        load = self._plain_loads.get(record[0]) if len(record) >= _BODY_AT else None
+        # Written out instead of asking envelope and codec, whose frames would take a tenth of a lookup.
+        load = self._plain_loads[record[0]] if len(record) >= _BODY_AT else None
         try:
             return self._unseal(key, record) if load is None else load(record[_BODY_AT:])
         except (SerializationError, CorruptionError) as error:
@@ -196,7 +201,7 @@ class Session:
                 yield key, open_value(key, record)
                 continue
             try:  # as above, and without its frames
-                if (load := loads.get(record[0])) is not None:
+                if (load := loads[record[0]]) is not None:
                     value = load(record[_BODY_AT:])
                 else:
                     encoded = unseal(key, record)
@@ -213,8 +218,13 @@ class Session:
         self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
 
 
+# Drawn many at once: for each of them alone the system would have to be called. A child draws its own.
+_stamps: list[bytes] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stamps.clear)
+
+
 def _draw_stamps(n: int) -> list[bytes]:
-    # Many at once: for each of them alone the system would have to be called.
     return [*chain.from_iterable(_stamp.iter_unpack(os.urandom(n * _stamp.size)))]
 
 

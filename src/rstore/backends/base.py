@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 from rstore.backends.care import Care
 from rstore.backends.nouns import (
@@ -28,6 +28,7 @@ from rstore.backends.nouns import (
     View,
     Watcher,
     Write,
+    new_write,
     position_before,
 )
 from rstore.errors import NotSupportedError
@@ -114,6 +115,11 @@ class Backend(Care):
     def get(self, key: str) -> bytes | None:
         """Return the record of a key."""
 
+    def peek(self, key: Any) -> bytes | None:
+        """Return the record of a key, which need not be checked before, where it is at hand; None says nothing."""
+        del key
+        return None
+
     @abstractmethod
     def has(self, key: str) -> bool:
         """Return whether there is a record, without moving it."""
@@ -136,6 +142,10 @@ class Backend(Care):
     @abstractmethod
     def write(self, writes: Sequence[Write], birth: bytes) -> None:
         """Put and delete records of distinct keys: all or nothing, on a cluster per bucket."""
+
+    def put(self, key: str, record: bytes, ttl_ms: int | None, birth: bytes) -> None:
+        """Put one record: the write that there are most of."""
+        self.write((new_write((key, record, ttl_ms)),), birth)
 
     @abstractmethod
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:

@@ -245,7 +245,11 @@ class MappingSuite(Suite):
         "key", [None, 42, 1.5, b"a", "", "a\0b", "\ud800", "a" * 2049, ["a"], {}, object()], ids=shown
     )
     @plain
-    def test_what_cannot_be_a_key_is_not_in_and_refused_by_every_other_verb(self, store: Store, key: Any) -> None:
+    def test_what_cannot_be_a_key_is_not_in_and_refused_by_every_other_verb(
+        self, store: Store, oracle: Oracle, key: Any
+    ) -> None:
+        store["42"] = store["1.5"] = oracle.values["42"] = oracle.values["1.5"] = "of a text"
+        assert store["42"] == store.get("1.5") == "of a text"
         assert key not in store
         assert not store.has(key)
         for verb in (
@@ -263,7 +267,6 @@ class MappingSuite(Suite):
             with pytest.raises(InvalidArgumentError) as refused:
                 verb()
             assert isinstance(refused.value, ValueError if isinstance(key, str) else TypeError)
-        assert store.keys() == []
 
     @pickled
     def test_what_can_be_a_key(self, store: Store, oracle: Oracle) -> None:

@@ -54,17 +54,23 @@ class Mapped(Records, MutableMapping[str, Any]):
         (10, 0)
         """
         session = self._reader
-        key = check_key(key)
-        record = session.backend.get(key)
-        return default if record is None else session.open_value(key, record)
+        record = session.backend.peek(key)
+        if record is None:
+            key = check_key(key)
+            record = session.backend.get(key)
+            if record is None:
+                return default
+        return session.open_value(key, record)
 
     def __getitem__(self, key: str) -> Any:
         session = self._reader
-        checked = check_key(key)
-        record = session.backend.get(checked)
+        record = session.backend.peek(key)
         if record is None:
-            raise KeyError(key)
-        return session.open_value(checked, record)
+            key = check_key(key)
+            record = session.backend.get(key)
+            if record is None:
+                raise KeyError(key)
+        return session.open_value(key, record)
 
     def set(self, key: str, value: Any, *, ttl: float | None = None, if_version: Expected = ANY) -> bytes:
         """Store `value` under `key`, and return its version: random bytes that tell it from every other write.

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.backends.base import Ahead
-from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, new_write, version_of
+from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 
@@ -60,11 +60,11 @@ class Records(Verbs):
     def _put(self, session: Session, key: str, value: Any, ttl_ms: int | None) -> bytes:
         """Put a record, whatever was there, and return it."""
         while True:
-            birth = session.birth
+            birth = session.generations.now.birth
             # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
             record = session.make_record(key, value)
             try:
-                session.backend.write((new_write((key, record, ttl_ms)),), birth)
+                session.backend.put(key, record, ttl_ms, birth)
             except NamespaceGone:
                 session.revive()
                 continue

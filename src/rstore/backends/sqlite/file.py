@@ -189,7 +189,7 @@ class SqliteFile:
             finally:
                 if not stays:
                     # If the namespace was made inside, it is gone, and the next one that is made is given its number.
-                    link.namespace = 0
+                    link.forget()
                 if outermost and link.begun == mine:
                     link.bound = None
 

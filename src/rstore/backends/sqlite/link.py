@@ -31,10 +31,12 @@ class Link:
         "bound",
         "connection",
         "execute",
+        "insert",
+        "insert_expiring",
         "lock",
         "logs",
         "look_at",
-        "namespace",
+        "lookup",
         "opened",
         "owner",
         "path",
@@ -48,9 +50,9 @@ class Link:
         self.connection: apsw.Connection | None = None
         self.bound: apsw.Connection | None = None  # the one above, while a transaction over several calls is open on it
         self.begun = 0  # how many of these there have been
-        # A cursor that is kept, and what the namespace's rows are found by, once a lookup has seen them.
+        # A cursor that is kept, and the statements on one key of the namespace, once that was seen.
         self.execute: Callable[..., apsw.Cursor] | None = None
-        self.namespace = 0
+        self.lookup = self.insert = self.insert_expiring = ""
         self.owner = 0  # the thread that uses this cursor alone, of a link that several share; 0 if it is one thread's
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
@@ -63,9 +65,14 @@ class Link:
         with gate:
             _links.add(self)
 
-    def know(self, connection: apsw.Connection, namespace: int) -> None:
-        """Keep by what number the namespace's rows are found, and a cursor: a new one takes a tenth of a statement."""
-        self.namespace, self.execute = namespace, self.execute or connection.cursor().execute
+    def know(self, connection: apsw.Connection, lookup: str, insert: str, insert_expiring: str) -> None:
+        """Keep the statements of a namespace, and a cursor: a new one takes a tenth of a statement."""
+        self.lookup, self.insert, self.insert_expiring = lookup, insert, insert_expiring
+        self.execute = self.execute or connection.cursor().execute
+
+    def forget(self) -> None:
+        """Keep them no more: the namespace was made in a transaction that was rolled back."""
+        self.execute = None
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
@@ -86,9 +93,13 @@ class Link:
         if connection is None:
             return False
         try:
-            connection.file_control("main", _HAS_MOVED, self._moved_at)
+            return self.has_moved(connection)
         except apsw.ConnectionClosedError:  # by a signal handler, just now
             return False
+
+    def has_moved(self, connection: apsw.Connection) -> bool:
+        """Return the same of the connection, as far as it is open."""
+        connection.file_control("main", _HAS_MOVED, self._moved_at)
         return self._moved.value != 0
 
     def calm(self) -> None:

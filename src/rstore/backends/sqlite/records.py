@@ -26,7 +26,7 @@ from rstore.backends.nouns import (
 from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
-_INLINE_BYTES: Final = 1024
+INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
 of it would still widen the tree that every lookup descends."""
 _PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -41,8 +41,9 @@ SMALL: Final = "record, expires_ms"
 WHOLE: Final = f"{_RECORD}, expires_ms"
 HEADS: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
 
-# Of what is small and does not expire. Positional, and one column: names take a tenth of a lookup, a tuple a twentieth.
-GET_PLAIN: Final = "SELECT record FROM records WHERE ns = ? AND key = ? AND blob IS NULL AND expires_ms IS NULL"
+# Of what does not expire, and is not large, or else it is NULL. Names would take a tenth of a lookup, a tuple or a
+# second parameter a twentieth.
+_LOOKUP: Final = "SELECT record FROM records WHERE ns = {0} AND key = ? AND expires_ms IS NULL"
 FETCH: Final = f"""
 SELECT key, {_RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
@@ -62,9 +63,11 @@ _PUT_KEEPING: Final = _PUT.rpartition(",")[0]  # all but the expiry
 _OVER_PLAIN: Final = "ON CONFLICT DO UPDATE SET record = excluded.record WHERE blob IS NULL AND expires_ms IS NULL"
 _OVER_SMALL: Final = """
 ON CONFLICT DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms WHERE blob IS NULL"""
-_OF_BIRTH: Final = "FROM namespaces WHERE id = ? AND birth = ?"
-_PUT_PLAIN: Final = f"INSERT INTO records (ns, key, record) SELECT id, ?, ? {_OF_BIRTH} {_OVER_PLAIN}"
-_PUT_SMALL: Final = f"INSERT INTO records (ns, key, record, expires_ms) SELECT id, ?, ?, ? {_OF_BIRTH} {_OVER_SMALL}"
+# A second and a fourth parameter would take half as long as the check that they are for.
+_OF_BIRTH: Final = "FROM namespaces WHERE id = {0} AND birth = ?"
+_INSERT: Final = f"INSERT INTO records (ns, key, record) SELECT {{0}}, ?, ? {_OF_BIRTH} {_OVER_PLAIN}"
+_INSERT_EXPIRING: Final = f"""
+INSERT INTO records (ns, key, record, expires_ms) SELECT {{0}}, ?, ?, ? {_OF_BIRTH} {_OVER_SMALL}"""
 _ROWS_AT_ONCE: Final = 50
 """So many rows are put by one statement, which takes a quarter less than one by one; by more it takes no less."""
 _DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
@@ -87,7 +90,12 @@ def expires_ms(ttl_ms: Ttl) -> int | None:
 
 def is_small(write: Write) -> bool:
     """Return whether a write puts a record that fits into its row."""
-    return write.record is not None and len(write.record) <= _INLINE_BYTES
+    return write.record is not None and len(write.record) <= INLINE_BYTES
+
+
+def know(link: Link, connection: apsw.Connection, number: int) -> None:
+    """Keep the statements on one key of a namespace."""
+    link.know(connection, *(sql.format(number) for sql in (_LOOKUP, _INSERT, _INSERT_EXPIRING)))
 
 
 def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
@@ -103,18 +111,6 @@ def version(connection: apsw.Connection, namespace: str, key: str) -> bytes | No
         return None
     head, blob = row
     return version_of(_head_of(connection, blob) if head is None else head)
-
-
-def put_small(link: Link, write: Write, birth: bytes, connection: apsw.Connection) -> bool:
-    """Put a small record by itself; return whether it was done: there was the namespace, and nothing in the way."""
-    key, record, ttl_ms = write
-    execute = link.execute or connection.execute
-    # By a number that is not that of this birth, which may be of another file, nothing is found.
-    if ttl_ms is None:
-        execute(_PUT_PLAIN, (key, record, link.namespace, birth))
-    else:
-        execute(_PUT_SMALL, (key, record, expires_ms(ttl_ms), link.namespace, birth))
-    return connection.changes() > 0
 
 
 def put(connection: apsw.Connection, write: Write, number: int, namespace: str) -> None:
@@ -170,7 +166,7 @@ def _are_plain(records: list[Any], ttls_ms: list[Ttl]) -> bool:
     if ttls_ms.count(None) < len(ttls_ms):
         return False
     try:
-        return max(map(len, records)) <= _INLINE_BYTES
+        return max(map(len, records)) <= INLINE_BYTES
     except TypeError:  # some are to be deleted
         return False
 
