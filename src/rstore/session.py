@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import chain, repeat
 from random import Random
 from struct import Struct
@@ -16,7 +15,7 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model, Write, new_write
+from rstore.backends.nouns import LARGE_BYTES, Found, Model, Writes
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec, cannot_dump, cannot_load, stamped
@@ -34,9 +33,9 @@ from rstore.states import Readings
 
 T = TypeVar("T")
 
-_STAMPS: Final = 64
-_stamp: Final = Struct("8s")
-_BODY_AT: Final = 1 + _stamp.size
+_STAMP_BYTES: Final = 8
+_BODY_AT: Final = 1 + _STAMP_BYTES
+_some_stamps: Final = Struct(f"{_STAMP_BYTES}s" * 64)
 _SWEEP_EVERY: Final = 500
 """How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
 _SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
@@ -114,7 +113,7 @@ class Session:
                 try:
                     stamp = _stamps.pop()
                 except IndexError:
-                    stamp, *more = _draw_stamps(_STAMPS)
+                    stamp, *more = _draw_stamps()
                     _stamps.extend(more)
                 return self._encode(value, stamp)
             encoded = self._encode(value, b"")
@@ -128,7 +127,7 @@ class Session:
         One by one, as they come: whoever hands in an iterator may give one object again and again, changed meanwhile.
         """
         encode, encoded = self._encode, dict[str, bytes]()
-        stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(partial(_draw_stamps, _STAMPS), []))
+        stamps = repeat(b"") if self.envelope.keyed else chain.from_iterable(iter(_draw_stamps, []))
         for (key, value), stamp in zip(pairs, stamps, strict=False):
             checked = check_key(key)
             try:
@@ -168,10 +167,10 @@ class Session:
             with suppress(StoreError):
                 self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
-    def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> list[Write]:
+    def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> Writes:
         """Return what puts many encoded values."""
         records = self.envelope.seal_all(Cell.VALUE, encoded) if self.envelope.keyed else encoded.values()
-        return [*map(new_write, zip(encoded, records, repeat(ttl_ms), strict=False))]
+        return [*zip(encoded, records, repeat(ttl_ms), strict=False)]
 
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
@@ -224,8 +223,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_stamps.clear)
 
 
-def _draw_stamps(n: int) -> list[bytes]:
-    return [*chain.from_iterable(_stamp.iter_unpack(os.urandom(n * _stamp.size)))]
+def _draw_stamps(n: int = 1) -> list[bytes]:
+    """Return that many stamps, or some more."""
+    times = -(-n * _STAMP_BYTES // _some_stamps.size)
+    return [*chain.from_iterable(_some_stamps.iter_unpack(os.urandom(times * _some_stamps.size)))]
 
 
 def refuse_dunder(name: str) -> None:

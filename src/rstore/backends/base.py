@@ -28,7 +28,7 @@ from rstore.backends.nouns import (
     View,
     Watcher,
     Write,
-    new_write,
+    Writes,
     position_before,
 )
 from rstore.errors import NotSupportedError
@@ -140,12 +140,12 @@ class Backend(Care):
         return True
 
     @abstractmethod
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         """Put and delete records of distinct keys: all or nothing, on a cluster per bucket."""
 
     def put(self, key: str, record: bytes, ttl_ms: int | None, birth: bytes) -> None:
         """Put one record: the write that there are most of."""
-        self.write((new_write((key, record, ttl_ms)),), birth)
+        self.write(((key, record, ttl_ms),), birth)
 
     @abstractmethod
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:

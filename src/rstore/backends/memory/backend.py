@@ -36,6 +36,7 @@ from rstore.backends.nouns import (
     View,
     Watcher,
     Write,
+    Writes,
     first_of,
     overlapping,
     version_of,
@@ -124,12 +125,12 @@ class MemoryBackend(Placed, Backend):
         with lock:
             return len(self._between(start, stop))
 
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         with self._writing():
             namespace = self._expect(birth)
             now = _now_ms()  # one moment for all of them
             for write in writes:
-                namespace.put(write, now)
+                namespace.put(Write(*write), now)
             self._wrote()
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:

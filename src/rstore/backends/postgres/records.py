@@ -6,13 +6,26 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import cache, partial
-from operator import attrgetter, itemgetter
+from itertools import islice
+from operator import itemgetter
 from typing import Final, Unpack
 
 from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
-from rstore.backends.nouns import KEEP, Found, NamespaceGone, Options, Page, Scan, Ttl, Write, too_large, version_of
+from rstore.backends.nouns import (
+    KEEP,
+    Found,
+    NamespaceGone,
+    Options,
+    Page,
+    Scan,
+    Ttl,
+    Write,
+    Writes,
+    too_large,
+    version_of,
+)
 from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
@@ -138,15 +151,15 @@ class PostgresRecords(Backend):
     def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
         return self._name, start.encode(), *(() if stop is None else (stop.encode(),))
 
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         def look() -> bool | None:
             # All or none was done, and records carry random stamps: one of them that is there is enough.
-            some = [write for write in writes if write.record is not None][:_LOOKED_AT]
-            return True if any(self.get(write.key) == write.record for write in some) else None
+            some = islice(((key, record) for key, record, _ in writes if record is not None), _LOOKED_AT)
+            return True if any(self.get(key) == record for key, record in some) else None
 
         size = self._check_sizes(writes)
         space = self._name, birth
-        if len(writes) == 1 and (record := writes[0].record) is not None:
+        if len(writes) == 1 and (record := writes[0][1]) is not None:
             key, _, ttl_ms = writes[0]
             put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
             results = self._write(key, [put], look)
@@ -158,12 +171,12 @@ class PostgresRecords(Backend):
         if not found:
             raise NamespaceGone
 
-    def _puts(self, writes: Sequence[Write], space: tuple[bytes, bytes]) -> Iterator[Call]:
+    def _puts(self, writes: Writes, space: tuple[bytes, bytes]) -> Iterator[Call]:
         yield self._records.lock, space
         # In the order of their keys, which is the one in which all take the locks of rows.
-        ordered = sorted(writes, key=attrgetter("key"))
-        kept = [write for write in ordered if write.record is not None]
-        for batch in batches(kept, [len(write.record or b"") for write in kept]):
+        ordered = sorted(writes, key=itemgetter(0))
+        kept = [write for write in ordered if write[1] is not None]
+        for batch in batches(kept, [len(record or b"") for _, record, _ in kept]):
             keys, records, ttls_ms = zip(*batch, strict=True)
             if len(batch) == 1:  # a large one among them: in an array it would be one more copy
                 yield self._records.put, (*space, keys[0].encode(), records[0], _int8_or_null(ttls_ms[0]))
@@ -174,7 +187,7 @@ class PostgresRecords(Backend):
             else:
                 yield self._records.put_many_apart, (*pairs, int8s_or_null(ttls_ms))
         if len(kept) < len(writes):
-            yield self._records.delete, (self._name, texts(write.key for write in ordered if write.record is None))
+            yield self._records.delete, (self._name, texts(key for key, record, _ in ordered if record is None))
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         key, record, ttl_ms = write
@@ -202,14 +215,12 @@ class PostgresRecords(Backend):
         self._connections.shrink(size)
         return was_done(None if results is None else results[0])
 
-    def _check_sizes(self, writes: Sequence[Write]) -> int:
+    def _check_sizes(self, writes: Writes) -> int:
         """Return the size of the largest record; refuse what PostgreSQL cannot hold, before it is sent."""
-        largest = 0
-        for key, record, _ in writes:
-            if record is not None and (size := len(record)) > largest:
-                if size > MOST_BYTES:
-                    raise too_large(key, self._namespace, size, MOST_BYTES, "PostgreSQL")
-                largest = size
+        sizes = [0 if record is None else len(record) for _, record, _ in writes]
+        largest = max(sizes, default=0)
+        if largest > MOST_BYTES:
+            raise too_large(writes[sizes.index(largest)][0], self._namespace, largest, MOST_BYTES, "PostgreSQL")
         return largest
 
     def _is_absent(self, key: str, birth: bytes) -> bool:

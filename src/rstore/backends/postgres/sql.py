@@ -130,11 +130,8 @@ SELECT ns, $3::text, $4::bytea, now_ms + $5::bigint FROM alive {_PUT_RECORD}""")
         self.put_many, self.put_many_apart = (
             Statement(f"""
 WITH {alive} INSERT INTO {s}.records (ns, key, record, expires_ms)
-SELECT ns, key, record, now_ms + {ttl_ms} FROM alive, {many} {_PUT_RECORD}""")
-            for ttl_ms, many in (
-                ("$5::bigint", "unnest($3::text[], $4::bytea[]) AS one (key, record)"),
-                ("ttl_ms", "unnest($3::text[], $4::bytea[], $5::bigint[]) AS one (key, record, ttl_ms)"),
-            )
+SELECT ns, unnest($3::text[]), unnest($4::bytea[]), now_ms + {ttl_ms} FROM alive {_PUT_RECORD}""")
+            for ttl_ms in ("$5::bigint", "unnest($5::bigint[])")
         )
         self.put_if_absent = self._conditional(f"""
 INSERT INTO {s}.records AS old (ns, key, record, expires_ms)

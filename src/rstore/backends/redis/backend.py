@@ -27,6 +27,7 @@ from rstore.backends.nouns import (
     View,
     Watcher,
     Write,
+    Writes,
 )
 from rstore.backends.redis.dsn import parse
 from rstore.backends.redis.namespace import EvictionWarning
@@ -105,7 +106,7 @@ class _Redis(Backend):
     def is_one_place(self, keys: Iterable[str]) -> bool:
         return self._verbs.is_one_place(keys)
 
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         self._verbs.write(writes, birth)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:

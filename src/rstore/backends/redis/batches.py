@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.nouns import LARGE_BYTES, NamespaceGone, Write
+from rstore.backends.nouns import LARGE_BYTES, NamespaceGone, Writes
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import GENERATION_BYTES, Place
@@ -36,7 +36,7 @@ _POLL_S: Final = 0.005
 class RedisBatches(RedisNamespace):
     """Batches of records, as far as reading and writing single ones has to know of them."""
 
-    def _write_batch(self, place_now: Callable[[], Place], writes: Sequence[Write], birth: bytes) -> None:
+    def _write_batch(self, place_now: Callable[[], Place], writes: Writes, birth: bytes) -> None:
         """Write many records of one bucket, all or nothing."""
         place = self._current(place_now)
         if place.birth != birth:
@@ -58,11 +58,11 @@ class RedisBatches(RedisNamespace):
         with suppress(Signal, StoreError):
             self._fold(self._refreshed(place))
 
-    def _stage_batch(self, place: Place, batch: bytes, writes: Sequence[Write]) -> None:
+    def _stage_batch(self, place: Place, batch: bytes, writes: Writes) -> None:
         seconds, micros = self._client.call(Call(place.slot, (b"TIME",)))
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         writes = [
-            write._replace(ttl_ms=now_ms + write.ttl_ms) if isinstance(write.ttl_ms, int) else write for write in writes
+            (key, record, now_ms + ttl_ms if isinstance(ttl_ms, int) else ttl_ms) for key, record, ttl_ms in writes
         ]
         entry = Call(place.slot, (b"ZADD", place.staged, int(seconds) + _STAGED_S, batch), write=True)
         beside = place.of_batch(batch)._replace(marker=place.birth)
@@ -104,39 +104,40 @@ class RedisBatches(RedisNamespace):
         return self._read(lambda: self._place_of(name), call, None)
 
 
-def is_large(writes: Sequence[Write]) -> bool:
+def is_large(writes: Writes) -> bool:
     """Return whether one script would take too long to write these."""
     # Deletions have no place in a batch. Nobody writes many of them together.
     return (
         len(writes) > 1
-        and (len(writes) > MOST_RECORDS or sum(len(write.record or b"") for write in writes) > _MOST_BYTES)
-        and all(write.record is not None for write in writes)
+        and (len(writes) > MOST_RECORDS or sum(len(record or b"") for _, record, _ in writes) > _MOST_BYTES)
+        and all(record is not None for _, record, _ in writes)
     )
 
 
-def _pieces(writes: Sequence[Write]) -> Iterator[Sequence[Write]]:
+def _pieces(writes: Writes) -> Iterator[Writes]:
     start = size = 0
-    for i, write in enumerate(writes):
-        if i > start and (i - start == MOST_RECORDS or size + len(write.record or b"") > _MOST_BYTES):
+    for i, (_, record, _) in enumerate(writes):
+        if i > start and (i - start == MOST_RECORDS or size + len(record or b"") > _MOST_BYTES):
             yield writes[start:i]
             start, size = i, 0
-        size += len(write.record or b"")
+        size += len(record or b"")
     yield writes[start:]
 
 
-def writing(place: Place, writes: Sequence[Write]) -> Call:
+def writing(place: Place, writes: Writes) -> Call:
     """Return the call that writes records of one bucket."""
     prefix = place.records
-    stay = [write for write in writes if write.record is not None and write.ttl_ms is None]
-    expire = [write for write in writes if write.record is not None and write.ttl_ms is not None]
+    stay = [(key, record) for key, record, ttl_ms in writes if record is not None and ttl_ms is None]
+    expire = [(key, record, ttl_ms) for key, record, ttl_ms in writes if record is not None and ttl_ms is not None]
     keys = [place.marker_key, place.key_index, place.expiry_index]
-    keys += [prefix + write.key.encode() for write in stay]
+    keys += [prefix + key.encode() for key, _ in stay]
     arguments: list[Any] = [place.marker, len(stay), len(expire)]
     arguments += map(itemgetter(1), stay)
     if len(stay) != len(writes):
-        keys += [prefix + write.key.encode() for write in expire]
+        keys += [prefix + key.encode() for key, _, _ in expire]
         for _, record, ttl_ms in expire:
             arguments += (record, ttl_ms)
-        keys += [prefix + write.key.encode() for write in writes if write.record is None]
+        keys += [prefix + key.encode() for key, record, _ in writes if record is None]
     call = WRITE.on(place.slot, keys, *arguments, write=True, again=False)
-    return call._replace(large=True) if any(len(write.record or b"") > LARGE_BYTES for write in writes) else call
+    large = any(len(record or b"") > LARGE_BYTES for _, record, _ in writes)
+    return call._replace(large=True) if large else call

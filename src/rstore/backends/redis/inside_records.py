@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, Page, Write, version_of
+from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, Page, Write, Writes, version_of
 from rstore.backends.redis.batches import MOST_RECORDS
 from rstore.backends.redis.changes import Held
 from rstore.backends.redis.inside import Inside
@@ -94,11 +94,11 @@ class InsideRecords(Inside):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         self._expect(birth)
         self._grow(len(writes))
         expiry = cache(self._expiry)  # one look at the clock, and one moment at which all of them expire
-        self._changes.records.update([(write.key, _held(write, None, expiry)) for write in writes])
+        self._changes.records.update([(write[0], _held(Write(*write), None, expiry)) for write in writes])
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         self._expect(birth)

@@ -10,7 +10,7 @@ from itertools import repeat
 from os.path import commonprefix
 from typing import Final
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, NamespaceGone, Write, too_large
+from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, NamespaceGone, Ttl, Write, Writes, too_large
 from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
@@ -114,7 +114,7 @@ class RedisRecords(RedisRanges):
     def is_one_place(self, keys: Iterable[str]) -> bool:
         return len(self._places) == 1 or len({self._place_of(key.encode()).bucket for key in keys}) <= 1
 
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         if len(writes) == 1:
             # The common case, written out: what is general takes a fifth longer.
             key, record, ttl_ms = writes[0]
@@ -132,9 +132,9 @@ class RedisRecords(RedisRanges):
         self._check_sizes(writes)
         if len(writes) == 1 or len(self._places) == 1:
             return self._write_bucket(writes, birth)
-        groups: dict[Place, list[Write]] = defaultdict(list)
+        groups: dict[Place, list[tuple[str, bytes | None, Ttl]]] = defaultdict(list)
         for write in writes:
-            groups[self._place_of(write.key.encode())].append(write)
+            groups[self._place_of(write[0].encode())].append(write)
         if any(place.birth != birth for place in groups):
             self._refresh_all()
             if not all(place.birth == birth for place in self._places):
@@ -153,15 +153,15 @@ class RedisRecords(RedisRanges):
         self._total([reply or 0 for reply in replies], "written")
         return None
 
-    def _settle(self, group: Sequence[Write], birth: bytes, reply: Signal | LostReplyError) -> None:
+    def _settle(self, group: Writes, birth: bytes, reply: Signal | LostReplyError) -> None:
         """Do what is left to do for some records of one bucket."""
         if isinstance(reply, Signal):
             self._write_bucket(group, birth)
         elif not self._found_out(lambda: self._is_written(group)):
             raise self._unknown(f"{len(group)} records were written", reply)
 
-    def _write_bucket(self, writes: Sequence[Write], birth: bytes) -> None:
-        name = writes[0].key.encode()
+    def _write_bucket(self, writes: Writes, birth: bytes) -> None:
+        name = writes[0][0].encode()
 
         def call(place: Place) -> Call:
             self._fold(place)
@@ -176,9 +176,9 @@ class RedisRecords(RedisRanges):
             if not self._found_out(lambda: self._is_written(writes)):
                 raise self._unknown(f"{len(writes)} records were written", lost) from lost.__cause__
 
-    def _is_written(self, writes: Sequence[Write]) -> bool:
+    def _is_written(self, writes: Writes) -> bool:
         """Return whether one of these records is there: then all were written, for each has a stamp of its own."""
-        return any(write.record is not None and self.get(write.key) == write.record for write in writes[:10])
+        return any(record is not None and self.get(key) == record for key, record, _ in writes[:10])
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         self._check_sizes([write])
@@ -203,7 +203,7 @@ class RedisRecords(RedisRanges):
                 return True
             raise self._unknown(f"{write.key!r} was written", lost) from lost.__cause__
 
-    def _check_sizes(self, writes: Iterable[Write]) -> None:
+    def _check_sizes(self, writes: Writes) -> None:
         """Refuse what a server does not take, before it is sent: it would close the connection in the middle of it."""
         for key, record, _ in writes:
             if record is not None and (size := len(record)) > LARGE_BYTES:  # which the limit is never below

@@ -34,6 +34,7 @@ from rstore.backends.nouns import (
     Snapshot,
     View,
     Write,
+    Writes,
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
@@ -183,7 +184,7 @@ class SqliteBackend(SqliteCare):
         sql, named = records.of_range("SELECT count(*)", stop), self._range(start, stop)
         return self._reads.read(lambda connection: int(connection.execute(sql, named).get))
 
-    def write(self, writes: Sequence[Write], birth: bytes) -> None:
+    def write(self, writes: Writes, birth: bytes) -> None:
         def work(connection: apsw.Connection) -> None:
             with transaction(connection):
                 number = self._expect(connection, birth)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import cache
 from itertools import chain
@@ -19,7 +19,7 @@ from rstore.backends.nouns import (
     Page,
     Ttl,
     Write,
-    new_write,
+    Writes,
     too_large,
     version_of,
 )
@@ -88,9 +88,9 @@ def expires_ms(ttl_ms: Ttl) -> int | None:
     return None if ttl_ms is None or ttl_ms is KEEP else now_ms() + ttl_ms
 
 
-def is_small(write: Write) -> bool:
-    """Return whether a write puts a record that fits into its row."""
-    return write.record is not None and len(write.record) <= INLINE_BYTES
+def _is_small(record: bytes | None) -> bool:
+    """Return whether there is a record, and fits into its row."""
+    return record is not None and len(record) <= INLINE_BYTES
 
 
 def know(link: Link, connection: apsw.Connection, number: int) -> None:
@@ -119,7 +119,7 @@ def put(connection: apsw.Connection, write: Write, number: int, namespace: str) 
         connection.execute(_DELETE, {"ns": namespace, "key": write.key})
         return
     place: tuple[bytes | None, int | None] = write.record, None
-    if not is_small(write):
+    if not _is_small(write.record):
         place = None, _put_blob(connection, write, namespace)
     put = _PUT_KEEPING if write.ttl_ms is KEEP else _PUT
     connection.execute(put, (number, write.key, *place, expires_ms(write.ttl_ms)))
@@ -142,17 +142,18 @@ def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
     return number
 
 
-def put_many(connection: apsw.Connection, writes: Sequence[Write], number: int, namespace: str) -> None:
+def put_many(connection: apsw.Connection, writes: Writes, number: int, namespace: str) -> None:
     """Put and delete records in a namespace that is there, inside a transaction that the caller has begun."""
     values: list[Any] = [*chain.from_iterable(writes)]
+    others: list[Write] = []
     if _are_plain(values[1::3], values[2::3]):
-        small, others = writes, list[Write]()
+        small: Writes = writes
         del values[2::3]
         done = _put_rows(connection, number, "key, record", _OVER_PLAIN, values)
     else:
         expiry = cache(expires_ms)  # one moment for all of them
-        small = [new_write((write.key, write.record, expiry(write.ttl_ms))) for write in writes if is_small(write)]
-        others = [write for write in writes if not is_small(write)]
+        small = [(key, record, expiry(ttl_ms)) for key, record, ttl_ms in writes if _is_small(record)]
+        others = [Write(*write) for write in writes if not _is_small(write[1])]
         values = [*chain.from_iterable(small)]
         done = _put_rows(connection, number, "key, record, expires_ms", _OVER_SMALL, values)
     if done < len(small):  # something large, or that expires, is in the place of some
@@ -166,7 +167,7 @@ def _are_plain(records: list[Any], ttls_ms: list[Ttl]) -> bool:
     if ttls_ms.count(None) < len(ttls_ms):
         return False
     try:
-        return max(map(len, records)) <= INLINE_BYTES
+        return max(map(len, records), default=0) <= INLINE_BYTES
     except TypeError:  # some are to be deleted
         return False
 
