@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rstore.testing import StoreSuite
+from rstore.testing.belonging import BelongingSuite
 from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.transactions import TransactionSuite
 
@@ -64,7 +65,7 @@ class TestRedisCluster(ServerSuite):
         return f"{redis_cluster_dsn}?buckets=16"
 
 
-class TestRedisClusterInOneBucket(TransactionSuite):
+class TestRedisClusterInOneBucket(TransactionSuite, BelongingSuite):
     """Where a namespace of a cluster is one place."""
 
     local_clock = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rstore.testing.arithmetic import ArithmeticSuite
+from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
 from rstore.testing.columns import ColumnSuite
@@ -51,6 +52,7 @@ class StoreSuite(
     EncryptionSuite,
     SharingSuite,
     TransactionSuite,
+    BelongingSuite,
     SnapshotSuite,
     CareSuite,
     WatchingSuite,

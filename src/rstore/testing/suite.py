@@ -98,6 +98,12 @@ class Suite:
         return Oracle()
 
     @pytest.fixture
+    def _transactional(self) -> None:
+        """Leave out a test where there are no transactions."""
+        if not self.transactional:
+            pytest.skip("not possible here, which has a test of its own")
+
+    @pytest.fixture
     def store(self, opener: Opener, oracle: Oracle, request: pytest.FixtureRequest) -> Iterator[Store]:
         """Return an open, writable store; at the end everything in it is read back through a frozen one."""
         with opener() as store:
