@@ -93,7 +93,7 @@ def _many(lab: Lab, dsn: str) -> Section:
         "The same dicts. Bare psycopg stores them in three ways: `executemany`, arrays that the server unnests, and a "
         "`COPY` into a temporary table.",
     )
-    results = compete(contestants, lab.rounds(15))
+    results = compete(contestants, lab.rounds(40))
     table.rows += [[name, number(result["update"]), number(result["scan"])] for name, result in results.items()]
     ours, bare = results["rstore, plain"], [results[f"bare psycopg, {way}"] for way in BARE]
     goals = [

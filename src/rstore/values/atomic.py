@@ -99,7 +99,7 @@ class Atomic(Records):
         if self._in_transaction():  # who renewed a lease would wait for its end, and the end for who renews
             if (record := session.backend.get(key)) is None:
                 value = factory()
-                self._put(session, key, value, ttl_ms)
+                self._write(session, session.encode_values([(key, value)]), ttl_ms)
                 return value
             return session.open_value(key, record)
         patience = Patience(

@@ -8,7 +8,7 @@ from fnmatch import translate
 from typing import Any, Final
 
 from rstore.arguments import check_key, check_ttl, check_version, key_or_none
-from rstore.backends.nouns import ANY, Expected, version_of
+from rstore.backends.nouns import ANY, Expected, NamespaceGone, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.session import Session
 from rstore.values.records import Records, encode_pairs, prefix_end
@@ -91,13 +91,23 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._writer
         key = check_key(key)
         ttl_ms = None if ttl is None else check_ttl(ttl)
-        if if_version is ANY:
-            return version_of(self._put(session, key, value, ttl_ms))
-        version = check_version(if_version)
-        record = self._put_if(session, key, value, version, ttl_ms)
-        if record is None:
-            raise _conflict(session, key, version, "stored")
-        return version_of(record)
+        if if_version is not ANY:
+            version = check_version(if_version)
+            put = self._put_if(session, key, value, version, ttl_ms)
+            if put is None:
+                raise _conflict(session, key, version, "stored")
+            return version_of(put)
+        while True:
+            birth = session.generations.now.birth
+            # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
+            record = session.make_record(key, value)
+            try:
+                session.backend.put(key, record, ttl_ms, birth)
+            except NamespaceGone:
+                session.revive()
+                continue
+            session.wrote(1)
+            return version_of(record)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)

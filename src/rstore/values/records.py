@@ -57,20 +57,6 @@ class Records(Verbs):
             session.wrote(len(writes))
             return
 
-    def _put(self, session: Session, key: str, value: Any, ttl_ms: int | None) -> bytes:
-        """Put a record, whatever was there, and return it."""
-        while True:
-            birth = session.generations.now.birth
-            # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
-            record = session.make_record(key, value)
-            try:
-                session.backend.put(key, record, ttl_ms, birth)
-            except NamespaceGone:
-                session.revive()
-                continue
-            session.wrote(1)
-            return record
-
     def _put_if(
         self, session: Session, key: str, value: Any, version: bytes | None, ttl_ms: Ttl = None
     ) -> bytes | None:
