@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
@@ -76,7 +75,7 @@ class History:
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
         self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
-            return replace(known, head=view.head, now_ms=view.now_ms, trusted=True), ()
+            return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms), ()
         horizon = self._horizon(view.head)
         state, trusted = State(self._codec, horizon), known is None
         reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted)
