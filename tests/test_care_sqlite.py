@@ -73,6 +73,8 @@ DAMAGE: dict[str, tuple[str, tuple[str, str | None]]] = {
     "checkpoint of nobody": ("UPDATE checkpoints SET log = 99", ("store", None)),
     "value of nobody": ("INSERT INTO blobs (record) VALUES (x'00')", ("store", None)),
     "value missing": ("DELETE FROM blobs", ("values", "large")),
+    "no value": ("UPDATE records SET blob = NULL WHERE key = 'large'", ("values", "large")),
+    "two values": ("UPDATE records SET record = x'01' WHERE key = 'large'", ("values", "large")),
     "record flipped": (f"UPDATE records SET record = {BEGUN.replace('body', 'record')} WHERE key = 'k'",
                        ("values", "k")),
     "record cut": ("UPDATE records SET record = substr(record, 1, 8) WHERE key = 'k'", ("values", "k")),

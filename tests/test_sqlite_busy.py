@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import apsw
@@ -248,6 +250,33 @@ def test_a_signal_handler_that_uses_the_store_while_it_waits(path: Path, verb: s
             assert len(store.range("s")) == 5000
         else:
             assert store["a"] == 2
+
+
+@pytest.mark.parametrize(("before", "ttl"), [("short", 1000), ("long" * 2000, None)], ids=["expires", "large"])
+def test_a_signal_handler_that_stores_something_behind_a_statement(path: Path, before: str, ttl: int | None) -> None:
+    """What it changes is not taken for what the statement did not change."""
+    with Store(path, frozen=False) as store:
+        store["other"] = 1
+        store.set("k", before, ttl=ttl)
+        handled: list[object] = []
+
+        def profile(frame: FrameType, event: str, function: Any) -> None:
+            if event == "c_return" and function.__name__.startswith("execute") and "sqlite" in frame.f_code.co_filename:
+                sys.setprofile(None)
+                handled.append(store.set("other", 2))
+
+        for write in (lambda: store.set("k", "new"), lambda: store.update({f"k{i}": i for i in range(200)}, k="newer")):
+            sys.setprofile(profile)
+            try:
+                write()
+            finally:
+                sys.setprofile(None)
+        assert len(handled) == 2
+        assert (store["k"], store["other"], store["k199"]) == ("newer", 2, 199)
+        version = store.set("k", before, ttl=ttl)
+        sys.setprofile(profile)
+        assert store.set("k", "newest") != version
+        assert (store["k"], len(handled)) == ("newest", 3)
 
 
 def test_a_signal_handler_that_closes_the_store_while_it_waits(path: Path) -> None:

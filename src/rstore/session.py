@@ -6,7 +6,7 @@ Nouns: a *session* (backend, codec, envelope and the two kinds of logs) and *ver
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain, repeat
 from random import Random
@@ -35,7 +35,8 @@ T = TypeVar("T")
 
 _STAMP_BYTES: Final = 8
 _BODY_AT: Final = 1 + _STAMP_BYTES
-_some_stamps: Final = Struct(f"{_STAMP_BYTES}s" * 64)
+_many_stamps: Final = Struct(f"{_STAMP_BYTES}s" * 64)
+_NO_LOADS: Final[list[Callable[[Any], Any] | None]] = [None] * 256
 _SWEEP_EVERY: Final = 500
 """How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
 _SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
@@ -53,7 +54,7 @@ class Session:
         self.closed = False
         self._encode = self._encode_compressed if codec.compresses else codec.encode
         # By the codec byte of what is not sealed; where the envelope has to decide, there are none.
-        self._plain_loads = [codec.loads.get(i) if generations.opens_plaintext else None for i in range(256)]
+        self._plain_loads = codec.loads_by_byte if generations.opens_plaintext else _NO_LOADS
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
         self.readings = Readings()
@@ -220,13 +221,14 @@ class Session:
 # Drawn many at once: for each of them alone the system would have to be called. A child draws its own.
 _stamps: list[bytes] = []
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_stamps.clear)
+    # Before, since other hooks of the child may write something; after, since other threads may draw more meanwhile.
+    os.register_at_fork(before=_stamps.clear, after_in_child=_stamps.clear)
 
 
 def _draw_stamps(n: int = 1) -> list[bytes]:
     """Return that many stamps, or some more."""
-    times = -(-n * _STAMP_BYTES // _some_stamps.size)
-    return [*chain.from_iterable(_some_stamps.iter_unpack(os.urandom(times * _some_stamps.size)))]
+    times = -(-n * _STAMP_BYTES // _many_stamps.size)
+    return [*chain.from_iterable(_many_stamps.iter_unpack(os.urandom(times * _many_stamps.size)))]
 
 
 def refuse_dunder(name: str) -> None:

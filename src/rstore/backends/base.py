@@ -116,7 +116,10 @@ class Backend(Care):
         """Return the record of a key."""
 
     def peek(self, key: Any) -> bytes | None:
-        """Return the record of a key, which need not be checked before, where it is at hand; None says nothing."""
+        """Return the record of a key if that takes less than `get`; None says nothing.
+
+        The key need not be checked before: there are no records of what cannot be one.
+        """
         del key
         return None
 

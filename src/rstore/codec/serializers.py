@@ -180,6 +180,8 @@ class Codec:
             self.loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
             self.loads |= _NATIVE_LOADS
         self.loads[COMPRESSED] = self._load_compressed
+        self.loads_by_byte = [self.loads.get(i) for i in range(256)]
+        """The same for who asks by the byte that there is: a list takes half the time."""
 
     @property
     def typed(self) -> bool:

@@ -97,7 +97,7 @@ class Atomic(Records):
         if not callable(factory):
             raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
         if self._in_transaction():  # who renewed a lease would wait for its end, and the end for who renews
-            if (record := session.backend.get(key)) is None:
+            if (record := self._find(session, key)) is None:
                 value = factory()
                 self._write(session, session.encode_values([(key, value)]), ttl_ms)
                 return value
@@ -105,13 +105,13 @@ class Atomic(Records):
         patience = Patience(
             session.timeout_s, f"others compute the value of {session.place(key)}, or died while they did,"
         )
-        while (record := session.backend.get(key)) is None:
+        while (record := self._find(session, key)) is None:
             with Lease(session, key) as lease:
                 if lease.take():
                     with lease.held:
                         lease.renew()
                         # It may have been stored, and that lease given back, between two looks.
-                        if session.backend.get(key) is None:
+                        if self._find(session, key) is None:
                             value = factory()
                             if self._put_if(session, key, value, None, ttl_ms):
                                 return value
@@ -122,7 +122,7 @@ class Atomic(Records):
     def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
         patience = Patience(session.timeout_s, f"others were faster in changing {session.place(key)}")
         while True:
-            record = session.backend.get(key)
+            record = self._find(session, key)
             if record is not None:
                 version, value = version_of(record), session.open_value(key, record)
                 del record  # a large value is there as few times as can be: while it is changed, and written

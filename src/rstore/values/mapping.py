@@ -66,10 +66,10 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._reader
         record = session.backend.peek(key)
         if record is None:
-            key = check_key(key)
-            record = session.backend.get(key)
+            record = session.backend.get(check_key(key))
             if record is None:
                 raise KeyError(key)
+            key = check_key(key)
         return session.open_value(key, record)
 
     def set(self, key: str, value: Any, *, ttl: float | None = None, if_version: Expected = ANY) -> bytes:
@@ -205,7 +205,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         """Remove `key` and return its value, or `default` if there is none; nobody else gets the same value."""
         session = self._writer
         key = check_key(key)
-        while (record := session.backend.get(key)) is not None:
+        while (record := self._find(session, key)) is not None:
             version, value = version_of(record), session.open_value(key, record)
             del record  # a large value is there as few times as can be
             if self._take(session, key, version):
@@ -231,7 +231,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         """Return the value of `key`, after storing `default` if there is none; of two callers one stores."""
         session = self._writer
         key = check_key(key)
-        while (record := session.backend.get(key)) is None:
+        while (record := self._find(session, key)) is None:
             if self._put_if(session, key, default, None):
                 return default
         return session.open_value(key, record)

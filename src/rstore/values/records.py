@@ -57,6 +57,11 @@ class Records(Verbs):
             session.wrote(len(writes))
             return
 
+    def _find(self, session: Session, key: str) -> bytes | None:
+        """Return the record of a key."""
+        record = session.backend.peek(key)
+        return session.backend.get(key) if record is None else record
+
     def _put_if(
         self, session: Session, key: str, value: Any, version: bytes | None, ttl_ms: Ttl = None
     ) -> bytes | None:

@@ -148,11 +148,11 @@ class SqliteBackend(SqliteCare):
         return self._reads.read(work)
 
     def peek(self, key: Any) -> bytes | None:
-        # Most of what `get` is asked, without its lock, closure, frames and look at the namespace's name, together a
+        # Without the lock, the closure, their frames and the look at the namespace's name that `get` takes, together a
         # third of a lookup. A thread that closes connections waits for a statement that runs; whatever goes wrong
-        # between two, and whatever is not found, is asked for again. Whatever is found is right: no other namespace
-        # of the file is given the same number, a discarded one has no rows, and no row has a key that cannot be one,
-        # but for what SQLite would make a text of.
+        # between two is nothing found. Whatever is found is right: no other namespace of the file is given the same
+        # number, a discarded one has no rows, and no row has a key that cannot be one. Of what is no str, SQLite would
+        # make one.
         link = self._reads.local.link
         execute = link.execute
         if (
@@ -194,21 +194,24 @@ class SqliteBackend(SqliteCare):
         self._file.write(work)
 
     def put(self, key: str, record: bytes, ttl_ms: int | None, birth: bytes) -> None:
-        # Most of what `write` does for one record, by one statement and, as in `peek`, without what is around it there,
-        # a fifth of the time. Whatever is in its way, or may be, is for `write` to find, which does it again: somebody
-        # who writes, another birth or file, something large or that expires in its place, a connection that is closed.
+        # Most of what `write` does for one record, by one statement and without the frames around it, which would take
+        # a fifth of the time. What it did not do is for `write`: somebody else writes, there is another birth or file,
+        # or something large or that expires in its place.
         link = self._file.local.link
-        connection, execute = link.connection, link.execute
-        if connection is not None and execute is not None and link.bound is None and len(record) <= INLINE_BYTES:
-            try:
-                if ttl_ms is None:
-                    execute(link.insert, (key, record, birth))
-                else:
-                    execute(link.insert_expiring, (key, record, records.expires_ms(ttl_ms), birth))
-                if connection.changes() and not link.has_moved(connection):
-                    return
-            except apsw.Error:
-                pass  # it says more about it when it is done again
+        with link.lock:
+            connection, execute, bound = link.connection, link.execute, link.bound
+            if bound is not None and (bound is not connection or bound.get_autocommit()):
+                execute = None  # the transaction is not there any more
+            if connection is not None and execute is not None and len(record) <= INLINE_BYTES:
+                try:
+                    if ttl_ms is None:
+                        execute(link.insert, (birth, key, record))
+                    else:
+                        execute(link.insert_expiring, (birth, key, record, records.expires_ms(ttl_ms)))
+                    if bound is not None or not link.has_moved(connection):
+                        return
+                except apsw.Error:
+                    pass  # which says more when it is done again
         super().put(key, record, ttl_ms, birth)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:

@@ -12,6 +12,7 @@ from rstore.backends.base import Backend
 from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.link import log_names
+from rstore.backends.sqlite.opening import KEEP_IN_MEMORY
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
 from rstore.backends.sqlite.turns import Turn, take_turn
 from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
@@ -36,7 +37,8 @@ _ORPHANS: Final = (
     ("blobs", "FROM blobs WHERE id NOT IN (SELECT blob FROM records WHERE blob IS NOT NULL)"),
 )
 _MISSING: Final = f"""
-SELECT key FROM records WHERE ns = {NS} AND blob IS NOT NULL AND blob NOT IN (SELECT id FROM blobs)"""
+SELECT key FROM records WHERE ns = {NS} AND record IS NULL AND (blob IS NULL OR blob NOT IN (SELECT id FROM blobs))"""
+_TWICE: Final = f"SELECT key FROM records WHERE ns = {NS} AND record IS NOT NULL AND blob IS NOT NULL"
 _MOST_COMPLAINTS: Final = 100
 _PAGES_A_STEP: Final = 1024
 _SYNCHRONOUS: Final = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
@@ -90,7 +92,9 @@ class SqliteCare(Backend):
                 yield Finding("store", None, f"{n} rows of the table {table} belong to nothing")
         named = {"ns": self._namespace}
         for (key,) in self._file.read(lambda connection: [*connection.execute(_MISSING, named)]):
-            yield Finding(MODELS[RECORDS], key, "its large value is missing")
+            yield Finding(MODELS[RECORDS], key, "its value is missing")
+        for (key,) in self._file.read(lambda connection: [*connection.execute(_TWICE, named)]):
+            yield Finding(MODELS[RECORDS], key, "it has two values, of which the smaller one is read")
 
     def _count(self, what: str) -> int:
         return self._file.read(lambda connection: int(connection.execute(f"SELECT count(*) {what}").get))
@@ -128,10 +132,13 @@ class SqliteCare(Backend):
             before, turn = self._size(), self._file.new_turn()
             # Once before: while others read what is in the log, it would only grow by the whole file.
             self._empty_log(connection, turn)
+            connection.execute("PRAGMA temp_store = FILE")  # or it would make the whole file anew in memory
             try:
                 take_turn(lambda: connection.execute("VACUUM"), turn)
             except apsw.BusyError as error:  # and not all over again
                 raise self._file.translated(error) from error
+            finally:
+                connection.execute(KEEP_IN_MEMORY)
             self._empty_log(connection, turn)
             return before - self._size()
 

@@ -15,6 +15,7 @@ FORMAT: Final = 1
 _SMALLEST_DATABASE: Final = 512
 _FIRST_RELEASE_TABLES: Final = {"_kv", "_ts", "_es"}
 
+# No CHECK of records: what could fail at the second of many rows would have to keep the pages of the first until then.
 SCHEMA: Final = """
 CREATE TABLE namespaces (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: rows of a discarded namespace cannot come back
@@ -27,10 +28,9 @@ CREATE TABLE facts (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE records (
   ns INTEGER NOT NULL, key TEXT NOT NULL,
-  record BLOB, blob INTEGER,             -- a large record lies in the table blobs, so that lookups stay shallow
+  record BLOB, blob INTEGER,             -- one of them: a large record lies in blobs, so that lookups stay shallow
   expires_ms INTEGER,
-  PRIMARY KEY (ns, key),
-  CHECK ((record IS NULL) <> (blob IS NULL))
+  PRIMARY KEY (ns, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX records_expiry ON records (ns, expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE TABLE blobs (id INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT;

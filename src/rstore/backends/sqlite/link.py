@@ -66,13 +66,13 @@ class Link:
             _links.add(self)
 
     def know(self, connection: apsw.Connection, lookup: str, insert: str, insert_expiring: str) -> None:
-        """Keep the statements of a namespace, and a cursor: a new one takes a tenth of a statement."""
+        """Keep the statements on one key of a namespace, and a cursor: a new one takes a tenth of a statement."""
         self.lookup, self.insert, self.insert_expiring = lookup, insert, insert_expiring
         self.execute = self.execute or connection.cursor().execute
 
     def forget(self) -> None:
-        """Keep them no more: the namespace was made in a transaction that was rolled back."""
-        self.execute = None
+        """Keep none of that any more: the namespace may have been made in a transaction that was rolled back."""
+        self.execute, self.lookup, self.insert, self.insert_expiring = None, "", "", ""
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:

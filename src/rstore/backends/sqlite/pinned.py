@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -43,10 +44,15 @@ class Pinned:
         with link.lock:
             if link.connection is not self._connection:
                 raise ConflictError("the store was closed, discarded or forked while it was being read: read again")
-            try:
-                result = work(self._connection)
-            except apsw.Error as error:
-                raise self._translated(error) from error
+            while True:
+                try:
+                    result = work(self._connection)
+                except apsw.ThreadingViolationError:  # who began it is in a statement that runs without the lock
+                    time.sleep(0.0001)
+                except apsw.Error as error:
+                    raise self._translated(error) from error
+                else:
+                    break
             if link.stamp is not None and link.is_stale():  # it is read without locks
                 raise ConflictError("somebody changed the file while it was being read: read again")
             return result

@@ -58,16 +58,16 @@ INSERT INTO records (ns, key, record, blob, expires_ms) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET record = excluded.record, blob = excluded.blob, expires_ms = excluded.expires_ms"""
 _PUT_KEEPING: Final = _PUT.rpartition(",")[0]  # all but the expiry
 # In place of nothing large, which leaves the trigger out that would remove it, and of nothing that expires, where there
-# is no expiry: then the index of these stays as it is. Of a namespace that is known by its number already: found by its
-# name, it would take as long as half of the rest.
-_OVER_PLAIN: Final = "ON CONFLICT DO UPDATE SET record = excluded.record WHERE blob IS NULL AND expires_ms IS NULL"
+# is no expiry: then the index of these stays as it is. Where there is some, it fails: 0 is no BLOB. To look instead at
+# how many rows were changed would be to count those, too, that a signal handler has changed since.
+_OVER_PLAIN: Final = "ON CONFLICT DO UPDATE SET record = iif(blob IS NULL AND expires_ms IS NULL, excluded.record, 0)"
 _OVER_SMALL: Final = """
-ON CONFLICT DO UPDATE SET record = excluded.record, expires_ms = excluded.expires_ms WHERE blob IS NULL"""
-# A second and a fourth parameter would take half as long as the check that they are for.
-_OF_BIRTH: Final = "FROM namespaces WHERE id = {0} AND birth = ?"
-_INSERT: Final = f"INSERT INTO records (ns, key, record) SELECT {{0}}, ?, ? {_OF_BIRTH} {_OVER_PLAIN}"
-_INSERT_EXPIRING: Final = f"""
-INSERT INTO records (ns, key, record, expires_ms) SELECT {{0}}, ?, ?, ? {_OF_BIRTH} {_OVER_SMALL}"""
+ON CONFLICT DO UPDATE SET record = iif(blob IS NULL, excluded.record, 0), expires_ms = excluded.expires_ms"""
+# Of a namespace that is known by its number already: found by its name, it would take as long as half of the rest. If
+# that is not its birth, it is NULL, and it fails.
+_NUMBER: Final = "(SELECT id FROM namespaces WHERE id = {0} AND birth = ?)"
+_INSERT: Final = f"INSERT INTO records (ns, key, record) VALUES ({_NUMBER}, ?, ?) {_OVER_PLAIN}"
+_INSERT_EXPIRING: Final = f"INSERT INTO records (ns, key, record, expires_ms) VALUES ({_NUMBER}, ?, ?, ?) {_OVER_SMALL}"
 _ROWS_AT_ONCE: Final = 50
 """So many rows are put by one statement, which takes a quarter less than one by one; by more it takes no less."""
 _DELETE: Final = f"DELETE FROM records WHERE ns = {NS} AND key = :key"
@@ -95,7 +95,12 @@ def _is_small(record: bytes | None) -> bool:
 
 def know(link: Link, connection: apsw.Connection, number: int) -> None:
     """Keep the statements on one key of a namespace."""
-    link.know(connection, *(sql.format(number) for sql in (_LOOKUP, _INSERT, _INSERT_EXPIRING)))
+    link.know(connection, *_of_one_key(number))
+
+
+@cache  # a few namespaces
+def _of_one_key(number: int) -> tuple[str, str, str]:
+    return _LOOKUP.format(number), _INSERT.format(number), _INSERT_EXPIRING.format(number)
 
 
 def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
@@ -149,41 +154,43 @@ def put_many(connection: apsw.Connection, writes: Writes, number: int, namespace
     if _are_plain(values[1::3], values[2::3]):
         small: Writes = writes
         del values[2::3]
-        done = _put_rows(connection, number, "key, record", _OVER_PLAIN, values)
+        columns, over = "key, record", _OVER_PLAIN
     else:
         expiry = cache(expires_ms)  # one moment for all of them
         small = [(key, record, expiry(ttl_ms)) for key, record, ttl_ms in writes if _is_small(record)]
         others = [Write(*write) for write in writes if not _is_small(write[1])]
         values = [*chain.from_iterable(small)]
-        done = _put_rows(connection, number, "key, record, expires_ms", _OVER_SMALL, values)
-    if done < len(small):  # something large, or that expires, is in the place of some
+        columns, over = "key, record, expires_ms", _OVER_SMALL
+    try:
+        _put_rows(connection, number, columns, over, values)
+    except apsw.ConstraintError:  # something large, or that expires, is in the place of some
         connection.executemany(_PUT, ((number, key, record, None, expires) for key, record, expires in small))
     for write in others:
         put(connection, write, number, namespace)
 
 
 def _are_plain(records: list[Any], ttls_ms: list[Ttl]) -> bool:
-    """Return whether these are records that fit into their rows, and do not expire."""
+    """Return whether all of these are records, which fit into their rows and do not expire."""
     if ttls_ms.count(None) < len(ttls_ms):
         return False
     try:
         return max(map(len, records), default=0) <= INLINE_BYTES
-    except TypeError:  # some are to be deleted
+    except TypeError:  # of None: it is to be deleted
         return False
 
 
-def _put_rows(connection: apsw.Connection, number: int, columns: str, over: str, values: list[Any]) -> int:
-    """Put rows, of which all values are given one after another, many by one statement; return how many there were."""
-    row = f"({number}{', ?' * (columns.count(',') + 1)})"
-    width, at, before = row.count("?"), 0, connection.total_changes()
-    for rows in (_ROWS_AT_ONCE, 1):
-        size = width * rows
-        end = len(values) - len(values) % size
-        if rows == 1 or end >= 2 * size:  # or to prepare it would take as long as it saves
-            sql = f"INSERT INTO records (ns, {columns}) VALUES {', '.join([row] * rows)} {over}"
-            connection.executemany(sql, (values[i : i + size] for i in range(at, end, size)))
-            at = end
-    return connection.total_changes() - before
+def _put_rows(connection: apsw.Connection, number: int, columns: str, over: str, values: list[Any]) -> None:
+    """Put rows, of which all values are given one after another, many by one statement."""
+    width, at = columns.count(",") + 1, 0
+    row = f"({number}{', ?' * width})"
+    # OR FAIL: whoever puts them undoes all of it, so that no statement has to keep what it would take to undo itself.
+    insert = f"INSERT OR FAIL INTO records (ns, {columns}) VALUES"
+    if len(values) >= 2 * _ROWS_AT_ONCE * width:  # or to prepare it would take as long as it saves
+        size = _ROWS_AT_ONCE * width
+        at = len(values) - len(values) % size
+        many = f"{insert} {', '.join([row] * _ROWS_AT_ONCE)} {over}"
+        connection.executemany(many, (values[i : i + size] for i in range(0, at, size)))
+    connection.executemany(f"{insert} {row} {over}", (values[i : i + width] for i in range(at, len(values), width)))
 
 
 def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
