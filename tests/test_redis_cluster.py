@@ -6,7 +6,7 @@ import multiprocessing
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +269,31 @@ def test_discarding_while_the_slot_of_the_registry_moves(cluster: Cluster, dsn: 
         move(cluster, slot, to)
         assert store.keys() == []
         assert to.do("HGET", "rs:default", "alive") == b"0"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda store: store.set("a", 2), lambda store: store.run(lambda tx: (tx.set("a", 2), tx.set("b", 2, ttl=100)))],
+    ids=["set", "transaction"],
+)
+def test_what_ends_the_last_expiry_while_its_slot_moves_is_done_or_not(
+    cluster: Cluster, dsn: str, write: Callable[[Store], object]
+) -> None:
+    """Where it was refused half-way, it would be visible, and sent again over what others write later."""
+    with Store(f"{dsn}?buckets=1", frozen=False, timeout=1) as store:
+        store.set("a", 1, ttl=100)
+        store.set("b", 1)
+        source = cluster.owner(0)
+        to = next(server for server in cluster.masters() if server is not source)
+        to.do("CLUSTER", "SETSLOT", 0, "IMPORTING", source.do("CLUSTER", "MYID"))
+        source.do("CLUSTER", "SETSLOT", 0, "MIGRATING", to.do("CLUSTER", "MYID"))
+        try:
+            write(store)
+        finally:
+            for server in (source, to):
+                server.do("CLUSTER", "SETSLOT", 0, "STABLE")
+        assert store["a"] == 2
+        assert list(store.check()) == []
 
 
 def test_a_server_that_was_taken_out_of_the_cluster_is_not_asked(dsn: str, tmp_path: Path) -> None:

@@ -212,8 +212,10 @@ class Changes:
                 yield b"PEXPIREAT", place.records + name, last_ms
         yield from adding(place.key_index, put)
         yield from many(b"ZREM", place.key_index, gone)
-        yield from many(b"ZREM", place.expiry_index, [*gone, *stay])
+        # In this order: while the slot moves, an index that is empty in between is looked for elsewhere, and the rest
+        # refused.
         yield from many(b"ZADD", place.expiry_index, expire)
+        yield from many(b"ZREM", place.expiry_index, [*gone, *stay])
 
 
 def stamps_of(head: Head | None) -> set[bytes]:

@@ -18,7 +18,9 @@ if #KEYS == 4 and ARGV[2] == '1' and redis.call('EXISTS', expiry) == 0 then
   redis.call('ZADD', index, '0', KEYS[4]:sub(17))
   return 1
 end
-local expiring = redis.call('EXISTS', expiry) == 1
+-- How many expire. It is kept in mind: a key that is gone is looked for elsewhere while the slot moves, and the rest of
+-- the script refused.
+local expiring = redis.call('ZCARD', expiry)
 local stay, expire = tonumber(ARGV[2]), tonumber(ARGV[3])
 local last = 3 + stay
 
@@ -33,8 +35,8 @@ for from = 4, last, 400 do
   end
   redis.call('MSET', unpack(set))
   redis.call('ZADD', index, unpack(add))
-  if expiring then
-    redis.call('ZREM', expiry, unpack(keys))
+  if expiring > 0 then
+    expiring = expiring - redis.call('ZREM', expiry, unpack(keys))
   end
 end
 local time = redis.call('TIME')
@@ -46,17 +48,17 @@ for i = 1, expire do
   local until_ms = string.format('%.0f', (staging and 0 or now) + ARGV[at + 1] - 1)
   redis.call('SET', name, ARGV[at], 'PXAT', until_ms)
   redis.call('ZADD', index, '0', key)
-  redis.call('ZADD', expiry, until_ms, key)
+  expiring = expiring + redis.call('ZADD', expiry, until_ms, key)
 end
 for i = last + expire + 1, #KEYS do
   local key = KEYS[i]:sub(17)
   redis.call('UNLINK', KEYS[i])
   redis.call('ZREM', index, key)
-  if expiring or expire > 0 then
-    redis.call('ZREM', expiry, key)
+  if expiring > 0 then
+    expiring = expiring - redis.call('ZREM', expiry, key)
   end
 end
-if expiring and not staging then
+if expiring > 0 and not staging then
   -- Those that expired are out of sight already. Here, because a record that was put again has another expiry now. Not in
   -- a batch: that its index names them is what takes the place of those that they replace.
   local gone = redis.call('ZRANGEBYSCORE', expiry, '-inf', '(' .. now, 'LIMIT', 0, 20)
