@@ -13,6 +13,7 @@ from redis_servers import Server
 from rstore import Store, StoreBusyError, StoreError, StoreFullError
 from rstore.backends import make_backend
 from rstore.backends.nouns import Options, Write
+from rstore.backends.redis import batches
 from rstore.backends.redis.batches import MOST_RECORDS
 from rstore.backends.redis.client import Script
 
@@ -136,6 +137,28 @@ def test_records_of_a_large_write_expire_together(redis_dsn: str, redis_server: 
         assert store.keys() == ["other"]
         assert list(store.check()) == []
     assert len(redis_server.do("KEYS", "rs{*}v*")) == 1
+
+
+def test_a_batch_that_is_entered_again_when_it_is_visible_does_not_become_garbage(
+    redis_dsn: str, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_STAGED_S", -1)
+    with Proxy(redis_server.port) as proxy:
+        with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False) as store:
+            store.update(keys(1))
+            proxy.lose(Script("stage").sha, forward=False)
+            with monkeypatch.context() as cut_off:
+                cut_off.setattr(batches.RedisBatches, "_fold", lambda *_: None)
+                store.update(keys(2))
+            assert proxy.lost == 1
+        proxy.deliver()
+        for _ in range(2):  # each of which deletes some garbage
+            with Store(redis_dsn, namespace="elsewhere", frozen=False) as elsewhere:
+                elsewhere.set("k", 1)
+        with Store(redis_dsn, frozen=False) as store:
+            assert store["000001"] == 2
+            store.set("other", 2)
+            assert dict(store.find()) == {**keys(2), "other": 2}
 
 
 def test_memory_that_runs_out_while_a_batch_is_staged(tmp_path_factory: pytest.TempPathFactory) -> None:

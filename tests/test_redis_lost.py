@@ -13,7 +13,7 @@ from redis_servers import Server
 from redis_waits import lose_wait
 
 from rstore import OutcomeUnknownError, Passphrase, Store
-from rstore.backends.redis import namespace
+from rstore.backends.redis import commits, namespace
 from rstore.backends.redis.client import Script
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
@@ -195,6 +195,19 @@ def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, pr
     with pytest.raises(OutcomeUnknownError):
         store.remove("s")
     assert other.timeseries() == []
+
+
+def test_the_body_of_a_chunk_that_arrives_again_when_it_is_committed_does_not_expire(
+    store: Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "STAGED_MS", 500)
+    proxy.lose(b"\r\nPX\r\n", forward=False)
+    store.extend_many("s", [(t, t) for t in range(5000)])
+    assert proxy.lost == 1
+    proxy.deliver()
+    assert list(store.check()) == []
+    time.sleep(0.6)
+    assert len(store.range("s")) == 5000
 
 
 def test_discarding_again_after_a_lost_reply_leaves_alone_what_was_created_meanwhile(

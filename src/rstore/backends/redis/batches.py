@@ -23,6 +23,7 @@ from rstore.errors import StoreBusyError, StoreError, StoreFullError
 _FIND: Final = Script("find")
 _FOLD: Final = Script("fold")
 _PUBLISH: Final = Script("publish")
+_STAGE: Final = Script("stage")
 WRITE: Final = Script("write")
 
 MOST_RECORDS: Final = 2000
@@ -64,10 +65,12 @@ class RedisBatches(RedisNamespace):
         writes = [
             (key, record, now_ms + ttl_ms if isinstance(ttl_ms, int) else ttl_ms) for key, record, ttl_ms in writes
         ]
-        entry = Call(place.slot, (b"ZADD", place.staged, int(seconds) + _STAGED_S, batch), write=True)
+        until_s = int(seconds) + _STAGED_S
+        entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, until_s, write=True, again=True)
         beside = place.of_batch(batch)._replace(marker=place.birth)
         with self._unseen():
-            self._run([entry, *(writing(beside, some)._replace(again=True) for some in _pieces(writes))])
+            self._client.call(entry)  # before there is anything that might be left behind
+            self._run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
 
     def _fold(self, place: Place) -> None:
         """Fold a batch in, if there is one, and raise the signal that the place is out of date.

@@ -78,11 +78,15 @@ class RedisCommits(RedisLogs):
                     raise
 
     def _stage(self, place: Place, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
-        """Put the bodies of chunks where only a commit that knows their names finds them."""
+        """Put the bodies of chunks where only a commit that knows their names finds them.
+
+        Never over one that is there: what was on the way when a connection broke may arrive after the commit that keeps
+        it for good, and would let it expire.
+        """
         calls: list[Call] = []
         size = 0
         for entry, chunk in zip(entries, chunks, strict=True):
-            calls.append(Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", STAGED_MS), write=True))
+            calls.append(Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", STAGED_MS, b"NX"), write=True))
             size += len(chunk.body)
             if size > _STAGED_BYTES:
                 with self._unseen():
