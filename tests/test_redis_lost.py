@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis_proxy import Proxy
 from redis_servers import Server
 from redis_waits import lose_wait
+from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store
 from rstore.backends.redis import commits, namespace
@@ -197,6 +199,23 @@ def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, pr
     assert other.timeseries() == []
 
 
+def test_a_change_is_not_made_again_where_the_namespace_was_discarded_before_its_reply_was_missed(
+    store: Store, other: Store, proxy: Proxy
+) -> None:
+    seen: list[Any] = []
+
+    def take() -> None:
+        seen.append(other.current("e"))
+        other.discard()
+
+    proxy.lose(Script("commit").sha, forward=True, meanwhile=take)
+    with pytest.raises(OutcomeUnknownError):
+        store.apply("e", {"job": 7})
+    assert proxy.lost == 1
+    assert seen == [{"n": 1, "job": 7}]
+    assert other.eventsources() == []
+
+
 def test_the_body_of_a_chunk_that_arrives_again_when_it_is_committed_does_not_expire(
     store: Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,3 +307,40 @@ def test_a_transaction_whose_wait_for_replicas_is_not_sent_is_not_done_again(
         with pytest.raises(OutcomeUnknownError):
             store.run(work)
         assert (tries, taken, "job" in other) == ([0], [0], False)
+
+
+LOST: dict[str, tuple[bytes, Callable[[Store], Any]]] = {
+    "set": (Script("write").sha, lambda s: s.set("k", 1)),
+    "add": (Script("write_if").sha, lambda s: s.add("k", 1)),
+    "extend": (Script("append").sha, lambda s: s.extend("k", (1, 1))),
+    "apply": (Script("commit").sha, lambda s: s.apply("k", {"n": 1})),
+    "transaction": (b"WAIT", lambda s: s.run(lambda tx: tx.set("k", 1))),
+}
+
+
+@pytest.mark.parametrize(("pattern", "write"), LOST.values(), ids=LOST)
+def test_what_is_found_to_be_done_is_waited_for_until_replicas_have_it(
+    redis_server: Server, tmp_path: Path, pattern: bytes, write: Callable[[Store], Any]
+) -> None:
+    redis_server.do("FLUSHALL")
+    with Store(redis_server.dsn, frozen=False) as store:
+        write(store)  # now the server knows the scripts
+        store.discard()
+        store.set("other", 1)
+    with Proxy(redis_server.port) as proxy:
+        waiting = f"redis://127.0.0.1:{proxy.port}?wait_replicas=1"
+        with Store(waiting, frozen=False, timeout=1) as store:
+            proxy.lose(pattern, forward=True)
+            with pytest.raises(OutcomeUnknownError):
+                write(store)
+            assert proxy.lost == 1
+        with Store(redis_server.dsn, frozen=False) as store:
+            store.discard()
+            store.set("other", 1)
+        with Server(tmp_path) as replica:
+            replica.do("REPLICAOF", "127.0.0.1", redis_server.port)
+            until(lambda: replica.do("ROLE")[3] == b"connected", "the replica is not in sync")
+            with Store(waiting, frozen=False, timeout=5) as store:
+                proxy.lose(pattern, forward=True)
+                write(store)
+                assert proxy.lost == 1

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import local
 from typing import Final, TypeVar
 
@@ -49,11 +50,10 @@ class RedisCommits(RedisLogs):
         try:
             return attempt()
         except LostReplyError as lost:
-            if self._found_out(lambda: self._is_committed(log, commit)):
+            found_out = partial(self._found_out, self._place_of_log(log))
+            if found_out(lambda: self._is_committed(log, commit)):
                 return True
-            if _is_safe_twice(commit) and (
-                self._found_out(attempt) or self._found_out(lambda: self._is_committed(log, commit))
-            ):
+            if _is_safe_twice(commit) and (found_out(attempt) or found_out(lambda: self._is_committed(log, commit))):
                 return True
             raise self._unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
 

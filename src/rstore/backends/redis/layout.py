@@ -82,6 +82,11 @@ class Place(NamedTuple):
         """Name of the sorted set of the batches that are being staged, by the second at which they are given up."""
         return self.prefix + b"s"
 
+    @property
+    def awaited(self) -> bytes:
+        """Name of what is written for the sake of waiting until replicas have it."""
+        return self.prefix + b"w"
+
     def of_batch(self, batch: bytes) -> Place:
         """Return the place where the records of a batch lie."""
         return self._replace(

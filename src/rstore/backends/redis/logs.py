@@ -207,8 +207,12 @@ class RedisLogs(RedisNamespace):
         try:
             return bool(self._write(lambda: self._place_of_log(log), birth, call))
         except LostReplyError as lost:
-            # All of them are there, or none. Those that somebody sealed meanwhile are not found.
-            if self._found_out(lambda: set(members) <= set(pack_rows(self.view(log, *_span(rows), bodies=False).rows))):
+
+            def is_there() -> bool:
+                # All of them are there, or none. Those that somebody sealed meanwhile are not found.
+                return set(members) <= set(pack_rows(self.view(log, *_span(rows), bodies=False).rows))
+
+            if self._found_out(self._place_of_log(log), is_there):
                 return True
             raise self._unknown(f"{len(rows)} rows of {log.key!r} were written", lost) from lost.__cause__
 

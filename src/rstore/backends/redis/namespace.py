@@ -388,13 +388,21 @@ class RedisNamespace:
                 raise reply
         return replies
 
-    @staticmethod
-    def _found_out(question: Callable[[], bool]) -> bool:
-        """Return whether a question about what became of a write is answered by yes; no answer is no."""
+    def _found_out(self, place: Place, question: Callable[[], bool]) -> bool:
+        """Return whether a question about what became of a write is answered by yes; no answer is no.
+
+        Nor is it a yes where the namespace is gone, and with it what tells, or where too few replicas have the write.
+        """
         try:
-            return question()
-        except (StoreError, LostReplyError):
+            if not question():
+                return False
+            if self._target.wait_replicas:
+                # A connection waits for what was written before its own last write, whoever wrote it: one that nobody
+                # sees.
+                self._client.call(Call(place.slot, (b"SET", place.awaited, b"", b"PX", 1), write=True))
+        except (StoreError, LostReplyError, NamespaceGone):
             return False
+        return True
 
     def _unknown(self, what: str, lost: LostReplyError) -> OutcomeUnknownError:
         error = OutcomeUnknownError(

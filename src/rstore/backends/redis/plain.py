@@ -113,9 +113,9 @@ class Plain(RedisCare):
         replicas = self._target.wait_replicas if writes else 0
         return bytes(watch.finish(command, replicas=replicas, wait_ms=max(1, int(self._timeout_s * 500))))
 
-    def found_done(self, changes: Changes) -> bool:
+    def found_done(self, place: Place, changes: Changes) -> bool:
         """Return whether one of the stamps that a transaction leaves is found: random bytes that nobody else has."""
-        return self._found_out(lambda: self._is_done(changes))
+        return self._found_out(place, lambda: self._is_done(changes))
 
     def _is_done(self, changes: Changes) -> bool:
         puts = {key: held.record for key, held in changes.records.items() if held and held.record}

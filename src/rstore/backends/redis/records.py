@@ -157,7 +157,7 @@ class RedisRecords(RedisRanges):
         """Do what is left to do for some records of one bucket."""
         if isinstance(reply, Signal):
             self._write_bucket(group, birth)
-        elif not self._found_out(lambda: self._is_written(group)):
+        elif not self._found_out(self._place_of(group[0][0].encode()), lambda: self._is_written(group)):
             raise self._unknown(f"{len(group)} records were written", reply)
 
     def _write_bucket(self, writes: Writes, birth: bytes) -> None:
@@ -173,7 +173,7 @@ class RedisRecords(RedisRanges):
             else:
                 self._write(lambda: self._place_of(name), birth, call)
         except LostReplyError as lost:
-            if not self._found_out(lambda: self._is_written(writes)):
+            if not self._found_out(self._place_of(name), lambda: self._is_written(writes)):
                 raise self._unknown(f"{len(writes)} records were written", lost) from lost.__cause__
 
     def _is_written(self, writes: Writes) -> bool:
@@ -199,7 +199,7 @@ class RedisRecords(RedisRanges):
         try:
             return bool(self._write(lambda: self._place_of(name), birth, call))
         except LostReplyError as lost:
-            if self._found_out(lambda: self._is_written([write])):
+            if self._found_out(self._place_of(name), lambda: self._is_written([write])):
                 return True
             raise self._unknown(f"{write.key!r} was written", lost) from lost.__cause__
 

@@ -37,7 +37,7 @@ class Transaction(InsideRecords, InsideLogs):
         except LostReplyError as lost:
             if not changes:
                 raise self._overtaken("something") from lost.__cause__
-            if not self._plain.found_done(changes):
+            if not self._plain.found_done(self._place, changes):
                 raise self._plain.unknown(lost) from lost.__cause__
             return
         if answer == b"LEASED":
