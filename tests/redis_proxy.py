@@ -48,6 +48,10 @@ class Proxy:
         """Forward new connections to another port; those that are there stay where they are."""
         self._to = port
 
+    def lead_nowhere(self) -> None:
+        """Close new connections."""
+        self.lead_to(0)
+
     def deliver(self) -> bytes:
         """Send what was lost after all, as a network does that was only slow; return the reply, which nobody gets."""
         with socket.create_connection(("127.0.0.1", self._to)) as server:
@@ -77,7 +81,7 @@ class Proxy:
 
     def _serve(self, client: socket.socket) -> None:
         """Take turns, as one connection of a store does: what comes at once is a request, and so is the reply."""
-        with client, socket.create_connection(("127.0.0.1", self._to)) as server, suppress(OSError):
+        with suppress(OSError), client, socket.create_connection(("127.0.0.1", self._to)) as server:
             loses = threading.Event()
             threading.Thread(target=self._reply, args=(client, server, loses), daemon=True).start()
             while request := client.recv(1 << 20):

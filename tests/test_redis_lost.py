@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store
 from rstore.backends.redis import commits, namespace
-from rstore.backends.redis.client import Script
+from rstore.backends.redis.batches import MOST_RECORDS
+from rstore.backends.redis.client import Client, Script
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
 
@@ -190,6 +192,88 @@ def test_clearing_and_discarding_that_are_not_answered_are_unknown(
     with Store(redis_server.dsn, frozen=False) as other:
         verb(other)
         assert other.keys() == []
+
+
+@pytest.mark.parametrize(("verb", "script"), [(Store.clear, "clear"), (Store.discard, "end"), (Store.discard, "bury")])
+def test_clearing_and_discarding_are_unknown_where_the_server_is_gone_before_they_can_be_repeated(
+    proxy: Proxy, redis_server: Server, verb: Callable[[Store], None], script: str
+) -> None:
+    with Store(f"redis://127.0.0.1:{proxy.port}?buckets=2", frozen=False, timeout=1) as store:
+        store.set("k", 1)
+        verb(store)
+        store.update({f"{i}": i for i in range(10)})
+        proxy.lose(Script(script).sha, forward=True, meanwhile=proxy.lead_nowhere)
+        with pytest.raises(OutcomeUnknownError):
+            verb(store)
+    assert proxy.lost == 1
+    with Store(redis_server.dsn, frozen=False) as other:
+        assert other.keys() == []
+
+
+def test_a_clearing_of_which_the_server_is_gone_before_it_is_found_out_is_unknown(
+    proxy: Proxy, redis_server: Server
+) -> None:
+    with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False, timeout=1) as store:
+        store.set("k", 1)
+        store.clear()
+        store.set("k", 1)
+        gone = functools.partial(proxy.lose, b"\r\nGET\r\n", forward=True, meanwhile=proxy.lead_nowhere)
+        proxy.lose(Script("clear").sha, forward=True, meanwhile=gone)
+        with pytest.raises(OutcomeUnknownError):
+            store.clear()
+        assert proxy.lost == 1
+    with Store(redis_server.dsn) as other:
+        assert other.keys() == []
+
+
+def test_a_discarding_whose_last_step_cannot_be_sent_is_unknown(proxy: Proxy, redis_server: Server) -> None:
+    with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False, timeout=1) as store:
+        store.set("k", 1)
+        store.discard()
+        store.set("k", 1)
+        proxy.lose(Script("end").sha, skip=1, forward=True, meanwhile=proxy.lead_nowhere)
+        with pytest.raises(OutcomeUnknownError, match="in part"):
+            store.discard()
+    assert proxy.lost == 1
+    with Store(redis_server.dsn, frozen=False) as other:
+        assert other.keys() == []
+
+
+def test_a_server_that_is_gone_after_clearing_is_no_matter(proxy: Proxy, redis_server: Server) -> None:
+    with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False, timeout=1) as store:
+        store.set("k", 1)
+        store.clear()
+        store.set("k", 1)
+        proxy.lose(b"\r\nGET\r\n", skip=1, forward=True, meanwhile=proxy.lead_nowhere)
+        store.clear()
+        assert proxy.lost == 1
+    with Store(redis_server.dsn) as other:
+        assert other.keys() == []
+
+
+def test_a_range_that_is_deleted_in_part_when_the_server_is_gone_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 2 * MOST_RECORDS + 1
+    run: Callable[..., list[Any]] = Client.run
+    steps: list[int] = []
+
+    def running(self: Client, calls: Any, *rest: Any) -> list[Any]:
+        steps.append(any(call.script is not None and call.script.sha == Script("delete_range").sha for call in calls))
+        if sum(steps) == 2:
+            server.kill()
+        return run(self, calls, *rest)
+
+    with Server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
+        with Store(server.dsn, frozen=False, timeout=1) as store:
+            store.update({f"k{i}": i for i in range(n)})
+            monkeypatch.setattr(Client, "run", running)
+            with pytest.raises(OutcomeUnknownError):
+                store.delete_prefix("k")
+        monkeypatch.undo()
+        server.start()
+        with Store(server.dsn) as store:
+            assert len(store) == n - MOST_RECORDS
 
 
 def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, proxy: Proxy) -> None:

@@ -175,6 +175,7 @@ class Client:
         todo = list(range(len(calls)))
         asking: dict[int, Pool] = {}
         by_source: set[int] = set()
+        doubtful: set[int] = set()  # writes of which a reply was lost: they may have been done
         patience = Patience(self._timeout_s)
         if outcomes is None:
             outcomes = self._round(calls, todo, asking, by_source)
@@ -186,8 +187,14 @@ class Client:
                     replies[i] = outcome
                     continue
                 final = self._judge(i, calls[i], outcome, asking, by_source, patience)
+                if calls[i].write and isinstance(outcome, _Lost):
+                    doubtful.add(i)
                 if final is None:
                     again.append(i)
+                elif i in doubtful and isinstance(final, StoreError):
+                    # What refuses it now says nothing of the time before.
+                    unknown = isinstance(final, OutcomeUnknownError)
+                    replies[i] = final if unknown else _caused(_doubted(final), final)
                 else:
                     replies[i] = final
             if again and patience.pause():
@@ -373,6 +380,10 @@ def _raised(outcome: Any) -> Any:
 def _caused(error: Exception, cause: BaseException) -> Exception:
     error.__cause__ = cause
     return error
+
+
+def _doubted(error: StoreError) -> OutcomeUnknownError:
+    return OutcomeUnknownError(f"{error}; before that, the reply to a write was lost")
 
 
 def _answer(pool: Pool, question: tuple[bytes, ...]) -> Any:

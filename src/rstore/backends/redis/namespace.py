@@ -207,12 +207,12 @@ class RedisNamespace:
                 _BURY.on(place.slot, (place.marker_key, place.garbage), birth, TOMBSTONE_MS, write=True, again=True)
                 for place in places
             )
+            # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
+            self._client.call(self._ending(birth, TOMBSTONE_MS))
         except StoreError as error:
             raise OutcomeUnknownError(
                 f"the namespace {self._name!r} is discarded in part: discard it again ({error})"
             ) from error
-        # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
-        self._client.call(self._ending(birth, TOMBSTONE_MS))
         with suppress(StoreError):  # who is named and is not there is not told of
             self._list(_STRIKE, birth)
         return [place for place, entries in zip(places, left, strict=True) if entries]

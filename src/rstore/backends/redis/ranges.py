@@ -116,27 +116,37 @@ class RedisRanges(RedisBatches):
         self._refresh_all()
         if not any(place.birth for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
-        found = 0
+        outcomes: list[Any] = []
         todo = [(place, low) for place in self._places]
         while todo := [(place, begin) for place, begin in todo if place.birth]:
-            for place, _ in todo:
-                with suppress(Signal):
-                    self._fold(place)
-            replies = self._client.run([_deleting_range(place, begin, high) for place, begin in todo])
-            rest: list[tuple[Place, bytes]] = []
-            for (place, begin), reply in zip(todo, replies, strict=True):
-                if isinstance(reply, Signal):
-                    rest.append((self._refreshed(place), begin))
-                elif isinstance(reply, LostReplyError):
-                    raise self._unknown("a range of keys was deleted", reply) from reply.__cause__
-                elif isinstance(reply, Exception):
-                    raise reply
-                else:
-                    found += reply[0]
-                    if reply[1]:  # behind it: from the beginning, whoever goes on writing there would keep this busy
-                        rest.append((place, b"(" + reply[1]))
-            todo = rest
-        return found
+            try:
+                todo = self._delete_some(todo, high, outcomes)
+            except StoreError as error:
+                outcomes.append(error)
+            if any(isinstance(outcome, Exception) for outcome in outcomes):
+                break
+        return self._total(outcomes, "deleted")
+
+    def _delete_some(
+        self, todo: Sequence[tuple[Place, bytes]], high: bytes, outcomes: list[Any]
+    ) -> list[tuple[Place, bytes]]:
+        """Delete some records of each bucket, add how many or what went wrong, and return where to go on."""
+        for place, _ in todo:
+            with suppress(Signal):
+                self._fold(place)
+        replies = self._client.run([_deleting_range(place, begin, high) for place, begin in todo])
+        rest: list[tuple[Place, bytes]] = []
+        stale: list[tuple[Place, bytes]] = []
+        for (place, begin), reply in zip(todo, replies, strict=True):
+            if isinstance(reply, Signal):
+                stale.append((place, begin))
+            elif isinstance(reply, Exception):
+                outcomes.append(reply)
+            else:
+                outcomes.append(reply[0])
+                if reply[1]:  # behind it: from the beginning, whoever goes on writing there would keep this busy
+                    rest.append((place, b"(" + reply[1]))
+        return rest + [(self._refreshed(place), begin) for place, begin in stale]
 
     def sweep(self, limit: int) -> int:
         share = max(1, limit // len(self._places))
@@ -174,10 +184,16 @@ class RedisRanges(RedisBatches):
             stale = [place for place, reply in zip(todo, replies, strict=True) if isinstance(reply, Signal)]
             # Where the generation is another, somebody cleared since this call began, or this call did and its reply
             # was lost. Otherwise a batch became visible, or was folded in.
-            fresh = [(place, self._refreshed(place)) for place in stale]
+            try:
+                fresh = [(place, self._refreshed(place)) for place in stale]
+            except StoreError as error:
+                raise OutcomeUnknownError(
+                    f"whether the records of the namespace {self._name!r} were cleared is unknown: {error}"
+                ) from error
             todo = [now for was, now in fresh if now.birth == was.birth and now.records == was.records]
         self._total(outcomes, "cleared")
-        self._refresh_all()
+        with suppress(StoreError):  # whoever comes next finds out that the place is out of date
+            self._refresh_all()
         self._collect(cleared)
 
     # -- what several buckets answer ----------------------------------------------------------------------------------
