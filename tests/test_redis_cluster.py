@@ -16,6 +16,7 @@ from redis_servers import Cluster, Server
 from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
+from rstore.backends.redis.client import Client
 from rstore.backends.redis.layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
 
 
@@ -401,3 +402,27 @@ def test_a_namespace_is_found_in_its_buckets(redis_dsn: str, redis_server: Serve
         found.append(one.keys() == [])
     assert found == [True] * 8
     assert redis_server.do("DBSIZE") > 0
+
+
+def test_keys_that_are_deleted_where_another_thread_finds_the_namespace_in_other_buckets(
+    redis_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [f"{i}" for i in range(40)]
+    run: Callable[..., list[Any]] = Client.run
+
+    def running(self: Client, calls: Any, *rest: Any) -> list[Any]:
+        replies = run(self, calls, *rest)
+        monkeypatch.undo()
+        finder = threading.Thread(target=store.get, args=("0",))
+        finder.start()
+        finder.join()
+        return replies
+
+    with Store(f"{redis_dsn}?buckets=2", frozen=False) as store, Store(redis_dsn, frozen=False) as other:
+        store.update(dict.fromkeys(keys, 1))
+        other.discard()
+        with Store(f"{redis_dsn}?buckets=16", frozen=False) as anew:
+            anew.update(dict.fromkeys(keys, 2))
+        monkeypatch.setattr(Client, "run", running)
+        assert store.delete(*keys) == 40
+        assert other.keys() == []

@@ -231,6 +231,7 @@ class RedisRecords(RedisRanges):
             raise self._unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
 
     def delete(self, keys: Sequence[str]) -> int:
+        layout = len(self._places)
         buckets: dict[int, list[bytes]] = defaultdict(list)
         for key in dict.fromkeys(keys):
             name = key.encode()
@@ -239,21 +240,23 @@ class RedisRecords(RedisRanges):
         groups = [names[i : i + MOST_RECORDS] for names in buckets.values() for i in range(0, len(names), MOST_RECORDS)]
         places = [self._place_of(names[0]) for names in groups]
         if len(groups) == 1 or any(place.batch or not place.birth for place in places):
-            return self._total([self._outcome(partial(self._delete_bucket, names)) for names in groups], "deleted")
+            return self._total(
+                [self._outcome(partial(self._delete_bucket, names, layout)) for names in groups], "deleted"
+            )
         replies = self._client.run([_deleting(place, names) for place, names in zip(places, groups, strict=True)])
         return self._total(
             [
-                self._outcome(partial(self._delete_bucket, names)) if isinstance(reply, Signal) else reply
+                self._outcome(partial(self._delete_bucket, names, layout)) if isinstance(reply, Signal) else reply
                 for names, reply in zip(groups, replies, strict=True)
             ],
             "deleted",
         )
 
-    def _delete_bucket(self, names: Sequence[bytes]) -> int:
-        buckets = len(self._places)
+    def _delete_bucket(self, names: Sequence[bytes], layout: int) -> int:
+        """Delete records that are in one bucket where the namespace lies in so many."""
 
         def call(place: Place) -> Call:
-            if len(self._places) != buckets:
+            if len(self._places) != layout:
                 raise Signal("REGROUP")
             self._fold(place)
             return _deleting(place, names)
