@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import operator
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from pathlib import Path
 import pytest
 from processes import check_file, descriptors, forked, linux
 
-import rstore
 from rstore import ConflictError, Store, StoreClosedError, StoreNotAvailableError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -206,34 +203,6 @@ def test_no_version_is_given_on_both_sides(path: Path) -> None:
         wait()
         of_child = {store[f"child {i}"] for i in range(200)}
         assert (len(given), len(of_child), given & of_child) == (200, 200, set())
-
-
-def test_no_version_is_given_by_a_hook_that_was_there_before(path: Path) -> None:
-    program = """
-import os, sys
-path, given, store = sys.argv[1], [], None
-os.register_at_fork(after_in_child=lambda: given.extend(store.set('child', i) for i in range(5)))
-from rstore import Store
-store = Store(path, frozen=False).open()
-store.set('k', 0)
-read, write = os.pipe()
-if os.fork() == 0:
-    os.write(write, b''.join(given))
-    os._exit(0)
-of_child = os.read(read, 40)
-os.wait()
-mine = b''.join(store.set('k', i) for i in range(200))
-print(len(of_child), any(of_child[i:i + 8] == mine[j:j + 8] for i in range(0, 40, 8) for j in range(0, 1600, 8)))
-"""
-    source = str(Path(rstore.__file__).parent.parent)
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": source},
-    )
-    assert (ended.stdout, ended.stderr) == ("40 False\n", "")
 
 
 def test_a_thread_forks(path: Path) -> None:

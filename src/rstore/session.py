@@ -111,12 +111,8 @@ class Session:
         envelope = self.generations.now.envelope
         try:
             if not envelope.keyed:
-                try:
-                    stamp = _stamps.pop()
-                except IndexError:
-                    stamp, *more = _draw_stamps()
-                    _stamps.extend(more)
-                return self._encode(value, stamp)
+                # Not drawn ahead: a copy of the process, or of its machine, would give the same ones to other values.
+                return self._encode(value, os.urandom(_STAMP_BYTES))
             encoded = self._encode(value, b"")
         except SerializationError as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
@@ -218,15 +214,8 @@ class Session:
         self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
 
 
-# Drawn many at once: for each of them alone the system would have to be called. A child draws its own.
-_stamps: list[bytes] = []
-if hasattr(os, "register_at_fork"):
-    # Before, since other hooks of the child may write something; after, since other threads may draw more meanwhile.
-    os.register_at_fork(before=_stamps.clear, after_in_child=_stamps.clear)
-
-
 def _draw_stamps(n: int = 1) -> list[bytes]:
-    """Return that many stamps, or some more."""
+    """Return that many stamps, or some more: for each of them alone the system would have to be called."""
     times = -(-n * _STAMP_BYTES // _many_stamps.size)
     return [*chain.from_iterable(_many_stamps.iter_unpack(os.urandom(times * _many_stamps.size)))]
 

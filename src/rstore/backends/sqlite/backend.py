@@ -154,12 +154,8 @@ class SqliteBackend(SqliteCare):
         # number, a discarded one has no rows, and no row has a key that cannot be one. Of what is no str, SQLite would
         # make one.
         link = self._reads.local.link
-        execute = link.execute
-        if (
-            execute is not None
-            and type(key) is str
-            and (link.owner == get_ident() if link.owner else monotonic() < link.look_at)
-        ):
+        execute, owner = link.execute, link.owner
+        if execute is not None and type(key) is str and (owner == get_ident() if owner else monotonic() < link.look_at):
             try:
                 # `get` also ends the statement, which would keep the log from being moved into the file.
                 record: bytes | None = execute(link.lookup, (key,)).get
