@@ -34,7 +34,8 @@ from rstore.states import Readings
 T = TypeVar("T")
 
 _STAMP_BYTES: Final = 8
-_BODY_AT: Final = 1 + _STAMP_BYTES
+BODY_AT: Final = 1 + _STAMP_BYTES
+"""Where the body of a plain record begins."""
 _many_stamps: Final = Struct(f"{_STAMP_BYTES}s" * 64)
 _NO_LOADS: Final[list[Callable[[Any], Any] | None]] = [None] * 256
 _SWEEP_EVERY: Final = 500
@@ -53,8 +54,8 @@ class Session:
         self.timeout_s = timeout_s
         self.closed = False
         self._encode = self._encode_compressed if codec.compresses else codec.encode
-        # By the codec byte of what is not sealed; where the envelope has to decide, there are none.
-        self._plain_loads = codec.loads_by_byte if generations.opens_plaintext else _NO_LOADS
+        self.plain_loads = codec.loads_by_byte if generations.opens_plaintext else _NO_LOADS
+        """What loads the body of a plain record, by its codec byte; None where the envelope has to decide."""
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
         self.readings = Readings()
@@ -172,33 +173,33 @@ class Session:
     def open_value(self, key: str, record: bytes) -> Any:
         """Return the value of a record."""
         # Written out instead of asking envelope and codec, whose frames would take a tenth of a lookup.
-        load = self._plain_loads[record[0]] if len(record) >= _BODY_AT else None
+        load = self.plain_loads[record[0]] if len(record) >= BODY_AT else None
         try:
-            return self._unseal(key, record) if load is None else load(record[_BODY_AT:])
+            return self._unseal(key, record) if load is None else load(record[BODY_AT:])
         except (SerializationError, CorruptionError) as error:
             raise self.named(error, f"the value of {key!r}") from error.__cause__ or error
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
-            raise self.named(cannot_load(len(record) - _BODY_AT, error), f"the value of {key!r}") from error
+            raise self.named(cannot_load(len(record) - BODY_AT, error), f"the value of {key!r}") from error
 
     def _unseal(self, key: str, record: bytes) -> Any:
         encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))
-        if encoded is record and len(record) < _BODY_AT:
+        if encoded is record and len(record) < BODY_AT:
             raise CorruptionError("the record was cut short")
-        return self.codec.decode(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
+        return self.codec.decode(encoded if encoded is not record else record[:1] + record[BODY_AT:])
 
     def open_pairs(self, found: Iterable[Found]) -> Iterator[tuple[str, Any]]:
         """Yield the keys and values of records."""
-        loads, open_value = self._plain_loads, self.open_value
+        loads, open_value = self.plain_loads, self.open_value
         sealed_loads, unseal = self.codec.loads, self.envelope.opener(Cell.VALUE)
         for key, record, _ in found:
-            if not _BODY_AT <= len(record) <= LARGE_BYTES:
+            if not BODY_AT <= len(record) <= LARGE_BYTES:
                 yield key, open_value(key, record)
                 continue
             try:  # as above, and without its frames
                 if (load := loads[record[0]]) is not None:
-                    value = load(record[_BODY_AT:])
+                    value = load(record[BODY_AT:])
                 else:
                     encoded = unseal(key, record)
                     value = sealed_loads[encoded[0]](encoded[1:])
@@ -209,9 +210,9 @@ class Session:
     def check_value(self, key: str, record: bytes) -> None:
         """Raise what `open_value` would, without loading a value that is a pickle."""
         encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))
-        if encoded is record and len(record) < _BODY_AT:
+        if encoded is record and len(record) < BODY_AT:
             raise CorruptionError("the record was cut short")
-        self.codec.check(encoded if encoded is not record else record[:1] + record[_BODY_AT:])
+        self.codec.check(encoded if encoded is not record else record[:1] + record[BODY_AT:])
 
 
 def _draw_stamps(n: int = 1) -> list[bytes]:

@@ -25,6 +25,7 @@ from rstore.backends.nouns import (
     Row,
     Scan,
     Snapshot,
+    Ttl,
     View,
     Watcher,
     Write,
@@ -146,7 +147,7 @@ class Backend(Care):
     def write(self, writes: Writes, birth: bytes) -> None:
         """Put and delete records of distinct keys: all or nothing, on a cluster per bucket."""
 
-    def put(self, key: str, record: bytes, ttl_ms: int | None, birth: bytes) -> None:
+    def put(self, key: str, record: bytes, ttl_ms: Ttl, birth: bytes) -> None:
         """Put one record: the write that there are most of."""
         self.write(((key, record, ttl_ms),), birth)
 

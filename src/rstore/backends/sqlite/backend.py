@@ -32,6 +32,7 @@ from rstore.backends.nouns import (
     Position,
     Row,
     Snapshot,
+    Ttl,
     View,
     Write,
     Writes,
@@ -181,6 +182,13 @@ class SqliteBackend(SqliteCare):
         return self._reads.read(lambda connection: int(connection.execute(sql, named).get))
 
     def write(self, writes: Writes, birth: bytes) -> None:
+        if len(writes) == 1 and (record := writes[0][1]) is not None:
+            key, _, ttl_ms = writes[0]
+            self.put(key, record, ttl_ms, birth)
+        else:
+            self._write(writes, birth)
+
+    def _write(self, writes: Writes, birth: bytes) -> None:
         def work(connection: apsw.Connection) -> None:
             with transaction(connection):
                 number = self._expect(connection, birth)
@@ -189,9 +197,9 @@ class SqliteBackend(SqliteCare):
 
         self._file.write(work)
 
-    def put(self, key: str, record: bytes, ttl_ms: int | None, birth: bytes) -> None:
-        # Most of what `write` does for one record, by one statement and without the frames around it, which would take
-        # a fifth of the time. What it did not do is for `write`: somebody else writes, there is another birth or file,
+    def put(self, key: str, record: bytes, ttl_ms: Ttl, birth: bytes) -> None:
+        # Most of what `_write` does for one record, by one statement and without the frames around it, which would take
+        # a fifth of the time. What it did not do is for that: somebody else writes, there is another birth or file,
         # or something large or that expires in its place.
         link = self._file.local.link
         with link.lock:
@@ -208,7 +216,7 @@ class SqliteBackend(SqliteCare):
                         return
                 except apsw.Error:
                     pass  # which says more when it is done again
-        super().put(key, record, ttl_ms, birth)
+        self._write(((key, record, ttl_ms),), birth)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
