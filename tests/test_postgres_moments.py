@@ -147,8 +147,11 @@ def test_changing_many_sequences_in_turn_takes_one_round_trip_each(proxied_dsn: 
         assert proxy.round_trips <= 330
 
 
-def test_a_sequence_that_others_change_is_asked_for_first(proxied_dsn: str, proxy: Proxy) -> None:
+def test_a_sequence_that_others_change_is_asked_for_first(
+    proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And no more once they have stopped."""
+    monkeypatch.setattr(log, "CHECK_EVERY", 10**9)  # nobody looks whether it is time to pack it
     with Store(proxied_dsn, frozen=False, durability="normal") as ours, Store(proxied_dsn, frozen=False) as theirs:
         for store in (ours, theirs) * 2:
             store.apply("k", {"n": 0})
