@@ -252,31 +252,60 @@ def test_a_signal_handler_that_uses_the_store_while_it_waits(path: Path, verb: s
             assert store["a"] == 2
 
 
-@pytest.mark.parametrize(("before", "ttl"), [("short", 1000), ("long" * 2000, None)], ids=["expires", "large"])
-def test_a_signal_handler_that_stores_something_behind_a_statement(path: Path, before: str, ttl: int | None) -> None:
-    """What it changes is not taken for what the statement did not change."""
-    with Store(path, frozen=False) as store:
-        store["other"] = 1
-        store.set("k", before, ttl=ttl)
-        handled: list[object] = []
+INTERRUPTED: dict[str, tuple[Callable[[Store], object], Callable[[Store], bool]]] = {
+    "in place of what expires": (lambda store: store.set("short", "new"), lambda store: store["short"] == "new"),
+    "in place of what is large": (lambda store: store.set("long", "new"), lambda store: store["long"] == "new"),
+    "something large": (lambda store: store.set("k", "k" * 3000), lambda store: store["k"] == "k" * 3000),
+    "many": (
+        lambda store: store.update({f"k{i}": i for i in range(200)}, short="new"),
+        lambda store: store["short"] == "new" and store["k199"] == 199,
+    ),
+    "a first point": (lambda store: store.extend("s", (1, 2)), lambda store: store.range("s") == [(1, 2)]),
+    "one more point": (lambda store: store.extend("old", (1, 2)), lambda store: store.last("old") == (1, 2)),
+    "points": (lambda store: store.extend("s", (1, 2), (2, 3)), lambda store: len(store.range("s")) == 2),
+    "a first change": (lambda store: store.apply("e", {"n": 1}), lambda store: store.current("e") == {"n": 1}),
+}
 
-        def profile(frame: FrameType, event: str, function: Any) -> None:
-            if event == "c_return" and function.__name__.startswith("execute") and "sqlite" in frame.f_code.co_filename:
-                sys.setprofile(None)
-                handled.append(store.set("other", 2))
 
-        for write in (lambda: store.set("k", "new"), lambda: store.update({f"k{i}": i for i in range(200)}, k="newer")):
+@pytest.mark.parametrize("verb", INTERRUPTED)
+def test_a_signal_handler_that_stores_something_behind_any_statement(tmp_path: Path, verb: str) -> None:
+    """What it changes and inserts is not taken for what the statement did."""
+    write, is_done = INTERRUPTED[verb]
+    n, left = 0, 0
+    while left == 0:  # until it has come behind each one
+        n += 1
+        left = n
+        with Store(tmp_path / f"{n}.db", frozen=False, durability="normal") as store:
+            store.set("short", "old", ttl=1000)
+            store.update(long="o" * 3000, other=1)
+            store.extend("old", (0, 0))
+
+            def profile(frame: FrameType, event: str, function: Any) -> None:
+                nonlocal left
+                if (
+                    event == "c_return"
+                    and function.__name__.startswith("execute")
+                    and "sqlite" in frame.f_code.co_filename
+                ):
+                    left -= 1
+                    if left == 0:
+                        sys.setprofile(None)
+                        store.set("other", "h" * 5000)
+                        store.extend("its own", (5, 5))
+                        store.apply("of its own", {"n": 5})
+
             sys.setprofile(profile)
             try:
-                write()
+                write(store)
             finally:
                 sys.setprofile(None)
-        assert len(handled) == 2
-        assert (store["k"], store["other"], store["k199"]) == ("newer", 2, 199)
-        version = store.set("k", before, ttl=ttl)
-        sys.setprofile(profile)
-        assert store.set("k", "newest") != version
-        assert (store["k"], len(handled)) == ("newest", 3)
+            assert is_done(store)
+            if left == 0:
+                assert (store["other"], store.range("its own")) == ("h" * 5000, [(5, 5)])
+                assert store.current("of its own") == {"n": 5}
+            assert store["long"] in ("o" * 3000, "new")
+            assert store.check() == []
+    assert n > 1
 
 
 def test_a_signal_handler_that_closes_the_store_while_it_waits(path: Path) -> None:

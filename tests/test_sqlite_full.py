@@ -45,6 +45,30 @@ def test_a_full_disk(disk: Path) -> None:
     check_file(disk / "store.db")
 
 
+def test_nothing_is_read_without_the_transaction_that_a_full_disk_has_undone(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.db", frozen=False) as store:
+        store["a"] = "old"
+        connection = store._session.backend._file.local.link.connection  # type: ignore[attr-defined]  # noqa: SLF001
+        connection.execute(f"PRAGMA max_page_count = {connection.pragma('page_count') + 20}").fetchall()
+
+        def fill(tx: Transaction) -> None:
+            for i in range(10_000):
+                tx.set(f"{i}", "x" * 500)
+
+        def inside(tx: Transaction) -> None:
+            tx["a"] = "new"
+            for verb in (fill, lambda tx: tx.get("a"), lambda tx: tx.set("a", "newest")):
+                with pytest.raises(StoreFullError):
+                    verb(tx)
+
+        with pytest.raises(StoreFullError, match="nothing was applied"), store.transaction() as tx:
+            inside(tx)
+        connection.execute("PRAGMA max_page_count = 1000000").fetchall()
+        assert dict(store) == {"a": "old"}
+        store["a"] = "newer"
+        assert store["a"] == "newer"
+
+
 def test_opening_on_a_full_disk(disk: Path) -> None:
     ballast = disk / "ballast"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Generator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from copy import copy
 from functools import partial
 from threading import get_ident
@@ -50,9 +50,9 @@ from rstore.errors import StoreNotAvailableError
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
 # Not INSERT OR REPLACE: it deletes the row first.
 _APPEND: Final = """
-INSERT INTO hot (log, t, seq, body)
-SELECT logs.id, ?, ?, ? FROM namespaces JOIN logs ON logs.ns = namespaces.id
-WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?
+INSERT INTO hot (log, t, seq, body) VALUES (
+  (SELECT logs.id FROM namespaces JOIN logs ON logs.ns = namespaces.id
+  WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
 ON CONFLICT DO UPDATE SET body = excluded.body"""
 
 
@@ -215,7 +215,7 @@ class SqliteBackend(SqliteCare):
                     if bound is not None or not link.has_moved(connection):
                         return
                 except apsw.Error:
-                    pass  # which says more when it is done again
+                    link.forget_undone()
         self._write(((key, record, ttl_ms),), birth)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
@@ -368,8 +368,8 @@ class SqliteBackend(SqliteCare):
 
         def work(connection: apsw.Connection) -> bool:
             if len(rows) == 1:
-                connection.execute(_APPEND, (*rows[0], *place))  # one statement is a transaction of its own
-                if connection.changes():
+                with suppress(apsw.ConstraintError):  # there is no such log
+                    connection.execute(_APPEND, (*place, *rows[0]))  # one statement is a transaction of its own
                     return True
             with transaction(connection):
                 number, known = self._find(connection, log) or (None, head)

@@ -135,6 +135,7 @@ class SqliteFile:
                 except apsw.Error as error:
                     if link.connection is not connection:
                         continue  # a signal handler has closed it meanwhile, and nothing was done
+                    link.forget_undone()
                     # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
                     # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
                     mixed = suspicious and isinstance(error, _OF_MIXED_FILES)

@@ -74,6 +74,11 @@ class Link:
         """Keep none of that any more: the namespace may have been made in a transaction that was rolled back."""
         self.execute, self.lookup, self.insert, self.insert_expiring = None, "", "", ""
 
+    def forget_undone(self) -> None:
+        """Do that where a full disk has rolled back the transaction that is open, so that nobody reads without it."""
+        if self.bound is not None and self.bound is self.connection and self.bound.get_autocommit():
+            self.forget()
+
     @contextmanager
     def held(self) -> Generator[None, None, None]:
         """Keep to its thread, which should be the one that lets go of it, and need not: that cannot be prevented."""

@@ -16,8 +16,11 @@ _CHUNK: Final = "first_t, first_seq, last_t, last_seq, n, meta"
 def insert_log(connection: apsw.Connection, ns: int, log: Log, head: Head) -> int:
     """Create a log, and return its number."""
     sql = "INSERT INTO logs (ns, model, key, epoch, version, sealed, facts) VALUES (?, ?, ?, ?, ?, ?, ?)"
-    connection.execute(sql, (ns, int(log.model), log.key, *head))
-    return connection.last_insert_rowid()
+    place = ns, int(log.model), log.key
+    connection.execute(sql, (*place, *head))
+    # Not `last_insert_rowid`: a signal handler may have inserted something since.
+    number: int = connection.execute("SELECT id FROM logs WHERE ns = ? AND model = ? AND key = ?", place).get
+    return number
 
 
 def delete_log(connection: apsw.Connection, number: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cache
 from itertools import chain
 from typing import Any, Final
@@ -132,19 +132,26 @@ def put(connection: apsw.Connection, write: Write, number: int, namespace: str) 
 
 def _put_blob(connection: apsw.Connection, write: Write, namespace: str) -> int:
     """Put a record into the table of the large ones, and return its number there."""
-    record, insert = write.record or b"", "INSERT INTO blobs (record) VALUES (?)"
+    record = write.record or b""
     if len(record) <= LARGE_BYTES:
-        connection.execute(insert, (record,))
-        return connection.last_insert_rowid()
+        return _insert_blob(connection, record)
     limit = connection.limit(apsw.SQLITE_LIMIT_LENGTH) - _ROW_BYTES
     if len(record) > limit:
         raise too_large(write.key, namespace, len(record), limit, "SQLite")
     # Made room for, and filled then: as a parameter it would be copied twice before it is written.
-    connection.execute(insert, (apsw.zeroblob(len(record)),))
-    number = connection.last_insert_rowid()
+    number = _insert_blob(connection, apsw.zeroblob(len(record)))
     with connection.blob_open("main", "blobs", "record", number, True) as blob:
         blob.write(record)
     return number
+
+
+def _insert_blob(connection: apsw.Connection, record: bytes | apsw.zeroblob) -> int:
+    # Numbered first: `last_insert_rowid` may be that of a signal handler, which has stored something large since.
+    while True:
+        number: int = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM blobs").get
+        with suppress(apsw.ConstraintError):  # it has stored something large in between
+            connection.execute("INSERT INTO blobs (id, record) VALUES (?, ?)", (number, record))
+            return number
 
 
 def put_many(connection: apsw.Connection, writes: Writes, number: int, namespace: str) -> None:
