@@ -379,12 +379,22 @@ def _fill_up(path: str, store: Store, *, full: Callable[[], None], free: Callabl
 # -- as an ordinary user ----------------------------------------------------------------------------------------------
 
 
-def watch_as_nobody(path: str) -> None:
-    """Keep a frozen store open without any privilege, and say what is in it whenever asked."""
+def become_nobody() -> None:
+    """Give up all privileges, behind importing what is imported late: nobody may not be able to read it."""
+    with TemporaryDirectory() as scratch, Store(Path(scratch, "store.db"), frozen=False) as store:
+        store["k"] = 1
+        store.extend_many("s", ((t, 0) for t in range(5000)))
+        store.apply("e", {"a": 1})
+        assert (store.keys(), store.last("s"), store.current("e")) == (["k"], (4999, 0), {"a": 1})
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(_NOBODY)
         os.setuid(_NOBODY)
+
+
+def watch_as_nobody(path: str) -> None:
+    """Keep a frozen store open without any privilege, and say what is in it whenever asked."""
+    become_nobody()
     with Store(path) as store:
         while True:
             say(json.dumps([store["00001"], store.last("s"), sum(1 for _ in store.values())]))
@@ -394,12 +404,7 @@ def watch_as_nobody(path: str) -> None:
 
 def read_as_nobody(path: str, frozen: str) -> None:
     """Open a store without any privilege, and say what it holds, or which error there is."""
-    with TemporaryDirectory() as scratch, Store(Path(scratch, "store.db"), frozen=False) as store:
-        store.apply("e", {"a": 1})  # whatever is imported late, while it may still be read
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(_NOBODY)
-        os.setuid(_NOBODY)
+    become_nobody()
     try:
         with Store(path, frozen=frozen == "frozen") as store:
             if frozen != "frozen":
