@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -218,6 +219,26 @@ def test_readers_see_whole_batches(path: Path) -> None:
         store.apply("log", {f"{j}": 0 for j in range(20)})
         with Store(path) as frozen:
             at_once(write, lambda: read(store), lambda: read(frozen))
+
+
+def test_a_snapshot_is_read_while_its_owner_is_in_a_statement(path: Path) -> None:
+    slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000000) SELECT max(i) FROM n"
+    with Store(path, frozen=False) as store:
+        store["k"] = 1
+        with store.snapshot() as view:
+            assert view["k"] == 1
+            execute = view._reader.backend._reads.local.link.execute  # type: ignore[attr-defined]  # noqa: SLF001
+            found: list[object] = []
+
+            def read() -> None:
+                time.sleep(0.1)  # until the statement is running
+                found.append((len(view), view["k"], view.has("k")))
+
+            thread = threading.Thread(target=read)
+            thread.start()
+            assert execute(slow).get == 6_000_000  # without the link's lock, as a lookup is
+            thread.join()
+            assert found == [(1, 1, True)]
 
 
 def test_closing_ends_the_verbs_of_other_threads_with_one_error_only(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import programs
@@ -45,19 +45,40 @@ def test_a_full_disk(disk: Path) -> None:
     check_file(disk / "store.db")
 
 
-def test_nothing_is_read_without_the_transaction_that_a_full_disk_has_undone(tmp_path: Path) -> None:
+def fill_one_by_one(tx: Transaction) -> None:
+    for i in range(10_000):
+        tx.set(f"{i}", "x" * 500)
+
+
+def fill_by_many(tx: Transaction) -> None:
+    tx.set_many({f"{i}": "x" * 500 for i in range(10_000)})
+
+
+def undo(tx: Transaction) -> None:
+    """Do what SQLite does when something is full."""
+    tx._reader.backend._file.local.link.connection.execute("ROLLBACK")  # type: ignore[attr-defined]  # noqa: SLF001
+    tx.has("a")
+
+
+AFTER: tuple[Callable[[Transaction], object], ...] = (
+    lambda tx: tx.get("a"),
+    lambda tx: tx.set("a", "newest"),
+    lambda tx: tx.set("b", "newest", ttl=100),
+)
+
+
+@pytest.mark.parametrize("fill", [fill_one_by_one, fill_by_many, undo])
+def test_nothing_is_done_without_the_transaction_that_was_undone(
+    tmp_path: Path, fill: Callable[[Transaction], object]
+) -> None:
     with Store(tmp_path / "store.db", frozen=False) as store:
         store["a"] = "old"
         connection = store._session.backend._file.local.link.connection  # type: ignore[attr-defined]  # noqa: SLF001
         connection.execute(f"PRAGMA max_page_count = {connection.pragma('page_count') + 20}").fetchall()
 
-        def fill(tx: Transaction) -> None:
-            for i in range(10_000):
-                tx.set(f"{i}", "x" * 500)
-
         def inside(tx: Transaction) -> None:
             tx["a"] = "new"
-            for verb in (fill, lambda tx: tx.get("a"), lambda tx: tx.set("a", "newest")):
+            for verb in (fill, *AFTER) if fill is not undo else (fill, *AFTER[1:]):
                 with pytest.raises(StoreFullError):
                     verb(tx)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from processes import Program, Remote, check_file
 from waiting import until
 
-from rstore import Store, StoreNotAvailableError
+from rstore import Passphrase, Store, StoreNotAvailableError
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("new", 1),
@@ -79,6 +80,26 @@ def test_a_replaced_file_is_written_and_keeps_what_it_held(path: Path, verb: str
         assert is_other(store)
         assert set(NEW[verb]) <= set(contents(store))
     check_file(path)
+
+
+@pytest.mark.parametrize("look", [None, lambda store: store.get("nothing")], ids=["at once", "after a look"])
+def test_what_is_written_into_another_file_is_sealed_for_that(
+    path: Path, look: Callable[[Store], object] | None
+) -> None:
+    """Which has a salt of its own."""
+    key, other = Passphrase("secret"), path.with_name("other.db")
+    with Store(other, key=key, frozen=False) as store:
+        store["there"] = 1
+    with Store(path, key=key, frozen=False) as store:
+        store["old"] = 1
+        other.replace(path)
+        if look is not None:
+            time.sleep(1.1)  # so that it sees the other file, and finds the namespace by its number there
+            look(store)
+        store["new"] = 1
+        store.set("newer", 1, ttl=1000)
+    with Store(path, key=key) as store:
+        assert dict(store) == {"there": 1, "new": 1, "newer": 1}
 
 
 def test_a_reader_of_a_writable_store_notices(path: Path) -> None:

@@ -14,11 +14,11 @@ from rstore.backends.sqlite.link import Link, has_log, identity, log_names, stam
 from rstore.errors import StoreNotAvailableError
 
 LOOK_EVERY_S: Final = 1.0
-_CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
-_CHECKPOINT_PAGES: Final = 4000
 KEEP_IN_MEMORY: Final = "PRAGMA temp_store = MEMORY"
 """What a step of a transaction may have to undo: at most the pages that it changes. In a file it would leave the place
 that the user has chosen, and a directory for such files may be full, or read-only."""
+_CACHE_KIB: Final = 16384  # of SQLite's 2 MiB, a quarter of the lookups among 20,000 records miss
+_CHECKPOINT_PAGES: Final = 4000
 """So many pages are in the log when somebody moves it into the file. With SQLite's 1,000 that takes a quarter of a
 `set`; with these, a page that was written again meanwhile is moved once, and the index of the log has one part still,
 which is all that a lookup goes through. The price is a log of up to 16 MB, and a longer pause, one call in 4,000."""
