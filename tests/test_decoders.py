@@ -12,8 +12,9 @@ from rstore import CorruptionError, StoreError
 from rstore.codec import chunks, columns
 from rstore.codec.changes import Step, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
 from rstore.codec.columns import Blobs, Column, Kind
+from rstore.codec.formats import Json, Pickle
 from rstore.codec.keys import Passphrase
-from rstore.codec.serializers import Codec, Json, Pickle
+from rstore.codec.serializers import Codec
 
 CODEC = Codec(Pickle())
 N = 300

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rstore import states
-from rstore.codec.serializers import Codec, Pickle
+from rstore.codec.formats import Pickle
+from rstore.codec.serializers import Codec
 from rstore.states import Ledger, Reading, Readings, State
 
 

@@ -2,6 +2,7 @@
 
 from rstore.backends.care import Durability, Finding, Stats
 from rstore.care import Reclaimed
+from rstore.codec.data_pickle import DataPickle
 from rstore.codec.keys import Passphrase, generate_key
 from rstore.errors import (
     ChangeRefusedError,
@@ -40,6 +41,7 @@ __all__ = [
     "Compaction",
     "ConflictError",
     "CorruptionError",
+    "DataPickle",
     "Durability",
     "EncryptionError",
     "Entry",

@@ -18,7 +18,8 @@ from rstore.backends.base import Backend
 from rstore.backends.nouns import LARGE_BYTES, Found, Model, Writes
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
-from rstore.codec.serializers import Codec, cannot_dump, cannot_load, stamped
+from rstore.codec.failures import cannot_load
+from rstore.codec.serializers import Codec, stamped
 from rstore.errors import (
     CorruptionError,
     FrozenStoreError,
@@ -146,11 +147,13 @@ class Session:
             return None
         try:
             encoded.extend(each)
+        except SerializationError as error:
+            raise self.named(error, f"the value of {keys[len(encoded)]!r}") from error.__cause__ or error
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
             at = len(encoded)
-            raise self.named(cannot_dump(values[at]), f"the value of {keys[at]!r}") from error
+            raise self.named(self.codec.cannot_dump(values[at], error), f"the value of {keys[at]!r}") from error
         return dict(zip(keys, encoded, strict=True))
 
     def _encode_compressed(self, value: Any, stamp: bytes) -> bytes:
@@ -181,7 +184,11 @@ class Session:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
-            raise self.named(cannot_load(len(record) - BODY_AT, error), f"the value of {key!r}") from error
+            raise self.named(cannot_load(record[BODY_AT:], error), f"the value of {key!r}") from error
+
+    def reread(self, key: str, value: Any, record: bytes) -> Any:
+        """Return the value that reading `record`, which was made of `value`, will return."""
+        return value if self.codec.is_exact(value) else self.open_value(key, record)
 
     def _unseal(self, key: str, record: bytes) -> Any:
         encoded = self.envelope.open(record, self.envelope.where(Cell.VALUE, key))

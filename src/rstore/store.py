@@ -16,8 +16,10 @@ from rstore.arguments import check_namespace, check_timeout
 from rstore.backends import check_dsn, make_checked_backend, show_dsn
 from rstore.backends.nouns import Options, Undone
 from rstore.care import Care
+from rstore.codec.data_pickle import DataPickle
+from rstore.codec.formats import make_serializer
 from rstore.codec.keys import Key, check_keys
-from rstore.codec.serializers import Codec, make_serializer
+from rstore.codec.serializers import Codec
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError
 from rstore.generations import Generations
 from rstore.models import Models
@@ -40,7 +42,8 @@ class Store(Models, Watching, Care):
         key: Turns encryption on: what `generate_key()` returns, 32 bytes, a `Passphrase`, or a list of them, of which
             the first seals and all open. Else the class attribute `_key`, else values are stored unencrypted.
         frozen: Read-only, the default. A frozen store has to exist.
-        serializer: `'pickle'`, `'json'` or `'msgpack'`; a subclass may override `_dump` and `_load` instead.
+        serializer: `'pickle'`, `'data'` or a `DataPickle` (pickles of data alone: reading them runs nothing), `'json'`
+            or `'msgpack'`; a subclass may override `_dump` and `_load` instead.
         durability: `'full'`: what a call has stored survives a power cut. `'normal'`: the newest calls may not,
             the rest does.
         timeout: How long to wait for other writers, in seconds, before `StoreBusyError`.
@@ -52,7 +55,7 @@ class Store(Models, Watching, Care):
     open across a fork.
 
     Without a key and with the pickle serializer, reading a store runs whatever code its writers put there: open only
-    files that you trust, or choose another serializer.
+    files that you trust, or choose `serializer='data'`.
 
     >>> from rstore import Store
     >>> with Store('file.db', frozen=False) as store:
@@ -72,7 +75,7 @@ class Store(Models, Watching, Care):
         key: Key | Sequence[Key] | None = None,
         frozen: bool = True,
         *,
-        serializer: Literal["pickle", "json", "msgpack"] = "pickle",
+        serializer: Literal["pickle", "data", "json", "msgpack"] | DataPickle = "pickle",
         durability: Literal["full", "normal"] = "full",
         timeout: float = 30.0,
         allow_plaintext: bool = False,

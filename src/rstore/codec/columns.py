@@ -18,6 +18,7 @@ import zstandard
 from pcodec import ChunkConfig, DeltaSpec, standalone
 
 from rstore.codec import serializers
+from rstore.codec.formats import Pickle
 from rstore.codec.numbers import NUMBERS, array_of_numbers
 from rstore.codec.serializers import Codec
 from rstore.errors import CorruptionError
@@ -209,7 +210,7 @@ class Column:
 
 
 # Encodes what has a codec of its own, for columns that become mixed. It never meets anything else.
-_NATIVE: Final = Codec(serializers.Pickle())
+_NATIVE: Final = Codec(Pickle())
 
 
 def sole_type(values: Sequence[Any]) -> type | None:

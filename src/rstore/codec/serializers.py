@@ -5,30 +5,21 @@ Nouns: a *body* (what one value was dumped to) and an *encoded value* (codec byt
 
 from __future__ import annotations
 
-import json
 import pickle
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from rstore.backends.nouns import LARGE_BYTES
 from rstore.codec.compression import COMPRESSED, decompress
-from rstore.errors import (
-    CorruptionError,
-    InvalidValueError,
-    SerializationError,
-    StoreError,
-    StoreNotAvailableError,
-    UnsafeValueError,
-)
+from rstore.codec.failures import cannot_dump, cannot_load
+from rstore.codec.formats import JSON, MSGPACK, PICKLE, Json, MsgPack, Serializer
+from rstore.errors import CorruptionError, SerializationError, StoreError, StoreNotAvailableError, UnsafeValueError
 
 # No codec byte is 0xC1: a plain record can then never be taken for a sealed one.
-PICKLE: Final = 0x01
-JSON: Final = 0x02
-MSGPACK: Final = 0x03
 CUSTOM_BYTES: Final = 0x04
 CUSTOM_STR: Final = 0x05
 INT: Final = 0x10
@@ -58,100 +49,6 @@ Dump: TypeAlias = Callable[[Any], bytes | str]
 Load: TypeAlias = Callable[[Any], Any]
 
 
-class Serializer(Protocol):
-    """A pair of functions and the codec byte that marks what they wrote."""
-
-    codec: int
-
-    def dumps(self, value: Any, /) -> bytes:
-        """Return the bytes of a value."""
-        ...
-
-    def dumps_each(self, values: Iterable[Any], /) -> Iterator[bytes]:
-        """Yield the bytes of many values."""
-        ...
-
-    def loads(self, body: bytes, /) -> Any:
-        """Return the value of the bytes."""
-        ...
-
-
-class Pickle:
-    """Any Python object; to be loaded only from whoever is trusted."""
-
-    codec = PICKLE
-
-    # Whom to trust is decided in `Codec.load`.
-    loads = staticmethod(pickle.loads)
-
-    @staticmethod
-    def dumps(value: Any, /) -> bytes:
-        """Return the pickle of a value."""
-        return pickle.dumps(value, 5)  # a partial with a keyword would take longer than this frame
-
-    @staticmethod
-    def dumps_each(values: Iterable[Any], /) -> Iterator[bytes]:
-        """Yield the pickles of many values, without a frame for each."""
-        return map(pickle.dumps, values, repeat(5))
-
-
-class Json:
-    """What JSON can express: tuples come back as lists, keys of dicts as str."""
-
-    codec = JSON
-
-    def dumps(self, value: Any) -> bytes:
-        """Return the JSON of a value, in UTF-8."""
-        return json.dumps(value, separators=(",", ":")).encode()
-
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the JSON of many values."""
-        return map(self.dumps, values)
-
-    def loads(self, body: bytes) -> Any:
-        """Return the value of JSON."""
-        return json.loads(body)
-
-
-class MsgPack:
-    """What MessagePack can express: tuples come back as lists, ints end at 64 bits."""
-
-    codec = MSGPACK
-
-    def __init__(self) -> None:
-        try:
-            import msgpack
-        except ModuleNotFoundError as error:
-            raise StoreNotAvailableError(
-                "the serializer 'msgpack' needs a package that is not installed: pip install 'rlib-store[msgpack]'"
-            ) from error
-        self._msgpack = msgpack
-
-    def dumps(self, value: Any) -> bytes:
-        """Return the MessagePack of a value."""
-        return bytes(self._msgpack.packb(value))
-
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the MessagePack of many values."""
-        return map(self.dumps, values)
-
-    def loads(self, body: bytes) -> Any:
-        """Return the value of MessagePack."""
-        return self._msgpack.unpackb(body, strict_map_key=False)
-
-
-SERIALIZERS: Final[dict[str, Callable[[], Serializer]]] = {"pickle": Pickle, "json": Json, "msgpack": MsgPack}
-
-
-def make_serializer(name: str) -> Serializer:
-    """Return the ready-made serializer of that name."""
-    try:
-        make = SERIALIZERS[name]
-    except (KeyError, TypeError):
-        raise InvalidValueError(f"serializer is one of {', '.join(SERIALIZERS)}, not {name!r}") from None
-    return make()
-
-
 class Codec:
     """Encodes and decodes values, the same for all three models.
 
@@ -167,6 +64,7 @@ class Codec:
         self._dumps, self._dumps_each = serializer.dumps, serializer.dumps_each
         self._mark = bytes((serializer.codec,))
         self._custom = custom
+        self._checks_by_loading = (JSON, MSGPACK) if serializer.runs_code else (JSON, MSGPACK, PICKLE)
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
         # to a pickle store that was one of these before.
         self.loads: dict[int, Callable[[Any], Any]] = {}
@@ -188,6 +86,10 @@ class Codec:
         """Whether int64, float, bool and str have codecs of their own here."""
         return self._custom is None
 
+    def is_exact(self, value: Any) -> bool:
+        """Return whether a value has a codec of its own, which gives back the same one."""
+        return self._custom is None and type(value) in _NATIVE_DUMPS
+
     def encode(self, value: Any, stamp: bytes = b"") -> bytes:
         """Return the encoded value, with a stamp behind its codec byte.
 
@@ -203,7 +105,7 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
-            raise cannot_dump(value) from error
+            raise self.cannot_dump(value, error) from error
 
     def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> Iterator[bytes] | None:
         """Return what yields what `encode` would return of each value, without a frame for each.
@@ -221,7 +123,12 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __reduce__ raises
-            raise cannot_dump(value) from error
+            raise self.cannot_dump(value, error) from error
+
+    def cannot_dump(self, value: Any, error: Exception) -> SerializationError:
+        """Return the error for a value that could not be dumped."""
+        # Not by a subclass's `_dump`, which may do more than return bytes.
+        return cannot_dump(value, error, self._dumps if self._custom is None else None)
 
     def _encode_custom(self, value: Any, dump: Dump) -> bytes:
         try:
@@ -229,7 +136,7 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a subclass raises
-            raise cannot_dump(value) from error
+            raise self.cannot_dump(value, error) from error
         if isinstance(body, str):
             return b"\x05" + body.encode("utf-8", "surrogatepass")
         if isinstance(body, bytes | bytearray | memoryview):
@@ -256,7 +163,7 @@ class Codec:
         elif encoded[0] == COMPRESSED:
             codec, body = self._unpack(memoryview(encoded)[1:])
             self.check(b"%c%b" % (codec, body))
-        elif encoded[0] in (JSON, MSGPACK):  # which run nothing
+        elif encoded[0] in self._checks_by_loading:  # which runs nothing
             try:
                 self.decode(encoded)
             except StoreNotAvailableError as error:
@@ -278,7 +185,7 @@ class Codec:
         except (MemoryError, StoreError):
             raise
         except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
-            raise cannot_load(len(body), error) from error
+            raise cannot_load(body, error) from error
 
     def _load_compressed(self, body: bytes | memoryview) -> Any:
         return self.load(*self._unpack(body))
@@ -294,7 +201,8 @@ class Codec:
     def _refusal(self, codec: int) -> StoreError:
         if codec == PICKLE:
             return UnsafeValueError(
-                "the value is a pickle, and this store's serializer is not pickle: it was not loaded"
+                "the value is a pickle, and this store's serializer is not pickle: it was not loaded "
+                "(serializer='data' loads those that hold data alone)"
             )
         if codec in _NAMES or codec in _NATIVE_LOADS:
             writer = _NAMES.get(codec, "a ready-made serializer")
@@ -305,16 +213,6 @@ class Codec:
 def is_native(encoded: bytes) -> bool:
     """Return whether this is an encoded value of a type that has a codec of its own, the same in every store."""
     return encoded[:1] != b"" and encoded[0] in _NATIVE_LOADS
-
-
-def cannot_load(size: int, error: Exception) -> SerializationError:
-    """Return the error for a body of `size` bytes that could not be loaded."""
-    return SerializationError(f"a value cannot be loaded from its {size:,} bytes: {type(error).__name__}")
-
-
-def cannot_dump(value: Any) -> SerializationError:
-    """Return the error for a value that could not be dumped."""
-    return SerializationError(f"a value of type {type(value).__name__} cannot be dumped")
 
 
 def stamped(encoded: bytes, stamp: bytes) -> bytes:

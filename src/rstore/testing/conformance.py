@@ -8,6 +8,7 @@ from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
 from rstore.testing.columns import ColumnSuite
 from rstore.testing.compression import CompressionSuite
+from rstore.testing.data_values import DataSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
@@ -21,6 +22,7 @@ from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
 from rstore.testing.racing import RacingSuite
 from rstore.testing.refusals import RefusalSuite
+from rstore.testing.round_trips import RoundTripSuite
 from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
@@ -48,6 +50,8 @@ class StoreSuite(
     HistorySuite,
     PruningSuite,
     SerializingSuite,
+    DataSuite,
+    RoundTripSuite,
     CompressionSuite,
     EncryptionSuite,
     SharingSuite,

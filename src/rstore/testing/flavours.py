@@ -31,7 +31,7 @@ class Flavour:
     name: str
     store: type[Store] = Store
     key: str | None = None
-    serializer: Literal["pickle", "json", "msgpack"] = "pickle"
+    serializer: Literal["pickle", "data", "json", "msgpack"] = "pickle"
     compress: bool = False
 
     def __str__(self) -> str:
@@ -48,6 +48,7 @@ FLAVOURS: Final = (
     *PICKLED,
     Flavour("plain-subclass", JsonStore),
     Flavour("sealed-subclass", JsonStore, key=KEY),
+    Flavour("plain-data", serializer="data"),
     Flavour("plain-json", serializer="json"),
     Flavour("sealed-json", key=KEY, serializer="json"),
     Flavour("plain-msgpack", serializer="msgpack"),

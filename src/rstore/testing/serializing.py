@@ -116,7 +116,10 @@ _VERBATIM = pytest.mark.parametrize(
     "flavour", [Flavour("plain", Verbatim), Flavour("sealed", Verbatim, KEY)], indirect=True, ids=str
 )
 _SAFE = pytest.mark.parametrize(
-    "flavour", [flavour for flavour in FLAVOURS if flavour.store is JsonStore or flavour.serializer != "pickle"],
+    "flavour", [
+        flavour for flavour in FLAVOURS
+        if flavour.store is JsonStore or flavour.serializer not in ("pickle", "data")
+    ],
     indirect=True, ids=str,
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from math import isfinite, isnan
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ class Atomic(Records):
         return self._change(session, key, plus, default)
 
     def modify(self, key: str, fn: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
-        """Replace the value of `key` by what `fn` makes of it, and return that.
+        """Replace the value of `key` by the result of `fn`, and return it as it will be read.
 
         `fn` gets the value, or `default` if there is none, and may change it. It is called again if somebody else wrote
         meanwhile, so it should have no effects of its own; if it raises, or returns what cannot be dumped, nothing has
@@ -75,6 +76,7 @@ class Atomic(Records):
         key = check_key(key)
         if not callable(fn):
             raise InvalidTypeError(f"modify takes a function of the value, not {type(fn).__name__}")
+        _refuse_coroutine(fn, "modify")
         return self._change(session, key, fn, default)
 
     def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
@@ -84,6 +86,8 @@ class Atomic(Records):
         its process or its computer, another one takes its place within 5 s: whoever has a shorter time-out raises
         `StoreBusyError` until then. If `factory` raises, it raises, and another one tries. Inside a transaction nobody
         waits: another one that stores the same key meets a conflict.
+
+        All of them get the value as it is read: with `serializer='json'`, a list for a tuple.
 
         Raises `StoreBusyError` if the others compute longer than the time-out.
 
@@ -96,11 +100,11 @@ class Atomic(Records):
         key, ttl_ms = check_key(key), check_ttl(ttl)
         if not callable(factory):
             raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
+        _refuse_coroutine(factory, "get_or_set")
         if self._in_transaction():  # who renewed a lease would wait for its end, and the end for who renews
-            if (record := self._find(session, key)) is None:
-                value = factory()
-                self._write(session, session.encode_values([(key, value)]), ttl_ms)
-                return value
+            while (record := self._find(session, key)) is None:
+                if (stored := self._put_if(session, key, factory(), None, ttl_ms, reads=True)) is not None:
+                    return stored.value
             return session.open_value(key, record)
         patience = Patience(
             session.timeout_s, f"others compute the value of {session.place(key)}, or died while they did,"
@@ -112,9 +116,9 @@ class Atomic(Records):
                         lease.renew()
                         # It may have been stored, and that lease given back, between two looks.
                         if self._find(session, key) is None:
-                            value = factory()
-                            if self._put_if(session, key, value, None, ttl_ms):
-                                return value
+                            stored = self._put_if(session, key, factory(), None, ttl_ms, reads=True)
+                            if stored is not None:
+                                return stored.value
                     continue
             patience.wait()
         return session.open_value(key, record)
@@ -134,10 +138,19 @@ class Atomic(Records):
                     version, value = None, session.codec.decode(session.codec.encode(default))
             new = fn(value)
             del value
-            if self._put_if(session, key, new, version, None if version is None else KEEP):
-                return new
+            stored = self._put_if(session, key, new, version, None if version is None else KEEP, reads=True)
             del new
+            if stored is not None:
+                return stored.value
             patience.wait()
+
+
+def _refuse_coroutine(fn: Callable[..., Any], verb: str) -> None:
+    if iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - which it would run
+        raise InvalidTypeError(
+            f"{verb} takes a function that returns a value, not a coroutine function: await that first, and store "
+            "its result"
+        )
 
 
 def _number(value: Any, what: str) -> int | float:

@@ -97,7 +97,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             put = self._put_if(session, key, value, version, ttl_ms)
             if put is None:
                 raise _conflict(session, key, version, "stored")
-            return version_of(put)
+            return put.version
         while True:
             birth = session.generations.now.birth
             # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
@@ -229,12 +229,15 @@ class Mapped(Records, MutableMapping[str, Any]):
         raise KeyError("the store holds no keys")
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        """Return the value of `key`, after storing `default` if there is none; of two callers one stores."""
+        """Return the value of `key`, after storing `default` if there is none; of two callers one stores.
+
+        The one that stores gets its value as it will be read: with `serializer='json'`, a list for a tuple.
+        """
         session = self._writer
         key = check_key(key)
         while (record := self._find(session, key)) is None:
-            if self._put_if(session, key, default, None):
-                return default
+            if (stored := self._put_if(session, key, default, None, reads=True)) is not None:
+                return stored.value
         return session.open_value(key, record)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:

@@ -35,6 +35,13 @@ class Entry(NamedTuple):
     expires: int | None
 
 
+class Stored(NamedTuple):
+    """The version of a record that was put, and its value as it will be read."""
+
+    version: bytes
+    value: Any
+
+
 def entry_of(session: Session, found: Found) -> Entry:
     """Return the entry of a record."""
     key, record, expires_ms = found
@@ -63,19 +70,24 @@ class Records(Verbs):
         return session.backend.get(key) if record is None else record
 
     def _put_if(
-        self, session: Session, key: str, value: Any, version: bytes | None, ttl_ms: Ttl = None
-    ) -> bytes | None:
-        """Return the record that was put in place of a version (None: of nothing), or None if that is not there."""
+        self, session: Session, key: str, value: Any, version: bytes | None, ttl_ms: Ttl = None, *, reads: bool = False
+    ) -> Stored | None:
+        """Put a value in place of a version (None: of nothing); return None if that is not there.
+
+        `reads`: also return the value as a read will return it. It is loaded before it is stored, so that a value that
+        cannot be loaded is refused instead.
+        """
         while True:
             birth = session.birth
             record = session.make_record(key, value)
+            stored = Stored(version_of(record), session.reread(key, value, record) if reads else None)
             try:
                 done = session.backend.write_if(Write(key, record, ttl_ms), version, birth)
             except NamespaceGone:
                 session.revive()
                 continue
             session.wrote(1)
-            return record if done else None
+            return stored if done else None
 
     def _take(self, session: Session, key: str, version: bytes | None) -> bool:
         """Delete a record if it has this version (None: find that there is none)."""
