@@ -15,6 +15,7 @@ from pairs_section import clients, millions, pairs
 from peers import FIRST_RELEASE
 from postgres_section import postgres
 from redis_section import redis
+from serializers_section import serializers
 from series_section import huge, series, tuples
 from table import Goal, Table, number, times
 
@@ -154,7 +155,22 @@ def floats(lab: Lab) -> Section:
 
 SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
     one.__name__: one
-    for one in (bulk, pairs, clients, large, keys, events, singles, floats, series, tuples, huge, postgres, redis)
+    for one in (
+        bulk,
+        pairs,
+        clients,
+        large,
+        keys,
+        events,
+        singles,
+        floats,
+        series,
+        tuples,
+        huge,
+        serializers,
+        postgres,
+        redis,
+    )
 }
 LONG: Final[dict[str, Callable[[Lab], Section]]] = {millions.__name__: millions}
 """Those that take many minutes: only where they are asked for."""

@@ -29,6 +29,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "pairs_huge": {"n": 100, "calls": 20},
     "server": {"task": "pairs", "library": "rstore", "n": 100, "calls": 10},
     "server_changes": {"library": "rstore", "n": 5, "calls": 10, "before": 2, "waiting": True},
+    "serializers": {"serializer": "data", "value": "a dataclass", "calls": 10},
     "series": {"n": 2500, "calls": 10, "library": "rstore"},
     "series_huge": {"n": 5000, "calls": 3},
     "series_tuples": {"n": 3000, "overwrites": 30},
@@ -55,7 +56,7 @@ def test_programs_measure(
 ) -> None:
     """Each program also compares what it reads with what it wrote, and ends if that differs."""
     monkeypatch.syspath_prepend(BENCHMARKS / "programs")
-    arguments = PROGRAMS[name] | ({} if name == "keys" else {"key": key})
+    arguments = PROGRAMS[name] | ({} if name in ("keys", "serializers") else {"key": key})
     if name in ("server", "server_changes"):
         arguments["dsn"] = request.getfixturevalue("postgresql_dsn")
     if name == "redis_clients":

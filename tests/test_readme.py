@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,11 +30,12 @@ def test_examples(
     """All examples of a page are one script; the comment at or below each `print(…)` is what it prints."""
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    names = {"__name__": page.name}
+    module = ModuleType(page.stem)  # which pickle and dataclasses look their classes up in
+    monkeypatch.setitem(sys.modules, page.stem, module)
     for example in EXAMPLE.finditer(text):
         above = text.count("\n", 0, example.start(1))
         source = "\n" * above + example[1]  # so that a traceback names the line of the page
-        exec(compile(source, str(page), "exec"), names)  # noqa: S102 - the page is part of the project
+        exec(compile(source, str(page), "exec"), vars(module))  # noqa: S102 - the page is part of the project
         assert capsys.readouterr().out.splitlines() == PROMISE.findall(example[1]), f"{page.name}, line {above + 1}"
 
 

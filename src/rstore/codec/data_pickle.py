@@ -104,14 +104,6 @@ class DataPickle:
 
     def dumps(self, value: Any) -> bytes:
         """Return the pickle of a value that holds data alone."""
-        try:
-            body = pickle.dumps(value, 5)
-        except Exception:  # noqa: BLE001 - whatever a value's own __reduce__ raises: the pickler below says which it is
-            body = _STACK_GLOBAL
-        # Without the byte of STACK_GLOBAL, or of an extension code, it names nothing. With one it may name something:
-        # the pickler below is asked about every object.
-        if _STACK_GLOBAL not in body and b"\x82" not in body and b"\x83" not in body and b"\x84" not in body:
-            return body
         buffer = io.BytesIO()
         self._pickler(buffer, 5).dump(value)
         body = buffer.getvalue()
