@@ -100,16 +100,19 @@ class Columns(Points):
         return self._while_open(_batches(session, key, lo, hi, size, reverse=reverse))
 
 
-def segment_of(
-    session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None, what: str = "values"
-) -> Segment:
-    """Return the points of two columns; `what` names the values in errors."""
+def segment_of(session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
+    """Return the points of two columns."""
     with session.naming(f"a value for the series {key!r}"):
         t = timestamps_of(timestamps, unit)
-        column = column_from(values, session.codec, what)
-    if len(t) != len(column):
-        raise InvalidValueError(f"timestamps have {len(t):,} elements, {what} {len(column):,}; nothing was stored")
+        column = column_from(values, session.codec)
+    check_lengths(len(t), len(column), "values")
     return Segment(t, None, column)
+
+
+def check_lengths(t: int, values: int, what: str) -> None:
+    """Refuse columns that are not equally long."""
+    if t != values:
+        raise InvalidValueError(f"timestamps have {t:,} elements, {what} {values:,}; nothing was stored")
 
 
 def arrays_of(session: Session, segments: list[Segment]) -> Arrays:

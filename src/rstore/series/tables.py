@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_key, check_range
+from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
 from rstore.log import Keep
-from rstore.series.arrays import Unit, check_unit, is_lazy
-from rstore.series.columns import Arrays, Columns, arrays_of, segment_of
+from rstore.series.arrays import Unit, cells_from, check_unit, in_unit, is_lazy, timestamps_of
+from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys
 from rstore.series.writing import check_keep, put, put_together
+from rstore.session import Session
 
 if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow
+
+
+_PANDAS: Final = {"D": "s"}
+"""Units of datetimes that pandas does not have, and those that it has instead."""
 
 
 class Tables(Columns):
@@ -40,7 +46,8 @@ class Tables(Columns):
         """Put each column of a table into a series of its own, named `prefix` and the column; return how many.
 
         A table is a pandas or polars DataFrame, an Arrow table, or a dict of columns. `timestamps` is the name of the
-        column that holds them, or a column; without it, the index of a pandas DataFrame.
+        column that holds them, or a column; without it, the index of a pandas DataFrame. Where a column has no value,
+        its series gets no point: null in Arrow and polars, NA, NaT and None in pandas, masked in NumPy. NaN is a value.
 
         All columns are stored or, if it raises, none, in one transaction. With `atomic=False` each of them is stored as
         a whole, one after the other: for a table that is too large for one transaction of Redis, and where others are
@@ -68,12 +75,9 @@ class Tables(Columns):
         if index is None:
             raise InvalidTypeError("timestamps=… names the column of the table that holds them")
         _check_name(prefix, "prefix")
-        segments = {
-            (key := check_key(prefix + _check_name(name, "the name of a column"))): segment_of(
-                session, key, index, column, unit, what=f"the values of the column {name!r}"
-            )
-            for name, column in columns.items()
-        }
+        keys = {name: check_key(prefix + _check_name(name, "the name of a column")) for name in columns}
+        t = timestamps_of(index, unit)
+        segments = {keys[name]: _segment(session, keys[name], t, name, column) for name, column in columns.items()}
         if atomic and len(segments) > 1:
             if not session.backend.transactional:
                 raise NotSupportedError(
@@ -92,8 +96,9 @@ class Tables(Columns):
         """Return one or several series as the columns of a pandas DataFrame, joined on time.
 
         The index holds the timestamps; with `unit` they are what an int counts since 1970, and become datetimes in
-        UTC. Where a series has no point at a timestamp of another one, its value is missing: NaN, or among ints NA, for
-        which they become one of the nullable types of pandas, "Int64" and the like.
+        UTC. Where a series has no point at a timestamp of another one, its value is missing: NaT among datetimes, and
+        NA among numbers and bools, for which they become one of the nullable types of pandas, "Float64", "Int64" and
+        the like. NaN stays a value.
 
         Raises `StoreNotAvailableError` without pandas: `pip install 'rlib-store[pandas]'`.
         """
@@ -105,9 +110,10 @@ class Tables(Columns):
         n = len(_all_times(several))
         columns = {}
         for key, (t, values) in several.items():
-            index, dtype = _index(t, unit, {"D": "s"}), _nullable(values) if len(t) < n else None
+            index = _index(t, unit, _PANDAS)
             with _converting(key, "pandas"):
-                columns[key] = pandas.Series(_plain(values), index=index, name=key, dtype=dtype)
+                given = _nullable(values) if len(t) < n else _plain(values, _PANDAS)
+                columns[key] = pandas.Series(given, index=index, name=key)
         frame = pandas.concat(columns, axis=1, sort=True)
         frame.index.name = "timestamp"
         return frame if unit is None else frame.tz_localize("UTC")
@@ -117,7 +123,7 @@ class Tables(Columns):
     ) -> polars.DataFrame:
         """Return one or several series as a polars DataFrame with a column `timestamp`, joined on time.
 
-        `unit` and missing points are as in `to_pandas`.
+        `unit` is as in `to_pandas`; where a series has no point, there is a null.
 
         Raises `StoreNotAvailableError` without polars: `pip install 'rlib-store[polars]'`.
         """
@@ -128,6 +134,7 @@ class Tables(Columns):
         columns = []
         for key, (t, values) in self._several(keys, start, end, reserved="timestamp").items():
             index = _index(t, unit, {"D": "ms", "s": "ms"})
+            _check_one_type(key, values, "polars")
             with _converting(key, "polars"):
                 columns.append(polars.DataFrame({"timestamp": index, key: _plain(values, {"s": "ms"})}))
         frame = columns[0]
@@ -141,7 +148,7 @@ class Tables(Columns):
     ) -> pyarrow.Table:
         """Return one or several series as an Arrow table with a column `timestamp`, joined on time.
 
-        `unit` and missing points are as in `to_pandas`.
+        `unit` is as in `to_pandas`; where a series has no point, there is a null.
 
         Raises `StoreNotAvailableError` without pyarrow: `pip install 'rlib-store[arrow]'`.
         """
@@ -156,8 +163,9 @@ class Tables(Columns):
         for key, (at, values) in several.items():
             where = np.full(len(t), -1, np.int64)
             where[np.searchsorted(t, at)] = np.arange(len(at))
+            _check_one_type(key, values, "Arrow")
             with _converting(key, "Arrow"):
-                column = pyarrow.array(_plain(values))
+                column = pyarrow.array(_plain(values, {}))
             table[key] = column.take(pyarrow.array(where, mask=where < 0))
         return pyarrow.table(table)
 
@@ -187,6 +195,15 @@ def _check_name(name: Any, what: str) -> str:
     return name
 
 
+def _segment(session: Session, key: str, t: Int64s, name: str, given: Any) -> Segment:
+    """Return the points of a column; where it has no value, there is none."""
+    what = f"the values of the column {name!r}"
+    with session.naming(f"a value for the series {key!r}"):
+        column, there = cells_from(given, session.codec, what)
+    check_lengths(len(t), len(column) if there is None else len(there), what)
+    return Segment(t if there is None else t[there], None, column)
+
+
 def _columns_of(frame: Any) -> tuple[dict[str, Any], Any]:
     """Return the columns of a table by name, and its index if it has one."""
     if isinstance(frame, Mapping):
@@ -211,6 +228,14 @@ def _all_times(several: Mapping[str, Arrays]) -> Int64s:
     return np.unique(np.concatenate([t for t, _ in several.values()]))
 
 
+def _check_one_type(key: str, values: npt.NDArray[Any], library: str) -> None:
+    """Refuse values of several types, of which a library would make some into others, as times of dates."""
+    types = set(map(type, values.tolist())) - {type(None)} if values.dtype.kind == "O" else ()
+    if len(types) > 1:
+        names = ", ".join(sorted(one.__name__ for one in types))
+        raise InvalidTypeError(f"the values of {key!r} cannot be a column of {library}: they are of the types {names}")
+
+
 @contextmanager
 def _converting(key: str, library: str) -> Generator[None]:
     """Say of which series the values are that a library takes for none of its columns."""
@@ -222,19 +247,35 @@ def _converting(key: str, library: str) -> Generator[None]:
         raise InvalidTypeError(f"the values of {key!r} cannot be a column of {library}, see the cause") from error
 
 
-def _nullable(values: npt.NDArray[Any]) -> str | None:
-    """Return the type of pandas that holds ints of which some are missing; None where they are no ints."""
-    name = {"i": "Int", "u": "UInt"}.get(values.dtype.kind)
-    return name and f"{name}{8 * values.dtype.itemsize}"
+def _nullable(values: npt.NDArray[Any]) -> Any:
+    """Return an array as pandas holds numbers and bools of which some are missing, and NaN is none of these."""
+    from pandas import arrays
+
+    kind = {"i": arrays.IntegerArray, "u": arrays.IntegerArray, "f": arrays.FloatingArray, "b": arrays.BooleanArray}
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)  # pandas has no smaller one
+    if values.dtype.kind not in kind:
+        return _plain(values, _PANDAS)
+    return kind[values.dtype.kind](values, np.zeros(len(values), np.bool_))
 
 
-def _plain(values: npt.NDArray[Any], finer: Mapping[str, str] | None = None) -> Any:
+def _plain(values: npt.NDArray[Any], finer: Mapping[str, str]) -> Any:
     """Return an array as other libraries take it: strings as objects, datetimes in a unit that they know."""
     if isinstance(values.dtype, np.dtypes.StringDType):
         return values.astype(object)
-    if finer and values.dtype.kind == "M" and (unit := np.datetime_data(values.dtype)[0]) in finer:
-        return values.astype(f"M8[{finer[unit]}]")
-    return values
+    if values.dtype.kind != "M":
+        return values
+    unit = np.datetime_data(values.dtype)[0]
+    exact = in_unit(values, finer.get(unit, unit))
+    # Arrow and polars count days in 32 bits, and wrap around.
+    wraps = (
+        unit == "D"
+        and unit not in finer
+        and bool((values.view(np.int64).astype(np.int32) != values.view(np.int64)).any())
+    )
+    if exact is None or wraps:
+        raise InvalidValueError(f"a datetime of the unit {unit!r} is too far from 1970 to be one there")
+    return exact
 
 
 def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArray[Any]:
@@ -242,8 +283,8 @@ def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArra
     if unit is None:
         return t
     times = t.view(f"M8[{check_unit(unit)}]")
-    exact = times.astype(f"M8[{finer.get(unit, unit)}]")
-    if np.isnat(exact).any() or (exact.astype(times.dtype) != times).any():
+    exact = in_unit(times, finer.get(unit, unit))
+    if exact is None:
         raise InvalidValueError(f"unit={unit!r}: a timestamp is too far from 1970 to be a datetime")
     return exact
 
