@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import array
+import calendar
 import math
 import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -251,6 +253,56 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "unit='s'": lambda s: s.to_pandas("edges", unit="s"), "unit='D'": lambda s: s.to_arrow("edges", unit="D"),
     "too far": lambda s: s.to_polars("edges", unit="s"),
 }  # fmt: skip
+
+
+MOMENT = datetime(2024, 5, 1, 12, tzinfo=UTC)
+MESSAGES: dict[str, Callable[[Any], Any]] = {
+    "^point 0: a timestamp is an int, not tuple; .*extend_many": lambda s: s.extend("x", [(6, 1.0), (7, 2.0)]),
+    "^point 0 is not .*extend_many": lambda s: s.extend("x", [(6, 1.0), (7, 2.0), (8, 3.0)]),
+    "^point 1: a timestamp .* not float: round it": lambda s: s.extend("x", (1, 1), (1.5, 1)),
+    "^point 0: .* not float, and a missing one": lambda s: s.extend("x", (math.nan, 1)),
+    r"^start is .* not datetime: int\(…\.timestamp": lambda s: s.range("x", MOMENT),
+    r"not datetime: int\(….replace\(tzinfo=UTC\)": lambda s: s.range("x", MOMENT.replace(tzinfo=None)),
+    r"^end is .* not Timestamp: int\(…\.timestamp": lambda s: s.range("x", end=pandas.Timestamp(MOMENT)),
+    "^end is .* not NaTType, and a missing one": lambda s: s.range("x", end=pandas.NaT),
+    r"^a timestamp is .* not datetime64: ….astype\('M8\[s\]'\)": lambda s: s.past("x", np.datetime64(1, "s")),
+    "^a timestamp is .* not date: calendar.timegm": lambda s: s.apply("x", {"a": 1}, MOMENT.date()),
+    r"^freq is .* not Timedelta: … // timedelta\(seconds=1\)": lambda s: s.range("x", freq=pandas.Timedelta("15min")),
+    r"^freq is .* not timedelta64: … // np.timedelta64\(1, 's'\)": lambda s: s.gaps("x", freq=np.timedelta64(1, "m")),
+    r"^every is .* not str: write how many .* 15 \* 60": lambda s: s.resample("x", "15min"),
+    "^start is .* not str: .*fromisoformat": lambda s: s.range("x", "2024-05-01"),
+    "^n is .* not Decimal: round it": lambda s: s.tail("x", Decimal(5)),
+    "^n is an int, not list$": lambda s: s.tail("x", [5]),
+    "^ttl is a number of seconds, not timedelta: ….total_seconds": lambda s: s.set("x", 1, ttl=timedelta(hours=1)),
+    "^timestamps are .* a MultiIndex: reset_index": lambda s: s.extend_columns("x", NO_COLUMN["levels"], V),
+    r"^timestamps are .* period\[D\]: to_timestamp\(\)": lambda s: s.extend_columns("x", NO_COLUMN["periods"], V),
+    r"^t are .* period\[D\]: to_timestamp\(\)": lambda s: s.at("x", NO_COLUMN["periods"]),
+    r"^timestamps are .* date: np.array\(…, 'M8\[D\]'\)":
+        lambda s: s.extend_columns("x", pandas.Series([MOMENT.date()], dtype=object), [1]),
+    r"^timestamps are .* datetime: pandas.to_datetime\(…, utc":
+        lambda s: s.extend_columns("x", pandas.Series([MOMENT], dtype=object), [1]),
+    r"^timestamps are .* strings: pandas.to_datetime": lambda s: s.extend_columns("x", pandas.Series(["2024"]), [1]),
+    "^timestamps are .* durations": lambda s: s.extend_columns("x", NO_COLUMN["durations"], V),
+    "^timestamps are .* float64: missing ones become NaN": lambda s: s.extend_columns("x", np.array(V), V),
+    r"^t, element 0: .* as of pandas.to_datetime\(…, utc=True\)": lambda s: s.at("x", [MOMENT], unit="s"),
+    r"^timestamps, element 0: .* np.array\(…, 'M8\[us\]'\)":
+        lambda s: s.extend_columns("x", [MOMENT.replace(tzinfo=None)], [1], unit="s"),
+    r"^timestamps, element 1: .* np.array\(…, 'M8\[D\]'\)": lambda s: s.extend_columns("x", [1, MOMENT.date()], [1, 2]),
+    "^timestamps, element 0: .* not str: int": lambda s: s.extend_columns("x", ["2024"], [1]),
+}  # fmt: skip
+
+
+def test_messages_say_what_to_write_instead(store: Store) -> None:
+    store.extend("x", (1, 1.5))
+    for what, call in MESSAGES.items():
+        with pytest.raises(InvalidArgumentError, match=what):
+            call(store)
+    assert store.timeseries() == ["x"]
+    # What they say is what it takes.
+    assert int(MOMENT.timestamp()) == calendar.timegm(MOMENT.timetuple()) == int(pandas.Timestamp(MOMENT).timestamp())
+    assert int(MOMENT.replace(tzinfo=None).replace(tzinfo=UTC).timestamp()) == 1714564800
+    assert np.datetime64(MOMENT.replace(tzinfo=None)).astype("M8[s]").astype(int) == 1714564800
+    assert pandas.Timedelta("15min") // timedelta(seconds=1) == np.timedelta64(15, "m") // np.timedelta64(1, "s") == 900
 
 
 def test_bad_arguments_are_named(store: Store) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import ceil
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from math import ceil, inf
+from numbers import Real
 from operator import index
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.errors import InvalidTypeError, InvalidValueError
@@ -14,6 +19,8 @@ MAX_KEY_BYTES = 2048
 MAX_NAMESPACE_BYTES = 255
 MAX_TTL_S = 10**11
 """About 3,000 years: their milliseconds, and those since 1970, are exact in the doubles that Redis sorts by."""
+_LENGTHS: Final = ("freq", "every", "tolerance")
+"""Arguments that are a distance between two timestamps rather than one of them."""
 
 
 def check_key(key: Any) -> str:
@@ -65,15 +72,40 @@ def key_or_none(key: Any) -> str | None:
 def check_int64(value: Any, what: str) -> int:
     """Return `value` as an int between -2**63 and 2**63 - 1; bool, float and everything else is refused."""
     if type(value) is not int:
-        if isinstance(value, bool):
+        if isinstance(value, bool | np.bool_):
             raise InvalidTypeError(f"{what} is an int, not a bool")
         try:
-            value = index(value)
+            value = int.__index__(
+                index(value)
+            )  # an int also where a subclass of it came in, whatever its own methods do
         except TypeError as error:
-            raise InvalidTypeError(f"{what} is an int, not {type(value).__name__}") from error
+            raise InvalidTypeError(f"{what} is an int, not {type(value).__name__}{_way_out(value, what)}") from error
     if not MIN_INT64 <= value <= MAX_INT64:
         raise InvalidValueError(f"{what} lies outside of -2**63 … 2**63 - 1")
-    return int(value)
+    number: int = value
+    return number
+
+
+def _way_out(value: Any, what: str) -> str:
+    """Return how to make an int of what people have instead: never from the value, which is not to be told."""
+    if isinstance(value, datetime | float | np.floating | np.datetime64 | np.timedelta64) and value != value:  # noqa: PLR0124
+        return ", and a missing one at that"
+    if isinstance(value, datetime):
+        utc = ".replace(tzinfo=UTC)" if value.tzinfo is None else ""
+        return f": int(…{utc}.timestamp()) is its seconds"
+    if isinstance(value, date):
+        return ": calendar.timegm(….timetuple()) is its seconds"
+    if isinstance(value, timedelta):
+        return ": … // timedelta(seconds=1) is its seconds"
+    if isinstance(value, np.timedelta64):
+        return ": … // np.timedelta64(1, 's') is its seconds"
+    if isinstance(value, np.datetime64):
+        return ": ….astype('M8[s]').astype(int) is its seconds"
+    if isinstance(value, str):
+        if what in _LENGTHS:
+            return ": write how many of the series' units it takes, as 15 * 60 for a quarter of an hour in seconds"
+        return ": int(…) reads digits, int(datetime.fromisoformat(…).timestamp()) the seconds of a date with its zone"
+    return ": round it, as by int(…)" if isinstance(value, Real | Decimal) else ""
 
 
 def check_timestamp(t: Any) -> int:
@@ -127,20 +159,32 @@ def check_ttl(ttl: Any) -> int | None:
     """Return a time to live in seconds as milliseconds, one at least; None stays None."""
     if ttl is None:
         return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float):
-        raise InvalidTypeError(f"ttl is a number of seconds, not {type(ttl).__name__}")
-    if not 0 < ttl <= MAX_TTL_S:
-        raise InvalidValueError(f"ttl is a number of seconds above zero and at most {MAX_TTL_S:,}, not {_shown(ttl)}")
-    return ceil(ttl * 1000)
+    seconds = _seconds(ttl, "ttl")
+    if not 0 < seconds <= MAX_TTL_S:
+        raise InvalidValueError(
+            f"ttl is a number of seconds above zero and at most {MAX_TTL_S:,}, not {_shown(seconds)}"
+        )
+    return ceil(seconds * 1000)
 
 
 def check_timeout(timeout: Any) -> float:
     """Return how long to wait in seconds, zero or above."""
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise InvalidTypeError(f"timeout is a number of seconds, not {type(timeout).__name__}")
-    if not 0 <= timeout < 2**31 / 1000:
-        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {_shown(timeout)}")
-    return float(timeout)
+    seconds = _seconds(timeout, "timeout")
+    if not 0 <= seconds < 2**31 / 1000:
+        raise InvalidValueError(f"timeout is a number of seconds from 0 to about 2 million, not {_shown(seconds)}")
+    return float(seconds)
+
+
+def _seconds(given: Any, what: str) -> int | float:
+    """Return a number of seconds, of Python, of NumPy or of whoever else has real ones, as an int or a float."""
+    if isinstance(given, bool) or not isinstance(given, Real):
+        hint = ": ….total_seconds()" if isinstance(given, timedelta) else ""
+        raise InvalidTypeError(f"{what} is a number of seconds, not {type(given).__name__}{hint}")
+    number: Any = given
+    try:
+        return int.__index__(index(number)) if hasattr(number, "__index__") else float(number)
+    except OverflowError:  # a fraction
+        return inf if number > 0 else -inf
 
 
 def _shown(number: Any) -> str:

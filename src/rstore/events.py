@@ -11,7 +11,7 @@ from rstore.backends.nouns import MAX_SEQ
 from rstore.codec.changes import Step, unpack_change
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.history import History
-from rstore.operators import SETITEM, Operator, check_operator, stored_operator
+from rstore.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
 from rstore.session import Session, Verbs
 from rstore.states import Reading
 
@@ -33,7 +33,8 @@ class Events(Verbs):
 
         `{item: value}` sets an item, `{item: (op, operand)}` applies one of the operators `setitem delitem add sub mul
         truediv floordiv mod pow concat neg not_` of the module `operator` to it; of `delitem`, `neg` and `not_` the
-        operand is None. All items of one call are one change: recorded together or not at all. Without `t` the change
+        operand is None. The name of an operator in its place, as in `("add", 1)`, is refused: `(setitem, ("add", 1))`
+        sets such a tuple. All items of one call are one change: recorded together or not at all. Without `t` the change
         happens now and is the last one; with `t`, also in the past, from where on it takes part in history. An empty
         change records nothing.
 
@@ -198,11 +199,17 @@ def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
 
 def _operation(item: str, value: Any) -> tuple[Operator, Any]:
     """Return the operator and the operand that a value stands for: a 2-tuple led by a callable, or a plain value."""
-    if type(value) is tuple and len(value) == 2 and callable(value[0]):
-        try:
-            return check_operator(value[0]), value[1]
-        except InvalidTypeError as error:
-            raise InvalidTypeError(f"item {item!r}: {error}") from error
+    if type(value) is tuple and len(value) == 2:
+        if callable(value[0]):
+            try:
+                return check_operator(value[0]), value[1]
+            except InvalidTypeError as error:
+                raise InvalidTypeError(f"item {item!r}: {error}") from error
+        if isinstance(value[0], str) and value[0] in OPERATORS:
+            raise InvalidTypeError(
+                f"item {item!r}: ({value[0]!r}, …) would replace its value by a tuple: write (operator.{value[0]}, …), "
+                f"or to set the tuple, (operator.setitem, ({value[0]!r}, …))"
+            )
     return SETITEM, value
 
 

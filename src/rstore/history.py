@@ -21,7 +21,7 @@ from rstore.errors import (
     StoreIntegrityError,
 )
 from rstore.log import new_stamp
-from rstore.operators import OPERATORS, stored_operator
+from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
 from rstore.session import Session
 from rstore.states import CannotFold, Ledger, Reading, State
 
@@ -186,7 +186,7 @@ class History:
             state.fold(steps, None)
         except CannotFold as error:
             cause = error.__cause__
-            raise self._refusal(error.step, t, f"{type(cause).__name__}, see its cause") from cause
+            raise self._refusal(error.step, t, _why(cause, error.step)) from cause
 
     def _replay(self, state: State, change: Row, steps: Sequence[Step], t: int) -> None:
         try:
@@ -307,3 +307,10 @@ def _superseded(changes: Sequence[tuple[Row, list[Step]]]) -> tuple[list[Row], i
         elif needed:
             kept.append(change._replace(body=pack_change(needed)))
     return kept[::-1], obsolete, horizon
+
+
+def _why(cause: BaseException | None, step: Step) -> str:
+    """Return why a step does not compute, without the values that its cause may tell."""
+    if isinstance(cause, KeyError):
+        return f"{step.item!r} is not there; set it first"
+    return f"{cause}" if isinstance(cause, Unfit | Oversized) else f"{type(cause).__name__}, see its cause"

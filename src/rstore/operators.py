@@ -1,7 +1,8 @@
 """The operator table of event sequences: name, arity, what an operator needs, and how it computes.
 
 Operators are stored by name. Every operator reads and writes exactly one item and computes from nothing else: exact
-builtin types only, decimals under a fixed context, and results of a bounded size.
+builtin types only, and as these NumPy's scalars and enums of ints and strings; decimals under a fixed context, and
+results of a bounded size.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
 from typing import Any, Final
 from zoneinfo import ZoneInfo
+
+import numpy as np
 
 from rstore.errors import CorruptionError, InvalidTypeError
 
@@ -27,6 +31,9 @@ _ZONES: Final = frozenset({type(None), dt.timezone, ZoneInfo})
 _OPERANDS: Final = _NUMBERS | _SEQUENCES | _TIMES
 # Whose truth is computed by the interpreter alone.
 _TRUTHS: Final = _OPERANDS | {type(None), dict, set, frozenset, bytearray}
+
+# Not `longdouble`, which is no float of Python's, nor datetime64 and timedelta64, which may be finer than Python's.
+_SCALARS: Final = frozenset(np.dtype(code).type for code in "?bhilqBHILQefdFDSU")
 
 MAX_BITS: Final = 2**19
 """No integer grows past 64 KiB by computing: each multiplication would double the cost of every replay."""
@@ -51,6 +58,10 @@ class Oversized(ArithmeticError):  # noqa: N818 - says what is the case; users s
     """The result would be absurdly large; it was not computed."""
 
 
+class Unfit(TypeError):  # noqa: N818 - as above
+    """The operator does not take such operands; the message tells their types, never themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operator:
     """One operator of the table."""
@@ -64,12 +75,14 @@ class Operator:
     def compute(self, value: Any, operand: Any, size: int) -> Any:
         """Return the result of an arithmetic operator; `size` is how many bytes the two take where they are stored."""
         allowed = _TRUTHS if self.name == "not_" else _OPERANDS
+        if type(value) not in allowed or type(operand) not in allowed:
+            value, operand = _builtin(value), _builtin(operand)
         operands = (value,) if self.unary else (value, operand)
         for one in operands:
             if type(one) not in allowed:
-                raise TypeError(f"{self.name} does not take a {type(one).__name__}")
+                raise Unfit(f"{self.name} does not take a {type(one).__name__}")
             if type(one) in _ZONED and type(one.tzinfo) not in _ZONES:  # which would run code of one's own
-                raise TypeError(f"{self.name} takes time zones of datetime and zoneinfo only")
+                raise Unfit(f"{self.name} takes time zones of datetime and zoneinfo only")
         if not self.unary:
             self._bound(value, operand, size)
         if Decimal in map(type, operands):
@@ -82,7 +95,7 @@ class Operator:
     def _bound(self, value: Any, operand: Any, size: int) -> None:
         """Refuse, before it is computed, what would take absurdly long or much."""
         if self.name == "mod" and type(value) in _TEXTS:
-            raise TypeError("% does not format text here: '%99999999d' % 1 takes 100 MB")
+            raise Unfit("% does not format text here: '%99999999d' % 1 takes 100 MB")
         if self.name == "mul" and (type(value) in _SEQUENCES or type(operand) in _SEQUENCES):
             sequence, times = (value, operand) if type(value) in _SEQUENCES else (operand, value)
             each = len(sequence) if type(sequence) in _TEXTS else max(size, 8 * len(sequence))
@@ -98,6 +111,21 @@ class Operator:
             bits = _bits(value) * abs(exponent) if grows and _bits(value) > 1 else 0
         if bits > limit:
             raise Oversized("the result would be absurdly large, or take absurdly long to compute")
+
+
+def _builtin(value: Any) -> Any:
+    """Return a scalar of NumPy, or a member of an enum of ints or strings, as Python's own; others as they are.
+
+    Exactly, and without any method of the enum's class, which would be code of one's own.
+    """
+    if type(value) in _SCALARS:
+        return value.item()
+    if isinstance(value, Enum):
+        if isinstance(value, int):
+            return int.__index__(value)
+        if isinstance(value, str):
+            return str.__str__(value)
+    return value
 
 
 def _rounded(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from rstore.arguments import check_timestamp
 from rstore.backends.nouns import MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s, sole_type
 from rstore.errors import InvalidTypeError, InvalidValueError
+
+_ONE_BY_ONE: Final = "extend takes points one by one, extend_many an iterable of them"
 
 
 def split_points(given: Iterable[Any]) -> tuple[list[Any], list[Any]]:
@@ -41,10 +43,7 @@ def _read_all(points: Iterable[Any]) -> Sequence[Any]:
 def _malformed(points: Sequence[Any]) -> InvalidTypeError:
     for i, point in enumerate(points):
         if not isinstance(point, tuple | list) or len(point) != 2:
-            return InvalidTypeError(
-                f"point {i} is not a (timestamp, value) pair, nothing was stored: "
-                "extend takes points one by one, extend_many an iterable of them"
-            )
+            return InvalidTypeError(f"point {i} is not a (timestamp, value) pair, nothing was stored: {_ONE_BY_ONE}")
     return InvalidTypeError("a point is a (timestamp, value) pair; nothing was stored")
 
 
@@ -65,5 +64,7 @@ def few_times(timestamps: list[Any]) -> list[int]:
         try:
             checked.append(check_timestamp(t))
         except (InvalidTypeError, InvalidValueError) as error:
-            raise type(error)(f"point {i}: {error}; nothing was stored") from error
+            several = isinstance(t, tuple | list) and len(t) == 2  # two points in one list look like one point
+            hint = f" ({_ONE_BY_ONE})" if several else ""
+            raise type(error)(f"point {i}: {error}; nothing was stored{hint}") from error
     return checked

@@ -17,6 +17,7 @@ from rstore.testing.finding import FindingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
+from rstore.testing.numbers import NumberSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
@@ -47,6 +48,7 @@ class StoreSuite(
     EventSuite,
     RefusalSuite,
     ArithmeticSuite,
+    NumberSuite,
     HistorySuite,
     PruningSuite,
     SerializingSuite,

@@ -227,7 +227,7 @@ class EventSuite(Suite):
             "one": (1,),
             "three": (operator.add, 1, 2),
             "callable alone": (len,),
-            "strs": ("add", 1),
+            "strs": ("plus", 1),
             "size": Size(3, 4),
             "list": [operator.add, 1],
             "named": ("a", operator.add),

@@ -48,6 +48,28 @@ class RefusalSuite(Suite):
         oracle.events["k"] = EventOracle()
         oracle.events["k"].apply({"a": 1}, 1)
 
+    @plain
+    def test_the_name_of_an_operator_is_no_operator(self, store: Store, oracle: Oracle) -> None:
+        store.apply("k", {"a": 1}, 1)
+        for name in (
+            "setitem", "delitem", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "concat", "neg", "not_",
+        ):  # fmt: skip
+            with pytest.raises(InvalidTypeError, match=rf"^item 'a': .*write \(operator\.{name}, …\)") as refused:
+                store.apply("k", {"b": 1, "a": (name, 2097)}, 2)
+            assert "2097" not in str(refused.value)
+        words: dict[str, Any] = {
+            "pair": (operator.setitem, ("add", 20)),
+            "list": ["add", 20],
+            "three": ("add", 20, 1),
+            "other": ("plus", 20),
+            "one": ("add",),
+        }
+        state = store.apply("k", words, 2)
+        assert state == {"a": 1, **words, "pair": ("add", 20)}
+        oracle.events["k"] = EventOracle()
+        oracle.events["k"].apply({"a": 1}, 1)
+        oracle.events["k"].apply(words, 2)
+
     @pytest.mark.parametrize("op", [operator.delitem, operator.neg, operator.not_])
     @plain
     def test_a_unary_operator_takes_no_operand(self, store: Store, oracle: Oracle, op: Any) -> None:
@@ -127,6 +149,7 @@ class RefusalSuite(Suite):
                 store.apply("k", {"a": (op, operand)}, 1)
             assert isinstance(refused.value.__cause__, KeyError)
             assert (refused.value.key, refused.value.t, refused.value.item, refused.value.op) == ("k", 1, "a", op)
+            assert "'a' is not there; set it first" in str(refused.value)
         assert store.eventsources() == []
         assert store.current("k") is None
 

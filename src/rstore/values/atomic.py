@@ -7,6 +7,8 @@ from inspect import iscoroutinefunction
 from math import isfinite, isnan
 from typing import Any, Final
 
+import numpy as np
+
 from rstore.arguments import check_key, check_ttl
 from rstore.backends.nouns import KEEP, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
@@ -154,6 +156,9 @@ def _refuse_coroutine(fn: Callable[..., Any], verb: str) -> None:
 
 
 def _number(value: Any, what: str) -> int | float:
+    """Return an int or a float, also one of NumPy or of an enum, as one of exactly that type."""
+    if isinstance(value, np.integer | np.floating):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidTypeError(f"{what} is no int or float, but a {type(value).__name__}; nothing was changed")
-    return int(value) if isinstance(value, int) else float(value)
+    return int.__index__(value) if isinstance(value, int) else float.__float__(value)
