@@ -309,6 +309,57 @@ def test_downsampling_keeps_points_and_extremes(store: Store) -> None:
     assert store.downsample("k", 10**6) == list(series.items())
 
 
+SHAPES: dict[str, Callable[[Any], Any]] = {
+    "constant": lambda t: np.ones(len(t)), "steps": lambda t: (t // 97).astype(float), "bools": lambda t: t % 100 > 50,
+    "ints": lambda t: t % 7, "one spike": lambda t: (t == 601).astype(np.int8),
+    "NaN at the edges": lambda t: np.where((t < 90) | (t > 1100), np.nan, np.sin(t)),
+    "NaN at the first and the last": lambda t: np.where((t == 0) | (t == t[-1]), np.nan, 1.0),
+    "NaN among them": lambda t: np.where(t % 3 == 0, np.nan, np.sin(t)),
+    "mostly NaN": lambda t: np.where(t % 31 == 0, np.sin(t), np.nan),
+    "a block of NaN": lambda t: np.where(t < 1000, np.nan, np.float32(t)),
+    "infinite": lambda t: np.where(t % 50 == 0, np.inf, np.sin(t)),
+    "half": lambda t: np.sin(t).astype(np.float16), "large": lambda t: np.uint64(2**64 - 1) - t.astype(np.uint64),
+    "all NaN": lambda t: np.full(len(t), np.nan),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("method", ["minmaxlttb", "minmax"])
+def test_a_downsampled_series_has_each_point_once_and_nothing_that_is_missing(
+    store: Store, shape: Callable[[Any], Any], method: str
+) -> None:
+    t = np.arange(1200)
+    values = shape(t)
+    store.extend_columns("k", t, values)
+    store.extend_many("hot", zip(t.tolist(), values.tolist(), strict=True))
+    all_points = {p for p in zip(t.tolist(), values.tolist(), strict=True) if p[1] == p[1]}
+    distinct = len({value for _, value in all_points})
+    for key in ("k", "hot"):
+        for n in (3, 4, 5, 37, 38, 200, 1199, 1200, 1201, 10**6):
+            few = store.downsample(key, n, method=method)
+            times = [at for at, _ in few]
+            assert times == sorted(set(times))
+            assert set(few) <= all_points
+            assert len(few) <= n
+            if n >= len(all_points):
+                assert set(few) == all_points
+            elif all_points:
+                assert len(few) >= min(n // 2, distinct)
+        ends = store.downsample(key, 200, start=5, end=4, method=method)
+        assert ends == []
+
+
+def test_downsampling_leaves_nothing_but_numbers_out(store: Store) -> None:
+    for i, other in enumerate((None, "x", np.datetime64("NaT"), np.datetime64(1, "s"), 10**400)):
+        store.extend_many(f"{i}", [(1, 1.5), (2, other), (3, 2.5)])
+        for verb in (store.downsample, store.resample):
+            with pytest.raises(InvalidArgumentError, match="needs numbers of at most 64 bits, and at t=2 there is"):
+                verb(f"{i}", 3)
+    store.extend("mixed", (1, 1), (2, math.nan), (3, 2.5), (4, math.nan), (5, np.float32("nan")))
+    assert store.downsample("mixed", 3) == [(1, 1), (3, 2.5)]
+    assert store.resample("mixed", 10, "count") == [(0, 2)]
+
+
 def test_gaps_and_missing(store: Store) -> None:
     series = fill(store)
     times = series.index.tolist()

@@ -8,9 +8,11 @@ from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
 from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
+from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Summary, reading
@@ -118,8 +120,10 @@ class Resampling(Points):
     ) -> list[Point]:
         """Return about `n` points that look in a plot as all of them do, from `start` to `end`, both included.
 
-        They are points of the series: of each stretch its lowest and highest ones, and among those the ones that
-        Largest-Triangle-Three-Buckets chooses ("minmaxlttb"), or just the lowest and highest ones ("minmax").
+        They are points of the series, each of them once: of each stretch its lowest and highest ones, and among those
+        the ones that Largest-Triangle-Three-Buckets chooses ("minmaxlttb"), or just the lowest and highest ones
+        ("minmax"). They are fewer than `n` where those fall together, as where a value does not change. NaN is left
+        out, as in `resample`.
 
         Raises `StoreNotAvailableError` without tsdownsample: `pip install 'rlib-store[plot]'`, and
         `InvalidArgumentError` if there is no such series.
@@ -135,25 +139,49 @@ class Resampling(Points):
         thin, choose = _downsamplers(method)
         if lo > hi:
             return _nothing(session, key)
-        with session.naming(f"the series {key!r}"), reading(session.series, key, lo, hi) as reader:
-            held = sum(piece.n if isinstance(piece, Summary) else len(piece) for piece in reader.pieces(lambda _: True))
-            kept_t: list[Any] = []
-            kept_v: list[Any] = []
-            share = 1.0 if held <= 4 * wanted else 4 * wanted / held
-            for segment in reader.segments():
-                values = numbers_of(segment, session, "downsample")
-                keep = len(segment) if share == 1.0 else max(2, 2 * round(len(segment) * share / 2))
-                chosen = slice(None) if keep >= len(values) else thin(values, n_out=keep)
-                kept_t.append(segment.t[chosen])
-                kept_v.append(values[chosen])
-        if not kept_t:
+        with session.naming(f"the series {key!r}"):
+            t, v, present = _thinned(session, key, lo, hi, wanted, thin)
+            if len(t) < min(wanted, present):  # most of what the summaries count is NaN: now it is known how much
+                t, v, _ = _thinned(session, key, lo, hi, wanted, thin, present)
+        if not len(t):
             return _nothing(session, key)
-        t, v = np.concatenate(kept_t), np.concatenate(kept_v)
         if len(t) > wanted:
             since = t.view(np.uint64) - t[:1].view(np.uint64)  # unsigned: between two int64 they need all 64 bits
-            chosen = choose(since.astype(np.float64), v, wanted)
+            # Sorted, each once: both ends of a stretch are one point where its values are all the same.
+            chosen = np.unique(choose(since.astype(np.float64), v, wanted))
             t, v = t[chosen], v[chosen]
         return list(zip(t.tolist(), v.tolist(), strict=True))
+
+
+def _thinned(
+    session: Session, key: str, lo: int, hi: int, wanted: int, thin: Any, present: int | None = None
+) -> tuple[Int64s, npt.NDArray[Any], int]:
+    """Return about four times the points that are wanted, the lowest and the highest ones of each stretch.
+
+    With how many there are that are not NaN: by the chunks' summaries at most so many if it is not known before.
+    """
+    with reading(session.series, key, lo, hi) as reader:
+        if present is None:
+            present = sum(
+                (piece.meta.stats.n if piece.meta.stats else piece.n) if isinstance(piece, Summary) else len(piece)
+                for piece in reader.pieces(lambda _: True)
+            )
+        share = 4 * wanted / max(present, 1)
+        kept_t: list[Any] = [np.empty(0, np.int64)]
+        kept_v: list[Any] = []
+        present = 0
+        for segment in reader.segments():
+            t, values = segment.t, numbers_of(segment, session, "downsample")
+            if values.dtype.kind == "f" and (missing := np.isnan(values)).any():
+                t, values = t[~missing], values[~missing]
+            present += len(t)
+            keep = max(2, 2 * round(len(t) * share / 2))
+            if keep < len(t):
+                chosen = np.unique(thin(values, n_out=keep))
+                t, values = t[chosen], values[chosen]
+            kept_t.append(t)
+            kept_v.append(values)
+    return np.concatenate(kept_t), np.concatenate(kept_v) if kept_v else np.empty(0), present
 
 
 def _nothing(session: Session, key: str) -> list[Point]:
