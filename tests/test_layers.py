@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.series.buckets",),
     ("rstore.series.columns", "rstore.series.grids", "rstore.series.lookups", "rstore.series.resampling"),
     ("rstore.series.tables",),
-    ("rstore.values.records", "rstore.values.leases"),
+    ("rstore.values.keys", "rstore.values.records", "rstore.values.leases"),
     ("rstore.values.mapping", "rstore.values.entries", "rstore.values.atomic", "rstore.values.watching"),
     ("rstore.values", "rstore.series", "rstore.events", "rstore.care"),
     ("rstore.models",),

@@ -299,7 +299,8 @@ def test_messages_say_what_to_write_instead(store: Store) -> None:
             call(store)
     assert store.timeseries() == ["x"]
     # What they say is what it takes.
-    assert int(MOMENT.timestamp()) == calendar.timegm(MOMENT.timetuple()) == int(pandas.Timestamp(MOMENT).timestamp())
+    stamp: Any = pandas.Timestamp(MOMENT)
+    assert int(MOMENT.timestamp()) == calendar.timegm(MOMENT.timetuple()) == int(stamp.timestamp())
     assert int(MOMENT.replace(tzinfo=None).replace(tzinfo=UTC).timestamp()) == 1714564800
     assert np.datetime64(MOMENT.replace(tzinfo=None)).astype("M8[s]").astype(int) == 1714564800
     assert pandas.Timedelta("15min") // timedelta(seconds=1) == np.timedelta64(15, "m") // np.timedelta64(1, "s") == 900

@@ -106,7 +106,8 @@ def use_values(store: Store) -> None:
     assert_type(store.has("k"), bool)
     assert_type("k" in store, bool)
     assert_type(len(store), int)
-    assert_type(store.keys(), list[str])
+    assert_type(store.keys()[:], list[str])
+    assert_type(store.keys() & {"a"}, set[str])
     assert_type(iter(store), Iterator[str])
     assert_type(store.find("k*"), list[tuple[str, Any]])
     for key, value in store.items():

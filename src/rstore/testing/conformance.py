@@ -8,6 +8,7 @@ from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
 from rstore.testing.columns import ColumnSuite
 from rstore.testing.compression import CompressionSuite
+from rstore.testing.copying import CopyingSuite
 from rstore.testing.data_values import DataSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
@@ -37,6 +38,7 @@ class StoreSuite(
     ClassAttributeSuite,
     NamespaceSuite,
     MappingSuite,
+    CopyingSuite,
     FindingSuite,
     EntrySuite,
     RacingSuite,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+import sys
+from collections import deque
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from fnmatch import translate
-from typing import Any, Final
+from threading import get_ident
+from types import FrameType
+from typing import Any, Final, Self
 
 from rstore.arguments import check_key, check_ttl, check_version, key_or_none
 from rstore.backends.nouns import ANY, Expected, NamespaceGone, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.session import BODY_AT, Session
+from rstore.values.keys import Keys, Sweep
 from rstore.values.records import Records, encode_pairs, prefix_end
 
 _MISSING: Final = object()
@@ -23,6 +28,9 @@ class StoreItems(ItemsView[str, Any]):
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return self._mapping._stream()  # noqa: SLF001 - a view is part of its mapping
+
+    def __reversed__(self) -> Iterator[tuple[str, Any]]:
+        return self._mapping._stream(reverse=True)  # noqa: SLF001 - as above
 
     def __contains__(self, item: object) -> bool:
         if not (isinstance(item, tuple) and len(item) == 2):
@@ -39,12 +47,18 @@ class StoreValues(ValuesView[Any]):
     def __iter__(self) -> Iterator[Any]:
         return (value for _, value in self._mapping._stream())  # noqa: SLF001 - a view is part of its mapping
 
+    def __reversed__(self) -> Iterator[Any]:
+        return (value for _, value in self._mapping._stream(reverse=True))  # noqa: SLF001 - as above
+
     def __contains__(self, value: object) -> bool:
         return any(one is value or bool(one == value) for one in self)
 
 
 class Mapped(Records, MutableMapping[str, Any]):
     """What works with a dict works here."""
+
+    _sweeps: Mapping[int, Sweep] = {}
+    """By thread, what was read for a dict that is being made; on the object itself from the first one on."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, or `default` if there is none.
@@ -68,6 +82,8 @@ class Mapped(Records, MutableMapping[str, Any]):
         return session.open_value(key, record)
 
     def __getitem__(self, key: str) -> Any:
+        if self._sweeps and (pair := self._swept(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
+            return pair[1]
         value = Mapped.get(self, key, _MISSING)  # not that of a subclass, which may be made of this one
         if value is _MISSING:
             raise KeyError(key)
@@ -157,14 +173,35 @@ class Mapped(Records, MutableMapping[str, Any]):
         session.check_open()
         return (key for key, _, _ in self._scan(session, keys_only=True))
 
-    def keys(self) -> list[str]:  # type: ignore[override]  # a list is promised; `iter(store)` streams
-        """Return the list of all keys, in order.
+    def __reversed__(self) -> Iterator[str]:
+        session = self._reader
+        session.check_open()
+        return (key for key, _, _ in self._scan(session, keys_only=True, reverse=True))
+
+    def keys(self) -> Keys:  # type: ignore[override]  # a list is promised; `iter(store)` streams
+        """Return the list of all keys, in order; it does the set operations of a dict's keys as well.
 
         >>> store.update({'b': 1, 'a': 2, 'é': 3})
         >>> store.keys()
         ['a', 'b', 'é']
+        >>> store.keys() & {'a', 'c'}
+        {'a'}
         """
-        return list(self)
+        return Keys(self, self._sweep)
+
+    def _sweep(self, frame: FrameType) -> Iterable[str]:
+        """Read all pairs for the call that makes a dict of them, and return their keys."""
+        pairs = deque(self._stream())
+        self.__dict__.setdefault("_sweeps", {})[get_ident()] = Sweep(frame, pairs)
+        return [key for key, _ in pairs]
+
+    def _swept(self, key: str, frame: FrameType) -> tuple[str, Any] | None:
+        sweeps = self.__dict__["_sweeps"]
+        sweep = sweeps.get(get_ident())
+        pair = None if sweep is None else sweep.take(key, frame)
+        if sweep is not None and (pair is None or not sweep):
+            sweeps.pop(get_ident(), None)
+        return pair
 
     def items(self) -> StoreItems:
         """Return a view of the (key, value) pairs, in order; iterating streams."""
@@ -252,14 +289,24 @@ class Mapped(Records, MutableMapping[str, Any]):
         if encoded:
             self._write(session, encoded)
 
+    def __or__(self, other: Any) -> dict[Any, Any]:
+        return dict(self._stream()) | dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: Any) -> dict[Any, Any]:
+        return dict(other) | dict(self._stream()) if isinstance(other, Mapping) else NotImplemented
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
     def clear(self) -> None:
         """Delete all keys; series and event sequences stay."""
         self._writer.backend.clear()
 
-    def _stream(self) -> Iterator[tuple[str, Any]]:
+    def _stream(self, *, reverse: bool = False) -> Iterator[tuple[str, Any]]:
         session = self._reader
         session.check_open()
-        return session.open_pairs(self._scan(session))
+        return session.open_pairs(self._scan(session, reverse=reverse))
 
 
 def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> ConflictError:
