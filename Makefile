@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --editable
+CONSTRAINTS ?=
+INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %) --editable
 
 # One stamp for each set of packages; pip runs again only when pyproject.toml has changed.
 DEMO := $(VENV)/.has-demo
@@ -12,16 +13,19 @@ DEV := $(VENV)/.has-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two pips in one environment get in each other's way
-.PHONY: help demo test docs lint types wheel bench clean
+.PHONY: help demo test test-oldest docs lint types wheel bench clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it questions
 	@$(BIN)/python examples/demo.py
 
 test: $(TEST) ## run all tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --quiet
+
+test-oldest: ## run all tests with the oldest version of everything that pyproject.toml allows
+	@$(MAKE) --no-print-directory VENV=$(VENV)-oldest CONSTRAINTS=$(VENV)-oldest/oldest.txt test
 
 docs: $(TEST) ## run the examples of README.md, docs/ and the docstrings
 	@$(BIN)/python -m pytest --quiet tests/test_readme.py src/rstore
@@ -45,14 +49,14 @@ bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py
 
 clean: ## remove everything that make has made
-	rm -rf $(VENV) $(VENV)-wheel dist demo-output benchmarks/.cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-wheel dist demo-output benchmarks/.cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 $(DEMO): pyproject.toml | $(VENV)/.made
 	@echo "Installing rstore and what the demo needs into $(VENV) ..."
 	@$(INSTALL) '.[demo]'
 	@touch $@
 
-$(TEST): pyproject.toml | $(VENV)/.made
+$(TEST): pyproject.toml $(CONSTRAINTS) | $(VENV)/.made
 	@echo "Installing rstore and what its tests need into $(VENV) ..."
 	@$(INSTALL) . --group test
 	@touch $@
@@ -61,6 +65,9 @@ $(DEV): pyproject.toml | $(VENV)/.made
 	@echo "Installing rstore and the tools of its developers into $(VENV) ..."
 	@$(INSTALL) . --group dev
 	@touch $@ $(TEST)
+
+$(VENV)/oldest.txt: pyproject.toml .ci/oldest.py | $(VENV)/.made
+	@$(BIN)/python .ci/oldest.py >$@
 
 # `venv --without-pip`, because Debian ships ensurepip apart from Python; a pip of our own, because --group needs 25.1.
 $(VENV)/.made:

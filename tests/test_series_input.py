@@ -49,6 +49,7 @@ class Interface:
     """An array that knows NumPy's array interface, and nothing else."""
 
     def __init__(self, whole: Any) -> None:
+        self.whole = whole  # which the interface points into, and does not keep
         self.__array_interface__ = whole.__array_interface__
 
 
@@ -240,7 +241,6 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "'large' cannot be a column of Arrow": lambda s: s.to_arrow("large"),
     "'surrogate' cannot be a column of Arrow": lambda s: s.to_arrow("surrogate"),
     "'surrogate' cannot be a column of polars": lambda s: s.to_polars("surrogate"),
-    "'surrogate' cannot be a column of pandas": lambda s: s.to_pandas("surrogate"),
     "values are lazy": lambda s: s.extend_columns("k", [1], polars.LazyFrame({"a": [1]})),
     "timestamps are lazy": lambda s: s.extend_columns("k", polars.LazyFrame({"a": [1]}), [1]),
     "table is lazy": lambda s: s.extend_frame(polars.LazyFrame({"t": [1], "a": [1]}), timestamps="t"),
@@ -363,6 +363,14 @@ def test_several_series_become_one_table_in_time(store: Store) -> None:
             assert [int(t.timestamp()) for t in polar["timestamp"]] == days
     assert store.to_pandas("unknown").shape == (0, 1)
     assert store.compact("unknown").series == 0
+
+
+def test_pandas_holds_a_lone_surrogate_as_it_is_or_not_at_all(store: Store) -> None:
+    store.extend("surrogate", (0, "\ud800"))
+    try:  # before pandas 3, strings are objects
+        assert store.to_pandas("surrogate")["surrogate"].tolist() == ["\ud800"]
+    except InvalidArgumentError as error:
+        assert "'surrogate' cannot be a column of pandas" in str(error)  # noqa: PT017 - either is right
 
 
 def test_without_pyarrow_a_capsule_says_what_to_install(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

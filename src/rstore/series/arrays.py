@@ -194,13 +194,20 @@ def _read(given: Any, what: str, *, drop: bool = False) -> tuple[npt.NDArray[Any
         array = _to_numpy(given)
     except StoreError:
         raise
-    except Exception as error:  # whatever the library it is from raises where NumPy has no such type
+    except BaseException as error:  # whatever the library it is from raises where NumPy has no such type
+        check_refusal(error)
         raise InvalidTypeError(f"{what} cannot become an array of NumPy, see the cause") from error
     if array.ndim == 0:
         raise InvalidTypeError(f"{what} are an array or a list, not {type(given).__name__}")
     if array.ndim != 1:
         raise InvalidValueError(f"{what} have one dimension, not {array.ndim}")
     return array, missing
+
+
+def check_refusal(error: BaseException) -> None:
+    """Raise what is no refusal of a library: an interrupt, for one. A panic of polars, in Rust, is a refusal."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 def _read_categories(given: Any, what: str, *, drop: bool) -> tuple[npt.NDArray[Any], Mask | None]:

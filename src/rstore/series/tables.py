@@ -14,7 +14,7 @@ from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
 from rstore.log import Keep
-from rstore.series.arrays import Unit, cells_from, check_unit, in_unit, is_lazy, timestamps_of
+from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys
 from rstore.series.writing import check_keep, put, put_together
@@ -243,7 +243,8 @@ def _converting(key: str, library: str) -> Generator[None]:
         yield
     except (MemoryError, StoreError):
         raise
-    except Exception as error:  # whatever the library raises
+    except BaseException as error:  # whatever the library raises
+        check_refusal(error)
         raise InvalidTypeError(f"the values of {key!r} cannot be a column of {library}, see the cause") from error
 
 
