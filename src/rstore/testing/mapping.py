@@ -96,7 +96,7 @@ class MappingSuite(Suite):
     def test_the_shapes_of_the_views(self, store: Store) -> None:
         store.update(a=1, b=2)
         assert isinstance(store, MutableMapping)
-        assert type(store.keys()) is list
+        assert isinstance(store.keys(), list)
         assert isinstance(iter(store), Iterator)
         assert isinstance(store.items(), ItemsView)
         assert isinstance(store.values(), ValuesView)

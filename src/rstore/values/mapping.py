@@ -84,7 +84,7 @@ class Mapped(Records, MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if self._sweeps and (pair := self._swept(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
             return pair[1]
-        value = Mapped.get(self, key, _MISSING)  # not that of a subclass, which may be made of this one
+        value = _get(self, key, _MISSING)  # not that of a subclass, which may be made of this one
         if value is _MISSING:
             raise KeyError(key)
         return value
@@ -307,6 +307,9 @@ class Mapped(Records, MutableMapping[str, Any]):
         session = self._reader
         session.check_open()
         return session.open_pairs(self._scan(session, reverse=reverse))
+
+
+_get: Final = Mapped.get  # found in one step
 
 
 def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> ConflictError:
