@@ -94,3 +94,12 @@ def test_an_error_can_travel_between_processes(error: type[Exception]) -> None:
         assert type(copied) is error
         assert str(copied) == "the message"
         assert {name: getattr(copied, name) for name in extra} == extra
+
+
+def test_python_names_verbs_as_users_know_them() -> None:
+    with rstore.Store("memory://names", frozen=False) as store:
+        for name in ("to_pandas", "range", "apply", "get", "incr", "set_many", "watch"):
+            with pytest.raises(TypeError, match=rf"^Store\.{name}\(\) got an unexpected keyword argument"):
+                getattr(store, name)("k", nothing=1)
+        with store.transaction() as tx, pytest.raises(TypeError, match=r"^Store\.extend\(\) missing 1 required"):
+            tx.extend()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

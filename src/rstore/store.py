@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import getmembers, isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from os import PathLike
 from threading import RLock
 from types import TracebackType
@@ -320,3 +320,8 @@ def _check_durability(durability: Any) -> Literal["full", "normal"]:
         checked: Literal["full", "normal"] = durability
         return checked
     raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")
+
+
+for _name, _verb in getmembers(Store, isfunction):
+    if not _name.startswith("_"):
+        _verb.__qualname__ = f"Store.{_name}"  # in what Python says of missing arguments: no user knows the mixins
