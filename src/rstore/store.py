@@ -13,7 +13,8 @@ from typing import Any, Literal, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from rstore.arguments import check_namespace, check_timeout
-from rstore.backends import check_dsn, make_checked_backend, show_dsn
+from rstore.backends import check_dsn, check_login, make_checked_backend, show_dsn
+from rstore.backends.credentials import Credentials
 from rstore.backends.nouns import Options, Undone
 from rstore.care import Care
 from rstore.codec.data_pickle import DataPickle
@@ -50,6 +51,8 @@ class Store(Models, Watching, Care):
         allow_plaintext: With a key, read unencrypted values all the same.
         compress: Store the values of keys in fewer bytes where that saves a tenth; every store reads them. Off by
             default: how far an encrypted value shrinks tells something about its content.
+        credentials: A function that returns the password, or `(user, password)`, for PostgreSQL and Redis. It is called
+            for each new connection, by the thread that needs it, so that tokens may rotate.
 
     A store is opened by `with`, or by `open()` and `close()`, as often as you like. Threads may share it, and it may be
     open across a fork.
@@ -80,6 +83,7 @@ class Store(Models, Watching, Care):
         timeout: float = 30.0,
         allow_plaintext: bool = False,
         compress: bool = False,
+        credentials: Credentials | None = None,
     ) -> None:
         self._dsn = dsn
         self._target = check_dsn(dsn)
@@ -91,7 +95,10 @@ class Store(Models, Watching, Care):
         self._compress = _check_flag(compress, "compress")
         self._serializer = make_serializer(serializer)
         self._options = Options(
-            frozen=self._frozen, durability=_check_durability(durability), timeout_s=check_timeout(timeout)
+            frozen=self._frozen,
+            durability=_check_durability(durability),
+            timeout_s=check_timeout(timeout),
+            credentials=check_login(credentials, self._target[0]),
         )
         self._lock = RLock()  # guards what follows, but for what is each thread's own
         self._depth = 0

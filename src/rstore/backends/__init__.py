@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from rstore.backends.base import Backend
+from rstore.backends.credentials import Credentials, check_credentials
 from rstore.backends.nouns import Options
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
@@ -18,6 +19,11 @@ class Scheme(NamedTuple):
     module: str
     backend: str
     extra: str | None
+
+    @property
+    def is_server(self) -> bool:
+        """Whether there is a server that asks for a login."""
+        return self.extra is not None
 
 
 SCHEMES: Final[dict[str, Scheme]] = {
@@ -64,6 +70,14 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
     except UnicodeEncodeError as error:
         raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate") from error
     return scheme, _absolute(rest) if scheme == "sqlite" else rest
+
+
+def check_login(credentials: Any, scheme: str) -> Credentials | None:
+    """Return `credentials` if it is a function that the backend of a scheme can ask, or None."""
+    checked = check_credentials(credentials)
+    if checked is not None and not SCHEMES[scheme].is_server:
+        raise InvalidValueError(f"credentials is for PostgreSQL and Redis: {scheme}:// asks for no login")
+    return checked
 
 
 def _absolute(path: str) -> str:

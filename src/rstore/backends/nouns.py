@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
+from rstore.backends.credentials import Credentials
 from rstore.errors import NotSupportedError, StoreError
 
 Position: TypeAlias = tuple[int, int]
@@ -107,6 +108,8 @@ class Options:
     durability: Literal["full", "normal"]
     timeout_s: float
     """How long to wait for a lock or a connection."""
+    credentials: Credentials | None = None
+    """Asked for a login at each new connection; only for schemes that take them."""
 
 
 class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, which no user sees

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from rstore.backends.credentials import Credentials, ask_for_login
 from rstore.errors import InvalidValueError
 
 _MAX_SCHEMA_BYTES: Final = 63
@@ -24,12 +25,20 @@ class Place(NamedTuple):
     prepare: bool
     pool: int
     show: str
+    credentials: Credentials | None = None
+
+    def login(self) -> dict[str, str]:
+        """Return what libpq is told, with the login for one connection."""
+        if self.credentials is None:
+            return self.parameters
+        user, password = ask_for_login(self.credentials, self.show)
+        return {**self.parameters, **({} if user is None else {"user": user}), "password": password}
 
     def __repr__(self) -> str:
         return f"Place({self.show!r})"  # without the password, which whoever shows variables would see
 
 
-def parse(rest: str) -> Place:
+def parse(rest: str, credentials: Credentials | None = None) -> Place:
     """Return the place that a DSN names, of which `rest` follows `postgresql://`.
 
     Raises `InvalidValueError`, without quoting what may be a password.
@@ -52,9 +61,12 @@ def parse(rest: str) -> Place:
         raise InvalidValueError("connect_timeout is a whole number of seconds")
     parameters = {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
     parameters["client_encoding"] = "UTF8"
+    if credentials is not None and "password" in given:
+        raise InvalidValueError("the dsn holds a password, and credentials= is given, too: leave one of them out")
     schema = _schema(own.get("schema", "rstore"))
     show = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}, schema {schema!r}"
-    return Place(parameters, schema, _prepare(own.get("prepare", "yes")), _pool(own.get("pool", _DEFAULT_POOL)), show)
+    prepare, pool = _prepare(own.get("prepare", "yes")), _pool(own.get("pool", _DEFAULT_POOL))
+    return Place(parameters, schema, prepare, pool, show, credentials)
 
 
 def _unreadable() -> InvalidValueError:

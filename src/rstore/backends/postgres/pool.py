@@ -198,7 +198,7 @@ class Pool:
     def _try_connect(self, deadline: float) -> Link:
         pause = 0.01
         while True:
-            connection = connect(self._place.parameters, max(deadline, monotonic() + _LEAST_S))
+            connection = connect(self._place.login(), max(deadline, monotonic() + _LEAST_S))
             if isinstance(connection, psycopg.Connection):
                 return Link(connection, prepare=self.prepare)
             if self._drop_spare():

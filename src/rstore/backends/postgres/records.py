@@ -57,7 +57,7 @@ class PostgresRecords(Backend):
     """One namespace of one schema, as far as it holds key/value pairs."""
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        self._place = parse(rest)
+        self._place = parse(rest, options.credentials)
         self._connections = Connections(self._place, options)
         self._reads: Connections | Turns = self._connections
         self._records, self._logs = _statements(self._place.schema)
