@@ -279,7 +279,7 @@ def exclusively(backend: Backend, birth: bytes, *, before_the_end: Callable[[], 
         before_the_end()
 
 
-def test_the_end_of_a_transaction_is_known_by_the_name_of_the_transaction(
+def test_the_end_of_a_transaction_is_known_by_its_receipt(
     postgresql: Server, postgresql_schema: str, dsn: str, proxy: Proxy
 ) -> None:
     """Nothing that it wrote is there any more when it is looked for, or it never reached the server."""

@@ -31,6 +31,8 @@ from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableErro
 RETRIES: Final = 10
 MOMENT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
+BEHIND_S: Final = 1.0
+"""A call waits no longer for what is done behind its commit, and cannot fail any more."""
 _SET_LOCAL: Final = Statement("SELECT set_config($1::text, $2::text, true)")
 _random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 

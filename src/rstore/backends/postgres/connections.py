@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from math import ceil
+from random import SystemRandom
 from time import monotonic
 from typing import Final, TypeAlias, TypeVar
 
-from rstore.backends.nouns import Undone
+from rstore.backends.nouns import Options, Undone
 from rstore.backends.postgres.ahead import Asked, ask
-from rstore.backends.postgres.caller import MOMENT_S, RETRIES, Caller, set_local
+from rstore.backends.postgres.binary import truth
+from rstore.backends.postgres.caller import BEHIND_S, MOMENT_S, RETRIES, Caller, set_local
+from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import (
+    ABORTED,
+    IN_THE_FUTURE,
     RETRY,
     CutOff,
     Passed,
@@ -21,6 +26,7 @@ from rstore.backends.postgres.errors import (
 )
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres.moments import Moment
+from rstore.backends.postgres.receipts import REMOVE_EVERY, Receipt, Receipts
 from rstore.backends.postgres.schema import BEGIN, COMMIT
 from rstore.errors import (
     ConflictError,
@@ -32,6 +38,7 @@ from rstore.errors import (
 )
 
 T = TypeVar("T")
+_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 Look: TypeAlias = Callable[[], bool | None]
 """Reads back what a write was to leave behind: True, it is there; False, what it was to replace is still there, so that
@@ -56,6 +63,7 @@ _COMMIT: Final = (COMMIT, ())
 _ROLLBACK: Final = (Statement("ROLLBACK"), ())
 _XID: Final = (Statement("SELECT pg_current_xact_id()::text"), ())
 _STATUS: Final = Statement("SELECT pg_xact_status($1::text::xid8)")
+_STANDBY: Final = (Statement("SELECT pg_is_in_recovery()"), ())
 _SAVEPOINT: Final = (Statement("SAVEPOINT step"), ())
 _BACK: Final = (Statement("ROLLBACK TO SAVEPOINT step"), ())
 _RELEASE: Final = (Statement("RELEASE SAVEPOINT step"), ())
@@ -66,6 +74,10 @@ SELECT pg_logical_emit_message(true, 'rstore', '') WHERE current_setting('synchr
 
 class Connections(Caller):
     """What one open store asks of its server."""
+
+    def __init__(self, place: Place, options: Options, namespace: bytes) -> None:
+        super().__init__(place, options)
+        self._receipts = Receipts(place.schema, namespace)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -204,9 +216,11 @@ class Connections(Caller):
         link, found = self._send([*begin, *first], harmless=True)
         mine = vars(bound)  # of this thread, wherever it ends
         mine |= {"link": link, "xid": None, "gone": None, "serializable": serializable}
+        receipt: Receipt | None = None
         try:
             yield found[len(begin) :]
-            self._end(link)
+            receipt = None if bound.xid is None else self._receipts.make(link)
+            self._end(link, receipt)
         except BaseException:
             self._undo(link)
             raise
@@ -214,6 +228,14 @@ class Connections(Caller):
             self._writes += 1
             mine |= {"link": None, "serializable": False}
             self.pool.give_back(link)
+        if receipt is not None and receipt.is_new and _random.randrange(REMOVE_EVERY) == 0:
+            self._remove_stale_receipts()
+
+    def _remove_stale_receipts(self) -> None:
+        # The transaction is done, and an error here would say that it is not.
+        bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
+        with suppress(StoreError), self.within(BEHIND_S):
+            self.write([*bounds, self._receipts.remove_stale], lambda: False)
 
     @contextmanager
     def _step(self, first: Sequence[Call]) -> Generator[Results]:
@@ -244,12 +266,15 @@ class Connections(Caller):
             self.pool.give_back(link)
         yield None
 
-    def _end(self, link: Link) -> None:
+    def _end(self, link: Link, receipt: Receipt | None) -> None:
         bound, deadline = self._bound, monotonic() + self.timeout_s
         self._check_own(link)
+        failed = StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")
         try:
-            (ended,) = self._on(link, [_COMMIT], self.timeout_s)
+            *_, ended = self._on(link, [_COMMIT] if receipt is None else [receipt.leave, _COMMIT], self.timeout_s)
         except Failed as failure:
+            if failure.sqlstate == ABORTED:
+                raise bound.gone or failed from failure.error
             error = translated(failure.error, self.place.show)
             raise (Passed(str(error)) if failure.sqlstate in RETRY else error) from failure.error
         except Lost as lost:
@@ -257,16 +282,30 @@ class Connections(Caller):
             message = f"{self.place.show}: the connection was lost at the end of a transaction; nothing was applied"
             if xid is None and bound.serializable:  # the server was to say whether what it read belongs together
                 raise CutOff(message) from lost.__cause__
-            if xid is not None and not self._was_done(lambda: self._was_committed(xid), lost, deadline):
+            if xid is None or receipt is None:
+                return
+            if not self._was_done(lambda: self._was_committed(xid, receipt), lost, deadline):
                 raise StoreNotAvailableError(message) from lost.__cause__
             return
         if ended.command_status != b"COMMIT":
-            failed = StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")
             raise bound.gone or failed
 
-    def _was_committed(self, xid: bytes) -> bool | None:
-        (found,) = self._run([(_STATUS, (xid,))], harmless=True)
-        return {b"committed": True, b"aborted": False}.get(found.get_value(0, 0) or b"")
+    def _was_committed(self, xid: bytes, receipt: Receipt) -> bool | None:
+        """Return whether a transaction was committed: only its receipt shows that, see `receipts`."""
+        (found,) = self._run([receipt.find], harmless=True)
+        if found.ntuples:
+            return True
+        try:
+            (told,) = self._run([(_STATUS, (xid,))], harmless=True)
+        except StoreError as error:
+            if getattr(error.__cause__, "sqlstate", None) != IN_THE_FUTURE:
+                raise
+            # A server that crashed has not given this number to anybody yet. A standby may not have heard of it.
+            (standby,) = self._run([_STANDBY], harmless=True)
+            return None if truth(standby, 0) else False
+        # If that number was undone, so was this transaction, or it was lost. If it is committed, and was not a moment
+        # ago, the next look finds the receipt.
+        return False if told.get_value(0, 0) == b"aborted" else None
 
     def _undo(self, link: Link) -> None:
         if link in self.pool and not link.idle:

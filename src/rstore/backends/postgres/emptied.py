@@ -13,11 +13,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from threading import local
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rstore.backends.nouns import Log, Undone
 from rstore.backends.postgres.binary import int4, truth
-from rstore.backends.postgres.caller import set_local
+from rstore.backends.postgres.caller import BEHIND_S, set_local
 from rstore.backends.postgres.connections import Connections
 from rstore.backends.postgres.errors import Passed
 from rstore.backends.postgres.link import Call, Statement
@@ -25,10 +25,6 @@ from rstore.errors import NotSupportedError, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
     from rstore.backends.postgres.sql import LogSql
-
-
-_BEHIND_S: Final = 1.0
-"""Nobody waits longer for what is removed behind a transaction."""
 
 
 class EmptiedHead(NamedTuple):
@@ -94,8 +90,8 @@ class Emptied:
     def _remove_all(self, later: dict[Log, bytes]) -> None:
         # The transaction is done, and an error here would say that it is not. Who holds the lock of a head appends to
         # it, or is about to remove it. Nothing depends on it that this is on the disk, or on a standby.
-        bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{_BEHIND_S * 1000:.0f}")]
-        with suppress(StoreError), self._connections.within(_BEHIND_S) as deadline:
+        bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
+        with suppress(StoreError), self._connections.within(BEHIND_S) as deadline:
             for log, birth in later.items():
                 if monotonic() > deadline:
                     break

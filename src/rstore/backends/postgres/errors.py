@@ -35,6 +35,8 @@ NOT_PREPARED: Final = {"26000", "42P05"}
 CHANGED_PLAN: Final = "0A000"
 """Among other things: a table was altered since the statement was prepared."""
 READ_ONLY: Final = "25006"
+IN_THE_FUTURE: Final = "22023"
+"""Of `pg_xact_status`: the server has not given that number to any transaction yet."""
 
 READ_ONLY_HINT: Final = (
     "the server only reads: it is a standby, or default_transaction_read_only is on; connect to the primary (several "

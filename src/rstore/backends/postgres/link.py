@@ -103,6 +103,8 @@ class Link:
         self._prepared: set[bytes] = set()
         self._cancelled = False
         self.used_at = monotonic()
+        self.mark = b""
+        """The name of its receipts, once it has one."""
 
     def alive(self) -> bool:
         """Return whether nothing has arrived since the last answer; on an idle connection that is its end.

@@ -58,12 +58,12 @@ class PostgresRecords(Backend):
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
         self._place = parse(rest, options.credentials)
-        self._connections = Connections(self._place, options)
+        self._name = namespace.encode()
+        self._connections = Connections(self._place, options, self._name)
         self._reads: Connections | Turns = self._connections
         self._records, self._logs = _statements(self._place.schema)
         self._emptied = Emptied(self._connections, self._logs)
         self._namespace = namespace
-        self._name = namespace.encode()
         self._frozen = options.frozen
 
     # -- opening ------------------------------------------------------------------------------------------------------

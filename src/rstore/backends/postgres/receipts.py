@@ -1,0 +1,65 @@
+"""Receipts: what shows that a transaction was committed, when the answer to its COMMIT is lost.
+
+The server's own word is not enough. After a crash or a failover it gives the number of a transaction that was lost to
+the next writer, and `pg_xact_status` speaks of that one then. So each transaction that writes leaves a row of its own,
+sent together with the COMMIT: one for each connection, in the table of facts, replaced by the next transaction there.
+Not the stamps of what was written: a transaction that only deletes leaves none, and others replace them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+from rstore.backends.postgres.link import Call, Link, Statement
+from rstore.backends.postgres.schema import quoted
+from rstore.backends.postgres.sql import NOW
+
+STALE_MS: Final = 24 * 3600 * 1000
+"""A receipt is looked for within seconds. The rows of connections that are gone are removed after a day."""
+REMOVE_EVERY: Final = 16
+"""How many new rows there are, on average, between two looks for stale ones: at random, since most programs open few
+connections in their life."""
+
+_PREFIX: Final = "receipt "  # before any other name of a fact that begins with it, and behind none
+_BEHIND_PREFIX: Final = "receipt!"
+
+
+class Receipt(NamedTuple):
+    """What leaves a row in a transaction, and what finds it later."""
+
+    leave: Call
+    find: Call
+    is_new: bool
+    """Whether the connection had left none before."""
+
+
+class Receipts:
+    """The receipts of one namespace."""
+
+    def __init__(self, schema: str, namespace: bytes) -> None:
+        s = quoted(schema)
+        ns = f"SELECT ns FROM {s}.namespaces WHERE name = $1"
+        self._namespace = namespace
+        self._leave = Statement(f"""
+INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, int8send({NOW}) || $3::bytea
+FROM ({ns} FOR KEY SHARE) AS alive
+ON CONFLICT (ns, name) DO UPDATE SET fact = excluded.fact""")
+        self._find = Statement(f"""
+SELECT FROM {s}.facts WHERE ns = ({ns}) AND name = $2 AND substring(fact FROM 9) = $3::bytea""")
+        self._remove_stale = Statement(f"""
+DELETE FROM {s}.facts WHERE ns = ({ns}) AND name > '{_PREFIX}' AND name < '{_BEHIND_PREFIX}'
+AND fact < int8send({NOW} - {STALE_MS})""")
+
+    def make(self, link: Link) -> Receipt:
+        """Return a receipt for a transaction on a connection."""
+        is_new = link.mark == b""
+        if is_new:
+            link.mark = _PREFIX.encode() + os.urandom(16).hex().encode()
+        this = self._namespace, link.mark, os.urandom(16)
+        return Receipt((self._leave, this), (self._find, this), is_new)
+
+    @property
+    def remove_stale(self) -> Call:
+        """What removes the rows of connections that are gone."""
+        return self._remove_stale, (self._namespace,)
