@@ -167,8 +167,8 @@ def test_nothing_stays_behind_in_a_session(postgresql: Server, postgresql_schema
     with Store(postgresql.dsn(schema=postgresql_schema), frozen=False, durability="normal", timeout=7) as store:
         store.set("k", 1)
         store.discard()
-        (link,) = store._writer.backend._connections.pool._links  # type: ignore[attr-defined]  # noqa: SLF001
-        connection: psycopg.Connection = link._connection  # noqa: SLF001
+        (link,) = store._writer.backend._connections.pool.links  # type: ignore[attr-defined]  # noqa: SLF001
+        connection = psycopg.Connection(link._pgconn)  # noqa: SLF001
         connection.pgconn.exit_pipeline_mode()
         shown = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'").fetchall()
         assert shown == []

@@ -16,7 +16,7 @@ from rstore import ConflictError, OutcomeUnknownError, Store, StoreError, StoreN
 from rstore.backends.nouns import Log, Model
 
 # No WAL is written but for a commit: what a crash loses is known.
-LAZY = {"wal_writer_delay": "10s", "bgwriter_delay": "10s"}
+LAZY: dict[str, Any] = {"wal_writer_delay": "10s", "bgwriter_delay": "10s"}
 BINARIES = [None, *([DEBIAN_15] if DEBIAN_15.is_dir() else [])]
 
 
@@ -86,7 +86,8 @@ def test_what_a_crash_has_lost_is_not_told_as_committed(
 ) -> None:
     """Its number is another writer's by then, whose transaction is committed."""
     connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-    real, before, crashes = connections._end, state(store), []  # noqa: SLF001
+    real, before = connections._end, state(store)  # noqa: SLF001
+    crashes: list[int] = []
 
     def crash(*arguments: Any) -> None:
         if not crashes:

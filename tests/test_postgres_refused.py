@@ -152,8 +152,8 @@ def test_a_peer_that_is_gone_is_noticed_as_soon_as_the_user_says(
 ) -> None:
     def idle(dsn: str) -> bytes | None:
         with Store(dsn, frozen=False) as store:
-            (link,) = store._writer.backend._connections.pool._links  # type: ignore[attr-defined]  # noqa: SLF001
-            values: dict[bytes, bytes | None] = {option.keyword: option.val for option in link._connection.pgconn.info}  # noqa: SLF001
+            (link,) = store._writer.backend._connections.pool.links  # type: ignore[attr-defined]  # noqa: SLF001
+            values: dict[bytes, bytes | None] = {option.keyword: option.val for option in link._pgconn.info}  # noqa: SLF001
             return values[b"keepalives_idle"]
 
     assert idle(postgresql_dsn) == b"30"

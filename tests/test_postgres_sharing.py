@@ -187,9 +187,9 @@ if os.fork() == 0:
     sys.exit()
 assert os.wait()[1] == 0
 connections = store._writer.backend._connections
-before = set(connections.pool._links)
+before = set(connections.pool.links)
 store.set("k", 2)
-assert set(connections.pool._links) == before and len(before) == 1
+assert set(connections.pool.links) == before and len(before) == 1
 print("done")
 """
     with Program(programs.run, program) as running:

@@ -137,7 +137,7 @@ def test_statements_that_a_session_forgot_inside_a_transaction(dsn: str) -> None
         for key in ("a", "b"):
             store.extend(key, (1, 1))
         backend: Any = store._writer.backend  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
-        (link,) = backend._connections.pool._links  # noqa: SLF001 - what a pooler does between two transactions
+        (link,) = backend._connections.pool.links  # noqa: SLF001 - what a pooler does between two transactions
         name = backend._logs.take.name.decode()  # noqa: SLF001
         link.run([(type(backend._logs.take)(f"DEALLOCATE {name}"), ())], 1)  # noqa: SLF001
         store.remove("a", "b")

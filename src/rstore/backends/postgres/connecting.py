@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Final
 
 import psycopg
-from psycopg import pq, rows
+from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from rstore.backends.postgres.link import poll_until
@@ -28,7 +28,7 @@ _STANDBY_FIRST: Final = "prefer-standby"
 _random = SystemRandom()
 
 
-def connect(parameters: dict[str, str], deadline: float) -> psycopg.Connection | psycopg.Error:
+def connect(parameters: dict[str, str], deadline: float) -> pq.abc.PGconn | psycopg.Error:
     """Return a connection, or why there is none.
 
     The time that is left is shared by the hosts that are left; `connect_timeout` may give each one less. What went
@@ -48,7 +48,7 @@ def connect(parameters: dict[str, str], deadline: float) -> psycopg.Connection |
         pgconn = pq.PGconn.connect_start(make_conninfo("", **attempt).encode())
         state = poll_until(pgconn, pgconn.connect_poll, monotonic() + share_s)
         if state == pq.PollingStatus.OK:
-            return psycopg.Connection(pgconn, row_factory=rows.tuple_row)
+            return pgconn
         error = pgconn.get_error_message() if state == pq.PollingStatus.FAILED else "no answer in time"
         pgconn.finish()
         if error not in errors:

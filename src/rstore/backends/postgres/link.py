@@ -90,14 +90,14 @@ class Link:
     answered: a statement says that it is complete before its transaction is committed.
     """
 
-    def __init__(self, connection: psycopg.Connection, *, prepare: bool) -> None:
-        self._connection = connection
-        self._pgconn = connection.pgconn
+    def __init__(self, pgconn: pq.abc.PGconn, *, prepare: bool) -> None:
+        # Not a psycopg.Connection: that complains where it is thrown away, as a link is that an interrupt has lost.
+        self._pgconn = pgconn
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
         self._wait = _waiter(self._pgconn.socket)
         self._warnings: list[_Warning] = []
-        connection.add_notice_handler(_keeper(self._warnings))
+        self._pgconn.notice_handler = _keeper(self._warnings)
         self._fd = self._pgconn.socket
         self._prepare = prepare
         self._prepared: set[bytes] = set()
@@ -105,6 +105,13 @@ class Link:
         self.used_at = monotonic()
         self.mark = b""
         """The name of its receipts, once it has one."""
+        # What follows is its pool's.
+        self.home: object = None
+        self.seat: object = None
+        self.kept = False
+        """Whether somebody reads on it from one moment."""
+        self.aside = False
+        """Whether an answer is under way on it that can be asked for again."""
 
     def alive(self) -> bool:
         """Return whether nothing has arrived since the last answer; on an idle connection that is its end.
@@ -135,7 +142,7 @@ class Link:
 
     def close(self) -> None:
         """End the session."""
-        self._connection.close()
+        self._pgconn.finish()
 
     def abandon(self) -> None:
         """Let go of the socket of another process, without a word to its server."""
@@ -280,10 +287,11 @@ class _Warning(NamedTuple):
     words: str
 
 
-def _keeper(warnings: list[_Warning]) -> Callable[[Diagnostic], None]:
+def _keeper(warnings: list[_Warning]) -> Callable[[pq.abc.PGresult], None]:
     """Return what keeps a warning; when it returns, the driver forgets what the server said."""
 
-    def keep(notice: Diagnostic) -> None:
+    def keep(result: pq.abc.PGresult) -> None:
+        notice = Diagnostic(result)
         if notice.severity_nonlocalized == _WARNING:
             warnings.append(_Warning(notice.sqlstate, notice.source_function, notice.message_primary or ""))
 

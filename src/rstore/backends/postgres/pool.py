@@ -2,17 +2,23 @@
 
 Not psycopg_pool: its threads do not survive a fork, it finds dead connections by a statement before each use, and
 handing one out takes as long as a lookup on it.
+
+An interrupt may come between any two steps, also between taking a connection and the `try` that would give it back. So
+nothing counts what is in use: a connection that is in use is referenced by its user alone, and where that was
+interrupted, the connection and its *seat* in the pool go with the last reference. For the same reason there is no
+`Condition`: its own code can be interrupted between taking its lock and the `with` that would let go of it.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
-from threading import Condition
+from collections.abc import Iterable
+from contextlib import suppress
+from threading import Lock, RLock
 from time import monotonic
 from typing import Final
-from weakref import WeakSet, finalize
+from weakref import WeakSet, finalize, ref
 
 import psycopg
 
@@ -25,6 +31,29 @@ from rstore.errors import StoreBusyError, StoreClosedError
 _IDLE_S: Final = 300.0
 _LEAST_S: Final = 1.0
 """So long is a server given to take a connection, however short the time-out is: a distant one needs some of that."""
+_FIRST_PAUSE_S: Final = 0.01
+_LONGEST_PAUSE_S: Final = 0.5
+_LOOK_S: Final = 0.1
+"""A thread that waits looks as often by itself: a seat that is lost to an interrupt wakes nobody."""
+_PATIENT_S: Final = 0.1
+"""A thread that has waited so long is handed the next connection. Before, whoever comes first has it: to change the
+thread with every call takes several times as long."""
+
+
+class Seat:
+    """The right to one connection, for as long as somebody refers to it."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Waiter:
+    """A thread that waits for a connection."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.link: Link | None = None
+        self.bell = Lock()
+        self.bell.acquire()
 
 
 class Pool:
@@ -39,33 +68,39 @@ class Pool:
         _everything.add(self)
 
     def _begin_anew(self) -> None:
-        self._changed = Condition()  # guards all below, and says when one of them changed
+        self._lock = RLock()  # guards seats and what is set aside; taking and giving back an idle one needs none
+        self._home = object()  # what the connections of this process, that are not dropped, are marked with
         self._idle: deque[Link] = deque()  # the one used last is taken first
-        self._links: set[Link] = set()  # all that are open
-        self._free = self._place.pool  # how many more may be
-        self._kept: set[Link] = set()  # those that somebody reads from one moment
-        self._spare: set[Link] = set()  # those on which an answer is under way that can be asked for again
+        self._links: list[ref[Link]] = []  # all that were opened, and some that are gone
+        self._seats: list[ref[Seat]] = []
+        self._waiters: deque[_Waiter] = deque()
         # A store that nobody closed says farewell to its server when it is thrown away, and at the end of the process.
         self._farewell = finalize(self, _close_all, self._links)
 
     def __contains__(self, link: Link) -> bool:
         """Return whether a connection is still this process's own, and not dropped."""
-        return link in self._links
+        return link.home is self._home
+
+    @property
+    def links(self) -> list[Link]:
+        """All connections that are open."""
+        return [link for link in _alive(self._links) if link in self]
 
     def close(self) -> None:
         """Close the connections, each as soon as its thread is not using it."""
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
+        self.closed = True
         self.drop_idle()
+        for waiter in [*self._waiters]:
+            _ring(waiter)
 
     def forget(self) -> None:
         """Let go, in the child of a fork, of what is its parent's."""
-        for link in self._links:
+        links = self.links
+        for link in links:
             link.abandon()
         # Kept for good: nothing may ever be said on them, not even farewell.
         self._farewell.detach()
-        _abandoned.extend(self._links)
+        _abandoned.extend(links)
         self._begin_anew()
 
     def take(self, deadline: float) -> Link:
@@ -73,140 +108,185 @@ class Pool:
 
         Raises `StoreBusyError` if there is none by then.
         """
+        return self._pop() or self._wait(deadline)
+
+    def _pop(self) -> Link | None:
+        """Return a connection that is idle and has not broken."""
         while True:
-            if not (self._idle or self._free):
-                self._drop_spare()
-            link = self._take_idle(deadline)
-            if link is None:
-                return self._connect(deadline)
-            if link.alive():
-                return link
-            self.drop(link)
-
-    def take_spare(self) -> Link | None:
-        """Return a connection that is idle, if so few are kept that this one may be, too."""
-        with self._changed:
-            if self.closed or not self._idle or len(self._kept) + len(self._spare) >= self._place.pool // 2:
+            try:
+                link = self._idle.pop()
+            except IndexError:
                 return None
-            link = self._idle.pop()
-        try:
+            if self.closed:
+                self.drop(link)
+                raise StoreClosedError("the store was closed meanwhile")
             if link.alive():
                 return link
-        except BaseException:
             self.drop(link)
-            raise
-        self.drop(link)
-        return None
 
-    def leave(self, link: Link) -> None:
-        """Keep a connection on which an answer is under way, unless somebody needs its place meanwhile."""
-        with self._changed:
-            if link in self._links:
-                self._spare.add(link)
-
-    def claim(self, link: Link) -> bool:
-        """Return whether such a connection is still there; it is the caller's again then, to be given back."""
-        with self._changed:
-            if link not in self._spare:
-                return False
-            self._spare.remove(link)
-            return True
-
-    def _drop_spare(self) -> bool:
-        """End a session whose answer can be asked for again, if there is one."""
-        with self._changed:
-            if not self._spare:
-                return False
-            link = self._spare.pop()
-        self.drop(link)
-        return True
-
-    def keep(self, link: Link) -> bool:
-        """Return whether a connection may be kept for long: half of them may be, so that some are left for calls."""
-        with self._changed:
-            if len(self._kept) >= self._place.pool // 2:
-                return False
-            self._kept.add(link)
-            return True
-
-    def _take_idle(self, deadline: float) -> Link | None:
-        """Return a connection that is idle, or None for a place in which one may be opened, waiting for either."""
-        with self._changed:
-            if not self._idle and not self._free:
-                self._changed.wait_for(lambda: self._idle or self._free or self.closed, deadline - monotonic())
+    def _wait(self, deadline: float) -> Link:
+        """Return a connection that others give back, or a new one, whichever can be had first."""
+        since = monotonic()
+        knock_at, pause = since, _FIRST_PAUSE_S
+        refused: psycopg.Error | None = None
+        while True:
             if self.closed:
                 raise StoreClosedError("the store was closed meanwhile")
-            if self._idle:
-                return self._idle.pop()
-            if not self._free:
-                raise StoreBusyError(
-                    f"{self._place.show}: all {self._place.pool} connections of the store stayed in use until the "
-                    "time-out; ?pool= allows more"
-                )
-            self._free -= 1
-            return None
+            if monotonic() >= knock_at:
+                seat = self._seat()
+                if seat is not None:
+                    made = self._connect(seat, deadline)
+                    if isinstance(made, Link):
+                        return made
+                    refused = made
+                    del seat
+                    if self._drop_one_aside():
+                        continue  # whose place at the server may be the one that is missing
+                    if not is_temporary(refused):
+                        raise unreachable(refused, self._place.show) from refused
+                    knock_at, pause = monotonic() + pause, min(2 * pause, _LONGEST_PAUSE_S)
+                elif self._drop_one_aside():
+                    continue
+            now = monotonic()
+            until = min(deadline, now + _LOOK_S, knock_at if knock_at > now else deadline)
+            if (link := self._given(since, until)) is not None or (link := self._pop()) is not None:
+                return link
+            if monotonic() >= deadline:
+                break
+        if refused is not None:
+            raise unreachable(refused, self._place.show) from refused
+        raise StoreBusyError(
+            f"{self._place.show}: all {self._place.pool} connections of the store stayed in use until the "
+            "time-out; ?pool= allows more"
+        )
+
+    def _given(self, since: float, until: float) -> Link | None:
+        """Wait until a connection may be idle; return one that is handed over."""
+        waiter = _Waiter(since)
+        self._waiters.append(waiter)
+        if not self._idle:  # else it was given back before this one stood in the queue
+            waiter.bell.acquire(timeout=max(0.0, until - monotonic()))
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            waiter.bell.acquire(timeout=_LOOK_S)  # it was called, and is handed one right now, or nothing
+        return waiter.link
+
+    def _seat(self) -> Seat | None:
+        """Return the right to open one more connection, if there is one left."""
+        with self._lock:
+            self._seats[:] = [one for one in self._seats if one() is not None]
+            if len(self._seats) >= self._place.pool:
+                return None
+            seat = Seat()
+            self._seats.append(ref(seat))
+            return seat
+
+    def _connect(self, seat: Seat, deadline: float) -> Link | psycopg.Error:
+        connection = connect(self._place.login(), max(deadline, monotonic() + _LEAST_S))
+        if isinstance(connection, psycopg.Error):
+            return connection
+        link = Link(connection, prepare=self.prepare)
+        link.seat, link.home = seat, self._home
+        with self._lock:
+            self._links[:] = [one for one in self._links if one() is not None]
+            self._links.append(ref(link))
+        return link
 
     def give_back(self, link: Link) -> None:
         """Take a connection back, unless it was dropped or has something left to do."""
-        stale: list[Link] = []
-        with self._changed:
-            self._kept.discard(link)
-            if link not in self._links:
-                return
-            if self.closed or not link.reusable:
-                stale.append(link)
-            else:
-                link.used_at = monotonic()
-                self._idle.append(link)
-                while self._idle[0].used_at < link.used_at - _IDLE_S:
-                    stale.append(self._idle.popleft())
-                self._changed.notify()
-        for one in stale:
-            self.drop(one)
+        link.kept = False
+        if link.home is not self._home:
+            return
+        if not link.reusable:
+            self.drop(link)
+            return
+        now = link.used_at = monotonic()
+        if self._waiters and self._hand_over(link, now):
+            return
+        self._idle.append(link)
+        with suppress(IndexError):  # another thread may take them
+            while self._idle[0].used_at < now - _IDLE_S:
+                self.drop(self._idle.popleft())
+        if self.closed:
+            self.drop_idle()
+
+    def _hand_over(self, link: Link, now: float) -> bool:
+        """Wake a thread that waits; return whether it has got the connection, since it has waited for long."""
+        try:
+            waiter = self._waiters.popleft()
+        except IndexError:
+            return False
+        handed = waiter.since < now - _PATIENT_S
+        if handed:
+            waiter.link = link
+        else:
+            self._idle.append(link)
+        _ring(waiter)
+        return True
 
     def drop(self, link: Link) -> None:
         """End a session that nobody is to use again."""
-        with self._changed:
-            if link not in self._links:
-                return
-            self._links.remove(link)
-            self._kept.discard(link)
-            self._free += 1
-            self._changed.notify()
+        if link.home is not self._home:
+            return
+        link.home, link.seat, link.aside = None, None, False
         link.close()
+        with suppress(IndexError):
+            _ring(self._waiters.popleft())
 
     def drop_idle(self) -> None:
         """End the sessions that nobody uses."""
-        with self._changed:
-            idle = [*self._idle, *self._spare]
-            self._idle.clear()
-            self._spare.clear()
-        for link in idle:
-            self.drop(link)
+        with suppress(IndexError):
+            while True:
+                self.drop(self._idle.pop())
+        while self._drop_one_aside():
+            pass
 
-    def _connect(self, deadline: float) -> Link:
-        try:
-            link = self._try_connect(deadline)
-        except BaseException:
-            with self._changed:
-                self._free += 1
-                self._changed.notify()
-            raise
-        self._links.add(link)
-        return link
+    # -- connections that are kept for longer than a call -------------------------------------------------------------
 
-    def _try_connect(self, deadline: float) -> Link:
-        pause = 0.01
-        while True:
-            connection = connect(self._place.login(), max(deadline, monotonic() + _LEAST_S))
-            if isinstance(connection, psycopg.Connection):
-                return Link(connection, prepare=self.prepare)
-            if self._drop_spare():
-                continue  # whose place at the server may be the one that is missing
-            if not is_temporary(connection) or monotonic() + pause > deadline:
-                raise unreachable(connection, self._place.show) from connection
-            time.sleep(pause)
-            pause = min(2 * pause, 0.5)
+    def keep(self, link: Link) -> bool:
+        """Return whether a connection may be kept for long: half of them may be, so that some are left for calls."""
+        with self._lock:
+            if sum(one.kept for one in self.links) >= self._place.pool // 2:
+                return False
+            link.kept = True
+            return True
+
+    def take_spare(self) -> Link | None:
+        """Return a connection that is idle, if so few are kept that this one may be, too."""
+        if self.closed or not self._idle:
+            return None
+        if sum(one.kept or one.aside for one in self.links) >= self._place.pool // 2:
+            return None
+        return self._pop()
+
+    def leave(self, link: Link) -> None:
+        """Set a connection aside on which an answer is under way, unless somebody needs its place meanwhile."""
+        link.aside = True
+
+    def claim(self, link: Link) -> bool:
+        """Return whether such a connection is still there; it is the caller's again then, to be given back."""
+        with self._lock:
+            there = link.aside and link in self
+            link.aside = False
+            return there
+
+    def _drop_one_aside(self) -> bool:
+        """End a session whose answer can be asked for again, if there is one."""
+        for link in self.links:
+            if link.aside and self.claim(link):
+                self.drop(link)
+                return True
+        return False
+
+
+def _ring(waiter: _Waiter) -> None:
+    with suppress(RuntimeError):  # it was rung already
+        waiter.bell.release()
+
+
+def _alive(links: Iterable[ref[Link]]) -> list[Link]:
+    return [link for one in [*links] if (link := one()) is not None]
 
 
 # -- forks ------------------------------------------------------------------------------------------------------------
@@ -216,8 +296,8 @@ _everything: WeakSet[Pool] = WeakSet()
 _abandoned: list[Link] = []
 
 
-def _close_all(links: set[Link]) -> None:
-    for link in links:
+def _close_all(links: list[ref[Link]]) -> None:
+    for link in _alive(links):
         link.close()
 
 
