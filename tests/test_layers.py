@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors",),
     ("rstore.backends.credentials",),
     ("rstore.backends.nouns",),
-    ("rstore.backends.care",),
+    ("rstore.backends.care", "rstore.patience"),
     ("rstore.backends.base", "rstore.codec.compression"),
     ("rstore.codec.blueprints", "rstore.codec.failures", "rstore.codec.pickle_grammar"),
     ("rstore.codec.data_pickle",),

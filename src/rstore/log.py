@@ -33,6 +33,7 @@ from rstore.backends.nouns import (
     Row,
     Undone,
     View,
+    close_scope,
 )
 from rstore.codec import chunks as chunk_codec
 from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
@@ -138,13 +139,14 @@ class Logs(LogReader):
 
     def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
         """Put a few rows, whatever stood at their positions, without reading anything."""
+        patience = None
         while True:
             birth = self.birth
             sealed = self.seal_rows(key, rows)
             try:
                 done = self._backend.append(Log(self._model, key), self.new_head(), sealed, birth)
             except NamespaceGone:
-                self._namespace.revive()
+                patience = self._namespace.revive(patience)
                 continue
             if not done:
                 raise self._wrong_kind(key)
@@ -215,17 +217,22 @@ class Logs(LogReader):
         inside, races = Logs(self._namespace, self._model), 0
         while True:
             inside.put_off = (written := _Written()).add
+            locked = sorted(keys) if races >= RACES else ()
+            scopes = [self._backend.exclusive(Log(self._model, key)) for key in locked]
+            scopes.append(self._backend.transaction(create=create, serializable=False))
             try:
-                with ExitStack() as locks:
-                    for key in sorted(keys) if races >= RACES else ():
-                        locks.enter_context(self._backend.exclusive(Log(self._model, key)))
-                    locks.enter_context(self._backend.transaction(create=create, serializable=False))
+                with ExitStack() as stack:
+                    for scope in scopes:
+                        stack.enter_context(scope)
                     done = work(inside)
                 break
             except Undone:
                 races += 1
                 if races == MOST_RACES:
                     raise
+            finally:
+                for scope in reversed(scopes):
+                    close_scope(scope)
         for key, rows in written.items():
             self.wrote(key, rows)  # not before the end: others must not wait for a compression
         return done
@@ -234,23 +241,31 @@ class Logs(LogReader):
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
 
         After some lost races it holds the lock while it tries. `rows` is how many it writes.
+
+        Raises `StoreBusyError` if it lost every race until the time-out, also those in which it held the lock.
         """
-        races = 0
+        races, patience = 0, None
         while True:
             won = attempt() if races < RACES else self._alone(key, attempt, last=races >= MOST_RACES)
             if won is not None:
                 self.wrote(key, rows)  # not before the lock is released: others must not wait for a compression
                 return won
             races += 1
+            if races > RACES:  # who holds the lock is not overtaken, unless what is stored contradicts itself
+                where = self._namespace.place(key)
+                patience = self._namespace.again(patience, f"others were faster in changing {where}")
 
     def _alone(self, key: str, attempt: Callable[[], T | None], *, last: bool) -> T | None:
+        scope = self._backend.exclusive(Log(self._model, key))
         try:
-            with self._backend.exclusive(Log(self._model, key)):
+            with scope:
                 return attempt()
         except Undone:
             if last:
                 raise
             return None
+        finally:
+            close_scope(scope)
 
     # -- rewriting ----------------------------------------------------------------------------------------------------
 

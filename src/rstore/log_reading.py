@@ -14,6 +14,7 @@ from rstore.backends.nouns import FIRST, LAST, Chunk, Log, Model, Position, Row,
 from rstore.codec.chunks import Meta, Segment, merge, segment_of_rows, unpack_chunk, unpack_meta
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.threads import spread
+from rstore.patience import Patience
 
 _MAGIC: Final = bytes((MAGIC,))
 
@@ -55,8 +56,12 @@ class Namespace(Protocol):
         """What seals and opens."""
         ...
 
-    def revive(self) -> None:
-        """Create it again after somebody discarded it."""
+    def revive(self, patience: Patience | None = None) -> Patience:
+        """Create it again after somebody discarded it; return how long that may go on."""
+        ...
+
+    def again(self, patience: Patience | None, what: str) -> Patience:
+        """Return how long a verb may try again; None begins to count."""
         ...
 
 

@@ -30,6 +30,7 @@ from rstore.errors import (
 )
 from rstore.generations import Generations
 from rstore.log import Logs
+from rstore.patience import Patience
 from rstore.states import Readings
 
 T = TypeVar("T")
@@ -78,9 +79,24 @@ class Session:
         if self.closed:
             raise StoreClosedError("the store was closed meanwhile")
 
-    def revive(self) -> None:
-        """Create the namespace again after somebody discarded it."""
+    def revive(self, patience: Patience | None = None) -> Patience:
+        """Create the namespace again after somebody discarded it; return how long that may go on, for the next time.
+
+        Raises `StoreBusyError` when the time is up.
+        """
+        patience = self.again(patience, f"the namespace {self.generations.namespace!r} was discarded concurrently")
         self.generations.revive()
+        return patience
+
+    def again(self, patience: Patience | None, what: str) -> Patience:
+        """Return how long a verb may try again; None begins to count now, since most verbs need no other try.
+
+        Raises `StoreBusyError` when the time is up.
+        """
+        if patience is None:
+            return Patience(self.timeout_s, what)
+        patience.wait()
+        return patience
 
     # -- values -------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from weakref import WeakSet
 from rstore.arguments import check_namespace, check_timeout
 from rstore.backends import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.credentials import Credentials
-from rstore.backends.nouns import Options, Undone
+from rstore.backends.nouns import Options, Undone, close_scope
 from rstore.care import Care
 from rstore.codec.data_pickle import DataPickle
 from rstore.codec.formats import make_serializer
@@ -24,10 +24,10 @@ from rstore.codec.serializers import Codec
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError
 from rstore.generations import Generations
 from rstore.models import Models
+from rstore.patience import Patience
 from rstore.session import CLOSED, FROZEN, Session
 from rstore.transactions import Own, Snapshot, Transaction, gated, snapshot, transaction
 from rstore.values import Watching
-from rstore.values.leases import Patience
 
 T = TypeVar("T")
 
@@ -268,8 +268,12 @@ class Store(Models, Watching, Care):
         self._check_alone("snapshot")
         session = self._reader
         session.check_open()
-        with snapshot(session, self._freq) as view:
-            yield view
+        scope = snapshot(session, self._freq)
+        try:
+            with scope as view:
+                yield view
+        finally:
+            close_scope(scope)
 
     # -- values to bytes ----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 from weakref import ref
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import Found, Undone
+from rstore.backends.nouns import Found, Undone, close_scope
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
@@ -138,29 +138,26 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
             "nothing was applied: run(fn) tries again"
         ) from error
     finally:
-        _close(scope)
+        close_scope(scope)
     if inside is not None:
         inside.catch_up()
-
-
-def _close(scope: AbstractContextManager[None]) -> None:
-    """Undo what was begun, and interrupted before its `with` knew of it: that would hold until somebody collects it."""
-    generator = getattr(scope, "gen", None)
-    if generator is not None:
-        generator.close()  # does nothing to one that has ended
 
 
 @contextmanager
 def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, None]:
     """Read as of one moment."""
-    with session.backend.moment() as backend:
-        inside = Session(backend, session.codec, session.generations, session.timeout_s)
-        view = Snapshot(inside, freq)
-        try:
-            yield view
-        finally:
-            view._end(_SNAPSHOT_OVER)  # noqa: SLF001 - a part of its own
-            inside.backend = cast("Backend", _SNAPSHOT_OVER)  # for what another thread is in the middle of
+    scope = session.backend.moment()
+    try:
+        with scope as backend:
+            inside = Session(backend, session.codec, session.generations, session.timeout_s)
+            view = Snapshot(inside, freq)
+            try:
+                yield view
+            finally:
+                view._end(_SNAPSHOT_OVER)  # noqa: SLF001 - a part of its own
+                inside.backend = cast("Backend", _SNAPSHOT_OVER)  # for what another thread is in the middle of
+    finally:
+        close_scope(scope)
 
 
 class _Inside(Session):

@@ -11,9 +11,10 @@ import enum
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
 from rstore.backends.credentials import Credentials
 from rstore.errors import NotSupportedError, StoreError
@@ -259,6 +260,16 @@ class Watcher(ABC):
     @abstractmethod
     def wait(self, timeout_s: float) -> bool:
         """Return whether something may have changed since the last wait, or since the beginning, as soon as it has."""
+
+
+def close_scope(scope: AbstractContextManager[Any]) -> None:
+    """Undo what was begun, and interrupted before its `with` knew of it; do nothing to what has ended.
+
+    Left to be collected it would hold its locks until then, and its thread would go on inside of it.
+    """
+    close = getattr(scope, "close", None) or getattr(getattr(scope, "gen", None), "close", None)
+    if close is not None:
+        close()
 
 
 HEAD_BYTES: Final = 62

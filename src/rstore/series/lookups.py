@@ -114,6 +114,7 @@ def _around(session: Session, key: str, t: int, method: Method) -> tuple[Point |
         return point_between(session, key, t, t, last=True), None
     if method == "next":
         return None, point_between(session, key, t, MAX_INT64, last=False)
+    patience = None
     while True:
         before = point_between(session, key, MIN_INT64, t, last=True)
         if method == "previous" or (before is not None and before[0] == t):
@@ -128,6 +129,7 @@ def _around(session: Session, key: str, t: int, method: Method) -> tuple[Point |
         if times and times[0] <= t and (len(times) == 1 or times[1] >= t):
             points = list(zip(times, near.slice(0, len(times)).column.values(session.codec), strict=True))
             return points[0], points[1] if len(points) > 1 else None
+        patience = session.again(patience, f"others changed {session.place(key)} while it was read")
 
 
 def _at_many(session: Session, key: str, asked: Int64s, method: Method, tolerance: int) -> npt.NDArray[Any]:

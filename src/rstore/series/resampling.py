@@ -96,8 +96,10 @@ class Resampling(Points):
             return _nothing(session, key)
         buckets = Buckets(width, base, right=closed == "right")
         with session.naming(f"the series {key!r}"):
+            patience = None
             while (found := _find(session, key, lo, hi, buckets, aggregates)) is None:
-                pass  # the value that holds at the start was taken away while it was read
+                # The value that holds at the start was taken away while it was read.
+                patience = session.again(patience, f"others changed {session.place(key)} while it was read")
         if not found:
             return _nothing(session, key)
         points = [(one.number, one.values) for one in found]

@@ -12,8 +12,9 @@ import numpy as np
 from rstore.arguments import check_key, check_ttl
 from rstore.backends.nouns import KEEP, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.patience import Patience
 from rstore.session import Session
-from rstore.values.leases import Lease, Patience
+from rstore.values.leases import Lease
 from rstore.values.records import Records
 
 _MISSING: Final = object()
@@ -121,6 +122,7 @@ class Atomic(Records):
                             stored = self._put_if(session, key, factory(), None, ttl_ms, reads=True)
                             if stored is not None:
                                 return stored.value
+                    patience.check()
                     continue
             patience.wait()
         return session.open_value(key, record)

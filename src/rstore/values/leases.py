@@ -1,4 +1,4 @@
-"""Who computes the value of a key while others wait for it, and how long one waits.
+"""Who computes the value of a key while others wait for it.
 
 A *lease* is a log without rows, of a kind of its own: it is in no list of keys, goes with the namespace, every backend
 commits it by its version, and its facts say until when it holds, by the backend's clock.
@@ -6,48 +6,18 @@ commits it by its version, and its facts say until when it holds, by the backend
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
-from random import SystemRandom
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Final, Self
 
 from rstore.backends.nouns import LAST, Commit, Head, Log, Model, NamespaceGone
-from rstore.errors import StoreBusyError, StoreError
+from rstore.errors import StoreError
 from rstore.log import new_stamp
 from rstore.session import Session
 
 LEASE_S: Final = 5.0
 """How long a lease holds. Whoever computes longer renews it three times as often; whoever died does not."""
-
-_FIRST_PAUSE_S: Final = 0.001
-_LONGEST_PAUSE_S: Final = 0.05
-
-_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
-
-
-class Patience:
-    """How long a verb tries again what others were faster at."""
-
-    def __init__(self, timeout_s: float, what: str) -> None:
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._longest_s = _FIRST_PAUSE_S
-        self._what = what
-
-    def wait(self) -> None:
-        """Sleep a little, longer each time; a random time, since two that lost a race to each other would meet again.
-
-        Raises `StoreBusyError` when the time is up.
-        """
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise StoreBusyError(
-                f"{self._what} for longer than the time-out, {self._timeout_s:g} s; nothing was stored"
-            )
-        time.sleep(min(left_s, self._longest_s * _random.random()))
-        self._longest_s = min(2 * self._longest_s, _LONGEST_PAUSE_S)
 
 
 class Lease:
@@ -66,7 +36,7 @@ class Lease:
 
     def take(self) -> bool:
         """Return whether the lease is one's own now."""
-        backend, token = self._session.backend, new_stamp()
+        backend, token, patience = self._session.backend, new_stamp(), None
         while True:
             birth = self._session.birth
             view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
@@ -84,7 +54,7 @@ class Lease:
             try:
                 taken = backend.commit(self._log, commit, birth)
             except NamespaceGone:
-                self._session.revive()
+                patience = self._session.revive(patience)
                 continue
             if not taken:
                 self._token = b""

@@ -114,6 +114,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             if put is None:
                 raise _conflict(session, key, version, "stored")
             return put.version
+        patience = None
         while True:
             birth = session.generations.now.birth
             # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
@@ -121,7 +122,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             try:
                 session.backend.put(key, record, ttl_ms, birth)
             except NamespaceGone:
-                session.revive()
+                patience = session.revive(patience)
                 continue
             session.wrote(1)
             return version_of(record)
@@ -242,20 +243,21 @@ class Mapped(Records, MutableMapping[str, Any]):
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         """Remove `key` and return its value, or `default` if there is none; nobody else gets the same value."""
         session = self._writer
-        key = check_key(key)
+        key, patience = check_key(key), None
         while (record := self._find(session, key)) is not None:
             version, value = version_of(record), session.open_value(key, record)
             del record  # a large value is there as few times as can be
             if self._take(session, key, version):
                 return value
             del value
+            patience = session.again(patience, f"others were faster in changing {session.place(key)}")
         if default is _MISSING:
             raise KeyError(key)
         return default
 
     def popitem(self) -> tuple[str, Any]:
         """Remove the last key in order, and return it with its value."""
-        session = self._writer
+        session, patience = self._writer, None
         while records := session.backend.scan(limit=1, reverse=True).records:
             key, record, _ = records[0]
             version, value = version_of(record), session.open_value(key, record)
@@ -263,6 +265,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             if self._take(session, key, version):
                 return key, value
             del value
+            patience = session.again(patience, "others were faster in taking the last key")
         raise KeyError("the store holds no keys")
 
     def setdefault(self, key: str, default: Any = None) -> Any:
@@ -271,10 +274,11 @@ class Mapped(Records, MutableMapping[str, Any]):
         The one that stores gets its value as it will be read: with `serializer='json'`, a list for a tuple.
         """
         session = self._writer
-        key = check_key(key)
+        key, patience = check_key(key), None
         while (record := self._find(session, key)) is None:
             if (stored := self._put_if(session, key, default, None, reads=True)) is not None:
                 return stored.value
+            patience = session.again(patience, f"others were faster in changing {session.place(key)}")
         return session.open_value(key, record)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:

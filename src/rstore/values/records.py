@@ -53,13 +53,14 @@ class Records(Verbs):
 
     def _write(self, session: Session, encoded: Mapping[str, bytes], ttl_ms: int | None = None) -> None:
         """Put many records, whatever was there."""
+        patience = None
         while True:
             birth = session.birth
             writes = session.seal_values(encoded, ttl_ms)
             try:
                 session.backend.write(writes, birth)
             except NamespaceGone:
-                session.revive()
+                patience = session.revive(patience)
                 continue
             session.wrote(len(writes))
             return
@@ -77,6 +78,7 @@ class Records(Verbs):
         `reads`: also return the value as a read will return it. It is loaded before it is stored, so that a value that
         cannot be loaded is refused instead.
         """
+        patience = None
         while True:
             birth = session.birth
             record = session.make_record(key, value)
@@ -84,18 +86,19 @@ class Records(Verbs):
             try:
                 done = session.backend.write_if(Write(key, record, ttl_ms), version, birth)
             except NamespaceGone:
-                session.revive()
+                patience = session.revive(patience)
                 continue
             session.wrote(1)
             return stored if done else None
 
     def _take(self, session: Session, key: str, version: bytes | None) -> bool:
         """Delete a record if it has this version (None: find that there is none)."""
+        patience = None
         while True:
             try:
                 return session.backend.write_if(Write(key, None), version, session.birth)
             except NamespaceGone:
-                session.revive()
+                patience = session.revive(patience)
 
     def _scan(
         self,
