@@ -17,8 +17,8 @@ _SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "synchron
 # Whoever may not see the state of a standby sees that there is one.
 _ASK: Final = Statement(f"""
 SELECT {", ".join(f"current_setting('{name}')" for name in _SETTINGS)}, pg_is_in_recovery(),
-  (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')),
-  (SELECT count(*) FROM pg_stat_replication WHERE sync_state IS NULL)""")
+  (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state = ANY ('{{sync,quorum}}'::text[])),
+  (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state IS NULL)""")
 _AWAITED: Final = ("on", "remote_write", "remote_apply")
 """With these a commit waits for the standbys that are named, if any are."""
 _COPIED: Final = {

@@ -18,6 +18,7 @@ from psycopg import capabilities, pq
 from psycopg.errors import Diagnostic, error_from_result
 
 from rstore.backends.postgres.errors import is_refused_by_pooler
+from rstore.backends.postgres.qualified import qualified
 
 # Looked up once: three levels of names take a tenth of a microsecond each time.
 _OK: Final = pq.ExecStatus.COMMAND_OK
@@ -40,11 +41,22 @@ _FLUSH_EVERY: Final = 16
 class Statement:
     """SQL with its name, which is made of the SQL: behind a pooler two programs may meet on one connection."""
 
-    __slots__ = ("name", "sql")
+    __slots__ = ("_as_written", "_written", "name", "sql")
+    name: bytes
+    sql: bytes
 
-    def __init__(self, sql: str) -> None:
-        self.sql = sql.encode()
+    def __init__(self, sql: str, *, as_written: bool = False) -> None:
+        """Make one of SQL whose names are qualified here, or are already."""
+        self._written = sql
+        self._as_written = as_written
+
+    def __getattr__(self, name: str) -> bytes:
+        # Not before it is used: to qualify all that there are takes as long as to open the store.
+        if name not in ("name", "sql"):
+            raise AttributeError(name)
+        self.sql = (self._written if self._as_written else qualified(self._written)).encode()
         self.name = b"rstore_" + sha256(self.sql).hexdigest()[:24].encode()
+        return self.name if name == "name" else self.sql
 
 
 Results: TypeAlias = "list[pq.abc.PGresult]"

@@ -18,45 +18,56 @@ from rstore.errors import StoreNotAvailableError
 # old one needs no new entry in the index. Rewriting all records takes half the time. With half a page it would take a
 # third, but every store would take twice the disk.
 _FORMAT_1: Final = """
-CREATE TABLE {s}.format (application text NOT NULL, version int NOT NULL);
+CREATE TABLE {s}.format (application {text} NOT NULL, version {int} NOT NULL);
 INSERT INTO {s}.format VALUES ('rstore', 0);
 CREATE TABLE {s}.namespaces (
-  name text COLLATE "C" PRIMARY KEY,
-  ns bigint NOT NULL UNIQUE,  -- its birth, random: what is written under a dead one is found by nobody
-  watched_until timestamptz  -- until then writers wake those who listen
+  name {text} COLLATE {c} PRIMARY KEY,
+  ns {bigint} NOT NULL UNIQUE,  -- its birth, random: what is written under a dead one is found by nobody
+  watched_until {timestamptz}  -- until then writers wake those who listen
 );
 CREATE TABLE {s}.facts (
-  ns bigint, name text COLLATE "C", fact bytea NOT NULL,
+  ns {bigint}, name {text} COLLATE {c}, fact {bytea} NOT NULL,
   PRIMARY KEY (ns, name)
 );
 CREATE TABLE {s}.records (
-  ns bigint, key text COLLATE "C", record bytea NOT NULL, expires_ms bigint,
+  ns {bigint}, key {text} COLLATE {c}, record {bytea} NOT NULL, expires_ms {bigint},
   PRIMARY KEY (ns, key)
 ) WITH (fillfactor = 90);
 CREATE INDEX records_expiry ON {s}.records (ns, expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE TABLE {s}.logs (
-  ns bigint, model int, key text COLLATE "C",
-  epoch bytea NOT NULL, version bytea NOT NULL, sealed boolean NOT NULL, facts bytea NOT NULL,
+  ns {bigint}, model {int}, key {text} COLLATE {c},
+  epoch {bytea} NOT NULL, version {bytea} NOT NULL, sealed {boolean} NOT NULL, facts {bytea} NOT NULL,
   PRIMARY KEY (ns, model, key)
 ) WITH (fillfactor = 90);
 CREATE TABLE {s}.hot (
-  ns bigint, model int, key text COLLATE "C", t bigint, seq int, body bytea NOT NULL,
+  ns {bigint}, model {int}, key {text} COLLATE {c}, t {bigint}, seq {int}, body {bytea} NOT NULL,
   PRIMARY KEY (ns, model, key, t, seq)
 );
 CREATE TABLE {s}.chunks (
-  ns bigint, model int, key text COLLATE "C",
-  first_t bigint, first_seq int, last_t bigint NOT NULL, last_seq int NOT NULL,
-  n int NOT NULL CHECK (n > 0), meta bytea NOT NULL, body bytea NOT NULL,
+  ns {bigint}, model {int}, key {text} COLLATE {c},
+  first_t {bigint}, first_seq {int}, last_t {bigint} NOT NULL, last_seq {int} NOT NULL,
+  n {int} NOT NULL CHECK (n OPERATOR({catalogue}.>) 0), meta {bytea} NOT NULL, body {bytea} NOT NULL,
   PRIMARY KEY (ns, model, key, first_t, first_seq)
 );
 CREATE TABLE {s}.checkpoints (
-  ns bigint, model int, key text COLLATE "C", t bigint, seq int, body bytea NOT NULL,
+  ns {bigint}, model {int}, key {text} COLLATE {c}, t {bigint}, seq {int}, body {bytea} NOT NULL,
   PRIMARY KEY (ns, model, key, t, seq)
 );
 -- Compressed already, or sealed: trying to compress them again would take longer than storing them.
 ALTER TABLE {s}.chunks ALTER body SET STORAGE EXTERNAL;
 ALTER TABLE {s}.checkpoints ALTER body SET STORAGE EXTERNAL;
 """
+
+_CATALOGUE: Final = {
+    "bigint": "pg_catalog.int8",
+    "int": "pg_catalog.int4",
+    "boolean": "pg_catalog.bool",
+    "text": "pg_catalog.text",
+    "bytea": "pg_catalog.bytea",
+    "timestamptz": "pg_catalog.timestamptz",
+    "c": 'pg_catalog."C"',
+    "catalogue": "pg_catalog",
+}
 
 MIGRATIONS: Final = [_FORMAT_1]
 """The script at index n leads from format n to format n + 1."""
@@ -73,9 +84,9 @@ _ISOLATION: Final = Statement("SELECT current_setting('default_transaction_isola
 _LOCK: Final = Statement("SELECT pg_advisory_xact_lock(hashtextextended('rstore.' || $1::text, 0))")
 # Not to_regclass and the like: what these did not find the session remembers, until it begins another transaction.
 _LOOK: Final = Statement("""
-SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1),
-  EXISTS (SELECT FROM pg_class WHERE relname = 'format' AND relnamespace = (
-    SELECT oid FROM pg_namespace WHERE nspname = $1)),
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1),
+  EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'format' AND relnamespace = (
+    SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)),
   current_setting('transaction_read_only') = 'on'""")
 
 
@@ -91,7 +102,7 @@ def script(schema: str, version: int = 0) -> list[str]:
     for to, migration in enumerate(MIGRATIONS[version:], version + 1):
         lines = (line.partition("--")[0].rstrip() for line in migration.splitlines())
         # The name comes last: it may hold whatever ends a statement or begins a comment.
-        statements += (one.strip().format(s=s) for one in "\n".join(lines).split(";") if one.strip())
+        statements += (one.strip().format(s=s, **_CATALOGUE) for one in "\n".join(lines).split(";") if one.strip())
         statements.append(f"UPDATE {s}.format SET version = {to}")
     return statements
 
@@ -128,7 +139,7 @@ def _migrate(link: Link, place: Place, timeout_s: float) -> None:
     if version < len(MIGRATIONS):
         # Not CREATE SCHEMA IF NOT EXISTS: it asks for the right to create one even where there is one.
         statements = ([] if there else [f"CREATE SCHEMA {quoted(place.schema)}"]) + script(place.schema, version)
-        link.run([(Statement(one), ()) for one in statements], timeout_s)
+        link.run([(Statement(one, as_written=True), ()) for one in statements], timeout_s)
     link.run([(COMMIT, ())], timeout_s)
 
 

@@ -165,7 +165,7 @@ DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE
         # Seldom, and not each time: several may watch, and each version of the row is one that writers step over.
         self.watch = Statement(f"""
 UPDATE {s}.namespaces SET watched_until = statement_timestamp() + interval '{WATCHED_S} s' WHERE name = $1
-AND coalesce(watched_until < statement_timestamp() + interval '{WATCHED_S / 2} s', true)""")
+AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} s'), true)""")
 
     @cache  # noqa: B019 - a few combinations, and as many objects as schemas
     def count(self, *, stop: bool) -> Statement:
@@ -295,11 +295,11 @@ SELECT FROM {s}.logs WHERE ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 A
         self.drop_rows = Statement(f"""
 DELETE FROM {s}.hot
 WHERE {this} AND {between("t, seq")}
-  AND ((t, seq, body) IN (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
+  AND ((t, seq, body) = ANY (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
         self.drop_chunks = Statement(f"""
 DELETE FROM {s}.chunks
 WHERE {this} AND {between("first_t, first_seq")}
-  AND ((first_t, first_seq) IN (SELECT * FROM unnest($6::bigint[], $7::int[]))) IS TRUE AND {won}""")
+  AND ((first_t, first_seq) = ANY (SELECT * FROM unnest($6::bigint[], $7::int[]))) IS TRUE AND {won}""")
         self.drop_checkpoints = Statement(f"""
 DELETE FROM {s}.checkpoints WHERE {this} AND (t, seq) >= ($6::bigint, $7::bigint) AND {won}""")
         self.put_rows, self.put_checkpoints = (

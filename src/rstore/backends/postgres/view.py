@@ -65,7 +65,7 @@ def _query(
     down = " DESC" if reverse else ""
     tables = [
         f"""head AS MATERIALIZED (
-  SELECT ns, epoch, version, sealed, facts FROM {s}.namespaces JOIN {s}.logs USING (ns)
+  SELECT logs.ns, epoch, version, sealed, facts FROM {s}.namespaces JOIN {s}.logs ON logs.ns = namespaces.ns
   WHERE name = $1 AND model = $2 AND key = $3 AND {seen(s)})"""
     ]
     parts = [
