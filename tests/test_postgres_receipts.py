@@ -86,7 +86,7 @@ def test_what_a_crash_has_lost_is_not_told_as_committed(
 ) -> None:
     """Its number is another writer's by then, whose transaction is committed."""
     connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-    real, before = connections._end, state(store)  # noqa: SLF001
+    real, before = connections.end, state(store)
     crashes: list[int] = []
 
     def crash(*arguments: Any) -> None:
@@ -98,7 +98,7 @@ def test_what_a_crash_has_lost_is_not_told_as_committed(
                 other["x"] = i
         real(*arguments)
 
-    connections._end = crash  # noqa: SLF001
+    connections.end = crash
     try:
         write(store)
     except (OutcomeUnknownError, StoreNotAvailableError, ConflictError):
@@ -153,16 +153,16 @@ def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(proxied_dsn: str, pro
             store.apply(key, {"x": 1})
         before = state(store)
         connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        real = connections._end  # noqa: SLF001
+        real = connections.end
 
         def lose(*arguments: Any) -> None:
             proxy.answers_to_lose = 1
             real(*arguments)
 
-        connections._end = lose  # noqa: SLF001
+        connections.end = lose
         WRITES[name](store)
         assert proxy.answers_to_lose == 0
-        connections._end = real  # noqa: SLF001
+        connections.end = real
         assert state(store) != before
         store.discard()
 

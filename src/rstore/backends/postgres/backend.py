@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Final
 
@@ -114,11 +114,15 @@ class PostgresBackend(PostgresCare):
             return
         named = self._named(log)
         query, asked = view_call(self._place.schema, lo, hi, bodies=False)
-        with self._connections.moment((query, (*named, *asked))) as moment:
-            if moment is None:
-                yield HeldSnapshot(self.view(log, lo, hi))
-            else:
-                yield _PinnedSnapshot(moment, self._logs.body, named)
+        scope = self._connections.moment((query, (*named, *asked)))
+        try:
+            with scope as moment:
+                if moment is None:
+                    yield HeldSnapshot(self.view(log, lo, hi))
+                else:
+                    yield _PinnedSnapshot(moment, self._logs.body, named)
+        finally:
+            scope.close()
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
         address = address_of(self._name, birth, log)
@@ -227,22 +231,22 @@ class PostgresBackend(PostgresCare):
     @contextmanager
     def moment(self) -> Generator[Backend]:
         other = copy(self)
-        with self._connections.moment() as moment:
-            if moment is None:
-                raise StoreBusyError("too many snapshots are open at once: each keeps a connection")
-            other._reads = Turns(moment)  # noqa: SLF001 - of its own class
-            yield other
+        scope = self._connections.moment()
+        try:
+            with scope as moment:
+                if moment is None:
+                    raise StoreBusyError("too many snapshots are open at once: each keeps a connection")
+                other._reads = Turns(moment)  # noqa: SLF001 - of its own class
+                yield other
+        finally:
+            scope.close()
 
-    @contextmanager
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[None]:
-        with self._emptied.removing(), self._connections.transaction(serializable=serializable):
-            yield
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> AbstractContextManager[None]:
+        return self._connections.transaction(serializable=serializable, around=self._emptied)
 
-    @contextmanager
-    def exclusive(self, log: Log) -> Generator[None]:
+    def exclusive(self, log: Log) -> AbstractContextManager[None]:
         # The lock of its head, where it has one: of whoever creates it one wins, and the others find it then.
-        with self._connections.transaction((self._logs.hold, self._named(log))):
-            yield
+        return self._connections.transaction((self._logs.hold, self._named(log)))
 
     def _named(self, log: Log) -> tuple[bytes, bytes, bytes]:
         return self._name, int4(log.model), log.key.encode()

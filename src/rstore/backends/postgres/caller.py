@@ -159,6 +159,11 @@ class Caller:
                 f"{self.place.show}: the connection was lost inside a transaction; nothing was applied"
             )
             raise self._bound.gone from lost.__cause__
+        except BaseException:
+            self._bound.gone = StoreNotAvailableError(
+                f"{self.place.show}: a call inside the transaction was interrupted; nothing was applied"
+            )
+            raise
 
     def _check_own(self, link: Link) -> None:
         if link not in self.pool:

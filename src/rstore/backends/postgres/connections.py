@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from math import ceil
 from random import SystemRandom
 from time import monotonic
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from rstore.backends.nouns import Options, Undone
 from rstore.backends.postgres.ahead import Asked, ask
@@ -25,9 +25,9 @@ from rstore.backends.postgres.errors import (
     translated,
 )
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
-from rstore.backends.postgres.moments import Moment
 from rstore.backends.postgres.receipts import REMOVE_EVERY, Receipt, Receipts
 from rstore.backends.postgres.schema import BEGIN, COMMIT
+from rstore.backends.postgres.scopes import Around, MomentScope, Scope
 from rstore.errors import (
     ConflictError,
     NotSupportedError,
@@ -64,9 +64,6 @@ _ROLLBACK: Final = (Statement("ROLLBACK"), ())
 _XID: Final = (Statement("SELECT pg_current_xact_id()::text"), ())
 _STATUS: Final = Statement("SELECT pg_xact_status($1::text::xid8)")
 _STANDBY: Final = (Statement("SELECT pg_is_in_recovery()"), ())
-_SAVEPOINT: Final = (Statement("SAVEPOINT step"), ())
-_BACK: Final = (Statement("ROLLBACK TO SAVEPOINT step"), ())
-_RELEASE: Final = (Statement("RELEASE SAVEPOINT step"), ())
 # A commit behind the one that is in question, so that standbys that have confirmed it have confirmed both.
 _CONFIRM: Final = Statement("""
 SELECT pg_logical_emit_message(true, 'rstore', '') WHERE current_setting('synchronous_standby_names') <> ''""")
@@ -185,88 +182,82 @@ class Connections(Caller):
         It is done again where the server undid it.
         """
         for tries in range(RETRIES):
+            scope = self.transaction(*first)
             try:
-                with self.transaction(*first) as found:
-                    return work(found)
+                with scope:
+                    return work(scope.found)
             except Undone:
                 # A step keeps the locks of what was before it, and they would be in the way again.
                 if self.bound or tries == RETRIES - 1:
                     raise
+            finally:
+                scope.close()
         raise AssertionError("the last try returns or raises")
 
-    @contextmanager
-    def transaction(self, *first: Call, serializable: bool = False) -> Generator[Results]:
-        """Bind a connection to this thread, and make all of its calls one transaction, begun by some statements.
+    def transaction(self, *first: Call, serializable: bool = False, around: Around | None = None) -> Scope:
+        """Return what binds a connection to this thread, and makes all of its calls one transaction.
 
-        Inside another one it is a step of that: all of it or nothing. `serializable`: what was read inside is what
-        there is at its end.
+        It begins with some statements, whose results are its `found`. Inside another one it is a step of that: all of
+        it or nothing. `serializable`: what was read inside is what there is at its end.
 
         Raises `Undone` if the server undid it, and it may be done again.
         """
-        bound = self._bound
-        if bound.link is not None:
-            with self._step(first) as found:
-                yield found
-            return
+        return Scope(self, first, around, serializable=serializable)
+
+    def begin(self, first: Sequence[Call], *, serializable: bool) -> tuple[Link, Results]:
+        """Return a connection on which a transaction has begun, and what its first statements found."""
         # Whoever stalls while it holds the locks of a transaction loses them.
         idle_ms = str(ceil(max(_STALL_S, 2 * self.timeout_s) * 1000))
         level = _BEGIN_SERIALIZABLE if serializable else _BEGIN
         idle = set_local("idle_in_transaction_session_timeout", idle_ms)
         begin = [level, self._writable, idle, *self._prelude]
         link, found = self._send([*begin, *first], harmless=True)
-        mine = vars(bound)  # of this thread, wherever it ends
-        mine |= {"link": link, "xid": None, "gone": None, "serializable": serializable}
-        receipt: Receipt | None = None
-        try:
-            yield found[len(begin) :]
-            receipt = None if bound.xid is None else self._receipts.make(link)
-            self._end(link, receipt)
-        except BaseException:
-            self._undo(link)
-            raise
-        finally:
-            self._writes += 1
-            mine |= {"link": None, "serializable": False}
-            self.pool.give_back(link)
-        if receipt is not None and receipt.is_new and _random.randrange(REMOVE_EVERY) == 0:
-            self._remove_stale_receipts()
+        return link, found[len(begin) :]
 
-    def _remove_stale_receipts(self) -> None:
+    def of_this_thread(self) -> dict[str, Any]:
+        """Return what is known of this thread's transaction, to be changed in one step, by whichever thread ends it."""
+        return vars(self._bound)
+
+    def inside(self, calls: Iterable[Call]) -> Results:
+        """Return the results of statements of the transaction that is open in this thread."""
+        return self._run(calls)
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the transaction that is open in this thread is still there, failed or not."""
+        link = self._bound.link
+        return link is not None and link in self.pool and not link.idle
+
+    def receipt(self, link: Link) -> Receipt | None:
+        """Return the receipt of the transaction of this thread, if it has written anything."""
+        return None if self._bound.xid is None else self._receipts.make(link)
+
+    def finish(self, link: Link) -> None:
+        """Take back the connection of a transaction that has ended."""
+        self._writes += 1
+        self.pool.give_back(link)
+
+    def remove_stale_receipts(self, receipt: Receipt | None) -> None:
+        """Remove now and then, behind a transaction that left one, the receipts of connections that are gone."""
+        if receipt is None or not receipt.is_new or _random.randrange(REMOVE_EVERY):
+            return
         # The transaction is done, and an error here would say that it is not.
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
         with suppress(StoreError), self.within(BEHIND_S):
             self.write([*bounds, self._receipts.remove_stale], lambda: False)
 
-    @contextmanager
-    def _step(self, first: Sequence[Call]) -> Generator[Results]:
-        self._run([_SAVEPOINT])
-        try:
-            yield self._run(first) if first else []
-        except BaseException:
-            link = self._bound.link
-            if link is not None and link in self.pool and not link.idle:
-                self._run([_BACK, _RELEASE])
-            raise
-        self._run([_RELEASE])
-
-    @contextmanager
-    def moment(self, *calls: Call) -> Generator[Moment | None]:
-        """Read, in a transaction of its own on a connection of its own, what there was when it began.
-
-        None: too many are kept already.
-        """
+    def moment(self, *calls: Call) -> MomentScope:
+        """Return what reads, in a transaction of its own on a connection of its own, what there was when it began."""
         begin = [_BEGIN_MOMENT, set_local("idle_in_transaction_session_timeout", _READER_MS)]
-        link, found = self._send([*begin, *calls], harmless=True)
-        try:
-            if self.pool.keep(link):
-                yield Moment(self, link, found[len(begin) :])
-                return
-        finally:
-            self._undo(link)
-            self.pool.give_back(link)
-        yield None
 
-    def _end(self, link: Link, receipt: Receipt | None) -> None:
+        def start() -> tuple[Link, Results]:
+            link, found = self._send([*begin, *calls], harmless=True)
+            return link, found[len(begin) :]
+
+        return MomentScope(start, self)
+
+    def end(self, link: Link, receipt: Receipt | None) -> None:
+        """Commit the transaction of this thread."""
         bound, deadline = self._bound, monotonic() + self.timeout_s
         self._check_own(link)
         failed = StoreNotAvailableError(f"{self.place.show}: the transaction had failed; nothing was applied")
@@ -307,7 +298,8 @@ class Connections(Caller):
         # ago, the next look finds the receipt.
         return False if told.get_value(0, 0) == b"aborted" else None
 
-    def _undo(self, link: Link) -> None:
+    def undo(self, link: Link) -> None:
+        """Undo the transaction on a connection, unless it has ended."""
         if link in self.pool and not link.idle:
             try:
                 link.run([_ROLLBACK], self.timeout_s)

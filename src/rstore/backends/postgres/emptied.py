@@ -9,13 +9,13 @@ statements that see everything; where that fails or a process dies before, it is
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from rstore.backends.nouns import Log, Undone
+from rstore.backends.nouns import Log
 from rstore.backends.postgres.binary import int4, truth
 from rstore.backends.postgres.caller import BEHIND_S, set_local
 from rstore.backends.postgres.connections import Connections
@@ -73,18 +73,13 @@ class Emptied:
         """Remove a head, if it is empty then, when the transaction of this thread has ended."""
         self._own.later[log] = birth
 
-    @contextmanager
-    def removing(self) -> Generator[None]:
-        """Remove, behind the transaction of this thread that is inside, what is to be removed later."""
-        if self._connections.bound:
-            yield
-            return
-        later = self._own.later = {}
-        try:
-            yield
-        except Undone:  # some of them were to be removed first, so that it can be done again
-            self._remove_all(later)
-            raise
+    def begin(self) -> None:
+        """Begin what is a transaction of this thread: nothing is to be removed behind it yet."""
+        self._own.later = {}
+
+    def end(self) -> None:
+        """Remove, behind the transaction of this thread, what is to be removed later."""
+        later, self._own.later = self._own.later, {}
         self._remove_all(later)
 
     def _remove_all(self, later: dict[Log, bytes]) -> None:

@@ -11,6 +11,7 @@ interrupted, the connection and its *seat* in the pool go with the last referenc
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import deque
 from collections.abc import Iterable
@@ -35,6 +36,9 @@ _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.5
 _LOOK_S: Final = 0.1
 """A thread that waits looks as often by itself: a seat that is lost to an interrupt wakes nobody."""
+_COLLECT_S: Final = 0.5
+"""After so long a thread that waits collects garbage, once: the tracebacks of an interrupt may be a cycle that holds a
+seat."""
 _PATIENT_S: Final = 0.1
 """A thread that has waited so long is handed the next connection. Before, whoever comes first has it: to change the
 thread with every call takes several times as long."""
@@ -129,6 +133,7 @@ class Pool:
         since = monotonic()
         knock_at, pause = since, _FIRST_PAUSE_S
         refused: psycopg.Error | None = None
+        collect_at = min(since + _COLLECT_S, deadline - _LOOK_S)
         while True:
             if self.closed:
                 raise StoreClosedError("the store was closed meanwhile")
@@ -151,8 +156,11 @@ class Pool:
             until = min(deadline, now + _LOOK_S, knock_at if knock_at > now else deadline)
             if (link := self._given(since, until)) is not None or (link := self._pop()) is not None:
                 return link
-            if monotonic() >= deadline:
+            if (now := monotonic()) >= deadline:
                 break
+            if now >= collect_at:
+                gc.collect()
+                collect_at = deadline
         if refused is not None:
             raise unreachable(refused, self._place.show) from refused
         raise StoreBusyError(
