@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from time import monotonic
 from typing import Final
 
 from psycopg import pq
@@ -143,6 +144,7 @@ class PostgresBackend(PostgresCare):
 
         # Several statements find a head all or none: one that came between two of them would be given half of the rows.
         calls = append if len(append) == 1 else create
+        deadline = monotonic() + self._connections.timeout_s
         while True:
             results = self._write(log.key, calls, look)
             if results is None:
@@ -154,7 +156,16 @@ class PostgresBackend(PostgresCare):
                 return sealed == boolean(head.sealed)
             if sealed is not None:
                 self._emptied.remove(log, birth)
+            self._check_time(deadline, log)
             calls = create
+
+    def _check_time(self, deadline: float, log: Log) -> None:
+        """Raise `StoreBusyError` when the time is up."""
+        if monotonic() > deadline:
+            raise StoreBusyError(
+                f"{log.key!r} in namespace {self._namespace!r} was removed and begun anew concurrently until the "
+                "time-out; nothing was stored"
+            )
 
     def hot(self, log: Log) -> tuple[int, int]:
         (found,) = self._reads.read((self._logs.hot, self._named(log)))
@@ -163,6 +174,7 @@ class PostgresBackend(PostgresCare):
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         if commit.if_epoch is not ANY or commit.if_version is not ANY:
             return self._try_commit(log, commit, birth)
+        deadline = monotonic() + self._connections.timeout_s
         while True:
             # Only bound to a head, or to there being none, can the later statements tell whether the first one won.
             head = self._head(log)
@@ -170,6 +182,7 @@ class PostgresBackend(PostgresCare):
                 return True
             if head is None and commit.create is None:
                 return False
+            self._check_time(deadline, log)
 
     def _try_commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         stays = self._head_stays(log)

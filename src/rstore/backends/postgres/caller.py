@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 from math import ceil
 from random import SystemRandom
 from threading import local
 from time import monotonic
 from typing import Final
 
+import psycopg
+
 from rstore.backends.nouns import Options
+from rstore.backends.postgres.binary import boolean, int4, truth
+from rstore.backends.postgres.connecting import connect
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import (
     ABORTED,
@@ -21,9 +26,10 @@ from rstore.backends.postgres.errors import (
     RETRY,
     CutOff,
     Passed,
+    is_full,
     translated,
 )
-from rstore.backends.postgres.link import Call, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
+from rstore.backends.postgres.link import AtWork, Call, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import check_layout, quoted
 from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
@@ -33,6 +39,12 @@ MOMENT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
 BEHIND_S: Final = 1.0
 """A call waits no longer for what is done behind its commit, and cannot fail any more."""
+_PROBE_S: Final = 5.0
+"""A server that is at work on something long is given so long to say so on another connection."""
+_IDLE: Final = Statement("""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
+  WHERE pid = $1::int AND (state = ANY ('{idle,idle in transaction,idle in transaction (aborted)}'::text[])
+    OR (NOT $2::boolean AND wait_event_type = 'Lock')))""")
 _SET_LOCAL: Final = Statement("SELECT set_config($1::text, $2::text, true)")
 _random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
@@ -117,18 +129,26 @@ class Caller:
         return results
 
     def _send(
-        self, calls: Iterable[Call], *, harmless: bool, patient: bool = False, deadline: float | None = None
+        self,
+        calls: Iterable[Call],
+        *,
+        harmless: bool,
+        patient: bool = False,
+        waits: bool = True,
+        deadline: float | None = None,
     ) -> tuple[Link, Results]:
         """Return the results of a pipeline, tried again where nothing was done, and the connection, to be given back.
 
         Raises `Lost` unless it is `harmless` to send it twice.
         """
         deadline = self._bound.deadline or deadline or monotonic() + self.timeout_s
+        at_work = partial(self._is_at_work, waits=waits) if patient else None
         for tries in range(RETRIES):
             link = self.pool.take(deadline)
             try:
                 # However long a connection was waited for, the statement itself needs a moment.
-                return link, self._on(link, calls, None if patient else max(deadline - monotonic(), MOMENT_S))
+                timeout_s = self.timeout_s if patient else max(deadline - monotonic(), MOMENT_S)
+                return link, self._on(link, calls, timeout_s, at_work=at_work)
             except Failed as failure:
                 self.pool.give_back(link)
                 if tries == RETRIES - 1 or monotonic() > deadline or not self._again(failure, tries):
@@ -139,6 +159,11 @@ class Caller:
                 if tries or isinstance(lost, Silent):
                     raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
         raise AssertionError("the last try returns or raises")
+
+    def _send_alone(self, call: Call) -> None:
+        """Run a statement that may take long, and before which nothing can be said, such as how long it may wait."""
+        link, _ = self._send([call], harmless=True, patient=True, waits=False)
+        self.pool.give_back(link)
 
     def _inside(self, link: Link, calls: Iterable[Call]) -> Results:
         """Return the results of a pipeline inside a transaction, which nobody but its owner can begin again."""
@@ -171,10 +196,10 @@ class Caller:
                 "a transaction does not outlive a fork: it is its parent's"
             )
 
-    def _on(self, link: Link, calls: Iterable[Call], timeout_s: float | None) -> Results:
+    def _on(self, link: Link, calls: Iterable[Call], timeout_s: float, *, at_work: AtWork | None = None) -> Results:
         try:
             # On behalf of something that is overdue itself there is no time to ask the server to give up.
-            return link.run(calls, timeout_s, asking=self._bound.deadline is None)
+            return link.run(calls, timeout_s, asking=self._bound.deadline is None, at_work=at_work)
         except Failed as failure:
             if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED):
                 self.pool.drop(link)  # another session may be another server by now, or know other statements
@@ -185,6 +210,27 @@ class Caller:
         except BaseException:
             self.pool.drop(link)  # in the middle of something: by an error, or by a signal
             raise
+
+    def _is_at_work(self, link: Link, *, waits: bool) -> bool | None:
+        """Return whether a server that answers on another connection does not say that this one has nothing to do.
+
+        `waits`: it may wait for a lock, which the server bounds. `pg_stat_activity` does not know a connection to a
+        pooler; then an answer has to be enough.
+        """
+        # Not of the pool, in which this may be the only one.
+        connection = connect(self.place.login(), monotonic() + min(max(self.timeout_s, 1.0), _PROBE_S))
+        if isinstance(connection, psycopg.Error):
+            return True if is_full(connection) else None
+        probe = Link(connection, prepare=False)
+        try:
+            (found,) = probe.run(
+                [(_IDLE, (int4(link.pid), boolean(waits)))], min(self.timeout_s, _PROBE_S), asking=False
+            )
+        except (Lost, Failed):
+            return None
+        finally:
+            probe.close()
+        return not truth(found, 0)
 
     def _again(self, failure: Failed, tries: int = 0) -> bool:
         """Return whether the same statements may succeed now, after a pause where others have to finish first."""

@@ -79,10 +79,17 @@ class Connections(Caller):
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def read(self, *calls: Call, patient: bool = False) -> Results:
-        """Return the results of statements that only read; of one moment each. `patient` is for what may take long."""
-        if self._frozen:
-            return self._run([_BEGIN_READ, *calls, _COMMIT], harmless=True, patient=patient)[1:-1]
-        return self._run(calls, harmless=True, patient=patient)
+        """Return the results of statements that only read; of one moment each.
+
+        `patient` is for what may take long without waiting for anybody, as of `write`.
+        """
+        before: list[Call] = [_BEGIN_READ] if self._frozen else []
+        if patient and not self.bound:
+            before.append(set_local("lock_timeout", self._timeout_ms))
+        if not before:
+            return self._run(calls, harmless=True)
+        results = self._run([*before, *calls, *([_COMMIT] if self._frozen else ())], harmless=True, patient=patient)
+        return results[len(before) : len(before) + len(calls)]
 
     def ask(self, *calls: Call) -> Asked | None:
         """Send statements that only read, and leave their results for later; None where that cannot be done now."""
@@ -114,7 +121,7 @@ class Connections(Caller):
         """Run a statement that cannot be part of a transaction, may take long, and does no harm when it runs twice."""
         if self.bound:
             raise NotSupportedError("PostgreSQL gives no space back inside a transaction: call vacuum outside of it")
-        self._run([call], harmless=True, patient=True)
+        self._send_alone(call)
 
     def write(
         self,
@@ -149,8 +156,8 @@ class Connections(Caller):
                 results = self._run(all_calls, patient=patient, deadline=deadline)[len(prelude) :]
             except Lost as lost:
                 first = first or lost
-                if patient:
-                    deadline = monotonic() + self.timeout_s  # until now it was allowed to take long
+                if patient:  # until now it was allowed to take long, unless nothing was heard of the server
+                    deadline = monotonic() + (MOMENT_S if isinstance(lost, Silent) else self.timeout_s)
                 if self._was_done(look, lost, deadline):
                     return None
                 if monotonic() > deadline:

@@ -73,6 +73,10 @@ class Calls(Iterable[Call]):
         return self._make()
 
 
+AtWork: TypeAlias = "Callable[[Link], bool | None]"
+"""Returns whether the server is at work on what was sent on a connection, as another one tells; None if none does."""
+
+
 class Lost(Exception):  # noqa: N818 - a signal between two files, which no user sees
     """The connection broke, chained from how. What was sent may have been done, or is being done right now."""
 
@@ -160,15 +164,17 @@ class Link:
         """Let go of the socket of another process, without a word to its server."""
         os.close(self._fd)
 
-    def run(self, calls: Iterable[Call], timeout_s: float | None, *, asking: bool = True) -> Results:
+    def run(
+        self, calls: Iterable[Call], timeout_s: float, *, asking: bool = True, at_work: AtWork | None = None
+    ) -> Results:
         """Return the results of statements that are sent together; all of them are done or none.
 
         `timeout_s` bounds how long the server may be silent. Then it is asked to give up, unless there is no time for
-        `asking`.
+        `asking`; or unless it is found to be `at_work`, for what may take long.
 
         Raises `Lost` or `Failed`.
         """
-        return self.receive(self.send(calls), timeout_s, asking=asking)
+        return self.receive(self.send(calls), timeout_s, asking=asking, at_work=at_work)
 
     def send(self, calls: Iterable[Call]) -> dict[int, bytes]:
         """Send statements together; what it returns is for `receive`, before which nothing else is sent.
@@ -180,14 +186,16 @@ class Link:
         except psycopg.Error as error:
             raise Lost from error
 
-    def receive(self, prepared: dict[int, bytes], timeout_s: float | None, *, asking: bool = True) -> Results:
+    def receive(
+        self, prepared: dict[int, bytes], timeout_s: float, *, asking: bool = True, at_work: AtWork | None = None
+    ) -> Results:
         """Return the results of what was sent; all of it was done or nothing.
 
         Raises `Lost` or `Failed`.
         """
         results: Results = []
         try:
-            self._receive(results, timeout_s, asking=asking)
+            self._receive(results, timeout_s, asking=asking, at_work=at_work)
         except TimeoutError as error:
             raise Silent from error
         except psycopg.Error as error:
@@ -255,7 +263,7 @@ class Link:
         self._prepared.update(name for i, name in prepared.items() if results[i].status == _OK)
         return [result for i, result in enumerate(results) if i not in prepared or result.status != _OK]
 
-    def _receive(self, results: Results, timeout_s: float | None, *, asking: bool) -> None:
+    def _receive(self, results: Results, timeout_s: float, *, asking: bool, at_work: AtWork | None) -> None:
         """Take in results, up to the end of the pipeline or of the connection."""
         pgconn, wait = self._pgconn, self._wait
         while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
@@ -269,6 +277,9 @@ class Link:
             while pgconn.is_busy():
                 if wait(_READ, timeout_s if give_up_at is None else give_up_at - monotonic()):
                     pgconn.consume_input()
+                elif give_up_at is None and at_work is not None and (found := at_work(self)) is not False:
+                    if found is None:
+                        raise TimeoutError("the server does not answer, nor on another connection")
                 elif give_up_at is not None or not asking:
                     raise TimeoutError("the server does not answer")
                 else:

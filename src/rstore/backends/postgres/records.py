@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing
 from functools import cache, partial
 from itertools import islice
 from operator import itemgetter
+from time import monotonic
 from typing import Final, Unpack
 
 from psycopg import pq
@@ -74,7 +75,13 @@ class PostgresRecords(Backend):
             raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._place.show}")
 
     def create(self) -> bytes:
+        deadline = monotonic() + self._connections.timeout_s
         while (birth := self._birth()) is None:
+            if monotonic() > deadline:
+                raise StoreBusyError(
+                    f"the namespace {self._namespace!r} was discarded concurrently, each time that it was created, "
+                    "until the time-out"
+                )
             create = self._records.create, (self._name, os.urandom(8))
             # What was lost is tried again as it is: the look is the loop.
             self._connections.write([create], lambda: self._birth() is not None)
