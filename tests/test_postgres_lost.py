@@ -402,7 +402,7 @@ def test_a_server_that_falls_silent(
 
 
 def test_what_takes_long_takes_as_long_as_the_server_is_at_work(dsn: str) -> None:
-    with Store(dsn, frozen=False, timeout=0.2) as store:
+    with Store(dsn, frozen=False, timeout=1) as store:
         store.update({f"k{i}": i for i in range(5)})
         backend: Any = store._writer.backend  # noqa: SLF001
         began = monotonic()
@@ -414,7 +414,7 @@ def test_what_takes_long_takes_as_long_as_the_server_is_at_work(dsn: str) -> Non
 
 
 def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(postgresql: Server, dsn: str) -> None:
-    with Store(dsn, frozen=False, timeout=0.3) as store, psycopg.connect(postgresql.conninfo()) as holder:
+    with Store(dsn, frozen=False, timeout=1) as store, psycopg.connect(postgresql.conninfo()) as holder:
         store["k"] = 1
         ((schema,),) = postgresql.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'test %' LIMIT 1")
         holder.execute(f'LOCK TABLE "{schema}".records'.encode())
@@ -422,7 +422,7 @@ def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(postgresql
             began = monotonic()
             with pytest.raises(StoreBusyError):
                 verb()
-            assert monotonic() - began < 3
+            assert monotonic() - began < 6
 
 
 def test_a_silent_connection_beside_others_that_are_not(dsn: str, proxy: Proxy) -> None:

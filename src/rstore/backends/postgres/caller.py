@@ -20,14 +20,18 @@ from rstore.backends.postgres.connecting import connect
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import (
     ABORTED,
+    CANCELLED,
     CHANGED_PLAN,
+    LIMITS,
     NOT_PREPARED,
     READ_ONLY,
     RETRY,
     CutOff,
     Passed,
     is_full,
+    limited,
     translated,
+    words,
 )
 from rstore.backends.postgres.link import AtWork, Call, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
 from rstore.backends.postgres.pool import Pool
@@ -45,6 +49,7 @@ _IDLE: Final = Statement("""
 SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
   WHERE pid = $1::int AND (state = ANY ('{idle,idle in transaction,idle in transaction (aborted)}'::text[])
     OR (NOT $2::boolean AND wait_event_type = 'Lock')))""")
+_SETTING: Final = Statement("SELECT current_setting($1::text, true)")
 _SET_LOCAL: Final = Statement("SELECT set_config($1::text, $2::text, true)")
 _random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
@@ -103,7 +108,7 @@ class Caller:
                 raise self._unconfirmed() from lost.__cause__
             except Lost as lost:
                 self.pool.drop(link)
-                raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
+                raise StoreNotAvailableError(f"{self.place.show}: {words(lost.__cause__)}") from lost.__cause__
             finally:
                 self.pool.give_back(link)
         return None
@@ -152,12 +157,12 @@ class Caller:
             except Failed as failure:
                 self.pool.give_back(link)
                 if tries == RETRIES - 1 or monotonic() > deadline or not self._again(failure, tries):
-                    raise translated(failure.error, self.place.show) from failure.error
+                    raise self._refusal(failure) from failure.error
             except Lost as lost:
                 if not harmless:
                     raise
                 if tries or isinstance(lost, Silent):
-                    raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
+                    raise StoreNotAvailableError(f"{self.place.show}: {words(lost.__cause__)}") from lost.__cause__
         raise AssertionError("the last try returns or raises")
 
     def _send_alone(self, call: Call) -> None:
@@ -173,7 +178,7 @@ class Caller:
         except Failed as failure:
             if failure.sqlstate == ABORTED and self._bound.gone is not None:
                 raise self._bound.gone from failure.error  # which says why, and whether it may be done again
-            error = translated(failure.error, self.place.show)
+            error = self._refusal(failure)
             if failure.sqlstate in RETRY or self._again(failure):
                 error = Passed(str(error))
             self._bound.gone = error
@@ -210,6 +215,32 @@ class Caller:
         except BaseException:
             self.pool.drop(link)  # in the middle of something: by an error, or by a signal
             raise
+
+    def _refusal(self, failure: Failed) -> StoreError:
+        """Return the error of rstore for what the server refused, or gave up of itself."""
+        setting = LIMITS.get(failure.sqlstate)
+        if setting is None or failure.asked:
+            return translated(failure.error, self.place.show)
+        value = self._setting(setting)
+        if value is None or (value == "" and failure.sqlstate != CANCELLED):
+            return translated(failure.error, self.place.show)
+        return limited(failure.error, self.place.show, setting, value)
+
+    def _setting(self, name: str) -> str | None:
+        """Return how a session begins, empty where that is without a limit; None if that cannot be told now."""
+        try:
+            link = self.pool.take(monotonic() + MOMENT_S)
+        except StoreError:
+            return None
+        try:
+            (found,) = link.run([(_SETTING, (name.encode(),))], MOMENT_S, asking=False)
+        except (Lost, Failed):
+            self.pool.drop(link)
+            return None
+        finally:
+            self.pool.give_back(link)
+        value = (found.get_value(0, 0) or b"").decode()
+        return "" if value == "0" else value
 
     def _is_at_work(self, link: Link, *, waits: bool) -> bool | None:
         """Return whether a server that answers on another connection does not say that this one has nothing to do.

@@ -18,11 +18,13 @@ from rstore.backends.postgres.caller import BEHIND_S, MOMENT_S, RETRIES, Caller,
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import (
     ABORTED,
+    ENDED,
     IN_THE_FUTURE,
     RETRY,
     CutOff,
     Passed,
     translated,
+    words,
 )
 from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Results, Silent, Statement
 from rstore.backends.postgres.receipts import REMOVE_EVERY, Receipt, Receipts
@@ -109,7 +111,7 @@ class Connections(Caller):
                 return None
             raise translated(failure.error, self.place.show) from failure.error
         except Silent as lost:
-            raise StoreNotAvailableError(f"{self.place.show}: {lost.__cause__}") from lost.__cause__
+            raise StoreNotAvailableError(f"{self.place.show}: {words(lost.__cause__)}") from lost.__cause__
         return results[1:-1] if results is not None and self._frozen else results
 
     def as_when_writing(self, *calls: Call) -> Results:
@@ -273,7 +275,7 @@ class Connections(Caller):
         except Failed as failure:
             if failure.sqlstate == ABORTED:
                 raise bound.gone or failed from failure.error
-            error = translated(failure.error, self.place.show)
+            error = self._refusal(failure)
             raise (Passed(str(error)) if failure.sqlstate in RETRY else error) from failure.error
         except Lost as lost:
             bound.link, xid = None, bound.xid
@@ -327,7 +329,7 @@ class Connections(Caller):
                 f"{self.place.show}: the connection was lost while it was being read: read again"
             ) from lost.__cause__
         except Failed as failure:
-            if failure.sqlstate in RETRY:  # a standby replays what the moment has to forget
+            if failure.sqlstate in {*RETRY, *ENDED}:  # a standby replays what the moment has to forget
                 raise ConflictError(f"{self.place.show}: it took too long to read: read again") from failure.error
             raise translated(failure.error, self.place.show) from failure.error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import psycopg
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from rstore.backends.credentials import Credentials, ask_for_login
@@ -51,6 +53,9 @@ def parse(rest: str, credentials: Credentials | None = None) -> Place:
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
     own = {name: unquote(value) for name, _, value in pairs if name in _OWN}
     others = "&".join(name + equals + value for name, equals, value in pairs if name not in _OWN)
+    if re.search(r":[^0-9,]", re.sub(r"\[[^]]*\]", "", authority.rpartition("@")[2])):
+        raise _unreadable()  # no port: it may be a password without its host, which an option would be a part of
+    _check_options(pairs)
     try:
         given = conninfo_to_dict(f"postgresql://{base}" + (f"?{others}" if others else ""))
     except (psycopg.Error, UnicodeDecodeError):
@@ -67,6 +72,20 @@ def parse(rest: str, credentials: Credentials | None = None) -> Place:
     show = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}, schema {schema!r}"
     prepare, pool = _prepare(own.get("prepare", "yes")), _pool(own.get("pool", _DEFAULT_POOL))
     return Place(parameters, schema, prepare, pool, show, credentials)
+
+
+def _check_options(pairs: list[tuple[str, str, str]]) -> None:
+    """Name an option that neither rstore nor libpq has."""
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} | _OWN | {"ssl"}
+    for i, (name, _, _) in enumerate(pairs):
+        if unquote(name) in known:
+            continue
+        if any(before.endswith("password") for before, _, _ in pairs[:i]) or not re.fullmatch(r"[\w.-]{1,63}", name):
+            raise _unreadable()  # it may be a part of that password
+        near = get_close_matches(name, known, 1)
+        raise InvalidValueError(
+            f"{name!r} is no option of PostgreSQL or of rstore" + (f": {near[0]!r} is" if near else "")
+        )
 
 
 def _unreadable() -> InvalidValueError:

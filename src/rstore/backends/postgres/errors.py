@@ -35,8 +35,19 @@ NOT_PREPARED: Final = {"26000", "42P05"}
 CHANGED_PLAN: Final = "0A000"
 """Among other things: a table was altered since the statement was prepared."""
 READ_ONLY: Final = "25006"
+CANCELLED: Final = "57014"
 IN_THE_FUTURE: Final = "22023"
 """Of `pg_xact_status`: the server has not given that number to any transaction yet."""
+
+ENDED: Final = {"25P03", "25P04"}
+"""The server has ended the session in the middle of a transaction, of which nothing was applied."""
+LIMITS: Final = {
+    "57014": "statement_timeout",
+    "55P03": "lock_timeout",
+    "25P03": "idle_in_transaction_session_timeout",
+    "25P04": "transaction_timeout",
+}
+"""What an administrator may have set, where the server gave something up of itself."""
 
 READ_ONLY_HINT: Final = (
     "the server only reads: it is a standby, or default_transaction_read_only is on; connect to the primary (several "
@@ -57,6 +68,8 @@ _KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {
     "22P05": (NotSupportedError, "the database's encoding cannot hold it: create it with ENCODING 'UTF8'"),
     "55P03": (StoreBusyError, "others kept it locked; nothing was applied"),
     "57014": (StoreBusyError, "it was given up after the time-out; nothing was applied"),
+    "25P03": (StoreNotAvailableError, "the transaction did nothing for too long; nothing was applied"),
+    "25P04": (StoreNotAvailableError, "the transaction took too long; nothing was applied"),
     "40001": (StoreBusyError, "others were faster again and again; nothing was applied"),
     "40P01": (StoreBusyError, "others were faster again and again; nothing was applied"),
     "42P01": (StoreNotAvailableError, "the tables of the store are not there"),
@@ -96,9 +109,19 @@ def is_refused_by_pooler(error: psycopg.Error) -> bool:
 def translated(error: psycopg.Error, place: str) -> StoreError:
     """Return the error of rstore for what the server refused; it names the place, never a value."""
     if is_refused_by_pooler(error):
-        return StoreBusyError(f"{place}: {_words(error)}; {_POOLER_HINT}")
+        return StoreBusyError(f"{place}: {words(error)}; {_POOLER_HINT}")
     kind, hint = _KINDS.get(error.sqlstate or "", (StoreNotAvailableError, ""))
-    return kind(f"{place}: {_words(error)}" + (f"; {hint}" if hint else ""))
+    return kind(f"{place}: {words(error)}" + (f"; {hint}" if hint else ""))
+
+
+def limited(error: psycopg.Error, place: str, setting: str, value: str) -> StoreError:
+    """Return the error of rstore for what the server gave up of itself, after a time that an administrator has set."""
+    kind, _ = _KINDS[error.sqlstate or ""]
+    if value:
+        why = f"the server ended it after its {setting} of {value}, which is not the timeout of the store"
+    else:
+        why = "an administrator or another program had it cancelled"
+    return kind(f"{place}: {words(error)}; {why}; nothing was applied")
 
 
 def is_temporary(error: psycopg.Error) -> bool:
@@ -113,17 +136,17 @@ def is_full(error: psycopg.Error) -> bool:
 
 def unreachable(error: psycopg.Error, place: str) -> StoreError:
     """Return the error of rstore for a connection that could not be opened."""
-    words = _words(error)
+    said = words(error)
     if is_full(error):
         return StoreBusyError(
-            f"{place}: {words}; all of its connections stayed taken for the time-out: raise max_connections, use fewer "
+            f"{place}: {said}; all of its connections stayed taken for the time-out: raise max_connections, use fewer "
             "(?pool= bounds those of one store), or put PgBouncer in front"
         )
-    hint = next((hint for pattern, hint in _REFUSED if re.search(pattern, words)), "")
-    return StoreNotAvailableError(f"{place}: {words}" + (f"; {hint}" if hint else ""))
+    hint = next((hint for pattern, hint in _REFUSED if re.search(pattern, said)), "")
+    return StoreNotAvailableError(f"{place}: {said}" + (f"; {hint}" if hint else ""))
 
 
-def _words(error: psycopg.Error) -> str:
+def words(error: BaseException | None) -> str:
     """Return the server's message in one line, without its details: these may quote what was sent."""
-    words = error.diag.message_primary or str(error).strip() or type(error).__name__
-    return " ".join(words.split())
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((primary or str(error)).split()) or type(error).__name__

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import capabilities, pq
 from psycopg.errors import Diagnostic, error_from_result
 
-from rstore.backends.postgres.errors import is_refused_by_pooler
+from rstore.backends.postgres.errors import ENDED, is_refused_by_pooler
 from rstore.backends.postgres.qualified import qualified
 
 # Looked up once: three levels of names take a tenth of a microsecond each time.
@@ -92,8 +92,10 @@ class Unconfirmed(Lost):
 class Failed(Exception):  # noqa: N818 - the same
     """The server refused a statement, chained from the driver's error; nothing of the pipeline was done."""
 
-    def __init__(self, error: psycopg.Error) -> None:
+    def __init__(self, error: psycopg.Error, *, asked: bool = False) -> None:
         super().__init__(error.sqlstate)
+        self.asked = asked
+        """Whether it was asked to give up."""
         self.sqlstate = error.sqlstate or ""
         self.error = error
 
@@ -201,14 +203,14 @@ class Link:
         except psycopg.Error as error:
             self._check_confirmed()
             why = _last_words(results) or error
-            if is_refused_by_pooler(why):
+            if is_refused_by_pooler(why) or why.sqlstate in ENDED:
                 raise Failed(why) from None
             raise Lost from why
         if prepared:
             results = self._learn(prepared, results)
         for result in results:
             if result.status == _ERROR:
-                raise Failed(error_from_result(result))
+                raise Failed(error_from_result(result), asked=self._cancelled)
         if self._warnings:
             self._check_confirmed()
         return results

@@ -50,6 +50,8 @@ from rstore.errors import StoreBusyError, StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
 _PAGE_BYTES: Final = 4 * 1024 * 1024
+_NAMED: Final = 5
+"""So many namespaces are named where one is missing."""
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -72,7 +74,15 @@ class PostgresRecords(Backend):
     def open(self) -> None:
         self._connections.set_up()
         if self._frozen and self._birth() is None:
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._place.show}")
+            raise StoreNotAvailableError(
+                f"there is no namespace {self._namespace!r} in {self._place.show}; {self._others()}"
+            )
+
+    def _others(self) -> str:
+        (found,) = self._connections.read((self._records.names, ()))
+        names = [repr((found.get_value(row, 0) or b"").decode()) for row in range(min(found.ntuples, _NAMED))]
+        more = ", …" if found.ntuples > _NAMED else ""
+        return f"there are {', '.join(names)}{more}" if names else "there is none"
 
     def create(self) -> bytes:
         deadline = monotonic() + self._connections.timeout_s

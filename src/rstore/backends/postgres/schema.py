@@ -149,13 +149,19 @@ def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
     there, laid_out, read_only = (truth(seen, column) for column in range(3))
     if not laid_out:
         return 0, there, read_only
-    sql = f"SELECT max(version)::bigint FROM {quoted(place.schema)}.format WHERE application = 'rstore'"
+    table = f"{quoted(place.schema)}.format"
+    sql = f"SELECT (SELECT max(version)::bigint FROM {table} WHERE application = 'rstore'), count(*) FROM {table}"
     try:
         (found,) = link.run([(Statement(sql), ())], timeout_s)
     except Failed as failure:
         if failure.sqlstate == _NO_COLUMN:
             raise _foreign(place) from failure.error
         raise
+    if number(found, 1) == 0:
+        raise StoreNotAvailableError(
+            f"{place.show} has the tables of a store, and no row in the table format: it was restored without its "
+            "rows; restore them too, or drop the schema"
+        )
     if found.get_value(0, 0) is None:
         raise _foreign(place)
     version = number(found)
