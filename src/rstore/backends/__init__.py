@@ -38,6 +38,18 @@ SCHEMES: Final[dict[str, Scheme]] = {
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_servers = re.compile(r"(?:postgres(?:ql)?|(?:redis|valkey)s?(?:\+\w+)?)(?::/*[^/]*@|:?//)", re.IGNORECASE)
+"""A server's dsn, also one that has lost a colon, or a slash as `pathlib.Path` takes it away."""
+_keywords = re.compile(
+    r"(?:^|\s)(?:host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=", re.IGNORECASE
+)
+_ALIASES: Final = {
+    "psql": "postgresql",
+    "pgsql": "postgresql",
+    "postgis": "postgresql",
+    "sqlite3": "sqlite",
+    "file": "sqlite",
+}
 _slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
 # Up to the last @, and to the end: a password may hold whatever else ends one.
 _credentials = re.compile("//.*@", re.DOTALL)
@@ -53,16 +65,17 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
         raise InvalidTypeError("a path of type bytes is not a dsn: os.fsdecode(path) is")
     match = _dsn.fullmatch(text) if isinstance(dsn, str) else None
     scheme, rest = (match[1].lower(), match[2]) if match else ("sqlite", text)
+    _check_spelling(scheme)
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise InvalidValueError(f"the scheme {scheme}:// is unknown: this version has {known} and bare paths")
     slip = _slip.match(text) if match is None and isinstance(dsn, str) else None
     if slip is not None and slip[1].lower() in SCHEMES:
         raise InvalidValueError(f"a dsn begins with {slip[1]}://; a file of such a name is ./{slip[1]}:…")
-    if scheme == "sqlite" and rest == ":memory:":
-        raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
-    if scheme == "sqlite" and not rest:
-        raise InvalidValueError("the path of the SQLite file is empty: sqlite://PATH, or just PATH")
+    if scheme == "sqlite":
+        _check_path(rest, written=isinstance(dsn, str))
+    if SCHEMES[scheme].is_server and rest != rest.strip():
+        raise InvalidValueError(f"a dsn ends without a blank or a line break; this one, of {scheme}://, has one")
     if "\0" in rest:
         raise InvalidValueError("a dsn holds no NUL character")
     try:
@@ -78,6 +91,50 @@ def check_login(credentials: Any, scheme: str) -> Credentials | None:
     if checked is not None and not SCHEMES[scheme].is_server:
         raise InvalidValueError(f"credentials is for PostgreSQL and Redis: {scheme}:// asks for no login")
     return checked
+
+
+def _check_spelling(scheme: str) -> None:
+    """Refuse a scheme that another library has for what is here, and name the one that is meant."""
+    meant = _ALIASES.get(scheme, scheme.partition("+")[0])
+    if scheme not in SCHEMES and meant in SCHEMES:
+        raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
+
+
+def _check_path(path: str, *, written: bool) -> None:
+    """Refuse what is no path of a file; where it is `written` as a str, also what was surely meant in another way.
+
+    It quotes nothing: what is taken for a path may be the dsn of a server, with its password.
+    """
+    if not path:
+        raise InvalidValueError("the path of the SQLite file is empty: sqlite://PATH, or just PATH")
+    if _servers.search(path) or (written and "://" in path):
+        raise InvalidValueError(
+            "the dsn begins with no scheme, and holds one: it begins with SCHEME://, without a blank, a quotation mark "
+            "or anything else before it"
+        )
+    if not written:
+        return
+    if _keywords.search(path):
+        raise InvalidValueError(
+            "the dsn is made of keywords, as libpq has them: write postgresql://USER:PASSWORD@HOST:PORT/DBNAME; a file "
+            "of such a name is ./…"
+        )
+    if path.startswith("file:"):
+        raise InvalidValueError(
+            "a URI of SQLite is no dsn: write the path alone, and frozen=True for mode=ro; a file of such a name is "
+            "./file:…"
+        )
+    name = re.split(r"[/\\]", path)[-1]
+    if name.startswith(":memory:"):
+        raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
+    if name in (".", ".."):
+        raise InvalidValueError("the path names a directory, and a store is a file")
+    if re.match(r"~(\w*[/\\]|$)", path):
+        raise InvalidValueError(
+            "~ stands for no directory here: pass os.path.expanduser(path); a file of such a name is ./~…"
+        )
+    if os.name != "nt" and re.match(r"[A-Za-z]:[/\\]", path):
+        raise InvalidValueError("the dsn is a path of Windows on another system; a file of such a name is ./…")
 
 
 def _absolute(path: str) -> str:
