@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from threading import Thread
+from typing import Any
 
 import pytest
 from interrupting import Interrupting
+from postgres_proxy import Proxy
 from postgresql import Server
 from waiting import until
 
@@ -106,10 +108,10 @@ def test_nothing_is_lost(postgresql: Server, postgresql_dsn: str, name: str) -> 
         opened.discard()
 
 
-def done_before(act: Callable[[], object], n: int) -> bool:
+def done_before(act: Callable[[], object], n: int, files: set[str] = FILES) -> bool:
     """Return whether something was done before the n-th event came."""
     gc.disable()  # an interrupt in the finalizer of something else is ignored, with a warning
-    sys.setprofile(Interrupting(n, FILES))
+    sys.setprofile(Interrupting(n, files))
     try:
         act()
     except KeyboardInterrupt:
@@ -138,3 +140,20 @@ def together(opened: Store, size: int) -> None:
         thread.join()
     assert refused == []
     assert len(opened._writer.backend._connections.pool.links) <= size  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def test_a_look_that_is_interrupted_leaves_no_deadline_behind(proxied_dsn: str, proxy: Proxy) -> None:
+    """All later calls of the thread would be overdue."""
+    files = {str(caller.__file__), str(connections.__file__)}  # where a call is looked for
+    with Store(proxied_dsn, frozen=False, durability="normal", timeout=5) as opened:
+        opened["one"] = 0
+        ours: Any = opened._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
+        for n in count(1):
+            proxy.answers_to_lose = 1
+            done = done_before(lambda n=n: write_one(opened, n), n, files)  # type: ignore[misc]
+            proxy.answers_to_lose = 0
+            assert ours._bound.deadline is None  # noqa: SLF001
+            assert opened["one"] in (n, n - 1) or not done
+            if done:
+                break
+        opened.discard()

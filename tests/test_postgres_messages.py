@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 
@@ -24,7 +24,7 @@ def dsn(postgresql: Server, postgresql_schema: str) -> Iterator[str]:
 
 
 @contextmanager
-def locked(server: Server, schema: str) -> Iterator[None]:
+def locked(server: Server, schema: str) -> Generator[None]:
     with psycopg.connect(server.conninfo()) as holder:
         holder.execute(f'SELECT FROM "{schema}".records FOR UPDATE'.encode())
         yield
@@ -79,7 +79,7 @@ def test_a_statement_that_an_administrator_cancels(postgresql: Server, postgresq
 
 
 @contextmanager
-def locked_after(server: Server, schema: str, store: Store) -> Iterator[None]:
+def locked_after(server: Server, schema: str, store: Store) -> Generator[None]:
     store["k"] = 1
     with locked(server, schema):
         yield

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import ceil
 from random import SystemRandom
 from threading import local
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 
@@ -22,6 +21,7 @@ from rstore.backends.postgres.errors import (
     ABORTED,
     CANCELLED,
     CHANGED_PLAN,
+    ENDED,
     LIMITS,
     NOT_PREPARED,
     READ_ONLY,
@@ -37,6 +37,8 @@ from rstore.backends.postgres.link import AtWork, Call, Failed, Link, Lost, Resu
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import check_layout, quoted
 from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
+
+T = TypeVar("T")
 
 RETRIES: Final = 10
 MOMENT_S: Final = 0.1
@@ -206,7 +208,7 @@ class Caller:
             # On behalf of something that is overdue itself there is no time to ask the server to give up.
             return link.run(calls, timeout_s, asking=self._bound.deadline is None, at_work=at_work)
         except Failed as failure:
-            if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED):
+            if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED, *ENDED):
                 self.pool.drop(link)  # another session may be another server by now, or know other statements
             raise
         except Unconfirmed as lost:
@@ -248,15 +250,17 @@ class Caller:
         `waits`: it may wait for a lock, which the server bounds. `pg_stat_activity` does not know a connection to a
         pooler; then an answer has to be enough.
         """
-        # Not of the pool, in which this may be the only one.
-        connection = connect(self.place.login(), monotonic() + min(max(self.timeout_s, 1.0), _PROBE_S))
+        end = monotonic() + min(max(self.timeout_s, 1.0), _PROBE_S)
+        try:
+            connection = connect(self.place.login(), end)  # not of the pool, in which this may be the only one
+        except StoreError:  # there are no credentials now
+            return None
         if isinstance(connection, psycopg.Error):
             return True if is_full(connection) else None
         probe = Link(connection, prepare=False)
         try:
-            (found,) = probe.run(
-                [(_IDLE, (int4(link.pid), boolean(waits)))], min(self.timeout_s, _PROBE_S), asking=False
-            )
+            asked = _IDLE, (int4(link.pid), boolean(waits))
+            (found,) = probe.run([asked], max(end - monotonic(), MOMENT_S), asking=False)
         except (Lost, Failed):
             return None
         finally:
@@ -277,13 +281,16 @@ class Caller:
             self.pool.drop_idle()  # of several hosts another one may be the primary by now
         return failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0
 
-    @contextmanager
-    def within(self, timeout_s: float) -> Generator[float]:
-        """Give all calls of this thread together so much time, and return when it is over."""
+    def within(self, timeout_s: float, work: Callable[[float], T]) -> T:
+        """Return what `work` returns, whose calls of this thread have so much time together; it is told their deadline.
+
+        Not a `with`: where an interrupt came while it is entered, all later calls of the thread would be overdue.
+        """
         bound, before = self._bound, self._bound.deadline
-        bound.deadline = monotonic() + timeout_s
+        deadline = monotonic() + timeout_s
         try:
-            yield bound.deadline
+            bound.deadline = deadline
+            return work(deadline)
         finally:
             bound.deadline = before
 

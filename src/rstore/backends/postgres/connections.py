@@ -252,8 +252,8 @@ class Connections(Caller):
             return
         # The transaction is done, and an error here would say that it is not.
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
-        with suppress(StoreError), self.within(BEHIND_S):
-            self.write([*bounds, self._receipts.remove_stale], lambda: False)
+        with suppress(StoreError):
+            self.within(BEHIND_S, lambda _: self.write([*bounds, self._receipts.remove_stale], lambda: False))
 
     def moment(self, *calls: Call) -> MomentScope:
         """Return what reads, in a transaction of its own on a connection of its own, what there was when it began."""
@@ -344,8 +344,7 @@ class Connections(Caller):
         end = deadline + _OVER_S
         while looks < _LOOKS and monotonic() < end - _LOOK_S:
             try:
-                with self.within(end - monotonic()):
-                    seen = look()
+                seen = self.within(end - monotonic(), lambda _: look())
                 if seen:
                     self._confirm(max(deadline, monotonic() + MOMENT_S))
             except StoreClosedError:

@@ -86,12 +86,16 @@ class Emptied:
         # The transaction is done, and an error here would say that it is not. Who holds the lock of a head appends to
         # it, or is about to remove it. Nothing depends on it that this is on the disk, or on a standby.
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
-        with suppress(StoreError), self._connections.within(BEHIND_S) as deadline:
+
+        def remove(deadline: float) -> None:
             for log, birth in later.items():
                 if monotonic() > deadline:
                     break
                 with suppress(StoreBusyError):
                     self._remove(log, birth, self._sql.take_this_now, bounds)
+
+        with suppress(StoreError):
+            self._connections.within(BEHIND_S, remove)
 
     def _remove(self, log: Log, birth: bytes, take: Statement, bounds: Sequence[Call] = ()) -> None:
         this = _this(log, birth)

@@ -213,9 +213,11 @@ class Pool:
         if self._waiters and self._hand_over(link, now):
             return
         self._idle.append(link)
-        with suppress(IndexError):  # another thread may take them
+        try:
             while self._idle[0].used_at < now - _IDLE_S:
                 self.drop(self._idle.popleft())
+        except IndexError:  # another thread has taken them
+            pass
         if self.closed:
             self.drop_idle()
 
