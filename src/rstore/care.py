@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import islice
+from time import perf_counter
 from typing import Final, NamedTuple
 
 from rstore.backends.care import Durability, Finding, Stats
@@ -37,8 +39,28 @@ class Care(Verbs):
         self._check_alone("namespaces")
         return self._reader.backend.namespaces()
 
+    def ping(self) -> float:
+        """Return how many seconds it took until the store answered: the file, or every server of it.
+
+        It reads nothing that was stored, and is meant for health checks.
+
+        Raises `StoreNotAvailableError` if the store cannot be reached, and `StoreBusyError` if it does not answer within
+        the time-out.
+
+        >>> store.ping() < 30
+        True
+        """
+        self._check_alone("ping")
+        backend = self._reader.backend
+        begun = perf_counter()
+        backend.ping()
+        return perf_counter() - begun
+
     def stats(self) -> Stats:
         """Return how much the namespace holds: counts, and bytes as they are stored, without loading any of it.
+
+        With `counters` of what went on behind the calls of this object: retries, waits, reconnections, failovers, lost
+        replies, seals.
 
         Where others write meanwhile, a file and PostgreSQL tell of one moment, Redis does not.
 
@@ -49,7 +71,8 @@ class Care(Verbs):
         (1, 2)
         """
         self._check_alone("stats")
-        return self._reader.backend.stats()
+        session = self._reader
+        return replace(session.backend.stats(), counters=session.telemetry.counts())
 
     def durability(self) -> Durability:
         """Return what becomes of a call that has returned when something goes wrong, as the backend is set up now.

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
 from rstore.backends.nouns import LARGE_BYTES, Found, Model, Writes
+from rstore.backends.telemetry import Telemetry
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.failures import cannot_load
@@ -49,11 +50,14 @@ _SWEEP_AT_LEAST: Final = 2 * _SWEEP_EVERY
 class Session:
     """Everything that an open store holds. Threads share it."""
 
-    def __init__(self, backend: Backend, codec: Codec, generations: Generations, timeout_s: float) -> None:
+    def __init__(
+        self, backend: Backend, codec: Codec, generations: Generations, timeout_s: float, telemetry: Telemetry
+    ) -> None:
         self.backend = backend
         self.codec = codec
         self.generations = generations
         self.timeout_s = timeout_s
+        self.telemetry = telemetry
         self.closed = False
         self._encode = self._encode_compressed if codec.compresses else codec.encode
         self.plain_loads = codec.loads_by_byte if generations.opens_plaintext else _NO_LOADS

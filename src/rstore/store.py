@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -9,13 +10,14 @@ from inspect import getmembers, isasyncgenfunction, iscoroutinefunction, isfunct
 from os import PathLike
 from threading import RLock
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from rstore.arguments import check_namespace, check_timeout
 from rstore.backends import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.credentials import Credentials
 from rstore.backends.nouns import Options, Undone, close_scope
+from rstore.backends.telemetry import Occurrence
 from rstore.care import Care
 from rstore.codec.data_pickle import DataPickle
 from rstore.codec.formats import make_serializer
@@ -30,6 +32,8 @@ from rstore.transactions import Own, Snapshot, Transaction, gated, snapshot, tra
 from rstore.values import Watching
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("rstore.store")
 
 
 class Store(Models, Watching, Care):
@@ -129,7 +133,7 @@ class Store(Models, Watching, Care):
             generations = Generations(
                 backend, namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            session = Session(backend, self._codec(), generations, self._options.timeout_s)
+            session = Session(backend, self._codec(), generations, self._options.timeout_s, self._options.telemetry)
         except BaseException:
             backend.close()
             raise
@@ -247,6 +251,7 @@ class Store(Models, Watching, Care):
             except ConflictError as conflict:
                 if nested or not isinstance(conflict.__cause__, Undone):
                     raise  # in the latter case a version that was known before: it would be in the way again
+                self._options.telemetry.note(_log, Occurrence.RETRY, "a transaction is run again: %s", conflict)
             patience.wait()
 
     @contextmanager

@@ -149,7 +149,7 @@ def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, No
     scope = session.backend.moment()
     try:
         with scope as backend:
-            inside = Session(backend, session.codec, session.generations, session.timeout_s)
+            inside = Session(backend, session.codec, session.generations, session.timeout_s, session.telemetry)
             view = Snapshot(inside, freq)
             try:
                 yield view
@@ -164,7 +164,7 @@ class _Inside(Session):
     """The session of a transaction: it puts off what can wait until others need not wait for it."""
 
     def __init__(self, outer: Session, guard: _Guard, scope: AbstractContextManager[None], opened: Opened) -> None:
-        super().__init__(cast("Backend", guard), outer.codec, outer.generations, outer.timeout_s)
+        super().__init__(cast("Backend", guard), outer.codec, outer.generations, outer.timeout_s, outer.telemetry)
         self.opened = opened
         self.end_also: Callable[[_Over], None] = _nothing  # ends what has been given to the user
         self._guard = guard

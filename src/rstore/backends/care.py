@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from rstore.backends.nouns import Model
@@ -16,7 +17,8 @@ RECORDS: Final = 0
 """Stands for key/value records where models have numbers."""
 
 
-class Stats(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stats:
     """What a namespace holds; bytes are those of the values as they are stored, compressed and encrypted."""
 
     keys: int
@@ -31,6 +33,8 @@ class Stats(NamedTuple):
     """Calls of `apply`, each with one event or several."""
     events_bytes: int
     """With the states that are kept so that reading is fast."""
+    counters: Mapping[str, int] = field(default_factory=dict[str, int], compare=False)
+    """Events behind the calls of this store object since it was made, by name: retries, failovers, … (`docs/care.md`)."""
 
 
 class Durability(NamedTuple):
@@ -71,6 +75,13 @@ class Care(ABC):
         """Return the names of all namespaces of the store, in order."""
 
     @abstractmethod
+    def ping(self) -> None:
+        """Come back when every server that holds the namespace has answered.
+
+        Raises `StoreNotAvailableError` if one cannot be reached, and `StoreBusyError` if it does not answer in time.
+        """
+
+    @abstractmethod
     def stats(self) -> Stats:
         """Return what the namespace holds. Chunks are counted by their `n`, and nothing is decoded."""
 
@@ -109,4 +120,6 @@ def stats_of(totals: Iterable[tuple[int, int, int, int]]) -> Stats:
         if model in sums:
             sums[model] = [have + more for have, more in zip(sums[model], numbers, strict=True)]
     keys, _, values_bytes = sums[RECORDS]
-    return Stats(keys, values_bytes, *sums[Model.SERIES], *sums[Model.EVENTS])
+    series, points, series_bytes = sums[Model.SERIES]
+    sequences, changes, events_bytes = sums[Model.EVENTS]
+    return Stats(keys, values_bytes, series, points, series_bytes, sequences, changes, events_bytes)

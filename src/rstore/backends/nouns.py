@@ -12,11 +12,12 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
 
 from rstore.backends.credentials import Credentials
+from rstore.backends.telemetry import Telemetry
 from rstore.errors import NotSupportedError, StoreError
 
 Position: TypeAlias = tuple[int, int]
@@ -111,6 +112,8 @@ class Options:
     """How long to wait for a lock or a connection."""
     credentials: Credentials | None = None
     """Asked for a login at each new connection; only for schemes that take them."""
+    telemetry: Telemetry = field(default_factory=Telemetry, compare=False)
+    """Where events behind the calls are counted and logged."""
 
 
 class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, which no user sees

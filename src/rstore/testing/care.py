@@ -6,6 +6,7 @@ import operator
 import os
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,7 +90,7 @@ class CareSuite(Suite):
             store.clear()
             store.remove("few", "many")
             store.prune("log", remove=True)
-            assert store.stats() == _EMPTY._replace(sequences=1, changes=1, events_bytes=store.stats().events_bytes)
+            assert store.stats() == replace(_EMPTY, sequences=1, changes=1, events_bytes=store.stats().events_bytes)
 
     @plain
     def test_a_point_that_is_folded_in_counts_once(self, store: Store) -> None:
@@ -270,3 +271,40 @@ def _fill(store: Store, oracle: Oracle) -> None:
         change = {"a": 0} if t == 0 else {"a": (operator.add, t)}
         store.apply("log", change, t)
         log.apply(change, t)
+
+    @plain
+    def test_a_ping_is_answered_and_takes_some_time(self, opener: Opener) -> None:
+        with opener() as store:
+            assert 0 < store.ping() < 30
+            with opener(frozen=True) as frozen:
+                assert 0 < frozen.ping() < 30
+        with pytest.raises(StoreClosedError):
+            store.ping()
+
+    @plain
+    def test_events_behind_the_calls_are_counted_and_logged(
+        self, opener: Opener, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG", "rstore")
+        with opener() as store:
+            before = store.stats().counters
+            assert set(before) == {"retries", "waits", "reconnections", "failovers", "lost_replies", "seals"}
+            assert before["seals"] == 0
+            store.extend_many("secret-free", [(t, f"secret {t}") for t in range(5000)])
+            after = store.stats().counters
+            assert after["seals"] > 0
+            if self.transactional:
+                tries = 0
+
+                def raced(tx: Any) -> None:
+                    nonlocal tries
+                    tries += 1
+                    if tries == 1:
+                        raise ConflictError("a race that is lost") from Undone("undone")
+
+                store.run(raced)
+                assert tries == 2
+                assert store.stats().counters["retries"] == after["retries"] + 1
+        told = [record for record in caplog.records if record.name.startswith("rstore.")]
+        assert any("'secret-free'" in record.getMessage() for record in told)
+        assert not any("secret " in record.getMessage() for record in told)

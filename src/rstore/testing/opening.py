@@ -71,6 +71,7 @@ READS: dict[str, Verb] = {
     "eventsources": lambda s: s.eventsources(),
     "eventsequences": lambda s: s.eventsequences(),
     "namespaces": lambda s: s.namespaces(),
+    "ping": lambda s: s.ping(),
     "stats": lambda s: s.stats(),
     "durability": lambda s: s.durability(),
     "check": lambda s: s.check(),

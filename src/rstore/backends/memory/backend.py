@@ -357,6 +357,10 @@ class MemoryBackend(Placed, Backend):
             self._find()
             return sorted(self._place.namespaces)
 
+    def ping(self) -> None:
+        with lock:
+            self._find()
+
     def stats(self) -> Stats:
         with lock:
             namespace = self._find()

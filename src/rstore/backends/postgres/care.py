@@ -19,6 +19,7 @@ _ASK: Final = Statement(f"""
 SELECT {", ".join(f"current_setting('{name}')" for name in _SETTINGS)}, pg_is_in_recovery(),
   (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state = ANY ('{{sync,quorum}}'::text[])),
   (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state IS NULL)""")
+_PING: Final = Statement("SELECT 1")
 _AWAITED: Final = ("on", "remote_write", "remote_apply")
 """With these a commit waits for the standbys that are named, if any are."""
 _COPIED: Final = {
@@ -35,6 +36,9 @@ class PostgresCare(PostgresRecords):
     def namespaces(self) -> list[str]:
         (found,) = self._connections.read((self._records.names, ()))
         return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
+
+    def ping(self) -> None:
+        self._connections.read((_PING, ()))
 
     def stats(self) -> Stats:
         (found,) = self._connections.read((_care(self._place.schema).stats, (self._name,)), patient=True)

@@ -10,7 +10,7 @@ from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, st
 from rstore.backends.nouns import Model
 from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
-from rstore.backends.redis.errors import Signal
+from rstore.backends.redis.errors import Signal, unreachable
 from rstore.backends.redis.layout import NAMESPACES, Place, registry_key, slot_of
 from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
@@ -112,6 +112,11 @@ class RedisCare(RedisRecords, RedisCommits):
                     if reply[0]:
                         rest.append((place, tuple(reply[: len(first)])))
             todo = rest
+
+    def ping(self) -> None:
+        for (reply,) in self._client.ask_all((b"PING",)):
+            if isinstance(reply, Exception):
+                raise unreachable(reply, self._client.where) from reply
 
     # -- what the servers promise -------------------------------------------------------------------------------------
 

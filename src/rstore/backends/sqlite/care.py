@@ -55,6 +55,10 @@ class SqliteCare(Backend):
         sql = "SELECT name FROM namespaces ORDER BY name"
         return self._file.read(lambda connection: [name for (name,) in connection.execute(sql)])
 
+    def ping(self) -> None:
+        # By the file itself, not by what is in memory: a read transaction looks whether it is still the same one.
+        self._file.read(lambda connection: connection.pragma("data_version"))
+
     def stats(self) -> Stats:
         named = {"ns": self._namespace, "now": now_ms()}
         return stats_of(self._file.read(lambda connection: [*connection.execute(_STATS, named)]))
