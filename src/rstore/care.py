@@ -44,8 +44,7 @@ class Care(Verbs):
 
         It reads nothing that was stored, and is meant for health checks.
 
-        Raises `StoreNotAvailableError` if the store cannot be reached, and `StoreBusyError` if it does not answer within
-        the time-out.
+        Raises `StoreNotAvailableError` if the store cannot be reached, or does not answer within the time-out.
 
         >>> store.ping() < 30
         True

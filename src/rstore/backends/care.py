@@ -34,7 +34,7 @@ class Stats:
     events_bytes: int
     """With the states that are kept so that reading is fast."""
     counters: Mapping[str, int] = field(default_factory=dict[str, int], compare=False)
-    """Events behind the calls of this store object since it was made, by name: retries, failovers, … (`docs/care.md`)."""
+    """Events behind the calls of this store object since it was made, by name: `'retries'`, `'failovers'` …"""
 
 
 class Durability(NamedTuple):

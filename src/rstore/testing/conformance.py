@@ -20,6 +20,7 @@ from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.numbers import NumberSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
+from rstore.testing.operating import OperatingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
 from rstore.testing.racing import RacingSuite
@@ -63,6 +64,7 @@ class StoreSuite(
     BelongingSuite,
     SnapshotSuite,
     CareSuite,
+    OperatingSuite,
     WatchingSuite,
 ):
     """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""

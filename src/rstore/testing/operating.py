@@ -1,0 +1,51 @@
+"""An operator's view of a store: whether it answers, and what went on behind the calls."""
+
+from __future__ import annotations
+
+import pytest
+
+from rstore import ConflictError, StoreClosedError, Transaction
+from rstore.backends.nouns import Undone
+from rstore.testing.flavours import plain
+from rstore.testing.suite import Opener, Suite
+
+
+class OperatingSuite(Suite):
+    """Pings, counters and logs."""
+
+    @plain
+    def test_a_ping_is_answered_and_takes_some_time(self, opener: Opener) -> None:
+        with opener() as store:
+            assert 0 < store.ping() < 30
+            with opener(frozen=True) as frozen:
+                assert 0 < frozen.ping() < 30
+        with pytest.raises(StoreClosedError):
+            store.ping()
+
+    @plain
+    def test_events_behind_the_calls_are_counted_and_logged(
+        self, opener: Opener, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG", "rstore")
+        with opener() as store:
+            before = store.stats().counters
+            assert set(before) == {"retries", "waits", "reconnections", "failovers", "lost_replies", "seals"}
+            assert before["seals"] == 0
+            store.extend_many("secret-free", [(t, f"secret {t}") for t in range(5000)])
+            after = store.stats().counters
+            assert after["seals"] > 0
+            if self.transactional:
+                tries = 0
+
+                def raced(_: Transaction) -> None:
+                    nonlocal tries
+                    tries += 1
+                    if tries == 1:
+                        raise ConflictError("a race that is lost") from Undone("undone")
+
+                store.run(raced)
+                assert tries == 2
+                assert store.stats().counters["retries"] == after["retries"] + 1
+        told = [record for record in caplog.records if record.name.startswith("rstore.")]
+        assert any("'secret-free'" in record.getMessage() for record in told)
+        assert not any("secret " in record.getMessage() for record in told)
