@@ -66,7 +66,7 @@ class RedisBatches(RedisNamespace):
             (key, record, now_ms + ttl_ms if isinstance(ttl_ms, int) else ttl_ms) for key, record, ttl_ms in writes
         ]
         until_s = int(seconds) + _STAGED_S
-        entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, until_s, write=True, again=True)
+        entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, b"%d" % until_s, write=True, again=True)
         beside = place.of_batch(batch)._replace(marker=place.birth)
         with self._unseen():
             self._client.call(entry)  # before there is anything that might be left behind
@@ -90,7 +90,7 @@ class RedisBatches(RedisNamespace):
             time.sleep(_POLL_S)
         beside = place.of_batch(place.batch)
         keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
-        call = _FOLD.on(place.slot, keys, place.marker, MOST_RECORDS, write=True, again=True)
+        call = _FOLD.on(place.slot, keys, place.mark, b"%d" % MOST_RECORDS, write=True, again=True)
         with self._unseen():
             while self._client.call(call):
                 pass
@@ -102,7 +102,7 @@ class RedisBatches(RedisNamespace):
         def call(place: Place) -> Call:
             keys = (place.marker_key, place.of_batch(place.batch).key_index)
             names = (place.of_batch(place.batch).records + name, place.records + name)
-            return _FIND.on(place.slot, (*keys, *names), place.marker, name, int(there), write=False, again=True)
+            return _FIND.on(place.slot, (*keys, *names), place.mark, name, b"%d" % there, write=False, again=True)
 
         return self._read(lambda: self._place_of(name), call, None)
 
@@ -131,15 +131,15 @@ def writing(place: Place, writes: Writes) -> Call:
     """Return the call that writes records of one bucket."""
     prefix = place.records
     stay = [(key, record) for key, record, ttl_ms in writes if record is not None and ttl_ms is None]
-    expire = [(key, record, ttl_ms) for key, record, ttl_ms in writes if record is not None and ttl_ms is not None]
+    expire = [(key, record, ttl_ms) for key, record, ttl_ms in writes if record is not None and isinstance(ttl_ms, int)]
     keys = [place.marker_key, place.key_index, place.expiry_index]
     keys += [prefix + key.encode() for key, _ in stay]
-    arguments: list[Any] = [place.marker, len(stay), len(expire)]
+    arguments: list[Any] = [place.mark, b"%d" % len(stay), b"%d" % len(expire)]
     arguments += map(itemgetter(1), stay)
     if len(stay) != len(writes):
         keys += [prefix + key.encode() for key, _, _ in expire]
         for _, record, ttl_ms in expire:
-            arguments += (record, ttl_ms)
+            arguments += (record, b"%d" % ttl_ms)
         keys += [prefix + key.encode() for key, record, _ in writes if record is None]
     call = WRITE.on(place.slot, keys, *arguments, write=True, again=False)
     large = any(len(record or b"") > LARGE_BYTES for _, record, _ in writes)

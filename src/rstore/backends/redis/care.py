@@ -41,7 +41,7 @@ class RedisCare(RedisRecords, RedisCommits):
         cursor = b"0"
         while True:
             # Of one small key: the names of all others are not gone through.
-            cursor, named = self._client.call(Call(slot, (b"HSCAN", NAMESPACES, cursor, b"COUNT", _A_STEP)))
+            cursor, named = self._client.call(Call(slot, (b"HSCAN", NAMESPACES, cursor, b"COUNT", b"%d" % _A_STEP)))
             names = list(dict.fromkeys(named[::2]))
             registries = [registry_key(name) for name in names]
             alive = self._run(Call(slot_of(key), (b"HGET", key, b"alive")) for key in registries)
@@ -73,16 +73,18 @@ class RedisCare(RedisRecords, RedisCommits):
 
         def records(place: Place, begin: bytes) -> Call:
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SURVEY.on(place.slot, keys, place.marker, begin, _A_STEP, write=False, again=True)
+            return _SURVEY.on(place.slot, keys, place.mark, begin, b"%d" % _A_STEP, write=False, again=True)
 
         for begin, n, size, problems in self._step_by_step(records, (b"-",)):
             del begin
             yield RECORDS, (n, 0, size), problems
         for model in (Model.SERIES, Model.EVENTS):
 
-            def logs(place: Place, *begin: Any, model: Model = model) -> Call:
-                keys = (place.marker_key, place.logs(model))
-                return _SURVEY_LOGS.on(place.slot, keys, place.marker, *begin, _A_STEP, write=False, again=True)
+            def logs(place: Place, key: bytes, part: int, row: bytes, *, model: Model = model) -> Call:
+                begin = (key, b"%d" % part, row, b"%d" % _A_STEP)
+                return _SURVEY_LOGS.on(
+                    place.slot, (place.marker_key, place.logs(model)), place.mark, *begin, write=False, again=True
+                )
 
             for *_, n, rows, size, problems in self._step_by_step(logs, (b"-", 0, b"-")):
                 yield model, (n, rows, size), problems

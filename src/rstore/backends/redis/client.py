@@ -41,16 +41,16 @@ class Script:
         self.source = files("rstore.backends.redis").joinpath("scripts", f"{name}.lua").read_bytes()
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
-    def on(self, slot: int, keys: Sequence[bytes], *arguments: Any, write: bool, again: bool) -> Call:
+    def on(self, slot: int, keys: Sequence[bytes], *arguments: bytes, write: bool, again: bool) -> Call:
         """Return the call of this script; `again` if it does no harm when it runs twice."""
-        return Call(slot, (b"EVALSHA", self.sha, len(keys), *keys, *arguments), write, again, self)
+        return Call(slot, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments), write, again, self)
 
 
 class Call(NamedTuple):
     """One command. The slot decides which server of a cluster gets it."""
 
     slot: int
-    command: tuple[Any, ...]
+    command: tuple[bytes, ...]
     write: bool = False
     again: bool = True
     script: Script | None = None
@@ -319,7 +319,7 @@ class Client:
                 small.append(pack_command(command))
         if self._waits(calls, group):
             wait_ms = max(1, int(self._timeout_s * 500))
-            small.append(pack_command((b"WAIT", self._target.wait_replicas, wait_ms)))
+            small.append(pack_command((b"WAIT", b"%d" % self._target.wait_replicas, b"%d" % wait_ms)))
         return [*packed, b"".join(small)]
 
     def _read_all(

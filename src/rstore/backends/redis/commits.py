@@ -86,7 +86,9 @@ class RedisCommits(RedisLogs):
         calls: list[Call] = []
         size = 0
         for entry, chunk in zip(entries, chunks, strict=True):
-            calls.append(Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", STAGED_MS, b"NX"), write=True))
+            calls.append(
+                Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", b"%d" % STAGED_MS, b"NX"), write=True)
+            )
             size += len(chunk.body)
             if size > _STAGED_BYTES:
                 with self._unseen():
@@ -116,18 +118,18 @@ class RedisCommits(RedisLogs):
                 *map(place.body, entries),
                 *map(place.body, dropped),
             ),
-            place.marker,
+            place.mark,
             log.key.encode(),
             self._token(log),
             _condition(commit.if_epoch),
             _condition(commit.if_version),
-            int(create is not None),
-            *((b"", b"", 0, b"") if create is None else fields(create)),
+            b"%d" % (create is not None),
+            *((b"", b"", b"0", b"") if create is None else fields(create)),
             *(b"" if new is None else b"=" + new for new in (commit.epoch, commit.version, commit.facts)),
-            int(commit.drop_if_empty),
+            b"%d" % commit.drop_if_empty,
             b"" if start is None else pack_position(start),
-            REPLACED_MS,
-            *map(len, (drop_rows, dropped, rows, entries, checkpoints)),
+            b"%d" % REPLACED_MS,
+            *(b"%d" % len(some) for some in (drop_rows, dropped, rows, entries, checkpoints)),
             *drop_rows,
             *dropped,
             *rows,
@@ -150,7 +152,7 @@ class RedisCommits(RedisLogs):
         def call(place: Place) -> Call:
             parts = (place.log(kind, log) for kind in (b"h", b"r", b"c", b"k", b"t"))
             keys = (place.marker_key, place.logs(log.model), *parts, place.garbage, place.dropped(os.urandom(8)))
-            arguments = (place.marker, log.key.encode(), self._token(log), _condition(if_version))
+            arguments = (place.mark, log.key.encode(), self._token(log), _condition(if_version))
             return _DROP.on(place.slot, keys, *arguments, write=True, again=False)
 
         try:
@@ -172,7 +174,7 @@ class RedisCommits(RedisLogs):
         if not place.birth:
             place = self._current(lambda: self._place_of_log(log))  # others look for the lease under its birth
         name, token = place.log(b"t", log), os.urandom(16)
-        take = _LEASE.on(place.slot, (name,), token, LEASE_MS, write=True, again=True)
+        take = _LEASE.on(place.slot, (name,), token, b"%d" % LEASE_MS, write=True, again=True)
 
         def attempt() -> None:
             if not self._client.call(take):

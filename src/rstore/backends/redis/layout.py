@@ -73,6 +73,11 @@ class Place(NamedTuple):
     """What names a batch of records that is visible and not folded in yet."""
 
     @property
+    def mark(self) -> bytes:
+        """The marker as scripts compare it; nothing is none of them."""
+        return self.marker or b""
+
+    @property
     def garbage(self) -> bytes:
         """Name of the set of what is to be deleted in this bucket, of any namespace."""
         return self.prefix + b"g"

@@ -41,7 +41,7 @@ class RedisLogs(RedisNamespace):
     def logs(self, model: Model) -> list[str]:
         def call(place: Place, begin: bytes = b"-") -> Call:
             keys = (place.marker_key, place.logs(model))
-            return _LOGS.on(place.slot, keys, place.marker, begin, _KEYS_A_CALL, write=False, again=True)
+            return _LOGS.on(place.slot, keys, place.mark, begin, b"%d" % _KEYS_A_CALL, write=False, again=True)
 
         found: list[bytes] = []
         for keys in self._read_all(call):
@@ -178,7 +178,7 @@ class RedisLogs(RedisNamespace):
 
     def hot(self, log: Log) -> tuple[int, int]:
         def call(place: Place) -> Call:
-            return _HOT.on(place.slot, (place.marker_key, place.log(b"r", log)), place.marker, write=False, again=True)
+            return _HOT.on(place.slot, (place.marker_key, place.log(b"r", log)), place.mark, write=False, again=True)
 
         n, size = self._read(lambda: self._place_of_log(log), call, (0, 0))
         return n, size
@@ -194,7 +194,7 @@ class RedisLogs(RedisNamespace):
             return _APPEND.on(
                 place.slot,
                 keys,
-                place.marker,
+                place.mark,
                 log.key.encode(),
                 *fields(head),
                 first[:12],
@@ -242,9 +242,9 @@ def behind(position: Position) -> bytes:
     return pack_position((position[0], position[1] + 1))
 
 
-def fields(head: Head) -> tuple[bytes, bytes, int, bytes]:
+def fields(head: Head) -> tuple[bytes, bytes, bytes, bytes]:
     """Return a head as the scripts take it."""
-    return head.epoch, head.version, int(head.sealed), head.facts
+    return head.epoch, head.version, b"%d" % head.sealed, head.facts
 
 
 def _span(rows: Sequence[Row]) -> tuple[Position, Position]:
@@ -268,16 +268,16 @@ def _asking(
         unless_version or b"",
         pack_position(lo),
         behind(hi),
-        b"" if limit is None else limit,
-        int(reverse),
-        int(rows),
-        int(neighbours),
+        b"" if limit is None else b"%d" % limit,
+        b"%d" % reverse,
+        b"%d" % rows,
+        b"%d" % neighbours,
         b"" if from_checkpoint is None else behind(from_checkpoint),
     )
 
     def ask(place: Place, log: Log) -> Call:
         keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
-        return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+        return _VIEW.on(place.slot, keys, place.mark, *arguments, write=False, again=True)
 
     return ask
 

@@ -204,11 +204,13 @@ class RedisNamespace:
         places = self._places
         try:
             left = self._run(
-                _BURY.on(place.slot, (place.marker_key, place.garbage), birth, TOMBSTONE_MS, write=True, again=True)
+                _BURY.on(
+                    place.slot, (place.marker_key, place.garbage), birth, b"%d" % TOMBSTONE_MS, write=True, again=True
+                )
                 for place in places
             )
             # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
-            self._client.call(self._ending(birth, TOMBSTONE_MS))
+            self._client.call(self._ending(birth, b"%d" % TOMBSTONE_MS))
         except StoreError as error:
             raise OutcomeUnknownError(
                 f"the namespace {self._name!r} is discarded in part: discard it again ({error})"
@@ -217,7 +219,7 @@ class RedisNamespace:
             self._list(_STRIKE, birth)
         return [place for place, entries in zip(places, left, strict=True) if entries]
 
-    def _ending(self, birth: bytes, stays_ms: int | bytes) -> Call:
+    def _ending(self, birth: bytes, stays_ms: bytes) -> Call:
         return _END.on(self._registry_slot, (self._registry,), birth, stays_ms, write=True, again=True)
 
     def _look_into_some(self, birth: bytes) -> bool:
@@ -245,7 +247,7 @@ class RedisNamespace:
         """
         places = list(places)
         while places and steps != 0:
-            call = (GARBAGE_A_STEP, given_up)
+            call = (b"%d" % GARBAGE_A_STEP, given_up)
             left = self._run(
                 _COLLECT.on(place.slot, (place.garbage, place.staged), *call, write=True, again=True)
                 for place in places
@@ -399,7 +401,7 @@ class RedisNamespace:
             if self._target.wait_replicas:
                 # A connection waits for what was written before its own last write, whoever wrote it: one that nobody
                 # sees.
-                self._client.call(Call(place.slot, (b"SET", place.awaited, b"", b"PX", 1), write=True))
+                self._client.call(Call(place.slot, (b"SET", place.awaited, b"", b"PX", b"1"), write=True))
         except (StoreError, LostReplyError, NamespaceGone):
             return False
         return True

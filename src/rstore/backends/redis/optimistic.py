@@ -8,6 +8,7 @@ from typing import Any, Final
 from redis import exceptions as driver
 
 from rstore.backends.nouns import Undone
+from rstore.backends.redis.changes import Command
 from rstore.backends.redis.client import Client
 from rstore.backends.redis.errors import REDIRECTED, LostReplyError, code_of, refusal, unreachable
 from rstore.backends.redis.nodes import FAILURES
@@ -52,7 +53,7 @@ class Watch:
             self._check(reply)
         self._keys.update(keys)
 
-    def finish(self, command: tuple[Any, ...], *, replicas: int = 0, wait_ms: int = 0) -> Any:
+    def finish(self, command: Command, *, replicas: int = 0, wait_ms: int = 0) -> Any:
         """Run one command if nothing that is watched has changed, and return its reply.
 
         Raises `Undone` if something has; `LostReplyError` if it is not known.
@@ -60,7 +61,7 @@ class Watch:
         # Where nothing is watched without MULTI, of which a server whose memory is full refuses whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
         if replicas:
-            commands.append((b"WAIT", replicas, wait_ms))
+            commands.append((b"WAIT", b"%d" % replicas, b"%d" % wait_ms))
         try:
             connection = self._send(commands)
         except FAILURES as error:
@@ -98,7 +99,7 @@ class Watch:
         else:
             self._pool.give(connection)
 
-    def _send(self, commands: Sequence[tuple[Any, ...]]) -> Connection:
+    def _send(self, commands: Sequence[Command]) -> Connection:
         if self._pool.closed:
             raise StoreClosedError("the store was closed meanwhile")
         connection = self._connection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone
 from rstore.backends.redis.care import RedisCare
@@ -57,7 +57,7 @@ class Plain(RedisCare):
 
     def index(self, place: Place, log: Log) -> dict[Position, bytes]:
         """Return the index of the chunks of a log."""
-        entries = self._client.call(Call(place.slot, (b"ZRANGE", place.log(b"c", log), 0, -1)))
+        entries = self._client.call(Call(place.slot, (b"ZRANGE", place.log(b"c", log), b"0", b"-1")))
         return self.indexed(entries)
 
     @staticmethod
@@ -95,18 +95,18 @@ class Plain(RedisCare):
         keys += [place.log(b"h", log) for log in heads]
         keys += [*leased, *staged]
         keys += [command[1] for command in commands]
-        arguments: list[Any] = [place.marker, b"" if since_ms is None else since_ms]
-        arguments += (len(seen), len(heads), len(leased), len(staged))
+        arguments = [place.mark, b"" if since_ms is None else b"%d" % since_ms]
+        arguments += (b"%d" % len(seen), b"%d" % len(heads), b"%d" % len(leased), b"%d" % len(staged))
         for one in seen.values():
             version, expires_ms = one or (b"", None)
-            arguments += (version, b"" if expires_ms is None else expires_ms - 1)
+            arguments += (version, b"" if expires_ms is None else b"%d" % (expires_ms - 1))
         for head in heads.values():
             arguments += (b"", b"", b"") if head is None else (head.epoch, head.version, head.facts)
         arguments += leased.values()
         for verb, _, *rest in commands:
-            arguments += (verb, len(rest), *rest)
+            arguments += (verb, b"%d" % len(rest), *rest)
         # By its source: a script that the server does not know would be found out too late, when nothing is watched.
-        return (b"EVAL", _FINISH.source, len(keys), *keys, *arguments)
+        return (b"EVAL", _FINISH.source, b"%d" % len(keys), *keys, *arguments)
 
     def finish(self, watch: Watch, command: Command, *, writes: bool) -> bytes:
         """Run the command that ends a transaction, and return what it answers."""

@@ -17,8 +17,9 @@ import redis
 from rstore.backends.redis.dsn import Address, Target
 from rstore.errors import StoreClosedError
 
-# Not the method of a connection: it tries other ways first. hiredis says that it takes tuples of one.
-pack_command: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+# Not the method of a connection: it tries other ways first. Bytes alone: an int is packed by its str(), which looks for
+# signals, and where one is pending that raises, hiredis reads from a null pointer.
+pack_command: Final = cast("Callable[[tuple[bytes, ...]], bytes]", hiredis.pack_command)
 _PIECE_BYTES: Final = 16 * 1024 * 1024
 """So much is sent at once: the time-out is one for each piece."""
 _SHORTEST_TIMEOUT_S: Final = 1.0
@@ -28,16 +29,24 @@ _FRESH_S: Final = 0.0002
 """A connection that was in use so shortly before is not looked at: in a loop that writes, it would take a tenth."""
 
 
-def pack_pieces(command: tuple[Any, ...]) -> list[bytes | memoryview]:
+def pack_pieces(command: tuple[bytes, ...]) -> list[bytes | memoryview]:
     """Return a command in pieces, without a copy of what is large in it."""
     pieces: list[bytes | memoryview] = [b"*%d\r\n" % len(command)]
-    for part in command:
-        raw = part if isinstance(part, bytes) else b"%d" % part
+    for raw in command:
         whole = memoryview(raw)
         pieces.append(b"$%d\r\n" % len(raw))
         pieces += (whole[begin : begin + _PIECE_BYTES] for begin in range(0, len(raw), _PIECE_BYTES))
         pieces.append(b"\r\n")
     return pieces
+
+
+class _Packer:
+    """Packs the commands of redis-py's own, which begin a connection, without an int in them."""
+
+    @staticmethod
+    def pack(*arguments: str | bytes | int) -> list[bytes]:
+        """Return a command as it is sent."""
+        return [pack_command(tuple(part if isinstance(part, bytes) else f"{part}".encode() for part in arguments))]
 
 
 class Connection(Protocol):
@@ -67,6 +76,7 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Callabl
     options: dict[str, Any] = {
         **target.credentials,
         "db": target.database,
+        "command_packer": _Packer(),
         "protocol": protocol,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.cluster else timeout_s,

@@ -38,7 +38,7 @@ class RedisRanges(RedisBatches):
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _COUNT.on(place.slot, keys, place.marker, low, high, write=False, again=True)
+            return _COUNT.on(place.slot, keys, place.mark, low, high, write=False, again=True)
 
         counts = self._read_all(call)
         if -1 not in counts:
@@ -83,17 +83,17 @@ class RedisRanges(RedisBatches):
         arguments = (
             *((high, low) if reverse else (low, high)),
             # Some more than the share: the first bucket to run out ends the page.
-            limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4),
-            int(reverse),
-            int(keys_only),
-            PAGE_BYTES // buckets,
-            HEAD_BYTES if heads else b"",
+            b"%d" % (limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4)),
+            b"%d" % reverse,
+            b"%d" % keys_only,
+            b"%d" % (PAGE_BYTES // buckets),
+            b"%d" % HEAD_BYTES if heads else b"",
         )
 
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SCAN.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+            return _SCAN.on(place.slot, keys, place.mark, *arguments, write=False, again=True)
 
         pages = self._read_all(call)
         edges = [page[0] for page in pages if page[0]]
@@ -154,7 +154,7 @@ class RedisRanges(RedisBatches):
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SWEEP.on(place.slot, keys, place.marker, min(share, MOST_RECORDS), write=True, again=True)
+            return _SWEEP.on(place.slot, keys, place.mark, b"%d" % min(share, MOST_RECORDS), write=True, again=True)
 
         return sum(self._read_all(call))
 
@@ -171,7 +171,7 @@ class RedisRanges(RedisBatches):
                     _CLEAR.on(
                         place.slot,
                         (place.marker_key, place.garbage, place.key_index),
-                        place.marker,
+                        place.mark,
                         place.birth + os.urandom(GENERATION_BYTES),
                         write=True,
                         again=True,
@@ -243,4 +243,4 @@ def expires_ms_of(last_ms: bytes | None) -> int | None:
 
 def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:
     keys = (place.marker_key, place.key_index, place.expiry_index)
-    return _DELETE_RANGE.on(place.slot, keys, place.marker, low, high, MOST_RECORDS, write=True, again=False)
+    return _DELETE_RANGE.on(place.slot, keys, place.mark, low, high, b"%d" % MOST_RECORDS, write=True, again=False)

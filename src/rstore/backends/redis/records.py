@@ -75,9 +75,9 @@ class RedisRecords(RedisRanges):
             return _FETCH.on(
                 place.slot,
                 (place.marker_key, place.expiry_index, *names),
-                place.marker,
-                PAGE_BYTES,
-                HEAD_BYTES if heads else b"",
+                place.mark,
+                b"%d" % PAGE_BYTES,
+                b"%d" % HEAD_BYTES if heads else b"",
                 write=False,
                 again=True,
             )
@@ -120,10 +120,10 @@ class RedisRecords(RedisRanges):
             key, record, ttl_ms = writes[0]
             name = key.encode()
             place = self._place_of(name)
-            small = record is not None and len(record) <= LARGE_BYTES
-            if small and ttl_ms is None and place.birth == birth and not place.batch:
+            fits = ttl_ms is None and place.birth == birth and not place.batch
+            if fits and record is not None and len(record) <= LARGE_BYTES:
                 keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
-                call = WRITE.on(place.slot, keys, place.marker, 1, 0, record, write=True, again=False)
+                call = WRITE.on(place.slot, keys, place.mark, b"1", b"0", record, write=True, again=False)
                 try:
                     self._client.call(call)
                 except (Signal, LostReplyError) as outcome:
@@ -187,11 +187,11 @@ class RedisRecords(RedisRanges):
         def call(place: Place) -> Call:
             self._fold(place)
             arguments = (
-                place.marker,
+                place.mark,
                 version or b"",
                 b"0" if write.record is None else b"1",
                 write.record or b"",
-                b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else write.ttl_ms,
+                b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else b"%d" % write.ttl_ms,
             )
             keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
             return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)._replace(large=large)
@@ -222,8 +222,8 @@ class RedisRecords(RedisRanges):
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.expiry_index, place.records + name)
-            lives = b"" if ttl_ms is None else ttl_ms
-            return _TOUCH.on(place.slot, keys, place.marker, lives, write=True, again=False)
+            lives = b"" if ttl_ms is None else b"%d" % ttl_ms
+            return _TOUCH.on(place.slot, keys, place.mark, lives, write=True, again=False)
 
         try:
             return bool(self._read(lambda: self._place_of(name), call, 0))
@@ -284,4 +284,4 @@ class RedisRecords(RedisRanges):
 
 def _deleting(place: Place, names: Sequence[bytes]) -> Call:
     keys = (place.marker_key, place.key_index, place.expiry_index, *(place.records + name for name in names))
-    return _DELETE.on(place.slot, keys, place.marker, write=True, again=False)
+    return _DELETE.on(place.slot, keys, place.mark, write=True, again=False)
