@@ -129,13 +129,14 @@ class Plain(RedisCare):
 
     def await_leases(self, place: Place, changes: Changes) -> None:
         """Wait until nobody has a lease on a log that a transaction commits to."""
-        leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased and not self._token(log)]
+        logs = [log for log, one in changes.logs.items() if one.leased and not self._token(log)]
+        leased = [place.log(b"t", log) for log in logs]
 
         def look() -> None:
             if leased and self._client.call(Call(place.slot, (b"EXISTS", *leased))):
                 raise Signal("LEASED")
 
-        self._unleased(look)
+        self._unleased(", ".join(log.key for log in logs[:3]), look)
 
     def collect(self, place: Place) -> None:
         """Delete what nobody can see any more."""
