@@ -55,10 +55,19 @@ class _Redis(Backend):
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
         self._plain = Plain(parse(rest, cluster=self.cluster, tls=self.tls), namespace, options)
+        self._deadline = self._plain.deadline
         self._thread = _Thread()
 
     @property
+    def _calls(self) -> Plain:
+        """Begin a call, which has one deadline for all that it sends."""
+        self._deadline.begin()
+        return self._plain
+
+    @property
     def _verbs(self) -> Plain | Transaction:
+        """Begin a call, of the transaction that its thread is inside of if there is one."""
+        self._deadline.begin()
         transaction = self._thread.transaction
         return self._plain if transaction is None else self._checked(transaction)
 
@@ -70,7 +79,7 @@ class _Redis(Backend):
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        self._plain.open()
+        self._calls.open()
 
     def create(self) -> bytes:
         return self._verbs.create()
@@ -81,13 +90,13 @@ class _Redis(Backend):
     def discard(self) -> None:
         if self._thread.transaction is not None:
             raise NotSupportedError("a namespace on Redis cannot be discarded inside a transaction: leave it first")
-        self._plain.discard()
+        self._calls.discard()
 
     def fact(self, name: str) -> bytes | None:
-        return self._plain.fact(name)
+        return self._calls.fact(name)
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        return self._plain.add_fact(name, fact)
+        return self._calls.add_fact(name, fact)
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -143,7 +152,7 @@ class _Redis(Backend):
         self._verbs.clear()
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
-        return self._plain.watcher(keys, prefix)
+        return self._calls.watcher(keys, prefix)
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -207,22 +216,22 @@ class _Redis(Backend):
     # -- care, which takes no part in transactions --------------------------------------------------------------------
 
     def namespaces(self) -> list[str]:
-        return self._plain.namespaces()
+        return self._calls.namespaces()
 
     def stats(self) -> Stats:
-        return self._plain.stats()
+        return self._calls.stats()
 
     def findings(self) -> Iterator[Finding]:
-        return self._plain.findings()
+        return self._calls.findings()
 
     def durability(self) -> Durability:
-        return self._plain.durability()
+        return self._calls.durability()
 
     def save(self, path: str) -> bool:
         return self._plain.save(path)
 
     def reclaim(self) -> None:
-        self._plain.reclaim()
+        self._calls.reclaim()
 
     # -- several at once ----------------------------------------------------------------------------------------------
 
@@ -236,7 +245,7 @@ class _Redis(Backend):
             with self._checked(self._thread.transaction).nested():
                 yield
             return
-        place = self._plain.begin(create=create)
+        place = self._calls.begin(create=create)
         transaction = Transaction(self._plain, place, serializable=serializable)
         mine = vars(self._thread)  # of this thread, wherever it ends
         mine |= {"transaction": transaction, "pid": os.getpid()}
@@ -245,13 +254,14 @@ class _Redis(Backend):
                 yield
             finally:
                 mine["transaction"] = None
+            self._deadline.begin()
             self._checked(transaction).finish()
         finally:
             transaction.close()
 
     def exclusive(self, log: Log) -> AbstractContextManager[None]:
         # Inside there is nobody to keep away: whoever comes first wins.
-        return self._plain.exclusive(log) if self._thread.transaction is None else nullcontext()
+        return self._calls.exclusive(log) if self._thread.transaction is None else nullcontext()
 
 
 class RedisBackend(_Redis):

@@ -7,7 +7,6 @@ records, under names of its own, until the marker names it; from then on whoever
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import itemgetter
@@ -18,6 +17,7 @@ from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import GENERATION_BYTES, Place
 from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.patience import Patience
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
 
 _FIND: Final = Script("find")
@@ -31,7 +31,6 @@ MOST_RECORDS: Final = 2000
 _MOST_BYTES: Final = 8 * 1024 * 1024
 _STAGED_S: Final = 3600
 """After so long a batch that was not made visible is given up, and becomes garbage."""
-_POLL_S: Final = 0.005
 
 
 class RedisBatches(RedisNamespace):
@@ -46,15 +45,19 @@ class RedisBatches(RedisNamespace):
         publish = _PUBLISH.on(place.slot, (place.marker_key, place.staged), birth, batch, write=True, again=False)
         try:
             self._stage_batch(place, batch, writes)
+            self._client.deadline.begin()
+            patience: Patience | None = None
             while not self._client.call(publish):
+                patience = self._again(patience)
                 with suppress(Signal):
                     self._fold(self._refreshed(place))
-        except (Signal, StoreFullError) as error:
+        except (Signal, StoreFullError, StoreBusyError) as error:
             # What was staged is in nobody's way, but for its memory.
             self._collect([place], given_up=batch)
-            if isinstance(error, StoreFullError):
+            if isinstance(error, StoreError):
                 raise
             raise NamespaceGone from error
+        self._revivals.n = 0
         # The batch is visible: if it cannot be folded in now, whoever comes next does it.
         with suppress(Signal, StoreError):
             self._fold(self._refreshed(place))
@@ -79,21 +82,20 @@ class RedisBatches(RedisNamespace):
         """
         if not place.batch:
             return
-        deadline = time.monotonic() + self._timeout_s
+        patience = Patience(self._client.deadline)
         while self._frozen:
             if self._refreshed(place).marker != place.marker:
                 raise Signal("STALE")
-            if time.monotonic() >= deadline:
+            if not patience.wait():
                 raise StoreBusyError(
                     f"a large write to the namespace {self._name!r} is not finished; the next writer finishes it"
                 )
-            time.sleep(_POLL_S)
         beside = place.of_batch(place.batch)
         keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
         call = _FOLD.on(place.slot, keys, place.mark, b"%d" % MOST_RECORDS, write=True, again=True)
         with self._unseen():
             while self._client.call(call):
-                pass
+                self._client.deadline.begin()
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:

@@ -12,6 +12,7 @@ from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import NAMESPACES, Place, registry_key, slot_of
+from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
 from rstore.errors import NotSupportedError
@@ -24,7 +25,7 @@ _A_STEP: Final = 1000
 _PROBLEMS: Final = {
     b"record": "the index names it, and there is no record: the server may have evicted it",
     b"expiry": "its record and the index do not agree on whether it expires",
-    b"head": "the index names it, and it has no head",
+    b"head": "the index names it, and it has no head, or one of which a part is missing",
     b"member": "a row or a chunk of it is cut short",
     b"body": "the body of a chunk is missing: the server may have evicted it",
     b"passing": "the body of a chunk is about to expire",
@@ -41,6 +42,7 @@ class RedisCare(RedisRecords, RedisCommits):
         cursor = b"0"
         while True:
             # Of one small key: the names of all others are not gone through.
+            self._client.deadline.begin()
             cursor, named = self._client.call(Call(slot, (b"HSCAN", NAMESPACES, cursor, b"COUNT", b"%d" % _A_STEP)))
             names = list(dict.fromkeys(named[::2]))
             registries = [registry_key(name) for name in names]
@@ -98,11 +100,15 @@ class RedisCare(RedisRecords, RedisCommits):
         if not any(place.birth for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
         todo = [(place, first) for place in self._places]
+        patience: Patience | None = None
         while todo := [(place, begin) for place, begin in todo if place.birth]:
             for place, _ in todo:
                 with suppress(Signal):
                     self._fold(place)
+            self._client.deadline.begin()  # whoever takes the steps may have paused between them
             replies = self._client.run([ask(place, *begin) for place, begin in todo])
+            if all(isinstance(reply, Signal) for reply in replies):
+                patience = self._again(patience)
             rest: list[tuple[Place, tuple[Any, ...]]] = []
             for (place, begin), reply in zip(todo, replies, strict=True):
                 if isinstance(reply, Signal):

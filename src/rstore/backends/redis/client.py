@@ -22,13 +22,15 @@ from rstore.backends.redis.errors import (
     SIGNALS,
     LostReplyError,
     Signal,
+    TooFewReplicasError,
     code_of,
+    reason_of,
     refusal,
     unreachable,
 )
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
-from rstore.backends.redis.patience import Patience
-from rstore.backends.redis.pool import Connection, Pool, pack_command, pack_pieces
+from rstore.backends.redis.patience import Deadline, Patience
+from rstore.backends.redis.pool import LEAST_S, Connection, Pool, pack_command, pack_pieces
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
@@ -75,24 +77,28 @@ class _Lost(Exception):  # noqa: N818 - an outcome
         self.error = error
 
 
+class _Late(Exception):  # noqa: N818 - an outcome
+    """The time was up before it was sent."""
+
+
 class Client:
     """What the rest of the backend sends its calls through. Threads share it."""
 
     def __init__(self, target: Target, timeout_s: float) -> None:
         self._target = target
-        self._timeout_s = timeout_s
-        self._nodes = Nodes(target, timeout_s)
+        self.deadline = Deadline(timeout_s)
+        self._nodes = Nodes(target, timeout_s, self.deadline)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
         """Connect; return where each server is and what it says of itself.
 
         Raises `StoreNotAvailableError`.
         """
-        patience = Patience(self._timeout_s)
+        patience = Patience(self.deadline)
         while True:
             self._nodes.discover()
             try:
-                return [(pool.where, _info(pool)) for pool in self._nodes.all()]
+                return [(pool.where, _info(pool, self.deadline.left_s())) for pool in self._nodes.all()]
             except FAILURES as error:
                 # One of a cluster may be down that a replica is about to stand in for.
                 passing = code_of(error) == "LOADING" or (self._target.cluster and not _is_refused(error))
@@ -102,7 +108,10 @@ class Client:
     def ask_all(self, *questions: tuple[bytes, ...]) -> list[list[Any]]:
         """Return what each server that serves slots answers to some questions; a refusal is an answer."""
         try:
-            return [[_answer(pool, question) for question in questions] for pool in self._nodes.all()]
+            return [
+                [_answer(pool, question, self.deadline.left_s()) for question in questions]
+                for pool in self._nodes.all()
+            ]
         except FAILURES as error:
             raise unreachable(error, str(self._target)) from error
 
@@ -144,23 +153,25 @@ class Client:
         """
         outcome: Any = None
         pool = self._nodes.of(call.slot)
-        if pool is None or self._target.wait_replicas:
+        deadline = self.deadline
+        if (
+            pool is None
+            or self._target.wait_replicas
+            or self._nodes.outdated
+            or time.monotonic() - deadline.began > deadline.soon_s
+            or (connection := pool.idle(checked=call.write)) is None
+        ):
             return _raised(self.run([call])[0])
         # The common case, written out: the general one takes a third longer.
         try:
-            connection = pool.take(checked=call.write)
+            packed = pack_pieces(call.command) if call.large else (pack_command(call.command),)
+            connection.send_packed_command(packed, False)
         except FAILURES as error:
-            outcome = _Unsent(error, connected=False)
+            outcome = _Unsent(error, connected=True)
         else:
-            try:
-                packed = pack_pieces(call.command) if call.large else (pack_command(call.command),)
-                connection.send_packed_command(packed, False)
-            except FAILURES as error:
-                outcome = _Unsent(error, connected=True)
-            else:
-                outcome = _read(connection)
-                if not isinstance(outcome, _Lost):
-                    pool.give(connection)
+            outcome = _read(connection)
+            if not isinstance(outcome, _Lost):
+                pool.give(connection)
         if not isinstance(outcome, Exception):
             return outcome
         return _raised(self.run([call], [outcome])[0])
@@ -176,7 +187,10 @@ class Client:
         asking: dict[int, Pool] = {}
         by_source: set[int] = set()
         doubtful: set[int] = set()  # writes of which a reply was lost: they may have been done
-        patience = Patience(self._timeout_s)
+        before: dict[int, Exception] = {}  # what went wrong with each the last time
+        patience = Patience(self.deadline)
+        if self._nodes.outdated:
+            self._rediscover(patience)
         if outcomes is None:
             outcomes = self._round(calls, todo, asking, by_source)
         while True:
@@ -186,6 +200,9 @@ class Client:
                 if not isinstance(outcome, Exception):
                     replies[i] = outcome
                     continue
+                if isinstance(outcome, _Late):
+                    outcome = before.get(i, outcome)  # noqa: PLW2901 - which says more
+                before[i] = outcome
                 final = self._judge(i, calls[i], outcome, asking, by_source, patience)
                 if calls[i].write and isinstance(outcome, _Lost):
                     doubtful.add(i)
@@ -203,12 +220,15 @@ class Client:
                 # Also where this call has failed for good: the next one is to find whoever serves the slot by now.
                 self._rediscover(patience)
             if not again:
+                if len(calls) > 1 and not any(isinstance(reply, Exception) for reply in replies):
+                    self.deadline.begin()  # as many of them may take longer than the time-out
                 return replies
             todo = again
             outcomes = self._round(calls, todo, asking, by_source)
 
     def _rediscover(self, patience: Patience) -> None:
         patience.rediscover = False
+        self._nodes.outdated = self._target.cluster  # where there is no time left, the next call begins with this
         try:
             self._nodes.discover()
         except StoreError:
@@ -222,6 +242,8 @@ class Client:
         where, cluster = str(self._target), self._target.cluster
         if isinstance(outcome, StoreError):
             return outcome
+        if isinstance(outcome, _Late):
+            return StoreBusyError(f"the Redis server {where} did not answer within the time-out; nothing was applied")
         if isinstance(outcome, _Lost):
             patience.rediscover = cluster
             if not call.again:
@@ -280,8 +302,13 @@ class Client:
                 groups.setdefault(id(pool), (pool, []))[1].append(i)
         sent: list[tuple[Pool, Connection, list[int]]] = []
         for pool, group in groups.values():
+            left_s = self.deadline.left_s()
+            if left_s <= 0:
+                outcomes |= dict.fromkeys(group, _Late())
+                continue
             try:
-                connection = pool.take(checked=any(calls[i].write for i in group))
+                connection = pool.take(checked=any(calls[i].write for i in group), within_s=left_s)
+                self._limit(connection)
             except (*FAILURES, StoreError) as error:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
                 continue
@@ -294,8 +321,22 @@ class Client:
                 continue
             sent.append((pool, connection, group))
         for pool, connection, group in sent:
-            outcomes |= self._read_all(pool, connection, calls, group, asking)
+            limited = self._limit(connection)
+            read = self._read_all(connection, calls, group, asking)
+            outcomes |= read
+            if not any(isinstance(outcome, _Lost | driver.ConnectionError) for outcome in read.values()):
+                if limited:
+                    connection.update_current_socket_timeout(-1)
+                pool.give(connection)
         return [outcomes[i] for i in todo]
+
+    def _limit(self, connection: Connection) -> bool:
+        """Let a connection wait no longer than until the deadline; return whether that is sooner than by itself."""
+        left_s = self.deadline.left_s()
+        soon = left_s < self.deadline.answer_s - self.deadline.soon_s
+        if soon:
+            connection.update_current_socket_timeout(max(left_s, LEAST_S))
+        return soon
 
     def _pack(
         self,
@@ -318,13 +359,12 @@ class Client:
             else:
                 small.append(pack_command(command))
         if self._waits(calls, group):
-            wait_ms = max(1, int(self._timeout_s * 500))
+            wait_ms = self.wait_ms()
             small.append(pack_command((b"WAIT", b"%d" % self._target.wait_replicas, b"%d" % wait_ms)))
         return [*packed, b"".join(small)]
 
     def _read_all(
         self,
-        pool: Pool,
         connection: Connection,
         calls: Sequence[Call],
         group: Sequence[int],
@@ -343,12 +383,17 @@ class Client:
             if isinstance(reached, _Lost):
                 return dict.fromkeys(group, reached)
             if isinstance(reached, Exception) or reached < self._target.wait_replicas:
-                few = OutcomeUnknownError(
+                few = TooFewReplicasError(
                     f"the write was applied, but fewer than {self._target.wait_replicas} replicas confirmed it in time"
                 )
-                outcomes |= {i: few for i in group if calls[i].write and not isinstance(outcomes[i], Exception)}
-        pool.give(connection)
+                done = [i for i in group if calls[i].write and not isinstance(outcomes[i], Exception)]
+                # A script that answers 0 has found nothing to do: there is nothing to confirm.
+                outcomes |= {i: few for i in done if outcomes[i] != 0}
         return outcomes
+
+    def wait_ms(self) -> int:
+        """Return how long replicas may take to confirm a write: half of what is left."""
+        return max(1, int(self.deadline.left_s() * 500))
 
     def _waits(self, calls: Sequence[Call], group: Sequence[int]) -> bool:
         return self._target.wait_replicas > 0 and any(calls[i].write for i in group)
@@ -383,18 +428,18 @@ def _caused(error: Exception, cause: BaseException) -> Exception:
 
 
 def _doubted(error: StoreError) -> OutcomeUnknownError:
-    return OutcomeUnknownError(f"{error}; before that, the reply to a write was lost")
+    return OutcomeUnknownError(f"the reply to a write was lost, and it could not be sent again: {reason_of(error)}")
 
 
-def _answer(pool: Pool, question: tuple[bytes, ...]) -> Any:
+def _answer(pool: Pool, question: tuple[bytes, ...], within_s: float) -> Any:
     try:
-        return ask(pool, *question)
+        return ask(pool, *question, within_s=within_s)
     except driver.ResponseError as error:
         return error
 
 
-def _info(pool: Pool) -> dict[bytes, bytes]:
-    return parse_info(ask(pool, b"INFO"))
+def _info(pool: Pool, within_s: float) -> dict[bytes, bytes]:
+    return parse_info(ask(pool, b"INFO", within_s=within_s))
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:

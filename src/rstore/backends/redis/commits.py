@@ -13,6 +13,7 @@ from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, REPLACED_MS, Place, pack_chunk, pack_position, pack_rows
 from rstore.backends.redis.leases import RedisLeases
 from rstore.backends.redis.logs import behind, fields
+from rstore.backends.redis.patience import Patience
 
 _COMMIT: Final = Script("commit")
 _DROP: Final = Script("drop")
@@ -45,12 +46,14 @@ class RedisCommits(RedisLeases):
         def call(place: Place) -> Call:
             return self._committing(place, log, commit, entries)
 
+        patience: Patience | None = None
         while True:
             place = self._place_of_log(log)
             if entries and place.birth == birth:
                 self._stage(place, entries, commit.put_chunks)
             try:
-                return bool(self._write(lambda: self._place_of_log(log), birth, call))
+                with self._whole_head(log):
+                    return bool(self._write(lambda: self._place_of_log(log), birth, call))
             except Signal as signal:
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: somebody else was faster
                     return False
@@ -58,6 +61,7 @@ class RedisCommits(RedisLeases):
                 # between its look-up and the commit.
                 if signal.code not in ("UNSTAGED", "CHANGED"):
                     raise
+                patience = self._again(patience)
 
     def _stage(self, place: Place, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
         """Put the bodies of chunks where only a commit that knows their names finds them.

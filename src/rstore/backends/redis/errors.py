@@ -13,6 +13,7 @@ from redis import exceptions as driver
 from rstore.errors import (
     CorruptionError,
     NotSupportedError,
+    OutcomeUnknownError,
     StoreBusyError,
     StoreError,
     StoreFullError,
@@ -40,7 +41,7 @@ _CODES: Final[dict[type[Exception], str]] = {
     driver.TryAgainError: "TRYAGAIN",
 }
 
-SIGNALS: Final = frozenset({"STALE", "LEASED", "UNSTAGED", "CHANGED"})
+SIGNALS: Final = frozenset({"STALE", "LEASED", "UNSTAGED", "CHANGED", "DAMAGED"})
 """What our scripts answer where nothing was done."""
 
 REDIRECTED: Final = frozenset({"MOVED", "ASK"})
@@ -50,6 +51,19 @@ PASSING: Final = frozenset({"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN", 
 
 class LostReplyError(Exception):
     """The connection was lost after a call was sent that cannot be sent twice."""
+
+
+class TooFewReplicasError(OutcomeUnknownError):
+    """A write that its master has done, and that too few replicas confirmed in time."""
+
+
+NOTHING: Final = "; nothing was applied"
+"""How a message ends that speaks of a whole call."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, without a word on what that means for a call of which it is only a part."""
+    return str(error).removesuffix(NOTHING)
 
 
 class Signal(Exception):  # noqa: N818 - an answer, not an error

@@ -37,6 +37,7 @@ BIRTH_BYTES: Final = 16
 GENERATION_BYTES: Final = 8
 _TIME_BYTES: Final = 8
 _BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
+_MARKER_SIZES: Final = (BIRTH_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
 BODY_ID_BYTES: Final = 12
 REPLACED_MS: Final = 600_000
 """How long the body of a replaced chunk stays, for readers that have read the index already."""
@@ -128,6 +129,10 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
     A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is a birth
     alone, and stands for nothing.
     """
+    if marker is not None and not (is_birth(marker[:BIRTH_BYTES]) and len(marker) in _MARKER_SIZES):
+        raise CorruptionError(
+            f"the marker of a bucket on the Redis server is damaged: the key {b'rs{%b}m%b' % (TAGS[tag], namespace)!r}"
+        )
     prefix = b"rs{%b}" % TAGS[tag]
     birth, generation, batch = b"", bytes(GENERATION_BYTES), b""
     if marker is not None and len(marker) > BIRTH_BYTES:
@@ -145,6 +150,11 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
         prefix + b"x" + generation,
         batch,
     )
+
+
+def is_birth(birth: bytes) -> bool:
+    """Return whether some bytes can be a birth: its last one says in how many buckets the namespace lies."""
+    return len(birth) == BIRTH_BYTES and 1 << birth[-1] <= MOST_BUCKETS
 
 
 def is_of(marker: bytes | None, birth: bytes) -> bool:

@@ -21,6 +21,7 @@ from rstore.backends.redis.client import Script
 from rstore.backends.redis.dsn import Target
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.logs import RedisLogs
+from rstore.backends.redis.patience import Patience
 from rstore.errors import StoreBusyError, StoreError
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class RedisLeases(RedisLogs):
         """Renew a lease until its holder lets go of a lock. A renewal that comes late finds that it is gone."""
         renew = _RENEW.on(slot, (name,), token, b"%d" % LEASE_MS, write=True, again=True)
         while not alive.acquire(timeout=LEASE_MS / 3000):
+            self._client.deadline.begin()
             with suppress(StoreError):  # then it runs out, and the commit of its holder races with those of others
                 self._client.call(renew)
 
@@ -117,14 +119,14 @@ class RedisLeases(RedisLogs):
 
         Raises `StoreBusyError` if the time-out passes first.
         """
-        deadline = time.monotonic() + self._timeout_s
+        patience = Patience(self._client.deadline)
         while True:
             try:
                 return attempt()
             except Signal as signal:
                 if signal.code != "LEASED":
                     raise
-                if time.monotonic() >= deadline:
+                if not patience.retry(waiting=True):
                     raise StoreBusyError(
                         f"another writer holds {key!r} in the namespace {self._name!r} for longer than the time-out; "
                         "nothing was applied"

@@ -22,6 +22,7 @@ from rstore.backends.redis.layout import (
     unpack_rows,
 )
 from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.patience import Patience
 from rstore.errors import ConflictError, CorruptionError, StoreClosedError
 
 _APPEND: Final = Script("append")
@@ -50,6 +51,7 @@ class RedisLogs(RedisNamespace):
                 last = keys[-1]
                 keys = self._read(partial(self._place_with, last, model), partial(call, begin=b"(" + last), [])  # noqa: PLW2901
                 found += keys
+                self._client.deadline.begin()
         return [key.decode() for key in sorted(found)]
 
     def _place_with(self, key: bytes, model: Model) -> Place:
@@ -82,6 +84,7 @@ class RedisLogs(RedisNamespace):
             unless_version=unless_version,
         )
         epoch = None
+        patience: Patience | None = None
         while True:
             looked = self._look(log, ask)
             if looked is None:
@@ -94,6 +97,7 @@ class RedisLogs(RedisNamespace):
             if stamps[0] == epoch:
                 raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._name!r} is missing")
             epoch = stamps[0]
+            patience = self._again(patience)
 
     @contextmanager
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
@@ -103,7 +107,7 @@ class RedisLogs(RedisNamespace):
         else:
             place, found = looked
             entries = found[3] if len(found) > 3 else []
-            yield _Snapshot(_view(found, (), backwards=False), entries, partial(self._bodies, place))
+            yield _Snapshot(_view(found, (), backwards=False), entries, partial(self._bodies_later, place))
 
     def _look(self, log: Log, ask: Callable[[Place, Log], Call]) -> tuple[Place, Any] | None:
         """Return what the script said of a log, and where that was; None if there is no namespace."""
@@ -113,7 +117,8 @@ class RedisLogs(RedisNamespace):
             places.append(place)
             return ask(place, log)
 
-        found = self._read(lambda: self._place_of_log(log), call, None)
+        with self._whole_head(log):
+            found = self._read(lambda: self._place_of_log(log), call, None)
         return None if found is None else (places[-1], found)
 
     def views(
@@ -172,6 +177,23 @@ class RedisLogs(RedisNamespace):
         bodies = [body for reply in self._run(calls) for body in reply]
         return None if None in bodies else bodies
 
+    def _bodies_later(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
+        self._client.deadline.begin()  # of a call of its own, which is not one of the backend's methods
+        return self._bodies(place, entries)
+
+    @contextmanager
+    def _whole_head(self, log: Log) -> Generator[None, None, None]:
+        """Say that the head of a log lacks a part where a script has found that."""
+        try:
+            yield
+        except Signal as signal:
+            if signal.code != "DAMAGED":
+                raise
+            raise CorruptionError(
+                f"a part of the head of {log.key!r} in the namespace {self._name!r} is missing: a program of somebody "
+                "else has changed it; remove it, or restore the server's data"
+            ) from signal
+
     def _now_ms(self, log: Log) -> int:
         seconds, micros = self._client.call(Call(self._place_of_log(log).slot, (b"TIME",)))
         return int(seconds) * 1000 + int(micros) // 1000
@@ -205,7 +227,8 @@ class RedisLogs(RedisNamespace):
             )
 
         try:
-            return bool(self._write(lambda: self._place_of_log(log), birth, call))
+            with self._whole_head(log):
+                return bool(self._write(lambda: self._place_of_log(log), birth, call))
         except LostReplyError as lost:
 
             def is_there() -> bool:

@@ -18,11 +18,12 @@ from zlib import crc32
 from rstore.backends.nouns import Log, NamespaceGone, Options
 from rstore.backends.redis.client import Call, Client, Script
 from rstore.backends.redis.dsn import Target
-from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.layout import (
     GENERATION_BYTES,
     NAMESPACES,
     Place,
+    is_birth,
     is_of,
     make_place,
     make_places,
@@ -30,8 +31,8 @@ from rstore.backends.redis.layout import (
     slot_of,
     tells_of_end,
 )
-from rstore.backends.redis.patience import Patience
-from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore.backends.redis.patience import Patience, Revivals
+from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
 _KEEP_FACT: Final = Script("keep_fact")
@@ -49,6 +50,9 @@ GARBAGE_A_STEP: Final = 250
 """How many keys one script deletes: about 2 ms of the server's time."""
 _BUCKETS_LOOKED_INTO: Final = 16
 """In so many buckets an opening looks for garbage: to look into all would take most of its time."""
+_FREE_REVIVALS: Final = 5
+_REVIVAL_S: Final = 0.01
+"""So long the next creation waits where those before were in vain."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -70,6 +74,7 @@ class RedisNamespace:
         self._client = Client(target, options.timeout_s)
         self._seed = crc32(self._namespace)
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
+        self._revivals = Revivals()
         self._created = b""  # the birth that `create` returned last
         # Replaced as a whole or one by one, never changed: a thread that has taken a place finds out by its marker
         # that it is out of date.
@@ -104,14 +109,42 @@ class RedisNamespace:
         self._client.close()
 
     def create(self) -> bytes:
+        self._count_revival()
         with self._unseen():
             birth = self._create()
         # Whoever comes again for the same birth has found a bucket without its marker: a failover lost it.
         self._created = birth
         return birth
 
+    def _count_revival(self) -> None:
+        """Raise `StoreBusyError` where a thread does nothing but create the namespace until the time is up."""
+        mine, now = self._revivals, time.monotonic()
+        mine.n += 1
+        if mine.n <= _FREE_REVIVALS:
+            mine.since = now
+        elif now - mine.since >= self._timeout_s:
+            mine.n = 0
+            raise self._outrun()
+        else:
+            time.sleep(_REVIVAL_S)
+
+    def _outrun(self) -> StoreBusyError:
+        return StoreBusyError(f"the namespace {self._name!r} keeps being discarded concurrently; nothing was applied")
+
+    def _again(self, patience: Patience | None) -> Patience:
+        """Return the patience of a loop that is about to try again, because others changed what it goes by.
+
+        Raises `StoreBusyError` if the time is up.
+        """
+        patience = patience or Patience(self._client.deadline)
+        if not patience.retry(waiting=False):
+            raise self._outrun()
+        if patience.pause():
+            time.sleep(patience.next_pause())
+        return patience
+
     def _create(self) -> bytes:
-        patience = Patience(self._timeout_s)
+        patience: Patience | None = None
         while True:
             birth, raised = self._look_up()
             if birth is None:
@@ -123,12 +156,7 @@ class RedisNamespace:
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
             self._collect(self._end(birth), steps=1)
-            if not patience.retry(waiting=False):
-                raise StoreBusyError(
-                    f"the namespace {self._name!r} is discarded as often as it is created; nothing was applied"
-                )
-            if patience.pause():
-                time.sleep(patience.next_pause())
+            patience = self._again(patience)
 
     def _look_up(self) -> tuple[bytes | None, bool]:
         """Return the birth in the registry, and whether all markers, and the index, are known to be raised to it.
@@ -148,9 +176,17 @@ class RedisNamespace:
         return bytes(birth), birth == raised == listed
 
     def _lay_out(self, birth: bytes) -> None:
+        self._check_birth(birth)
         buckets = 1 << birth[-1]
         if len(self._places) != buckets:
             self._places = make_places(buckets, self._namespace)
+
+    def _check_birth(self, birth: bytes) -> None:
+        if not is_birth(birth):
+            raise CorruptionError(
+                f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: "
+                f"the birth in the hash {self._registry!r} is none; restore it, or delete the keys of the namespace"
+            )
 
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
@@ -192,6 +228,7 @@ class RedisNamespace:
     def discard(self) -> None:
         birth = self._client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
         if birth is not None:
+            self._check_birth(birth)
             self._collect(self._end(bytes(birth)))
 
     def _end(self, birth: bytes) -> list[Place]:
@@ -213,7 +250,7 @@ class RedisNamespace:
             self._client.call(self._ending(birth, b"%d" % TOMBSTONE_MS))
         except StoreError as error:
             raise OutcomeUnknownError(
-                f"the namespace {self._name!r} is discarded in part: discard it again ({error})"
+                f"the namespace {self._name!r} is discarded in part: discard it again ({reason_of(error)})"
             ) from error
         with suppress(StoreError):  # who is named and is not there is not told of
             self._list(_STRIKE, birth)
@@ -253,6 +290,7 @@ class RedisNamespace:
                 for place in places
             )
             given_up = b""
+            self._client.deadline.begin()
             places = [place for place, entries in zip(places, left, strict=True) if entries]
             steps = None if steps is None else steps - 1
 
@@ -269,9 +307,11 @@ class RedisNamespace:
             self._registry_slot, (self._registry,), b"fact:" + name.encode(), fact, write=True, again=True
         )
         try:
-            return bytes(self._client.call(call))
+            kept = bytes(self._client.call(call))
         except Signal as signal:
             raise NamespaceGone from signal
+        self._revivals.n = 0
+        return kept
 
     # -- what every method begins with --------------------------------------------------------------------------------
 
@@ -307,8 +347,13 @@ class RedisNamespace:
         """Say that nothing was applied where it is unknown what became of a step that nobody sees."""
         try:
             yield
+        except TooFewReplicasError as error:
+            raise StoreBusyError(
+                f"fewer than {self._target.wait_replicas} replicas of the Redis server {self._target} confirmed the "
+                f"first of several steps in time{NOTHING}"
+            ) from error
         except OutcomeUnknownError as error:
-            raise StoreBusyError(f"{error}; nothing was applied") from error
+            raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error
 
     def _is_laid_out_anew(self) -> bool:
         """Return whether the namespace, where no marker of it is found, was created again in other buckets."""
@@ -318,14 +363,17 @@ class RedisNamespace:
 
     def _current(self, place_now: Callable[[], Place]) -> Place:
         """Return a place by its marker of now; one without a birth if there is no namespace."""
+        patience: Patience | None = None
         while True:
             place = self._refreshed(place_now())
             if place.birth or not self._is_laid_out_anew():
                 return place
+            patience = self._again(patience)
 
     def _read(self, place_now: Callable[[], Place], call: Callable[[Place], Call], nothing: Any) -> Any:
         """Return the reply of a script on one bucket, whatever the birth; `nothing` if there is no namespace."""
         place = place_now()
+        patience: Patience | None = None
         while True:
             if not place.birth:
                 place = self._current(place_now)
@@ -336,21 +384,25 @@ class RedisNamespace:
             except Signal as signal:
                 if signal.code != "STALE":
                     raise
+                patience = self._again(patience)
                 place = self._current(place_now)
 
     def _read_all(self, call: Callable[[Place], Call]) -> list[Any]:
         """Return the replies of a script that reads one bucket, of those buckets that there are."""
+        patience: Patience | None = None
         while True:
             places = self._places
             if not all(place.birth for place in places):
                 self._refresh_all()
                 if not any(place.birth for place in places) and self._is_laid_out_anew():
+                    patience = self._again(patience)
                     continue
             try:
                 replies = self._client.run([call(place) for place in places if place.birth])
             except Signal as signal:
                 replies = [signal]
             if any(isinstance(reply, Signal) for reply in replies):
+                patience = self._again(patience)
                 self._refresh_all()
                 continue
             for reply in replies:
@@ -370,17 +422,22 @@ class RedisNamespace:
         Raises `NamespaceGone` if it is gone, or of another birth; the other signals of the script; `LostReplyError`.
         """
         place = place_now()
+        patience: Patience | None = None
         while True:
             if place.birth != birth:
                 place = self._current(place_now)
                 if place.birth != birth:
                     raise NamespaceGone
             try:
-                return self._client.call(call(place))
+                reply = self._client.call(call(place))
             except Signal as signal:
                 if signal.code != "STALE":
                     raise
+                patience = self._again(patience)
                 place = self._current(place_now)
+            else:
+                self._revivals.n = 0
+                return reply
 
     def _run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""
@@ -395,6 +452,7 @@ class RedisNamespace:
 
         Nor is it a yes where the namespace is gone, and with it what tells, or where too few replicas have the write.
         """
+        self._client.deadline.extend()
         try:
             if not question():
                 return False

@@ -10,10 +10,10 @@ from redis import exceptions as driver
 from rstore.backends.nouns import Undone
 from rstore.backends.redis.changes import Command
 from rstore.backends.redis.client import Client
-from rstore.backends.redis.errors import REDIRECTED, LostReplyError, code_of, refusal, unreachable
+from rstore.backends.redis.errors import REDIRECTED, LostReplyError, TooFewReplicasError, code_of, refusal, unreachable
 from rstore.backends.redis.nodes import FAILURES
-from rstore.backends.redis.pool import Connection, is_alive, pack_command
-from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreClosedError
+from rstore.backends.redis.pool import LEAST_S, Connection, is_alive, pack_command
+from rstore.errors import StoreBusyError, StoreClosedError
 
 _KEYS_A_COMMAND: Final = 50
 """The server looks through all that a connection watches for each key that is added."""
@@ -83,7 +83,7 @@ class Watch:
             [done] = done
             self._check(done)
         if done == b"DONE" and (isinstance(reached, Exception) or reached < replicas):
-            raise OutcomeUnknownError(
+            raise TooFewReplicasError(
                 f"the transaction was applied, but fewer than {replicas} replicas confirmed it in time"
             )
         return done
@@ -97,6 +97,7 @@ class Watch:
             # UNWATCH would cost a round trip, and whoever comes here was overtaken or raised an error.
             connection.disconnect()
         else:
+            connection.update_current_socket_timeout(-1)
             self._pool.give(connection)
 
     def _send(self, commands: Sequence[Command]) -> Connection:
@@ -105,16 +106,24 @@ class Watch:
         connection = self._connection
         if connection is None:
             try:
-                connection = self._connection = self._pool.take(checked=True)
+                connection = self._connection = self._pool.take(checked=True, within_s=self._left_s())
             except FAILURES as error:
                 raise unreachable(error, self._client.where) from error
         elif self._broken or not is_alive(connection):
             # Not to be sent by redis-py, which would connect anew, watching nothing.
             self._broken = True
             raise self._overtaken()
+        self._limit(connection)
         self._broken = True  # until all replies are there, whatever comes between
         connection.send_packed_command([b"".join(map(pack_command, commands))], False)
         return connection
+
+    def _left_s(self) -> float:
+        return max(LEAST_S, self._client.deadline.left_s())
+
+    def _limit(self, connection: Connection) -> None:
+        """Let the connection wait until the deadline of the call, and not as long as one that had none."""
+        connection.update_current_socket_timeout(min(self._left_s(), connection.socket_timeout))
 
     def _receive(self, connection: Connection, n: int) -> list[Any]:
         replies: list[Any] = []

@@ -13,6 +13,7 @@ from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, unpack_chunk
 from rstore.backends.redis.optimistic import Watch
+from rstore.backends.redis.patience import Deadline, Patience
 from rstore.errors import NotSupportedError, OutcomeUnknownError
 
 _FINISH: Final = Script("finish")
@@ -30,6 +31,7 @@ class Plain(RedisCare):
 
     def begin(self, *, create: bool) -> Place:
         """Return the one place of a transaction; without a birth, if there is no namespace and none is to be made."""
+        patience: Patience | None = None
         while True:
             if not self.transactional:
                 raise NotSupportedError(
@@ -43,8 +45,14 @@ class Plain(RedisCare):
             try:
                 self._fold(place)
             except Signal:
+                patience = self._again(patience)
                 continue
             return place
+
+    @property
+    def deadline(self) -> Deadline:
+        """Until when the call of a thread has to be over."""
+        return self._client.deadline
 
     def watch(self, place: Place) -> Watch:
         """Return a connection that watches nothing yet."""
@@ -111,7 +119,7 @@ class Plain(RedisCare):
     def finish(self, watch: Watch, command: Command, *, writes: bool) -> bytes:
         """Run the command that ends a transaction, and return what it answers."""
         replicas = self._target.wait_replicas if writes else 0
-        return bytes(watch.finish(command, replicas=replicas, wait_ms=max(1, int(self._timeout_s * 500))))
+        return bytes(watch.finish(command, replicas=replicas, wait_ms=self._client.wait_ms()))
 
     def found_done(self, place: Place, changes: Changes) -> bool:
         """Return whether one of the stamps that a transaction leaves is found: random bytes that nobody else has."""

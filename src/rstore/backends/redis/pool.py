@@ -25,6 +25,8 @@ _PIECE_BYTES: Final = 16 * 1024 * 1024
 _SHORTEST_TIMEOUT_S: Final = 1.0
 _CONNECT_S: Final = 5.0
 """In a cluster, so long a machine is waited for that may be gone: a replica stands in for it meanwhile."""
+LEAST_S: Final = 0.05
+"""So long is waited for what is most likely there already, though the time is up."""
 _FRESH_S: Final = 0.0002
 """A connection that was in use so shortly before is not looked at: in a loop that writes, it would take a tenth."""
 
@@ -64,6 +66,12 @@ class Connection(Protocol):
 
     def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None:
         """Send a command."""
+
+    def update_current_socket_timeout(self, relaxed_timeout: float) -> None:
+        """Wait so long for the socket from now on; -1: as long as the connection does by itself."""
+
+    socket_timeout: float
+    socket_connect_timeout: float
 
     def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any:
         """Return a reply, or raise the error that it is; with `push_request` also what was not asked for."""
@@ -109,8 +117,8 @@ class Pool:
         """Whether the store was closed."""
         return self._closed
 
-    def take(self, *, checked: bool) -> Connection:
-        """Return a connection that nobody else has; `checked` if the server must not have closed it.
+    def idle(self, *, checked: bool) -> Connection | None:
+        """Return a connection that nobody uses, if there is one; `checked` if the server must not have closed it.
 
         A closed one is found out by looking at its socket: to send something on it is to lose the reply.
         """
@@ -124,8 +132,21 @@ class Pool:
             connection.disconnect()
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
-        connection = self._make(self.address)
-        connection.connect()
+        return None
+
+    def take(self, *, checked: bool, within_s: float | None = None) -> Connection:
+        """Return a connection that nobody else has: an idle one, or a new one, which is waited for `within_s`."""
+        connection = self.idle(checked=checked)
+        if connection is None:
+            connection = self._make(self.address)
+            usual_s = connection.socket_timeout
+            if within_s is not None and within_s < usual_s:
+                connection.socket_timeout = max(within_s, LEAST_S)
+                connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
+            connection.connect()
+            if connection.socket_timeout != usual_s:
+                connection.socket_timeout = usual_s
+                connection.update_current_socket_timeout(-1)
         return connection
 
     def give(self, connection: Connection) -> None:

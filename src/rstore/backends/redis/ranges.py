@@ -14,9 +14,10 @@ from typing import Any, Final, TypeVar
 from rstore.backends.nouns import HEAD_BYTES, Page
 from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
 from rstore.backends.redis.client import Call, Script
-from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.errors import LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.layout import GENERATION_BYTES, Place
-from rstore.errors import OutcomeUnknownError, StoreError
+from rstore.backends.redis.patience import Patience
+from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
 
 _CLEAR: Final = Script("clear")
 _COUNT: Final = Script("count")
@@ -48,6 +49,7 @@ class RedisRanges(RedisBatches):
             records, more = self.scan(start=start, after=after, stop=stop, limit=MOST_RECORDS, keys_only=True)
             n += len(records)
             after = records[-1][0] if records else None
+            self._client.deadline.begin()
         return n
 
     def scan(
@@ -72,6 +74,7 @@ class RedisRanges(RedisBatches):
             more = edge is not None or len(page) < len(found)
             if page or edge is None:
                 return Page([(key.decode(), record, expires_ms) for key, record, expires_ms in page], more)
+            self._client.deadline.begin()
             low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
 
     def _merged(
@@ -118,9 +121,16 @@ class RedisRanges(RedisBatches):
             self._refresh_all()
         outcomes: list[Any] = []
         todo = [(place, low) for place in self._places]
+        patience: Patience | None = None
         while todo := [(place, begin) for place, begin in todo if place.birth]:
+            done = len(outcomes)
             try:
                 todo = self._delete_some(todo, high, outcomes)
+                if len(outcomes) > done:
+                    self._client.deadline.begin()
+                    patience = None
+                else:
+                    patience = self._again(patience)
             except StoreError as error:
                 outcomes.append(error)
             if any(isinstance(outcome, Exception) for outcome in outcomes):
@@ -165,6 +175,7 @@ class RedisRanges(RedisBatches):
         todo = [place for place in self._places if place.birth]
         outcomes: list[Any] = []
         cleared: list[Place] = []
+        patience: Patience | None = None
         while todo:
             replies = self._client.run(
                 [
@@ -188,9 +199,15 @@ class RedisRanges(RedisBatches):
                 fresh = [(place, self._refreshed(place)) for place in stale]
             except StoreError as error:
                 raise OutcomeUnknownError(
-                    f"whether the records of the namespace {self._name!r} were cleared is unknown: {error}"
+                    f"whether the records of the namespace {self._name!r} were cleared is unknown: {reason_of(error)}"
                 ) from error
             todo = [now for was, now in fresh if now.birth == was.birth and now.records == was.records]
+            if todo:
+                try:
+                    patience = self._again(patience)
+                except StoreBusyError as error:
+                    outcomes.append(error)
+                    break
         self._total(outcomes, "cleared")
         with suppress(StoreError):  # whoever comes next finds out that the place is out of date
             self._refresh_all()
@@ -216,13 +233,16 @@ class RedisRanges(RedisBatches):
         for failure in failures:
             if isinstance(failure, LostReplyError):
                 raise self._unknown(f"records were {what}", failure) from failure.__cause__
-            if isinstance(failure, OutcomeUnknownError):
+            if isinstance(failure, OutcomeUnknownError) and not isinstance(failure, TooFewReplicasError):
                 raise failure
-        if len(failures) < len(outcomes):
+        if all(isinstance(failure, TooFewReplicasError) for failure in failures):
+            raise failures[0]
+        refused = next(failure for failure in failures if not isinstance(failure, TooFewReplicasError))
+        if len(failures) < len(outcomes) or any(isinstance(failure, TooFewReplicasError) for failure in failures):
             raise OutcomeUnknownError(
-                f"in the namespace {self._name!r}, some records were {what} and others not: {failures[0]}"
-            ) from failures[0]
-        raise failures[0]
+                f"in the namespace {self._name!r}, some records were {what} and others not: {reason_of(refused)}"
+            ) from refused
+        raise refused
 
 
 def cut(found: list[Record], limit: int) -> list[Record]:

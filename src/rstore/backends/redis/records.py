@@ -15,6 +15,7 @@ from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import Place
+from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.pool import connector
 from rstore.backends.redis.ranges import PAGE_BYTES, RedisRanges, expires_ms_of
 from rstore.backends.redis.watcher import RedisWatcher
@@ -33,6 +34,7 @@ class RedisRecords(RedisRanges):
 
     def get(self, key: str) -> bytes | None:
         name = key.encode()
+        patience: Patience | None = None
         while True:
             place = self._place_of(name)
             if place.batch:
@@ -47,9 +49,11 @@ class RedisRecords(RedisRanges):
                 return record  # type: ignore[no-any-return]
             elif not self._is_laid_out_anew():
                 return None
+            patience = self._again(patience)
 
     def has(self, key: str) -> bool:
         name = key.encode()
+        patience: Patience | None = None
         while True:
             place = self._place_of(name)
             if place.batch:
@@ -67,6 +71,7 @@ class RedisRecords(RedisRanges):
                 return bool(there)
             elif not self._is_laid_out_anew():
                 return False
+            patience = self._again(patience)
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         def call(place: Place, names: Sequence[bytes]) -> Call:
@@ -84,10 +89,12 @@ class RedisRecords(RedisRanges):
 
         found: list[Found] = []
         left = [key.encode() for key in keys]
+        patience: Patience | None = None
         while left:
             if not all(place.birth for place in self._places):
                 self._refresh_all()
                 if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+                    patience = self._again(patience)
                     continue
             groups: dict[Place, list[bytes]] = defaultdict(list)
             for name in left:
@@ -96,9 +103,11 @@ class RedisRecords(RedisRanges):
             try:
                 replies = self._run(call(place, names[:MOST_RECORDS]) for place, names in groups.items())
             except Signal:
+                patience = self._again(patience)
                 self._refresh_all()
                 continue
-            left = []
+            patience, left = None, []
+            self._client.deadline.begin()
             for names, (records, last) in zip(groups.values(), replies, strict=True):
                 expiries = map(expires_ms_of, last) if last else repeat(None)
                 found += (
@@ -128,6 +137,7 @@ class RedisRecords(RedisRanges):
                     self._client.call(call)
                 except (Signal, LostReplyError) as outcome:
                     self._settle(writes, birth, outcome)
+                self._revivals.n = 0
                 return None
         self._check_sizes(writes)
         if len(writes) == 1 or len(self._places) == 1:
