@@ -17,7 +17,7 @@ from rstore import CorruptionError, NotSupportedError, OutcomeUnknownError, Stor
 from rstore.backends.redis.client import Script
 
 TIMEOUT_S = 2.0
-MOST_S = 1.35 * TIMEOUT_S
+MOST_S = 1.6 * TIMEOUT_S
 
 
 def reopen(store: Store) -> None:

@@ -31,8 +31,11 @@ from rstore.backends.redis.errors import (
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
 from rstore.backends.redis.patience import Deadline, Patience
 from rstore.backends.redis.pool import LEAST_S, Connection, Pool, pack_command, pack_pieces
+from rstore.backends.redis.probing import tls_on_one_side
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
+_HANDSHAKE_S: Final = 2.0
+"""After so long without an answer a server is asked, once, whether it speaks TLS at all."""
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -40,6 +43,7 @@ class Script:
     """A Lua script, known to the servers by its hash."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.source = files("rstore.backends.redis").joinpath("scripts", f"{name}.lua").read_bytes()
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
@@ -58,6 +62,12 @@ class Call(NamedTuple):
     script: Script | None = None
     large: bool = False
     """Whether a copy of it would count."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        verb = self.command[0].decode()
+        return verb if self.script is None else f"{verb} of the script {self.script.name!r}"
 
 
 class _Unsent(Exception):  # noqa: N818 - an outcome
@@ -95,11 +105,23 @@ class Client:
         Raises `StoreNotAvailableError`.
         """
         patience = Patience(self.deadline)
+        within_s = _HANDSHAKE_S if self._target.tls else self.deadline.answer_s
         while True:
-            self._nodes.discover()
             try:
-                return [(pool.where, _info(pool, self.deadline.left_s())) for pool in self._nodes.all()]
-            except FAILURES as error:
+                self._nodes.discover()
+                left_s = min(within_s, self.deadline.left_s())
+                return [(pool.where, _info(pool, left_s)) for pool in self._nodes.all()]
+            except (StoreNotAvailableError, *FAILURES) as error:
+                wrong = tls_on_one_side(self._target, self.deadline.left_s()) if _is_mute(error) else None
+                if wrong is not None:
+                    raise StoreNotAvailableError(
+                        f"the Redis server {self._target} cannot be talked to: {wrong}"
+                    ) from error
+                if isinstance(error, StoreError):
+                    raise
+                if within_s < self.deadline.answer_s and patience.retry(waiting=False):
+                    within_s = self.deadline.answer_s
+                    continue
                 # One of a cluster may be down that a replica is about to stand in for.
                 passing = code_of(error) == "LOADING" or (self._target.cluster and not _is_refused(error))
                 if not (passing and patience.wait()):
@@ -224,7 +246,8 @@ class Client:
                     self.deadline.begin()  # as many of them may take longer than the time-out
                 return replies
             todo = again
-            outcomes = self._round(calls, todo, asking, by_source)
+            # Not in the last moment: whether it was done would not be known, and is now.
+            outcomes = self._round(calls, todo, asking, by_source, least_s=2 * self.deadline.soon_s)
 
     def _rediscover(self, patience: Patience) -> None:
         patience.rediscover = False
@@ -280,18 +303,24 @@ class Client:
             else:
                 self._nodes.moved(call.slot, address)
                 patience.rediscover = True
-            return None if patience.retry(waiting=False) else _caused(refusal(outcome, where), outcome)
+            return None if patience.retry(waiting=False) else _caused(refusal(outcome, where, call.name), outcome)
         if code == "READONLY":
             self._nodes.reconnect(call.slot)
         if code in PASSING or (code == "READONLY" and cluster):
             patience.rediscover = cluster and code != "TRYAGAIN"
-            return None if patience.retry(waiting=True) else _caused(refusal(outcome, where), outcome)
-        return _caused(refusal(outcome, where), outcome)
+            return None if patience.retry(waiting=True) else _caused(refusal(outcome, where, call.name), outcome)
+        return _caused(refusal(outcome, where, call.name), outcome)
 
     def _round(
-        self, calls: Sequence[Call], todo: Sequence[int], asking: dict[int, Pool], by_source: set[int]
+        self,
+        calls: Sequence[Call],
+        todo: Sequence[int],
+        asking: dict[int, Pool],
+        by_source: set[int],
+        *,
+        least_s: float = 0.0,
     ) -> list[Any]:
-        """Send calls, and return the outcome of each."""
+        """Send calls, if there is more time left than that for them, and return the outcome of each."""
         outcomes: dict[int, Any] = {}
         groups: dict[int, tuple[Pool, list[int]]] = {}
         for i in todo:
@@ -303,7 +332,7 @@ class Client:
         sent: list[tuple[Pool, Connection, list[int]]] = []
         for pool, group in groups.values():
             left_s = self.deadline.left_s()
-            if left_s <= 0:
+            if left_s <= least_s:
                 outcomes |= dict.fromkeys(group, _Late())
                 continue
             try:
@@ -408,6 +437,14 @@ def _read(connection: Connection) -> Any:
         return error.with_traceback(None)
     except FAILURES as error:
         return _Lost(error)
+
+
+def _is_mute(error: Exception) -> bool:
+    """Return whether a server was reached, and said nothing that could be read."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(cause, driver.ResponseError | driver.AuthenticationError | driver.BusyLoadingError | None):
+        return False
+    return not isinstance(cause.__cause__ or cause.__context__, ConnectionRefusedError)
 
 
 def _is_refused(error: Exception) -> bool:

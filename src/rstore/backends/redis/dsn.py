@@ -17,6 +17,7 @@ Address = tuple[str, int]
 
 _DEFAULT_PORT: Final = 6379
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(?::(\d{1,5}))?")
+_OPTION: Final = re.compile(r"[a-z_]{1,30}")
 _BUCKETS: Final = tuple(f"{1 << power}" for power in range(9))
 _TLS: Final = frozenset({"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 
@@ -54,13 +55,18 @@ def parse(rest: str, *, cluster: bool, tls: bool) -> Target:
     hosts, slash, path = place.partition("/")
     options = dict(parse_qsl(query, keep_blank_values=True))
     known = {"db", "wait_replicas", "buckets"} | (_TLS if tls else frozenset())
-    if unknown := set(options) - known:
-        # Not which: a password with a ? in it that is not written %3F ends up here.
-        raise InvalidValueError(
-            f"a Redis DSN has {len(unknown)} unknown options behind its ?; known are {', '.join(sorted(known))}"
-        )
+    if unknown := sorted(set(options) - known):
+        raise InvalidValueError(f"{_unknown(unknown, query)}; known are {', '.join(sorted(known))}")
     socket = not hosts and bool(path) and not path.isdigit()
-    database = options.get("db") or (path if not socket else "") or "0"
+    named_database = path if not socket else ""
+    database = options.get("db") or named_database or "0"
+    if named_database and database != named_database:
+        raise InvalidValueError("a Redis DSN names two databases, one behind the host and one as db: leave one out")
+    if "," in hosts and not cluster:
+        raise InvalidValueError(
+            "a Redis DSN names one host: several are those of a cluster (redis+cluster://) or of Sentinel "
+            "(redis+sentinel://host:port,host:port/service)"
+        )
     buckets = options.get("buckets", "256" if cluster else "1")
     if socket and (cluster or tls):
         raise InvalidValueError("a Unix socket has neither TLS nor a cluster behind it: redis:///path/of/socket")
@@ -80,6 +86,14 @@ def parse(rest: str, *, cluster: bool, tls: bool) -> Target:
         credentials={name: value for name, value in named.items() if value},
         ssl={name: value for name, value in options.items() if name in _TLS},
     )
+
+
+def _unknown(options: list[str], query: str) -> str:
+    """Say which options are unknown, unless they may be part of a password with a ? in it that is not written %3F."""
+    if "@" in query or not all(_OPTION.fullmatch(option) for option in options):
+        return "what stands behind the ? of a Redis DSN is no option of one; a ? in a password is written %3F"
+    hint = "; ssl_… are for rediss://" if any(option in _TLS for option in options) else ""
+    return f"a Redis DSN has no option {', '.join(options)}{hint}"
 
 
 def _number(text: str, what: str) -> int:

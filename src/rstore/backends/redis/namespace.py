@@ -90,10 +90,12 @@ class RedisNamespace:
             raise StoreNotAvailableError(f"there is no namespace {self._name!r} on the Redis server {self._target}")
 
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
+        mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
+        if mode == b"sentinel":
+            raise StoreNotAvailableError(f"the server {where} is a Sentinel: use redis+sentinel://host:port/service")
         version = info.get(b"redis_version", b"0").decode()
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
             raise StoreNotAvailableError(f"the Redis server {where} is of version {version}, and 6.2 is the least")
-        mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
         if mode == b"cluster" and not self._target.cluster:
             raise StoreNotAvailableError(f"the Redis server {where} is part of a cluster: use redis+cluster://")
         policy = info.get(b"maxmemory_policy", b"noeviction").decode()

@@ -102,6 +102,7 @@ class Nodes:
                     slots = ask(asked_pool, b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
                 except FAILURES as error:
                     failure = _no_cluster(error, where)
+                    failure.__cause__ = error
                     continue
                 finally:
                     asked_pool.close()
@@ -161,7 +162,9 @@ def ask(pool: Pool, *command: bytes, within_s: float | None = None) -> Any:
 
 def _no_cluster(error: Exception, where: str) -> StoreError:
     if isinstance(error, driver.ResponseError) and code_of(error) == "ERR":
-        return StoreNotAvailableError(f"the Redis server {where} is not part of a cluster: use redis://")
+        return StoreNotAvailableError(
+            f"the Redis server {where} is not part of a cluster: use redis://, or if it is a Sentinel redis+sentinel://"
+        )
     return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
 
 
