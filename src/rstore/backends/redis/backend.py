@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import local
+from time import monotonic
 
 from rstore.backends.base import Backend
 from rstore.backends.care import Durability, Finding, Stats
@@ -67,7 +68,7 @@ class _Redis(Backend):
     @property
     def _verbs(self) -> Plain | Transaction:
         """Begin a call, of the transaction that its thread is inside of if there is one."""
-        self._deadline.begin()
+        self._deadline.began = monotonic()  # `begin`, written out
         transaction = self._thread.transaction
         return self._plain if transaction is None else self._checked(transaction)
 

@@ -97,6 +97,7 @@ class Client:
     def __init__(self, target: Target, timeout_s: float) -> None:
         self._target = target
         self.deadline = Deadline(timeout_s)
+        self._soon_s = self.deadline.soon_s
         self._nodes = Nodes(target, timeout_s, self.deadline)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
@@ -175,12 +176,11 @@ class Client:
         """
         outcome: Any = None
         pool = self._nodes.of(call.slot)
-        deadline = self.deadline
         if (
             pool is None
             or self._target.wait_replicas
             or self._nodes.outdated
-            or time.monotonic() - deadline.began > deadline.soon_s
+            or time.monotonic() - self.deadline.began > self._soon_s
             or (connection := pool.idle(checked=call.write)) is None
         ):
             return _raised(self.run([call])[0])
@@ -210,9 +210,9 @@ class Client:
         by_source: set[int] = set()
         doubtful: set[int] = set()  # writes of which a reply was lost: they may have been done
         before: dict[int, Exception] = {}  # what went wrong with each the last time
-        patience = Patience(self.deadline)
+        patience: Patience | None = None  # until something goes wrong
         if self._nodes.outdated:
-            self._rediscover(patience)
+            self._rediscover(Patience(self.deadline))
         if outcomes is None:
             outcomes = self._round(calls, todo, asking, by_source)
         while True:
@@ -225,6 +225,7 @@ class Client:
                 if isinstance(outcome, _Late):
                     outcome = before.get(i, outcome)  # noqa: PLW2901 - which says more
                 before[i] = outcome
+                patience = patience or Patience(self.deadline)
                 final = self._judge(i, calls[i], outcome, asking, by_source, patience)
                 if calls[i].write and isinstance(outcome, _Lost):
                     doubtful.add(i)
@@ -236,9 +237,9 @@ class Client:
                     replies[i] = final if unknown else _caused(_doubted(final), final)
                 else:
                     replies[i] = final
-            if again and patience.pause():
+            if again and patience is not None and patience.pause():
                 time.sleep(patience.next_pause())
-            if patience.rediscover:
+            if patience is not None and patience.rediscover:
                 # Also where this call has failed for good: the next one is to find whoever serves the slot by now.
                 self._rediscover(patience)
             if not again:
@@ -331,12 +332,14 @@ class Client:
                 groups.setdefault(id(pool), (pool, []))[1].append(i)
         sent: list[tuple[Pool, Connection, list[int]]] = []
         for pool, group in groups.values():
-            left_s = self.deadline.left_s()
-            if left_s <= least_s:
-                outcomes |= dict.fromkeys(group, _Late())
-                continue
+            within_s: float | None = None
+            if time.monotonic() - self.deadline.began > self._soon_s:
+                within_s = self.deadline.left_s()
+                if within_s <= least_s:
+                    outcomes |= dict.fromkeys(group, _Late())
+                    continue
             try:
-                connection = pool.take(checked=any(calls[i].write for i in group), within_s=left_s)
+                connection = pool.take(checked=any(calls[i].write for i in group), within_s=within_s)
                 self._limit(connection)
             except (*FAILURES, StoreError) as error:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
@@ -353,7 +356,7 @@ class Client:
             limited = self._limit(connection)
             read = self._read_all(connection, calls, group, asking)
             outcomes |= read
-            if not any(isinstance(outcome, _Lost | driver.ConnectionError) for outcome in read.values()):
+            if not isinstance(read[group[-1]], (_Lost, driver.ConnectionError)):  # where one is lost, the last one is
                 if limited:
                     connection.update_current_socket_timeout(-1)
                 pool.give(connection)
@@ -361,11 +364,10 @@ class Client:
 
     def _limit(self, connection: Connection) -> bool:
         """Let a connection wait no longer than until the deadline; return whether that is sooner than by itself."""
-        left_s = self.deadline.left_s()
-        soon = left_s < self.deadline.answer_s - self.deadline.soon_s
-        if soon:
-            connection.update_current_socket_timeout(max(left_s, LEAST_S))
-        return soon
+        if time.monotonic() - self.deadline.began <= self._soon_s:
+            return False
+        connection.update_current_socket_timeout(max(self.deadline.left_s(), LEAST_S))
+        return True
 
     def _pack(
         self,

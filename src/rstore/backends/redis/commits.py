@@ -52,9 +52,9 @@ class RedisCommits(RedisLeases):
             if entries and place.birth == birth:
                 self._stage(place, entries, commit.put_chunks)
             try:
-                with self._whole_head(log):
-                    return bool(self._write(lambda: self._place_of_log(log), birth, call))
+                return bool(self._write(lambda: self._place_of_log(log), birth, call))
             except Signal as signal:
+                self._check_head(log, signal)
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: somebody else was faster
                     return False
                 # UNSTAGED: the bodies expired, or went to a place that was out of date. CHANGED: a chunk was replaced

@@ -10,6 +10,7 @@ short, so that a process that died keeps nobody waiting for long; a process that
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -69,8 +70,9 @@ class RedisLeases(RedisLogs):
             held[log] = token
             with alive:  # however it is let go of
                 renewer = Thread(target=self._renew, args=(place.slot, name, token, alive), name=RENEWER, daemon=True)
-                with suppress(RuntimeError):  # no thread can be had, or the interpreter is about to exit
-                    renewer.start()
+                if not sys.is_finalizing():  # then no thread begins, and this one would wait for that for ever
+                    with suppress(RuntimeError):  # no thread can be had
+                        renewer.start()
                 yield
         finally:
             held.pop(log, None)

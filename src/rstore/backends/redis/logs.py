@@ -117,8 +117,11 @@ class RedisLogs(RedisNamespace):
             places.append(place)
             return ask(place, log)
 
-        with self._whole_head(log):
+        try:
             found = self._read(lambda: self._place_of_log(log), call, None)
+        except Signal as signal:
+            self._check_head(log, signal)
+            raise
         return None if found is None else (places[-1], found)
 
     def views(
@@ -181,14 +184,9 @@ class RedisLogs(RedisNamespace):
         self._client.deadline.begin()  # of a call of its own, which is not one of the backend's methods
         return self._bodies(place, entries)
 
-    @contextmanager
-    def _whole_head(self, log: Log) -> Generator[None, None, None]:
-        """Say that the head of a log lacks a part where a script has found that."""
-        try:
-            yield
-        except Signal as signal:
-            if signal.code != "DAMAGED":
-                raise
+    def _check_head(self, log: Log, signal: Signal) -> None:
+        """Raise `CorruptionError` where a script has found that the head of a log lacks a part."""
+        if signal.code == "DAMAGED":
             raise CorruptionError(
                 f"a part of the head of {log.key!r} in the namespace {self._name!r} is missing: a program of somebody "
                 "else has changed it; remove it, or restore the server's data"
@@ -227,8 +225,10 @@ class RedisLogs(RedisNamespace):
             )
 
         try:
-            with self._whole_head(log):
-                return bool(self._write(lambda: self._place_of_log(log), birth, call))
+            return bool(self._write(lambda: self._place_of_log(log), birth, call))
+        except Signal as signal:
+            self._check_head(log, signal)
+            raise
         except LostReplyError as lost:
 
             def is_there() -> bool:

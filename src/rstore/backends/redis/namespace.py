@@ -443,7 +443,8 @@ class RedisNamespace:
 
     def _run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""
-        replies = self._client.run(list(calls))
+        some = list(calls)
+        replies = self._client.run(some) if some else []
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply

@@ -36,19 +36,17 @@ class Deadline(local):
         self.timeout_s = timeout_s
         self.answer_s = max(timeout_s, _SHORTEST_ANSWER_S)
         self.soon_s = _SOON * self.answer_s
-        self._extended = False
-        self.begin()
+        self.began = time.monotonic()
+        self._extended = 0.0  # what `began` was extended to
 
     def begin(self) -> None:
         """Begin a call, or go on with one that has made progress."""
         self.began = time.monotonic()
-        self._extended = False
 
     def extend(self) -> None:
         """Leave a moment, once a call, for finding out what became of a write whose reply did not come in time."""
-        if not self._extended:
-            self._extended = True
-            self.began = max(self.began, time.monotonic() - self.answer_s + self.soon_s)
+        if self.began != self._extended:
+            self.began = self._extended = max(self.began, time.monotonic() - self.answer_s + self.soon_s)
 
     def left_s(self) -> float:
         """Return how long an answer may still take."""
