@@ -175,3 +175,25 @@ def test_a_lease_that_ran_out_lets_no_change_happen_twice_or_not_at_all(
     assert len(stores[0].events("e") or ()) == 101
     for store in stores:
         store.close()
+
+
+AT_THE_END = """
+import sys
+from rstore import Store, log
+log.RACES = 0
+store = Store(sys.argv[1], frozen=False, timeout=5).open()
+store.apply("e", {"n": 0})
+class Last:
+    def __del__(self):
+        store.apply("e", {"n": 1})
+        store.get_or_set("k", lambda: 2)
+last = Last()
+"""
+
+
+def test_a_change_at_the_end_of_the_interpreter_starts_no_thread_that_never_begins(server: Server) -> None:
+    program = [sys.executable, "-c", AT_THE_END, server.dsn]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    with Store(server.dsn) as store:
+        assert (store.current("e"), store["k"]) == ({"n": 1}, 2)
