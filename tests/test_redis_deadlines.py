@@ -285,7 +285,7 @@ def test_a_message_says_that_a_write_was_applied_or_that_nothing_was(redis_dsn: 
         before = other.find(), other.range("s"), other.current("e")
         if verb == "open":
             other.discard()
-            with pytest.raises(StoreBusyError, match=r"fewer than 1 replicas .*; nothing was applied$"):
+            with pytest.raises(StoreBusyError, match=r"fewer than 1 replicas .*; nothing was stored$"):
                 waiting.open()
             return
         with waiting as store, pytest.raises((OutcomeUnknownError, StoreBusyError)) as raised:
@@ -293,7 +293,7 @@ def test_a_message_says_that_a_write_was_applied_or_that_nothing_was(redis_dsn: 
         message = str(raised.value)
         applied = "was applied, but fewer than 1 replicas" in message
         assert applied == isinstance(raised.value, OutcomeUnknownError)
-        assert message.endswith("; nothing was applied") == (not applied)
+        assert message.endswith("; nothing was stored") == (not applied)
         assert applied or before == (other.find(), other.range("s"), other.current("e"))
         if verb in ("set", "update", "apply"):
             assert applied

@@ -352,7 +352,7 @@ class RedisNamespace:
         except TooFewReplicasError as error:
             raise StoreBusyError(
                 f"fewer than {self._target.wait_replicas} replicas of the Redis server {self._target} confirmed the "
-                f"first of several steps in time{NOTHING}"
+                "first of several steps in time; nothing was stored"
             ) from error
         except OutcomeUnknownError as error:
             raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error
