@@ -39,8 +39,9 @@ from rstore.backends.nouns import (
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
+from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.file import SqliteFile
-from rstore.backends.sqlite.link import transaction
+from rstore.backends.sqlite.link import execute_alone, transaction
 from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
@@ -201,9 +202,10 @@ class SqliteBackend(SqliteCare):
         # Most of what `_write` does for one record, by one statement and without the frames around it, which would take
         # a fifth of the time. What it did not do is for that: somebody else writes, there is another birth or file,
         # or something large or that expires in its place.
-        link = self._file.local.link
+        link, failed = self._file.local.link, None
         with link.lock:
             connection, execute, bound = link.connection, link.execute, link.bound
+            done = False
             if bound is not None and (bound is not connection or bound.get_autocommit()):
                 execute = None  # the transaction is not there any more
             if connection is not None and execute is not None and len(record) <= INLINE_BYTES:
@@ -212,11 +214,18 @@ class SqliteBackend(SqliteCare):
                         execute(link.insert, (birth, key, record))
                     else:
                         execute(link.insert_expiring, (birth, key, record, records.expires_ms(ttl_ms)))
-                    if bound is not None or not link.has_moved(connection):
+                    if bound is not None or link.is_in_place(connection):
                         return
-                except apsw.Error:
+                    done = True
+                except apsw.Error as error:
                     link.forget_undone()
-        self._write(((key, record, ttl_ms),), birth)
+                    if bound is None and is_in_doubt(error):
+                        failed = CommitInDoubtError(str(error))
+                        failed.__cause__ = error
+        if failed is not None:
+            raise self._file.distrusted(failed) from failed
+        if not (done and self._file.settle()):
+            self._write(((key, record, ttl_ms),), birth)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
@@ -254,7 +263,7 @@ class SqliteBackend(SqliteCare):
 
     def _delete(self, sql: str, named: dict[str, Any]) -> int:
         def work(connection: apsw.Connection) -> int:
-            connection.execute(sql, named)
+            execute_alone(connection, sql, named)
             return connection.changes()
 
         return self._file.delete(work)
@@ -292,7 +301,7 @@ class SqliteBackend(SqliteCare):
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
-        self._file.delete(lambda connection: connection.execute(sql, named))
+        self._file.delete(lambda connection: execute_alone(connection, sql, named))
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[SqliteWatcher]:
         return closing(SqliteWatcher(self._file))
@@ -369,7 +378,7 @@ class SqliteBackend(SqliteCare):
         def work(connection: apsw.Connection) -> bool:
             if len(rows) == 1:
                 with suppress(apsw.ConstraintError):  # there is no such log
-                    connection.execute(_APPEND, (*place, *rows[0]))  # one statement is a transaction of its own
+                    execute_alone(connection, _APPEND, (*place, *rows[0]))  # one statement is a transaction of its own
                     return True
             with transaction(connection):
                 number, known = self._find(connection, log) or (None, head)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,8 +10,8 @@ import apsw
 from rstore.backends.base import Backend
 from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.sqlite.file import SqliteFile
-from rstore.backends.sqlite.link import log_names
 from rstore.backends.sqlite.opening import KEEP_IN_MEMORY
+from rstore.backends.sqlite.place import log_names, status
 from rstore.backends.sqlite.records import LIVE, NS, now_ms
 from rstore.backends.sqlite.turns import Turn, take_turn
 from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
@@ -155,4 +154,4 @@ class SqliteCare(Backend):
 
     def _size(self) -> int:
         paths = (self._file.path, log_names(self._file.path)[0])
-        return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+        return sum(found.st_size for path in paths if (found := status(path)) is not None)

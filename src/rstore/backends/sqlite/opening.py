@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import Final, Literal
 from urllib.parse import quote
 
 import apsw
 
+from rstore.backends.sqlite.errors import are_descriptors_spent, code_of
 from rstore.backends.sqlite.format import is_fresh, lay_out
-from rstore.backends.sqlite.link import Link, has_log, identity, log_names, stamp, transaction
+from rstore.backends.sqlite.link import LOOK_EVERY_S, Link, transaction
+from rstore.backends.sqlite.place import has_log, stamp, status
 from rstore.errors import StoreNotAvailableError
 
-LOOK_EVERY_S: Final = 1.0
 KEEP_IN_MEMORY: Final = "PRAGMA temp_store = MEMORY"
 """What a step of a transaction may have to undo: at most the pages that it changes. In a file it would leave the place
 that the user has chosen, and a directory for such files may be full, or read-only."""
@@ -41,6 +43,9 @@ def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.
     """
     _create(link.path)
     connection = link.connection = apsw.Connection(link.path, flags=apsw.SQLITE_OPEN_READWRITE)
+    if connection.readonly("main"):  # SQLite falls back on reading, and would stay there
+        reason = "too many open files" if are_descriptors_spent() else "the system does not let it be written"
+        raise StoreNotAvailableError(f"cannot open {link.path!r} for writing: {reason}")
     _prepare(connection)
     fresh = is_fresh(connection, link.path)
     _check_place(link)
@@ -56,8 +61,7 @@ def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.
                 lay_out(connection)
     connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    link.opened = identity(link.path)
-    link.logs = {path: identity(path) for path in log_names(link.path)}
+    link.settle(look_often=durability == "full")
     _check_place(link)
     link.look_at = time.monotonic() + LOOK_EVERY_S
     return connection
@@ -69,21 +73,21 @@ def connect_frozen(link: Link) -> apsw.Connection:
     Raises `StoreNotAvailableError` if it is not there, is no store, or has a log that cannot be read there.
     """
     path = link.path
-    if not os.path.isfile(path):
+    found = status(path)
+    if found is None:
         raise StoreNotAvailableError(f"there is no file {path!r}; frozen=False creates one")
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreNotAvailableError(f"{path!r} is not a regular file")
     try:
         link.connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
         _require_format(link.connection, path)
+        link.settle(look_often=False)
+        link.logs = {}  # it writes nothing, and removes nothing
         link.look_at = time.monotonic() + LOOK_EVERY_S
     except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.IOError, apsw.PermissionsError) as error:
         # A file in WAL mode needs a -shm beside it, which cannot be made in a read-only directory.
-        if not os.access(path, os.R_OK):
-            raise StoreNotAvailableError(f"cannot read {path!r}: permission denied") from error
-        if has_log(path):
-            raise StoreNotAvailableError(
-                f"{path!r} has a write-ahead log that cannot be read in a read-only directory: "
-                "open it once where it can be written"
-            ) from error
+        if (reason := _why_unread(path, error)) is not None:
+            raise StoreNotAvailableError(f"cannot read {path!r}: {reason}") from error
         link.close()
         link.stamp = stamp(path)
         uri = "file:" + quote(path) + "?immutable=1"
@@ -91,6 +95,24 @@ def connect_frozen(link: Link) -> apsw.Connection:
         _require_format(link.connection, path)
         link.look_at = 0.0  # looks every time: an immutable connection takes no locks
     return link.connection
+
+
+def _why_unread(path: str, error: apsw.Error) -> str | None:
+    """Return why a file cannot be read as others leave it; None if it can, without locks, for nothing is under way."""
+    if are_descriptors_spent():
+        return "too many open files"
+    if not os.access(path, os.R_OK):
+        return "permission denied"
+    if code_of(error) == apsw.SQLITE_READONLY_ROLLBACK or _has_journal(path):
+        return "a transaction was broken off, and is to be undone: open it once with frozen=False"
+    if has_log(path):
+        return "its write-ahead log cannot be read in a read-only directory: open it once where it can be written"
+    return None
+
+
+def _has_journal(path: str) -> bool:
+    journal = status(os.path.realpath(path) + "-journal")
+    return journal is not None and journal.st_size > 0
 
 
 def _create(path: str) -> None:
@@ -128,5 +150,10 @@ def _prepare(connection: apsw.Connection) -> None:
 def _require_format(connection: apsw.Connection, path: str) -> None:
     _prepare(connection)
     if is_fresh(connection, path):
+        if os.path.getsize(path):
+            raise StoreNotAvailableError(
+                f"{path!r} holds nothing. If it is a copy of a store that was open, its -wal was not copied with it: "
+                "use backup(); else frozen=False makes it a store"
+            )
         raise StoreNotAvailableError(f"{path!r} is empty; frozen=False makes it a store")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
