@@ -14,7 +14,7 @@ ROOT = Path(rstore.__file__).parent
 
 # From the bottom to the top; a module imports from lines below its own, and from those beside it where it says so.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("rstore.errors",),
+    ("rstore.errors", "rstore.afterwards"),
     ("rstore.backends.credentials",),
     ("rstore.backends.nouns",),
     ("rstore.backends.care", "rstore.patience"),

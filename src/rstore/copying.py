@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -61,11 +61,11 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
             yield made
             _sync(made)
             _name(made, path)
-            if os.name != "nt":  # where directories cannot be opened
-                _sync(path.parent)
         finally:
+            # What is left of it is in nobody's way, and is not the outcome.
             for name in (made, Path(f"{made}-wal"), Path(f"{made}-shm")):
-                name.unlink(missing_ok=True)
+                with suppress(OSError):
+                    name.unlink(missing_ok=True)
     except OSError as error:
         kind = StoreFullError if error.errno in _FULL else StoreNotAvailableError
         raise kind(f"cannot write the backup {str(path)!r}: {error.strerror}") from error
@@ -78,12 +78,20 @@ def _exists(path: Path) -> InvalidValueError:
 
 
 def _name(made: Path, path: Path) -> None:
+    """Give a file that is whole its name, or raise and leave none of that name."""
     try:
         path.hardlink_to(made)  # not `rename`: it would replace what somebody has put there meanwhile
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError:  # a file system without links
         made.rename(path)
+    if os.name == "nt":  # where directories cannot be opened
+        return
+    try:
+        _sync(path.parent)
+    except OSError:
+        path.unlink()  # it may be gone after a power cut: nobody should rely on it
+        raise
 
 
 def _sync(path: Path) -> None:

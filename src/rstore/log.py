@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
+from rstore.afterwards import behind_commit
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -419,16 +420,13 @@ class Logs(LogReader):
         self._until_check -= rows
         if self._until_check >= 0:
             return None
-        self._until_check = self._random.randrange(2 * CHECK_EVERY)
-        try:
+        self._until_check = CHECK_EVERY  # where it fails the rows stay hot, and the next look is soon
+        with behind_commit(f"the sealing of {self._namespace.place(key)}"):
             n, size = self._backend.hot(Log(self._model, key))
             most = min(HOT_ROWS, 4 * self._backend.most_rows) if self._model is Model.SERIES else HOT_CHANGES
             if n >= most or (size >= HOT_BYTES and n > 1):
                 self.seal(key, self.view(key, bodies=False))
-        except StoreError:
-            # The rows are written and acknowledged: an error here would say that they are not. Whatever it is (a busy
-            # store, a chunk sealed under a key that this handle lacks), the rows stay hot and the next look is soon.
-            self._until_check = CHECK_EVERY
+            self._until_check = self._random.randrange(2 * CHECK_EVERY)
         return None
 
     def seal(self, key: str, view: View) -> None:

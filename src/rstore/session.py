@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain, repeat
 from random import Random
 from struct import Struct
 from typing import Any, Final, NoReturn, TypeVar, cast
 
+from rstore.afterwards import behind_commit
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
 from rstore.backends.nouns import LARGE_BYTES, Found, Model, Writes
@@ -180,8 +181,7 @@ class Session:
         self._until_sweep -= n
         if self._until_sweep < 0:
             self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
-            # What was written is acknowledged: an error here would say that it is not. What is left is found again.
-            with suppress(StoreError):
+            with behind_commit(f"a sweep of namespace {self.generations.namespace!r}"):  # what is left is found again
                 self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
     def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> Writes:

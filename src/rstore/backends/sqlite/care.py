@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 import apsw
@@ -103,23 +104,21 @@ class SqliteCare(Backend):
     def save(self, path: str) -> bool:
         # At one moment, on a connection of its own: without a transaction that stays there, SQLite would begin anew
         # whenever somebody writes, and never end where somebody always does.
-        target = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         try:
-            # Whoever asked makes it durable when it is whole.
-            target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-            with self._file.pinned() as pinned:
-                copy = pinned.read(lambda connection: target.backup("main", connection, "main"))
-                try:
-                    while not copy.done:
-                        pinned.read(lambda _: copy.step(_PAGES_A_STEP))
-                finally:
-                    copy.close(force=True)
+            with closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as target:
+                # Whoever asked makes it durable when it is whole.
+                target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+                with self._file.pinned() as pinned:
+                    copy = pinned.read(lambda connection: target.backup("main", connection, "main"))
+                    try:
+                        while not copy.done:
+                            pinned.read(lambda _: copy.step(_PAGES_A_STEP))
+                    finally:
+                        copy.close(force=True)
         except StoreFullError as error:  # names the source, which is only read
             raise StoreFullError(f"there is no room for the backup {path!r}") from error.__cause__
         except apsw.Error as error:
             raise self._file.translated(error) from error
-        finally:
-            target.close()
         return True
 
     # -- space --------------------------------------------------------------------------------------------------------
