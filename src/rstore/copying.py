@@ -35,9 +35,12 @@ def back_up(backend: Backend, namespace: str, path: str | os.PathLike[str]) -> N
 def _check_path(path: Any) -> Path:
     if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
         raise InvalidTypeError(f"the path of a backup is a str or a path, not {type(path).__name__}")
-    if not text or "\0" in text:
-        raise InvalidValueError(f"{text!r} is not the path of a file")
-    return Path(text).absolute()
+    try:
+        if text and "\0" not in text and text.encode():
+            return Path(text).absolute()
+    except UnicodeEncodeError:  # SQLite takes UTF-8
+        pass
+    raise InvalidValueError(f"{text!r} is not the path of a file")
 
 
 @contextmanager

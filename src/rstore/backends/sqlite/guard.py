@@ -57,7 +57,7 @@ _guards: dict[Identity, Guard] = {}
 def guarded(link: Link, known: Identity) -> Guard | None:
     """Return the guard of the file that a link has opened; None where there can be none."""
     guard = _guards.get(known)
-    if guard is None and (guard := _make(link.path, known)) is not None:
+    if guard is None and (guard := _make(link.place, known)) is not None:
         _guards[known] = guard
     if guard is not None:
         guard.links.add(link)
@@ -91,7 +91,7 @@ def _make(path: str, known: Identity) -> Guard | None:
         return None
     descriptors: list[int] = []
     try:
-        for name, where in zip((os.path.realpath(path), log_names(path)[1]), (_SHARED, _IN_USE), strict=True):
+        for name, where in zip((path, log_names(path)[1]), (_SHARED, _IN_USE), strict=True):
             descriptors.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
             _lock(descriptors[-1], *where)
         found = os.fstat(descriptors[0])

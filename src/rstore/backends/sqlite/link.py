@@ -52,11 +52,12 @@ class Link:
         "owner",
         "path",
         "phantom",
+        "place",
         "stamp",
     )
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = self.place = path  # as it was given, and the file that it led to when that was opened
         self.lock = RLock()  # guards everything below
         self.connection: apsw.Connection | None = None
         self.bound: apsw.Connection | None = None  # the one above, while a transaction over several calls is open on it
@@ -111,8 +112,8 @@ class Link:
 
         `look_often`: look after every write whether the log is still there, even where a guard keeps it.
         """
-        log, index = log_names(self.path)
-        self.opened = identity(self.path)
+        log, index = log_names(self.place)
+        self.opened = identity(self.place)
         if self.opened is not None:
             self.guard = guards.guarded(self, self.opened)
         self.logs = {name: identity(name) for name in (log, index)}

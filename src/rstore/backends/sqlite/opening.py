@@ -13,7 +13,7 @@ import apsw
 from rstore.backends.sqlite.errors import are_descriptors_spent, code_of
 from rstore.backends.sqlite.format import is_fresh, lay_out
 from rstore.backends.sqlite.link import LOOK_EVERY_S, Link, transaction
-from rstore.backends.sqlite.place import has_log, stamp, status
+from rstore.backends.sqlite.place import has_log, identity, stamp, status
 from rstore.errors import StoreNotAvailableError
 
 KEEP_IN_MEMORY: Final = "PRAGMA temp_store = MEMORY"
@@ -41,13 +41,15 @@ def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.
 
     Raises `FileNotFoundError` if it is removed or replaced meanwhile.
     """
-    _create(link.path)
-    connection = link.connection = apsw.Connection(link.path, flags=apsw.SQLITE_OPEN_READWRITE)
+    # Once: a link that is turned meanwhile must not have one file looked at and another one written.
+    place = link.place = os.path.realpath(link.path)
+    _create(place, link.path)
+    connection = link.connection = apsw.Connection(place, flags=apsw.SQLITE_OPEN_READWRITE)
     if connection.readonly("main"):  # SQLite falls back on reading, and would stay there
         reason = "too many open files" if are_descriptors_spent() else "the system does not let it be written"
         raise StoreNotAvailableError(f"cannot open {link.path!r} for writing: {reason}")
     _prepare(connection)
-    fresh = is_fresh(connection, link.path)
+    fresh = is_fresh(connection, place)
     _check_place(link)
     # Ignores the busy timeout: whoever is busy is waited for by the caller.
     if connection.pragma("journal_mode", "wal") != "wal":
@@ -57,7 +59,7 @@ def connect_writable(link: Link, durability: Literal["full", "normal"]) -> apsw.
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     if fresh:
         with transaction(connection):
-            if is_fresh(connection, link.path):  # another process may have been faster
+            if is_fresh(connection, place):  # another process may have been faster
                 lay_out(connection)
     connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchall()  # opens the log
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -72,10 +74,10 @@ def connect_frozen(link: Link) -> apsw.Connection:
 
     Raises `StoreNotAvailableError` if it is not there, is no store, or has a log that cannot be read there.
     """
-    path = link.path
+    path = link.place = os.path.realpath(link.path)
     found = status(path)
     if found is None:
-        raise StoreNotAvailableError(f"there is no file {path!r}; frozen=False creates one")
+        raise StoreNotAvailableError(f"there is no file {link.path!r}; frozen=False creates one")
     if not stat.S_ISREG(found.st_mode):
         raise StoreNotAvailableError(f"{path!r} is not a regular file")
     try:
@@ -111,19 +113,19 @@ def _why_unread(path: str, error: apsw.Error) -> str | None:
 
 
 def _has_journal(path: str) -> bool:
-    journal = status(os.path.realpath(path) + "-journal")
+    journal = status(path + "-journal")
     return journal is not None and journal.st_size > 0
 
 
-def _create(path: str) -> None:
+def _create(place: str, path: str) -> None:
     """Create the file if it is not there, for nobody else to read."""
     try:
         # Only if it is new: closing any descriptor of a file drops all locks that the process holds on it.
-        os.close(os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        if os.path.isdir(path):
+        if os.path.isdir(place):
             raise StoreNotAvailableError(f"{path!r} is a directory") from None
-        if os.path.exists(path) and not os.access(path, os.W_OK):  # SQLite would fall back on reading
+        if os.path.exists(place) and not os.access(place, os.W_OK):  # SQLite would fall back on reading
             raise StoreNotAvailableError(f"cannot open {path!r} for writing: permission denied") from None
     except OSError as error:
         raise StoreNotAvailableError(f"cannot open {path!r} for writing: {error.strerror}") from error
@@ -134,7 +136,7 @@ def _synchronous(durability: Literal["full", "normal"]) -> str:
 
 
 def _check_place(link: Link) -> None:
-    if link.moved():
+    if link.moved() or (link.opened is not None and identity(link.path) != link.opened):
         raise FileNotFoundError(link.path)
 
 
