@@ -228,7 +228,7 @@ class Link:
                 connection.close()
             except apsw.ThreadingViolationError:  # its thread is in a statement that runs without the lock
                 time.sleep(0.0001)
-            except apsw.ConnectionClosedError:
+            except apsw.Error:  # closed already, or it failed to empty the log, which the next one that opens it reads
                 return
             else:
                 return

@@ -24,7 +24,12 @@ def leave(path: str, mine: Link, timeout_s: float) -> None:
     place = os.path.realpath(path)
     held = hold(lambda link: os.path.realpath(link.path) == place)
     try:
-        _retire(mine, path, timeout_s)
+        try:
+            _retire(mine, path, timeout_s)
+        except CorruptionError:  # the log is lost, and the next call goes to the one that others have begun
+            for link in held:
+                link.close()
+            raise
         for link in held:
             link.close()
     finally:
