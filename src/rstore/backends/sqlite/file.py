@@ -130,7 +130,7 @@ class SqliteFile:
         """
         link, suspicious, turn = self.local.link, True, None
         while True:
-            waits, failed, done = None, None, False
+            waits, failed, done = None, None, list[T]()
             with link.lock:
                 connection = link.connection
                 if connection is None or link.phantom or link.bound is not None:
@@ -153,7 +153,7 @@ class SqliteFile:
                 else:
                     if link.bound is not None or link.is_in_place(connection):
                         return result
-                    done = True
+                    done = [result]
             if failed is not None:
                 raise self.distrusted(failed) from failed
             if waits is not None:
@@ -161,7 +161,7 @@ class SqliteFile:
             elif not done:
                 self._leave()  # whatever went wrong with a file that bears the name no more
             elif self.settle():
-                return result
+                return done[0]
 
     def settle(self) -> bool:
         """Return whether what this thread has committed just now stays, where something was not seen in its place.

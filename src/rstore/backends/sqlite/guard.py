@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -20,12 +22,21 @@ from rstore.backends.sqlite.place import Identity, log_names
 if TYPE_CHECKING:
     from rstore.backends.sqlite.link import Link
 
-try:
+if sys.platform == "linux":
     import fcntl
-except ImportError:  # on Windows locks belong to handles anyway
-    _SET_LOCK = 0
-else:
-    _SET_LOCK = int(getattr(fcntl, "F_OFD_SETLK", 0))  # Linux
+
+    def _lock(descriptor: int, start: int, length: int, *, unlock: bool = False) -> None:
+        kind = fcntl.F_UNLCK if unlock else fcntl.F_RDLCK
+        # `struct flock` as Linux has it: the padding follows from the alignment.
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
+
+else:  # on Windows locks belong to handles anyway
+
+    def _lock(descriptor: int, start: int, length: int, *, unlock: bool = False) -> None:
+        raise NotImplementedError
+
+
+_IS_POSSIBLE = sys.platform == "linux"
 
 # Where SQLite locks: the shared range of a file, and the byte of a log's index that says that somebody uses it.
 _SHARED: Final = 0x40000002, 510
@@ -43,7 +54,8 @@ class Guard:
     def unlock(self) -> None:
         """Let go of the file, so that the last link that closes can move the log into it."""
         for descriptor in self._descriptors:
-            _lock(descriptor, 0, 0, unlock=True)
+            with suppress(OSError):  # then the log stays beside the file, for the next one that opens it
+                _lock(descriptor, 0, 0, unlock=True)
 
     def close(self) -> None:
         """Close the descriptors: with them go the locks of all that this process has left of the file."""
@@ -87,7 +99,7 @@ def inherited() -> None:
 
 
 def _make(path: str, known: Identity) -> Guard | None:
-    if not _SET_LOCK:
+    if not _IS_POSSIBLE:
         return None
     descriptors: list[int] = []
     try:
@@ -101,9 +113,3 @@ def _make(path: str, known: Identity) -> Guard | None:
         pass
     Guard(known, descriptors).close()
     return None
-
-
-def _lock(descriptor: int, start: int, length: int, *, unlock: bool = False) -> None:
-    kind = fcntl.F_UNLCK if unlock else fcntl.F_RDLCK
-    # `struct flock` as Linux has it on 64 and on 32 bits with large files: the padding follows from the alignment.
-    fcntl.fcntl(descriptor, _SET_LOCK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
