@@ -11,6 +11,8 @@ import operator
 import os
 import shutil
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -372,3 +374,40 @@ def write_twice(store: Store, faulty: Faulty, n: int, times: int, said: list[str
         else:
             said.append("done")
         faulty.disarm()
+
+
+def test_threads_count_while_syncs_fail(tmp_path: Path) -> None:
+    """No call is done twice, and none that is acknowledged or refused is what it is not."""
+    path, said = tmp_path / "store.db", Counter[str]()
+    with Faulty(tmp_path, "sync") as faulty, Store(path, frozen=False, timeout=20) as store:
+        store["n"] = 0
+        end = threading.Event()
+
+        def count() -> None:
+            mine = Counter[str]()
+            while not end.is_set():
+                try:
+                    store.incr("n")
+                except OutcomeUnknownError:
+                    mine["unknown"] += 1
+                except StoreError as error:
+                    mine[type(error).__name__] += 1
+                else:
+                    mine["done"] += 1
+            said.update(mine)
+
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for n in range(1, 21):
+            faulty.arm(n % 7 + 1)
+            time.sleep(0.1)
+        faulty.disarm()
+        end.set()
+        for thread in threads:
+            thread.join()
+        assert said["done"] <= store["n"] <= said["done"] + said["unknown"], said
+        assert said["unknown"], said
+    check_file(path)
+    with Store(path) as store:
+        assert said["done"] <= store["n"] <= said["done"] + said["unknown"], said
