@@ -208,7 +208,9 @@ def test_a_memory_error_behind_the_commit(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_who_asks_the_program_to_stop_is_heard(path: Path, monkeypatch: pytest.MonkeyPatch, error: type) -> None:
+def test_who_asks_the_program_to_stop_is_heard(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     with Store(path, frozen=False) as store:
         logs = store._session.series  # noqa: SLF001
 
@@ -226,7 +228,7 @@ def test_who_asks_the_program_to_stop_is_heard(path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
 def test_a_sweep_that_fails_behind_the_commit(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
 ) -> None:
     with Store(path, frozen=False) as store:
         session = store._session  # noqa: SLF001

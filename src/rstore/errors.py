@@ -70,8 +70,8 @@ class StoreFullError(StoreError):
 class OutcomeUnknownError(StoreError):
     """The connection was lost at commit: all of the call was applied or none, and it is unknown which.
 
-    Or, on SQLite, the disk failed at the commit. Or it is applied on the server, and the replicas that were to confirm it
-    have not: the message says so.
+    Or, on SQLite, the disk failed at the commit. Or it is applied on the server, and the replicas that were to confirm
+    it have not: the message says so.
     """
 
 
