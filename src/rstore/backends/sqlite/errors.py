@@ -21,7 +21,7 @@ from rstore.errors import (
 
 _FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
 _FAILED_SYNCS: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
-_AFTER_THE_LOG: Final = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN}
+_AFTER_THE_LOG: Final = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP}
 _OUT_OF_DESCRIPTORS: Final = errno.EMFILE, errno.ENFILE
 
 
@@ -37,6 +37,11 @@ def code_of(error: apsw.Error) -> int:
 def is_failed_sync(error: apsw.Error) -> bool:
     """Return whether the system could not bring something to the disk: what it has in memory is not what is there."""
     return code_of(error) in _FAILED_SYNCS
+
+
+def is_failed_write(error: apsw.Error) -> bool:
+    """Return whether something could not be written: for want of room, by a quota, or since the disk fails."""
+    return code_of(error) in _FAILED_WRITES
 
 
 def is_in_doubt(error: apsw.Error) -> bool:
@@ -86,4 +91,4 @@ def are_descriptors_spent() -> bool:
 
 def _is_out_of_space(error: apsw.Error) -> bool:
     # A full disk is an error of its own; a quota, or a limit on the size of files, is a failed write or extension.
-    return isinstance(error, apsw.IOError) and code_of(error) in _FAILED_WRITES
+    return isinstance(error, apsw.IOError) and is_failed_write(error)

@@ -19,7 +19,7 @@ import apsw
 
 from rstore.backends.nouns import Options
 from rstore.backends.sqlite.doubt import dispel, distrust
-from rstore.backends.sqlite.errors import CommitInDoubtError, code_of, is_failed_sync, translated
+from rstore.backends.sqlite.errors import CommitInDoubtError, is_failed_sync, is_failed_write, translated
 from rstore.backends.sqlite.link import LOOK_EVERY_S, Link, gate, in_transaction, lost_places, transaction
 from rstore.backends.sqlite.opening import connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.pinned import Pinned
@@ -43,7 +43,6 @@ _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with
 _MOST_SPARE: Final = 2
 _OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError)
 _OF_THE_SYSTEM: Final = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)
-_OF_MIXED_READING: Final = {apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ}
 
 
 class _Local(local):
@@ -467,4 +466,6 @@ class SqliteFile:
 
 
 def _may_pass(error: apsw.Error) -> bool:
-    return isinstance(error, (*_OF_MIXED_FILES, apsw.ReadOnlyError)) or code_of(error) in _OF_MIXED_READING
+    if isinstance(error, apsw.IOError):  # many kinds of it while others remove the file; to write again proves nothing
+        return not is_failed_write(error)
+    return isinstance(error, (*_OF_MIXED_FILES, apsw.ReadOnlyError))
