@@ -129,7 +129,8 @@ class SqliteFile:
         """
         link, suspicious, turn = self.local.link, True, None
         while True:
-            waits, failed, done = None, None, list[T]()
+            waits, failed = None, None
+            done: list[T] = []
             with link.lock:
                 connection = link.connection
                 if connection is None or link.phantom or link.bound is not None:
@@ -204,7 +205,8 @@ class SqliteFile:
         link = self.local.link
         with link.lock:
             outermost = link.bound is None
-            moved = outermost and (link.moved() or link.has_lost_log())
+            held = link.connection if outermost and not link.phantom else None
+            moved = held is not None and not link.is_in_place(held) and (link.moved() or link.has_lost_log())
         if moved:  # nobody can do it again but who asked for it, so it should not begin on a file that is gone
             self._leave()
         stays, failed, strayed = False, None, False
@@ -222,7 +224,7 @@ class SqliteFile:
                     link.bound = connection
                     yield
                     self._check_bound(link)
-                    if link.moved() or link.has_lost_log():
+                    if link.moved():
                         raise StoreNotAvailableError(f"{self.path!r} was replaced meanwhile; nothing was applied")
                 stays = True
                 strayed = outermost and not link.is_in_place(connection)

@@ -148,17 +148,24 @@ class Link:
 
         False also where something has to be looked at more closely.
         """
-        connection.file_control("main", _HAS_MOVED, self._moved_at)
+        try:
+            connection.file_control("main", _HAS_MOVED, self._moved_at)
+        except apsw.ConnectionClosedError:  # by a signal handler, just now
+            return True
         if self._moved.value:
             return False
         if (now := time.monotonic()) < self.log_look_at:
             return True
         if self.log_look_at:
             self.log_look_at = now + LOOK_EVERY_S
-        try:
-            return not self.has_lost_log()
-        except StoreNotAvailableError:
+        if self.log is None:
+            return True
+        name, log = self.log
+        try:  # as `has_lost_log`, without its frames
+            found = os.stat(name)
+        except OSError:
             return False
+        return (found.st_dev, found.st_ino) == log
 
     def has_lost_log(self) -> bool:
         """Return whether the log that this link reads and writes is not the one that others find.
