@@ -13,7 +13,7 @@ from rstore.codec import chunks, columns
 from rstore.codec.changes import Step, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.formats import Json, Pickle
-from rstore.codec.keys import Passphrase
+from rstore.codec.keys import Passphrase, check_keys, find_keyring
 from rstore.codec.serializers import Codec
 
 CODEC = Codec(Pickle())
@@ -82,7 +82,8 @@ READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "json value": (Codec(Json()).decode, b'\x02{"a":1}'),
     "int": (CODEC.decode, b"\x10" + bytes(8)),
     "float": (CODEC.decode, b"\x11" + bytes(8)),
-    "passphrase": (lambda fact: len(fact) == 26 or Passphrase("x").derive(fact), bytes(26)),
+    "salt and cost": (lambda salted: Passphrase("x").derive(salted), bytes(26)),
+    "key facts": (lambda fact: find_keyring([Passphrase("x"), *check_keys(bytes(32))], [fact], b""), bytes(58)),
 }
 
 

@@ -249,7 +249,7 @@ def test_a_namespace_of_many_keys_is_discarded_without_stalling_the_server(serve
     with Store(server.dsn, frozen=False) as store:
         # By hand, as fast as the server can: what is tested is how they go.
         name = server.do("KEYS", "rs{*}mdefault")[0]
-        tag, generation = name[:7], server.do("GET", name)[16:]
+        tag, generation = name[:7], server.do("GET", name)[24:]
         script = """for i = 1, ARGV[3] do
             redis.call('SET', ARGV[1] .. 'v' .. ARGV[2] .. i, 'x')
             redis.call('ZADD', ARGV[1] .. 'i' .. ARGV[2], 0, '' .. i) end"""

@@ -18,7 +18,15 @@ from redis_servers import SYSTEM, Server, executables
 from redis_tls import Tunnel, certify
 from waiting import until
 
-from rstore import InvalidArgumentError, Store, StoreBusyError, StoreClosedError, StoreNotAvailableError
+from rstore import (
+    InvalidArgumentError,
+    KeyRequiredError,
+    Store,
+    StoreBusyError,
+    StoreClosedError,
+    StoreNotAvailableError,
+    generate_key,
+)
 from rstore.backends.redis.backend import EvictionWarning
 from rstore.backends.redis.dsn import parse
 from rstore.backends.redis.namespace import RedisNamespace
@@ -408,3 +416,28 @@ def test_a_closed_store_has_no_connections_left(redis_dsn: str, redis_server: Se
     with pytest.raises(StoreClosedError):
         list(scan)
     assert redis_server.client().info("clients")["connected_clients"] <= before
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+def test_a_key_of_which_a_failover_lost_the_fact_is_respected(
+    redis_dsn: str, redis_server: Server, buckets: int
+) -> None:
+    """The markers still tell that others have to look again, and so does the next one who knows the key."""
+    dsn, key = f"{redis_dsn}?buckets={buckets}", generate_key()
+    names = [f"{i}" for i in range(20)]
+    with Store(dsn, frozen=False, allow_plaintext=True) as plain:
+        plain.set("plain", 1)
+        plain.delete("plain")
+        registry = registry_of(redis_server)
+        with Store(dsn, key=key, frozen=False) as sealed:
+            sealed.update(dict.fromkeys(names, 1))
+            lose_in_a_failover(redis_server, registry)
+            with Store(dsn, key=key, frozen=False) as again:
+                assert dict(again) == dict.fromkeys(names, 1)
+                again.update(dict.fromkeys(names, 2))
+                sealed.update(dict.fromkeys(names, 3))
+                for name in names:
+                    with pytest.raises(KeyRequiredError):
+                        plain.set(name, 0)
+                assert dict(again) == dict(sealed) == dict.fromkeys(names, 3)
+                assert again.check() == sealed.check() == []

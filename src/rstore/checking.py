@@ -14,7 +14,7 @@ from typing import Final
 
 from rstore.backends.care import MODELS, RECORDS, Finding
 from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
-from rstore.codec.changes import Step, unpack_change, unpack_horizon
+from rstore.codec.changes import Step, unpack_change
 from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
@@ -23,7 +23,7 @@ from rstore.errors import ConflictError, CorruptionError, EncryptionError, Seria
 from rstore.log_reading import LogReader, position_of
 from rstore.pieces import AT_ONCE
 from rstore.session import Session
-from rstore.states import CannotFold, State
+from rstore.states import CannotFold, State, open_horizon
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
@@ -176,8 +176,7 @@ class _LogLook:
     def _replay(self, head: Head, changes: Iterable[Row]) -> None:
         """Fold all changes, and compare what they come to with the states that were kept on the way."""
         session, envelope = self._session, self._session.envelope
-        facts = head.facts and envelope.open_block(head.facts, envelope.where(Cell.FACT, self._key))
-        state = _Replay(session.codec, unpack_horizon(facts))
+        state = _Replay(session.codec, open_horizon(envelope, self._key, head))
         kept = [position_of(checkpoint) for checkpoint in session.backend.checkpoints(Log(self._model, self._key))]
         for change in changes:
             while kept and kept[-1] < position_of(change):

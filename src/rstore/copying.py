@@ -14,7 +14,7 @@ from rstore.backends import make_checked_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import FIRST, Commit, Log, Model, Options, Write
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
-from rstore.generations import FACTS
+from rstore.generations import ORIGIN_FACT, sealed_for
 from rstore.pieces import AT_ONCE
 
 _A_PAGE: Final = 1000
@@ -114,10 +114,11 @@ def _copy(source: Backend, namespace: str, path: str) -> None:
     target = make_checked_backend("sqlite", path, namespace, options)
     target.open()
     try:
+        target.create()
+        sealed_since, facts = source.facts()
+        for name, fact in {**facts, ORIGIN_FACT: sealed_for(sealed_since, facts)}.items():
+            target.add_fact(name, fact)
         birth = target.create()
-        for name in FACTS:
-            if (fact := source.fact(name)) is not None:
-                target.add_fact(name, fact)
         _copy_records(source, target, birth)
         for model in (Model.SERIES, Model.EVENTS):
             for key in source.logs(model):

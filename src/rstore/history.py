@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
-from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
+from rstore.codec.changes import Step, pack_change, unpack_change
 from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import (
     ChangeRefusedError,
@@ -23,7 +23,7 @@ from rstore.errors import (
 from rstore.log import new_stamp
 from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
 from rstore.session import Session
-from rstore.states import CannotFold, Ledger, Reading, State
+from rstore.states import CannotFold, Ledger, Reading, State, open_horizon, seal_horizon
 
 
 class History:
@@ -76,7 +76,7 @@ class History:
         self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
             return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms), ()
-        horizon = self._horizon(view.head)
+        horizon = self._horizon(view.head, known)
         state, trusted = State(self._codec, horizon), known is None
         reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted)
         if view.checkpoint is None:
@@ -100,10 +100,12 @@ class History:
             f"the event sequence {self._place} cannot be replayed at t={change.t}, item {error.step.item!r}"
         )
 
-    def _horizon(self, head: Head | None) -> int | None:
-        if head is None or not head.facts:
+    def _horizon(self, head: Head | None, known: Reading | None = None) -> int | None:
+        if head is None:
             return None
-        return unpack_horizon(self._envelope.open_block(head.facts, self._envelope.where(Cell.FACT, self._key)))
+        if known is not None and known.head is not None and known.head.facts == head.facts:
+            return known.horizon
+        return open_horizon(self._envelope, self._key, head)
 
     def check_horizon(self, horizon: int | None, t: int, *, writing: bool = False) -> None:
         """Refuse a time whose history was pruned away."""
@@ -223,7 +225,7 @@ class History:
     ) -> dict[str, Any] | None:
         head = reading.head
         # Only where there is none: the stamps of a new one are what a commit is recognised by where its answer is lost.
-        create = self._logs.new_head() if head is None else None
+        create = self._logs.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
@@ -271,7 +273,7 @@ class History:
             if_epoch=view.head.epoch,
             version=new_stamp(),
             epoch=new_stamp(),
-            facts=self._envelope.seal_block(pack_horizon(horizon), self._envelope.where(Cell.FACT, self._key)),
+            facts=seal_horizon(self._envelope, self._key, horizon),
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in view.chunks],
             drop_checkpoints_from=FIRST,

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 from rstore.afterwards import behind_commit
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model, Writes
+from rstore.backends.nouns import LARGE_BYTES, Found, Model, NamespaceGone, Writes
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.failures import cannot_load
@@ -81,7 +81,9 @@ class Session:
             raise StoreClosedError("the store was closed meanwhile")
 
     def revive(self, patience: Patience | None = None) -> Patience:
-        """Create the namespace again after somebody discarded it; return how long that may go on, for the next time.
+        """Look again at a namespace that was discarded, which creates it, or that got another key.
+
+        Returns how long that may go on, for the next time.
 
         Raises `StoreBusyError` when the time is up.
         """
@@ -98,6 +100,19 @@ class Session:
             return Patience(self.timeout_s, what)
         patience.wait()
         return patience
+
+    def adopt(self, backend: Backend) -> None:
+        """Go on with the backend of another generation."""
+        self.backend = backend
+
+    def take_away(self, take: Callable[[Backend, bytes], T]) -> T:
+        """Return what is taken away from the generation of now."""
+        while True:
+            birth = self.generations.now.birth  # first: the backend may be the one that goes with a later birth
+            try:
+                return take(self.backend, birth)
+            except NamespaceGone:
+                self.revive()
 
     # -- values -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from time import monotonic
 from typing import Any, Final
 
 from rstore.backends.nouns import Head, Position
-from rstore.codec.changes import Step, pack_state, unpack_state
+from rstore.codec.changes import Step, pack_horizon, pack_state, unpack_horizon, unpack_state
+from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec
 from rstore.errors import SerializationError
 from rstore.operators import stored_operator
@@ -219,3 +220,21 @@ def _keep(readings: OrderedDict[str, Reading], key: str, reading: Reading, most:
     if len(readings) > most:
         with suppress(KeyError):  # another thread was faster
             readings.popitem(last=False)
+
+
+def seal_horizon(envelope: Envelope, key: str, horizon: int | None) -> bytes:
+    """Return the facts of an event sequence. With a key, that it has no horizon is sealed, too."""
+    if horizon is None and not envelope.keyed:
+        return b""
+    return envelope.seal_block(pack_horizon(horizon), envelope.where(Cell.FACT, key))
+
+
+def open_horizon(envelope: Envelope, key: str, head: Head) -> int | None:
+    """Return the horizon of an event sequence.
+
+    Raises `TamperedError` if it was taken out of one that is sealed: what was pruned would seem to have never been.
+    """
+    where = envelope.where(Cell.FACT, key)
+    if not head.facts and head.sealed:
+        raise envelope.emptied(where)
+    return unpack_horizon(head.facts and envelope.open_block(head.facts, where))

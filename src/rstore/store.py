@@ -21,7 +21,7 @@ from rstore.codec.data_pickle import DataPickle
 from rstore.codec.formats import make_serializer
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec
-from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError, forgetful
 from rstore.generations import Generations
 from rstore.models import Models
 from rstore.patience import Patience
@@ -48,7 +48,8 @@ class Store(Models, Watching, Care):
         durability: `'full'`: what a call has stored survives a power cut. `'normal'`: the newest calls may not,
             the rest does.
         timeout: How long to wait for other writers, in seconds, before `StoreBusyError`.
-        allow_plaintext: With a key, read unencrypted values all the same.
+        allow_plaintext: With a key, read unencrypted values all the same; without one, write where others have
+            encrypted values, and be asked no more whether that is meant (`UnencryptedWarning`).
         compress: Store the values of keys in fewer bytes where that saves a tenth; every store reads them. Off by
             default: how far an encrypted value shrinks tells something about its content.
         credentials: A function that returns the password, or `(user, password)`, for PostgreSQL and Redis. It is called
@@ -71,6 +72,7 @@ class Store(Models, Watching, Care):
     _namespace: str | None = None
     _key: Key | Sequence[Key] | None = None
 
+    @forgetful
     def __init__(
         self,
         dsn: str | PathLike[str],
@@ -113,7 +115,7 @@ class Store(Models, Watching, Care):
         """Open the store; what is opened twice is closed twice.
 
         Raises `StoreNotAvailableError` if it cannot be reached, is no store of this kind, or is frozen and has no such
-        namespace.
+        namespace; `WrongKeyError` if there is a key, and none of those that the namespace is encrypted under.
         """
         with self._lock:
             if self._depth == 0:
@@ -121,6 +123,7 @@ class Store(Models, Watching, Care):
             self._depth += 1
         return self
 
+    @forgetful
     def _open(self) -> None:
         namespace = str(self._namespace)
         backend = make_checked_backend(*self._target, namespace, self._options)
@@ -129,7 +132,8 @@ class Store(Models, Watching, Care):
             generations = Generations(
                 backend, namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            session = Session(backend, self._codec(), generations, self._options.timeout_s)
+            session = Session(generations.backend, self._codec(), generations, self._options.timeout_s)
+            generations.adopt = session.adopt
         except BaseException:
             backend.close()
             raise

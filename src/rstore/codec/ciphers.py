@@ -5,6 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Final
 
+from rstore.codec.secrets import Secret
+
 PREFIX_BYTES: Final = 50
 NONCE_BYTES: Final = 12
 HEADER_BYTES: Final = PREFIX_BYTES + NONCE_BYTES
@@ -17,11 +19,11 @@ class Cipher:
 
     __slots__ = ("_key", "decrypt", "encrypt")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: Secret) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
 
         self._key = key
-        aead = AESGCM(key)
+        aead = AESGCM(key.reveal())
         self.encrypt = aead.encrypt
         self.decrypt = aead.decrypt
 
@@ -30,7 +32,7 @@ class Cipher:
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
-        sealing = Pieces(algorithms.AES(self._key), modes.GCM(header[PREFIX_BYTES:])).encryptor()
+        sealing = Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:])).encryptor()
         sealing.authenticate_additional_data(header + place)
         # Its value is the buffer itself.
         sealed, whole = BytesIO(), memoryview(body)
@@ -50,7 +52,7 @@ class Cipher:
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
         header, end = sealed[:HEADER_BYTES], len(sealed) - TAG_BYTES
-        opening = Pieces(algorithms.AES(self._key), modes.GCM(header[PREFIX_BYTES:])).decryptor()
+        opening = Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:])).decryptor()
         opening.authenticate_additional_data(header + place)
         body, whole = BytesIO(), memoryview(sealed)
         for begin in range(HEADER_BYTES, end, _PIECE_BYTES):

@@ -145,7 +145,12 @@ class Mapped(Records, MutableMapping[str, Any]):
             if not checked:
                 session.check_open()
                 return 0
-            return session.backend.delete(checked)
+            try:  # what `take_away` does, without its frames
+                birth = session.generations.now.birth
+                return session.backend.delete(checked, if_birth=birth)
+            except NamespaceGone:
+                session.revive()
+            return session.take_away(lambda backend, birth: backend.delete(checked, if_birth=birth))
         version = check_version(if_version)
         if len(checked) != 1:
             raise InvalidValueError(f"if_version is the version of one key, not of {len(checked)}")

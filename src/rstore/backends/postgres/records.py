@@ -15,7 +15,10 @@ from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
 from rstore.backends.nouns import (
+    ANY,
     KEEP,
+    KEYS_BYTES,
+    Birth,
     Found,
     NamespaceGone,
     Options,
@@ -42,7 +45,7 @@ from rstore.backends.postgres.connections import Connections, Look
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.emptied import Emptied
 from rstore.backends.postgres.link import Call, Calls, Results, Statement
-from rstore.backends.postgres.logs import MOST_BYTES, batches
+from rstore.backends.postgres.logs import MOST_BYTES, batches, ns_of
 from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
@@ -92,7 +95,8 @@ class PostgresRecords(Backend):
                     f"the namespace {self._namespace!r} was discarded concurrently, each time that it was created, "
                     "until the time-out"
                 )
-            create = self._records.create, (self._name, os.urandom(8))
+            birth = os.urandom(8 + KEYS_BYTES)
+            create = self._records.create, (self._name, ns_of(birth), birth)
             # What was lost is tried again as it is: the look is the loop.
             self._connections.write([create], lambda: self._birth() is not None)
         return birth
@@ -104,21 +108,25 @@ class PostgresRecords(Backend):
         birth = self._birth()
         if birth is None:
             return
-        space, empty = (self._name, birth), [(one, (birth,)) for one in self._records.empty]
+        space, empty = (self._name, ns_of(birth)), [(one, (ns_of(birth),)) for one in self._records.empty]
         calls = [(self._records.close, space), *empty, (self._records.discard, space)]
         # Births never come back, so that it happens once, however often it is sent.
-        self._write(None, calls, lambda: self._birth() != birth, patient=True)
+        self._write(None, calls, lambda: ns_of(self._birth() or b"") != ns_of(birth), patient=True)
 
-    def fact(self, name: str) -> bytes | None:
-        (found,) = self._reads.read((self._records.fact, (self._name, name.encode())))
-        return found.get_value(0, 0) if found.ntuples else None
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        (found,) = self._reads.read((self._records.facts, (self._name,)))
+        rows = [[found.get_value(row, column) for column in range(3)] for row in range(found.ntuples)]
+        facts = {name.decode(): fact or b"" for _, name, fact in rows if name is not None}
+        return (rows[0][0] if rows else None), facts
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        def look() -> bool:
-            return self.fact(name) is not None
-
-        self._connections.write([(self._records.add_fact, (self._name, name.encode(), fact))], look)
-        kept = self.fact(name)
+        birth = self._birth()
+        if birth is None:
+            raise NamespaceGone
+        new = ns_of(birth) + os.urandom(KEYS_BYTES)
+        add = self._records.add_fact, (self._name, name.encode(), fact, ns_of(birth), new)
+        self._connections.write([add], lambda: name in self.facts()[1])
+        kept = self.facts()[1].get(name)
         if kept is None:
             raise NamespaceGone
         return kept
@@ -204,7 +212,7 @@ class PostgresRecords(Backend):
             else:
                 yield self._records.put_many_apart, (*pairs, int8s_or_null(ttls_ms))
         if len(kept) < len(writes):
-            yield self._records.delete, (self._name, texts(key for key, record, _ in ordered if record is None))
+            yield self._records.delete, (self._name, texts(key for key, record, _ in ordered if record is None), None)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         key, record, ttl_ms = write
@@ -245,16 +253,32 @@ class PostgresRecords(Backend):
             raise NamespaceGone
         return not self.has(key)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
-        return self._count_of(self._records.touch, self._name, key.encode(), _int8_or_null(ttl_ms), key=key) > 0
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+        named = self._name, key.encode(), _int8_or_null(ttl_ms)
+        return self._take_away(self._records.touch, *named, key=key, if_birth=if_birth) > 0
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         key = keys[0] if len(keys) == 1 else None
-        return self._count_of(self._records.delete, self._name, texts(sorted(set(keys))), key=key)
+        named = self._name, texts(sorted(set(keys)))
+        return self._take_away(self._records.delete, *named, key=key, if_birth=if_birth)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
         statement = self._records.delete_range(stop=stop is not None)
-        return self._count_of(statement, *self._range(start, stop), patient=True)
+        return self._take_away(statement, *self._range(start, stop), patient=True, if_birth=if_birth)
+
+    def _take_away(
+        self,
+        statement: Statement,
+        *parameters: bytes | None,
+        key: str | None = None,
+        patient: bool = False,
+        if_birth: Birth,
+    ) -> int:
+        birth = None if if_birth is ANY else if_birth
+        n = self._count_of(statement, *parameters, birth, key=key, patient=patient)
+        if n == 0 and birth is not None and self._birth() not in (None, birth):
+            raise NamespaceGone  # births never come back: the one of now was that of the statement, or this is raised
+        return n
 
     def sweep(self, limit: int) -> int:
         return self._count_of(self._records.sweep, self._name, int8(limit))

@@ -14,6 +14,7 @@ from rstore.backends.nouns import (
     ANY,
     FIRST,
     LAST,
+    Birth,
     Commit,
     Expected,
     Found,
@@ -93,8 +94,8 @@ class _Redis(Backend):
             raise NotSupportedError("a namespace on Redis cannot be discarded inside a transaction: leave it first")
         self._calls.discard()
 
-    def fact(self, name: str) -> bytes | None:
-        return self._calls.fact(name)
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        return self._calls.facts()
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         return self._calls.add_fact(name, fact)
@@ -122,14 +123,14 @@ class _Redis(Backend):
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         return self._verbs.write_if(write, version, birth)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
-        return self._verbs.touch(key, ttl_ms)
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+        return self._verbs.touch(key, ttl_ms, if_birth=if_birth)
 
-    def delete(self, keys: Sequence[str]) -> int:
-        return self._verbs.delete(keys)
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+        return self._verbs.delete(keys, if_birth=if_birth)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
-        return self._verbs.delete_range(start, stop)
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+        return self._verbs.delete_range(start, stop, if_birth=if_birth)
 
     def sweep(self, limit: int) -> int:
         return self._verbs.sweep(limit)
@@ -211,8 +212,8 @@ class _Redis(Backend):
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         return self._verbs.commit(log, commit, birth)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
-        return self._verbs.drop(log, if_version=if_version)
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+        return self._verbs.drop(log, if_version=if_version, if_birth=if_birth)
 
     # -- care, which takes no part in transactions --------------------------------------------------------------------
 

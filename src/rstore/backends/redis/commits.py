@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from rstore.backends.nouns import ANY, LAST, Chunk, Commit, Expected, Log
+from rstore.backends.nouns import ANY, LAST, Birth, Chunk, Commit, Expected, Log
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, REPLACED_MS, Place, pack_chunk, pack_position, pack_rows
@@ -134,7 +134,7 @@ class RedisCommits(RedisLeases):
             or (commit.create is not None and head.epoch == commit.create.epoch)
         )
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         def call(place: Place) -> Call:
             parts = (place.log(kind, log) for kind in (b"h", b"r", b"c", b"k", b"t"))
             keys = (place.marker_key, place.logs(log.model), *parts, place.garbage, place.dropped(os.urandom(8)))
@@ -142,7 +142,8 @@ class RedisCommits(RedisLeases):
             return _DROP.on(place.slot, keys, *arguments, write=True, again=False)
 
         try:
-            done = self._unleased(log.key, lambda: self._read(lambda: self._place_of_log(log), call, 0))
+            place_now = partial(self._place_of_log, log)
+            done = self._unleased(log.key, lambda: self._read(place_now, call, 0, if_birth=if_birth))
         except LostReplyError as lost:
             raise self._unknown(f"{log.key!r} was removed", lost) from lost.__cause__
         if done:

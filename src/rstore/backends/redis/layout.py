@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from rstore.backends.nouns import Chunk, Log, Position, Row
+from rstore.backends.nouns import KEYS_BYTES, Chunk, Log, Position, Row
 from rstore.errors import CorruptionError
 
 SLOTS: Final = 16384
@@ -33,11 +33,12 @@ TAGS: Final = [tag.encode() for tag in _TAGS.split()]
 """The tag of bucket i falls on slot 64 * i: random ones would leave nodes of a large cluster idle. These are the first
 of three digits or letters that do."""
 
-BIRTH_BYTES: Final = 16
+IDENTITY_BYTES: Final = 16
+BIRTH_BYTES: Final = IDENTITY_BYTES + KEYS_BYTES
 GENERATION_BYTES: Final = 8
 _TIME_BYTES: Final = 8
 _BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
-_MARKER_SIZES: Final = (BIRTH_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
+_MARKER_SIZES: Final = (IDENTITY_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
 BODY_ID_BYTES: Final = 12
 REPLACED_MS: Final = 600_000
 """How long the body of a replaced chunk stays, for readers that have read the index already."""
@@ -79,6 +80,11 @@ class Place(NamedTuple):
         return self.marker or b""
 
     @property
+    def identity(self) -> bytes:
+        """The part of the birth that names are made of: what facts are added changes none of them."""
+        return self.birth[:IDENTITY_BYTES]
+
+    @property
     def garbage(self) -> bytes:
         """Name of the set of what is to be deleted in this bucket, of any namespace."""
         return self.prefix + b"g"
@@ -103,19 +109,19 @@ class Place(NamedTuple):
 
     def logs(self, model: int) -> bytes:
         """Return the name of the sorted set of the keys of logs."""
-        return b"%bl%b%d" % (self.prefix, self.birth, model)
+        return b"%bl%b%d" % (self.prefix, self.identity, model)
 
     def log(self, kind: bytes, log: Log) -> bytes:
         """Return the name of a part of a log: h its head, r rows, c chunks, k checkpoints, t lease."""
-        return b"%b%b%b%d%b" % (self.prefix, kind, self.birth, log.model, log.key.encode())
+        return b"%b%b%b%d%b" % (self.prefix, kind, self.identity, log.model, log.key.encode())
 
     def body(self, entry: bytes) -> bytes:
         """Return the name of the body of a chunk."""
-        return b"%bb%b%b" % (self.prefix, self.birth, entry[_BODY_ID])
+        return b"%bb%b%b" % (self.prefix, self.identity, entry[_BODY_ID])
 
     def dropped(self, random: bytes) -> bytes:
         """Return a name for the chunks of a log that is dropped."""
-        return b"%bd%b%b" % (self.prefix, self.birth, random)
+        return b"%bd%b%b" % (self.prefix, self.identity, random)
 
 
 def make_places(buckets: int, namespace: bytes) -> list[Place]:
@@ -126,8 +132,8 @@ def make_places(buckets: int, namespace: bytes) -> list[Place]:
 def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) -> Place:
     """Return the place that a marker stands for.
 
-    A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is a birth
-    alone, and stands for nothing.
+    A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is the
+    identity of a birth alone, and stands for nothing.
     """
     if marker is not None and not (is_birth(marker[:BIRTH_BYTES]) and len(marker) in _MARKER_SIZES):
         raise CorruptionError(
@@ -135,7 +141,7 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
         )
     prefix = b"rs{%b}" % TAGS[tag]
     birth, generation, batch = b"", bytes(GENERATION_BYTES), b""
-    if marker is not None and len(marker) > BIRTH_BYTES:
+    if marker is not None and len(marker) > IDENTITY_BYTES:
         birth, generation, batch = marker[:BIRTH_BYTES], marker[BIRTH_BYTES:_BATCH_AT], marker[_BATCH_AT:]
     return Place(
         bucket,
@@ -153,13 +159,18 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
 
 
 def is_birth(birth: bytes) -> bool:
-    """Return whether some bytes can be a birth: its last one says in how many buckets the namespace lies."""
-    return len(birth) == BIRTH_BYTES and 1 << birth[-1] <= MOST_BUCKETS
+    """Return whether some bytes can be a birth, or its identity, whose last one says how many buckets there are."""
+    return len(birth) in (IDENTITY_BYTES, BIRTH_BYTES) and buckets_of(birth) <= MOST_BUCKETS
 
 
 def is_of(marker: bytes | None, birth: bytes) -> bool:
     """Return whether a marker says that the bucket belongs to a birth."""
-    return marker is not None and len(marker) > BIRTH_BYTES and marker[:BIRTH_BYTES] == birth
+    return marker is not None and len(marker) > IDENTITY_BYTES and marker[:BIRTH_BYTES] == birth
+
+
+def buckets_of(birth: bytes) -> int:
+    """Return in how many buckets a namespace lies."""
+    return 1 << birth[IDENTITY_BYTES - 1]
 
 
 def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
@@ -167,7 +178,7 @@ def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
 
     Times are compared, as the scripts do, and not what was drawn.
     """
-    return marker is not None and (marker == birth or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
+    return marker is not None and (marker == birth[:IDENTITY_BYTES] or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
 
 
 def registry_key(namespace: bytes) -> bytes:

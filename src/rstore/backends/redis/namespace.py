@@ -15,14 +15,17 @@ from random import Random
 from typing import Any, Final
 from zlib import crc32
 
-from rstore.backends.nouns import Log, NamespaceGone, Options
+from rstore.backends.nouns import ANY, KEYS_BYTES, Birth, Log, NamespaceGone, Options, identity_of
 from rstore.backends.redis.client import Call, Client, Script
 from rstore.backends.redis.dsn import Target
 from rstore.backends.redis.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.layout import (
+    BIRTH_BYTES,
     GENERATION_BYTES,
+    IDENTITY_BYTES,
     NAMESPACES,
     Place,
+    buckets_of,
     is_birth,
     is_of,
     make_place,
@@ -43,6 +46,9 @@ _BURY: Final = Script("bury")
 _ENLIST: Final = Script("enlist")
 _STRIKE: Final = Script("strike")
 _COLLECT: Final = Script("collect")
+_CATCH_UP: Final = Script("catch_up")
+
+_FACT: Final = b"fact:"
 
 TOMBSTONE_MS: Final = 3_600_000
 """How long a tombstone stays: longer than anybody can be on the way who saw the namespace alive."""
@@ -165,21 +171,22 @@ class RedisNamespace:
 
         Lays the places out as it says. There is no birth if there is no namespace.
         """
-        names = (b"birth", b"alive", b"raised")
-        (birth, alive, raised), listed = self._run(
+        names = (b"birth", b"alive", b"keys", b"raised")
+        (identity, alive, keys, raised), listed = self._run(
             (
                 Call(self._registry_slot, (b"HMGET", self._registry, *names)),
                 Call(slot_of(NAMESPACES), (b"HGET", NAMESPACES, self._namespace)),
             )
         )
-        if birth is None or alive != b"1":
+        if identity is None or alive != b"1":
             return None, False
-        self._lay_out(bytes(birth))
-        return bytes(birth), birth == raised == listed
+        birth = bytes(identity + (keys or bytes(KEYS_BYTES)))
+        self._lay_out(birth)
+        return birth, birth == raised and identity == listed
 
     def _lay_out(self, birth: bytes) -> None:
         self._check_birth(birth)
-        buckets = 1 << birth[-1]
+        buckets = buckets_of(birth)
         if len(self._places) != buckets:
             self._places = make_places(buckets, self._namespace)
 
@@ -198,7 +205,7 @@ class RedisNamespace:
         lost = make_place(0, 0, self._namespace, marker).birth  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
         call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
-        birth = bytes(self._client.call(call))
+        birth = b"".join(self._client.call(call))
         self._lay_out(birth)
         return birth
 
@@ -211,18 +218,26 @@ class RedisNamespace:
             for place in places
         )
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
+        latest = max(marker[:BIRTH_BYTES] for marker in markers)
+        if identity_of(latest) == identity_of(birth) and latest > birth:
+            # A failover lost that a fact was added, and with it that others are out of date: they still are.
+            told = identity_of(birth), latest[-KEYS_BYTES:]
+            self._client.call(_CATCH_UP.on(self._registry_slot, (self._registry,), *told, write=True, again=True))
+            return self._raise_markers(latest)
         if not all(is_of(marker, birth) for marker in markers):
             return False
         # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
         # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
         self._list(_ENLIST, birth)
         with suppress(StoreError):  # it only saves the next one this work
-            self._client.call(_RAISED.on(self._registry_slot, (self._registry,), birth, write=True, again=True))
+            call = _RAISED.on(self._registry_slot, (self._registry,), identity_of(birth), birth, write=True, again=True)
+            self._client.call(call)
         return True
 
     def _list(self, script: Script, birth: bytes) -> None:
         """Enter this birth of the namespace into the index of all, or strike it out."""
-        call = script.on(slot_of(NAMESPACES), (NAMESPACES,), self._namespace, birth, write=True, again=True)
+        listed = self._namespace, birth[:IDENTITY_BYTES]
+        call = script.on(slot_of(NAMESPACES), (NAMESPACES,), *listed, write=True, again=True)
         self._client.call(call)
 
     # -- discarding ---------------------------------------------------------------------------------------------------
@@ -238,6 +253,7 @@ class RedisNamespace:
 
         A later one is left alone, so that each step may be done again, whoever has begun it.
         """
+        birth = birth[:IDENTITY_BYTES]
         self._client.call(self._ending(birth, b""))
         self._lay_out(birth)
         places = self._places
@@ -298,21 +314,26 @@ class RedisNamespace:
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
-    def fact(self, name: str) -> bytes | None:
-        alive, fact = self._client.call(
-            Call(self._registry_slot, (b"HMGET", self._registry, b"alive", b"fact:" + name.encode()))
-        )
-        return fact if alive == b"1" else None
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        fields = self._client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
+        known = dict(zip(fields[::2], fields[1::2], strict=True))
+        if known.get(b"alive") != b"1":
+            return None, {}
+        birth = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
+        return birth, {name[len(_FACT) :].decode(): bytes(fact) for name, fact in known.items() if name[:5] == _FACT}
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        call = _KEEP_FACT.on(
-            self._registry_slot, (self._registry,), b"fact:" + name.encode(), fact, write=True, again=True
-        )
+        field = _FACT + name.encode()
+        call = _KEEP_FACT.on(self._registry_slot, (self._registry,), field, fact, write=True, again=True)
         try:
             kept = bytes(self._client.call(call))
         except Signal as signal:
             raise NamespaceGone from signal
         self._revivals.n = 0
+        # Not before nobody can write any more who does not know of it.
+        birth, raised = self._look_up()
+        if birth is None or not (raised or self._raise_markers(birth)):
+            raise NamespaceGone
         return kept
 
     # -- what every method begins with --------------------------------------------------------------------------------
@@ -339,7 +360,7 @@ class RedisNamespace:
 
     def _with_marker(self, place: Place, marker: bytes | None) -> Place:
         fresh = make_place(place.bucket, place.tag, self._namespace, marker)
-        if fresh.birth and 1 << fresh.birth[-1] != len(self._places):
+        if fresh.birth and buckets_of(fresh.birth) != len(self._places):
             # Of a namespace in another number of buckets, which share their tags: whoever looks it up lays it out anew.
             return fresh._replace(birth=b"", batch=b"")
         return fresh
@@ -372,15 +393,27 @@ class RedisNamespace:
                 return place
             patience = self._again(patience)
 
-    def _read(self, place_now: Callable[[], Place], call: Callable[[Place], Call], nothing: Any) -> Any:
-        """Return the reply of a script on one bucket, whatever the birth; `nothing` if there is no namespace."""
+    def _read(
+        self,
+        place_now: Callable[[], Place],
+        call: Callable[[Place], Call],
+        nothing: Any,
+        *,
+        if_birth: Birth = ANY,
+    ) -> Any:
+        """Return the reply of a script on one bucket; `nothing` if there is no namespace.
+
+        Raises `NamespaceGone` if it is not of the birth that was asked for.
+        """
         place = place_now()
         patience: Patience | None = None
         while True:
-            if not place.birth:
+            if not place.birth or if_birth not in (ANY, place.birth):
                 place = self._current(place_now)
                 if not place.birth:
                     return nothing
+                if if_birth not in (ANY, place.birth):
+                    raise NamespaceGone
             try:
                 return self._client.call(call(place))
             except Signal as signal:

@@ -15,7 +15,7 @@ import hiredis
 import redis
 
 from rstore.backends.redis.dsn import Address, Target
-from rstore.errors import StoreClosedError
+from rstore.errors import StoreClosedError, forgetful
 
 # Not the method of a connection: it tries other ways first. Bytes alone: an int is packed by its str(), which looks for
 # signals, and where one is pending that raises, hiredis reads from a null pointer.
@@ -137,17 +137,7 @@ class Pool:
     def take(self, *, checked: bool, within_s: float | None = None) -> Connection:
         """Return a connection that nobody else has: an idle one, or a new one, which is waited for `within_s`."""
         connection = self.idle(checked=checked)
-        if connection is None:
-            connection = self._make(self.address)
-            usual_s = connection.socket_timeout
-            if within_s is not None and within_s < usual_s:
-                connection.socket_timeout = max(within_s, LEAST_S)
-                connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
-            connection.connect()
-            if connection.socket_timeout != usual_s:
-                connection.socket_timeout = usual_s
-                connection.update_current_socket_timeout(-1)
-        return connection
+        return connected(self._make, self.address, within_s) if connection is None else connection
 
     def give(self, connection: Connection) -> None:
         """Take a connection back that has no reply outstanding."""
@@ -167,6 +157,23 @@ class Pool:
                 self._idle.pop()[0].disconnect()
             except IndexError:
                 return
+
+
+@forgetful
+def connected(
+    make: Callable[[Address | None], Connection], address: Address | None, within_s: float | None = None
+) -> Connection:
+    """Return a connection that is connected, within so many seconds if that is less than its own limit."""
+    connection = make(address)
+    usual_s = connection.socket_timeout
+    if within_s is not None and within_s < usual_s:
+        connection.socket_timeout = max(within_s, LEAST_S)
+        connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
+    connection.connect()
+    if connection.socket_timeout != usual_s:
+        connection.socket_timeout = usual_s
+        connection.update_current_socket_timeout(-1)
+    return connection
 
 
 def is_alive(connection: Connection) -> bool:

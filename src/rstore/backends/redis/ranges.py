@@ -11,7 +11,7 @@ from math import isqrt
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from rstore.backends.nouns import HEAD_BYTES, Page
+from rstore.backends.nouns import ANY, HEAD_BYTES, Birth, NamespaceGone, Page
 from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal, TooFewReplicasError, reason_of
@@ -114,7 +114,7 @@ class RedisRanges(RedisBatches):
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
         low, high = _bounds(start, stop)
         self._refresh_all()
         if not any(place.birth for place in self._places) and self._is_laid_out_anew():
@@ -123,6 +123,8 @@ class RedisRanges(RedisBatches):
         todo = [(place, low) for place in self._places]
         patience: Patience | None = None
         while todo := [(place, begin) for place, begin in todo if place.birth]:
+            if if_birth is not ANY and any(place.birth != if_birth for place, _ in todo):
+                raise NamespaceGone
             done = len(outcomes)
             try:
                 todo = self._delete_some(todo, high, outcomes)

@@ -10,7 +10,19 @@ from itertools import repeat
 from os.path import commonprefix
 from typing import Final
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, NamespaceGone, Ttl, Write, Writes, too_large
+from rstore.backends.nouns import (
+    ANY,
+    HEAD_BYTES,
+    KEEP,
+    LARGE_BYTES,
+    Birth,
+    Found,
+    NamespaceGone,
+    Ttl,
+    Write,
+    Writes,
+    too_large,
+)
 from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
@@ -226,7 +238,7 @@ class RedisRecords(RedisRanges):
                     server = f"the Redis server {self._target} (proto-max-bulk-len)"
                     raise too_large(key, self._name, size, int(limit), server)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
         name = key.encode()
 
         def call(place: Place) -> Call:
@@ -236,11 +248,11 @@ class RedisRecords(RedisRanges):
             return _TOUCH.on(place.slot, keys, place.mark, lives, write=True, again=False)
 
         try:
-            return bool(self._read(lambda: self._place_of(name), call, 0))
+            return bool(self._read(lambda: self._place_of(name), call, 0, if_birth=if_birth))
         except LostReplyError as lost:
             raise self._unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         layout = len(self._places)
         buckets: dict[int, list[bytes]] = defaultdict(list)
         for key in dict.fromkeys(keys):
@@ -249,20 +261,21 @@ class RedisRecords(RedisRanges):
         # Not more than that at once: deleting is promised for each key, not for all of them as one.
         groups = [names[i : i + MOST_RECORDS] for names in buckets.values() for i in range(0, len(names), MOST_RECORDS)]
         places = [self._place_of(names[0]) for names in groups]
-        if len(groups) == 1 or any(place.batch or not place.birth for place in places):
-            return self._total(
-                [self._outcome(partial(self._delete_bucket, names, layout)) for names in groups], "deleted"
-            )
+        delete = partial(self._delete_bucket, layout=layout, if_birth=if_birth)
+        if len(groups) == 1 or any(
+            place.batch or not place.birth or if_birth not in (ANY, place.birth) for place in places
+        ):
+            return self._total([self._outcome(partial(delete, names)) for names in groups], "deleted")
         replies = self._client.run([_deleting(place, names) for place, names in zip(places, groups, strict=True)])
         return self._total(
             [
-                self._outcome(partial(self._delete_bucket, names, layout)) if isinstance(reply, Signal) else reply
+                self._outcome(partial(delete, names)) if isinstance(reply, Signal) else reply
                 for names, reply in zip(groups, replies, strict=True)
             ],
             "deleted",
         )
 
-    def _delete_bucket(self, names: Sequence[bytes], layout: int) -> int:
+    def _delete_bucket(self, names: Sequence[bytes], *, layout: int, if_birth: Birth) -> int:
         """Delete records that are in one bucket where the namespace lies in so many."""
 
         def call(place: Place) -> Call:
@@ -272,9 +285,9 @@ class RedisRecords(RedisRanges):
             return _deleting(place, names)
 
         try:
-            return int(self._read(lambda: self._place_of(names[0]), call, 0))
+            return int(self._read(lambda: self._place_of(names[0]), call, 0, if_birth=if_birth))
         except Signal:  # the namespace was made anew, and these are not in one bucket any more
-            return self.delete([name.decode() for name in names])
+            return self.delete([name.decode() for name in names], if_birth=if_birth)
 
     # -- watching -----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ from rstore.backends.base import Backend
 from rstore.backends.nouns import (
     ANY,
     FIRST,
+    KEYS_BYTES,
     LAST,
+    Birth,
     Commit,
     Expected,
     Found,
@@ -36,6 +38,7 @@ from rstore.backends.nouns import (
     View,
     Write,
     Writes,
+    identity_of,
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
@@ -43,11 +46,12 @@ from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.link import execute_alone, transaction
 from rstore.backends.sqlite.pinned import Pinned
-from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, now_ms
+from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, NS_OF_BIRTH, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
 from rstore.backends.sqlite.watcher import SqliteWatcher
 from rstore.errors import StoreNotAvailableError
 
+_BIRTH_BYTES: Final = 16 + KEYS_BYTES
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
 # Not INSERT OR REPLACE: it deletes the row first.
 _APPEND: Final = """
@@ -79,7 +83,7 @@ class SqliteBackend(SqliteCare):
             if (birth := connection.execute(find, (self._namespace,)).get) is None:  # mostly it is there: no lock
                 with transaction(connection):
                     insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
-                    connection.execute(insert, (self._namespace, os.urandom(8)))
+                    connection.execute(insert, (self._namespace, os.urandom(_BIRTH_BYTES)))
                     birth = connection.execute(find, (self._namespace,)).get
             return bytes(birth)
 
@@ -105,23 +109,27 @@ class SqliteBackend(SqliteCare):
         if self._file.delete(work):
             self._file.remove_if_unused(_is_unused)
 
-    def fact(self, name: str) -> bytes | None:
-        def work(connection: apsw.Connection) -> bytes | None:
-            fact = connection.execute(
-                f"SELECT fact FROM facts WHERE ns = {NS} AND name = :name", {"ns": self._namespace, "name": name}
-            ).get
-            return None if fact is None else bytes(fact)
-
-        return self._reads.read(work)
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        sql = (
+            "SELECT birth, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id "
+            "WHERE namespaces.name = ?"
+        )
+        rows: list[Any] = self._reads.read(lambda connection: [*connection.execute(sql, (self._namespace,))])
+        return (rows[0][0] if rows else None), {name: fact for _, name, fact in rows if name is not None}
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
             with transaction(connection):
                 if (ns := self._namespace_id(connection)) is None:
                     raise NamespaceGone
-                connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", (ns, name, fact))
-                kept = connection.execute("SELECT fact FROM facts WHERE ns = ? AND name = ?", (ns, name)).get
-                return bytes(kept)
+                find = "SELECT fact FROM facts WHERE ns = ? AND name = ?"
+                if (kept := connection.execute(find, (ns, name)).get) is not None:
+                    return bytes(kept)
+                connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (ns, name, fact))
+                birth: Any = connection.execute("SELECT birth FROM namespaces WHERE id = ?", (ns,)).get
+                birth = identity_of(birth) + os.urandom(KEYS_BYTES)
+                connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (birth, ns))
+                return fact
 
         return self._file.write(work)
 
@@ -136,6 +144,12 @@ class SqliteBackend(SqliteCare):
         if found is None:
             raise NamespaceGone
         return found
+
+    def _check_birth(self, connection: apsw.Connection, birth: Birth) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
+        find = "SELECT birth FROM namespaces WHERE name = ?"
+        if birth is not ANY and connection.execute(find, (self._namespace,)).get not in (None, birth):
+            raise NamespaceGone
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -238,11 +252,11 @@ class SqliteBackend(SqliteCare):
 
         return self._file.write(work)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
         named = {"ns": self._namespace, "now": now_ms(), "key": key, "expires": records.expires_ms(ttl_ms)}
-        return self._delete(records.TOUCH, named) > 0
+        return self._delete(records.TOUCH, named, if_birth) > 0
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         sql = f"DELETE FROM records WHERE ns = {NS} AND {LIVE} AND key "
         named: dict[str, Any] = {"ns": self._namespace, "now": now_ms()}
         if len(keys) == 1:
@@ -250,10 +264,10 @@ class SqliteBackend(SqliteCare):
         else:
             sql, named["keys"] = sql + "IN (SELECT value FROM json_each(:keys))", json.dumps(keys)
 
-        return self._delete(sql, named)
+        return self._delete(sql, named, if_birth)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
-        return self._delete(records.of_range("DELETE", stop), self._range(start, stop))
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+        return self._delete(records.of_range("DELETE", stop), self._range(start, stop), if_birth)
 
     def sweep(self, limit: int) -> int:
         named = {"ns": self._namespace, "now": now_ms(), "limit": limit}
@@ -261,10 +275,16 @@ class SqliteBackend(SqliteCare):
             return 0  # without a lock, which others might wait for
         return self._delete(records.SWEEP, named)
 
-    def _delete(self, sql: str, named: dict[str, Any]) -> int:
+    def _delete(self, sql: str, named: dict[str, Any], if_birth: Birth = ANY) -> int:
+        if if_birth is not ANY:
+            sql, named["birth"] = sql.replace(NS, NS_OF_BIRTH), if_birth
+
         def work(connection: apsw.Connection) -> int:
             execute_alone(connection, sql, named)
-            return connection.changes()
+            n = connection.changes()
+            if n == 0 and if_birth is not ANY:  # births never come back: the one of now was that of the statement
+                self._check_birth(connection, if_birth)
+            return n
 
         return self._file.delete(work)
 
@@ -420,9 +440,10 @@ class SqliteBackend(SqliteCare):
 
         return self._file.write(work)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
+                self._check_birth(connection, if_birth)
                 found = self._find(connection, log)
                 if found is None or if_version not in (ANY, found[1].version):
                     return False

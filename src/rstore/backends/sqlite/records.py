@@ -34,6 +34,7 @@ _ROW_BYTES: Final = 64
 """More than what a row of `blobs` holds beside its record."""
 
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
+NS_OF_BIRTH: Final = "(SELECT id FROM namespaces WHERE name = :ns AND birth = :birth)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
 _RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
 KEYS: Final = "x'', NULL"
