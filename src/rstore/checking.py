@@ -15,7 +15,7 @@ from typing import Final
 from rstore.backends.care import MODELS, RECORDS, Finding
 from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
 from rstore.codec.changes import Step, unpack_change
-from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
+from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
 from rstore.codec.serializers import is_native
@@ -101,7 +101,8 @@ class _LogLook:
 
     def run(self) -> None:
         """Look at all of it; what is found is in `problems` and `doubts`."""
-        with self._logs.snapshot(self._key, FIRST, LAST) as snapshot:
+        # The backend's own: that of the logs refuses at once a log whose chunks cannot be, and says no more.
+        with self._session.backend.snapshot(Log(self._model, self._key), FIRST, LAST) as snapshot:
             view, self.head = snapshot.view, snapshot.view.head
             if view.head is None:
                 return
@@ -127,6 +128,9 @@ class _LogLook:
     def _open_rows(self, head: Head, rows: Sequence[Row]) -> list[Row]:
         """Return those hot rows that can be opened."""
         opened, failed, first = [], 0, ""
+        if (problem := self._logs.problem_of_rows(rows)) is not None:
+            self.problems.append(problem)
+            return []
         for row in rows:
             try:
                 if (row.body[:1] == bytes((MAGIC,))) != head.sealed:
@@ -145,9 +149,9 @@ class _LogLook:
     def _open_chunks(self, snapshot: Snapshot) -> Iterator[tuple[Chunk, Segment | None]]:
         """Yield each chunk, and what is in it if it can be opened, in constant memory."""
         chunks = snapshot.view.chunks
-        for before, after in pairwise(chunks):
-            if before.last >= after.first:
-                self.problems.append(f"the chunks at {before.first[0]} and {after.first[0]} overlap")
+        for some in chunks[:1], *pairwise(chunks):
+            if (problem := self._logs.problem_of_chunks(some)) is not None:
+                self.problems.append(problem)
         for start in range(0, len(chunks), AT_ONCE):
             for chunk in snapshot.bodies(chunks[start : start + AT_ONCE]):
                 segment: Segment | None = None
@@ -159,10 +163,8 @@ class _LogLook:
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
         segment = self._logs.open_chunk(self._key, chunk)
-        if (segment.position(0), segment.position(len(segment) - 1)) != (chunk.first, chunk.last):
-            raise CorruptionError("it does not begin and end where it says")
-        if not ascending(segment.t, segment.seq):
-            raise CorruptionError("its rows are out of order")
+        if (problem := self._logs.problem_of_segment(chunk, segment)) is not None:
+            raise CorruptionError(problem)  # also of what is sealed
         if self._model is Model.SERIES:
             if segment.column.kind is Kind.ENCODED:
                 for encoded in segment.column.encoded():

@@ -292,12 +292,11 @@ class Logs(LogReader):
         chunks. With `keep` "first", rows that are there stay what they are; with "error", one at a position of `add`
         raises `StoreIntegrityError`. Returns whether there was a log.
         """
-        log = Log(self._model, key)
         self._fold_ahead(key, lo, hi)
 
         def attempt() -> bool | None:
             birth = self.birth
-            view = self._backend.view(log, lo, hi, bodies=not remove, neighbours=not remove)
+            view = self.view(key, lo, hi, bodies=not remove, neighbours=not remove)
             if view.head is None and add is None:
                 return False
             self.check_kind(key, view.head)
@@ -344,7 +343,7 @@ class Logs(LogReader):
         for chunk in view.chunks:
             if lo <= chunk.first and chunk.last <= hi:
                 continue  # goes as a whole: no need to fetch it
-            again = self._backend.view(Log(self._model, key), chunk.first, chunk.first, rows=False)
+            again = self.view(key, chunk.first, chunk.first, rows=False)
             if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
                 return None
             segment = self.open_chunk(key, again.chunks[0])

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -87,11 +88,12 @@ class Segment:
 
 def segment_of_rows(rows: Sequence[Row], *, opaque: bool) -> Segment:
     """Return the segment of hot rows, their bodies opened. Opaque bodies (changes) are never a typed column."""
-    t = np.fromiter((row.t for row in rows), np.int64, len(rows))
-    seq = np.fromiter((row.seq for row in rows), np.int64, len(rows))
-    bodies = [row.body for row in rows]
-    column = Column(Kind.ENCODED, Blobs.of(bodies)) if opaque else column_of_encoded(bodies)
-    return Segment(t, seq if opaque else None, column)
+    t = np.fromiter(map(itemgetter(0), rows), np.int64, len(rows))
+    bodies = [*map(itemgetter(2), rows)]
+    if not opaque:
+        return Segment(t, None, column_of_encoded(bodies))
+    seq = np.fromiter(map(itemgetter(1), rows), np.int64, len(rows))
+    return Segment(t, seq, Column(Kind.ENCODED, Blobs.of(bodies)))
 
 
 def merge(segments: Sequence[Segment]) -> Segment:
