@@ -18,12 +18,12 @@ from rstore.codec.changes import Step, unpack_change
 from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
-from rstore.codec.serializers import is_native
+from rstore.codec.serializers import has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
 from rstore.log_reading import LogReader, position_of
 from rstore.pieces import AT_ONCE
 from rstore.session import Session
-from rstore.states import CannotFold, State, open_horizon
+from rstore.states import CannotFold, Run, State, open_horizon
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
@@ -226,14 +226,28 @@ class _Replay(State):
     __slots__ = ()
 
     def _compute(self, step: Step, *, recorded: bool) -> bytes:
-        known = self._items.get(step.item)
-        if known is not None and not (is_native(known) and (step.encoded is None or is_native(step.encoded))):
+        if self._is_opaque(step):
             return _OPAQUE
         computed = super()._compute(step, recorded=recorded)
         return computed if is_native(computed) else _OPAQUE
 
+    def _compute_later(self, step: Step) -> None:
+        opaque = self._is_opaque(step)
+        if not opaque:
+            super()._compute_later(step)
+            value = self._computed[step.item][0]
+            opaque = (value.kind is not str) if type(value) is Run else not has_own_codec(value)
+        if opaque:
+            self._computed.pop(step.item, None)
+            self._items[step.item] = _OPAQUE
+
+    def _is_opaque(self, step: Step) -> bool:
+        known = self._items.get(step.item)
+        return known is not None and not (is_native(known) and (step.encoded is None or is_native(step.encoded)))
+
     def agrees(self, other: State) -> bool:
         """Return whether another state is the same, as far as this one was computed."""
+        self.settle()
         mine, theirs = self._items, other._items  # noqa: SLF001 - of its base
         return mine.keys() == theirs.keys() and all(value in (_OPAQUE, theirs[item]) for item, value in mine.items())
 

@@ -18,6 +18,7 @@ from rstore.errors import (
     EncryptionError,
     HorizonError,
     SerializationError,
+    StoreError,
     StoreIntegrityError,
 )
 from rstore.log import new_stamp
@@ -52,10 +53,14 @@ class History:
             known = None
         reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
         state, ledger, change = reading.state, reading.ledger, None
-        for change in changes:
-            self._refold(state, change)
-            ledger.changes += 1
-            ledger.size += len(change.body)
+        try:
+            for change in changes:
+                state.fold(unpack_change(change.body), change.t)
+                ledger.changes += 1
+                ledger.size += len(change.body)
+            state.settle()
+        except CannotFold as error:
+            raise self._unreplayable(0 if change is None else change.t, error) from error.__cause__
         if change is not None:
             reading.last = change.t, change.seq
         if hi == LAST and reading.head is not None:
@@ -89,16 +94,9 @@ class History:
         reading.state, reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
 
-    def _refold(self, state: State, change: Row) -> None:
-        try:
-            state.fold(unpack_change(change.body), change.t)
-        except CannotFold as error:
-            raise self._unreplayable(change, error) from error.__cause__
-
-    def _unreplayable(self, change: Row, error: CannotFold) -> CorruptionError:
-        return CorruptionError(
-            f"the event sequence {self._place} cannot be replayed at t={change.t}, item {error.step.item!r}"
-        )
+    def _unreplayable(self, t: int, error: CannotFold) -> CorruptionError:
+        item = error.step.item
+        return CorruptionError(f"the event sequence {self._place} cannot be replayed at t={t}, item {item!r}")
 
     def _horizon(self, head: Head | None, known: Reading | None = None) -> int | None:
         if head is None:
@@ -160,27 +158,33 @@ class History:
             if step.encoded is not None:
                 self._codec.decode(step.encoded)  # what cannot be loaded must not be recorded, even to be replaced
         checkpoints: list[Row] = []
+        placed = False
+        change: Row | None = None
 
         def place() -> None:
+            nonlocal placed
+            reading.state.settle()
+            placed = True
             self._fold_new(reading.state, t, steps)
             if reading.ledger.due(body, reading.state):
                 checkpoints.append(self._checkpoint(at, reading.state))
 
-        placed = False
-        for change in changes:
-            if change.t == t:
-                raise StoreIntegrityError(f"the timestamp {t} of {self._place} is taken: pick another, or none for now")
-            if change.t > t and not placed:
-                place()
-                placed = True
-            if placed:
-                self._replay(reading.state, change, steps, t)
-            else:
-                self._refold(reading.state, change)
-            if reading.ledger.due(change.body, reading.state):
-                checkpoints.append(self._checkpoint((change.t, change.seq), reading.state))
-        if not placed:
-            place()  # what was behind it is gone since
+        try:
+            for change in changes:
+                if change.t == t:
+                    raise StoreIntegrityError(
+                        f"the timestamp {t} of {self._place} is taken: pick another, or none for now"
+                    )
+                if change.t > t and not placed:
+                    place()
+                reading.state.fold(unpack_change(change.body), change.t)
+                if reading.ledger.due(change.body, reading.state):
+                    checkpoints.append(self._checkpoint((change.t, change.seq), reading.state))
+            if not placed:
+                place()  # what was behind it is gone since
+            reading.state.settle()
+        except CannotFold as error:
+            raise self._broken(error, change, steps if placed else (), t) from error.__cause__
         return self._commit(reading, at, body, checkpoints, birth, insert=True)
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
@@ -190,15 +194,14 @@ class History:
             cause = error.__cause__
             raise self._refusal(error.step, t, _why(cause, error.step)) from cause
 
-    def _replay(self, state: State, change: Row, steps: Sequence[Step], t: int) -> None:
-        try:
-            state.fold(unpack_change(change.body), change.t)
-        except CannotFold as error:
-            # Every operator reads and writes one item, so that only a step on the same item can have broken it.
-            step = next((step for step in steps if step.item == error.step.item), None)
-            if step is None:
-                raise self._unreplayable(change, error) from error.__cause__
-            raise self._refusal(step, t, f"it would break the {error.step.op} at t={change.t}") from error.__cause__
+    def _broken(self, error: CannotFold, change: Row | None, steps: Sequence[Step], t: int) -> StoreError:
+        """Return the error for a change behind time `t` that does not compute any more, or never did."""
+        # Every operator reads and writes one item, so that only a step on the same item can have broken it.
+        step = next((step for step in steps if step.item == error.step.item), None)
+        if step is not None:
+            behind = "" if change is None else f" at t={change.t}"
+            return self._refusal(step, t, f"it would break the {error.step.op}{behind}")
+        return self._unreplayable(t if change is None else change.t, error)
 
     def _refusal(self, step: Step, t: int, why: str) -> ChangeRefusedError:
         return ChangeRefusedError(
@@ -260,9 +263,12 @@ class History:
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
         state, ledger, checkpoints = State(self._codec, horizon), Ledger(), []
         for change in kept:
-            self._refold(state, change)
-            if ledger.due(change.body, state):
-                checkpoints.append(self._checkpoint((change.t, change.seq), state))
+            try:
+                state.fold(unpack_change(change.body), change.t)
+                if ledger.due(change.body, state):
+                    checkpoints.append(self._checkpoint((change.t, change.seq), state))
+            except CannotFold as error:
+                raise self._unreplayable(change.t, error) from error.__cause__
         if remove and not len(state):
             n = sum(len(steps) for _, steps in changes)
             return n if self._logs.drop(self._key, if_version=view.head.version) else None
