@@ -169,7 +169,8 @@ class _LogLook:
             if segment.column.kind is Kind.ENCODED:
                 for encoded in segment.column.encoded():
                     self._session.codec.check(encoded)
-            if not _agree(self._logs.open_meta(self._key, chunk), unpack_meta(pack_meta(segment))):
+            computed = unpack_meta(pack_meta(segment), chunk.n, chunk.last[0] - chunk.first[0])
+            if not _agree(self._logs.open_meta(self._key, chunk), computed):
                 raise CorruptionError("its summary does not agree with its points")
         return segment
 

@@ -198,7 +198,7 @@ class Logs(LogReader):
             raise self._wrong_kind(key)
 
     def _wrong_kind(self, key: str) -> StoreError:
-        what = f"the {'series' if self._model is Model.SERIES else 'event sequence'} {self._namespace.place(key)}"
+        what = self._described(key)
         if self._envelope.keyed:
             return PlaintextError(f"{what} is not encrypted: a store with a key cannot write into it")
         return KeyRequiredError(f"{what} is encrypted: a store without a key cannot write into it")

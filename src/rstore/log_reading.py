@@ -173,12 +173,22 @@ class LogReader:
 
     def unsound(self, key: str, problem: str) -> StoreError:
         """Return the error for a log whose parts contradict one another."""
-        what = "series" if self._model is Model.SERIES else "event sequence"
         kind = TamperedError if self._envelope.keyed else CorruptionError
         return kind(
-            f"the {what} {self._namespace.place(key)} is damaged, or was altered: {problem} "
+            f"{self._described(key)} is damaged, or was altered: {problem} "
             "(check() tells what else is; restore it from a backup)"
         )
+
+    def _described(self, key: str) -> str:
+        what = "series" if self._model is Model.SERIES else "event sequence"
+        return f"the {what} {self._namespace.place(key)}"
+
+    @contextmanager
+    def _naming(self, key: str) -> Generator[None, None, None]:
+        try:
+            yield
+        except CorruptionError as error:
+            raise CorruptionError(f"{self._described(key)}: {error}") from error.__cause__ or error
 
     def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
         """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
@@ -217,7 +227,8 @@ class LogReader:
         """Return the meta of a chunk of points."""
         where = self._envelope.where(Cell.META, key)
         meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
-        return unpack_meta(meta)
+        with self._naming(key):
+            return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
 
     def open_rows(self, key: str, rows: Sequence[Row]) -> Sequence[Row]:
         """Return hot rows with their bodies opened, once they were seen to be in order."""
@@ -258,7 +269,8 @@ class LogReader:
         """Return the segment of a chunk."""
         where = self._envelope.where(self._kind.chunk, key)
         body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
-        segment = unpack_chunk(body, chunk.n)
+        with self._naming(key):
+            segment = unpack_chunk(body, chunk.n)
         if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:
             raise self.unsound(key, problem)  # what is sealed is as it was written, and for this range
         return segment

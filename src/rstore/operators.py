@@ -43,6 +43,8 @@ MAX_FRACTION_BITS: Final = 2**13
 """The same for fractions, of which each step takes a greatest common divisor: 1 KiB."""
 MAX_BYTES: Final = 2**20
 """No string, list or tuple grows past about 1 MiB by being repeated."""
+MAX_APPENDED: Final = 2**24
+"""Nor past about 16 MiB by being appended to, each time of which all of it is read and written."""
 
 _DECIMALS: Final = decimal.Context(
     prec=28,
@@ -102,6 +104,10 @@ class Operator:
             each = len(sequence) if type(sequence) in _TEXTS else max(size, 8 * len(sequence))
             if sequence and type(times) in (int, bool) and each * times > MAX_BYTES:
                 raise Oversized("the repeated sequence would be absurdly large")
+            return
+        if self.name in ("add", "concat") and type(value) is type(operand) in SEQUENCES:
+            if (len(value) + len(operand) if type(value) in _TEXTS else size) > MAX_APPENDED:
+                raise Oversized("the sequence would be absurdly large: divide it among several items, or keys")
             return
         if self.name == "not_":  # which looks at the size only
             return

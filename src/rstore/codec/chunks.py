@@ -20,6 +20,8 @@ import zstandard
 from rstore.backends.nouns import Position, Row
 from rstore.codec.columns import (
     FLOATS,
+    LIMITS,
+    WIDTHS,
     Blobs,
     Column,
     Int64s,
@@ -46,6 +48,7 @@ _MAX_META_VALUE: Final = 1024
 _HAS_VALUES: Final = 1
 _HAS_STATS: Final = 2
 _HAS_GAPS: Final = 4
+_FLAGS: Final = _HAS_VALUES | _HAS_STATS | _HAS_GAPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,29 +285,62 @@ def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
     return float(np.dot(distances, distances))
 
 
-def unpack_meta(meta: bytes) -> Meta:
-    """Return what the meta of a chunk of points says."""
+def unpack_meta(meta: bytes, n: int, span: int) -> Meta:
+    """Return what the meta of a chunk says that has `n` points, the last of them `span` after the first.
+
+    Raises `CorruptionError` for what no points can have. What some could have, and these have not, `check()` finds.
+    """
     try:
         version, kind, flags = meta[0], Kind(meta[1]), meta[2]
+        if version != _FORMAT or flags & ~_FLAGS:
+            raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
         at = 3
         values: list[bytes | None] = [None, None]
         if flags & _HAS_VALUES:
             for i in range(2):
                 size = int.from_bytes(meta[at : at + 2], "big")
-                values[i] = meta[at + 2 : at + 2 + size]
+                values[i] = value = meta[at + 2 : at + 2 + size]
                 at += 2 + size
+                if kind is not Kind.ENCODED and (value[0] != kind or size != WIDTHS.get(kind, size - 1) + 1):
+                    raise _contradiction()
         gaps = stats = None
         if flags & _HAS_GAPS:
             gaps = Gaps(*_gaps.unpack_from(meta, at))
             at += _gaps.size
         if flags & _HAS_STATS and kind in FLOATS:
             stats = Stats(*_float_stats.unpack_from(meta, at))
+            at += _float_stats.size
         elif flags & _HAS_STATS:
-            n, *exact, squares, area = _int_stats.unpack_from(meta, at)
-            low, high, total = (int.from_bytes(one, "big", signed=True) for one in exact)
-            stats = Stats(n, low, high, total, squares, area)
+            count, low, high, total, squares, area = _int_stats.unpack_from(meta, at)
+            at += _int_stats.size
+            stats = Stats(count, _exact(low), _exact(high), _exact(total), squares, area)
     except (IndexError, ValueError, struct.error) as error:
         raise CorruptionError("a chunk's meta cannot be unpacked") from error
-    if version != _FORMAT:
-        raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
+    if at != len(meta) or not _may_be_gaps(gaps, n, span) or not _may_be_stats(stats, n, kind):
+        raise _contradiction()
     return Meta(values[0], values[1], gaps, stats)
+
+
+def _exact(number: bytes) -> int:
+    return int.from_bytes(number, "big", signed=True)
+
+
+def _may_be_gaps(gaps: Gaps | None, n: int, span: int) -> bool:
+    if gaps is None:
+        return n == 1
+    return n > 1 and 0 < gaps.least <= gaps.most and gaps.least * (n - 1) <= span <= gaps.most * (n - 1)
+
+
+def _may_be_stats(stats: Stats | None, n: int, kind: Kind) -> bool:
+    if stats is None:
+        return kind not in LIMITS  # and floats may all be NaN
+    # Each comparison is false for NaN, which a total may be, and squares, where there are infinities; the area anyway.
+    count, low, high, total, squares, _ = stats
+    if kind in FLOATS:
+        return 0 < count <= n and low <= high and not squares < 0
+    least, most = LIMITS.get(kind, (0, -1))
+    return count == n and least <= low <= high <= most and low * n <= total <= high * n and squares >= 0
+
+
+def _contradiction() -> CorruptionError:
+    return CorruptionError("a chunk's meta contradicts itself, or its chunk")

@@ -32,7 +32,8 @@ from rstore.series.points import Point, Points
 from rstore.session import Session
 
 _NAMES: Final = get_args(Named)
-_MOST_BUCKETS: Final = 10_000_000
+_MOST_BUCKETS: Final = 1_000_000
+"""As tuples and dicts, that many take a quarter of a gigabyte."""
 
 
 class _Found(NamedTuple):
@@ -74,7 +75,7 @@ class Resampling(Points):
 
         Whole chunks inside of a bucket are answered without being read, but for "median" and functions.
 
-        Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, for more than ten million
+        Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, for more than a million
         buckets with `fill`, for a label outside of int64, and if there is no such series.
 
         >>> store.extend_many('load', ((t, t / 2) for t in range(0, 60, 5)))
@@ -243,7 +244,10 @@ def _filled(found: list[_Found], aggregates: list[Aggregate], fill: Any) -> list
     """Return the buckets with those between that have no points."""
     size = found[-1].number - found[0].number + 1
     if size > _MOST_BUCKETS:
-        raise InvalidValueError(f"{size:,} buckets are too many to be filled: every is larger, or the range shorter")
+        raise InvalidValueError(
+            f"{size:,} buckets are too many to be filled, the most are {_MOST_BUCKETS:,}: choose a larger every, or a "
+            "shorter range"
+        )
     filled: list[tuple[int, dict[str, Any]]] = []
     for one, other in pairwise(found):
         filled.append((one.number, one.values))
