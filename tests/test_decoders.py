@@ -75,7 +75,7 @@ CHANGE = pack_change(
 )
 STATE = pack_state([("a", b"\x13abc"), ("b", b"")])
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
-    "meta": (chunks.unpack_meta, META),
+    "meta": (lambda meta: chunks.unpack_meta(meta, 3, 2), META),
     "change": (unpack_change, CHANGE),
     "state": (unpack_state, STATE),
     "horizon": (unpack_horizon, b"\x01\x01" + bytes(8)),
@@ -103,7 +103,7 @@ def test_damaged_bytes_are_read_or_an_error_of_ours(
 
 
 def test_meta_says_what_its_chunk_holds() -> None:
-    meta = chunks.unpack_meta(META)
+    meta = chunks.unpack_meta(META, 3, 2)
     assert (CODEC.decode(meta.first or b""), CODEC.decode(meta.last or b"")) == (3, 2**62)
     assert meta.stats is not None
     assert meta.stats[:4] == (3, -4, 2**62, 2**62 - 1)
@@ -113,7 +113,7 @@ def test_meta_says_what_its_chunk_holds() -> None:
 def test_the_sum_of_a_chunk_of_large_ints_does_not_wrap_around() -> None:
     values = [-(2**63)] * 1000 + [2**63 - 1] * 10
     segment = chunks.Segment(np.arange(1010, dtype=np.int64), None, columns.column_of(values, CODEC))
-    stats = chunks.unpack_meta(chunks.pack_meta(segment)).stats
+    stats = chunks.unpack_meta(chunks.pack_meta(segment), 1010, 1009).stats
     assert stats is not None
     assert stats[:4] == (len(values), -(2**63), 2**63 - 1, sum(values))
 

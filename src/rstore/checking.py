@@ -20,7 +20,7 @@ from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
 from rstore.codec.serializers import has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
-from rstore.log_reading import LogReader, position_of
+from rstore.log_reading import LogReader, mark_of, position_of
 from rstore.pieces import AT_ONCE
 from rstore.session import Session
 from rstore.states import CannotFold, Run, State, open_horizon
@@ -135,7 +135,7 @@ class _LogLook:
             try:
                 if (row.body[:1] == bytes((MAGIC,))) != head.sealed:
                     raise CorruptionError("it is not as the log is, all encrypted or all not")
-                body = self._logs.open_row(self._key, row)
+                body = self._logs.open_row(self._key, row, head)
                 if self._model is Model.SERIES:
                     self._session.codec.check(body)
             except _UNSOUND as error:
@@ -162,7 +162,7 @@ class _LogLook:
                 yield chunk, segment
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
-        segment = self._logs.open_chunk(self._key, chunk)
+        segment = self._logs.open_chunk(self._key, chunk, self.head)
         if (problem := self._logs.problem_of_segment(chunk, segment)) is not None:
             raise CorruptionError(problem)  # also of what is sealed
         if self._model is Model.SERIES:
@@ -170,7 +170,7 @@ class _LogLook:
                 for encoded in segment.column.encoded():
                     self._session.codec.check(encoded)
             computed = unpack_meta(pack_meta(segment), chunk.n, chunk.last[0] - chunk.first[0])
-            if not _agree(self._logs.open_meta(self._key, chunk), computed):
+            if not _agree(self._logs.open_meta(self._key, chunk, self.head), computed):
                 raise CorruptionError("its summary does not agree with its points")
         return segment
 
@@ -211,9 +211,8 @@ class _LogLook:
             return
         where = envelope.where(Cell.CHECKPOINT, self._key)
         try:
-            kept = State.unpack(
-                self._session.codec, None, envelope.open_block(checkpoint.body, where, at_position(*at))
-            )
+            place = at_position(*at) + mark_of(self._model, self.head)
+            kept = State.unpack(self._session.codec, None, envelope.open_block(checkpoint.body, where, place))
         except _UNSOUND as error:
             self.problems.append(f"the checkpoint at {at[0]}: {error}")
             return

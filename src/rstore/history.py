@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
+from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Model, Position, Row
 from rstore.codec.changes import Step, pack_change, unpack_change
 from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import (
@@ -22,6 +22,7 @@ from rstore.errors import (
     StoreIntegrityError,
 )
 from rstore.log import new_stamp
+from rstore.log_reading import mark_of
 from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
 from rstore.session import Session
 from rstore.states import CannotFold, Ledger, Reading, State, open_horizon, seal_horizon
@@ -88,7 +89,8 @@ class History:
             return reading, self._logs.rows(self._key, view, hi=hi)
         t, seq, sealed = view.checkpoint
         where = self._envelope.where(Cell.CHECKPOINT, self._key)
-        kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, at_position(t, seq)))
+        place = at_position(t, seq) + mark_of(Model.EVENTS, view.head)
+        kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, place))
         if kept is None:  # made under other fold rules: a cache, so the changes tell it all again
             return self._begin(None, hi)
         reading.state, reading.last = kept, (t, seq)
@@ -147,7 +149,9 @@ class History:
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
         due = reading.ledger.due(body, reading.state)
-        return self._commit(reading, at, body, [self._checkpoint(at, reading.state)] if due else [], birth)
+        return self._commit(
+            reading, at, body, [self._checkpoint(at, reading.state, reading.head)] if due else [], birth
+        )
 
     def _try_insert(self, steps: Sequence[Step], t: int, birth: bytes) -> dict[str, Any] | None:
         """Record a change in the past: everything behind it is replayed on top of it first."""
@@ -167,7 +171,7 @@ class History:
             placed = True
             self._fold_new(reading.state, t, steps)
             if reading.ledger.due(body, reading.state):
-                checkpoints.append(self._checkpoint(at, reading.state))
+                checkpoints.append(self._checkpoint(at, reading.state, reading.head))
 
         try:
             for change in changes:
@@ -179,7 +183,7 @@ class History:
                     place()
                 reading.state.fold(unpack_change(change.body), change.t)
                 if reading.ledger.due(change.body, reading.state):
-                    checkpoints.append(self._checkpoint((change.t, change.seq), reading.state))
+                    checkpoints.append(self._checkpoint((change.t, change.seq), reading.state, reading.head))
             if not placed:
                 place()  # what was behind it is gone since
             reading.state.settle()
@@ -212,9 +216,9 @@ class History:
             op=OPERATORS[step.op].function,
         )
 
-    def _checkpoint(self, at: Position, state: State) -> Row:
-        where = self._envelope.where(Cell.CHECKPOINT, self._key)
-        return Row(*at, self._envelope.seal_block(state.pack(), where, at_position(*at)))
+    def _checkpoint(self, at: Position, state: State, head: Head | None) -> Row:
+        where, place = self._envelope.where(Cell.CHECKPOINT, self._key), at_position(*at) + mark_of(Model.EVENTS, head)
+        return Row(*at, self._envelope.seal_block(state.pack(), where, place))
 
     def _commit(
         self,
@@ -236,7 +240,7 @@ class History:
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
             version=new_stamp(),
-            put_rows=self._logs.seal_rows(self._key, [(*at, body)]),
+            put_rows=self._logs.seal_rows(self._key, [(*at, body)], head or create),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
         )
@@ -261,12 +265,14 @@ class History:
         changes = [(change, unpack_change(change.body)) for change in self._logs.rows(self._key, view)]
         kept, obsolete, superseded_at = _superseded(changes)
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
+        facts = seal_horizon(self._envelope, self._key, horizon)
+        head = view.head._replace(facts=facts)
         state, ledger, checkpoints = State(self._codec, horizon), Ledger(), []
         for change in kept:
             try:
                 state.fold(unpack_change(change.body), change.t)
                 if ledger.due(change.body, state):
-                    checkpoints.append(self._checkpoint((change.t, change.seq), state))
+                    checkpoints.append(self._checkpoint((change.t, change.seq), state, head))
             except CannotFold as error:
                 raise self._unreplayable(change.t, error) from error.__cause__
         if remove and not len(state):
@@ -279,12 +285,12 @@ class History:
             if_epoch=view.head.epoch,
             version=new_stamp(),
             epoch=new_stamp(),
-            facts=seal_horizon(self._envelope, self._key, horizon),
+            facts=facts,
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in view.chunks],
             drop_checkpoints_from=FIRST,
             put_checkpoints=checkpoints,
-            **self._logs.lay_out(self._key, kept),
+            **self._logs.lay_out(self._key, kept, head),
         )
         return obsolete if self._logs.commit(self._key, commit, birth) else None
 

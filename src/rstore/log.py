@@ -41,7 +41,7 @@ from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
 from rstore.codec.envelope import Cell, at_run
 from rstore.codec.threads import spread
 from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreFullError, StoreIntegrityError
-from rstore.log_reading import LogReader, Namespace, position_of
+from rstore.log_reading import LogReader, Namespace, mark_of, position_of
 
 T = TypeVar("T")
 Keep: TypeAlias = Literal["last", "first", "error"]
@@ -130,13 +130,16 @@ class Logs(LogReader):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def seal_rows(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> list[Row]:
-        """Return hot rows with their bodies sealed."""
+    def seal_rows(self, key: str, rows: Sequence[tuple[int, int, bytes]], head: Head | None = None) -> list[Row]:
+        """Return hot rows with their bodies sealed; changes for the log that has this head."""
         if not self._envelope.keyed:
             return [*map(Row._make, rows)]
         seal, position = self._envelope.seal, self._kind.position
         where = self._envelope.where(self._kind.row, key)
-        return [Row(t, seq, seal(body, where, position(t, seq))) for t, seq, body in rows]
+        if not self._kind.opaque:
+            return [Row(t, seq, seal(body, where, position(t, seq))) for t, seq, body in rows]
+        mark = mark_of(self._model, head)
+        return [Row(t, seq, seal(body, where, position(t, seq) + mark)) for t, seq, body in rows]
 
     def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
         """Put a few rows, whatever stood at their positions, without reading anything."""
@@ -306,8 +309,8 @@ class Logs(LogReader):
                 chunks = view.chunks
             else:
                 chunks = self._worth_rewriting(view.chunks, lo, hi)
-                kept = [self.open_chunk(key, chunk) for chunk in chunks]
-                kept.append(self.segment(self.open_rows(key, view.rows)))
+                kept = [self.open_chunk(key, chunk, view.head) for chunk in chunks]
+                kept.append(self.segment(self.open_rows(key, view.rows, view.head)))
             if kept is None:
                 return None
             commit = self._rewriting(key, view, chunks, self._added(key, kept, add, keep))
@@ -346,7 +349,7 @@ class Logs(LogReader):
             again = self.view(key, chunk.first, chunk.first, rows=False)
             if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
                 return None
-            segment = self.open_chunk(key, again.chunks[0])
+            segment = self.open_chunk(key, again.chunks[0], again.head)
             kept.append(segment.slice(0, segment.index(lo)))
             kept.append(segment.slice(segment.index(hi, after=True), len(segment)))
         return kept
@@ -368,13 +371,14 @@ class Logs(LogReader):
         return StoreIntegrityError(f"the timestamp {t} of {self._namespace.place(key)} is taken; nothing was stored")
 
     def _rewriting(self, key: str, view: View, chunks: Sequence[Chunk], rows: Segment) -> Commit:
+        create = self.new_head()
         return Commit(
-            create=self.new_head(),
+            create=create,
             if_epoch=None if view.head is None else view.head.epoch,
             epoch=new_stamp(),
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in chunks],
-            put_chunks=self._seal_chunks(key, rows),
+            put_chunks=self._seal_chunks(key, rows, view.head or create),
             drop_if_empty=self._model is Model.SERIES,
         )
 
@@ -395,27 +399,27 @@ class Logs(LogReader):
                 small = []
         return len(before.rows), len(before.chunks), len(self.view(key, rows=False, bodies=False).chunks)
 
-    def _seal_chunks(self, key: str, rows: Segment) -> list[Chunk]:
+    def _seal_chunks(self, key: str, rows: Segment, head: Head) -> list[Chunk]:
         pieces = list(split(rows, self._least))
         # Here, and not where the chunks are packed: threads that do many small things wait for one another at each.
         metas = [pack_meta(piece) if self._model is Model.SERIES else b"" for piece in pieces]
-        return list(spread(partial(self._seal_chunk, key), list(zip(pieces, metas, strict=True))))
+        return list(spread(partial(self._seal_chunk, key, head), list(zip(pieces, metas, strict=True))))
 
-    def _seal_chunk(self, key: str, piece: tuple[Segment, bytes]) -> Chunk:
+    def _seal_chunk(self, key: str, head: Head, piece: tuple[Segment, bytes]) -> Chunk:
         segment, meta = piece
         first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
-        place, seal = at_run(first, last, n), self._envelope.seal_block
+        place, seal = at_run(first, last, n) + mark_of(self._model, head), self._envelope.seal_block
         body = seal(pack_chunk(segment), self._envelope.where(self._kind.chunk, key), place)
         if meta:
             meta = seal(meta, self._envelope.where(Cell.META, key), place)
         return Chunk(first, last, n, meta, body)
 
-    def lay_out(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> Laid:
-        """Return where opaque rows go that replace a whole log: hot if they are few, else into chunks."""
+    def lay_out(self, key: str, rows: Sequence[tuple[int, int, bytes]], head: Head) -> Laid:
+        """Return where opaque rows go that replace a whole log, which then has this head: hot if few, else chunks."""
         if len(rows) < DIRECT_ROWS:
-            return {"put_rows": self.seal_rows(key, rows)}
+            return {"put_rows": self.seal_rows(key, rows, head)}
         segment = self.segment([Row(*row) for row in rows])
-        return {"put_chunks": self._seal_chunks(key, segment)}
+        return {"put_chunks": self._seal_chunks(key, segment, head)}
 
     def wrote(self, key: str, rows: int) -> None:
         """Count rows that were written, and now and then seal what is due."""

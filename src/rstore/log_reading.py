@@ -11,8 +11,9 @@ from operator import itemgetter, lt
 from typing import Any, Final, NamedTuple, Protocol
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import FIRST, LAST, Chunk, Log, Model, Position, Row, Snapshot, View
+from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot, View
 from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
@@ -38,6 +39,18 @@ _KINDS: Final = {
     Model.SERIES: _Kind(Cell.POINT, Cell.POINTS, opaque=False, position=lambda t, _: at_time(t)),
     Model.EVENTS: _Kind(Cell.CHANGE, Cell.CHANGES, opaque=True, position=at_position),
 }
+
+
+def mark_of(model: Model, head: Head | None) -> bytes:
+    """Return what is sealed with the rows of a log, so that they do not open in a later one of the same name.
+
+    The version of a series, drawn when it begins and never changed. The nonce of a sequence's facts, which are sealed
+    when it begins and whenever it is pruned: then all of its rows are sealed anew. Whoever puts back what was removed
+    has to put back all of the log, as it was.
+    """
+    if head is None or not head.sealed:
+        return b""
+    return head.version if model is Model.SERIES else head.facts[PREFIX_BYTES:HEADER_BYTES]
 
 
 class Namespace(Protocol):
@@ -195,8 +208,9 @@ class LogReader:
 
         A hot row wins over the row of a chunk at the same position.
         """
-        opened, start = self.open_rows(key, view.rows), 0
-        for chunk, whole in zip(view.chunks, spread(partial(self.open_chunk, key), view.chunks), strict=True):
+        opened, start = self.open_rows(key, view.rows, view.head), 0
+        wholes = spread(partial(self.open_chunk, key, head=view.head), view.chunks)
+        for chunk, whole in zip(view.chunks, wholes, strict=True):
             before = bisect_left(opened, chunk.first, lo=start, key=position_of)
             within = bisect_right(opened, chunk.last, lo=before, key=position_of)
             if before > start:
@@ -212,32 +226,35 @@ class LogReader:
 
     def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
         """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
-        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows)
+        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows, view.head)
 
     def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
         for segment in self.segments(key, view, lo, hi):
             seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
             yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
 
-    def open_row(self, key: str, row: Row) -> bytes:
+    def open_row(self, key: str, row: Row, head: Head | None) -> bytes:
         """Return the body of a hot row."""
-        return self.open_rows(key, [row])[0].body
+        return self.open_rows(key, [row], head)[0].body
 
-    def open_meta(self, key: str, chunk: Chunk) -> Meta:
+    def open_meta(self, key: str, chunk: Chunk, head: Head | None) -> Meta:
         """Return the meta of a chunk of points."""
-        where = self._envelope.where(Cell.META, key)
-        meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
+        where, place = self._envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
+        meta = self._envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
         with self._naming(key):
             return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
 
-    def open_rows(self, key: str, rows: Sequence[Row]) -> Sequence[Row]:
+    def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:
         """Return hot rows with their bodies opened, once they were seen to be in order."""
         self._check_rows(key, rows)
         if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows
         unseal, position = self._envelope.open, self._kind.position
         where = self._envelope.where(self._kind.row, key)
-        return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
+        if not self._kind.opaque:  # points are put without looking at the head
+            return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
+        mark = mark_of(self._model, head)
+        return [Row(t, seq, unseal(body, where, position(t, seq) + mark)) for t, seq, body in rows]
 
     def _check_rows(self, key: str, rows: Sequence[Row]) -> None:
         problem = self.problem_of_rows(rows)
@@ -265,10 +282,10 @@ class LogReader:
         """Return the segment of hot rows that were opened."""
         return segment_of_rows(rows, opaque=self._kind.opaque)
 
-    def open_chunk(self, key: str, chunk: Chunk) -> Segment:
+    def open_chunk(self, key: str, chunk: Chunk, head: Head | None) -> Segment:
         """Return the segment of a chunk."""
-        where = self._envelope.where(self._kind.chunk, key)
-        body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
+        where, place = self._envelope.where(self._kind.chunk, key), at_run(chunk.first, chunk.last, chunk.n)
+        body = self._envelope.open_block(chunk.body, where, place + mark_of(self._model, head))
         with self._naming(key):
             segment = unpack_chunk(body, chunk.n)
         if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:

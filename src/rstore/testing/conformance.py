@@ -21,7 +21,6 @@ from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.numbers import NumberSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
-from rstore.testing.planting import PlantingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
 from rstore.testing.racing import RacingSuite
@@ -55,7 +54,6 @@ class StoreSuite(
     NumberSuite,
     HistorySuite,
     PruningSuite,
-    PlantingSuite,
     SerializingSuite,
     DataSuite,
     RoundTripSuite,

@@ -6,7 +6,9 @@ A planted chunk is one that the log once had: it opens under the key, at its own
 from __future__ import annotations
 
 import operator
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,7 +17,8 @@ from rstore import CorruptionError, Store, StoreError, TamperedError
 from rstore.backends.nouns import FIRST, Chunk, Commit, Log, Model, Row
 from rstore.codec.chunks import Segment, pack_chunk, pack_meta
 from rstore.codec.envelope import Cell, at_run
-from rstore.testing.flavours import pickled, plain
+from rstore.log_reading import mark_of
+from rstore.testing.flavours import pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about
 
 _POINTS: Final = 40_000
@@ -64,7 +67,7 @@ LIES: Final[dict[str, Callable[[Chunk], Chunk]]] = {
 
 def _segment(store: Store, model: Model, key: str) -> Segment:
     """Return all rows of a log that is in one chunk, or the first chunk of several."""
-    session = store._writer  # noqa: SLF001 - there is no verb for what only an attacker does
+    session = store._writer
     logs = session.series if model is Model.SERIES else session.events
     return next(logs.segments(key, logs.view(key)))
 
@@ -73,7 +76,9 @@ def _seal(store: Store, model: Model, key: str, rows: Segment, *, claim: Segment
     """Return rows as a chunk, which says that it is one of `claim`."""
     claim = claim or rows
     first, last, n = claim.position(0), claim.position(len(claim) - 1), len(claim)
-    envelope, place = store._writer.envelope, at_run(first, last, n)  # noqa: SLF001 - see above
+    session = store._writer
+    head = (session.series if model is Model.SERIES else session.events).view(key, limit=1).head
+    envelope, place = session.envelope, at_run(first, last, n) + mark_of(model, head)
     series = model is Model.SERIES
     body = envelope.seal_block(pack_chunk(rows), envelope.where(Cell.POINTS if series else Cell.CHANGES, key), place)
     meta = envelope.seal_block(pack_meta(claim), envelope.where(Cell.META, key), place) if series else b""
@@ -81,7 +86,7 @@ def _seal(store: Store, model: Model, key: str, rows: Segment, *, claim: Segment
 
 
 def _commit(store: Store, model: Model, key: str, commit: Commit) -> None:
-    session = store._writer  # noqa: SLF001 - see above
+    session = store._writer
     assert session.backend.commit(Log(model, key), commit, session.birth)
 
 
@@ -90,7 +95,7 @@ def _fill(store: Store) -> None:
     store.apply("e", {"n": 0}, 0)
     for t in range(1, _CHANGES):
         store.apply("e", _ADDED, t)
-    events = store._writer.events  # noqa: SLF001 - see above
+    events = store._writer.events
     events.seal("e", events.view("e", bodies=False))
 
 
@@ -160,7 +165,7 @@ class PlantingSuite(Suite):
     def test_a_point_has_no_sequence_number(self, opener: Opener) -> None:
         with opener() as store:
             store.extend("s", (0, 10), (2, 20))
-            session = store._writer  # noqa: SLF001 - see above
+            session = store._writer
             view = session.series.view("s")
             copies = [Row(t, 1, body) for t, _, body in view.rows]
             assert view.head is not None
@@ -178,7 +183,7 @@ class PlantingSuite(Suite):
     def test_a_chunk_that_is_impossible(self, opener: Opener, lie: Callable[[Chunk], Chunk]) -> None:
         with opener() as store:
             store.extend_many("s", ((t, t) for t in range(3000)))
-            (true,) = store._writer.series.view("s").chunks  # noqa: SLF001 - see above
+            (true,) = store._writer.series.view("s").chunks
             _commit(store, Model.SERIES, "s", Commit(drop_chunks=[true.first], put_chunks=[lie(true)]))
         with opener() as store:
             for verb in (lambda: store.range("s"), lambda: store.span("s"), lambda: store.compact("s")):
@@ -208,3 +213,76 @@ class PlantingSuite(Suite):
                 with pytest.raises(CorruptionError, match="'s'"):
                     verb()
             assert {found.key for found in store.check()} == {"s"}
+
+    @sealed
+    def test_what_was_removed_with_its_series_cannot_be_put_back(self, opener: Opener) -> None:
+        with opener() as store:
+            _fill(store)
+            old = store._writer.series.view("s").chunks
+            store.remove("s")
+            store.extend_many("s", ((t, 1) for t in range(2000)))
+            _commit(store, Model.SERIES, "s", Commit(put_chunks=old[1:]))
+        with opener() as store:
+            after = {"last": lambda s: s.last("s"), "latest": lambda s: s.latest("s"), "tail": lambda s: s.tail("s", 1)}
+            for name, verb in (after | {name: SERIES_VERBS[name] for name in ("range", "span", "resample")}).items():
+                with about(name), pytest.raises(TamperedError):
+                    verb(store)
+            assert {found.key for found in store.check()} == {"s"}
+        _uproot(opener, Model.SERIES, "s", Commit(drop_chunks=[chunk.first for chunk in old[1:]]))
+        with opener(frozen=True) as frozen:
+            assert frozen.range("s") == [(t, 1) for t in range(2000)]
+            assert frozen.check() == []
+
+    @sealed
+    @pytest.mark.parametrize("kind", ["row", "chunk", "checkpoint"])
+    def test_what_was_pruned_away_cannot_be_put_back(self, opener: Opener, kind: str) -> None:
+        with opener() as store:
+            for t in range(_CHANGES):
+                store.apply("e", {"n": t} if t % 100 == 0 else _ADDED, t)
+            session = store._writer
+            if kind == "chunk":
+                session.events.seal("e", session.events.view("e", bodies=False))
+            old = session.events.view("e")
+            states = list(session.backend.checkpoints(Log(Model.EVENTS, "e")))
+            assert store.prune("e") == 200
+            planted = {
+                "row": Commit(put_rows=old.rows[100:101]),
+                "chunk": Commit(put_chunks=old.chunks),
+                "checkpoint": Commit(drop_checkpoints_from=FIRST, put_checkpoints=states[:1]),
+            }[kind]
+            _commit(store, Model.EVENTS, "e", planted)
+        with opener() as store:
+            for name in ["events"] if kind == "row" else ["current", "apply"]:  # the row lies before a checkpoint
+                with about(name), pytest.raises(TamperedError):
+                    EVENT_VERBS[name](store)
+            assert {found.key for found in store.check()} == {"e"}
+
+
+class TestMemory(PlantingSuite):
+    @pytest.fixture
+    def dsn(self) -> str:
+        return f"memory://{uuid.uuid4()}"
+
+
+class TestSqlite(PlantingSuite):
+    @pytest.fixture
+    def dsn(self, tmp_path: Path) -> str:
+        return f"sqlite://{tmp_path}/store.db"
+
+
+class TestPostgresql(PlantingSuite):
+    @pytest.fixture
+    def dsn(self, postgresql_dsn: str) -> str:
+        return postgresql_dsn
+
+
+class TestRedis(PlantingSuite):
+    @pytest.fixture
+    def dsn(self, redis_dsn: str) -> str:
+        return redis_dsn
+
+
+class TestRedisCluster(PlantingSuite):
+    @pytest.fixture
+    def dsn(self, redis_cluster_dsn: str) -> str:
+        return f"{redis_cluster_dsn}?buckets=16"
