@@ -176,7 +176,7 @@ def run(seed: int, seconds: float) -> int:
         segment = next(sources)
         n, span = len(segment), int(segment.t[-1]) - int(segment.t[0])
         change = pack_change(steps(rng))
-        state = pack_state((item, CODEC.encode(1)) for item in ("a", "b", "c"))
+        state = pack_state(((item, CODEC.encode(1)) for item in ("a", "b", "c")), 3)
         value = SAFE.encode("text " * rng.choice((300, 30_000, 1_000_000)))
         frame = compress(value)[2:]
         body, meta, bombed = chunks.pack_chunk(segment), chunks.pack_meta(segment), bomb(rng)

@@ -73,7 +73,7 @@ META = chunks.pack_meta(chunks.Segment(np.arange(3, dtype=np.int64), None, colum
 CHANGE = pack_change(
     [Step("item", "setitem", b"\x13abc"), Step("é", "delitem", None), Step("n", "add", b"\x10" + bytes(8))]
 )
-STATE = pack_state([("a", b"\x13abc"), ("b", b"")])
+STATE = pack_state([("a", b"\x13abc"), ("b", b"")], 2)
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "meta": (lambda meta: chunks.unpack_meta(meta, 3, 2), META),
     "change": (unpack_change, CHANGE),

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from rstore import CorruptionError, Store, StoreError, TamperedError
+from rstore import CorruptionError, PlaintextError, Store, StoreError, TamperedError
 from rstore.backends.nouns import FIRST, Chunk, Commit, Log, Model, Row
 from rstore.codec.chunks import Segment, pack_chunk, pack_meta
 from rstore.codec.envelope import Cell, at_run
@@ -256,6 +256,48 @@ class PlantingSuite(Suite):
                 with about(name), pytest.raises(TamperedError):
                     EVENT_VERBS[name](store)
             assert {found.key for found in store.check()} == {"e"}
+
+    @sealed
+    @pytest.mark.parametrize("kind", ["a row", "some rows", "a chunk", "a stale checkpoint", "the version"])
+    def test_a_sequence_of_which_changes_are_missing_is_refused(self, opener: Opener, kind: str) -> None:
+        with opener() as store:
+            store.apply("e", {"n": 0}, 0)
+            for t in range(1, _CHANGES):
+                store.apply("e", _ADDED, t * 10)
+            session = store._writer
+            log = Log(Model.EVENTS, "e")
+            stale = next(session.backend.checkpoints(log))
+            store.apply("e", _ADDED, 15)
+            if kind == "a chunk":
+                session.events.seal("e", session.events.view("e", bodies=False))
+            view = session.events.view("e")
+            assert view.head is not None
+            newest = next(session.backend.checkpoints(log))
+            behind = [row for row in view.rows if (row.t, row.seq) > (newest.t, newest.seq)]
+            planted = {
+                "a row": Commit(drop_rows=(behind or view.rows)[1:2], drop_checkpoints_from=FIRST),
+                "some rows": Commit(drop_rows=view.rows[1:50], drop_checkpoints_from=FIRST),
+                "a chunk": Commit(drop_chunks=[chunk.first for chunk in view.chunks], drop_checkpoints_from=FIRST),
+                "a stale checkpoint": Commit(drop_checkpoints_from=FIRST, put_checkpoints=[stale]),
+                "the version": Commit(version=b"of one's own"),
+            }[kind]
+            _commit(store, Model.EVENTS, "e", planted)
+        with opener() as store:
+            for name in ("current", "apply", "apply in the past"):
+                with about(name), pytest.raises((TamperedError, PlaintextError)):
+                    EVENT_VERBS[name](store)
+            assert {found.key for found in store.check()} == {"e"}
+        _uproot(
+            opener, Model.EVENTS, "e",
+            Commit(
+                version=view.head.version, put_rows=planted.drop_rows, drop_checkpoints_from=FIRST,
+                put_chunks=view.chunks if kind == "a chunk" else (),
+            ),
+        )  # fmt: skip
+        with opener() as store:
+            assert store.current("e") == {"n": _CHANGES}
+            assert store.apply("e", _ADDED) == {"n": _CHANGES + 1}
+            assert store.check() == []
 
 
 class TestMemory(PlantingSuite):

@@ -18,12 +18,12 @@ from rstore.codec.changes import Step, unpack_change
 from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
-from rstore.codec.serializers import has_own_codec, is_native
+from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
 from rstore.log_reading import LogReader, mark_of, position_of
 from rstore.pieces import AT_ONCE
 from rstore.session import Session
-from rstore.states import CannotFold, Run, State, open_horizon
+from rstore.states import CannotFold, Run, State, open_horizon, total_of
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
@@ -190,6 +190,7 @@ class _LogLook:
                     if step.encoded is not None:
                         session.codec.check(step.encoded)
                 state.fold(steps, change.t)
+                state.n += 1
             except CannotFold as error:
                 self.problems.append(f"it cannot be replayed at {change.t}, item {error.step.item!r}")
                 return
@@ -200,6 +201,8 @@ class _LogLook:
             return  # what is missing explains what differs
         while kept:
             self._compare(kept.pop(), state)
+        if (total := total_of(envelope, self._key, head)) not in (None, state.n):
+            self.doubts.append(f"it has {state.n} changes instead of {total}")
 
     def _checkpoint(self, at: Position) -> Row | None:
         """Return the newest checkpoint up to a position."""
@@ -212,18 +215,23 @@ class _LogLook:
         where = envelope.where(Cell.CHECKPOINT, self._key)
         try:
             place = at_position(*at) + mark_of(self._model, self.head)
-            kept = State.unpack(self._session.codec, None, envelope.open_block(checkpoint.body, where, place))
+            found = State.unpack(self._session.codec, None, envelope.open_block(checkpoint.body, where, place))
         except _UNSOUND as error:
             self.problems.append(f"the checkpoint at {at[0]}: {error}")
             return
-        if kept is not None and not state.agrees(kept):
+        if found is not None and not (state.agrees(found[0]) and state.n == found[1]):
             self.doubts.append(f"the checkpoint at {at[0]} is not what the changes come to")
 
 
 class _Replay(State):
     """A state that is computed only where everything in it is of a type with a codec of its own."""
 
-    __slots__ = ()
+    __slots__ = ("n",)
+
+    def __init__(self, codec: Codec, horizon: int | None) -> None:
+        super().__init__(codec, horizon)
+        self.n = 0
+        """How many changes it was computed from."""
 
     def _compute(self, step: Step, *, recorded: bool) -> bytes:
         if self._is_opaque(step):

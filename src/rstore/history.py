@@ -25,7 +25,7 @@ from rstore.log import new_stamp
 from rstore.log_reading import mark_of
 from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
 from rstore.session import Session
-from rstore.states import CannotFold, Ledger, Reading, State, open_horizon, seal_horizon
+from rstore.states import CannotFold, Ledger, Reading, State, open_horizon, seal_horizon, seal_total, total_of
 
 
 class History:
@@ -59,11 +59,14 @@ class History:
                 state.fold(unpack_change(change.body), change.t)
                 ledger.changes += 1
                 ledger.size += len(change.body)
+                reading.n += 1
             state.settle()
         except CannotFold as error:
             raise self._unreplayable(0 if change is None else change.t, error) from error.__cause__
         if change is not None:
             reading.last = change.t, change.seq
+        if hi == LAST:
+            self._check_whole(reading.head, reading.n, known)
         if hi == LAST and reading.head is not None:
             self._session.readings.put(self._key, reading)
         return reading
@@ -81,10 +84,10 @@ class History:
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
         self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
-            return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms), ()
+            return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms, known.n), ()
         horizon = self._horizon(view.head, known)
         state, trusted = State(self._codec, horizon), known is None
-        reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted)
+        reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted=trusted)
         if view.checkpoint is None:
             return reading, self._logs.rows(self._key, view, hi=hi)
         t, seq, sealed = view.checkpoint
@@ -93,8 +96,15 @@ class History:
         kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, place))
         if kept is None:  # made under other fold rules: a cache, so the changes tell it all again
             return self._begin(None, hi)
-        reading.state, reading.last = kept, (t, seq)
+        (reading.state, reading.n), reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
+
+    def _check_whole(self, head: Head | None, n: int, known: Reading | None = None) -> None:
+        """Refuse a sequence of which changes are missing, before a state is made of the others, and kept."""
+        if head is None or (known is not None and known.head is not None and known.head.version == head.version):
+            return
+        if (total := total_of(self._envelope, self._key, head)) not in (None, n):
+            raise self._logs.unsound(self._key, f"it has {n:,} changes instead of {total:,}")
 
     def _unreplayable(self, t: int, error: CannotFold) -> CorruptionError:
         item = error.step.item
@@ -148,10 +158,9 @@ class History:
         at = _next(reading.last, now_ms) if t is None else (t, 0)
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
+        reading.n += 1
         due = reading.ledger.due(body, reading.state)
-        return self._commit(
-            reading, at, body, [self._checkpoint(at, reading.state, reading.head)] if due else [], birth
-        )
+        return self._commit(reading, at, body, [self._checkpoint(at, reading)] if due else [], birth)
 
     def _try_insert(self, steps: Sequence[Step], t: int, birth: bytes) -> dict[str, Any] | None:
         """Record a change in the past: everything behind it is replayed on top of it first."""
@@ -170,8 +179,9 @@ class History:
             reading.state.settle()
             placed = True
             self._fold_new(reading.state, t, steps)
+            reading.n += 1
             if reading.ledger.due(body, reading.state):
-                checkpoints.append(self._checkpoint(at, reading.state, reading.head))
+                checkpoints.append(self._checkpoint(at, reading))
 
         try:
             for change in changes:
@@ -182,13 +192,15 @@ class History:
                 if change.t > t and not placed:
                     place()
                 reading.state.fold(unpack_change(change.body), change.t)
+                reading.n += 1
                 if reading.ledger.due(change.body, reading.state):
-                    checkpoints.append(self._checkpoint((change.t, change.seq), reading.state, reading.head))
+                    checkpoints.append(self._checkpoint((change.t, change.seq), reading))
             if not placed:
                 place()  # what was behind it is gone since
             reading.state.settle()
         except CannotFold as error:
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
+        self._check_whole(reading.head, reading.n - 1)
         return self._commit(reading, at, body, checkpoints, birth, insert=True)
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
@@ -216,9 +228,10 @@ class History:
             op=OPERATORS[step.op].function,
         )
 
-    def _checkpoint(self, at: Position, state: State, head: Head | None) -> Row:
-        where, place = self._envelope.where(Cell.CHECKPOINT, self._key), at_position(*at) + mark_of(Model.EVENTS, head)
-        return Row(*at, self._envelope.seal_block(state.pack(), where, place))
+    def _checkpoint(self, at: Position, reading: Reading) -> Row:
+        where = self._envelope.where(Cell.CHECKPOINT, self._key)
+        place = at_position(*at) + mark_of(Model.EVENTS, reading.head)
+        return Row(*at, self._envelope.seal_block(reading.state.pack(reading.n), where, place))
 
     def _commit(
         self,
@@ -239,7 +252,7 @@ class History:
             # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
-            version=new_stamp(),
+            version=seal_total(self._envelope, self._key, head or create, reading.n) or new_stamp(),
             put_rows=self._logs.seal_rows(self._key, [(*at, body)], head or create),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
@@ -267,12 +280,15 @@ class History:
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
         facts = seal_horizon(self._envelope, self._key, horizon)
         head = view.head._replace(facts=facts)
-        state, ledger, checkpoints = State(self._codec, horizon), Ledger(), []
+        self._check_whole(view.head, len(changes))
+        state, checkpoints = State(self._codec, horizon), []
+        reading = Reading(head, horizon, state, None, Ledger(), view.now_ms)
         for change in kept:
             try:
                 state.fold(unpack_change(change.body), change.t)
-                if ledger.due(change.body, state):
-                    checkpoints.append(self._checkpoint((change.t, change.seq), state, head))
+                reading.n += 1
+                if reading.ledger.due(change.body, state):
+                    checkpoints.append(self._checkpoint((change.t, change.seq), reading))
             except CannotFold as error:
                 raise self._unreplayable(change.t, error) from error.__cause__
         if remove and not len(state):
@@ -283,7 +299,7 @@ class History:
         commit = Commit(
             if_version=view.head.version,
             if_epoch=view.head.epoch,
-            version=new_stamp(),
+            version=seal_total(self._envelope, self._key, head, reading.n) or new_stamp(),
             epoch=new_stamp(),
             facts=facts,
             drop_rows=view.rows,

@@ -13,14 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
+from struct import Struct
 from time import monotonic
 from typing import Any, Final
 
-from rstore.backends.nouns import Head, Position
+from rstore.backends.nouns import Head, Model, Position
 from rstore.codec.changes import Step, pack_horizon, pack_state, unpack_horizon, unpack_state
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec
-from rstore.errors import SerializationError
+from rstore.errors import SerializationError, TamperedError
+from rstore.log_reading import mark_of
 from rstore.operators import SEQUENCES, stored_operator
 
 CHECKPOINT_CHANGES: Final = 96
@@ -38,6 +40,7 @@ _LARGE_BYTES: Final = 256 * 1024
 _MOST_LARGE: Final = 64
 """Together no more than about 30 MB, and mostly far less."""
 
+_total = Struct(">I")
 _UNKNOWN: Final = -1
 _SHORTAGES: Final = (MemoryError, RecursionError)
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
@@ -95,20 +98,20 @@ class State:
         """Values that are not encoded yet, and the step that computed each; a sequence may be a `Run`."""
 
     @classmethod
-    def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> State | None:
-        """Return the state of a checkpoint; None if it was made under other fold rules."""
-        items = unpack_state(body)
-        return None if items is None else cls(codec, horizon, items)
+    def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, int] | None:
+        """Return the state of a checkpoint, and behind how many changes; None if it was made under other fold rules."""
+        found = unpack_state(body)
+        return None if found is None else (cls(codec, horizon, found[0]), found[1])
 
     def copy(self) -> State:
         """Return a state of its own with the same items."""
         self.settle()
         return State(self._codec, self._horizon, self._items.copy())
 
-    def pack(self) -> bytes:
-        """Return the bytes of a checkpoint."""
+    def pack(self, n: int) -> bytes:
+        """Return the bytes of a checkpoint behind `n` changes."""
         self.settle()
-        return pack_state(self._items.items())
+        return pack_state(self._items.items(), n)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -214,6 +217,32 @@ def _is_shortage(error: Exception) -> bool:
     return isinstance(error.__cause__ or error, _SHORTAGES)
 
 
+def seal_total(envelope: Envelope, key: str, head: Head | None, n: int) -> bytes | None:
+    """Return the next version of a sealed event sequence that then has `n` changes; None without a key.
+
+    It tells their number, so that none of them can be taken away, and no checkpoint put back that a change in the past
+    made void, without putting back an older version, too: then it is the sequence as it once was.
+    """
+    if not envelope.keyed:
+        return None
+    return envelope.seal(_total.pack(n), *_version_place(envelope, key, head))
+
+
+def total_of(envelope: Envelope, key: str, head: Head) -> int | None:
+    """Return how many changes an event sequence has, by its version; None if it is not sealed."""
+    if not head.sealed:
+        return None
+    opened = envelope.open(head.version, *_version_place(envelope, key, head))
+    if opened is head.version or len(opened) != _total.size:
+        raise TamperedError(f"the version of the event sequence {key!r} is none that was written here")
+    total: int = _total.unpack(opened)[0]
+    return total
+
+
+def _version_place(envelope: Envelope, key: str, head: Head | None) -> tuple[bytes, bytes]:
+    return envelope.where(Cell.FACT, key), b"n" + mark_of(Model.EVENTS, head)
+
+
 @dataclass(slots=True)
 class Ledger:
     """What was folded since the last checkpoint: how many changes, and how many bytes of them."""
@@ -251,13 +280,15 @@ class Reading:
     ledger: Ledger
     now_ms: int
     """The backend's clock at that time, POSIX milliseconds."""
+    n: int = 0
+    """How many changes there are up to `last`."""
     trusted: bool = True
     """Whether it is likely still true: nobody else had written when the backend was asked after the one before."""
 
     def copy(self) -> Reading:
         """Return a reading of one's own, to go on from."""
         ledger = Ledger(self.ledger.changes, self.ledger.size, self.ledger.enough)
-        return Reading(self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.trusted)
+        return Reading(self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.n, self.trusted)
 
 
 class Readings:
