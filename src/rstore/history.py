@@ -54,15 +54,16 @@ class History:
             known = None
         reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
         state, ledger, change = reading.state, reading.ledger, None
+        before = ledger.changes
         try:
             for change in changes:
                 state.fold(unpack_change(change.body), change.t)
                 ledger.changes += 1
                 ledger.size += len(change.body)
-                reading.n += 1
             state.settle()
         except CannotFold as error:
             raise self._unreplayable(0 if change is None else change.t, error) from error.__cause__
+        reading.n += ledger.changes - before
         if change is not None:
             reading.last = change.t, change.seq
         if hi == LAST:

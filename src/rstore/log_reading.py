@@ -23,7 +23,6 @@ _MAGIC: Final = bytes((MAGIC,))
 # Of rows, in C: a generator takes twice as long, and readings check all of the rows that they open.
 _TIME: Final = itemgetter(0)
 _SEQ: Final = itemgetter(1)
-_POSITION: Final = itemgetter(0, 1)
 
 
 class _Kind(NamedTuple):
@@ -134,8 +133,8 @@ class LogReader:
             from_checkpoint=from_checkpoint,
             unless_version=unless_version,
         )
-        if view.chunks:
-            self._check_chunks(key, view.chunks)
+        if view.chunks and (problem := self.problem_of_chunks(view.chunks)) is not None:
+            raise self.unsound(key, problem)
         return view
 
     def views(
@@ -174,10 +173,11 @@ class LogReader:
         chunk that was replaced long ago still opens, and would count its rows a second time.
         """
         end: Position | None = None
+        series = self._model is Model.SERIES
         for first, last, n, _, _ in chunks:
             if not 0 < n <= MAX_ROWS or (first >= last if n > 1 else first != last):
                 return f"a chunk cannot hold {n:,} rows from {first} to {last}"
-            if self._model is Model.SERIES and (first[1] or last[1] or last[0] - first[0] < n - 1):
+            if series and (first[1] or last[1] or last[0] - first[0] < n - 1):
                 return f"a chunk cannot hold {n:,} points from {first} to {last}"
             if end is not None and first <= end:
                 return f"the chunk at {first[0]} overlaps the one before it, which ends at {end[0]}"
@@ -196,12 +196,8 @@ class LogReader:
         what = "series" if self._model is Model.SERIES else "event sequence"
         return f"the {what} {self._namespace.place(key)}"
 
-    @contextmanager
-    def _naming(self, key: str) -> Generator[None, None, None]:
-        try:
-            yield
-        except CorruptionError as error:
-            raise CorruptionError(f"{self._described(key)}: {error}") from error.__cause__ or error
+    def _named(self, key: str, error: CorruptionError) -> CorruptionError:
+        return CorruptionError(f"{self._described(key)}: {error}")
 
     def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
         """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
@@ -241,12 +237,15 @@ class LogReader:
         """Return the meta of a chunk of points."""
         where, place = self._envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
         meta = self._envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
-        with self._naming(key):
+        try:
             return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
+        except CorruptionError as error:
+            raise self._named(key, error) from error.__cause__ or error
 
     def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:
         """Return hot rows with their bodies opened, once they were seen to be in order."""
-        self._check_rows(key, rows)
+        if (problem := self.problem_of_rows(rows)) is not None:
+            raise self.unsound(key, problem)
         if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows
         unseal, position = self._envelope.open, self._kind.position
@@ -256,27 +255,17 @@ class LogReader:
         mark = mark_of(self._model, head)
         return [Row(t, seq, unseal(body, where, position(t, seq) + mark)) for t, seq, body in rows]
 
-    def _check_rows(self, key: str, rows: Sequence[Row]) -> None:
-        problem = self.problem_of_rows(rows)
-        if problem is not None:
-            raise self.unsound(key, problem)
-
     def problem_of_rows(self, rows: Sequence[Row]) -> str | None:
         """Return why these cannot be the hot rows of a log: out of order, or in a series more than one at a time.
 
         A sealed point is bound to its timestamp. Under another sequence number it would still open, and count twice.
         """
-        positions: list[Any]
-        if self._model is not Model.SERIES:
-            positions = [*map(_POSITION, rows)]
-        elif any(map(_SEQ, rows)):
+        if self._model is Model.SERIES and any(map(_SEQ, rows)):
             t = next(row.t for row in rows if row.seq)
             return f"there is a row at t={t} with a sequence number, which points do not have"
-        else:
-            positions = [*map(_TIME, rows)]
-        if all(map(lt, positions, islice(positions, 1, None))):
-            return None
-        return "its rows are out of order, or there are two at one place"
+        # Changes as they are: of two at one position, which no backend holds, the bodies would decide.
+        ordered: Sequence[Any] = [*map(_TIME, rows)] if self._model is Model.SERIES else rows
+        return None if all(map(lt, ordered, islice(ordered, 1, None))) else "its rows are out of order, or there twice"
 
     def segment(self, rows: Sequence[Row]) -> Segment:
         """Return the segment of hot rows that were opened."""
@@ -286,8 +275,10 @@ class LogReader:
         """Return the segment of a chunk."""
         where, place = self._envelope.where(self._kind.chunk, key), at_run(chunk.first, chunk.last, chunk.n)
         body = self._envelope.open_block(chunk.body, where, place + mark_of(self._model, head))
-        with self._naming(key):
+        try:
             segment = unpack_chunk(body, chunk.n)
+        except CorruptionError as error:
+            raise self._named(key, error) from error.__cause__ or error
         if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:
             raise self.unsound(key, problem)  # what is sealed is as it was written, and for this range
         return segment

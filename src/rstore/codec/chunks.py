@@ -285,13 +285,22 @@ def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
     return float(np.dot(distances, distances))
 
 
+# By the byte, since the hash of a member of an enum is computed in Python: how many bytes an encoded value has, where
+# that is told by its kind; whether the values are floats; and between which limits they lie, where they are exact.
+_SHAPES: Final[dict[int, tuple[int | None, bool, tuple[int, int] | None]]] = {
+    int(kind): (WIDTHS[kind] + 1 if kind in WIDTHS else None, kind in FLOATS, LIMITS.get(kind)) for kind in Kind
+}
+_ENCODED: Final = int(Kind.ENCODED)
+
+
 def unpack_meta(meta: bytes, n: int, span: int) -> Meta:
     """Return what the meta of a chunk says that has `n` points, the last of them `span` after the first.
 
     Raises `CorruptionError` for what no points can have. What some could have, and these have not, `check()` finds.
     """
     try:
-        version, kind, flags = meta[0], Kind(meta[1]), meta[2]
+        version, code, flags = meta[0], meta[1], meta[2]
+        size_of_one, has_floats, limits = _SHAPES[code]
         if version != _FORMAT or flags & ~_FLAGS:
             raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
         at = 3
@@ -301,22 +310,22 @@ def unpack_meta(meta: bytes, n: int, span: int) -> Meta:
                 size = int.from_bytes(meta[at : at + 2], "big")
                 values[i] = value = meta[at + 2 : at + 2 + size]
                 at += 2 + size
-                if kind is not Kind.ENCODED and (value[0] != kind or size != WIDTHS.get(kind, size - 1) + 1):
+                if code != _ENCODED and (value[0] != code or size_of_one not in (size, None)):
                     raise _contradiction()
         gaps = stats = None
         if flags & _HAS_GAPS:
             gaps = Gaps(*_gaps.unpack_from(meta, at))
             at += _gaps.size
-        if flags & _HAS_STATS and kind in FLOATS:
+        if flags & _HAS_STATS and has_floats:
             stats = Stats(*_float_stats.unpack_from(meta, at))
             at += _float_stats.size
         elif flags & _HAS_STATS:
             count, low, high, total, squares, area = _int_stats.unpack_from(meta, at)
             at += _int_stats.size
             stats = Stats(count, _exact(low), _exact(high), _exact(total), squares, area)
-    except (IndexError, ValueError, struct.error) as error:
+    except (LookupError, ValueError, struct.error) as error:
         raise CorruptionError("a chunk's meta cannot be unpacked") from error
-    if at != len(meta) or not _may_be_gaps(gaps, n, span) or not _may_be_stats(stats, n, kind):
+    if at != len(meta) or not _may_be_gaps(gaps, n, span) or not _may_be_stats(stats, n, limits, floats=has_floats):
         raise _contradiction()
     return Meta(values[0], values[1], gaps, stats)
 
@@ -331,14 +340,16 @@ def _may_be_gaps(gaps: Gaps | None, n: int, span: int) -> bool:
     return n > 1 and 0 < gaps.least <= gaps.most and gaps.least * (n - 1) <= span <= gaps.most * (n - 1)
 
 
-def _may_be_stats(stats: Stats | None, n: int, kind: Kind) -> bool:
+def _may_be_stats(stats: Stats | None, n: int, limits: tuple[int, int] | None, *, floats: bool) -> bool:
     if stats is None:
-        return kind not in LIMITS  # and floats may all be NaN
+        return limits is None  # and floats may all be NaN
     # Each comparison is false for NaN, which a total may be, and squares, where there are infinities; the area anyway.
     count, low, high, total, squares, _ = stats
-    if kind in FLOATS:
+    if floats:
         return 0 < count <= n and low <= high and not squares < 0
-    least, most = LIMITS.get(kind, (0, -1))
+    if limits is None:
+        return False
+    least, most = limits
     return count == n and least <= low <= high <= most and low * n <= total <= high * n and squares >= 0
 
 
