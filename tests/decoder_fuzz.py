@@ -34,7 +34,8 @@ from rstore.codec.changes import (
 )
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.compression import compress, decompress
-from rstore.codec.serializers import Codec, Json, Pickle
+from rstore.codec.formats import Json, Pickle
+from rstore.codec.serializers import Codec
 from rstore.states import CannotFold, State
 
 MIB = 1024 * 1024

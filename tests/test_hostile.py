@@ -27,7 +27,8 @@ from rstore import CorruptionError, InvalidValueError, Store, StoreIntegrityErro
 from rstore.codec.changes import Step, pack_change
 from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import column_of
-from rstore.codec.serializers import Codec, Json, Pickle
+from rstore.codec.formats import Json, Pickle
+from rstore.codec.serializers import Codec
 from rstore.states import CannotFold, State
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
