@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from copy import copy
+from typing import Final, NamedTuple, Self
 
 from rstore.backends.nouns import Model
 
@@ -77,6 +78,15 @@ class Care(ABC):
     @abstractmethod
     def durability(self) -> Durability:
         """Return what the backend promises now, asked of whoever decides it."""
+
+    around_damage = False
+    """Whether `scan` and `logs` leave out what has a damaged name, or none: for `check`, which goes on behind it."""
+
+    def reading_around_damage(self) -> Self:
+        """Return this backend as `check` reads it. `findings` tells what is left out."""
+        other = copy(self)
+        other.around_damage = True
+        return other
 
     @abstractmethod
     def findings(self) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import apsw
 
-from rstore.backends.sqlite.format import is_fresh, lay_out
+from rstore.backends.sqlite.format import distrust, is_fresh, lay_out
 from rstore.backends.sqlite.link import Link, has_log, identity, log_names, stamp, transaction
 from rstore.errors import StoreNotAvailableError
 
@@ -117,8 +117,7 @@ def _check_place(link: Link) -> None:
 
 
 def _prepare(connection: apsw.Connection) -> None:
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    distrust(connection)
     # Plans must not depend on bound values: with STAT4 the driver's SQLite would plan many of these statements anew
     # at each execution, which takes longer than most of them.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
