@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from threading import local
+from typing import Self
 
 from rstore.backends.base import Backend
 from rstore.backends.care import Durability, Finding, Stats
@@ -203,6 +205,13 @@ class _Redis(Backend):
 
     def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
         return self._verbs.drop(log, if_version=if_version)
+
+    def reading_around_damage(self) -> Self:
+        other = super().reading_around_damage()
+        plain = copy(self._plain)
+        plain.around_damage = True
+        other._plain = plain  # noqa: SLF001 - of its own class
+        return other
 
     # -- care, which takes no part in transactions --------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ _CODE: Final = re.compile(r"-?([A-Z]{3,})\b")
 _WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([A-Z]{3,})\b")
 _NOT_LOCAL: Final = "attempted to access a non local key"
 _NOT_AUTHENTICATED: Final = "unauthenticated"  # of more than ten arguments; it does not read on to say NOAUTH
+_OF_DAMAGED_DATA: Final = ("data string too short", "attempt to ")
+"""What Lua says where it is given something else than it was written for."""
 _NOT_ALLOWED: Final = ("user executing the script can't", "can't access at least one of the keys")
 _CODES: Final[dict[type[Exception], str]] = {
     driver.AskError: "ASK",
@@ -101,6 +103,8 @@ def refusal(error: Exception, where: str) -> StoreError:
         return StoreBusyError(f"the Redis server {where} is busy, {why}; nothing was applied")
     if code == "WRONGTYPE":
         return CorruptionError(f"a key of another kind is in the way on the Redis server {where}")
+    if code == "ERR" and any(words in message for words in _OF_DAMAGED_DATA):
+        return CorruptionError(f"what a script reads on the Redis server {where} is damaged")
     if "unknown command" in message.lower():
         return NotSupportedError(f"the Redis server {where} lacks a command that is needed")
     return StoreNotAvailableError(f"the Redis server {where} answered with an error: {code}")

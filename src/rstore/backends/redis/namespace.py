@@ -23,6 +23,7 @@ from rstore.backends.redis.layout import (
     GENERATION_BYTES,
     NAMESPACES,
     Place,
+    buckets_of,
     is_of,
     make_place,
     make_places,
@@ -58,6 +59,9 @@ class EvictionWarning(RuntimeWarning):
 
 class RedisNamespace:
     """What records and logs have in common: the client, the places of the buckets, and the life of the namespace."""
+
+    around_damage = False
+    """As of a backend's."""
 
     def __init__(self, target: Target, namespace: str, options: Options) -> None:
         self._target = target
@@ -148,7 +152,7 @@ class RedisNamespace:
         return bytes(birth), birth == raised == listed
 
     def _lay_out(self, birth: bytes) -> None:
-        buckets = 1 << birth[-1]
+        buckets = buckets_of(birth)
         if len(self._places) != buckets:
             self._places = make_places(buckets, self._namespace)
 

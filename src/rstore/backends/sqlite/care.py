@@ -17,7 +17,7 @@ from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.format import differences, oddities, schema_of
 from rstore.backends.sqlite.link import log_names
 from rstore.backends.sqlite.opening import KEEP_IN_MEMORY
-from rstore.backends.sqlite.records import LIVE, NS, now_ms
+from rstore.backends.sqlite.records import LIVE, NS, RECORD, now_ms
 from rstore.backends.sqlite.turns import Turn, take_turn
 from rstore.errors import CorruptionError, NotSupportedError, StoreBusyError, StoreFullError
 
@@ -42,7 +42,7 @@ _ORPHANS: Final = (
 )
 _MISSING: Final = f"""
 SELECT CAST(key AS BLOB) FROM records
-WHERE ns = {NS} AND record IS NULL AND (blob IS NULL OR blob NOT IN (SELECT id FROM blobs))"""
+WHERE ns = {NS} AND (typeof({RECORD}) <> 'blob' OR typeof(expires_ms) NOT IN ('integer', 'null'))"""
 _TWICE: Final = f"SELECT CAST(key AS BLOB) FROM records WHERE ns = {NS} AND record IS NOT NULL AND blob IS NOT NULL"
 _MOST_COMPLAINTS: Final = 100
 _PAGES_A_STEP: Final = 1024
@@ -110,7 +110,7 @@ class SqliteCare(Backend):
                 yield Finding("store", None, f"{n} rows of the table {table} belong to nothing")
         named = {"ns": self._namespace}
         for raw in self._keys(_MISSING, named):
-            yield Finding(MODELS[RECORDS], raw, "its value is missing")
+            yield Finding(MODELS[RECORDS], raw, "its value is missing, or damaged")
         for raw in self._keys(_TWICE, named):
             yield Finding(MODELS[RECORDS], raw, "it has two values, of which the smaller one is read")
 

@@ -39,21 +39,21 @@ _ROW_BYTES: Final = 64
 
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
-_RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob), 0)"
+RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob), 0)"
 """0 where a large one is missing: it must not look as if there were none."""
 KEYS: Final = "x'', NULL"
 SMALL: Final = "record, expires_ms"
-WHOLE: Final = f"{_RECORD}, expires_ms"
+WHOLE: Final = f"{RECORD}, expires_ms"
 HEADS: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
 
 # Of what does not expire, and is not large, or else it is NULL. Names would take a tenth of a lookup, a tuple or a
 # second parameter a twentieth.
 _LOOKUP: Final = "SELECT record FROM records WHERE ns = {0} AND key = ? AND expires_ms IS NULL"
 FETCH: Final = f"""
-SELECT key, {_RECORD}, expires_ms FROM records
+SELECT key, {RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
 FETCH_HEADS: Final = FETCH.replace(WHOLE, HEADS)
-_GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+_GET_ANY: Final = f"SELECT {RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 _GET_HEAD: Final = (
     f"SELECT substr(record, 1, {HEAD_BYTES}), blob FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 )
