@@ -14,7 +14,7 @@ from small import shrink
 
 from rstore import Store
 
-pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120)
+pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120, method="thread")
 
 NUMBERS = (b"-1", b"0", b"1e300", b"inf", b"-inf", b"9223372036854775807", b"nan", b"x", b"", b"1.5")
 OTHER_KINDS: tuple[tuple[Any, ...], ...] = (
@@ -104,7 +104,7 @@ def test_keys_of_every_kind(
         whole = {name: (client.dump(name), max(0, client.pttl(name))) for name in sorted(client.keys("rs*"))}
         kinds = sorted({name[:3] + name.partition(b"}")[2][:1] for name in whole})
         assert len(kinds) > 6
-        while battery.damages < how_many(60):
+        while battery.damages < how_many(40):
             do("FLUSHALL")
             for name, (dump, ttl_ms) in whole.items():
                 do("RESTORE", name, ttl_ms, dump)

@@ -16,7 +16,7 @@ from small import shrink
 
 from rstore import Store
 
-pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120)
+pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120, method="thread")
 
 TABLES = {
     "namespaces": ("id", "name", "birth"),

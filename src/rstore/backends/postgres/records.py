@@ -29,10 +29,11 @@ from rstore.backends.nouns import (
 from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
+    changed,
+    found_of,
     int8,
     int8s_or_null,
     number,
-    rows_of,
     texts,
     truth,
 )
@@ -48,6 +49,7 @@ from rstore.backends.postgres.watcher import PostgresWatcher
 from rstore.errors import StoreBusyError, StoreNotAvailableError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
+_BIRTH_BYTES: Final = 8
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
@@ -108,7 +110,10 @@ class PostgresRecords(Backend):
 
     def _birth(self) -> bytes | None:
         (found,) = self._reads.read((self._records.find, (self._name,)))
-        return found.get_value(0, 0) if found.ntuples else None
+        birth = found.get_value(0, 0) if found.ntuples else None
+        if found.ntuples and (birth is None or len(birth) != _BIRTH_BYTES):
+            raise changed()
+        return birth
 
     def _write(
         self,
@@ -133,6 +138,8 @@ class PostgresRecords(Backend):
         record = found.get_value(0, 0) if found.ntuples else None
         if record is not None:
             self._connections.shrink(len(record))
+        elif found.ntuples:  # it is there, and holds nothing
+            raise changed()
         return record
 
     def has(self, key: str) -> bool:
@@ -142,7 +149,10 @@ class PostgresRecords(Backend):
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         statement = self._records.fetch_heads if heads else self._records.fetch
         (found,) = self._reads.read((statement, (self._name, texts(keys))))
-        return rows_of(found, found.ntuples)
+        records = found_of(found, found.ntuples)
+        if any(record is None for _, record, _ in records):
+            raise changed()
+        return records
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         (found,) = self._reads.read((self._records.count(stop=stop is not None), self._range(start, stop)))
@@ -290,6 +300,8 @@ class PostgresRecords(Backend):
         if len(records) < min(asked["limit"], found.ntuples):  # a large one is among them
             found = self._reads.read(*self._page_calls(_PAGE_BYTES, summed=True, **asked))[-1]
             records = _records_of(found, asked["limit"])
+            if not records and found.ntuples:  # one is never left behind
+                raise changed()
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
@@ -310,7 +322,7 @@ def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
 
 def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
     """Return keys, records and expiries up to the first one that was left behind."""
-    records = rows_of(found, min(found.ntuples, limit))
+    records = found_of(found, min(found.ntuples, limit))
     left_behind = [*map(itemgetter(1), records)]
     return records[: left_behind.index(None)] if None in left_behind else records
 
