@@ -15,6 +15,7 @@ ROOT = Path(rstore.__file__).parent
 # From the bottom to the top; a module imports from lines below its own, and from those beside it where it says so.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors",),
+    ("rstore.ending",),
     ("rstore.backends.nouns",),
     ("rstore.backends.care",),
     ("rstore.backends.base", "rstore.codec.compression"),
@@ -60,7 +61,7 @@ def _module(path: Path) -> str:
 
 
 MODULES = {_module(path): path for path in sorted(ROOT.rglob("*.py"))}
-CONTRACT = {"rstore.backends.base", "rstore.backends.care", "rstore.backends.nouns", "rstore.errors"}
+CONTRACT = {"rstore.backends.base", "rstore.backends.care", "rstore.backends.nouns", "rstore.ending", "rstore.errors"}
 BACKENDS = [name for name in MODULES if name.startswith("rstore.backends.") and name not in CONTRACT]
 TESTING = [name for name in MODULES if name.startswith("rstore.testing")]
 

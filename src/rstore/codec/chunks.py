@@ -306,3 +306,14 @@ def unpack_meta(meta: bytes) -> Meta:
     if version != _FORMAT:
         raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
     return Meta(values[0], values[1], gaps, stats)
+
+
+def _import_all() -> None:
+    # NumPy and pcodec import modules at the first use of what needs them, which cannot be while the interpreter ends.
+    t = np.arange(2, dtype=np.int64)
+    segment = Segment(t, None, Column(Kind.INT, t))
+    pack_meta(segment)
+    unpack_chunk(pack_chunk(merge([segment])), len(segment))
+
+
+_import_all()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Final
 
+from rstore.ending import check_running
+
 PREFIX_BYTES: Final = 50
 NONCE_BYTES: Final = 12
 HEADER_BYTES: Final = PREFIX_BYTES + NONCE_BYTES
@@ -18,6 +20,7 @@ class Cipher:
     __slots__ = ("_key", "decrypt", "encrypt")
 
     def __init__(self, key: bytes) -> None:
+        check_running("nothing can be sealed or opened under a new key")
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
 
         self._key = key
@@ -27,6 +30,7 @@ class Cipher:
 
     def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
         """Return header, ciphertext and tag: what the other way to seal makes, with one copy less."""
+        check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
@@ -46,6 +50,7 @@ class Cipher:
 
         Raises `InvalidTag`.
         """
+        check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 

@@ -12,6 +12,7 @@ import numpy as np
 from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
 from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.numbers import number_of
+from rstore.ending import check_running
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Summary, reading
 from rstore.series.buckets import (
@@ -165,6 +166,7 @@ def _nothing(session: Session, key: str) -> list[Point]:
 
 def _downsamplers(method: str) -> tuple[Any, Any]:
     """Return what thins out one piece, and what chooses among all that is left."""
+    check_running("no points can be chosen")
     try:
         tsdownsample = import_module("tsdownsample")
     except ModuleNotFoundError as error:

@@ -6,6 +6,7 @@ commits it by its version, and its facts say until when it holds, by the backend
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import suppress
 from random import SystemRandom
@@ -92,6 +93,8 @@ class Lease:
 
     def renew(self) -> None:
         """Renew it from now on, for as long as `held` is held."""
+        if sys.is_finalizing():
+            return  # a thread that is started now never runs, and would be waited for: the lease runs out in its time
         self._renewer = Thread(target=self._renew, name="rstore lease", daemon=True)
         self._renewer.start()
 

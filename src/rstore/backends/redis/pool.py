@@ -15,6 +15,7 @@ import hiredis
 import redis
 
 from rstore.backends.redis.dsn import Address, Target
+from rstore.ending import check_running
 from rstore.errors import StoreClosedError
 
 # Not the method of a connection: it tries other ways first. hiredis says that it takes tuples of one.
@@ -115,6 +116,7 @@ class Pool:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
         connection = self._make(self.address)
+        check_running("the server cannot be connected to")
         connection.connect()
         return connection
 
