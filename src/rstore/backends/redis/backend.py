@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import copy
 from threading import local
 from typing import Self
 
@@ -208,8 +207,8 @@ class _Redis(Backend):
 
     def reading_around_damage(self) -> Self:
         other = super().reading_around_damage()
-        plain = copy(self._plain)
-        plain.around_damage = True
+        plain = object.__new__(Plain)  # as above
+        vars(plain).update(vars(self._plain), around_damage=True)
         other._plain = plain  # noqa: SLF001 - of its own class
         return other
 
