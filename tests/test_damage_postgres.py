@@ -34,7 +34,8 @@ class Schema:
     """A schema that is made anew after each damage."""
 
     def __init__(self, connection: psycopg.Connection[Any], name: str) -> None:
-        self._connection, self._name = connection, name
+        self._connection: Any = connection
+        self._name = name
         self.columns = [
             (table, column, kind)
             for table, column, kind in self._do(
@@ -53,7 +54,8 @@ class Schema:
 
     def _sql(self, text: str, table: str, column: str = "") -> sql.Composed:
         names = {"t": (self._name, table), "saved": (f"{self._name}_saved", table), "c": (column,)}
-        return sql.SQL(text).format(**{key: sql.Identifier(*parts) for key, parts in names.items() if parts != ("",)})
+        plain: Any = text
+        return sql.SQL(plain).format(**{key: sql.Identifier(*parts) for key, parts in names.items() if parts != ("",)})
 
     def restore(self) -> None:
         self._do(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(self._name)))

@@ -99,9 +99,10 @@ def test_keys_of_every_kind(
     shrink(monkeypatch.setattr)
     random, battery = Random(7), Battery()
     with redis_server.client() as client, Store(redis_dsn, frozen=False, serializer="json") as store:
-        do = client.execute_command
+        do: Callable[..., Any] = client.execute_command
         fill(store)
-        whole = {name: (client.dump(name), max(0, client.pttl(name))) for name in sorted(client.keys("rs*"))}
+        names: list[bytes] = sorted(do("KEYS", "rs*"))
+        whole: dict[bytes, tuple[bytes, int]] = {name: (do("DUMP", name), max(0, do("PTTL", name))) for name in names}
         kinds = sorted({name[:3] + name.partition(b"}")[2][:1] for name in whole})
         assert len(kinds) > 6
         while battery.damages < how_many(40):

@@ -98,11 +98,11 @@ def test_names_and_bytes(whole: Path, tmp_path: Path, record_property: Callable[
     blobs = [
         (t, c) for t, cs in TABLES.items() for c in cs if c in ("record", "epoch", "facts", "body", "meta", "birth")
     ]
-    with apsw.Connection(f"{whole}") as connection:
-        rows = {
-            (table, column): [raw for (raw,) in connection.execute(f"SELECT CAST({column} AS BLOB) FROM {table}")]
-            for table, column in texts + blobs
-        }
+    connection = apsw.Connection(f"{whole}")
+    rows: dict[tuple[str, str], list[Any]] = {
+        (table, column): [raw for (raw,) in connection.execute(f"SELECT CAST({column} AS BLOB) FROM {table}")]
+        for table, column in texts + blobs
+    }
     connection.close()
     while battery.damages < how_many(25):
         table, column = (texts + blobs)[battery.damages % len(texts + blobs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from os import PathLike
 from threading import RLock
 from types import TracebackType
@@ -291,6 +291,15 @@ class Store(Models, Watching, Care):
         raise TypeError("a Store cannot be pickled or copied: make one of its own where it is needed")
 
 
+def _name_verbs() -> None:
+    """Let the errors of Python, of an argument that a verb does not take, name the store and not a part of it."""
+    for kind in Store.__mro__[1:]:
+        for name, verb in vars(kind).items() if kind.__module__.startswith("rstore.") else ():
+            if isfunction(verb) and not name.startswith("_"):
+                verb.__qualname__, verb.__module__ = f"{Store.__name__}.{name}", __name__
+
+
+_name_verbs()
 _stores: WeakSet[Store] = WeakSet()
 
 

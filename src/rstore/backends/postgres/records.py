@@ -13,6 +13,7 @@ from typing import Final, Unpack
 from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
+from rstore.backends.care import no_namespace
 from rstore.backends.nouns import (
     KEEP,
     Found,
@@ -46,7 +47,7 @@ from rstore.backends.postgres.logs import MOST_BYTES, batches
 from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
-from rstore.errors import StoreBusyError, StoreNotAvailableError
+from rstore.errors import StoreBusyError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
 _BIRTH_BYTES: Final = 8
@@ -73,7 +74,7 @@ class PostgresRecords(Backend):
     def open(self) -> None:
         self._connections.set_up()
         if self._frozen and self._birth() is None:
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._place.show}")
+            raise no_namespace(self, self._namespace, f"in {self._place.show}")
 
     def create(self) -> bytes:
         while (birth := self._birth()) is None:

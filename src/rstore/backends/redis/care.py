@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.nouns import Model
 from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
@@ -14,7 +14,7 @@ from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import NAMESPACES, Place, is_name, names_of, registry_key, slot_of
 from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
-from rstore.errors import NotSupportedError
+from rstore.errors import NotSupportedError, StoreError
 
 _SURVEY: Final = Script("survey")
 _SURVEY_LOGS: Final = Script("survey_logs")
@@ -34,6 +34,9 @@ _SETTINGS: Final = tuple(name.encode() for name in SETTINGS)
 
 class RedisCare(RedisRecords, RedisCommits):
     """What concerns the server, or all servers of a cluster."""
+
+    def _no_namespace(self, where: str) -> StoreError:
+        return no_namespace(self, self._name, where)
 
     def namespaces(self) -> list[str]:
         slot = slot_of(NAMESPACES)

@@ -86,7 +86,10 @@ class RedisNamespace:
             self._check_server(where, info)
         birth, _ = self._look_up()
         if birth is None and self._frozen:
-            raise StoreNotAvailableError(f"there is no namespace {self._name!r} on the Redis server {self._target}")
+            raise self._no_namespace(f"on the Redis server {self._target}")
+
+    def _no_namespace(self, where: str) -> StoreError:
+        return StoreNotAvailableError(f"there is no namespace {self._name!r} {where}")
 
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
         version = info.get(b"redis_version", b"0").decode()

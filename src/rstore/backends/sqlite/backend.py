@@ -15,6 +15,7 @@ from typing import Any, Final
 import apsw
 
 from rstore.backends.base import Backend
+from rstore.backends.care import no_namespace
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -46,7 +47,7 @@ from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
 from rstore.backends.sqlite.watcher import SqliteWatcher
-from rstore.errors import CorruptionError, StoreNotAvailableError
+from rstore.errors import CorruptionError
 
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
 # Not INSERT OR REPLACE: it deletes the row first.
@@ -71,7 +72,7 @@ class SqliteBackend(SqliteCare):
     def open(self) -> None:
         self._file.open()
         if self._frozen and self._reads.read(self._namespace_id) is None:
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._file.path!r}")
+            raise no_namespace(self, self._namespace, f"in {self._file.path!r}")
 
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
