@@ -7,6 +7,7 @@ read, and nothing above has to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from types import NoneType
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ import apsw
 from rstore.backends.nouns import MAX_SEQ, Chunk, Found, Head, Row
 from rstore.errors import CorruptionError
 
+_SECOND: Final = itemgetter(1)
+_THIRD: Final = itemgetter(2)
 _BYTES: Final = {bytes}
 _INT: Final = {int}
 _TEXT: Final = {str}
@@ -25,10 +28,11 @@ def rows_of(found: Iterable[Any]) -> list[Row]:
     """Return the rows of a log."""
     rows = [*map(Row._make, found)]
     if rows:  # a column at a time, by what loops in C: one by one it would take as long as reading them
-        ts, seqs, bodies = zip(*rows, strict=True)
+        seqs = {*map(_SECOND, rows)}
         if not (
-            {*map(type, ts)} == _INT
-            and {*map(type, bodies)} == _BYTES
+            # They are sorted, and SQLite sorts what is no number behind all numbers.
+            type(rows[0].t) is type(rows[-1].t) is int
+            and {*map(type, map(_THIRD, rows))} == _BYTES
             and ({*map(type, seqs)} == _INT and min(seqs) >= 0 and max(seqs) <= MAX_SEQ)
         ):
             raise CorruptionError("a row of a log holds what cannot be one")

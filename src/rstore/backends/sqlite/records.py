@@ -243,9 +243,12 @@ def of_range(verb: str, stop: str | None) -> str:
 
 def page_of_small(rows: list[Any], limit: int) -> Page | None:
     """Return the same of rows whose records are small, so that they need not be counted; None if they are not."""
-    if NoneType in {*map(type, map(_RECORD_OF, rows))}:
-        return None
-    return Page(found_of(rows[:limit]), more=len(rows) > limit)
+    if (kinds := {*map(type, map(_RECORD_OF, rows))}) - {bytes}:
+        return None if NoneType in kinds else Page(found_of(rows[:limit]), more=len(rows) > limit)
+    # They are sorted, and SQLite sorts what is no text in front of all text or behind it.
+    if rows and not type(rows[0][0]) is type(rows[-1][0]) is str:
+        found_of(rows)
+    return Page(rows[:limit], more=len(rows) > limit)
 
 
 def page(rows: Iterable[Any], limit: int) -> Page:
