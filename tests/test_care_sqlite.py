@@ -180,9 +180,10 @@ def test_what_only_sqlite_sees_is_found(path: Path) -> None:
         "UPDATE sqlite_schema SET sql = replace(sql, 'ns, expires_ms', 'expires_ms, ns') WHERE name = 'records_expiry'",
     )
     with Store(path) as store:
-        (finding,) = store.check()
-    assert (finding.model, finding.key) == ("store", None)
-    assert "missing from index" in finding.problem
+        entries, schema = store.check()
+    assert (entries.model, entries.key) == (schema.model, schema.key) == ("store", None)
+    assert "missing from index" in entries.problem
+    assert "'records_expiry' was changed" in schema.problem
 
 
 def test_damaged_pages_are_found(path: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ ROOT = Path(rstore.__file__).parent
 # From the bottom to the top; a module imports from lines below its own, and from those beside it where it says so.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.errors", "rstore.afterwards"),
+    ("rstore.ending",),
     ("rstore.backends.credentials",),
     ("rstore.backends.nouns",),
     ("rstore.backends.care", "rstore.patience"),
@@ -68,6 +69,7 @@ CONTRACT = {
     "rstore.backends.care",
     "rstore.backends.credentials",
     "rstore.backends.nouns",
+    "rstore.ending",
     "rstore.errors",
 }
 BACKENDS = [name for name in MODULES if name.startswith("rstore.backends.") and name not in CONTRACT]

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
+from rstore.arguments import key_or_none
 from rstore.backends.care import MODELS, RECORDS, Finding
 from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
 from rstore.codec.changes import Step, unpack_change
@@ -50,21 +51,26 @@ def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 def _check_values(session: Session) -> Iterator[Finding]:
+    backend = session.backend.reading_around_damage()
     after, more = None, True
     while more:
-        records, more = session.backend.scan(after=after, limit=_A_PAGE)
+        records, more = backend.scan(after=after, limit=_A_PAGE)
         for key, record, _ in records:
             if after is not None and key <= after:
                 yield Finding(MODELS[RECORDS], key, "it comes in the wrong place: the index of keys is damaged")
                 return
             after = key
+            if key_or_none(key) is None:
+                yield Finding(MODELS[RECORDS], key, "its name is one that no key can have")
             problem = _problem(partial(session.check_value, key, record))
             if problem is not None:
                 yield Finding(MODELS[RECORDS], key, problem)
 
 
 def _check_logs(session: Session, logs: LogReader, model: Model) -> Iterator[Finding]:
-    for key in logs.keys():  # noqa: SIM118 - no mapping
+    for key in session.backend.reading_around_damage().logs(model):
+        if key_or_none(key) is None:
+            yield Finding(MODELS[model], key, "its name is one that no key can have")
         for problem in _problems_of_log(session, logs, model, key):
             yield Finding(MODELS[model], key, problem)
 

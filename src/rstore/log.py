@@ -40,7 +40,14 @@ from rstore.codec import chunks as chunk_codec
 from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
 from rstore.codec.envelope import Cell, at_run
 from rstore.codec.threads import spread
-from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreFullError, StoreIntegrityError
+from rstore.errors import (
+    CorruptionError,
+    KeyRequiredError,
+    PlaintextError,
+    StoreError,
+    StoreFullError,
+    StoreIntegrityError,
+)
 from rstore.log_reading import LogReader, Namespace, mark_of, position_of
 
 T = TypeVar("T")
@@ -387,7 +394,9 @@ class Logs(LogReader):
         view = before = self.view(key, bodies=False)
         while view.rows:
             self.seal(key, view)
-            view = self.view(key, bodies=False)
+            view, sealed = self.view(key, bodies=False), view
+            if view.rows == sealed.rows:
+                raise CorruptionError(f"the rows of {self._namespace.place(key)} are damaged: check() says more")
         small: list[Chunk] = []
         for chunk in [*view.chunks, None]:
             if chunk is not None and chunk.n < self._least:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from inspect import getmembers, isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from os import PathLike
 from threading import RLock
 from types import TracebackType
@@ -306,6 +306,15 @@ class Store(Models, Watching, Care):
         raise TypeError("a Store cannot be pickled or copied: make one of its own where it is needed")
 
 
+def _name_verbs() -> None:
+    """Let the errors of Python, of an argument that a verb does not take, name the store and not a part of it."""
+    for kind in Store.__mro__[1:]:
+        for name, verb in vars(kind).items() if kind.__module__.startswith("rstore.") else ():
+            if isfunction(verb) and not name.startswith("_"):
+                verb.__qualname__, verb.__module__ = f"{Store.__name__}.{name}", __name__
+
+
+_name_verbs()
 _stores: WeakSet[Store] = WeakSet()
 
 
@@ -335,8 +344,3 @@ def _check_durability(durability: Any) -> Literal["full", "normal"]:
         checked: Literal["full", "normal"] = durability
         return checked
     raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")
-
-
-for _name, _verb in getmembers(Store, isfunction):
-    if not _name.startswith("_"):
-        _verb.__qualname__ = f"Store.{_name}"  # in what Python says of missing arguments: no user knows the mixins

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from rstore.backends.base import Backend
 from rstore.backends.credentials import Credentials, check_credentials
 from rstore.backends.nouns import Options
+from rstore.ending import check_running
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
 
@@ -157,6 +158,7 @@ def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) 
 
 def make_checked_backend(name: str, rest: str, namespace: str, options: Options) -> Backend:
     """Return the backend for what `check_dsn` returned."""
+    check_running("no store can be opened")
     scheme = SCHEMES[name]
     try:
         module = import_module(scheme.module)

@@ -355,3 +355,14 @@ def _may_be_stats(stats: Stats | None, n: int, limits: tuple[int, int] | None, *
 
 def _contradiction() -> CorruptionError:
     return CorruptionError("a chunk's meta contradicts itself, or its chunk")
+
+
+def _import_all() -> None:
+    # NumPy and pcodec import modules at the first use of what needs them, which cannot be while the interpreter ends.
+    t = np.arange(2, dtype=np.int64)
+    segment = Segment(t, None, Column(Kind.INT, t))
+    pack_meta(segment)
+    unpack_chunk(pack_chunk(merge([segment])), len(segment))
+
+
+_import_all()

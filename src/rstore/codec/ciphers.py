@@ -6,6 +6,7 @@ from io import BytesIO
 from typing import Final
 
 from rstore.codec.secrets import Secret
+from rstore.ending import check_running
 
 PREFIX_BYTES: Final = 50
 NONCE_BYTES: Final = 12
@@ -20,6 +21,7 @@ class Cipher:
     __slots__ = ("_key", "decrypt", "encrypt")
 
     def __init__(self, key: Secret) -> None:
+        check_running("nothing can be sealed or opened under a new key")
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
 
         self._key = key
@@ -29,6 +31,7 @@ class Cipher:
 
     def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
         """Return header, ciphertext and tag: what the other way to seal makes, with one copy less."""
+        check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
@@ -48,6 +51,7 @@ class Cipher:
 
         Raises `InvalidTag`.
         """
+        check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 

@@ -14,6 +14,7 @@ from rstore.arguments import check_choice, check_count, check_freq, check_int64,
 from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
+from rstore.ending import check_running
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Summary, reading
 from rstore.series.buckets import (
@@ -196,6 +197,7 @@ def _nothing(session: Session, key: str) -> list[Point]:
 
 def _downsamplers(method: str) -> tuple[Any, Any]:
     """Return what thins out one piece, and what chooses among all that is left."""
+    check_running("no points can be chosen")
     try:
         tsdownsample = import_module("tsdownsample")
     except ModuleNotFoundError as error:

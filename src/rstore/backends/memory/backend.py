@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Final
 
 from rstore.backends.base import Backend
-from rstore.backends.care import RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.care import RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.memory.dicts import LogDicts, Namespace
 from rstore.backends.memory.places import Placed, changed, lock, writes
 from rstore.backends.nouns import (
@@ -45,7 +45,7 @@ from rstore.backends.nouns import (
     overlapping,
     version_of,
 )
-from rstore.errors import StoreClosedError, StoreNotAvailableError
+from rstore.errors import StoreClosedError
 
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 
@@ -79,7 +79,7 @@ class MemoryBackend(Placed, Backend):
     def open(self) -> None:
         with lock:
             if self._frozen and self._find() is None:
-                raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in memory://{self._name}")
+                raise no_namespace(self, self._namespace, f"in memory://{self._name}")
 
     def create(self) -> bytes:
         with lock:

@@ -14,6 +14,7 @@ from typing import Final, Unpack
 from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
+from rstore.backends.care import no_namespace
 from rstore.backends.nouns import (
     ANY,
     KEEP,
@@ -33,10 +34,11 @@ from rstore.backends.nouns import (
 from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
+    changed,
+    found_of,
     int8,
     int8s_or_null,
     number,
-    rows_of,
     texts,
     truth,
 )
@@ -49,12 +51,11 @@ from rstore.backends.postgres.logs import MOST_BYTES, batches, ns_of
 from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
-from rstore.errors import StoreBusyError, StoreNotAvailableError
+from rstore.errors import StoreBusyError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
+_BIRTH_BYTES: Final = 8 + KEYS_BYTES
 _PAGE_BYTES: Final = 4 * 1024 * 1024
-_NAMED: Final = 5
-"""So many namespaces are named where one is missing."""
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -77,15 +78,7 @@ class PostgresRecords(Backend):
     def open(self) -> None:
         self._connections.set_up()
         if self._frozen and self._birth() is None:
-            raise StoreNotAvailableError(
-                f"there is no namespace {self._namespace!r} in {self._place.show}; {self._others()}"
-            )
-
-    def _others(self) -> str:
-        (found,) = self._connections.read((self._records.names, ()))
-        names = [repr((found.get_value(row, 0) or b"").decode()) for row in range(min(found.ntuples, _NAMED))]
-        more = ", …" if found.ntuples > _NAMED else ""
-        return f"there are {', '.join(names)}{more}" if names else "there is none"
+            raise no_namespace(self, self._namespace, f"in {self._place.show}")
 
     def create(self) -> bytes:
         deadline = monotonic() + self._connections.timeout_s
@@ -133,7 +126,10 @@ class PostgresRecords(Backend):
 
     def _birth(self) -> bytes | None:
         (found,) = self._reads.read((self._records.find, (self._name,)))
-        return found.get_value(0, 0) if found.ntuples else None
+        birth = found.get_value(0, 0) if found.ntuples else None
+        if found.ntuples and (birth is None or len(birth) != _BIRTH_BYTES):
+            raise changed()
+        return birth
 
     def _write(
         self,
@@ -158,6 +154,8 @@ class PostgresRecords(Backend):
         record = found.get_value(0, 0) if found.ntuples else None
         if record is not None:
             self._connections.shrink(len(record))
+        elif found.ntuples:  # it is there, and holds nothing
+            raise changed()
         return record
 
     def has(self, key: str) -> bool:
@@ -167,7 +165,10 @@ class PostgresRecords(Backend):
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         statement = self._records.fetch_heads if heads else self._records.fetch
         (found,) = self._reads.read((statement, (self._name, texts(keys))))
-        return rows_of(found, found.ntuples)
+        records = found_of(found, found.ntuples)
+        if any(record is None for _, record, _ in records):
+            raise changed()
+        return records
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         (found,) = self._reads.read((self._records.count(stop=stop is not None), self._range(start, stop)))
@@ -331,6 +332,8 @@ class PostgresRecords(Backend):
         if len(records) < min(asked["limit"], found.ntuples):  # a large one is among them
             found = self._reads.read(*self._page_calls(_PAGE_BYTES, summed=True, **asked))[-1]
             records = _records_of(found, asked["limit"])
+            if not records and found.ntuples:  # one is never left behind
+                raise changed()
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
@@ -351,7 +354,7 @@ def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
 
 def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
     """Return keys, records and expiries up to the first one that was left behind."""
-    records = rows_of(found, min(found.ntuples, limit))
+    records = found_of(found, min(found.ntuples, limit))
     left_behind = [*map(itemgetter(1), records)]
     return records[: left_behind.index(None)] if None in left_behind else records
 

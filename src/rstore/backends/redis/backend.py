@@ -7,6 +7,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import local
 from time import monotonic
+from typing import Self
 
 from rstore.backends.base import Backend
 from rstore.backends.care import Durability, Finding, Stats
@@ -214,6 +215,13 @@ class _Redis(Backend):
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         return self._verbs.drop(log, if_version=if_version, if_birth=if_birth)
+
+    def reading_around_damage(self) -> Self:
+        other = super().reading_around_damage()
+        plain = object.__new__(Plain)  # as above
+        vars(plain).update(vars(self._plain), around_damage=True)
+        other._plain = plain  # noqa: SLF001 - of its own class
+        return other
 
     # -- care, which takes no part in transactions --------------------------------------------------------------------
 

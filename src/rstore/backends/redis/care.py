@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.nouns import Model
 from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
 from rstore.backends.redis.errors import Signal
-from rstore.backends.redis.layout import NAMESPACES, Place, registry_key, slot_of
+from rstore.backends.redis.layout import NAMESPACES, Place, is_name, names_of, registry_key, slot_of
 from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
-from rstore.errors import NotSupportedError
+from rstore.errors import NotSupportedError, StoreError
 
 _SURVEY: Final = Script("survey")
 _SURVEY_LOGS: Final = Script("survey_logs")
@@ -36,6 +36,9 @@ _SETTINGS: Final = tuple(name.encode() for name in SETTINGS)
 class RedisCare(RedisRecords, RedisCommits):
     """What concerns the server, or all servers of a cluster."""
 
+    def _no_namespace(self, where: str) -> StoreError:
+        return no_namespace(self, self._name, where)
+
     def namespaces(self) -> list[str]:
         slot = slot_of(NAMESPACES)
         found: list[bytes] = []
@@ -49,7 +52,7 @@ class RedisCare(RedisRecords, RedisCommits):
             alive = self._run(Call(slot_of(key), (b"HGET", key, b"alive")) for key in registries)
             found += [name for name, one in zip(names, alive, strict=True) if one == b"1"]
             if cursor == b"0":
-                return [name.decode() for name in sorted(set(found))]
+                return names_of(sorted(set(found)), "a namespace", around_damage=self.around_damage)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -63,12 +66,23 @@ class RedisCare(RedisRecords, RedisCommits):
         if lost and raised:  # otherwise it is being created at this moment
             of = f"{lost} of {len(self._places)} buckets" if len(self._places) > 1 else "the bucket"
             yield Finding("store", None, f"{of} of the namespace lost the marker, and what is there is out of sight")
+        for model, raw in self._damaged_names():
+            yield Finding(MODELS[model], None, f"a name is damaged, it is no text: {raw!r}")
         for model, _, problems in self._survey():
             told: set[tuple[bytes, bytes]] = set()
             for key, code in zip(problems[::2], problems[1::2], strict=True):
-                if (key, code) not in told:
+                if (key, code) not in told and is_name(key):
                     told.add((key, code))
                     yield Finding(MODELS[model], key.decode(), _PROBLEMS[code])
+
+    def _damaged_names(self) -> Iterator[tuple[int, bytes]]:
+        low: bytes | None = b"-"
+        while low is not None:
+            found, edge = self._merged(low, b"+", _A_STEP, reverse=False, keys_only=True, heads=False)
+            yield from ((RECORDS, key) for key, _, _ in found if not is_name(key))
+            low = None if edge is None else b"(" + edge
+        for model in (Model.SERIES, Model.EVENTS):
+            yield from ((model, key) for key in self._names_of_logs(model) if not is_name(key))
 
     def _survey(self) -> Iterator[tuple[int, tuple[int, int, int], Sequence[bytes]]]:
         """Yield (model, (how many, how many rows in them, bytes), problems) of a part at a time, until all was seen."""

@@ -26,6 +26,8 @@ _CODE: Final = re.compile(r"-?([A-Z]{3,})\b")
 _WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([A-Z]{3,})\b")
 _NOT_LOCAL: Final = "attempted to access a non local key"
 _NOT_AUTHENTICATED: Final = "unauthenticated"  # of more than ten arguments; it does not read on to say NOAUTH
+_OF_DAMAGED_DATA: Final = ("data string too short", "attempt to ")
+"""What Lua says where it is given something else than it was written for."""
 _NOT_ALLOWED: Final = ("user executing the script can't", "can't access at least one of the keys")
 _REPEATED: Final = re.compile(
     r"Error running script \(call to f_[0-9a-f]{40}\): |@user_script: ?\d+:"
@@ -138,6 +140,8 @@ def refusal(error: Exception, where: str, command: str = "") -> StoreError:
         return StoreBusyError(f"the Redis server {where} is busy, {why}{NOTHING}")
     if code == "WRONGTYPE":
         return CorruptionError(f"a key of another kind is in the way on the Redis server {where}")
+    if code == "ERR" and any(said in message for said in _OF_DAMAGED_DATA):
+        return CorruptionError(f"what a script reads on the Redis server {where} is damaged")
     if "DB index is out of range" in message:
         return StoreNotAvailableError(
             f"the Redis server {where} has no database of the number that the DSN names: {words} (see its `databases`)"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from rstore.backends.nouns import KEYS_BYTES, Chunk, Log, Position, Row
+from rstore.backends.nouns import KEYS_BYTES, MAX_SEQ, Chunk, Log, Position, Row
 from rstore.errors import CorruptionError
 
 SLOTS: Final = 16384
@@ -181,6 +181,25 @@ def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
     return marker is not None and (marker == birth[:IDENTITY_BYTES] or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
 
 
+def names_of(raws: Iterable[bytes], what: str, *, around_damage: bool = False) -> list[str]:
+    """Return names as text; those that are none are left out, or refused."""
+    try:
+        return [raw.decode() for raw in raws]
+    except UnicodeDecodeError as error:
+        if around_damage:
+            return [raw.decode() for raw in raws if is_name(raw)]
+        raise CorruptionError(f"the name {error.object!r} of {what} is damaged, it is no text") from error
+
+
+def is_name(raw: bytes) -> bool:
+    """Return whether bytes can be read as a name."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def registry_key(namespace: bytes) -> bytes:
     """Return the name of the hash that says whether a namespace exists, and holds its facts."""
     return b"rs:" + namespace
@@ -215,10 +234,18 @@ def unpack_rows(members: Iterable[bytes]) -> list[Row]:
     try:
         for member in members:
             t, seq = unpack(member)
+            if seq > MAX_SEQ:
+                raise CorruptionError("a row on the Redis server is at a position that there is not")
             rows.append(Row(t - _ZERO, seq, member[_POSITION_BYTES:]))
     except struct.error as error:
         raise CorruptionError("a row on the Redis server was cut short") from error
     return rows
+
+
+def check_order(members: Sequence[bytes]) -> None:
+    """Refuse members of a sorted set that are out of order: one of them has another score."""
+    if members != sorted(members):
+        raise CorruptionError("what is indexed on the Redis server is out of order")
 
 
 def pack_chunk(chunk: Chunk, body_id: bytes) -> bytes:
@@ -229,8 +256,9 @@ def pack_chunk(chunk: Chunk, body_id: bytes) -> bytes:
 
 def unpack_chunk(entry: bytes, body: bytes) -> Chunk:
     """Return a chunk from its entry in the index, and its body."""
-    try:
-        t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
-    except struct.error as error:
-        raise CorruptionError("a chunk on the Redis server was cut short") from error
+    if len(entry) < _META_AT:
+        raise CorruptionError("a chunk on the Redis server was cut short")
+    t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
+    if not (seq <= MAX_SEQ and last_seq <= MAX_SEQ and 0 < n <= MAX_SEQ):
+        raise CorruptionError("a chunk on the Redis server is at a position that there is not")
     return Chunk((t - _ZERO, seq), (last_t - _ZERO, last_seq), n, entry[_META_AT:], body)

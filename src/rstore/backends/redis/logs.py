@@ -16,6 +16,8 @@ from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import (
     Place,
+    check_order,
+    names_of,
     pack_position,
     pack_rows,
     unpack_chunk,
@@ -40,6 +42,10 @@ class RedisLogs(RedisNamespace):
     most_rows: ClassVar = 2000  # 2 ms of the server's only thread
 
     def logs(self, model: Model) -> list[str]:
+        what = f"a log in namespace {self._name!r}"
+        return names_of(self._names_of_logs(model), what, around_damage=self.around_damage)
+
+    def _names_of_logs(self, model: Model) -> list[bytes]:
         def call(place: Place, begin: bytes = b"-") -> Call:
             keys = (place.marker_key, place.logs(model))
             return _LOGS.on(place.slot, keys, place.mark, begin, b"%d" % _KEYS_A_CALL, write=False, again=True)
@@ -52,7 +58,7 @@ class RedisLogs(RedisNamespace):
                 keys = self._read(partial(self._place_with, last, model), partial(call, begin=b"(" + last), [])  # noqa: PLW2901
                 found += keys
                 self._client.deadline.begin()
-        return [key.decode() for key in sorted(found)]
+        return sorted(found)
 
     def _place_with(self, key: bytes, model: Model) -> Place:
         return self._place_of(b"%d%b" % (model, key))
@@ -310,10 +316,14 @@ def _view(reply: Any, bodies: Sequence[bytes], *, backwards: bool) -> View:
     now_ms, stamps, *rest = reply
     if stamps is None:
         return View(now_ms, None)
+    if None in stamps:
+        raise CorruptionError("the head of a log on the Redis server is damaged")
     head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
     if not rest:
         return View(now_ms, head)
     members, entries, checkpoint = rest
+    check_order(members[::-1] if backwards else members)
+    check_order(entries[::-1] if backwards else entries)
     rows = unpack_rows(members)
     chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, bodies or [b""] * len(entries), strict=True)]
     if backwards:

@@ -69,6 +69,9 @@ class EvictionWarning(RuntimeWarning):
 class RedisNamespace:
     """What records and logs have in common: the client, the places of the buckets, and the life of the namespace."""
 
+    around_damage = False
+    """As of a backend's."""
+
     def __init__(self, target: Target, namespace: str, options: Options) -> None:
         self._target = target
         self._name = namespace
@@ -93,7 +96,10 @@ class RedisNamespace:
             self._check_server(where, info)
         birth, _ = self._look_up()
         if birth is None and self._frozen:
-            raise StoreNotAvailableError(f"there is no namespace {self._name!r} on the Redis server {self._target}")
+            raise self._no_namespace(f"on the Redis server {self._target}")
+
+    def _no_namespace(self, where: str) -> StoreError:
+        return StoreNotAvailableError(f"there is no namespace {self._name!r} {where}")
 
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
         mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it

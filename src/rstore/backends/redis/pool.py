@@ -15,6 +15,7 @@ import hiredis
 import redis
 
 from rstore.backends.redis.dsn import Address, Target
+from rstore.ending import check_running
 from rstore.errors import StoreClosedError, forgetful
 
 # Not the method of a connection: it tries other ways first. Bytes alone: an int is packed by its str(), which looks for
@@ -169,6 +170,7 @@ def connected(
     if within_s is not None and within_s < usual_s:
         connection.socket_timeout = max(within_s, LEAST_S)
         connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
+    check_running("the server cannot be connected to")
     connection.connect()
     if connection.socket_timeout != usual_s:
         connection.socket_timeout = usual_s

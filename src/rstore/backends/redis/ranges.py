@@ -11,13 +11,13 @@ from math import isqrt
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from rstore.backends.nouns import ANY, HEAD_BYTES, Birth, NamespaceGone, Page
+from rstore.backends.nouns import ANY, HEAD_BYTES, Birth, Found, NamespaceGone, Page
 from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal, TooFewReplicasError, reason_of
-from rstore.backends.redis.layout import GENERATION_BYTES, Place
+from rstore.backends.redis.layout import GENERATION_BYTES, Place, is_name
 from rstore.backends.redis.patience import Patience
-from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
+from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
 
 _CLEAR: Final = Script("clear")
 _COUNT: Final = Script("count")
@@ -72,10 +72,21 @@ class RedisRanges(RedisBatches):
             found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only, heads=heads)
             page = cut(found, limit)
             more = edge is not None or len(page) < len(found)
-            if page or edge is None:
-                return Page([(key.decode(), record, expires_ms) for key, record, expires_ms in page], more)
+            records = self._named(page)
+            if records or not more:
+                return Page(records, more)
             self._client.deadline.begin()
-            low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
+            behind = b"(" + (page[-1][0] if page else edge or b"")
+            low, high = (low, behind) if reverse else (behind, high)  # all of these have expired, or are damaged
+
+    def _named(self, page: list[tuple[bytes, bytes, int | None]]) -> list[Found]:
+        try:
+            return [(key.decode(), record, expires_ms) for key, record, expires_ms in page]
+        except UnicodeDecodeError as error:
+            if self.around_damage:
+                return [(key.decode(), record, expires_ms) for key, record, expires_ms in page if is_name(key)]
+            what = f"of a key in namespace {self._name!r} is damaged, it is no text"
+            raise CorruptionError(f"the name {error.object!r} {what}") from error
 
     def _merged(
         self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool, heads: bool
@@ -260,7 +271,10 @@ def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
 
 def expires_ms_of(last_ms: bytes | None) -> int | None:
     """Return the expiry of a record of which the index knows the last millisecond that it is there."""
-    return None if last_ms is None else int(last_ms) + 1
+    try:
+        return None if last_ms is None else int(last_ms) + 1
+    except ValueError as error:
+        raise CorruptionError(f"an expiry on the Redis server is no time: {last_ms!r}") from error
 
 
 def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:

@@ -15,6 +15,7 @@ from typing import Any, Final
 import apsw
 
 from rstore.backends.base import Backend
+from rstore.backends.care import no_namespace
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -42,6 +43,7 @@ from rstore.backends.nouns import (
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
+from rstore.backends.sqlite.cells import bytes_of, damaged_names, found_of, head_of, is_name, names_of
 from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.link import execute_alone, transaction
@@ -49,7 +51,7 @@ from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, NS_OF_BIRTH, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
 from rstore.backends.sqlite.watcher import SqliteWatcher
-from rstore.errors import StoreNotAvailableError
+from rstore.errors import CorruptionError
 
 _BIRTH_BYTES: Final = 16 + KEYS_BYTES
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
@@ -75,7 +77,7 @@ class SqliteBackend(SqliteCare):
     def open(self) -> None:
         self._file.open()
         if self._frozen and self._reads.read(self._namespace_id) is None:
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._file.path!r}")
+            raise no_namespace(self, self._namespace, f"in {self._file.path!r}")
 
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
@@ -85,9 +87,9 @@ class SqliteBackend(SqliteCare):
                     insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
                     connection.execute(insert, (self._namespace, os.urandom(_BIRTH_BYTES)))
                     birth = connection.execute(find, (self._namespace,)).get
-            return bytes(birth)
+            return bytes_of(birth, f"the namespace {self._namespace!r} in {self._file.path!r}")
 
-        return self._file.write(work)
+        return self._file.write(work, arm=False)
 
     def close(self) -> None:
         self._file.close()
@@ -115,7 +117,10 @@ class SqliteBackend(SqliteCare):
             "WHERE namespaces.name = ?"
         )
         rows: list[Any] = self._reads.read(lambda connection: [*connection.execute(sql, (self._namespace,))])
-        return (rows[0][0] if rows else None), {name: fact for _, name, fact in rows if name is not None}
+        if not rows:
+            return None, {}
+        birth = bytes_of(rows[0][0], f"the namespace {self._namespace!r} in {self._file.path!r}")
+        return birth, {name: self._bytes_of_fact(fact, name) for _, name, fact in rows if name is not None}
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
@@ -124,14 +129,18 @@ class SqliteBackend(SqliteCare):
                     raise NamespaceGone
                 find = "SELECT fact FROM facts WHERE ns = ? AND name = ?"
                 if (kept := connection.execute(find, (ns, name)).get) is not None:
-                    return bytes(kept)
+                    return self._bytes_of_fact(kept, name)
                 connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (ns, name, fact))
                 birth: Any = connection.execute("SELECT birth FROM namespaces WHERE id = ?", (ns,)).get
+                birth = bytes_of(birth, f"the namespace {self._namespace!r} in {self._file.path!r}")
                 birth = identity_of(birth) + os.urandom(KEYS_BYTES)
                 connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (birth, ns))
                 return fact
 
         return self._file.write(work)
+
+    def _bytes_of_fact(self, fact: Any, name: str) -> bytes:
+        return bytes_of(fact, f"the fact {name!r} of the namespace {self._namespace!r} in {self._file.path!r}")
 
     def _namespace_id(self, connection: apsw.Connection) -> int | None:
         found: int | None = connection.execute("SELECT id FROM namespaces WHERE name = ?", (self._namespace,)).get
@@ -174,10 +183,10 @@ class SqliteBackend(SqliteCare):
         if execute is not None and type(key) is str and (owner == get_ident() if owner else monotonic() < link.look_at):
             try:
                 # `get` also ends the statement, which would keep the log from being moved into the file.
-                record: bytes | None = execute(link.lookup, (key,)).get
-            except (apsw.Error, UnicodeEncodeError):
+                record: Any = execute(link.lookup, (key,)).get
+            except (apsw.Error, UnicodeError):
                 return None
-            return record
+            return record if type(record) is bytes else None
         return None
 
     def has(self, key: str) -> bool:
@@ -189,8 +198,10 @@ class SqliteBackend(SqliteCare):
         named = {"ns": self._namespace, "now": now_ms(), "keys": json.dumps([*keys])}
         if heads:
             sql = records.FETCH_HEADS
-            return self._reads.read(lambda connection: [*records.heads(connection, connection.execute(sql, named))])
-        return self._reads.read(lambda connection: [*connection.execute(records.FETCH, named)])
+            return self._reads.read(
+                lambda connection: found_of(records.heads(connection, connection.execute(sql, named)))
+            )
+        return self._reads.read(lambda connection: found_of(connection.execute(records.FETCH, named).fetchall()))
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         sql, named = records.of_range("SELECT count(*)", stop), self._range(start, stop)
@@ -311,11 +322,18 @@ class SqliteBackend(SqliteCare):
         named = {**self._range(start, stop), "more": limit + 1}
 
         def work(connection: apsw.Connection) -> Page:
-            if heads:
-                return records.page(records.heads(connection, connection.execute(query(records.HEADS), named)), limit)
-            some = records.KEYS if keys_only else records.SMALL
-            small = records.page_of_small(connection.execute(query(some), named).fetchall(), limit)
-            return small or records.page(connection.execute(query(records.WHOLE), named), limit)
+            if self.around_damage:
+                around = query(records.WHOLE).replace("SELECT key", "SELECT CAST(key AS BLOB)").rpartition(" LIMIT")[0]
+                return records.around_damage(connection.execute(around, named), limit)
+            try:
+                if heads:
+                    found = records.heads(connection, connection.execute(query(records.HEADS), named))
+                    return records.page(found, limit)
+                some = records.KEYS if keys_only else records.SMALL
+                small = records.page_of_small(connection.execute(query(some), named).fetchall(), limit)
+                return small or records.page(connection.execute(query(records.WHOLE), named), limit)
+            except UnicodeDecodeError as error:
+                raise records.damaged_key(connection, self._namespace) from error
 
         return self._reads.read(work)
 
@@ -329,9 +347,22 @@ class SqliteBackend(SqliteCare):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
-        sql = f"SELECT key FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
+        rest = f"FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
         named = {"ns": self._namespace, "model": int(model)}
-        return self._reads.read(lambda connection: [key for (key,) in connection.execute(sql, named)])
+
+        def work(connection: apsw.Connection) -> list[str]:
+            if self.around_damage:
+                raws = [raw for (raw,) in connection.execute(f"SELECT CAST(key AS BLOB) {rest}", named)]
+                return [raw.decode() for raw in raws if type(raw) is bytes and is_name(raw)]
+            try:
+                return names_of(connection.execute(f"SELECT key {rest}", named).fetchall())
+            except (CorruptionError, UnicodeDecodeError) as error:
+                for raw in damaged_names(connection, f"key {rest}", named):
+                    what = f"the name {raw!r} of a log in namespace {self._namespace!r} is damaged, it is no text"
+                    raise CorruptionError(what) from error
+                raise
+
+        return self._reads.read(work)
 
     def _find(self, connection: apsw.Connection, log: Log) -> tuple[int, Head] | None:
         sql = (
@@ -339,7 +370,7 @@ class SqliteBackend(SqliteCare):
             "WHERE name = ? AND model = ? AND key = ?"
         )
         row: Any = connection.execute(sql, (self._namespace, int(log.model), log.key)).fetchone()
-        return None if row is None else (row[0], Head(row[1], row[2], bool(row[3]), row[4]))
+        return None if row is None else (row[0], head_of(row[1:]))
 
     def view(
         self,

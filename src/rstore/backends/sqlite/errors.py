@@ -29,12 +29,12 @@ class CommitInDoubtError(apsw.Error):
     """A commit failed when all of it was in the log: SQLite took it back, and the next recovery may find it there."""
 
 
-def code_of(error: apsw.Error) -> int:
+def code_of(error: Exception) -> int:
     """Return the extended result code of an error of the driver, 0 if it has none."""
     return int(getattr(error, "extendedresult", 0))
 
 
-def is_failed_sync(error: apsw.Error) -> bool:
+def is_failed_sync(error: Exception) -> bool:
     """Return whether the system could not bring something to the disk: what it has in memory is not what is there."""
     return code_of(error) in _FAILED_SYNCS
 
@@ -60,8 +60,10 @@ def unknown(error: BaseException, path: str) -> OutcomeUnknownError:
     )
 
 
-def translated(error: apsw.Error, path: str, timeout_s: float) -> StoreError:
+def translated(error: apsw.Error | UnicodeDecodeError, path: str, timeout_s: float) -> StoreError:
     """Return the error of rstore for an error of the driver; it names the file, never a value."""
+    if isinstance(error, UnicodeDecodeError):
+        return CorruptionError(f"{path!r}: a text in the file is damaged; check() says more")
     reason = f"{path!r}: {error}"
     if isinstance(error, CommitInDoubtError):
         return unknown(error, path)
@@ -69,7 +71,7 @@ def translated(error: apsw.Error, path: str, timeout_s: float) -> StoreError:
         return StoreBusyError(f"{reason}; others kept it locked for {timeout_s:g} s")
     if isinstance(error, apsw.FullError | apsw.NoMemError) or _is_out_of_space(error):
         return StoreFullError(f"{reason}; nothing was applied")
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.SQLError | apsw.FormatError):
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.SQLError | apsw.FormatError | apsw.MismatchError):
         return CorruptionError(reason)
     if isinstance(error, apsw.TooBigError):
         return NotSupportedError(f"{reason}; SQLite holds values of up to 1,000,000,000 bytes")

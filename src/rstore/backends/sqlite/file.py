@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from threading import get_ident, local
@@ -20,6 +20,7 @@ import apsw
 from rstore.backends.nouns import Options
 from rstore.backends.sqlite.doubt import dispel, distrust
 from rstore.backends.sqlite.errors import CommitInDoubtError, is_failed_sync, is_failed_write, translated
+from rstore.backends.sqlite.format import add_triggers, check_schema
 from rstore.backends.sqlite.link import LOOK_EVERY_S, Link, gate, in_transaction, lost_places, transaction
 from rstore.backends.sqlite.opening import connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.pinned import Pinned
@@ -41,6 +42,8 @@ T = TypeVar("T")
 
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
 _MOST_SPARE: Final = 2
+_FAILURES: Final = (apsw.Error, UnicodeDecodeError)
+"""What a statement raises; the second where a text in the file is no UTF-8."""
 _OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError)
 _OF_THE_SYSTEM: Final = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)
 
@@ -104,7 +107,7 @@ class SqliteFile:
                 if connection is not None:
                     try:
                         result = work(connection)
-                    except apsw.Error as error:
+                    except _FAILURES as error:
                         if link.connection is not connection:
                             continue  # a signal handler has closed it meanwhile
                         if in_transaction(connection) or not link.is_stale():
@@ -121,11 +124,13 @@ class SqliteFile:
         """Do the same as `write` for what only takes away: a file that is not there is not made for it."""
         return self.write(work, create=False)
 
-    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True) -> T:
+    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
         """Return what `work` did, in one transaction, to the file that bears the name now.
 
         The look comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
+
+        `arm`: whether it may remove or replace records.
         """
         link, suspicious, turn = self.local.link, True, None
         while True:
@@ -136,8 +141,10 @@ class SqliteFile:
                 if connection is None or link.phantom or link.bound is not None:
                     connection = self.connection(link, create=create)
                 try:
+                    if arm and not link.armed:
+                        add_triggers(link, connection)
                     result = work(connection)
-                except apsw.Error as error:
+                except _FAILURES as error:
                     if link.connection is not connection:
                         continue  # a signal handler has closed it meanwhile, and nothing was done
                     link.forget_undone()
@@ -182,13 +189,17 @@ class SqliteFile:
             self._leave()
         return not moved
 
-    def distrusted(self, error: apsw.Error) -> StoreError:
+    def distrusted(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """Return the error of rstore for one of the disk, after closing all connections to the file."""
         distrust(self.path)
         return self.translated(error)
 
     def _turn(
-        self, error: apsw.Error, connection: apsw.Connection, turn: Turn | None, link: Link | None = None
+        self,
+        error: apsw.Error | UnicodeDecodeError,
+        connection: apsw.Connection,
+        turn: Turn | None,
+        link: Link | None = None,
     ) -> Turn:
         """Return how to wait for those who have the file locked; raise whatever else an error says."""
         if isinstance(error, apsw.BusyError) and not in_transaction(connection):
@@ -219,6 +230,7 @@ class SqliteFile:
                 return link.connection is connection and link.begun == mine
 
             try:
+                add_triggers(link, connection)  # outside of the transaction, with which they would be rolled back
                 begin = partial(take_turn, turn=self.new_turn())
                 with transaction(connection, begin=begin, alive=alive):
                     link.bound = connection
@@ -368,7 +380,16 @@ class SqliteFile:
             return None
         if link.look_at:
             link.look_at = time.monotonic() + LOOK_EVERY_S
+            self._look_at_schema(link, connection)
         return connection
+
+    def _look_at_schema(self, link: Link, connection: apsw.Connection) -> None:
+        try:
+            with suppress(apsw.BusyError):  # then at the next look
+                check_schema(link, connection)
+        except _FAILURES as error:
+            if link.connection is connection:
+                raise self.translated(error) from error
 
     def version(self, link: Link) -> tuple[apsw.Connection, int]:
         """Return what is another one after every commit of anybody else, and when another file bears the name.
@@ -462,12 +483,12 @@ class SqliteFile:
         """Return how long a call that begins now may wait for a lock."""
         return Turn(self._options.timeout_s)
 
-    def translated(self, error: apsw.Error) -> StoreError:
+    def translated(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """Return the error of rstore for an error of the driver."""
         return translated(error, self.path, self._options.timeout_s)
 
 
-def _may_pass(error: apsw.Error) -> bool:
+def _may_pass(error: apsw.Error | UnicodeDecodeError) -> bool:
     if isinstance(error, apsw.IOError):  # many kinds of it while others remove the file; to write again proves nothing
         return not is_failed_write(error)
     return isinstance(error, (*_OF_MIXED_FILES, apsw.ReadOnlyError))

@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from rstore.backends.sqlite.link import Link
 
 if sys.platform == "linux":
+    import fcntl
 
     def _lock(descriptor: int, start: int, length: int, *, unlock: bool = False) -> None:
-        import fcntl  # here, since a program that has given up its rights may not be able to
-
         kind = fcntl.F_UNLCK if unlock else fcntl.F_RDLCK
         # `struct flock` as Linux has it: the padding follows from the alignment.
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))

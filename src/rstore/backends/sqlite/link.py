@@ -35,6 +35,7 @@ class Link:
         "__weakref__",
         "_moved",
         "_moved_at",
+        "armed",
         "begun",
         "bound",
         "connection",
@@ -53,6 +54,7 @@ class Link:
         "path",
         "phantom",
         "place",
+        "schema_version",
         "stamp",
     )
 
@@ -66,6 +68,8 @@ class Link:
         self.execute: Callable[..., apsw.Cursor] | None = None
         self.lookup = self.insert = self.insert_expiring = ""
         self.owner = 0  # the thread that uses this cursor alone, of a link that several share; 0 if it is one thread's
+        self.armed = False  # whether the connection has the triggers that it writes with
+        self.schema_version = -1  # of the schema that was compared last with the layout, after it was opened
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
@@ -222,9 +226,10 @@ class Link:
 
     def _close(self) -> None:
         spare, leave = self._spares_logs() if self.logs else (False, False)
-        connection, self.connection, self.phantom = self.connection, None, False
+        connection, self.connection, self.phantom, self.armed = self.connection, None, False, False
         self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
         self.log, self.log_look_at, self.opened = None, inf, None
+        self.schema_version = -1
         while connection is not None:
             try:
                 if spare:

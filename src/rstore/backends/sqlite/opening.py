@@ -11,7 +11,7 @@ from urllib.parse import quote
 import apsw
 
 from rstore.backends.sqlite.errors import are_descriptors_spent, code_of
-from rstore.backends.sqlite.format import is_fresh, lay_out
+from rstore.backends.sqlite.format import distrust, is_fresh, lay_out
 from rstore.backends.sqlite.link import LOOK_EVERY_S, Link, transaction
 from rstore.backends.sqlite.place import has_log, identity, stamp, status
 from rstore.errors import StoreNotAvailableError
@@ -141,8 +141,7 @@ def _check_place(link: Link) -> None:
 
 
 def _prepare(connection: apsw.Connection) -> None:
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    distrust(connection)
     # Plans must not depend on bound values: with STAT4 the driver's SQLite would plan many of these statements anew
     # at each execution, which takes longer than most of them.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
