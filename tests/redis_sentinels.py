@@ -27,8 +27,9 @@ class Sentinel(Server):
         self._lines = lines
         super().__init__(directory, executable=executable, tls=tls)
 
-    def start(self, *options: str) -> None:
+    def start(self, *options: str, loaded: bool = True) -> None:
         """Start it, with what it has noted before, if anything."""
+        del loaded  # there is nothing to load
         file = self.directory / "sentinel.conf"
         if not file.exists():
             port = "port" if self.tls is None else "port 0\ntls-port"

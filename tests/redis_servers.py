@@ -52,6 +52,7 @@ class Server:
         tls: tuple[Path, Path, Path] | None = None,
     ) -> None:
         self._password = password
+        self._awaits_data = True
         self.tls = tls  # certificate, key, and who vouches for them
         self.port = port or free_port()
         self.directory = directory / f"{self.port}"
@@ -66,8 +67,9 @@ class Server:
     def dsn(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def start(self, *options: str) -> None:
-        """Start it, with the data that it has saved, if any."""
+    def start(self, *options: str, loaded: bool = True) -> None:
+        """Start it, with the data that it has saved, if any; wait until these are there, or only until it answers."""
+        self._awaits_data = loaded
         defaults = {
             ("--port" if self.tls is None else "--tls-port"): f"{self.port}",
             "--bind": "127.0.0.1",
@@ -105,7 +107,8 @@ class Server:
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(b"PING\r\n")  # it listens here before it does on a socket of Unix
-                return bool(connection.recv(1))
+                answer = connection.recv(64)
+                return bool(answer) and not (self._awaits_data and answer.startswith(b"-LOADING"))
         except OSError:
             return False
 
