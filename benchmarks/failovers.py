@@ -26,7 +26,7 @@ from redis_servers import Cluster, Server
 from rstore import OutcomeUnknownError, Store, StoreError
 
 WRITERS = 4
-BEFORE_S, AFTER_S = 2.0, 6.0
+BEFORE_S, AFTER_S = 2.0, 10.0
 
 
 class Told(NamedTuple):

@@ -6,6 +6,8 @@ What was acknowledged is remembered outside of the store.
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,8 @@ from rstore.backends.redis import client
 from rstore.backends.redis.dsn import parse
 from rstore.backends.redis.optimistic import Watch
 
+# What docs/redis.md grants.
+RIGHTS = "&* -@all +client +psubscribe +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas"
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
 
 
@@ -336,7 +340,7 @@ def test_users_and_passwords_of_servers_and_of_sentinels(tmp_path: Path) -> None
     service = Service(
         tmp_path,
         options=("--requirepass", SECRET, "--masterauth", SECRET),
-        lines=(f"sentinel auth-pass {SERVICE} {SECRET}", f"user looker on >{SECRET}2 &* +@all"),
+        lines=(f"sentinel auth-pass {SERVICE} {SECRET}", f"user looker on >{SECRET}2 {RIGHTS}"),
         password=SECRET,
     )
     try:
@@ -345,6 +349,12 @@ def test_users_and_passwords_of_servers_and_of_sentinels(tmp_path: Path) -> None
         with opened(f"{dsn}?{options}") as store:
             store["k"] = 1
             assert SECRET not in repr(store)
+            before = service.master()
+            service.fail_over()
+            store["k"] = 1
+            until(partial(other_master, service, before), "nobody takes over")
+            with Store(f"{dsn}?{options}&read_from=replica") as frozen:
+                until(lambda: frozen.get("k") == 1, "the replicas do not get it")
         for sentinel in service.sentinels:
             sentinel.do("ACL", "SETUSER", "default", "off")
         with opened(f"{dsn}/0?{options}") as store:
@@ -414,3 +424,24 @@ def test_a_closed_store_leaves_no_connection_and_no_thread(service: Service) -> 
 def test_nobody_listens_there() -> None:
     with pytest.raises(StoreNotAvailableError, match="no sentinel answers"):
         opened(f"redis+sentinel://127.0.0.1:{free_port()}/{SERVICE}").open()
+
+
+def test_a_program_that_ends_may_still_write(service: Service) -> None:
+    """When no thread can be started any more."""
+    program = (
+        "import atexit, sys\n"
+        "from rstore import Store\n"
+        "def last():\n"
+        "    with Store(sys.argv[1], frozen=False) as store: store['last'] = 1\n"
+        "atexit.register(last)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, service.dsn],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    with Store(service.dsn) as frozen:
+        assert frozen["last"] == 1

@@ -84,6 +84,13 @@ class MasterPool(Pool):
             aside.tenure = self.tenure
         return aside
 
+    def give(self, connection: Connection) -> None:
+        """Take a connection back, or close it if another server is the master."""
+        if self.tenure.over:
+            connection.disconnect()
+        else:
+            super().give(connection)
+
     def retire(self) -> None:
         """Close all connections at once, also those that wait for a reply: another server is the master."""
         self.tenure.end()

@@ -7,7 +7,7 @@ sentinel). Sentinels that disagree are judged by the epoch of their configuratio
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from random import choice
 from threading import Event, Lock, Thread
@@ -27,6 +27,8 @@ from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
 _ASKING_S: Final = 1.0
 """So long one sentinel is waited for: there are others to ask."""
+_ENOUGH_S: Final = 0.1
+"""After so long the answers of most of them are enough."""
 _LOOK_S: Final = 0.5
 """How often each sentinel is asked although it has said nothing: a subscription may be dead without a sign of it."""
 _WATCHFUL_S: Final = 0.05
@@ -157,13 +159,21 @@ class SentinelNodes(Nodes):
                 self.lost(sentinel)
                 failures.append(error)
 
-        # As many as are named answer or fail: each in about a second.
-        within_s = min(2 * _ASKING_S, max(LEAST_S, self._deadline.left_s()))
-        threads = ThreadPoolExecutor(len(self._sentinels), "rstore sentinels")
-        done, _ = wait([threads.submit(look, sentinel) for sentinel in self._sentinels], within_s)
-        threads.shutdown(wait=False)
-        for one in done:
-            one.result()
+        threads = [Thread(target=look, args=(one,), name="rstore asks", daemon=True) for one in self._sentinels]
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError:  # the interpreter is about to exit, and begins no thread
+            for sentinel in self._sentinels:
+                look(sentinel)
+            return failures
+        enough_at = monotonic() + _ENOUGH_S
+        until = monotonic() + min(_ASKING_S, max(LEAST_S, self._deadline.left_s()))
+        while (left := [thread for thread in threads if thread.is_alive()]) and monotonic() < until:
+            # One that is gone may have gone with the master: the others say who has taken over.
+            if 2 * len(left) < len(threads) and monotonic() > enough_at:
+                break
+            left[0].join(_ENOUGH_S / 10)
         return failures
 
     def _sight(self, sentinel: Address) -> Sighting:
@@ -201,7 +211,7 @@ class SentinelNodes(Nodes):
         A replica that was `lost` is left for another one.
         """
         now = monotonic()
-        said = {one: sighting for one, sighting in self._sighted.items() if now - sighting.at < _FRESH_S}
+        said = {one: sighting for one, sighting in list(self._sighted.items()) if now - sighting.at < _FRESH_S}
         for leader, sighting in said.items():
             if sighting.failing_over:  # if its words were not heard
                 self._begin(leader)
@@ -267,8 +277,9 @@ class SentinelNodes(Nodes):
         if self._listening_pid != os.getpid():
             self._listening_pid = os.getpid()
             self._listeners = [Listener(self, sentinel, self._target) for sentinel in self._sentinels]
-            for listener in self._listeners:
-                listener.start()
+            with suppress(RuntimeError):  # as above
+                for listener in self._listeners:
+                    listener.start()
 
     def _check_open(self) -> None:
         if self._closed:
