@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -90,7 +90,7 @@ def measure(dsn: str, strike: Callable[[], object], reader: str) -> Result:
 
 
 @contextmanager
-def service(down_ms: int) -> Iterator[Service]:
+def service(down_ms: int) -> Generator[Service]:
     """Yield a service of Sentinel, whole."""
     with tempfile.TemporaryDirectory() as directory:
         one = Service(Path(directory), down_ms=down_ms)
@@ -101,7 +101,7 @@ def service(down_ms: int) -> Iterator[Service]:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Generator[Cluster]:
     """Yield a cluster of three masters with a replica each."""
     with tempfile.TemporaryDirectory() as directory:
         one = Cluster(Path(directory), node_timeout_ms=2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Iterator
 from hashlib import sha1
 from pathlib import Path
@@ -13,6 +14,7 @@ from test_conformance import ServerSuite
 
 from rstore import Store, backends
 from rstore.backends.nouns import Log, Model
+from rstore.backends.redis import leases
 from rstore.backends.redis.batches import RedisBatches
 
 SCRIPTS = {
@@ -88,8 +90,11 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
             other.discard()
         backend = store._writer.backend  # noqa: SLF001 - what no verb does without others in its way
         assert backend.add_fact("fact", b"kept") == b"kept"
-        with backend.exclusive(Log(Model.SERIES, "hot")):
-            store.extend("hot", (1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(leases, "LEASE_MS", 300)
+            with backend.exclusive(Log(Model.SERIES, "hot")):
+                store.extend("hot", (1, 1))
+                time.sleep(0.2)  # by then it is renewed
         store.compact("hot")
         store.clear()
         store.remove("s")

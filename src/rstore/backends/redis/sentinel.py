@@ -67,13 +67,12 @@ class Sighting(NamedTuple):
 class SentinelNodes(Nodes):
     """The one server that is the master. Threads share it."""
 
-    only: MasterPool | None
-
     def __init__(self, target: Target, timeout_s: float, deadline: Deadline) -> None:
         super().__init__(target, timeout_s, deadline)
         asking = replace(
             target, service=None, credentials=target.sentinel_credentials, ask=None, database=0, max_connections=4
         )
+        self._master: MasterPool | None = None  # the same as `only`
         make = connector(asking, min(timeout_s, _ASKING_S))
         self._sentinels = {
             address: Pool(make, address, "{}:{}".format(*address), asking.max_connections, _ASKING_S)
@@ -92,7 +91,7 @@ class SentinelNodes(Nodes):
 
     def all(self) -> list[Pool]:
         """Return the pool of the master."""
-        if self.only is None:
+        if self._master is None:
             self.discover()
         return super().all()
 
@@ -111,11 +110,11 @@ class SentinelNodes(Nodes):
             self._listen()
             failures = self._ask_all()
             with self._deciding:
-                self._decide(lost=self.only)
+                self._decide(lost=self._master)
             self._asked += 1
         finally:
             self._asking.release()
-        if self.only is None:
+        if self._master is None:
             raise self._nobody(failures)
         self.outdated = False
 
@@ -141,8 +140,8 @@ class SentinelNodes(Nodes):
         """Hold what is sent, unless it is read from a replica, which is late anyway."""
         if not self._target.read_from_replica:
             self._leaders.setdefault(leader, monotonic())
-            if self.only is not None:
-                self.only.tenure.hold()
+            if self._master is not None:
+                self._master.tenure.hold()
 
     def lost(self, sentinel: Address) -> None:
         """Forget what a sentinel has said that does not answer any more."""
@@ -231,8 +230,8 @@ class SentinelNodes(Nodes):
             master = max(votes, key=votes.count)
             replicas = {one for sighting in latest for one in sighting.replicas} - {master}
             self._follow(self._server_of(master, sorted(replicas), lost))
-        if self.only is not None and not self._leaders:
-            self.only.tenure.release()
+        if self._master is not None and not self._leaders:
+            self._master.tenure.release()
 
     def _server_of(self, master: Address, replicas: list[Address], lost: MasterPool | None) -> Address:
         """Return who is sent to: the master, or if that is wanted the same replica as long as it is one."""
@@ -243,16 +242,16 @@ class SentinelNodes(Nodes):
             self._avoided[lost.address] = now
         # The sentinels notice within ten seconds that a replica has lost its master.
         good = [one for one in replicas if now - self._avoided.get(one, -_OUTDATED_S) >= _OUTDATED_S]
-        current = None if self.only is None else self.only.address
+        current = None if self._master is None else self._master.address
         return current if current in good else choice(good) if good else master  # noqa: S311
 
     def _follow(self, master: Address) -> None:
-        old = self.only
+        old = self._master
         if old is not None and old.address == master and not old.tenure.over:
             return
         pool = MasterPool(self._make, master, "{}:{}".format(*master), self._target.max_connections, self._timeout_s)
         pool.tenure = Tenure()
-        self.only = pool
+        self.only = self._master = pool
         self._leaders.clear()  # it is no replica any more that is about to be promoted
         if old is not None:
             old.retire()
@@ -288,8 +287,8 @@ class SentinelNodes(Nodes):
     def close(self) -> None:
         """Close all connections, and end the threads."""
         super().close()
-        if self.only is not None:
-            self.only.close()
+        if self._master is not None:
+            self._master.close()
         if self._listening_pid == os.getpid():
             for listener in self._listeners:
                 listener.end()
@@ -302,7 +301,7 @@ class SentinelNodes(Nodes):
         self._deciding = Lock()
         self._leaders.clear()
         self._sighted.clear()
-        self.only = None
+        self.only = self._master = None
 
 
 def _facts(reply: list[bytes]) -> dict[bytes, bytes]:
