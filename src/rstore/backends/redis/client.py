@@ -200,7 +200,7 @@ class Client:
             if not isinstance(outcome, _Lost):
                 pool.give(connection)
         if not isinstance(outcome, Exception):
-            if not (pool.changing and call.write) or pool.is_settled(deadline.left_s()):
+            if not (pool.changing and call.write) or pool.is_settled(self.deadline.left_s()):
                 return outcome
             outcome = _Lost(_NO_MASTER)
         return _raised(self.run([call], [outcome])[0])
