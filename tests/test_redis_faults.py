@@ -377,7 +377,7 @@ def test_a_server_that_loads_its_data_is_waited_for(server: Server) -> None:
         store.update({f"{i}": os.urandom(100_000) for i in range(150)})
     server.do("SAVE")
     server.kill()
-    server.start("--key-load-delay", "5000")  # microseconds; it answers every 2 MB
+    server.start("--key-load-delay", "5000", loaded=False)  # microseconds; it answers every 2 MB
     with pytest.raises(StoreNotAvailableError, match="loading"), Store(server.dsn, timeout=0):
         pass
     with Store(server.dsn) as store:

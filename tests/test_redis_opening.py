@@ -160,17 +160,49 @@ def test_databases_are_stores_of_their_own(redis_dsn: str) -> None:
         pass
 
 
-def test_a_unix_socket() -> None:
+@pytest.mark.parametrize("scheme", ["redis", "valkey", "unix", "redis+unix", "valkey+unix", "UNIX"])
+def test_a_unix_socket(scheme: str) -> None:
     directory = Path(tempfile.mkdtemp())  # short: the path of a socket has 107 bytes at most
     try:
         with (
-            Server(directory, "--unixsocket", f"{directory}/s"),
-            Store(f"redis://{directory}/s", frozen=False) as store,
+            Server(directory, "--unixsocket", f"{directory}/s", "--requirepass", SECRET, password=SECRET),
+            Store(f"{scheme}://:{QUOTED}@{directory}/s?db=3", frozen=False) as store,
         ):
             store.set("k", 1)
             assert store["k"] == 1
+            assert "hunter2" not in repr(store)
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "VALKEY"])
+def test_valkey_is_another_name_of_the_scheme(redis_dsn: str, redis_cluster_dsn: str, scheme: str) -> None:
+    for dsn in (redis_dsn, redis_cluster_dsn):
+        with Store(dsn, frozen=False) as one, Store(dsn.replace("redis", scheme, 1), frozen=False) as other:
+            one["k"] = 1
+            assert other["k"] == 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "told"),
+    [
+        ("unix://host:6379", "unix:///path"),
+        ("unix://host/0", "unix:///path"),
+        ("unix://", "unix:///path"),
+        ("valkey+unix://host", "unix:///path"),
+        ("valkys://host", "did you mean valkeys://?"),
+        ("redis+sentinal://host/x", "did you mean redis+sentinel://?"),
+        ("redis-cluster://host", "did you mean redis+cluster://?"),
+        ("mysql+x://host", "valkey+cluster://"),
+        ("redis://host?read_from=replica", "read_from"),
+        ("redis+cluster://host?read_from=anybody", "read_from"),
+        ("redis://host?client_name=a%20b", "client_name"),
+    ],
+)
+def test_what_is_meant_is_said(dsn: str, told: str) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        Store(dsn).open()
+    assert told in str(refused.value)
 
 
 def test_tls(server: Server, tmp_path: Path) -> None:

@@ -32,13 +32,23 @@ from rstore.backends.nouns import (
     Write,
     Writes,
 )
-from rstore.backends.redis.dsn import parse
+from rstore.backends.redis.dsn import Target, parse, parse_socket
+from rstore.backends.redis.greeting import named
 from rstore.backends.redis.namespace import EvictionWarning
 from rstore.backends.redis.plain import Plain
 from rstore.backends.redis.transaction import Transaction
-from rstore.errors import NotSupportedError, StoreNotAvailableError
+from rstore.errors import InvalidValueError, NotSupportedError, StoreNotAvailableError
 
-__all__ = ["EvictionWarning", "RedisBackend", "RedisClusterBackend", "TlsRedisBackend", "TlsRedisClusterBackend"]
+__all__ = [
+    "EvictionWarning",
+    "RedisBackend",
+    "RedisClusterBackend",
+    "RedisSentinelBackend",
+    "RedisSocketBackend",
+    "TlsRedisBackend",
+    "TlsRedisClusterBackend",
+    "TlsRedisSentinelBackend",
+]
 
 
 class _Thread(local):
@@ -52,14 +62,24 @@ class _Redis(Backend):
     """Does each method at once, or as a part of the transaction that its thread is inside of."""
 
     cluster = False
+    sentinel = False
     tls = False
     is_remote = True
     most_rows = Plain.most_rows
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        self._plain = Plain(parse(rest, cluster=self.cluster, tls=self.tls), namespace, options)
+        target = named(self._parse(rest, options), namespace)
+        if target.read_from_replica and not options.frozen:
+            raise InvalidValueError(
+                "read_from=replica is for frozen stores: a replica is late, and who writes must see what was written"
+            )
+        self._plain = Plain(target, namespace, options)
         self._deadline = self._plain.deadline
         self._thread = _Thread()
+
+    def _parse(self, rest: str, options: Options) -> Target:
+        kind = {"cluster": self.cluster, "tls": self.tls, "sentinel": self.sentinel}
+        return parse(rest, **kind, credentials=options.credentials)
 
     @property
     def _calls(self) -> Plain:
@@ -295,3 +315,23 @@ class TlsRedisClusterBackend(_Redis):
 
     cluster = True
     tls = True
+
+
+class RedisSentinelBackend(_Redis):
+    """One namespace of the server that Sentinel says is the master: `redis+sentinel://`."""
+
+    sentinel = True
+
+
+class TlsRedisSentinelBackend(_Redis):
+    """The same through TLS, also to the sentinels: `rediss+sentinel://`."""
+
+    sentinel = True
+    tls = True
+
+
+class RedisSocketBackend(_Redis):
+    """One namespace of one server on this machine: `unix://`."""
+
+    def _parse(self, rest: str, options: Options) -> Target:
+        return parse_socket(rest, options.credentials)

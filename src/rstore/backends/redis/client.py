@@ -32,11 +32,15 @@ from rstore.backends.redis.nodes import FAILURES, Nodes, ask
 from rstore.backends.redis.patience import Deadline, Patience
 from rstore.backends.redis.pool import LEAST_S, Connection, Pool, pack_command, pack_pieces
 from rstore.backends.redis.probing import tls_on_one_side
+from rstore.backends.redis.sentinel import SentinelNodes
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _HANDSHAKE_S: Final = 2.0
 """After so long without an answer a server is asked, once, whether it speaks TLS at all."""
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
+
+
+_NO_MASTER: Final = driver.ConnectionError("the server answered, and another one became the master meanwhile")
 
 
 class Script:
@@ -98,7 +102,8 @@ class Client:
         self._target = target
         self.deadline = Deadline(timeout_s)
         self._soon_s = self.deadline.soon_s
-        self._nodes = Nodes(target, timeout_s, self.deadline)
+        kind = Nodes if target.service is None else SentinelNodes
+        self._nodes = kind(target, timeout_s, self.deadline)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
         """Connect; return where each server is and what it says of itself.
@@ -124,7 +129,7 @@ class Client:
                     within_s = self.deadline.answer_s
                     continue
                 # One of a cluster may be down that a replica is about to stand in for.
-                passing = code_of(error) == "LOADING" or (self._target.cluster and not _is_refused(error))
+                passing = code_of(error) == "LOADING" or (self._target.fails_over and not _is_refused(error))
                 if not (passing and patience.wait()):
                     raise unreachable(error, str(self._target)) from error
 
@@ -156,7 +161,7 @@ class Client:
         pool = self._nodes.of(slot)
         if pool is None:
             raise StoreNotAvailableError(f"nobody serves the slot {slot} of the Redis Cluster {self._target}")
-        return pool
+        return pool.aside()
 
     def look_again(self) -> None:
         """Ask the cluster who serves which slot; where nobody answers, the next call says so."""
@@ -195,7 +200,9 @@ class Client:
             if not isinstance(outcome, _Lost):
                 pool.give(connection)
         if not isinstance(outcome, Exception):
-            return outcome
+            if not (pool.changing and call.write) or pool.is_settled(self.deadline.left_s()):
+                return outcome
+            outcome = _Lost(_NO_MASTER)
         return _raised(self.run([call], [outcome])[0])
 
     def run(self, calls: Sequence[Call], outcomes: Sequence[Any] | None = None) -> list[Any]:
@@ -252,7 +259,7 @@ class Client:
 
     def _rediscover(self, patience: Patience) -> None:
         patience.rediscover = False
-        self._nodes.outdated = self._target.cluster  # where there is no time left, the next call begins with this
+        self._nodes.outdated = self._target.fails_over  # where there is no time left, the next call begins with this
         try:
             self._nodes.discover()
         except StoreError:
@@ -263,7 +270,7 @@ class Client:
         self, i: int, call: Call, outcome: Exception, asking: dict[int, Pool], by_source: set[int], patience: Patience
     ) -> Exception | None:
         """Return the exception that a call ends with, or None if it is to be sent again."""
-        where, cluster = str(self._target), self._target.cluster
+        where, cluster = str(self._target), self._target.fails_over
         if isinstance(outcome, StoreError):
             return outcome
         if isinstance(outcome, _Late):
@@ -295,7 +302,7 @@ class Client:
         if code == "NOSCRIPT" and call.script is not None and i not in by_source:
             by_source.add(i)
             return None
-        if code in REDIRECTED and cluster and isinstance(outcome, driver.AskError):
+        if code in REDIRECTED and self._target.cluster and isinstance(outcome, driver.AskError):
             # A server that does not know the name of another leaves it out: then it is its own.
             unnamed = outcome.host in ("", "?")
             address = self._nodes.host_of(call.slot) if unnamed else outcome.host, int(outcome.port)
@@ -360,6 +367,9 @@ class Client:
                 if limited:
                     connection.update_current_socket_timeout(-1)
                 pool.give(connection)
+            if pool.changing and not pool.is_settled(self.deadline.left_s()):
+                done = [i for i in group if calls[i].write and not isinstance(read[i], Exception)]
+                outcomes |= dict.fromkeys(done, _Lost(_NO_MASTER))
         return [outcomes[i] for i in todo]
 
     def _limit(self, connection: Connection) -> bool:

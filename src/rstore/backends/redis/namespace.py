@@ -35,6 +35,7 @@ from rstore.backends.redis.layout import (
     tells_of_end,
 )
 from rstore.backends.redis.patience import Patience, Revivals
+from rstore.backends.redis.tls import check_files
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
@@ -92,6 +93,8 @@ class RedisNamespace:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
+        if self._target.tls:
+            check_files(self._target.ssl)
         for where, info in self._client.open():
             self._check_server(where, info)
         birth, _ = self._look_up()

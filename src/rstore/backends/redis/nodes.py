@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from random import randrange
 from threading import Lock
 from typing import Any, Final
 from weakref import WeakSet
@@ -27,6 +28,7 @@ class Nodes:
 
     def __init__(self, target: Target, timeout_s: float, deadline: Deadline) -> None:
         self._target = target
+        self._timeout_s = timeout_s
         self._deadline = deadline
         self._make = connector(target, timeout_s)
         self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
@@ -39,7 +41,10 @@ class Nodes:
         self._asked = 0  # how often the slots were asked for
         self.outdated = False  # whether they have to be asked for before anything else
         self._closed = False
-        self.only = None if target.cluster else self._pool(target.addresses[0] if target.addresses else None)
+        self._reading = randrange(1 << 20)  # noqa: S311 - which replica is read from, if that is wanted
+        self.only: Pool | None = (
+            None if target.fails_over else self._pool(target.addresses[0] if target.addresses else None)
+        )
         """The one server, if it is no cluster."""
         _all.add(self)
 
@@ -97,7 +102,7 @@ class Nodes:
                 if left_s <= 0:
                     break
                 where = f"{address[0]}:{address[1]}" if address else ""
-                asked_pool = Pool(self._make_asking, address, where)
+                asked_pool = Pool(self._make_asking, address, where, 1, self._timeout_s)
                 try:
                     slots = ask(asked_pool, b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
                 except FAILURES as error:
@@ -127,13 +132,15 @@ class Nodes:
             raise StoreClosedError("the store was closed meanwhile")
         if address not in self._pools:
             where = f"{address[0]}:{address[1]}" if address else str(self._target)
-            self._pools[address] = Pool(self._make, address, where)
+            self._pools[address] = Pool(self._make, address, where, self._target.max_connections, self._timeout_s)
         return self._pools[address]
 
     def _take_over(self, asked: Address | None, slots: Any) -> bool:
         owners: list[Pool | None] = [None] * SLOTS
         serving: dict[int, Pool] = {}
-        for first, last, (host, port, *_), *_ in slots:
+        self._reading += 1
+        for first, last, master, *replicas in slots:
+            host, port = self._chosen(master, replicas)
             # A server that does not know its own name leaves it out.
             pool = self.at((host.decode() if host and host != b"?" else asked[0] if asked else "", port))
             serving[id(pool)] = pool
@@ -141,6 +148,18 @@ class Nodes:
         if serving:
             self._owners, self._serving = owners, list(serving.values())
         return bool(serving)
+
+    def _chosen(self, master: Any, replicas: list[Any]) -> tuple[bytes, int]:
+        """Return who is asked for some slots: the master, or if that is wanted a replica, and another one each time.
+
+        It is asked for again where one was lost; then it is the turn of the master, too.
+        """
+        if self._target.read_from_replica and replicas:
+            among = [*replicas, master] if self._serving else replicas
+            host, port, *_ = among[self._reading % len(among)]
+        else:
+            host, port, *_ = master
+        return host, port
 
 
 def ask(pool: Pool, *command: bytes, within_s: float | None = None) -> Any:

@@ -72,6 +72,8 @@ class Watch:
             replies = self._receive(connection, len(commands))
         except FAILURES as error:
             raise LostReplyError from error
+        if self._pool.changing and not self._pool.is_settled(self._left_s()):
+            raise LostReplyError from driver.ConnectionError("another server became the master meanwhile")
         reached = replies.pop() if replicas else 0
         for reply in replies:
             self._check(reply)  # the first one says why, EXEC only that

@@ -6,7 +6,9 @@ Nouns: a *connection* (redis-py's, with its TLS, its authentication and its pars
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, Protocol, cast
 from weakref import WeakSet
@@ -14,7 +16,10 @@ from weakref import WeakSet
 import hiredis
 import redis
 
+from rstore.backends.redis.bound import Bound, socket_of
 from rstore.backends.redis.dsn import Address, Target
+from rstore.backends.redis.greeting import greeter
+from rstore.backends.redis.logins import AskedLogin
 from rstore.ending import check_running
 from rstore.errors import StoreClosedError, forgetful
 
@@ -83,13 +88,14 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Callabl
     """Return what makes connections, not connected yet, to the servers of a target."""
     timeout_s = max(timeout_s, _SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
     options: dict[str, Any] = {
-        **target.credentials,
+        **(target.credentials if target.ask is None else {"credential_provider": _asked(target)}),
         "db": target.database,
         "command_packer": _Packer(),
         "protocol": protocol,
+        "redis_connect_func": greeter(target),
         "socket_timeout": timeout_s,
-        "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.cluster else timeout_s,
-        "driver_info": None,  # what a connection would say of itself first costs two replies, and a millisecond here
+        "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.fails_over else timeout_s,
+        "driver_info": None,  # the greeting says it in one round trip instead of two
     }
 
     def make(address: Address | None) -> Connection:
@@ -102,13 +108,31 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Callabl
     return make
 
 
+def _asked(target: Target) -> AskedLogin | None:
+    return None if target.ask is None else AskedLogin(target.ask, target.credentials.get("username"), str(target))
+
+
 class Pool:
     """The connections to one server. Threads share it: a list is popped and appended to by one of them at a time."""
 
-    def __init__(self, make: Callable[[Address | None], Connection], address: Address | None, where: str) -> None:
+    changing = False
+    """Whether its server may be about to lose its role, or has lost it: see `is_settled`."""
+
+    def __init__(
+        self,
+        make: Callable[[Address | None], Connection],
+        address: Address | None,
+        where: str,
+        most: int,
+        timeout_s: float,
+    ) -> None:
         self.address = address
         self.where = where
         self._make = make
+        self._most = most
+        self._timeout_s = timeout_s
+        self._bound = Bound(most, where)
+        self._aside: Pool | None = None
         self._idle: list[tuple[Connection, float]] = []  # with the time since when
         self._closed = False
         _pools.add(self)
@@ -136,20 +160,67 @@ class Pool:
         return None
 
     def take(self, *, checked: bool, within_s: float | None = None) -> Connection:
-        """Return a connection that nobody else has: an idle one, or a new one, which is waited for `within_s`."""
+        """Return a connection that nobody else has: an idle one, or a new one, which is waited for `within_s`.
+
+        Raises `StoreBusyError` if there are too many until then.
+        """
         connection = self.idle(checked=checked)
-        return connected(self._make, self.address, within_s) if connection is None else connection
+        if connection is None:
+            until = monotonic() + (self._timeout_s if within_s is None else within_s)
+            connection = self._bound.connect(lambda: self._connected(until), self._pop, until)
+        return connection
+
+    def _connected(self, until: float) -> Connection:
+        return connected(self._make, self.address, until - monotonic())
+
+    def _pop(self) -> Connection | None:
+        try:
+            return self._idle.pop()[0]
+        except IndexError:
+            return None
 
     def give(self, connection: Connection) -> None:
         """Take a connection back that has no reply outstanding."""
         self._idle.append((connection, monotonic()))
         if self._closed:
             self.close()
+        elif self._bound.line:
+            self._bound.hand_over(self._pop)
+
+    def aside(self) -> Pool:
+        """Return the pool for who keeps a connection while using others: in one pool they wait for each other."""
+        if self._aside is None:
+            self._aside = type(self)(self._make, self.address, self.where, self._most, self._timeout_s)
+            if self._closed:
+                self._aside.close()
+        return self._aside
+
+    def is_settled(self, within_s: float) -> bool:
+        """Return whether what the server has answered will last, waiting for the end of a failover."""
+        return not self.changing
 
     def close(self) -> None:
         """Close all connections; those that are in use when they are given back."""
         self._closed = True
         self.drop_idle()
+        if self._aside is not None:
+            self._aside.close()
+
+    def cut(self) -> None:
+        """Close all connections, also those that a thread waits on: it gets an error in place of its reply."""
+        self.drop_idle()
+        for connection in self._bound.made():
+            # Not `disconnect`, which takes the parser away from under the other thread; and not the `shutdown` of TLS,
+            # which says goodbye to a server that may be gone.
+            sock = socket_of(connection)
+            if sock is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def after_fork(self) -> None:
+        """Let go, in a child, of what is its parent's: connections, and places that other threads wait for."""
+        self.drop_idle()
+        self._bound = Bound(self._most, self.where)
 
     def drop_idle(self) -> None:
         """Close the connections that nobody uses."""
@@ -192,7 +263,7 @@ _pools: WeakSet[Pool] = WeakSet()
 def _after_fork() -> None:
     # The parent goes on using these sockets: closing the descriptors of the child is all that may happen to them.
     for pool in list(_pools):
-        pool.drop_idle()
+        pool.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
