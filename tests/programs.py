@@ -15,12 +15,13 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, NoReturn
 
 import apsw
 
-from rstore import CorruptionError, Store, StoreError, StoreFullError
+from rstore import CorruptionError, OutcomeUnknownError, Store, StoreError, StoreFullError
 
 _NOBODY = 65534
 _PATIENCE_S = 25
@@ -390,6 +391,49 @@ def become_nobody() -> None:
         os.setgroups([])
         os.setgid(_NOBODY)
         os.setuid(_NOBODY)
+
+
+def lose_the_directory() -> None:
+    """Use a store whose directory may not be searched for a while; say what of it was not as it should be."""
+    folder = Path(mkdtemp())
+    path = folder / "store.db"
+    folder.chmod(0o777)
+    become_nobody()
+    if os.getuid() == _NOBODY:
+        folder = folder / "mine"
+        folder.mkdir()
+        path = folder / "store.db"
+    wrong: list[str] = []
+    least = most = 0
+    with Store(path, frozen=False, timeout=1) as store, Store(path, frozen=False, timeout=1) as other:
+        store["n"] = 0
+        verbs: dict[str, Callable[[], object]] = {
+            "incr": lambda: store.incr("n"),
+            "get": lambda: store["n"],
+            "keys": store.keys,
+            "extend": lambda: store.extend("s", (1, 1)),
+            "transaction": lambda: store.run(lambda tx: tx.set("t", 1)),
+            "open": Store(path).open,
+            "backup": lambda: store.backup(folder / "copy.db"),
+            "stats": other.stats,
+        }
+        for rights in (0, 0o700):
+            folder.chmod(rights)
+            for name, verb in verbs.items():
+                try:
+                    verb()
+                except StoreError as error:
+                    most += name == "incr" and isinstance(error, OutcomeUnknownError)
+                    if rights:
+                        wrong.append(f"{name} does not work again: {error!r}")
+                except Exception as error:  # noqa: BLE001 - which it is, the test tells
+                    wrong.append(f"{name}: {error!r}")
+                else:
+                    least, most = least + (name == "incr"), most + (name == "incr")
+        if not least <= store["n"] <= most:
+            wrong.append(f"n is {store['n']}, between {least} and {most}")
+    rmtree(folder)
+    say("; ".join(wrong) or "nothing raw")
 
 
 def watch_as_nobody(path: str) -> None:

@@ -25,6 +25,7 @@ class Proxy:
         self._meanwhile: Callable[[], object] = lambda: None
         self.lost = 0
         self._late = b""
+        self._silent = False
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose(
@@ -47,6 +48,10 @@ class Proxy:
     def lead_to(self, port: int) -> None:
         """Forward new connections to another port; those that are there stay where they are."""
         self._to = port
+
+    def silence(self) -> None:
+        """Take new connections, and forward nothing that comes through them."""
+        self._silent = True
 
     def lead_nowhere(self) -> None:
         """Close new connections."""
@@ -85,6 +90,8 @@ class Proxy:
             loses = threading.Event()
             threading.Thread(target=self._reply, args=(client, server, loses), daemon=True).start()
             while request := client.recv(1 << 20):
+                if self._silent:
+                    continue
                 forward, lose = self._verdict(request)
                 if lose:
                     loses.set()

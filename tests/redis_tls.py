@@ -6,6 +6,7 @@ import select
 import socket
 import ssl
 import threading
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -22,10 +23,28 @@ from cryptography.x509.oid import NameOID
 class Tunnel:
     """Takes TLS connections, and forwards what comes through them to a port of the loopback in the clear."""
 
-    def __init__(self, port: int, certificate: Path, key: Path) -> None:
+    def __init__(
+        self,
+        port: int,
+        certificate: Path,
+        key: Path,
+        *,
+        most: ssl.TLSVersion | None = None,
+        clients: Path | None = None,
+    ) -> None:
+        """`most` is the newest protocol that it speaks, `clients` vouches for those that it lets in."""
         self._to = port
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, key)
+        if most is not None:
+            self._context.set_ciphers("ALL:@SECLEVEL=0")  # as a server of that time
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._context.minimum_version = ssl.TLSVersion.TLSv1
+                self._context.maximum_version = most
+        if clients is not None:
+            self._context.load_verify_locations(clients)
+            self._context.verify_mode = ssl.CERT_REQUIRED
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.accepted = 0
@@ -64,26 +83,65 @@ class Tunnel:
         self._listener.close()
 
 
+class Authority:
+    """Who vouches for certificates."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+        self._n = 0
+        self.file = directory / "authority.pem"
+        made = _make(self._name, self._name, self._key, self._key, (), ca=True)
+        self.file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+    def certify(self, *names: str, passphrase: bytes | None = None) -> tuple[Path, Path]:
+        """Return the files of a certificate for some hosts, and of its key."""
+        self._n += 1
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        made = _make(name, self._name, key, self._key, names, ca=False)
+        return _write(self._directory, f"{self._n}-", made, key, passphrase)
+
+
 def certify(directory: Path) -> tuple[Path, Path]:
     """Return a certificate for 127.0.0.1 that vouches for itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    return _write(directory, "", _make(name, name, key, key, ("127.0.0.1",), ca=True), key, None)
+
+
+def _make(
+    name: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    hosts: tuple[str, ...],
+    *,
+    ca: bool,
+) -> x509.Certificate:
     now = datetime.now(UTC)
-    certificate = (
+    made = (
         x509.CertificateBuilder()
         .subject_name(name)
-        .issuer_name(name)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     )
-    paths = directory / "certificate.pem", directory / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    if hosts:
+        said = [x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts]
+        made = made.add_extension(x509.SubjectAlternativeName(said), critical=False)
+    return made.sign(signer, hashes.SHA256())
+
+
+def _write(
+    directory: Path, prefix: str, made: x509.Certificate, key: ec.EllipticCurvePrivateKey, passphrase: bytes | None
+) -> tuple[Path, Path]:
+    paths = directory / f"{prefix}certificate.pem", directory / f"{prefix}key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    sealing = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealing))
     return paths

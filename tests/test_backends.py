@@ -292,7 +292,7 @@ def test_nothing_is_created_in_a_namespace_that_is_gone(backend: Backend) -> Non
     ):
         with pytest.raises(NamespaceGone):
             write()
-    assert (backend.count(), backend.logs(Model.SERIES), backend.fact("f")) == (0, [], None)
+    assert (backend.count(), backend.logs(Model.SERIES), backend.facts()) == (0, [], (None, {}))
     birth = backend.create()
     backend.write([Write("k", record(2))], birth)
     assert backend.count() == 1
@@ -300,8 +300,8 @@ def test_nothing_is_created_in_a_namespace_that_is_gone(backend: Backend) -> Non
 
 def test_a_fact_is_kept_once(backend: Backend) -> None:
     backend.create()
-    assert backend.fact("f") is None
-    assert backend.add_fact("f", b"1") == backend.add_fact("f", b"2") == backend.fact("f") == b"1"
+    assert backend.facts()[1] == {}
+    assert backend.add_fact("f", b"1") == backend.add_fact("f", b"2") == backend.facts()[1]["f"] == b"1"
 
 
 def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:

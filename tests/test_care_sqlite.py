@@ -131,7 +131,7 @@ def test_what_is_whole_and_wrong_is_found(path: Path) -> None:
     path = path.with_name("other.db")
     fill(path)
     ((t, seq),) = execute(path, "SELECT t, seq FROM checkpoints")
-    state = pack_state([("a", b"\x10" + bytes(8)), ("b", b"\x10" + bytes(8))])
+    state = pack_state([("a", b"\x10" + bytes(8)), ("b", b"\x10" + bytes(8))], 2)
     block = envelope.seal_block(state, envelope.where(Cell.CHECKPOINT, "log"), at_position(t, seq))
     execute(path, ("UPDATE checkpoints SET body = ?", (block,)))
     assert ("events", "log") in findings(path)
@@ -180,9 +180,10 @@ def test_what_only_sqlite_sees_is_found(path: Path) -> None:
         "UPDATE sqlite_schema SET sql = replace(sql, 'ns, expires_ms', 'expires_ms, ns') WHERE name = 'records_expiry'",
     )
     with Store(path) as store:
-        (finding,) = store.check()
-    assert (finding.model, finding.key) == ("store", None)
-    assert "missing from index" in finding.problem
+        entries, schema = store.check()
+    assert (entries.model, entries.key) == (schema.model, schema.key) == ("store", None)
+    assert "missing from index" in entries.problem
+    assert "'records_expiry' was changed" in schema.problem
 
 
 def test_damaged_pages_are_found(path: Path, tmp_path: Path) -> None:

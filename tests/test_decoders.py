@@ -13,7 +13,7 @@ from rstore.codec import chunks, columns
 from rstore.codec.changes import Step, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.formats import Json, Pickle
-from rstore.codec.keys import Passphrase
+from rstore.codec.keys import Passphrase, check_keys, find_keyring
 from rstore.codec.serializers import Codec
 
 CODEC = Codec(Pickle())
@@ -73,16 +73,17 @@ META = chunks.pack_meta(chunks.Segment(np.arange(3, dtype=np.int64), None, colum
 CHANGE = pack_change(
     [Step("item", "setitem", b"\x13abc"), Step("é", "delitem", None), Step("n", "add", b"\x10" + bytes(8))]
 )
-STATE = pack_state([("a", b"\x13abc"), ("b", b"")])
+STATE = pack_state([("a", b"\x13abc"), ("b", b"")], 2)
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
-    "meta": (chunks.unpack_meta, META),
+    "meta": (lambda meta: chunks.unpack_meta(meta, 3, 2), META),
     "change": (unpack_change, CHANGE),
     "state": (unpack_state, STATE),
     "horizon": (unpack_horizon, b"\x01\x01" + bytes(8)),
     "json value": (Codec(Json()).decode, b'\x02{"a":1}'),
     "int": (CODEC.decode, b"\x10" + bytes(8)),
     "float": (CODEC.decode, b"\x11" + bytes(8)),
-    "passphrase": (lambda fact: len(fact) == 26 or Passphrase("x").derive(fact), bytes(26)),
+    "salt and cost": (lambda salted: Passphrase("x").derive(salted), bytes(26)),
+    "key facts": (lambda fact: find_keyring([Passphrase("x"), *check_keys(bytes(32))], [fact], b""), bytes(58)),
 }
 
 
@@ -102,7 +103,7 @@ def test_damaged_bytes_are_read_or_an_error_of_ours(
 
 
 def test_meta_says_what_its_chunk_holds() -> None:
-    meta = chunks.unpack_meta(META)
+    meta = chunks.unpack_meta(META, 3, 2)
     assert (CODEC.decode(meta.first or b""), CODEC.decode(meta.last or b"")) == (3, 2**62)
     assert meta.stats is not None
     assert meta.stats[:4] == (3, -4, 2**62, 2**62 - 1)
@@ -112,7 +113,7 @@ def test_meta_says_what_its_chunk_holds() -> None:
 def test_the_sum_of_a_chunk_of_large_ints_does_not_wrap_around() -> None:
     values = [-(2**63)] * 1000 + [2**63 - 1] * 10
     segment = chunks.Segment(np.arange(1010, dtype=np.int64), None, columns.column_of(values, CODEC))
-    stats = chunks.unpack_meta(chunks.pack_meta(segment)).stats
+    stats = chunks.unpack_meta(chunks.pack_meta(segment), 1010, 1009).stats
     assert stats is not None
     assert stats[:4] == (len(values), -(2**63), 2**63 - 1, sum(values))
 

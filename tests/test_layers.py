@@ -14,7 +14,8 @@ ROOT = Path(rstore.__file__).parent
 
 # From the bottom to the top; a module imports from lines below its own, and from those beside it where it says so.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("rstore.errors", "rstore.backends.telemetry"),
+    ("rstore.errors", "rstore.afterwards", "rstore.backends.telemetry"),
+    ("rstore.ending",),
     ("rstore.backends.credentials",),
     ("rstore.backends.nouns",),
     ("rstore.backends.care", "rstore.patience"),
@@ -23,13 +24,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.codec.data_pickle",),
     ("rstore.codec.formats",),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),
-    ("rstore.codec.numbers",),
+    ("rstore.codec.numbers", "rstore.codec.secrets"),
     ("rstore.codec.ciphers", "rstore.codec.threads"),
-    ("rstore.codec.columns", "rstore.codec.envelope", "rstore.codec.keys", "rstore.codec.changes"),
+    ("rstore.codec.columns", "rstore.codec.keys", "rstore.codec.changes"),
+    ("rstore.codec.envelope",),
     ("rstore.codec.chunks",),
     ("rstore.log_reading",),
     ("rstore.log", "rstore.states"),
-    ("rstore.generations", "rstore.pieces"),
+    ("rstore.guard", "rstore.pieces"),
+    ("rstore.generations",),
     ("rstore.session",),
     ("rstore.history", "rstore.checking", "rstore.copying"),
     ("rstore.series.arrays", "rstore.series.given", "rstore.series.thinning", "rstore.series.writing"),
@@ -67,6 +70,7 @@ CONTRACT = {
     "rstore.backends.credentials",
     "rstore.backends.telemetry",
     "rstore.backends.nouns",
+    "rstore.ending",
     "rstore.errors",
 }
 BACKENDS = [name for name in MODULES if name.startswith("rstore.backends.") and name not in CONTRACT]

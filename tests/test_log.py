@@ -171,11 +171,11 @@ def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: St
     pack = logs._seal_chunk
     raced: list[bool] = []
 
-    def overtaken(key: str, piece: Any) -> Any:
+    def overtaken(key: str, head: Any, piece: Any) -> Any:
         if not raced:
             raced.append(True)
             store.extend("s", (50, "new"), (1000, "new"))
-        return pack(key, piece)
+        return pack(key, head, piece)
 
     logs._seal_chunk = overtaken  # type: ignore[method-assign]
     logs.seal("s", logs.view("s", bodies=False))

@@ -230,16 +230,17 @@ def test_a_part_that_removed_a_series_and_is_undone(store: Store) -> None:
     assert (store.range("s"), store.timeseries()) == ([(1, 1)], ["s"])
 
 
-def test_a_series_that_is_not_to_be_encrypted_any_more(dsn: str, store: Store) -> None:
-    """One appended meanwhile, encrypted, could not be seen: this is refused, and in two steps it is possible."""
+def test_a_series_that_is_to_be_encrypted_from_now_on(dsn: str, store: Store) -> None:
+    """One appended meanwhile, as it is, could not be seen: this is refused, and in two steps it is possible."""
+    store.extend("s", (1, 1))
     with Store(dsn, key=KEY, frozen=False) as sealed:
-        sealed.extend("s", (1, 1))
-    for points in ([(2, 2)], MANY):
-        with pytest.raises(NotSupportedError, match="remove it before"):
-            store.run(partial(begin_anew, points))
-    store.run(lambda tx: tx.remove("s"))
-    store.run(lambda tx: tx.extend("s", (2, 2)))
-    assert store.range("s") == [(2, 2)]
+        for points in ([(2, 2)], MANY):
+            with pytest.raises(NotSupportedError, match="remove it before"):
+                sealed.run(partial(begin_anew, points))
+        sealed.run(lambda tx: tx.remove("s"))
+        sealed.run(lambda tx: tx.extend("s", (2, 2)))
+        assert sealed.range("s") == [(2, 2)]
+        sealed.discard()
 
 
 # -- what is behind it ------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_a_schema_that_was_restored_without_its_rows(postgresql: Server, postgre
 def test_a_missing_namespace_names_those_that_are_there(dsn: str) -> None:
     for i in range(7):
         Store(dsn, f"n{i}", frozen=False).open().close()
-    with pytest.raises(StoreNotAvailableError, match="there are 'n0', 'n1', 'n2', 'n3', 'n4', …"):
+    with pytest.raises(StoreNotAvailableError, match="there are 'n0', 'n1', 'n2', 'n3', 'n4', 'n5', 'n6'"):
         Store(dsn, "other").open()
     with Store(dsn, "n0", frozen=False) as store:
         store.discard()

@@ -176,7 +176,7 @@ def test_a_namespace_that_is_made_anew_while_it_is_discarded(
             discarding = threading.Thread(target=store.discard)
             discarding.start()
             postgresql.await_waiting(1)
-            other.execute(f"INSERT INTO {s}.namespaces VALUES ('default', 7)".encode())
+            other.execute(f"INSERT INTO {s}.namespaces VALUES ('default', 7, int8send(7) || int8send(8))".encode())
             other.execute(f"INSERT INTO {s}.records VALUES (7, 'k', '\\x8004')".encode())
         discarding.join()
     assert postgresql.left_in(postgresql_schema) == {"namespaces": 1, "records": 1}

@@ -83,12 +83,12 @@ def test_a_writer_that_dies_between_leaves_all_or_nothing(redis_server: Server) 
             store.update(keys(2))
             assert proxy.lost == 1
             marker = redis_server.do("KEYS", "rs{*}mdefault")[0]
-            assert len(redis_server.do("GET", marker)) == 24
+            assert len(redis_server.do("GET", marker)) == 32
         # By hand, what such a writer leaves: staged, visible, not folded.
         batch, tag, now = b"abcdefgh", marker[:7], redis_server.do("GET", marker)
         for key in ("000001", "new"):
             redis_server.do(
-                "SET", tag + b"v" + batch + key.encode(), redis_server.do("GET", tag + b"v" + now[16:] + b"000002")
+                "SET", tag + b"v" + batch + key.encode(), redis_server.do("GET", tag + b"v" + now[24:] + b"000002")
             )
             redis_server.do("ZADD", tag + b"i" + batch, 0, key)
         redis_server.do("SET", marker, now + batch)

@@ -249,7 +249,7 @@ def test_a_namespace_of_many_keys_is_discarded_without_stalling_the_server(serve
     with Store(server.dsn, frozen=False) as store:
         # By hand, as fast as the server can: what is tested is how they go.
         name = server.do("KEYS", "rs{*}mdefault")[0]
-        tag, generation = name[:7], server.do("GET", name)[16:]
+        tag, generation = name[:7], server.do("GET", name)[24:]
         script = """for i = 1, ARGV[3] do
             redis.call('SET', ARGV[1] .. 'v' .. ARGV[2] .. i, 'x')
             redis.call('ZADD', ARGV[1] .. 'i' .. ARGV[2], 0, '' .. i) end"""
@@ -377,7 +377,7 @@ def test_a_server_that_loads_its_data_is_waited_for(server: Server) -> None:
         store.update({f"{i}": os.urandom(100_000) for i in range(150)})
     server.do("SAVE")
     server.kill()
-    server.start("--key-load-delay", "5000")  # microseconds; it answers every 2 MB
+    server.start("--key-load-delay", "5000", loaded=False)  # microseconds; it answers every 2 MB
     with pytest.raises(StoreNotAvailableError, match="loading"), Store(server.dsn, timeout=0):
         pass
     with Store(server.dsn) as store:

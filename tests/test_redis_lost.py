@@ -30,9 +30,15 @@ def proxy(redis_server: Server) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture(params=[None, KEY], ids=["plain", "sealed"])
-def store(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Store]:
-    with Store(f"redis://127.0.0.1:{proxy.port}", key=request.param, frozen=False) as store:
+@pytest.fixture(name="key", params=[None, KEY], ids=["plain", "sealed"])
+def fixture_key(request: pytest.FixtureRequest) -> str | None:
+    given: str | None = request.param
+    return given
+
+
+@pytest.fixture
+def store(key: str | None, proxy: Proxy) -> Iterator[Store]:
+    with Store(f"redis://127.0.0.1:{proxy.port}", key=key, frozen=False) as store:
         # Every script once, so that no reply that is lost says that the server does not know it yet.
         store.update(x=0, y=0)
         store.setdefault("z", 0)
@@ -48,9 +54,9 @@ def store(request: pytest.FixtureRequest, proxy: Proxy) -> Iterator[Store]:
 
 
 @pytest.fixture
-def other(redis_server: Server, store: Store) -> Iterator[Store]:
+def other(redis_server: Server, key: str | None) -> Iterator[Store]:
     """Return another handle, that does not go through the proxy."""
-    with Store(redis_server.dsn, key=store._keys or None, frozen=False) as other:  # noqa: SLF001
+    with Store(redis_server.dsn, key=key, frozen=False) as other:
         yield other
 
 
@@ -314,14 +320,14 @@ def test_the_body_of_a_chunk_that_arrives_again_when_it_is_committed_does_not_ex
 
 
 def test_discarding_again_after_a_lost_reply_leaves_alone_what_was_created_meanwhile(
-    store: Store, other: Store, proxy: Proxy, redis_server: Server
+    store: Store, other: Store, proxy: Proxy, redis_server: Server, key: str | None
 ) -> None:
     store.discard()
     store.set("k", 1)
     seen: list[Any] = []
 
     def begin_anew() -> None:
-        with Store(redis_server.dsn, key=store._keys or None, frozen=False) as third:  # noqa: SLF001
+        with Store(redis_server.dsn, key=key, frozen=False) as third:
             seen.append(third.get("k"))
             third.set("new", 2)
 

@@ -18,7 +18,15 @@ from redis_servers import SYSTEM, Server, executables
 from redis_tls import Tunnel, certify
 from waiting import until
 
-from rstore import InvalidArgumentError, Store, StoreBusyError, StoreClosedError, StoreNotAvailableError
+from rstore import (
+    InvalidArgumentError,
+    KeyRequiredError,
+    Store,
+    StoreBusyError,
+    StoreClosedError,
+    StoreNotAvailableError,
+    generate_key,
+)
 from rstore.backends.redis.backend import EvictionWarning
 from rstore.backends.redis.dsn import parse
 from rstore.backends.redis.namespace import RedisNamespace
@@ -152,17 +160,49 @@ def test_databases_are_stores_of_their_own(redis_dsn: str) -> None:
         pass
 
 
-def test_a_unix_socket() -> None:
+@pytest.mark.parametrize("scheme", ["redis", "valkey", "unix", "redis+unix", "valkey+unix", "UNIX"])
+def test_a_unix_socket(scheme: str) -> None:
     directory = Path(tempfile.mkdtemp())  # short: the path of a socket has 107 bytes at most
     try:
         with (
-            Server(directory, "--unixsocket", f"{directory}/s"),
-            Store(f"redis://{directory}/s", frozen=False) as store,
+            Server(directory, "--unixsocket", f"{directory}/s", "--requirepass", SECRET, password=SECRET),
+            Store(f"{scheme}://:{QUOTED}@{directory}/s?db=3", frozen=False) as store,
         ):
             store.set("k", 1)
             assert store["k"] == 1
+            assert "hunter2" not in repr(store)
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("scheme", ["valkey", "VALKEY"])
+def test_valkey_is_another_name_of_the_scheme(redis_dsn: str, redis_cluster_dsn: str, scheme: str) -> None:
+    for dsn in (redis_dsn, redis_cluster_dsn):
+        with Store(dsn, frozen=False) as one, Store(dsn.replace("redis", scheme, 1), frozen=False) as other:
+            one["k"] = 1
+            assert other["k"] == 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "told"),
+    [
+        ("unix://host:6379", "unix:///path"),
+        ("unix://host/0", "unix:///path"),
+        ("unix://", "unix:///path"),
+        ("valkey+unix://host", "unix:///path"),
+        ("valkys://host", "did you mean valkeys://?"),
+        ("redis+sentinal://host/x", "did you mean redis+sentinel://?"),
+        ("redis-cluster://host", "did you mean redis+cluster://?"),
+        ("mysql+x://host", "valkey+cluster://"),
+        ("redis://host?read_from=replica", "read_from"),
+        ("redis+cluster://host?read_from=anybody", "read_from"),
+        ("redis://host?client_name=a%20b", "client_name"),
+    ],
+)
+def test_what_is_meant_is_said(dsn: str, told: str) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        Store(dsn).open()
+    assert told in str(refused.value)
 
 
 def test_tls(server: Server, tmp_path: Path) -> None:
@@ -408,3 +448,28 @@ def test_a_closed_store_has_no_connections_left(redis_dsn: str, redis_server: Se
     with pytest.raises(StoreClosedError):
         list(scan)
     assert redis_server.client().info("clients")["connected_clients"] <= before
+
+
+@pytest.mark.parametrize("buckets", [1, 4])
+def test_a_key_of_which_a_failover_lost_the_fact_is_respected(
+    redis_dsn: str, redis_server: Server, buckets: int
+) -> None:
+    """The markers still tell that others have to look again, and so does the next one who knows the key."""
+    dsn, key = f"{redis_dsn}?buckets={buckets}", generate_key()
+    names = [f"{i}" for i in range(20)]
+    with Store(dsn, frozen=False, allow_plaintext=True) as plain:
+        plain.set("plain", 1)
+        plain.delete("plain")
+        registry = registry_of(redis_server)
+        with Store(dsn, key=key, frozen=False) as sealed:
+            sealed.update(dict.fromkeys(names, 1))
+            lose_in_a_failover(redis_server, registry)
+            with Store(dsn, key=key, frozen=False) as again:
+                assert dict(again) == dict.fromkeys(names, 1)
+                again.update(dict.fromkeys(names, 2))
+                sealed.update(dict.fromkeys(names, 3))
+                for name in names:
+                    with pytest.raises(KeyRequiredError):
+                        plain.set(name, 0)
+                assert dict(again) == dict(sealed) == dict.fromkeys(names, 3)
+                assert again.check() == sealed.check() == []

@@ -429,9 +429,9 @@ def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch:
     opened: list[int] = []
     open_chunk = log.Logs.open_chunk
 
-    def counting(logs: log.Logs, key: str, chunk: Any) -> Any:
+    def counting(logs: log.Logs, key: str, chunk: Any, head: Any) -> Any:
         opened.append(chunk.n)
-        return open_chunk(logs, key, chunk)
+        return open_chunk(logs, key, chunk, head)
 
     monkeypatch.setattr(log.Logs, "open_chunk", counting)
     n = 40 * chunks.MIN_ROWS

@@ -177,6 +177,10 @@ def test_the_mode_of_a_file_that_is_there_stays(tmp_path: Path) -> None:
         assert modes == {"store.db": 0o640, "store.db-wal": 0o640, "store.db-shm": 0o640}
 
 
+def setting(connection: apsw.Connection) -> tuple[object, object]:
+    return connection.pragma("journal_mode"), connection.pragma("synchronous")
+
+
 @pytest.mark.parametrize("durability", ["full", "normal"])
 def test_durability(tmp_path: Path, durability: Literal["full", "normal"]) -> None:
     path = tmp_path / "store.db"
@@ -185,10 +189,15 @@ def test_durability(tmp_path: Path, durability: Literal["full", "normal"]) -> No
     try:
         with Store(path, frozen=False, durability=durability) as store:
             store.set("k", 1)
-            thread = threading.Thread(target=store.set, args=("l", 2))
+            settings = [setting(made[0])]
+
+            def work() -> None:
+                store.set("l", 2)
+                settings.append(setting(made[1]))  # here: it is closed when the thread ends
+
+            thread = threading.Thread(target=work)
             thread.start()
             thread.join()
-            settings = [(one.pragma("journal_mode"), one.pragma("synchronous")) for one in made]
         with Store(path, durability=durability) as frozen:
             assert dict(frozen) == {"k": 1, "l": 2}
     finally:

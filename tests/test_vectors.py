@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from rstore import EncryptionError, Store, TamperedError, generate_key
 from rstore.codec import envelope as module
 from rstore.codec.envelope import Cell, Envelope
+from rstore.codec.keys import Root
+from rstore.codec.secrets import Secret
 
 PATH = Path(__file__).parent / "vectors" / "envelope.json"
 VECTORS = cast("list[dict[str, Any]]", json.loads(PATH.read_text())["vectors"])
@@ -32,14 +34,25 @@ def seal(vector: dict[str, Any]) -> bytes:
     root = hmac.new(key, b"rstore/1/root", hashlib.sha512).digest()
     derived = hmac.new(root, b"rstore/1/seal" + salt, hashlib.sha512).digest()
     header = b"\xc1\x01" + salt + derived[32:] + nonce
+    birth = bytes.fromhex(vector["birth"])
     place = (
-        lp(vector["namespace"]) + bytes([vector["cell"]]) + lp(vector["cell_key"]) + bytes.fromhex(vector["position"])
+        len(birth).to_bytes(4, "big")
+        + birth
+        + lp(vector["namespace"])
+        + bytes([vector["cell"]])
+        + lp(vector["cell_key"])
+        + bytes.fromhex(vector["position"])
     )
     return header + AESGCM(derived[:32]).encrypt(nonce, bytes.fromhex(vector["plaintext"]), header + place)
 
 
+def envelope_of(vector: dict[str, Any]) -> Envelope:
+    birth = bytes.fromhex(vector["birth"])
+    return Envelope(vector["namespace"], [Root(Secret(urlsafe_b64decode(vector["key"])), birth)], birth=birth)
+
+
 def open_with_library(vector: dict[str, Any], sealed: bytes) -> bytes:
-    envelope = Envelope(vector["namespace"], [urlsafe_b64decode(vector["key"])])
+    envelope = envelope_of(vector)
     where = envelope.where(Cell(vector["cell"]), vector["cell_key"])
     return envelope.open(sealed, where, bytes.fromhex(vector["position"]))
 
@@ -56,17 +69,18 @@ def test_the_library_opens_the_published_bytes(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=IDS)
 def test_the_layout_opens_what_the_library_seals(vector: dict[str, Any]) -> None:
-    envelope = Envelope(vector["namespace"], [urlsafe_b64decode(vector["key"])])
+    envelope = envelope_of(vector)
     where = envelope.where(Cell(vector["cell"]), vector["cell_key"])
     sealed = envelope.seal(bytes.fromhex(vector["plaintext"]), where, bytes.fromhex(vector["position"]))
     drawn = vector | {"salt": sealed[2:18].hex(), "nonce": sealed[50:62].hex()}
     assert seal(drawn) == sealed
 
 
-@pytest.mark.parametrize("field", ["namespace", "cell_key", "position", "cell"])
+@pytest.mark.parametrize("field", ["birth", "namespace", "cell_key", "position", "cell"])
 @pytest.mark.parametrize("vector", VECTORS, ids=IDS)
 def test_bytes_that_were_moved_are_refused(vector: dict[str, Any], field: str) -> None:
     moved = {
+        "birth": vector["birth"] + "00",
         "namespace": vector["namespace"] + "x",
         "cell_key": vector["cell_key"] + "x",
         "position": vector["position"] + "00",
@@ -92,7 +106,7 @@ def test_what_is_sealed_in_pieces_is_sealed_as_the_layout_says(size: int) -> Non
     vector: dict[str, Any] = VECTORS[0] | {"plaintext": body.hex(), "cell": int(Cell.VALUE), "position": ""}
     sealed = seal(vector)
     assert open_with_library(vector, sealed) == body
-    envelope = Envelope(vector["namespace"], [urlsafe_b64decode(vector["key"])])
+    envelope = envelope_of(vector)
     ours = envelope.seal(body, envelope.where(Cell.VALUE, vector["cell_key"]))
     assert seal(vector | {"salt": ours[2:18].hex(), "nonce": ours[50:62].hex()}) == ours
     for at in (50, 62, size // 2, -17, -1):

@@ -26,6 +26,7 @@ from rstore.errors import (
     StoreIntegrityError,
     StoreNotAvailableError,
     TamperedError,
+    UnencryptedWarning,
     UnsafeValueError,
     WrongKeyError,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "StoreNotAvailableError",
     "TamperedError",
     "Transaction",
+    "UnencryptedWarning",
     "UnsafeValueError",
     "Watch",
     "WrongKeyError",

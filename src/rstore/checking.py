@@ -12,18 +12,19 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
+from rstore.arguments import key_or_none
 from rstore.backends.care import MODELS, RECORDS, Finding
 from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
-from rstore.codec.changes import Step, unpack_change, unpack_horizon
-from rstore.codec.chunks import Segment, ascending, pack_meta, unpack_meta
+from rstore.codec.changes import Step, unpack_change
+from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
-from rstore.codec.serializers import is_native
+from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
-from rstore.log_reading import LogReader, position_of
+from rstore.log_reading import LogReader, mark_of, position_of
 from rstore.pieces import AT_ONCE
 from rstore.session import Session
-from rstore.states import CannotFold, State
+from rstore.states import CannotFold, Run, State, open_horizon, total_of
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
@@ -50,21 +51,26 @@ def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 def _check_values(session: Session) -> Iterator[Finding]:
+    backend = session.backend.reading_around_damage()
     after, more = None, True
     while more:
-        records, more = session.backend.scan(after=after, limit=_A_PAGE)
+        records, more = backend.scan(after=after, limit=_A_PAGE)
         for key, record, _ in records:
             if after is not None and key <= after:
                 yield Finding(MODELS[RECORDS], key, "it comes in the wrong place: the index of keys is damaged")
                 return
             after = key
+            if key_or_none(key) is None:
+                yield Finding(MODELS[RECORDS], key, "its name is one that no key can have")
             problem = _problem(partial(session.check_value, key, record))
             if problem is not None:
                 yield Finding(MODELS[RECORDS], key, problem)
 
 
 def _check_logs(session: Session, logs: LogReader, model: Model) -> Iterator[Finding]:
-    for key in logs.keys():  # noqa: SIM118 - no mapping
+    for key in session.backend.reading_around_damage().logs(model):
+        if key_or_none(key) is None:
+            yield Finding(MODELS[model], key, "its name is one that no key can have")
         for problem in _problems_of_log(session, logs, model, key):
             yield Finding(MODELS[model], key, problem)
 
@@ -101,7 +107,8 @@ class _LogLook:
 
     def run(self) -> None:
         """Look at all of it; what is found is in `problems` and `doubts`."""
-        with self._logs.snapshot(self._key, FIRST, LAST) as snapshot:
+        # The backend's own: that of the logs refuses at once a log whose chunks cannot be, and says no more.
+        with self._session.backend.snapshot(Log(self._model, self._key), FIRST, LAST) as snapshot:
             view, self.head = snapshot.view, snapshot.view.head
             if view.head is None:
                 return
@@ -127,11 +134,14 @@ class _LogLook:
     def _open_rows(self, head: Head, rows: Sequence[Row]) -> list[Row]:
         """Return those hot rows that can be opened."""
         opened, failed, first = [], 0, ""
+        if (problem := self._logs.problem_of_rows(rows)) is not None:
+            self.problems.append(problem)
+            return []
         for row in rows:
             try:
                 if (row.body[:1] == bytes((MAGIC,))) != head.sealed:
                     raise CorruptionError("it is not as the log is, all encrypted or all not")
-                body = self._logs.open_row(self._key, row)
+                body = self._logs.open_row(self._key, row, head)
                 if self._model is Model.SERIES:
                     self._session.codec.check(body)
             except _UNSOUND as error:
@@ -145,9 +155,9 @@ class _LogLook:
     def _open_chunks(self, snapshot: Snapshot) -> Iterator[tuple[Chunk, Segment | None]]:
         """Yield each chunk, and what is in it if it can be opened, in constant memory."""
         chunks = snapshot.view.chunks
-        for before, after in pairwise(chunks):
-            if before.last >= after.first:
-                self.problems.append(f"the chunks at {before.first[0]} and {after.first[0]} overlap")
+        for some in chunks[:1], *pairwise(chunks):
+            if (problem := self._logs.problem_of_chunks(some)) is not None:
+                self.problems.append(problem)
         for start in range(0, len(chunks), AT_ONCE):
             for chunk in snapshot.bodies(chunks[start : start + AT_ONCE]):
                 segment: Segment | None = None
@@ -158,16 +168,15 @@ class _LogLook:
                 yield chunk, segment
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
-        segment = self._logs.open_chunk(self._key, chunk)
-        if (segment.position(0), segment.position(len(segment) - 1)) != (chunk.first, chunk.last):
-            raise CorruptionError("it does not begin and end where it says")
-        if not ascending(segment.t, segment.seq):
-            raise CorruptionError("its rows are out of order")
+        segment = self._logs.open_chunk(self._key, chunk, self.head)
+        if (problem := self._logs.problem_of_segment(chunk, segment)) is not None:
+            raise CorruptionError(problem)  # also of what is sealed
         if self._model is Model.SERIES:
             if segment.column.kind is Kind.ENCODED:
                 for encoded in segment.column.encoded():
                     self._session.codec.check(encoded)
-            if not _agree(self._logs.open_meta(self._key, chunk), unpack_meta(pack_meta(segment))):
+            computed = unpack_meta(pack_meta(segment), chunk.n, chunk.last[0] - chunk.first[0])
+            if not _agree(self._logs.open_meta(self._key, chunk, self.head), computed):
                 raise CorruptionError("its summary does not agree with its points")
         return segment
 
@@ -176,8 +185,7 @@ class _LogLook:
     def _replay(self, head: Head, changes: Iterable[Row]) -> None:
         """Fold all changes, and compare what they come to with the states that were kept on the way."""
         session, envelope = self._session, self._session.envelope
-        facts = head.facts and envelope.open_block(head.facts, envelope.where(Cell.FACT, self._key))
-        state = _Replay(session.codec, unpack_horizon(facts))
+        state = _Replay(session.codec, open_horizon(envelope, self._key, head))
         kept = [position_of(checkpoint) for checkpoint in session.backend.checkpoints(Log(self._model, self._key))]
         for change in changes:
             while kept and kept[-1] < position_of(change):
@@ -188,6 +196,7 @@ class _LogLook:
                     if step.encoded is not None:
                         session.codec.check(step.encoded)
                 state.fold(steps, change.t)
+                state.n += 1
             except CannotFold as error:
                 self.problems.append(f"it cannot be replayed at {change.t}, item {error.step.item!r}")
                 return
@@ -198,6 +207,8 @@ class _LogLook:
             return  # what is missing explains what differs
         while kept:
             self._compare(kept.pop(), state)
+        if (total := total_of(envelope, self._key, head)) not in (None, state.n):
+            self.doubts.append(f"it has {state.n} changes instead of {total}")
 
     def _checkpoint(self, at: Position) -> Row | None:
         """Return the newest checkpoint up to a position."""
@@ -209,30 +220,48 @@ class _LogLook:
             return
         where = envelope.where(Cell.CHECKPOINT, self._key)
         try:
-            kept = State.unpack(
-                self._session.codec, None, envelope.open_block(checkpoint.body, where, at_position(*at))
-            )
+            place = at_position(*at) + mark_of(self._model, self.head)
+            found = State.unpack(self._session.codec, None, envelope.open_block(checkpoint.body, where, place))
         except _UNSOUND as error:
             self.problems.append(f"the checkpoint at {at[0]}: {error}")
             return
-        if kept is not None and not state.agrees(kept):
+        if found is not None and not (state.agrees(found[0]) and state.n == found[1]):
             self.doubts.append(f"the checkpoint at {at[0]} is not what the changes come to")
 
 
 class _Replay(State):
     """A state that is computed only where everything in it is of a type with a codec of its own."""
 
-    __slots__ = ()
+    __slots__ = ("n",)
+
+    def __init__(self, codec: Codec, horizon: int | None) -> None:
+        super().__init__(codec, horizon)
+        self.n = 0
+        """How many changes it was computed from."""
 
     def _compute(self, step: Step, *, recorded: bool) -> bytes:
-        known = self._items.get(step.item)
-        if known is not None and not (is_native(known) and (step.encoded is None or is_native(step.encoded))):
+        if self._is_opaque(step):
             return _OPAQUE
         computed = super()._compute(step, recorded=recorded)
         return computed if is_native(computed) else _OPAQUE
 
+    def _compute_later(self, step: Step) -> None:
+        opaque = self._is_opaque(step)
+        if not opaque:
+            super()._compute_later(step)
+            value = self._computed[step.item][0]
+            opaque = (value.kind is not str) if type(value) is Run else not has_own_codec(value)
+        if opaque:
+            self._computed.pop(step.item, None)
+            self._items[step.item] = _OPAQUE
+
+    def _is_opaque(self, step: Step) -> bool:
+        known = self._items.get(step.item)
+        return known is not None and not (is_native(known) and (step.encoded is None or is_native(step.encoded)))
+
     def agrees(self, other: State) -> bool:
         """Return whether another state is the same, as far as this one was computed."""
+        self.settle()
         mine, theirs = self._items, other._items  # noqa: SLF001 - of its base
         return mine.keys() == theirs.keys() and all(value in (_OPAQUE, theirs[item]) for item, value in mine.items())
 

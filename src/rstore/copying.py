@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from rstore.backends import make_checked_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import FIRST, Commit, Log, Model, Options, Write
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
-from rstore.generations import FACTS
+from rstore.generations import ORIGIN_FACT, sealed_for
 from rstore.pieces import AT_ONCE
 
 _A_PAGE: Final = 1000
@@ -35,9 +35,12 @@ def back_up(backend: Backend, namespace: str, path: str | os.PathLike[str]) -> N
 def _check_path(path: Any) -> Path:
     if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
         raise InvalidTypeError(f"the path of a backup is a str or a path, not {type(path).__name__}")
-    if not text or "\0" in text:
-        raise InvalidValueError(f"{text!r} is not the path of a file")
-    return Path(text).absolute()
+    try:
+        if text and "\0" not in text and text.encode():
+            return Path(text).absolute()
+    except UnicodeEncodeError:  # SQLite takes UTF-8
+        pass
+    raise InvalidValueError(f"{text!r} is not the path of a file")
 
 
 @contextmanager
@@ -61,11 +64,11 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
             yield made
             _sync(made)
             _name(made, path)
-            if os.name != "nt":  # where directories cannot be opened
-                _sync(path.parent)
         finally:
+            # What is left of it is in nobody's way, and is not the outcome.
             for name in (made, Path(f"{made}-wal"), Path(f"{made}-shm")):
-                name.unlink(missing_ok=True)
+                with suppress(OSError):
+                    name.unlink(missing_ok=True)
     except OSError as error:
         kind = StoreFullError if error.errno in _FULL else StoreNotAvailableError
         raise kind(f"cannot write the backup {str(path)!r}: {error.strerror}") from error
@@ -78,12 +81,20 @@ def _exists(path: Path) -> InvalidValueError:
 
 
 def _name(made: Path, path: Path) -> None:
+    """Give a file that is whole its name, or raise and leave none of that name."""
     try:
         path.hardlink_to(made)  # not `rename`: it would replace what somebody has put there meanwhile
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError:  # a file system without links
         made.rename(path)
+    if os.name == "nt":  # where directories cannot be opened
+        return
+    try:
+        _sync(path.parent)
+    except OSError:
+        path.unlink()  # it may be gone after a power cut: nobody should rely on it
+        raise
 
 
 def _sync(path: Path) -> None:
@@ -103,10 +114,11 @@ def _copy(source: Backend, namespace: str, path: str) -> None:
     target = make_checked_backend("sqlite", path, namespace, options)
     target.open()
     try:
+        target.create()
+        sealed_since, facts = source.facts()
+        for name, fact in {**facts, ORIGIN_FACT: sealed_for(sealed_since, facts)}.items():
+            target.add_fact(name, fact)
         birth = target.create()
-        for name in FACTS:
-            if (fact := source.fact(name)) is not None:
-                target.add_fact(name, fact)
         _copy_records(source, target, birth)
         for model in (Model.SERIES, Model.EVENTS):
             for key in source.logs(model):

@@ -24,12 +24,27 @@ StoreError
     ├── InvalidTypeError      … of the wrong type (also a TypeError)
     └── InvalidValueError     … of the right type (also a ValueError)
 
+UnencryptedWarning            a RuntimeWarning: writing without a key where values are encrypted
+
 Messages name the namespace and the key, never a value or a secret.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from traceback import clear_frames
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class UnencryptedWarning(RuntimeWarning):
+    """A store without a key was opened for writing where others have encrypted values.
+
+    What it writes is stored as it is. `allow_plaintext=True` says that this is meant.
+    """
 
 
 class StoreError(Exception):
@@ -70,7 +85,8 @@ class StoreFullError(StoreError):
 class OutcomeUnknownError(StoreError):
     """The connection was lost at commit: all of the call was applied or none, and it is unknown which.
 
-    Or it is applied on the server, and the replicas that were to confirm it have not: the message says so.
+    Or, on SQLite, the disk failed at the commit. Or it is applied on the server, and the replicas that were to confirm
+    it have not: the message says so.
     """
 
 
@@ -120,7 +136,7 @@ class KeyRequiredError(EncryptionError):
 
 
 class WrongKeyError(EncryptionError):
-    """The data is encrypted under a key that the store was not given."""
+    """The store was not given the key that the namespace, or a value in it, is encrypted under."""
 
 
 class TamperedError(EncryptionError):
@@ -153,3 +169,35 @@ class InvalidTypeError(InvalidArgumentError, TypeError):
 
 class InvalidValueError(InvalidArgumentError, ValueError):
     """An argument is of the right type, and its value is impossible."""
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def forgetful(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function whose errors carry no variables of the frames that they have left.
+
+    For what is given passwords and keys, and drivers that handle them: whatever shows the variables of a traceback
+    (pytest -l, Sentry, cgitb, rich) would show these.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            del args, kwargs
+            _forget(error)
+            raise
+
+    return call
+
+
+def _forget(error: BaseException) -> None:
+    left, seen = [error], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            clear_frames(one.__traceback__)
+            left += (other for other in (one.__cause__, one.__context__) if other is not None)

@@ -1,83 +1,146 @@
 """The namespace of an open store, from one discarding to the next: what goes with a write, and what seals it.
 
-Nouns: a *generation* (a namespace between its creation and its discarding).
+Nouns: a *generation* (a namespace between its creation and its discarding, with the facts that it has).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Final, NamedTuple, cast
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import NamespaceGone
+from rstore.backends.nouns import NamespaceGone, identity_of
 from rstore.codec.envelope import Envelope
-from rstore.codec.keys import Passphrase, new_passphrase_fact, resolve_keys
+from rstore.codec.keys import CheckedKey, Keyring, Passphrase, find_keyring, new_key_fact
+from rstore.errors import StoreBusyError, UnencryptedWarning, WrongKeyError
+from rstore.guard import GuardedBackend
 
-_PASSPHRASE_FACT: Final = "passphrase"  # noqa: S105 - the name of a fact, no secret
-FACTS: Final = (_PASSPHRASE_FACT,)
-"""All facts that there are about a namespace."""
+_TRIES: Final = 100
+_KEY_FACT: Final = "key "
+"""What the name of a key fact begins with, a number follows."""
+ORIGIN_FACT: Final = "origin"
+"""The name of the fact that says, of a copy, which birth its values are sealed for: that of the namespace copied."""
 
 
 class Generation(NamedTuple):
     """A namespace between its creation and its discarding: its birth, and the envelope that seals for it.
 
-    Whoever writes takes the birth first and seals then: if the namespace is replaced meanwhile, the birth that goes
-    with the write is no longer the one in the store, and the write is refused instead of sealed under a dead key.
+    Whoever writes takes the birth first and seals then: if the namespace is replaced meanwhile, or gets another key,
+    the birth that goes with the write is no longer the one in the store, and the write is refused instead of sealed
+    under a dead key, or put over what this store cannot open.
     """
 
     birth: bytes
     envelope: Envelope
 
 
+def sealed_for(birth: bytes | None, facts: dict[str, bytes]) -> bytes:
+    """Return what the keys of a namespace are bound to."""
+    return facts.get(ORIGIN_FACT, b"" if birth is None else identity_of(birth))
+
+
 class Generations:
-    """The generations of one namespace, of which the last one is `now`. Threads share it."""
+    """The generations of one namespace, of which the last one is `now`. Threads share it.
+
+    `backend` is what writes go through: one that guards what the keys at hand do not open, where there is any.
+    """
 
     def __init__(
         self,
         backend: Backend,
         namespace: str,
-        keys: Sequence[bytes | Passphrase],
+        keys: Sequence[CheckedKey],
         *,
         frozen: bool,
         allow_plaintext: bool,
     ) -> None:
         self.namespace = namespace
         self.opens_plaintext = not keys or allow_plaintext
-        self._backend = backend
+        self.backend = backend
+        self.adopt: Callable[[Backend], None] = _nothing
+        """Takes the backend of another generation, before anything can be written to that."""
+        self._bare = backend
         self._keys = keys
         self._frozen = frozen
-        self._passphrase_fact: bytes | None = None
-        self.now = self._begin()
+        self._warns = not (frozen or keys or allow_plaintext)
+        self._found: tuple[bytes | None, dict[str, bytes]] = (None, {})
+        self._begin()
 
     def revive(self) -> None:
-        """Create the namespace again after somebody discarded it."""
-        self.now = self._begin()
+        """Look again at a namespace that was discarded, which creates it, or that got another key."""
+        self._begin()
 
-    def _begin(self) -> Generation:
-        birth = b"" if self._frozen else self._backend.create()
+    def _begin(self) -> None:
+        for _ in range(_TRIES):
+            if not self._frozen:
+                self._bare.create()
+            birth, facts = self._found = self._bare.facts()
+            if birth is None and not self._frozen:
+                continue  # discarded in between
+            keyring = self._find_keyring(birth, facts)
+            if self._frozen or not self._keys or keyring.known:
+                break
+            self._register(birth, facts)
+        else:
+            raise StoreBusyError(f"the namespace {self.namespace!r} is changed again and again; nothing was applied")
         envelope = Envelope(
             self.namespace,
-            resolve_keys(self._keys, self._fetch_passphrase_fact),
+            keyring.roots,
+            birth=sealed_for(birth, facts),
+            keyed=bool(self._keys),
             allow_plaintext=self.opens_plaintext,
-            refresh=self._refresh if any(isinstance(key, Passphrase) for key in self._keys) else None,
+            refresh=self._refresh if self._keys else None,
         )
-        return Generation(birth, envelope)
+        # In this order: whoever takes the new birth writes through what goes with it.
+        self.backend = cast("Backend", GuardedBackend(self._bare, envelope)) if keyring.lacking else self._bare
+        self.adopt(self.backend)
+        self.now = Generation(birth or b"", envelope)
+        if keyring.lacking and self._warns:
+            self._warns = False
+            warnings.warn(
+                f"the namespace {self.namespace!r} holds encrypted values, and this store, opened for writing without "
+                "a key, stores what it is given unencrypted: pass key=…, or allow_plaintext=True if that is meant",
+                UnencryptedWarning,
+                stacklevel=7,
+            )
+
+    def _find_keyring(self, birth: bytes | None, facts: dict[str, bytes]) -> Keyring:
+        keyring = find_keyring(self._keys, _key_facts(facts), sealed_for(birth, facts))
+        if keyring is None:
+            one = any(isinstance(key, Passphrase) for key in self._keys)
+            raise WrongKeyError(
+                f"the namespace {self.namespace!r} is encrypted under another key"
+                + (" or passphrase, or the salt of its passphrase was altered" if one else "")
+                + "; a new key goes in front of an old one: key=[new, old]"
+            )
+        return keyring
+
+    def _register(self, birth: bytes | None, facts: dict[str, bytes]) -> None:
+        """Let the namespace know the key that seals from now on, unless others were faster: then look again."""
+        fact = new_key_fact(self._keys[0], _key_facts(facts), sealed_for(birth, facts))
+        # Under the first number that is free: of several keys that come at once to a new namespace, one is the first.
+        names = (f"{_KEY_FACT}{n}" for n in count())
+        with suppress(NamespaceGone):
+            self._bare.add_fact(next(name for name in names if name not in facts), fact)
 
     def _refresh(self, envelope: Envelope) -> Envelope | None:
-        """Return another envelope if the salt of the passphrase is another: somebody discarded the namespace."""
+        """Return another envelope if the namespace was discarded meanwhile, or has other keys."""
         if self.now.envelope is not envelope:
             return self.now.envelope  # another thread was faster
-        if self._backend.fact(_PASSPHRASE_FACT) == self._passphrase_fact:
+        if self._bare.facts() == self._found:
             return None
-        self.now = self._begin()
+        self._begin()
         return self.now.envelope
 
-    def _fetch_passphrase_fact(self) -> bytes | None:
-        fact = self._backend.fact(_PASSPHRASE_FACT)
-        while fact is None and not self._frozen:
-            try:
-                fact = self._backend.add_fact(_PASSPHRASE_FACT, new_passphrase_fact())
-            except NamespaceGone:
-                self._backend.create()
-        self._passphrase_fact = fact
-        return fact
+
+def _key_facts(facts: dict[str, bytes]) -> list[bytes]:
+    """Return the key facts, the oldest first."""
+    names = (name for name in facts if name.startswith(_KEY_FACT))
+    return [facts[name] for name in sorted(names, key=lambda name: (len(name), name))]
+
+
+def _nothing(_: Backend) -> None:
+    pass

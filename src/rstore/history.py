@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Position, Row
-from rstore.codec.changes import Step, pack_change, pack_horizon, unpack_change, unpack_horizon
+from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Model, Position, Row
+from rstore.codec.changes import Step, pack_change, unpack_change
 from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import (
     ChangeRefusedError,
@@ -18,12 +18,14 @@ from rstore.errors import (
     EncryptionError,
     HorizonError,
     SerializationError,
+    StoreError,
     StoreIntegrityError,
 )
 from rstore.log import new_stamp
+from rstore.log_reading import mark_of
 from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
 from rstore.session import Session
-from rstore.states import CannotFold, Ledger, Reading, State
+from rstore.states import CannotFold, Ledger, Reading, State, open_horizon, seal_horizon, seal_total, total_of
 
 
 class History:
@@ -52,12 +54,20 @@ class History:
             known = None
         reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
         state, ledger, change = reading.state, reading.ledger, None
-        for change in changes:
-            self._refold(state, change)
-            ledger.changes += 1
-            ledger.size += len(change.body)
+        before = ledger.changes
+        try:
+            for change in changes:
+                state.fold(unpack_change(change.body), change.t)
+                ledger.changes += 1
+                ledger.size += len(change.body)
+            state.settle()
+        except CannotFold as error:
+            raise self._unreplayable(0 if change is None else change.t, error) from error.__cause__
+        reading.n += ledger.changes - before
         if change is not None:
             reading.last = change.t, change.seq
+        if hi == LAST:
+            self._check_whole(reading.head, reading.n, known)
         if hi == LAST and reading.head is not None:
             self._session.readings.put(self._key, reading)
         return reading
@@ -75,35 +85,38 @@ class History:
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
         self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
-            return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms), ()
-        horizon = self._horizon(view.head)
+            return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms, known.n), ()
+        horizon = self._horizon(view.head, known)
         state, trusted = State(self._codec, horizon), known is None
-        reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted)
+        reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted=trusted)
         if view.checkpoint is None:
             return reading, self._logs.rows(self._key, view, hi=hi)
         t, seq, sealed = view.checkpoint
         where = self._envelope.where(Cell.CHECKPOINT, self._key)
-        kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, at_position(t, seq)))
+        place = at_position(t, seq) + mark_of(Model.EVENTS, view.head)
+        kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, place))
         if kept is None:  # made under other fold rules: a cache, so the changes tell it all again
             return self._begin(None, hi)
-        reading.state, reading.last = kept, (t, seq)
+        (reading.state, reading.n), reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
 
-    def _refold(self, state: State, change: Row) -> None:
-        try:
-            state.fold(unpack_change(change.body), change.t)
-        except CannotFold as error:
-            raise self._unreplayable(change, error) from error.__cause__
+    def _check_whole(self, head: Head | None, n: int, known: Reading | None = None) -> None:
+        """Refuse a sequence of which changes are missing, before a state is made of the others, and kept."""
+        if head is None or (known is not None and known.head is not None and known.head.version == head.version):
+            return
+        if (total := total_of(self._envelope, self._key, head)) not in (None, n):
+            raise self._logs.unsound(self._key, f"it has {n:,} changes instead of {total:,}")
 
-    def _unreplayable(self, change: Row, error: CannotFold) -> CorruptionError:
-        return CorruptionError(
-            f"the event sequence {self._place} cannot be replayed at t={change.t}, item {error.step.item!r}"
-        )
+    def _unreplayable(self, t: int, error: CannotFold) -> CorruptionError:
+        item = error.step.item
+        return CorruptionError(f"the event sequence {self._place} cannot be replayed at t={t}, item {item!r}")
 
-    def _horizon(self, head: Head | None) -> int | None:
-        if head is None or not head.facts:
+    def _horizon(self, head: Head | None, known: Reading | None = None) -> int | None:
+        if head is None:
             return None
-        return unpack_horizon(self._envelope.open_block(head.facts, self._envelope.where(Cell.FACT, self._key)))
+        if known is not None and known.head is not None and known.head.facts == head.facts:
+            return known.horizon
+        return open_horizon(self._envelope, self._key, head)
 
     def check_horizon(self, horizon: int | None, t: int, *, writing: bool = False) -> None:
         """Refuse a time whose history was pruned away."""
@@ -146,8 +159,9 @@ class History:
         at = _next(reading.last, now_ms) if t is None else (t, 0)
         body = pack_change(steps)
         self._fold_new(reading.state, at[0], steps)
+        reading.n += 1
         due = reading.ledger.due(body, reading.state)
-        return self._commit(reading, at, body, [self._checkpoint(at, reading.state)] if due else [], birth)
+        return self._commit(reading, at, body, [self._checkpoint(at, reading)] if due else [], birth)
 
     def _try_insert(self, steps: Sequence[Step], t: int, birth: bytes) -> dict[str, Any] | None:
         """Record a change in the past: everything behind it is replayed on top of it first."""
@@ -158,27 +172,36 @@ class History:
             if step.encoded is not None:
                 self._codec.decode(step.encoded)  # what cannot be loaded must not be recorded, even to be replaced
         checkpoints: list[Row] = []
+        placed = False
+        change: Row | None = None
 
         def place() -> None:
+            nonlocal placed
+            reading.state.settle()
+            placed = True
             self._fold_new(reading.state, t, steps)
+            reading.n += 1
             if reading.ledger.due(body, reading.state):
-                checkpoints.append(self._checkpoint(at, reading.state))
+                checkpoints.append(self._checkpoint(at, reading))
 
-        placed = False
-        for change in changes:
-            if change.t == t:
-                raise StoreIntegrityError(f"the timestamp {t} of {self._place} is taken: pick another, or none for now")
-            if change.t > t and not placed:
-                place()
-                placed = True
-            if placed:
-                self._replay(reading.state, change, steps, t)
-            else:
-                self._refold(reading.state, change)
-            if reading.ledger.due(change.body, reading.state):
-                checkpoints.append(self._checkpoint((change.t, change.seq), reading.state))
-        if not placed:
-            place()  # what was behind it is gone since
+        try:
+            for change in changes:
+                if change.t == t:
+                    raise StoreIntegrityError(
+                        f"the timestamp {t} of {self._place} is taken: pick another, or none for now"
+                    )
+                if change.t > t and not placed:
+                    place()
+                reading.state.fold(unpack_change(change.body), change.t)
+                reading.n += 1
+                if reading.ledger.due(change.body, reading.state):
+                    checkpoints.append(self._checkpoint((change.t, change.seq), reading))
+            if not placed:
+                place()  # what was behind it is gone since
+            reading.state.settle()
+        except CannotFold as error:
+            raise self._broken(error, change, steps if placed else (), t) from error.__cause__
+        self._check_whole(reading.head, reading.n - 1)
         return self._commit(reading, at, body, checkpoints, birth, insert=True)
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
@@ -188,15 +211,14 @@ class History:
             cause = error.__cause__
             raise self._refusal(error.step, t, _why(cause, error.step)) from cause
 
-    def _replay(self, state: State, change: Row, steps: Sequence[Step], t: int) -> None:
-        try:
-            state.fold(unpack_change(change.body), change.t)
-        except CannotFold as error:
-            # Every operator reads and writes one item, so that only a step on the same item can have broken it.
-            step = next((step for step in steps if step.item == error.step.item), None)
-            if step is None:
-                raise self._unreplayable(change, error) from error.__cause__
-            raise self._refusal(step, t, f"it would break the {error.step.op} at t={change.t}") from error.__cause__
+    def _broken(self, error: CannotFold, change: Row | None, steps: Sequence[Step], t: int) -> StoreError:
+        """Return the error for a change behind time `t` that does not compute any more, or never did."""
+        # Every operator reads and writes one item, so that only a step on the same item can have broken it.
+        step = next((step for step in steps if step.item == error.step.item), None)
+        if step is not None:
+            behind = "" if change is None else f" at t={change.t}"
+            return self._refusal(step, t, f"it would break the {error.step.op}{behind}")
+        return self._unreplayable(t if change is None else change.t, error)
 
     def _refusal(self, step: Step, t: int, why: str) -> ChangeRefusedError:
         return ChangeRefusedError(
@@ -207,9 +229,10 @@ class History:
             op=OPERATORS[step.op].function,
         )
 
-    def _checkpoint(self, at: Position, state: State) -> Row:
+    def _checkpoint(self, at: Position, reading: Reading) -> Row:
         where = self._envelope.where(Cell.CHECKPOINT, self._key)
-        return Row(*at, self._envelope.seal_block(state.pack(), where, at_position(*at)))
+        place = at_position(*at) + mark_of(Model.EVENTS, reading.head)
+        return Row(*at, self._envelope.seal_block(reading.state.pack(reading.n), where, place))
 
     def _commit(
         self,
@@ -223,15 +246,15 @@ class History:
     ) -> dict[str, Any] | None:
         head = reading.head
         # Only where there is none: the stamps of a new one are what a commit is recognised by where its answer is lost.
-        create = self._logs.new_head() if head is None else None
+        create = self._logs.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
             # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
-            version=new_stamp(),
-            put_rows=self._logs.seal_rows(self._key, [(*at, body)]),
+            version=seal_total(self._envelope, self._key, head or create, reading.n) or new_stamp(),
+            put_rows=self._logs.seal_rows(self._key, [(*at, body)], head or create),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
         )
@@ -256,11 +279,19 @@ class History:
         changes = [(change, unpack_change(change.body)) for change in self._logs.rows(self._key, view)]
         kept, obsolete, superseded_at = _superseded(changes)
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
-        state, ledger, checkpoints = State(self._codec, horizon), Ledger(), []
+        facts = seal_horizon(self._envelope, self._key, horizon)
+        head = view.head._replace(facts=facts)
+        self._check_whole(view.head, len(changes))
+        state, checkpoints = State(self._codec, horizon), []
+        reading = Reading(head, horizon, state, None, Ledger(), view.now_ms)
         for change in kept:
-            self._refold(state, change)
-            if ledger.due(change.body, state):
-                checkpoints.append(self._checkpoint((change.t, change.seq), state))
+            try:
+                state.fold(unpack_change(change.body), change.t)
+                reading.n += 1
+                if reading.ledger.due(change.body, state):
+                    checkpoints.append(self._checkpoint((change.t, change.seq), reading))
+            except CannotFold as error:
+                raise self._unreplayable(change.t, error) from error.__cause__
         if remove and not len(state):
             n = sum(len(steps) for _, steps in changes)
             return n if self._logs.drop(self._key, if_version=view.head.version) else None
@@ -269,14 +300,14 @@ class History:
         commit = Commit(
             if_version=view.head.version,
             if_epoch=view.head.epoch,
-            version=new_stamp(),
+            version=seal_total(self._envelope, self._key, head, reading.n) or new_stamp(),
             epoch=new_stamp(),
-            facts=self._envelope.seal_block(pack_horizon(horizon), self._envelope.where(Cell.FACT, self._key)),
+            facts=facts,
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in view.chunks],
             drop_checkpoints_from=FIRST,
             put_checkpoints=checkpoints,
-            **self._logs.lay_out(self._key, kept),
+            **self._logs.lay_out(self._key, kept, head),
         )
         return obsolete if self._logs.commit(self._key, commit, birth) else None
 

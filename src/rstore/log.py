@@ -6,6 +6,7 @@ the *rewrite* (the one way from rows to chunks, and from chunks to other chunks)
 
 from __future__ import annotations
 
+import logging
 import os
 from bisect import bisect_right
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
+from rstore.afterwards import behind_commit
 from rstore.backends.nouns import (
     ANY,
     FIRST,
@@ -35,14 +37,23 @@ from rstore.backends.nouns import (
     View,
     close_scope,
 )
+from rstore.backends.telemetry import Occurrence
 from rstore.codec import chunks as chunk_codec
 from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
 from rstore.codec.envelope import Cell, at_run
 from rstore.codec.threads import spread
-from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreFullError, StoreIntegrityError
-from rstore.log_reading import LogReader, Namespace, position_of
+from rstore.errors import (
+    CorruptionError,
+    KeyRequiredError,
+    PlaintextError,
+    StoreError,
+    StoreFullError,
+    StoreIntegrityError,
+)
+from rstore.log_reading import LogReader, Namespace, mark_of, position_of
 
 T = TypeVar("T")
+_log: Final = logging.getLogger("rstore.log")
 Keep: TypeAlias = Literal["last", "first", "error"]
 """Which of two rows at one position stays."""
 
@@ -129,13 +140,16 @@ class Logs(LogReader):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def seal_rows(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> list[Row]:
-        """Return hot rows with their bodies sealed."""
+    def seal_rows(self, key: str, rows: Sequence[tuple[int, int, bytes]], head: Head | None = None) -> list[Row]:
+        """Return hot rows with their bodies sealed; changes for the log that has this head."""
         if not self._envelope.keyed:
             return [*map(Row._make, rows)]
         seal, position = self._envelope.seal, self._kind.position
         where = self._envelope.where(self._kind.row, key)
-        return [Row(t, seq, seal(body, where, position(t, seq))) for t, seq, body in rows]
+        if not self._kind.opaque:
+            return [Row(t, seq, seal(body, where, position(t, seq))) for t, seq, body in rows]
+        mark = mark_of(self._model, head)
+        return [Row(t, seq, seal(body, where, position(t, seq) + mark)) for t, seq, body in rows]
 
     def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
         """Put a few rows, whatever stood at their positions, without reading anything."""
@@ -180,7 +194,12 @@ class Logs(LogReader):
 
     def drop(self, key: str, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
-        return self._backend.drop(Log(self._model, key), if_version=if_version)
+        while True:
+            birth = self.birth
+            try:
+                return self._backend.drop(Log(self._model, key), if_version=if_version, if_birth=birth)
+            except NamespaceGone:
+                self._namespace.revive()
 
     def new_head(self, facts: bytes = b"") -> Head:
         """Return the head of a log that is about to begin: sealed if there is a key, for good."""
@@ -192,7 +211,7 @@ class Logs(LogReader):
             raise self._wrong_kind(key)
 
     def _wrong_kind(self, key: str) -> StoreError:
-        what = f"the {'series' if self._model is Model.SERIES else 'event sequence'} {self._namespace.place(key)}"
+        what = self._described(key)
         if self._envelope.keyed:
             return PlaintextError(f"{what} is not encrypted: a store with a key cannot write into it")
         return KeyRequiredError(f"{what} is encrypted: a store without a key cannot write into it")
@@ -286,12 +305,11 @@ class Logs(LogReader):
         chunks. With `keep` "first", rows that are there stay what they are; with "error", one at a position of `add`
         raises `StoreIntegrityError`. Returns whether there was a log.
         """
-        log = Log(self._model, key)
         self._fold_ahead(key, lo, hi)
 
         def attempt() -> bool | None:
             birth = self.birth
-            view = self._backend.view(log, lo, hi, bodies=not remove, neighbours=not remove)
+            view = self.view(key, lo, hi, bodies=not remove, neighbours=not remove)
             if view.head is None and add is None:
                 return False
             self.check_kind(key, view.head)
@@ -301,14 +319,19 @@ class Logs(LogReader):
                 chunks = view.chunks
             else:
                 chunks = self._worth_rewriting(view.chunks, lo, hi)
-                kept = [self.open_chunk(key, chunk) for chunk in chunks]
-                kept.append(self.segment(self.open_rows(key, view.rows)))
+                kept = [self.open_chunk(key, chunk, view.head) for chunk in chunks]
+                kept.append(self.segment(self.open_rows(key, view.rows, view.head)))
             if kept is None:
                 return None
             commit = self._rewriting(key, view, chunks, self._added(key, kept, add, keep))
             return self.commit(key, commit, birth) or None
 
-        return self.until_won(key, attempt)
+        done = self.until_won(key, attempt)
+        if done:
+            self._namespace.telemetry.note(
+                _log, Occurrence.SEAL, "%s is packed into chunks", self._namespace.place(key)
+            )
+        return done
 
     def _fold_ahead(self, key: str, lo: Position, hi: Position, *, among: int = 1) -> None:
         """Put hot rows into chunks, which nobody sees, until the backend can drop those that are left in one step.
@@ -338,10 +361,10 @@ class Logs(LogReader):
         for chunk in view.chunks:
             if lo <= chunk.first and chunk.last <= hi:
                 continue  # goes as a whole: no need to fetch it
-            again = self._backend.view(Log(self._model, key), chunk.first, chunk.first, rows=False)
+            again = self.view(key, chunk.first, chunk.first, rows=False)
             if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
                 return None
-            segment = self.open_chunk(key, again.chunks[0])
+            segment = self.open_chunk(key, again.chunks[0], again.head)
             kept.append(segment.slice(0, segment.index(lo)))
             kept.append(segment.slice(segment.index(hi, after=True), len(segment)))
         return kept
@@ -363,13 +386,14 @@ class Logs(LogReader):
         return StoreIntegrityError(f"the timestamp {t} of {self._namespace.place(key)} is taken; nothing was stored")
 
     def _rewriting(self, key: str, view: View, chunks: Sequence[Chunk], rows: Segment) -> Commit:
+        create = self.new_head()
         return Commit(
-            create=self.new_head(),
+            create=create,
             if_epoch=None if view.head is None else view.head.epoch,
             epoch=new_stamp(),
             drop_rows=view.rows,
             drop_chunks=[chunk.first for chunk in chunks],
-            put_chunks=self._seal_chunks(key, rows),
+            put_chunks=self._seal_chunks(key, rows, view.head or create),
             drop_if_empty=self._model is Model.SERIES,
         )
 
@@ -378,7 +402,9 @@ class Logs(LogReader):
         view = before = self.view(key, bodies=False)
         while view.rows:
             self.seal(key, view)
-            view = self.view(key, bodies=False)
+            view, sealed = self.view(key, bodies=False), view
+            if view.rows == sealed.rows:
+                raise CorruptionError(f"the rows of {self._namespace.place(key)} are damaged: check() says more")
         small: list[Chunk] = []
         for chunk in [*view.chunks, None]:
             if chunk is not None and chunk.n < self._least:
@@ -390,27 +416,27 @@ class Logs(LogReader):
                 small = []
         return len(before.rows), len(before.chunks), len(self.view(key, rows=False, bodies=False).chunks)
 
-    def _seal_chunks(self, key: str, rows: Segment) -> list[Chunk]:
+    def _seal_chunks(self, key: str, rows: Segment, head: Head) -> list[Chunk]:
         pieces = list(split(rows, self._least))
         # Here, and not where the chunks are packed: threads that do many small things wait for one another at each.
         metas = [pack_meta(piece) if self._model is Model.SERIES else b"" for piece in pieces]
-        return list(spread(partial(self._seal_chunk, key), list(zip(pieces, metas, strict=True))))
+        return list(spread(partial(self._seal_chunk, key, head), list(zip(pieces, metas, strict=True))))
 
-    def _seal_chunk(self, key: str, piece: tuple[Segment, bytes]) -> Chunk:
+    def _seal_chunk(self, key: str, head: Head, piece: tuple[Segment, bytes]) -> Chunk:
         segment, meta = piece
         first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
-        place, seal = at_run(first, last, n), self._envelope.seal_block
+        place, seal = at_run(first, last, n) + mark_of(self._model, head), self._envelope.seal_block
         body = seal(pack_chunk(segment), self._envelope.where(self._kind.chunk, key), place)
         if meta:
             meta = seal(meta, self._envelope.where(Cell.META, key), place)
         return Chunk(first, last, n, meta, body)
 
-    def lay_out(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> Laid:
-        """Return where opaque rows go that replace a whole log: hot if they are few, else into chunks."""
+    def lay_out(self, key: str, rows: Sequence[tuple[int, int, bytes]], head: Head) -> Laid:
+        """Return where opaque rows go that replace a whole log, which then has this head: hot if few, else chunks."""
         if len(rows) < DIRECT_ROWS:
-            return {"put_rows": self.seal_rows(key, rows)}
+            return {"put_rows": self.seal_rows(key, rows, head)}
         segment = self.segment([Row(*row) for row in rows])
-        return {"put_chunks": self._seal_chunks(key, segment)}
+        return {"put_chunks": self._seal_chunks(key, segment, head)}
 
     def wrote(self, key: str, rows: int) -> None:
         """Count rows that were written, and now and then seal what is due."""
@@ -419,16 +445,13 @@ class Logs(LogReader):
         self._until_check -= rows
         if self._until_check >= 0:
             return None
-        self._until_check = self._random.randrange(2 * CHECK_EVERY)
-        try:
+        self._until_check = CHECK_EVERY  # where it fails the rows stay hot, and the next look is soon
+        with behind_commit(f"the sealing of {self._namespace.place(key)}"):
             n, size = self._backend.hot(Log(self._model, key))
             most = min(HOT_ROWS, 4 * self._backend.most_rows) if self._model is Model.SERIES else HOT_CHANGES
             if n >= most or (size >= HOT_BYTES and n > 1):
                 self.seal(key, self.view(key, bodies=False))
-        except StoreError:
-            # The rows are written and acknowledged: an error here would say that they are not. Whatever it is (a busy
-            # store, a chunk sealed under a key that this handle lacks), the rows stay hot and the next look is soon.
-            self._until_check = CHECK_EVERY
+            self._until_check = self._random.randrange(2 * CHECK_EVERY)
         return None
 
     def seal(self, key: str, view: View) -> None:

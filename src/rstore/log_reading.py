@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from itertools import repeat
-from typing import Final, NamedTuple, Protocol
+from itertools import islice, repeat
+from operator import itemgetter, lt
+from typing import Any, Final, NamedTuple, Protocol
 
 from rstore.backends.base import Backend
-from rstore.backends.nouns import FIRST, LAST, Chunk, Log, Model, Position, Row, Snapshot, View
-from rstore.codec.chunks import Meta, Segment, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot, View
+from rstore.backends.telemetry import Telemetry
+from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.threads import spread
+from rstore.errors import CorruptionError, StoreError, TamperedError
 from rstore.patience import Patience
 
 _MAGIC: Final = bytes((MAGIC,))
+# Of rows, in C: a generator takes twice as long, and readings check all of the rows that they open.
+_TIME: Final = itemgetter(0)
+_SEQ: Final = itemgetter(1)
 
 
 class _Kind(NamedTuple):
@@ -34,6 +41,18 @@ _KINDS: Final = {
 }
 
 
+def mark_of(model: Model, head: Head | None) -> bytes:
+    """Return what is sealed with the rows of a log, so that they do not open in a later one of the same name.
+
+    The version of a series, drawn when it begins and never changed. The nonce of a sequence's facts, which are sealed
+    when it begins and whenever it is pruned: then all of its rows are sealed anew. Whoever puts back what was removed
+    has to put back all of the log, as it was.
+    """
+    if head is None or not head.sealed:
+        return b""
+    return head.version if model is Model.SERIES else head.facts[PREFIX_BYTES:HEADER_BYTES]
+
+
 class Namespace(Protocol):
     """What a log needs to know of the namespace that it is in."""
 
@@ -49,6 +68,11 @@ class Namespace(Protocol):
 
     def place(self, key: str) -> str:
         """Return a key as messages name it."""
+        ...
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Where sealing is counted."""
         ...
 
     @property
@@ -95,11 +119,15 @@ class LogReader:
         reverse: bool = False,
         rows: bool = True,
         bodies: bool = True,
+        neighbours: bool = False,
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        """Return what the log holds between two positions at one moment, still sealed."""
-        return self._backend.view(
+        """Return what the log holds between two positions at one moment, still sealed.
+
+        Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
+        """
+        view = self._backend.view(
             Log(self._model, key),
             lo,
             hi,
@@ -107,9 +135,13 @@ class LogReader:
             reverse=reverse,
             rows=rows,
             bodies=bodies,
+            neighbours=neighbours,
             from_checkpoint=from_checkpoint,
             unless_version=unless_version,
         )
+        if view.chunks and (problem := self.problem_of_chunks(view.chunks)) is not None:
+            raise self.unsound(key, problem)
+        return view
 
     def views(
         self,
@@ -123,19 +155,64 @@ class LogReader:
     ) -> list[View]:
         """Return the views of several logs, each of one moment, in one call."""
         logs = [Log(self._model, key) for key in keys]
-        return self._backend.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+        views = self._backend.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+        for key, view in zip(keys, views, strict=True):
+            self._check_chunks(key, view.chunks)
+        return views
 
-    def snapshot(self, key: str, lo: Position, hi: Position) -> AbstractContextManager[Snapshot]:
+    @contextmanager
+    def snapshot(self, key: str, lo: Position, hi: Position) -> Generator[Snapshot, None, None]:
         """Return what the log holds between two positions at one moment, to be read bit by bit."""
-        return self._backend.snapshot(Log(self._model, key), lo, hi)
+        with self._backend.snapshot(Log(self._model, key), lo, hi) as snapshot:
+            self._check_chunks(key, snapshot.view.chunks)
+            yield snapshot
+
+    def _check_chunks(self, key: str, chunks: Sequence[Chunk]) -> None:
+        problem = self.problem_of_chunks(chunks)
+        if problem is not None:
+            raise self.unsound(key, problem)
+
+    def problem_of_chunks(self, chunks: Iterable[Chunk]) -> str | None:
+        """Return why these cannot be the chunks of a log, in this order: two of them overlap, or one is impossible.
+
+        Sealing binds a chunk to its log and its range. That there is one for each range only, it does not tell: a
+        chunk that was replaced long ago still opens, and would count its rows a second time.
+        """
+        end: Position | None = None
+        series = self._model is Model.SERIES
+        for first, last, n, _, _ in chunks:
+            if not 0 < n <= MAX_ROWS or (first >= last if n > 1 else first != last):
+                return f"a chunk cannot hold {n:,} rows from {first} to {last}"
+            if series and (first[1] or last[1] or last[0] - first[0] < n - 1):
+                return f"a chunk cannot hold {n:,} points from {first} to {last}"
+            if end is not None and first <= end:
+                return f"the chunk at {first[0]} overlaps the one before it, which ends at {end[0]}"
+            end = last
+        return None
+
+    def unsound(self, key: str, problem: str) -> StoreError:
+        """Return the error for a log whose parts contradict one another."""
+        kind = TamperedError if self._envelope.keyed else CorruptionError
+        return kind(
+            f"{self._described(key)} is damaged, or was altered: {problem} "
+            "(check() tells what else is; restore it from a backup)"
+        )
+
+    def _described(self, key: str) -> str:
+        what = "series" if self._model is Model.SERIES else "event sequence"
+        return f"the {what} {self._namespace.place(key)}"
+
+    def _named(self, key: str, error: CorruptionError) -> CorruptionError:
+        return CorruptionError(f"{self._described(key)}: {error}")
 
     def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
         """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
 
         A hot row wins over the row of a chunk at the same position.
         """
-        opened, start = self.open_rows(key, view.rows), 0
-        for chunk, whole in zip(view.chunks, spread(partial(self.open_chunk, key), view.chunks), strict=True):
+        opened, start = self.open_rows(key, view.rows, view.head), 0
+        wholes = spread(partial(self.open_chunk, key, head=view.head), view.chunks)
+        for chunk, whole in zip(view.chunks, wholes, strict=True):
             before = bisect_left(opened, chunk.first, lo=start, key=position_of)
             within = bisect_right(opened, chunk.last, lo=before, key=position_of)
             if before > start:
@@ -151,40 +228,76 @@ class LogReader:
 
     def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
         """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
-        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows)
+        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows, view.head)
 
     def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
         for segment in self.segments(key, view, lo, hi):
             seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
             yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
 
-    def open_row(self, key: str, row: Row) -> bytes:
+    def open_row(self, key: str, row: Row, head: Head | None) -> bytes:
         """Return the body of a hot row."""
-        return self.open_rows(key, [row])[0].body
+        return self.open_rows(key, [row], head)[0].body
 
-    def open_meta(self, key: str, chunk: Chunk) -> Meta:
+    def open_meta(self, key: str, chunk: Chunk, head: Head | None) -> Meta:
         """Return the meta of a chunk of points."""
-        where = self._envelope.where(Cell.META, key)
-        meta = self._envelope.open_block(chunk.meta, where, at_run(chunk.first, chunk.last, chunk.n))
-        return unpack_meta(meta)
+        where, place = self._envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
+        meta = self._envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
+        try:
+            return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
+        except CorruptionError as error:
+            raise self._named(key, error) from error.__cause__ or error
 
-    def open_rows(self, key: str, rows: Sequence[Row]) -> Sequence[Row]:
-        """Return hot rows with their bodies opened."""
+    def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:
+        """Return hot rows with their bodies opened, once they were seen to be in order."""
+        if (problem := self.problem_of_rows(rows)) is not None:
+            raise self.unsound(key, problem)
         if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows
         unseal, position = self._envelope.open, self._kind.position
         where = self._envelope.where(self._kind.row, key)
-        return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
+        if not self._kind.opaque:  # points are put without looking at the head
+            return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
+        mark = mark_of(self._model, head)
+        return [Row(t, seq, unseal(body, where, position(t, seq) + mark)) for t, seq, body in rows]
+
+    def problem_of_rows(self, rows: Sequence[Row]) -> str | None:
+        """Return why these cannot be the hot rows of a log: out of order, or in a series more than one at a time.
+
+        A sealed point is bound to its timestamp. Under another sequence number it would still open, and count twice.
+        """
+        if self._model is Model.SERIES and any(map(_SEQ, rows)):
+            t = next(row.t for row in rows if row.seq)
+            return f"there is a row at t={t} with a sequence number, which points do not have"
+        # Changes as they are: of two at one position, which no backend holds, the bodies would decide.
+        ordered: Sequence[Any] = [*map(_TIME, rows)] if self._model is Model.SERIES else rows
+        return None if all(map(lt, ordered, islice(ordered, 1, None))) else "its rows are out of order, or there twice"
 
     def segment(self, rows: Sequence[Row]) -> Segment:
         """Return the segment of hot rows that were opened."""
         return segment_of_rows(rows, opaque=self._kind.opaque)
 
-    def open_chunk(self, key: str, chunk: Chunk) -> Segment:
+    def open_chunk(self, key: str, chunk: Chunk, head: Head | None) -> Segment:
         """Return the segment of a chunk."""
-        where = self._envelope.where(self._kind.chunk, key)
-        body = self._envelope.open_block(chunk.body, where, at_run(chunk.first, chunk.last, chunk.n))
-        return unpack_chunk(body, chunk.n)
+        where, place = self._envelope.where(self._kind.chunk, key), at_run(chunk.first, chunk.last, chunk.n)
+        body = self._envelope.open_block(chunk.body, where, place + mark_of(self._model, head))
+        try:
+            segment = unpack_chunk(body, chunk.n)
+        except CorruptionError as error:
+            raise self._named(key, error) from error.__cause__ or error
+        if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:
+            raise self.unsound(key, problem)  # what is sealed is as it was written, and for this range
+        return segment
+
+    def problem_of_segment(self, chunk: Chunk, segment: Segment) -> str | None:
+        """Return why these cannot be the rows of a chunk."""
+        if segment.position(0) != chunk.first or segment.position(len(segment) - 1) != chunk.last:
+            return f"the chunk at {chunk.first[0]} does not begin and end where it says"
+        if segment.seq is not None and self._model is Model.SERIES:
+            return f"the chunk at {chunk.first[0]} has sequence numbers, which points do not have"
+        if not ascending(segment.t, segment.seq):
+            return f"the rows of the chunk at {chunk.first[0]} are out of order"
+        return None
 
 
 def position_of(row: Row) -> Position:

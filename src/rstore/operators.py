@@ -24,23 +24,27 @@ from rstore.errors import CorruptionError, InvalidTypeError
 
 _NUMBERS: Final = frozenset({bool, int, float, complex, Decimal, Fraction})
 _TEXTS: Final = frozenset({str, bytes})
-_SEQUENCES: Final = frozenset({str, bytes, list, tuple})
+SEQUENCES: Final = frozenset({str, bytes, list, tuple})
 _TIMES: Final = frozenset({dt.datetime, dt.date, dt.time, dt.timedelta})
 _ZONED: Final = frozenset({dt.datetime, dt.time})
 _ZONES: Final = frozenset({type(None), dt.timezone, ZoneInfo})
-_OPERANDS: Final = _NUMBERS | _SEQUENCES | _TIMES
+_OPERANDS: Final = _NUMBERS | SEQUENCES | _TIMES
 # Whose truth is computed by the interpreter alone.
 _TRUTHS: Final = _OPERANDS | {type(None), dict, set, frozenset, bytearray}
 
 # Not `longdouble`, which is no float of Python's, nor datetime64 and timedelta64, which may be finer than Python's.
 _SCALARS: Final = frozenset(np.dtype(code).type for code in "?bhilqBHILQefdFDSU")
 
-MAX_BITS: Final = 2**19
-"""No integer grows past 64 KiB by computing: each multiplication would double the cost of every replay."""
-MAX_FRACTION_BITS: Final = 2**14
-"""The same for fractions, of which each step takes a greatest common divisor: 2 KiB."""
-MAX_BYTES: Final = 2**22
-"""No string, list or tuple grows past about 4 MiB by being repeated."""
+# A change of 20 bytes, of which compression leaves one, must not take long to replay. Within these bounds the slowest
+# operators take a fifth of a millisecond; a division of integers of 64 KiB took 90.
+MAX_BITS: Final = 2**14
+"""No integer grows past 2 KiB, 4,932 digits, by computing, and none that is longer is computed with."""
+MAX_FRACTION_BITS: Final = 2**13
+"""The same for fractions, of which each step takes a greatest common divisor: 1 KiB."""
+MAX_BYTES: Final = 2**20
+"""No string, list or tuple grows past about 1 MiB by being repeated."""
+MAX_APPENDED: Final = 2**24
+"""Nor past about 16 MiB by being appended to, each time of which all of it is read and written."""
 
 _DECIMALS: Final = decimal.Context(
     prec=28,
@@ -83,8 +87,7 @@ class Operator:
                 raise Unfit(f"{self.name} does not take a {type(one).__name__}")
             if type(one) in _ZONED and type(one.tzinfo) not in _ZONES:  # which would run code of one's own
                 raise Unfit(f"{self.name} takes time zones of datetime and zoneinfo only")
-        if not self.unary:
-            self._bound(value, operand, size)
+        self._bound(value, operand, size)
         if Decimal in map(type, operands):
             with decimal.localcontext(_DECIMALS):
                 if self.name == "pow":  # whose work the context does not bound, other than that of the others
@@ -96,11 +99,17 @@ class Operator:
         """Refuse, before it is computed, what would take absurdly long or much."""
         if self.name == "mod" and type(value) in _TEXTS:
             raise Unfit("% does not format text here: '%99999999d' % 1 takes 100 MB")
-        if self.name == "mul" and (type(value) in _SEQUENCES or type(operand) in _SEQUENCES):
-            sequence, times = (value, operand) if type(value) in _SEQUENCES else (operand, value)
+        if self.name == "mul" and (type(value) in SEQUENCES or type(operand) in SEQUENCES):
+            sequence, times = (value, operand) if type(value) in SEQUENCES else (operand, value)
             each = len(sequence) if type(sequence) in _TEXTS else max(size, 8 * len(sequence))
             if sequence and type(times) in (int, bool) and each * times > MAX_BYTES:
                 raise Oversized("the repeated sequence would be absurdly large")
+            return
+        if self.name in ("add", "concat") and type(value) is type(operand) in SEQUENCES:
+            if (len(value) + len(operand) if type(value) in _TEXTS else size) > MAX_APPENDED:
+                raise Oversized("the sequence would be absurdly large: divide it among several items, or keys")
+            return
+        if self.name == "not_":  # which looks at the size only
             return
         limit = MAX_FRACTION_BITS if Fraction in (type(value), type(operand)) else MAX_BITS
         bits = _bits(value) + _bits(operand)
@@ -108,7 +117,8 @@ class Operator:
             exponent = operand.numerator if type(operand) is Fraction and operand.denominator == 1 else operand
             # A negative power of two ints is a float, which cannot be large.
             grows = type(exponent) in (int, bool) and (exponent > 0 or limit == MAX_FRACTION_BITS)
-            bits = _bits(value) * abs(exponent) if grows and _bits(value) > 1 else 0
+            # To make a decimal of a long int takes the square of its length.
+            bits = max(bits, _bits(value) * abs(exponent) if grows and _bits(value) > 1 else 0)
         if bits > limit:
             raise Oversized("the result would be absurdly large, or take absurdly long to compute")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from random import SystemRandom
 from typing import Final
 
+from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import StoreBusyError
 
+_log: Final = logging.getLogger("rstore.store")
 _FIRST_PAUSE_S: Final = 0.001
 _LONGEST_PAUSE_S: Final = 0.05
 
@@ -17,7 +20,8 @@ _random = SystemRandom()  # the one of the module belongs to the program, which 
 class Patience:
     """How long a verb tries again what others were faster at."""
 
-    def __init__(self, timeout_s: float, what: str) -> None:
+    def __init__(self, timeout_s: float, what: str, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
         self._longest_s = _FIRST_PAUSE_S
@@ -41,6 +45,7 @@ class Patience:
         Raises `StoreBusyError` when the time is up.
         """
         self.check()
+        self._telemetry.note(_log, Occurrence.RETRY, "tried again: %s", self._what)
         left_s = max(0.0, self._deadline - time.monotonic())
         time.sleep(min(left_s, self._longest_s * _random.random()))
         self._longest_s = min(2 * self._longest_s, _LONGEST_PAUSE_S)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from rstore.backends.nouns import Chunk, Position, Row, Snapshot
@@ -53,7 +54,7 @@ class Reader:
 
     def _divide(self) -> Iterator[_Part]:
         view = self._snapshot.view
-        rows, start = self._logs.open_rows(self._key, view.rows), 0
+        rows, start = self._logs.open_rows(self._key, view.rows, view.head), 0
         for chunk in view.chunks:
             before = bisect_left(rows, chunk.first, lo=start, key=_position)
             within = bisect_right(rows, chunk.last, lo=before, key=_position)
@@ -90,11 +91,14 @@ class Reader:
         chunk = part.chunk
         if chunk is None or part.rows or chunk.first < self._lo or chunk.last > self._hi:
             return None
-        return Summary(chunk.first[0], chunk.last[0], chunk.n, self._logs.open_meta(self._key, chunk))
+        return Summary(
+            chunk.first[0], chunk.last[0], chunk.n, self._logs.open_meta(self._key, chunk, self._snapshot.view.head)
+        )
 
     def _open(self, pending: Iterable[tuple[_Part, Summary | None]]) -> Iterator[Piece]:
         wanted = [part.chunk for part, summary in pending if summary is None and part.chunk is not None]
-        opened = spread(lambda chunk: self._logs.open_chunk(self._key, chunk), self._snapshot.bodies(wanted))
+        open_chunk = partial(self._logs.open_chunk, self._key, head=self._snapshot.view.head)
+        opened = spread(open_chunk, self._snapshot.bodies(wanted))
         for part, summary in pending:
             if summary is not None:
                 yield summary

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain, repeat
 from random import Random
 from struct import Struct
 from typing import Any, Final, NoReturn, TypeVar, cast
 
+from rstore.afterwards import behind_commit
 from rstore.arguments import check_key
 from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model, Writes
+from rstore.backends.nouns import LARGE_BYTES, Found, Model, NamespaceGone, Writes
 from rstore.backends.telemetry import Telemetry
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
@@ -84,7 +85,9 @@ class Session:
             raise StoreClosedError("the store was closed meanwhile")
 
     def revive(self, patience: Patience | None = None) -> Patience:
-        """Create the namespace again after somebody discarded it; return how long that may go on, for the next time.
+        """Look again at a namespace that was discarded, which creates it, or that got another key.
+
+        Returns how long that may go on, for the next time.
 
         Raises `StoreBusyError` when the time is up.
         """
@@ -98,9 +101,22 @@ class Session:
         Raises `StoreBusyError` when the time is up.
         """
         if patience is None:
-            return Patience(self.timeout_s, what)
+            return Patience(self.timeout_s, what, self.telemetry)
         patience.wait()
         return patience
+
+    def adopt(self, backend: Backend) -> None:
+        """Go on with the backend of another generation."""
+        self.backend = backend
+
+    def take_away(self, take: Callable[[Backend, bytes], T]) -> T:
+        """Return what is taken away from the generation of now."""
+        while True:
+            birth = self.generations.now.birth  # first: the backend may be the one that goes with a later birth
+            try:
+                return take(self.backend, birth)
+            except NamespaceGone:
+                self.revive()
 
     # -- values -------------------------------------------------------------------------------------------------------
 
@@ -184,8 +200,7 @@ class Session:
         self._until_sweep -= n
         if self._until_sweep < 0:
             self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
-            # What was written is acknowledged: an error here would say that it is not. What is left is found again.
-            with suppress(StoreError):
+            with behind_commit(f"a sweep of namespace {self.generations.namespace!r}"):  # what is left is found again
                 self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
     def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> Writes:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from inspect import getmembers, isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
 from os import PathLike
 from threading import RLock
 from types import TracebackType
@@ -17,13 +17,12 @@ from rstore.arguments import check_namespace, check_timeout
 from rstore.backends import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.credentials import Credentials
 from rstore.backends.nouns import Options, Undone, close_scope
-from rstore.backends.telemetry import Occurrence
 from rstore.care import Care
 from rstore.codec.data_pickle import DataPickle
 from rstore.codec.formats import make_serializer
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec
-from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError, forgetful
 from rstore.generations import Generations
 from rstore.models import Models
 from rstore.patience import Patience
@@ -52,7 +51,8 @@ class Store(Models, Watching, Care):
         durability: `'full'`: what a call has stored survives a power cut. `'normal'`: the newest calls may not,
             the rest does.
         timeout: How long to wait for other writers, in seconds, before `StoreBusyError`.
-        allow_plaintext: With a key, read unencrypted values all the same.
+        allow_plaintext: With a key, read unencrypted values all the same; without one, write where others have
+            encrypted values, and be asked no more whether that is meant (`UnencryptedWarning`).
         compress: Store the values of keys in fewer bytes where that saves a tenth; every store reads them. Off by
             default: how far an encrypted value shrinks tells something about its content.
         credentials: A function that returns the password, or `(user, password)`, for PostgreSQL and Redis. It is called
@@ -75,6 +75,7 @@ class Store(Models, Watching, Care):
     _namespace: str | None = None
     _key: Key | Sequence[Key] | None = None
 
+    @forgetful
     def __init__(
         self,
         dsn: str | PathLike[str],
@@ -117,7 +118,7 @@ class Store(Models, Watching, Care):
         """Open the store; what is opened twice is closed twice.
 
         Raises `StoreNotAvailableError` if it cannot be reached, is no store of this kind, or is frozen and has no such
-        namespace.
+        namespace; `WrongKeyError` if there is a key, and none of those that the namespace is encrypted under.
         """
         with self._lock:
             if self._depth == 0:
@@ -125,6 +126,7 @@ class Store(Models, Watching, Care):
             self._depth += 1
         return self
 
+    @forgetful
     def _open(self) -> None:
         namespace = str(self._namespace)
         backend = make_checked_backend(*self._target, namespace, self._options)
@@ -133,7 +135,10 @@ class Store(Models, Watching, Care):
             generations = Generations(
                 backend, namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            session = Session(backend, self._codec(), generations, self._options.timeout_s, self._options.telemetry)
+            session = Session(
+                generations.backend, self._codec(), generations, self._options.timeout_s, self._options.telemetry
+            )
+            generations.adopt = session.adopt
         except BaseException:
             backend.close()
             raise
@@ -243,7 +248,9 @@ class Store(Models, Watching, Care):
                 "whose work would begin when the transaction is over"
             )
         nested = self._in_transaction()
-        patience = Patience(self._options.timeout_s, "others changed what a transaction had read")
+        patience = Patience(
+            self._options.timeout_s, "others changed what a transaction had read", self._options.telemetry
+        )
         while True:
             try:
                 with self.transaction() as inside:
@@ -251,7 +258,6 @@ class Store(Models, Watching, Care):
             except ConflictError as conflict:
                 if nested or not isinstance(conflict.__cause__, Undone):
                     raise  # in the latter case a version that was known before: it would be in the way again
-                self._options.telemetry.note(_log, Occurrence.RETRY, "a transaction is run again: %s", conflict)
             patience.wait()
 
     @contextmanager
@@ -307,6 +313,15 @@ class Store(Models, Watching, Care):
         raise TypeError("a Store cannot be pickled or copied: make one of its own where it is needed")
 
 
+def _name_verbs() -> None:
+    """Let the errors of Python, of an argument that a verb does not take, name the store and not a part of it."""
+    for kind in Store.__mro__[1:]:
+        for name, verb in vars(kind).items() if kind.__module__.startswith("rstore.") else ():
+            if isfunction(verb) and not name.startswith("_"):
+                verb.__qualname__, verb.__module__ = f"{Store.__name__}.{name}", __name__
+
+
+_name_verbs()
 _stores: WeakSet[Store] = WeakSet()
 
 
@@ -336,8 +351,3 @@ def _check_durability(durability: Any) -> Literal["full", "normal"]:
         checked: Literal["full", "normal"] = durability
         return checked
     raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")
-
-
-for _name, _verb in getmembers(Store, isfunction):
-    if not _name.startswith("_"):
-        _verb.__qualname__ = f"Store.{_name}"  # in what Python says of missing arguments: no user knows the mixins

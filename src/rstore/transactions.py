@@ -18,6 +18,7 @@ from weakref import ref
 from rstore.backends.base import Backend
 from rstore.backends.nouns import Found, Undone, close_scope
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
+from rstore.generations import Generations
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
 
@@ -119,7 +120,7 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
     scope = session.backend.transaction()
     try:
         with scope:
-            guard = _Guard(session.backend)
+            guard = _Guard(session.backend, session.generations)
             inside = _Inside(session, guard, scope, opened)
             try:
                 opened.begin(inside)
@@ -225,9 +226,11 @@ def _adding(counter: Counter[str]) -> Callable[[str, int], None]:
 class _Guard:
     """Stands before the backend of a transaction: a backend binds transactions to threads, and would not notice."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, generations: Generations) -> None:
         self.over = ""  # why it cannot be used any more
         self._backend = backend
+        self._generations = generations
+        self._begun_with = generations.backend
         self._owner = os.getpid(), get_ident()
 
     def __getattr__(self, name: str) -> Any:
@@ -235,6 +238,8 @@ class _Guard:
         if self.over:
             raise StoreClosedError(self.over)
         self._check_thread()
+        if self._generations.backend is not self._begun_with:
+            raise Undone("the namespace got another key during a transaction; nothing was applied")
         return getattr(self._backend, name)
 
     def check_end(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from rstore.backends.base import Backend
 from rstore.backends.credentials import Credentials, check_credentials
 from rstore.backends.nouns import Options
+from rstore.ending import check_running
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
 
@@ -31,10 +33,20 @@ SCHEMES: Final[dict[str, Scheme]] = {
     "memory": Scheme("rstore.backends.memory.backend", "MemoryBackend", None),
     "postgresql": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
     "postgres": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
-    "redis": Scheme("rstore.backends.redis.backend", "RedisBackend", "redis"),
-    "rediss": Scheme("rstore.backends.redis.backend", "TlsRedisBackend", "redis"),
-    "redis+cluster": Scheme("rstore.backends.redis.backend", "RedisClusterBackend", "redis"),
-    "rediss+cluster": Scheme("rstore.backends.redis.backend", "TlsRedisClusterBackend", "redis"),
+    **{
+        name.replace("redis", server): Scheme("rstore.backends.redis.backend", backend, "redis")
+        for name, backend in {
+            "redis": "RedisBackend",
+            "rediss": "TlsRedisBackend",
+            "redis+cluster": "RedisClusterBackend",
+            "rediss+cluster": "TlsRedisClusterBackend",
+            "redis+sentinel": "RedisSentinelBackend",
+            "rediss+sentinel": "TlsRedisSentinelBackend",
+            "redis+unix": "RedisSocketBackend",
+        }.items()
+        for server in ("redis", "valkey")  # which speaks the same protocol
+    },
+    "unix": Scheme("rstore.backends.redis.backend", "RedisSocketBackend", "redis"),
 }
 
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
@@ -67,8 +79,12 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
     scheme, rest = (match[1].lower(), match[2]) if match else ("sqlite", text)
     _check_spelling(scheme)
     if scheme not in SCHEMES:
+        [*meant] = get_close_matches(scheme, SCHEMES, 1)
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise InvalidValueError(f"the scheme {scheme}:// is unknown: this version has {known} and bare paths")
+        raise InvalidValueError(
+            f"the scheme {scheme}:// is unknown{''.join(f', did you mean {name}://?' for name in meant) or ':'} "
+            f"this version has {known} and bare paths"
+        )
     slip = _slip.match(text) if match is None and isinstance(dsn, str) else None
     if slip is not None and slip[1].lower() in SCHEMES:
         raise InvalidValueError(f"a dsn begins with {slip[1]}://; a file of such a name is ./{slip[1]}:…")
@@ -96,7 +112,8 @@ def check_login(credentials: Any, scheme: str) -> Credentials | None:
 def _check_spelling(scheme: str) -> None:
     """Refuse a scheme that another library has for what is here, and name the one that is meant."""
     meant = _ALIASES.get(scheme, scheme.partition("+")[0])
-    if scheme not in SCHEMES and meant in SCHEMES:
+    slip = get_close_matches(scheme, [known for known in SCHEMES if "+" in known], 1, 0.85)
+    if scheme not in SCHEMES and meant in SCHEMES and not slip:
         raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
 
 
@@ -157,6 +174,7 @@ def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) 
 
 def make_checked_backend(name: str, rest: str, namespace: str, options: Options) -> Backend:
     """Return the backend for what `check_dsn` returned."""
+    check_running("no store can be opened")
     scheme = SCHEMES[name]
     try:
         module = import_module(scheme.module)

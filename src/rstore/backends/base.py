@@ -13,6 +13,7 @@ from rstore.backends.nouns import (
     FIRST,
     LAST,
     MAX_SEQ,
+    Birth,
     Commit,
     Expected,
     Found,
@@ -59,7 +60,11 @@ class Backend(Care):
     *When a namespace is gone.* It has a birth, random bytes that tell it from another that takes its name later. What
     is sealed belongs to one birth, so every write that puts something carries the birth that it was sealed for; if the
     namespace is gone, or of another birth, nothing is written and `NamespaceGone` is raised. The layer above then calls
-    `create`, seals anew and tries again. Reading goes by name: a namespace that is gone reads as empty. (A cluster
+    `create`, seals anew and tries again. With every fact that is added the last `KEYS_BYTES` of the birth are replaced,
+    in the same step: what is written by a layer above that does not know of the fact is refused as well, so that the
+    rules that depend on facts hold for all who write from then on. What takes away carries the birth as `if_birth`: of
+    another one nothing is taken, and `NamespaceGone` is raised; of a namespace that is gone there is nothing to take.
+    Reading goes by name: a namespace that is gone reads as empty. (A cluster
     makes the birth part of every key's name: what is written under a dead one is found by nobody.)
 
     *What they must not know.* Types, pickles, compression, operators, encryption: these live above. Arguments were
@@ -100,12 +105,12 @@ class Backend(Care):
         """Delete everything of the namespace, and whatever is left of a store without namespaces."""
 
     @abstractmethod
-    def fact(self, name: str) -> bytes | None:
-        """Return a fact about the namespace."""
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        """Return the birth of the namespace and all facts about it, of one moment; (None, {}) if there is none."""
 
     @abstractmethod
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        """Keep a fact if there is none of that name, and return the one that is kept.
+        """Keep a fact if there is none of that name, and return the one that is kept. The birth is another one then.
 
         Raises `NamespaceGone`.
         """
@@ -156,15 +161,15 @@ class Backend(Care):
         """Put or delete a record if it still has that version (`None`: if it is absent); return whether it was done."""
 
     @abstractmethod
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
         """Let a record live that long from now on, `None` for good; return whether there is one."""
 
     @abstractmethod
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         """Delete records and return how many there were."""
 
     @abstractmethod
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
         """Delete the records from `start` (included) to `stop` (excluded), and return how many there were."""
 
     @abstractmethod
@@ -292,7 +297,7 @@ class Backend(Care):
         """Do all of a commit, or return False if a condition does not hold."""
 
     @abstractmethod
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
 
     @property

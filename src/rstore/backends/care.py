@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, Self
 
 from rstore.backends.nouns import Model
+from rstore.errors import StoreError, StoreNotAvailableError
 
 RECORDS: Final = 0
 """Stands for key/value records where models have numbers."""
@@ -89,6 +91,16 @@ class Care(ABC):
     def durability(self) -> Durability:
         """Return what the backend promises now, asked of whoever decides it."""
 
+    around_damage = False
+    """Whether `scan` and `logs` leave out what has a damaged name, or none: for `check`, which goes on behind it."""
+
+    def reading_around_damage(self) -> Self:
+        """Return this backend as `check` reads it. `findings` tells what is left out."""
+        other = object.__new__(type(self))  # not copy(): it imports, which the end of the interpreter forbids
+        vars(other).update(vars(self))
+        other.around_damage = True
+        return other
+
     @abstractmethod
     def findings(self) -> Iterator[Finding]:
         """Yield what contradicts itself below the contract: indexes and what they lead to, rows that belong to nothing.
@@ -111,6 +123,27 @@ class Care(ABC):
 
         Raises `StoreBusyError` if others are in the way longer than the time-out; nothing is lost then.
         """
+
+
+_MOST_NAMES: Final = 10
+
+
+class Named(Protocol):
+    """What can tell the namespaces of a store."""
+
+    def namespaces(self) -> list[str]:
+        """Return their names, in order."""
+        ...
+
+
+def no_namespace(backend: Named, namespace: str, where: str) -> StoreNotAvailableError:
+    """Return the error for a namespace that is not there, and which ones are."""
+    message = f"there is no namespace {namespace!r} {where}"
+    with suppress(StoreError):  # of damage, which is not what was asked about
+        names = backend.namespaces()
+        shown = ", ".join(map(repr, names[:_MOST_NAMES])) + (", …" if len(names) > _MOST_NAMES else "")
+        message += f"; there {'is' if len(names) == 1 else 'are'} {shown}" if names else "; there is none at all"
+    return StoreNotAvailableError(message)
 
 
 def stats_of(totals: Iterable[tuple[int, int, int, int]]) -> Stats:

@@ -44,6 +44,19 @@ Expected: TypeAlias = bytes | Literal[Always.ANY] | None
 """A condition on a stamp: these bytes, `None` for "there must be none", or `ANY`."""
 
 
+KEYS_BYTES: Final = 8
+"""So many bytes at the end of a birth are replaced with every fact that is added."""
+
+
+def identity_of(birth: bytes) -> bytes:
+    """Return the part of a birth that stays from the creation of a namespace to its discarding."""
+    return birth[:-KEYS_BYTES]
+
+
+Birth: TypeAlias = bytes | Literal[Always.ANY]
+"""A condition on the birth of a namespace: this one, or `ANY`."""
+
+
 class Keeping(enum.Enum):
     """The type of `KEEP`, the time to live that leaves the expiry in place."""
 

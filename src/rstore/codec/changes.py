@@ -13,13 +13,14 @@ from rstore.errors import CorruptionError
 
 _FORMAT: Final = 1
 
-FOLD_RULES: Final = 1
-"""The version of what operators compute. A checkpoint of other rules is not used."""
+FOLD_RULES: Final = 2
+"""The version of what operators compute, and of checkpoints. One of other rules is not used."""
 
 _step = struct.Struct(">HBI")
 _read_step = _step.unpack_from
 _STEP_BYTES: Final = _step.size
 _entry = struct.Struct(">HI")
+_state = struct.Struct(">BI")
 _NO_VALUE: Final = 0xFFFFFFFF
 
 
@@ -66,22 +67,22 @@ def unpack_change(body: bytes) -> list[Step]:
     return steps
 
 
-def pack_state(state: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the bytes of a checkpoint: the encoded value of every item."""
-    parts = [bytes((FOLD_RULES,))]
+def pack_state(state: Iterable[tuple[str, bytes]], n: int) -> bytes:
+    """Return the bytes of a checkpoint: the encoded value of every item, behind `n` changes."""
+    parts = [_state.pack(FOLD_RULES, n)]
     for item, encoded in state:
         raw_item = item.encode()
         parts += _entry.pack(len(raw_item), len(encoded)), raw_item, encoded
     return b"".join(parts)
 
 
-def unpack_state(body: bytes) -> dict[str, bytes] | None:
-    """Return the encoded value of every item; None if the checkpoint was made under other fold rules."""
+def unpack_state(body: bytes) -> tuple[dict[str, bytes], int] | None:
+    """Return the encoded value of every item, and how many changes made them; None if other fold rules did."""
     if body[:1] != bytes((FOLD_RULES,)):
         return None
     state: dict[str, bytes] = {}
     try:
-        at, end = 1, len(body)
+        (_, n), at, end = _state.unpack_from(body), _state.size, len(body)
         while at < end:
             item_size, size = _entry.unpack_from(body, at)
             at += _entry.size
@@ -92,7 +93,7 @@ def unpack_state(body: bytes) -> dict[str, bytes] | None:
         raise CorruptionError("a checkpoint cannot be unpacked") from error
     if at != end:
         raise CorruptionError("a checkpoint was cut short")
-    return state
+    return state, n
 
 
 _facts = struct.Struct(">BBq")

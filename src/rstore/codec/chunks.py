@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ import zstandard
 from rstore.backends.nouns import Position, Row
 from rstore.codec.columns import (
     FLOATS,
+    LIMITS,
+    WIDTHS,
     Blobs,
     Column,
     Int64s,
@@ -45,6 +48,7 @@ _MAX_META_VALUE: Final = 1024
 _HAS_VALUES: Final = 1
 _HAS_STATS: Final = 2
 _HAS_GAPS: Final = 4
+_FLAGS: Final = _HAS_VALUES | _HAS_STATS | _HAS_GAPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,12 @@ class Segment:
 
 def segment_of_rows(rows: Sequence[Row], *, opaque: bool) -> Segment:
     """Return the segment of hot rows, their bodies opened. Opaque bodies (changes) are never a typed column."""
-    t = np.fromiter((row.t for row in rows), np.int64, len(rows))
-    seq = np.fromiter((row.seq for row in rows), np.int64, len(rows))
-    bodies = [row.body for row in rows]
-    column = Column(Kind.ENCODED, Blobs.of(bodies)) if opaque else column_of_encoded(bodies)
-    return Segment(t, seq if opaque else None, column)
+    t = np.fromiter(map(itemgetter(0), rows), np.int64, len(rows))
+    bodies = [*map(itemgetter(2), rows)]
+    if not opaque:
+        return Segment(t, None, column_of_encoded(bodies))
+    seq = np.fromiter(map(itemgetter(1), rows), np.int64, len(rows))
+    return Segment(t, seq, Column(Kind.ENCODED, Blobs.of(bodies)))
 
 
 def merge(segments: Sequence[Segment]) -> Segment:
@@ -280,29 +285,84 @@ def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
     return float(np.dot(distances, distances))
 
 
-def unpack_meta(meta: bytes) -> Meta:
-    """Return what the meta of a chunk of points says."""
+# By the byte, since the hash of a member of an enum is computed in Python: how many bytes an encoded value has, where
+# that is told by its kind; whether the values are floats; and between which limits they lie, where they are exact.
+_SHAPES: Final[dict[int, tuple[int | None, bool, tuple[int, int] | None]]] = {
+    int(kind): (WIDTHS[kind] + 1 if kind in WIDTHS else None, kind in FLOATS, LIMITS.get(kind)) for kind in Kind
+}
+_ENCODED: Final = int(Kind.ENCODED)
+
+
+def unpack_meta(meta: bytes, n: int, span: int) -> Meta:
+    """Return what the meta of a chunk says that has `n` points, the last of them `span` after the first.
+
+    Raises `CorruptionError` for what no points can have. What some could have, and these have not, `check()` finds.
+    """
     try:
-        version, kind, flags = meta[0], Kind(meta[1]), meta[2]
+        version, code, flags = meta[0], meta[1], meta[2]
+        size_of_one, has_floats, limits = _SHAPES[code]
+        if version != _FORMAT or flags & ~_FLAGS:
+            raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
         at = 3
         values: list[bytes | None] = [None, None]
         if flags & _HAS_VALUES:
             for i in range(2):
                 size = int.from_bytes(meta[at : at + 2], "big")
-                values[i] = meta[at + 2 : at + 2 + size]
+                values[i] = value = meta[at + 2 : at + 2 + size]
                 at += 2 + size
+                if code != _ENCODED and (value[0] != code or size_of_one not in (size, None)):
+                    raise _contradiction()
         gaps = stats = None
         if flags & _HAS_GAPS:
             gaps = Gaps(*_gaps.unpack_from(meta, at))
             at += _gaps.size
-        if flags & _HAS_STATS and kind in FLOATS:
+        if flags & _HAS_STATS and has_floats:
             stats = Stats(*_float_stats.unpack_from(meta, at))
+            at += _float_stats.size
         elif flags & _HAS_STATS:
-            n, *exact, squares, area = _int_stats.unpack_from(meta, at)
-            low, high, total = (int.from_bytes(one, "big", signed=True) for one in exact)
-            stats = Stats(n, low, high, total, squares, area)
-    except (IndexError, ValueError, struct.error) as error:
+            count, low, high, total, squares, area = _int_stats.unpack_from(meta, at)
+            at += _int_stats.size
+            stats = Stats(count, _exact(low), _exact(high), _exact(total), squares, area)
+    except (LookupError, ValueError, struct.error) as error:
         raise CorruptionError("a chunk's meta cannot be unpacked") from error
-    if version != _FORMAT:
-        raise CorruptionError("a chunk's meta is damaged, or written by a newer version")
+    if at != len(meta) or not _may_be_gaps(gaps, n, span) or not _may_be_stats(stats, n, limits, floats=has_floats):
+        raise _contradiction()
     return Meta(values[0], values[1], gaps, stats)
+
+
+def _exact(number: bytes) -> int:
+    return int.from_bytes(number, "big", signed=True)
+
+
+def _may_be_gaps(gaps: Gaps | None, n: int, span: int) -> bool:
+    if gaps is None:
+        return n == 1
+    return n > 1 and 0 < gaps.least <= gaps.most and gaps.least * (n - 1) <= span <= gaps.most * (n - 1)
+
+
+def _may_be_stats(stats: Stats | None, n: int, limits: tuple[int, int] | None, *, floats: bool) -> bool:
+    if stats is None:
+        return limits is None  # and floats may all be NaN
+    # Each comparison is false for NaN, which a total may be, and squares, where there are infinities; the area anyway.
+    count, low, high, total, squares, _ = stats
+    if floats:
+        return 0 < count <= n and low <= high and not squares < 0
+    if limits is None:
+        return False
+    least, most = limits
+    return count == n and least <= low <= high <= most and low * n <= total <= high * n and squares >= 0
+
+
+def _contradiction() -> CorruptionError:
+    return CorruptionError("a chunk's meta contradicts itself, or its chunk")
+
+
+def _import_all() -> None:
+    # NumPy and pcodec import modules at the first use of what needs them, which cannot be while the interpreter ends.
+    t = np.arange(2, dtype=np.int64)
+    segment = Segment(t, None, Column(Kind.INT, t))
+    pack_meta(segment)
+    unpack_chunk(pack_chunk(merge([segment])), len(segment))
+
+
+_import_all()

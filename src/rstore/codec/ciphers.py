@@ -5,6 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Final
 
+from rstore.codec.secrets import Secret
+from rstore.ending import check_running
+
 PREFIX_BYTES: Final = 50
 NONCE_BYTES: Final = 12
 HEADER_BYTES: Final = PREFIX_BYTES + NONCE_BYTES
@@ -17,20 +20,22 @@ class Cipher:
 
     __slots__ = ("_key", "decrypt", "encrypt")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: Secret) -> None:
+        check_running("nothing can be sealed or opened under a new key")
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
 
         self._key = key
-        aead = AESGCM(key)
+        aead = AESGCM(key.reveal())
         self.encrypt = aead.encrypt
         self.decrypt = aead.decrypt
 
     def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
         """Return header, ciphertext and tag: what the other way to seal makes, with one copy less."""
+        check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
-        sealing = Pieces(algorithms.AES(self._key), modes.GCM(header[PREFIX_BYTES:])).encryptor()
+        sealing = Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:])).encryptor()
         sealing.authenticate_additional_data(header + place)
         # Its value is the buffer itself.
         sealed, whole = BytesIO(), memoryview(body)
@@ -46,11 +51,12 @@ class Cipher:
 
         Raises `InvalidTag`.
         """
+        check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
         header, end = sealed[:HEADER_BYTES], len(sealed) - TAG_BYTES
-        opening = Pieces(algorithms.AES(self._key), modes.GCM(header[PREFIX_BYTES:])).decryptor()
+        opening = Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:])).decryptor()
         opening.authenticate_additional_data(header + place)
         body, whole = BytesIO(), memoryview(sealed)
         for begin in range(HEADER_BYTES, end, _PIECE_BYTES):

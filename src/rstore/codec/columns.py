@@ -30,8 +30,14 @@ _PCO: Final = ChunkConfig(compression_level=5, enable_8_bit=True)
 # What rises is told by its steps: to try other orders of differences takes a third of the time, and finds the same.
 _PCO_RISING: Final = ChunkConfig(compression_level=5, delta_spec=DeltaSpec.try_consecutive(1))
 _ZSTD_LEVEL: Final = 3
-_MOST_BYTES: Final = 2**24
-"""No column of several values is larger than this unpacked; those that are written stay far below."""
+_MOST_BYTES: Final = 2**20
+"""No column of several values is larger than this unpacked; those that are written have half as many bytes at most."""
+_MOST_ONE: Final = 2**22
+_MOST_TIMES: Final = 10
+"""A value that is larger than 4 MiB and ten times what it is packed into is not packed: 143 bytes that were stored as
+a column asked for 16 GiB."""
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+"""How a frame begins. No encoded value does, whose first byte is a codec, and no UTF-8."""
 
 
 class Kind(IntEnum):
@@ -68,8 +74,14 @@ _DTYPES: Final[dict[Kind, np.dtype[Any]]] = {
 }
 _KINDS: Final = {dtype: kind for kind, dtype in _DTYPES.items()}
 _ARRAYS: Final = {int(kind) for kind in _DTYPES}
+WIDTHS: Final = {kind: dtype.itemsize for kind, dtype in _DTYPES.items()}
+"""How many bytes an element has, of the kinds of columns that are arrays."""
 INTS: Final = {kind for kind, dtype in _DTYPES.items() if dtype.kind in "iu"}
 FLOATS: Final = {kind for kind, dtype in _DTYPES.items() if dtype.kind == "f"}
+LIMITS: Final[dict[Kind, tuple[int, int]]] = {Kind.BOOL: (0, 1)} | {
+    kind: (int(np.iinfo(_DTYPES[kind]).min), int(np.iinfo(_DTYPES[kind]).max)) for kind in INTS
+}
+"""The smallest and the largest value of the kinds that are counted exactly."""
 _DATES: Final = {Kind(code) for code in serializers.DATES}
 
 
@@ -350,8 +362,11 @@ def unpack_numbers(data: bytes, dtype: Any, n: int) -> npt.NDArray[Any]:
 
 
 def _pack_blobs(blobs: Blobs) -> bytes:
-    lengths = pack_numbers(np.diff(blobs.offsets))
-    return len(lengths).to_bytes(4, "big") + lengths + zstandard.compress(blobs.raw, _ZSTD_LEVEL)
+    lengths, raw = pack_numbers(np.diff(blobs.offsets)), blobs.raw
+    packed = zstandard.compress(raw, _ZSTD_LEVEL)
+    if len(raw) > _most_bytes(len(blobs), packed):
+        packed = raw  # so that nothing has to be unpacked which is out of proportion to what is stored
+    return len(lengths).to_bytes(4, "big") + lengths + packed
 
 
 def _unpack_blobs(data: bytes, n: int) -> Blobs:
@@ -361,11 +376,19 @@ def _unpack_blobs(data: bytes, n: int) -> Blobs:
     offsets = np.zeros(n + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     total = int(offsets[-1])
+    is_frame = packed[:4] == _ZSTD_MAGIC
     # Compared before anything is allocated: the frame's header must not decide how much.
-    sane = n == 0 or (int(lengths.min()) >= 0 and int(lengths.max()) < 2**31 and (n == 1 or total <= _MOST_BYTES))
-    if not sane or zstandard.frame_content_size(packed) != total:
+    sane = n == 0 or (int(lengths.min()) >= 0 and int(lengths.max()) < 2**31 and total <= _most_bytes(n, packed))
+    if not sane or (zstandard.frame_content_size(packed) if is_frame else len(packed)) != total:
         raise CorruptionError("a column of blobs contradicts itself")
-    return Blobs(zstandard.decompress(packed, max_output_size=total) if total else b"", offsets)
+    if is_frame:
+        packed = zstandard.decompress(packed, max_output_size=total) if total else b""
+    return Blobs(packed, offsets)
+
+
+def _most_bytes(n: int, packed: bytes) -> int:
+    """Return how many bytes `n` values may have that are packed into these."""
+    return _MOST_BYTES if n > 1 else _MOST_ONE + _MOST_TIMES * len(packed)
 
 
 def _pack_str(values: list[str]) -> bytes:
@@ -398,13 +421,23 @@ def _unpack_str(data: bytes, n: int) -> list[str]:
     count, size = int.from_bytes(data[1:5], "big"), int.from_bytes(data[5:9], "big")
     if not 0 < count <= n:
         raise CorruptionError("a dictionary of strings contradicts itself")
-    words = _decode_all(_unpack_blobs(data[9 : 9 + size], count))
+    packed = _unpack_blobs(data[9 : 9 + size], count)
+    words = _decode_all(packed)
     if count == 1:
+        if n > 1 and len(packed.raw) * n > _MOST_BYTES:
+            raise _too_long()
         return words * n
     indexes = unpack_numbers(data[9 + size :], np.uint32, n)
     if int(indexes.max()) >= count:
         raise CorruptionError("a dictionary of strings contradicts itself")
+    if int(np.diff(packed.offsets)[indexes].sum()) > _MOST_BYTES:
+        raise _too_long()
     return list(map(words.__getitem__, indexes.tolist()))
+
+
+def _too_long() -> CorruptionError:
+    # In a list they share their words, but not in an array, and not where they are packed again.
+    return CorruptionError("a dictionary of strings has longer words than it can have, for so many rows")
 
 
 def _encode_all(values: Iterable[str]) -> Blobs:

@@ -24,6 +24,11 @@ _SAMPLE_BYTES: Final = 4096
 _PIECE_BYTES: Final = 1024 * 1024
 _FED_BYTES: Final = 1024
 """So much is unpacked at once, to 32 MiB at most: four bytes can stand for 128 KiB."""
+_FREE_BYTES: Final = 64 * 1024 * 1024
+_MOST_TIMES: Final = 10
+"""A value that is larger than 64 MiB and ten times its frame is not stored as one, and not unpacked from one."""
+_MOST_WINDOW: Final = 8 * 1024 * 1024
+"""A frame says how much memory unpacking it takes; those that are written say 2 MiB."""
 
 
 def compress(encoded: bytes) -> bytes:
@@ -45,7 +50,11 @@ def compress(encoded: bytes) -> bytes:
         if packed.tell() > most:
             return encoded
     packed.write(pieces.flush())
-    return packed.getvalue()
+    return encoded if size > _most_bytes(packed.tell()) else packed.getvalue()
+
+
+def _most_bytes(packed: int) -> int:
+    return _FREE_BYTES + _MOST_TIMES * packed
 
 
 def _may_shrink(encoded: bytes) -> bool:
@@ -68,14 +77,15 @@ def decompress(frame: bytes | memoryview) -> bytes:
         size = zstandard.frame_content_size(frame)
         if 0 <= size <= LARGE_BYTES:
             return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
-        return _decompress_large(frame, size)
+        return _decompress_large(frame, size) if 0 <= size <= _most_bytes(len(frame)) else _refuse()
     except zstandard.ZstdError as error:
         raise CorruptionError("a compressed value is damaged: it cannot be unpacked") from error
 
 
 def _decompress_large(frame: bytes | memoryview, size: int) -> bytes:
     # Not in one go: the memory for as much as it says would be asked for before any of it is there.
-    body, whole, unpacking = BytesIO(), memoryview(frame), zstandard.ZstdDecompressor().decompressobj()
+    body, whole = BytesIO(), memoryview(frame)
+    unpacking = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj()
     for begin in range(0, len(whole), _FED_BYTES):
         if unpacking.eof:
             return _refuse()

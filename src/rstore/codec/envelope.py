@@ -15,12 +15,13 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from hmac import compare_digest, digest
+from hmac import compare_digest
 from typing import Final
 from weakref import WeakSet
 
 from rstore.backends.nouns import LARGE_BYTES
 from rstore.codec.ciphers import HEADER_BYTES, NONCE_BYTES, PREFIX_BYTES, TAG_BYTES, Cipher
+from rstore.codec.keys import Root
 from rstore.errors import (
     CorruptionError,
     EncryptionError,
@@ -105,16 +106,20 @@ class Envelope:
     def __init__(
         self,
         namespace: str,
-        keys: Sequence[bytes] = (),
+        roots: Sequence[Root] = (),
         *,
+        birth: bytes = b"",
+        keyed: bool = False,
         allow_plaintext: bool = False,
         refresh: Callable[[Envelope], Envelope | None] | None = None,
     ) -> None:
-        self._cells = {cell: _prefixed(namespace) + bytes((cell,)) for cell in Cell}
-        self.keyed: Final = bool(keys)
+        self.keyed: Final = keyed or bool(roots)
+        # What is not sealed is the same in a copy, which has another birth.
+        self._bound = len(birth).to_bytes(4, "big") + birth if self.keyed else b""
+        self._cells = {cell: self._bound + _prefixed(namespace) + bytes((cell,)) for cell in Cell}
         self._allow_plaintext = allow_plaintext
         self._refresh = refresh  # returns another envelope if the keys are others by now
-        self._roots = [digest(key, b"rstore/1/root", "sha512") for key in keys]
+        self._roots = roots
         self._opened: dict[bytes, Cipher] = {}
         self._renew()
         _envelopes.add(self)
@@ -125,7 +130,7 @@ class Envelope:
         self._seal: tuple[bytes, Cipher] | None = None
 
     def where(self, cell: Cell, key: str) -> bytes:
-        """Return the part of a place that is the same for all positions of a key: namespace, kind of cell and key."""
+        """Return the part of a place that is the same for all positions of a key: birth, namespace, kind, and key."""
         raw = key.encode()  # written out: a frame would take a tenth of sealing
         return self._cells[cell] + len(raw).to_bytes(4, "big") + raw
 
@@ -155,12 +160,12 @@ class Envelope:
         if data[:1] != b"\xc1":
             if self.keyed and not self._allow_plaintext:
                 raise PlaintextError(
-                    f"{_describe(where)} is not encrypted, and the store was opened with a key: "
+                    f"{self._describe(where)} is not encrypted, and the store was opened with a key: "
                     "somebody may have replaced it (allow_plaintext=True reads it all the same)"
                 )
             return data
         if (size := len(data)) < HEADER_BYTES + TAG_BYTES:
-            raise TamperedError(f"{_describe(where)} was cut short") if self.keyed else self._key_required(where)
+            raise TamperedError(f"{self._describe(where)} was cut short") if self.keyed else self._key_required(where)
         cipher = self._opened.get(data[:PREFIX_BYTES]) or self._find_key(data, where)
         header = data[:HEADER_BYTES]
         try:
@@ -168,7 +173,9 @@ class Envelope:
                 return cipher.decrypt_large(data, where + position)
             return cipher.decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
         except _invalid_tag() as error:
-            raise TamperedError(f"{_describe(where)} was altered, or moved here from another place") from error
+            if self._refresh is not None and (other := self._refresh(self)) is not None:
+                return other.open(data, self._moved(where, other), position)
+            raise TamperedError(f"{self._describe(where)} was altered, or moved here from another place") from error
 
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
         """Return the bodies of many keys sealed, each at its place, in order."""
@@ -216,53 +223,74 @@ class Envelope:
         if opened is not data:
             return opened
         body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-        if crc != zlib.crc32(body, zlib.crc32(where + position)).to_bytes(_CRC_BYTES, "big"):
-            raise CorruptionError(f"{_describe(where)} is damaged: its checksum differs")
+        place = where[len(self._bound) :] + position
+        if crc != zlib.crc32(body, zlib.crc32(place)).to_bytes(_CRC_BYTES, "big"):
+            raise CorruptionError(f"{self._describe(where)} is damaged: its checksum differs")
         return body
 
     def _new_salt(self) -> tuple[bytes, Cipher]:
         salt = os.urandom(_SALT_BYTES)
-        cipher, commitment = _derive(self._roots[0], salt)
+        cipher, commitment = self._roots[0].derive(salt)
         prefix = _MARK + salt + commitment
         self._opened[prefix] = cipher
         self._seal = prefix, cipher
         return self._seal
 
     def _key_required(self, where: bytes) -> KeyRequiredError:
-        return KeyRequiredError(f"{_describe(where)} is encrypted: open the store with key=…")
+        return KeyRequiredError(f"{self._describe(where)} is encrypted: open the store with key=…")
+
+    def holds(self, head: bytes) -> bool:
+        """Return whether what begins like this is not sealed, or sealed under a key that is there."""
+        return head[:1] != b"\xc1" or head[:PREFIX_BYTES] in self._opened or self._look_for_key(head) is not None
+
+    def emptied(self, where: bytes) -> EncryptionError:
+        """Return the error for what is not there, and was sealed."""
+        return TamperedError(f"{self._describe(where)} was removed") if self.keyed else self._key_required(where)
+
+    def refusal(self, where: bytes) -> EncryptionError:
+        """Return the error for what is sealed under a key that is not there."""
+        if not self.keyed:
+            return self._key_required(where)
+        return WrongKeyError(f"{self._describe(where)} is encrypted under a key that this store was not given")
+
+    def _moved(self, where: bytes, other: Envelope) -> bytes:
+        """Return a place as another envelope of the same namespace has it."""
+        return other._bound + where[len(self._bound) :]
+
+    def _describe(self, where: bytes) -> str:
+        where = where[len(self._bound) :]
+        size = int.from_bytes(where[:4], "big")
+        namespace, cell, key = where[4 : 4 + size], where[4 + size], where[9 + size :]
+        return f"{_PHRASES[Cell(cell)]} of {key.decode()!r} in namespace {namespace.decode()!r}"
 
     def _find_key(self, data: bytes, where: bytes) -> Cipher:
         if not self.keyed:
             raise self._key_required(where)
         if data[1] != SUITE:
-            raise EncryptionError(f"{_describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here")
+            raise EncryptionError(
+                f"{self._describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here"
+            )
+        if (cipher := self._look_for_key(data)) is not None:
+            return cipher
+        if self._refresh is not None and (other := self._refresh(self)) is not None:
+            return other._find_key(data, self._moved(where, other))  # noqa: SLF001 - of the same class
+        raise self.refusal(where)
+
+    def _look_for_key(self, data: bytes) -> Cipher | None:
         for root in self._roots:
-            cipher, commitment = _derive(root, data[2 : 2 + _SALT_BYTES])
+            cipher, commitment = root.derive(data[2 : 2 + _SALT_BYTES])
             if compare_digest(commitment, data[2 + _SALT_BYTES : PREFIX_BYTES]):
                 if len(self._opened) >= _MAX_CACHED_SALTS:
                     self._opened.clear()
                 self._opened[data[:PREFIX_BYTES]] = cipher
                 return cipher
-        if self._refresh is not None and (other := self._refresh(self)) is not None:
-            return other._find_key(data, where)  # noqa: SLF001 - of the same class
-        raise WrongKeyError(f"{_describe(where)} is encrypted under a key that this store was not given")
-
-
-def _derive(root: bytes, salt: bytes) -> tuple[Cipher, bytes]:
-    okm = digest(root, b"rstore/1/seal" + salt, "sha512")
-    return Cipher(okm[:32]), okm[32:]
+        return None
 
 
 def _invalid_tag() -> type[Exception]:
     from cryptography.exceptions import InvalidTag
 
     return InvalidTag
-
-
-def _describe(where: bytes) -> str:
-    size = int.from_bytes(where[:4], "big")
-    namespace, cell, key = where[4 : 4 + size], where[4 + size], where[9 + size :]
-    return f"{_PHRASES[Cell(cell)]} of {key.decode()!r} in namespace {namespace.decode()!r}"
 
 
 _envelopes: WeakSet[Envelope] = WeakSet()

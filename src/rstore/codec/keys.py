@@ -1,4 +1,8 @@
-"""Key material: what users pass as `key`, and how it becomes the 32 or more secret bytes that envelopes derive from."""
+"""Key material: what users pass as `key`, and how it becomes the secret bytes that envelopes derive from.
+
+Nouns: a *root* (the secret of one key), a *key fact* (what a namespace keeps about one key that seals
+in it) and a *keyring* (what the keys of a store come to there).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,53 @@ import binascii
 import os
 import struct
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from hmac import compare_digest
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError
+from rstore.codec.ciphers import Cipher
+from rstore.codec.secrets import Secret
+from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError, NotSupportedError
 
 KEY_BYTES: Final = 32
 
 # RFC 9106, section 4, the second recommended option: 64 MiB, 3 passes, 4 lanes.
 _DEFAULT_COST: Final = (3, 64 * 1024, 4)
-# Whoever can write the store can write the cost too: not so low that guessing gets cheap, not so high that opening
-# takes minutes or all memory.
+# A database writer can write the cost, too. Beneath it guessing gets cheap, above it opening takes seconds.
 _LOWEST_COST: Final = (2, 19 * 1024, 1)
-_HIGHEST_COST: Final = (10, 1024 * 1024, 8)
+_HIGHEST_COST: Final = (4, 256 * 1024, 8)
 _SALT_BYTES: Final = 16
-_fact = struct.Struct(">BIIB16s")
-_FACT_VERSION: Final = 1
+_COMMITMENT_BYTES: Final = 32
+_salted = struct.Struct(">BIIB16s")
+_RAW: Final = b"\x01"
+_PASSPHRASE: Final = b"\x02"
+_MOST_PASSPHRASES: Final = 16
+"""So many a namespace knows at most: to find out which of them one is takes the time of Argon2id for each."""
+_MOST_WORK: Final = _MOST_PASSPHRASES * _DEFAULT_COST[0] * _DEFAULT_COST[1]
+"""So much is done to find one, in passes over a KiB: what takes the time of that many, at the cost of today."""
+
+
+class Root:
+    """What everything is derived from that one key seals, and what a namespace of one birth knows it by."""
+
+    __slots__ = ("_birth", "_secret")
+
+    def __init__(self, key: Secret, birth: bytes) -> None:
+        self._secret = key.digest(b"rstore/1/root")
+        self._birth = birth
+
+    def derive(self, salt: bytes) -> tuple[Cipher, bytes]:
+        """Return the key that seals under a salt, and the commitment to it."""
+        derived = self._secret.digest(b"rstore/1/seal" + salt)
+        return Cipher(Secret(derived.reveal()[:KEY_BYTES])), derived.reveal()[KEY_BYTES:]
+
+    def commit(self, told: bytes) -> bytes:
+        """Return the key fact of this key: what is told about it, and the proof that its holder told it."""
+        return told + self._secret.digest(b"rstore/1/key" + self._birth + told).reveal()[:_COMMITMENT_BYTES]
+
+    def made(self, fact: bytes) -> bool:
+        """Return whether a key fact is one of this key, every byte of it."""
+        return compare_digest(self.commit(fact[:-_COMMITMENT_BYTES]), fact)
 
 
 def generate_key() -> str:
@@ -49,74 +84,130 @@ class Passphrase:
         if not isinstance(passphrase, str):
             raise InvalidTypeError(f"a passphrase is a str, not {type(passphrase).__name__}")
         if not passphrase:
-            raise InvalidValueError("a passphrase is not empty")
+            raise InvalidValueError("a passphrase is not empty: is the variable set that it comes from?")
         self._secret = passphrase.encode("utf-8", "surrogatepass")
 
     def __repr__(self) -> str:
         return "Passphrase(…)"
 
-    def derive(self, fact: bytes) -> bytes:
-        """Return the key material for the salt and the cost that a namespace keeps."""
+    def derive(self, salted: bytes) -> Secret:
+        """Return the key for a salt and a cost that a namespace keeps.
+
+        Raises `CorruptionError` if nobody has written them: the cost is one that was never chosen.
+        """
         from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # loads OpenSSL: only who needs it
 
-        if len(fact) != _fact.size or fact[0] != _FACT_VERSION:
-            raise CorruptionError("the salt and cost of the passphrase are damaged, or written by a newer version")
-        _, passes, memory, lanes, salt = _fact.unpack(fact)
-        passes, memory, lanes = (
-            min(max(cost, lowest), highest)
-            for cost, lowest, highest in zip((passes, memory, lanes), _LOWEST_COST, _HIGHEST_COST, strict=True)
-        )
+        (passes, memory, lanes), salt = _unpack(salted)
         kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory)
-        return kdf.derive(self._secret)
+        return Secret(kdf.derive(self._secret))
 
 
-def new_passphrase_fact() -> bytes:
-    """Return a fresh salt with the cost of today, for a namespace to keep."""
-    return _fact.pack(_FACT_VERSION, *_DEFAULT_COST, os.urandom(_SALT_BYTES))
+def _unpack(salted: bytes) -> tuple[tuple[int, int, int], bytes]:
+    """Return cost and salt."""
+    if len(salted) != _salted.size or salted[:1] != _PASSPHRASE:
+        raise CorruptionError("the salt and cost of the passphrase are damaged, or written by a newer version")
+    _, passes, memory, lanes, salt = _salted.unpack(salted)
+    cost = passes, memory, lanes
+    if not all(low <= one <= high for low, one, high in zip(_LOWEST_COST, cost, _HIGHEST_COST, strict=True)):
+        raise CorruptionError("the cost of the passphrase was altered: it is out of bounds")
+    return cost, salt
+
+
+def _work_of(salted: bytes) -> int:
+    (passes, memory, _), _ = _unpack(salted)
+    return passes * memory
 
 
 Key: TypeAlias = str | bytes | Passphrase
 """A Fernet-style key (44 characters of URL-safe base64), 32 raw bytes, or a `Passphrase`."""
+CheckedKey: TypeAlias = Secret | Passphrase
 
 
-def check_keys(key: Key | Sequence[Key] | None) -> list[bytes | Passphrase]:
+def check_keys(key: Key | Sequence[Key] | None) -> list[CheckedKey]:
     """Return the list of keys that `key` stands for, base64 decoded."""
     if key is None:
         return []
-    keys: Sequence[Any] = key if isinstance(key, list | tuple) else [key]
-    if not keys:
+    several: Sequence[Any] = key if isinstance(key, list | tuple) else [key]
+    if not several:
         raise InvalidValueError("a list of keys is not empty; key=None stores values unencrypted")
-    return [_check_key(one) for one in keys]
+    return [_check_key(one) for one in several]
 
 
-def _check_key(key: Any) -> bytes | Passphrase:
+def _check_key(key: Any) -> CheckedKey:
     if isinstance(key, Passphrase):
         return key
     if isinstance(key, bytes) and len(key) == KEY_BYTES:
-        return key
+        return Secret(key)
     if not isinstance(key, str | bytes):
-        raise InvalidTypeError(f"a key is a str, bytes or Passphrase, not {type(key).__name__}")
+        raise InvalidTypeError(_describe_other(key))
     try:
-        raw = b64decode(key, altchars=b"-_", validate=True)
+        # What a file or an environment variable holds may end with a newline.
+        raw = b64decode(key.strip(), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != KEY_BYTES:
         raise InvalidValueError(
-            "a key is 32 bytes, raw or as 44 characters of URL-safe base64: rstore.generate_key() makes one, "
-            "and rstore.Passphrase('…') takes words instead"
+            ("the key is empty: is the variable set that it comes from? " if not key.strip() else "")
+            + "a key is 32 bytes, raw or as 44 characters of URL-safe base64: rstore.generate_key() makes one, "
+            "and rstore.Passphrase('…') takes words instead; of a file, pass what is in it and not its path"
         )
-    return raw
+    return Secret(raw)
 
 
-def resolve_keys(keys: Sequence[bytes | Passphrase], fact: Callable[[], bytes | None]) -> list[bytes]:
-    """Return the key material of all keys; `fact` returns the salt and cost that the namespace keeps."""
-    material: list[bytes] = []
-    for key in keys:
-        if isinstance(key, bytes):
-            material.append(key)
-        elif (kept := fact()) is not None:
-            material.append(key.derive(kept))
-        else:
-            # A frozen store in whose namespace no passphrase ever sealed anything: a key that opens nothing.
-            material.append(os.urandom(KEY_BYTES))
-    return material
+def _describe_other(key: Any) -> str:
+    if key is None:
+        return "None in a list of keys: is the variable set that it comes from?"
+    if isinstance(key, os.PathLike):
+        return "a key is a str, bytes or Passphrase, not a path: pass what is in the file, Path(…).read_text()"
+    return f"a key is a str, bytes or Passphrase, not {type(key).__name__}"
+
+
+# -- keys and the facts about them ------------------------------------------------------------------------------------
+
+
+class Keyring(NamedTuple):
+    """The keys of a store in one namespace."""
+
+    roots: Sequence[Root]
+    """Those that open, the first one seals; a frozen store may have none."""
+    known: bool
+    """Whether the namespace knows the one that seals."""
+    lacking: bool
+    """Whether the namespace has keys that are not among them."""
+
+
+def find_keyring(keys: Sequence[CheckedKey], facts: Sequence[bytes], birth: bytes) -> Keyring | None:
+    """Return what keys come to in a namespace with these key facts, the oldest first; None if all of them are others.
+
+    Raises `CorruptionError` if the salt or the cost of a passphrase was altered.
+    """
+    roots: list[Root | None] = [Root(key, birth) if isinstance(key, Secret) else None for key in keys]
+    found = {i for i, root in enumerate(roots) if root is not None and any(map(root.made, facts))}
+    opened = sum(any(root is not None and root.made(fact) for root in roots) for fact in facts)
+    # The newest first: mostly the first one is it, and the others need not be derived.
+    left = _MOST_WORK * sum(isinstance(key, Passphrase) for key in keys)
+    for fact in [fact for fact in facts[::-1] if fact[:1] == _PASSPHRASE]:
+        for i, key in enumerate(keys):
+            if isinstance(key, Passphrase) and roots[i] is None and left > 0:
+                salted = fact[:-_COMMITMENT_BYTES]
+                left -= _work_of(salted)
+                root = Root(key.derive(salted), birth)
+                if root.made(fact):
+                    roots[i], opened = root, opened + 1
+                    found.add(i)
+                    break
+    if facts and keys and not found:
+        return None
+    return Keyring([root for root in roots if root is not None], known=0 in found, lacking=opened < len(facts))
+
+
+def new_key_fact(key: CheckedKey, facts: Sequence[bytes], birth: bytes) -> bytes:
+    """Return the fact by which a namespace knows a key from now on; of a passphrase with a fresh salt and the cost."""
+    if isinstance(key, Secret):
+        return Root(key, birth).commit(_RAW)
+    if sum(fact[:1] == _PASSPHRASE for fact in facts) >= _MOST_PASSPHRASES:
+        raise NotSupportedError(
+            f"a namespace knows {_MOST_PASSPHRASES} passphrases at most: move what is in it to another namespace"
+        )
+    salted = _salted.pack(_PASSPHRASE[0], *_DEFAULT_COST, os.urandom(_SALT_BYTES))
+    return Root(key.derive(salted), birth).commit(salted)

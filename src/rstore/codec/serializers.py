@@ -215,6 +215,12 @@ def is_native(encoded: bytes) -> bool:
     return encoded[:1] != b"" and encoded[0] in _NATIVE_LOADS
 
 
+def has_own_codec(value: Any) -> bool:
+    """Return whether this is a value of a type that has a codec of its own."""
+    dump = _NATIVE_DUMPS.get(type(value))
+    return dump is not None and (type(value) is not int or dump(value) is not None)
+
+
 def stamped(encoded: bytes, stamp: bytes) -> bytes:
     """Return an encoded value with a stamp behind its codec byte; a large one is not copied twice."""
     if not stamp:

@@ -209,7 +209,9 @@ def aggregated(aggregate: Aggregate, parts: list[Part], begin: int, end: int, ca
         return max(one.high for one in stats)
     if aggregate == "std":
         mean = total / n
-        squares = sum(one.squares + one.n * (one.total / one.n - mean) ** 2 for one in stats)
+        distances = [one.total / one.n - mean for one in stats]
+        # Not `** 2`, which raises where the product is infinite.
+        squares = sum(one.squares + one.n * (far * far) for one, far in zip(stats, distances, strict=True))
         return sqrt(squares / (n - 1)) if n > 1 else nan
     return _mean_over_time(parts, stats, begin, end, carried)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from rstore.arguments import check_int64, check_key, check_range
 from rstore.codec.chunks import Segment
-from rstore.errors import InvalidTypeError
+from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.pieces import Summary, reading
 from rstore.series.points import Points
 
 Grid: TypeAlias = range  # inside the classes, `range` is a verb
+_MOST_MISSING: Final = 10_000_000
+"""A list of more timestamps takes half a gigabyte."""
 
 
 class Grids(Points):
@@ -25,14 +26,24 @@ class Grids(Points):
 
         `end` defaults to `start`. Chunks that have all of their part of the grid are not read.
 
-        Raises `InvalidArgumentError` if there is neither a `freq` nor a default one.
+        Raises `InvalidArgumentError` if there is neither a `freq` nor a default one, and if more than ten million are
+        missing: ask for a shorter range, for `gaps`, or whether it `iscomplete`.
 
         >>> store.extend('hourly', (0, 'a'), (3600, 'b'), (10800, 'c'))
         3
         >>> store.missing('hourly', 0, 10800, freq=3600)
         [7200]
         """
-        return list(chain.from_iterable(self._missing(key, self._grid(start, end, freq))))
+        missing: list[int] = []
+        for run in self._missing(key, self._grid(start, end, freq)):
+            # Not `len(run)`, which cannot tell of more than 2**63.
+            if len(missing) + (run.stop - run.start - 1) // run.step >= _MOST_MISSING:
+                raise InvalidValueError(
+                    f"the series {self._reader.place(key)} lacks more than {_MOST_MISSING:,} of the timestamps: "
+                    "ask for a shorter range, or for gaps()"
+                )
+            missing += run
+        return missing
 
     def iscomplete(self, key: str, start: int, end: int | None = None, freq: int | None = None) -> bool:
         """Return whether no timestamp of the grid `start, start + freq, … <= end` is missing."""

@@ -324,12 +324,12 @@ def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | N
             chunk = view.chunks[edge]
             t = (chunk.last if last else chunk.first)[0]
             if row is None or (row.t < t if last else row.t > t):
-                meta = logs.open_meta(key, chunk)
+                meta = logs.open_meta(key, chunk, view.head)
                 encoded = meta.last if last else meta.first
                 if encoded is None:  # it is large, and left out of the summary
                     return point_between(session, key, MIN_INT64, MAX_INT64, last=last)
                 return t, codec.decode(encoded)
-        return None if row is None else (row.t, codec.decode(logs.open_row(key, row)))
+        return None if row is None else (row.t, codec.decode(logs.open_row(key, row, view.head)))
 
 
 def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -> Point | None:

@@ -14,6 +14,7 @@ from rstore.arguments import check_choice, check_count, check_freq, check_int64,
 from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
+from rstore.ending import check_running
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 from rstore.pieces import Summary, reading
 from rstore.series.buckets import (
@@ -32,7 +33,8 @@ from rstore.series.points import Point, Points
 from rstore.session import Session
 
 _NAMES: Final = get_args(Named)
-_MOST_BUCKETS: Final = 10_000_000
+_MOST_BUCKETS: Final = 1_000_000
+"""As tuples and dicts, that many take a quarter of a gigabyte."""
 
 
 class _Found(NamedTuple):
@@ -74,7 +76,7 @@ class Resampling(Points):
 
         Whole chunks inside of a bucket are answered without being read, but for "median" and functions.
 
-        Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, for more than ten million
+        Raises `InvalidArgumentError` where an aggregate needs numbers and there are others, for more than a million
         buckets with `fill`, for a label outside of int64, and if there is no such series.
 
         >>> store.extend_many('load', ((t, t / 2) for t in range(0, 60, 5)))
@@ -195,6 +197,7 @@ def _nothing(session: Session, key: str) -> list[Point]:
 
 def _downsamplers(method: str) -> tuple[Any, Any]:
     """Return what thins out one piece, and what chooses among all that is left."""
+    check_running("no points can be chosen")
     try:
         tsdownsample = import_module("tsdownsample")
     except ModuleNotFoundError as error:
@@ -243,7 +246,10 @@ def _filled(found: list[_Found], aggregates: list[Aggregate], fill: Any) -> list
     """Return the buckets with those between that have no points."""
     size = found[-1].number - found[0].number + 1
     if size > _MOST_BUCKETS:
-        raise InvalidValueError(f"{size:,} buckets are too many to be filled: every is larger, or the range shorter")
+        raise InvalidValueError(
+            f"{size:,} buckets are too many to be filled, the most are {_MOST_BUCKETS:,}: choose a larger every, or a "
+            "shorter range"
+        )
     filled: list[tuple[int, dict[str, Any]]] = []
     for one, other in pairwise(found):
         filled.append((one.number, one.values))

@@ -26,7 +26,7 @@ from rstore import (
     StoreNotAvailableError,
     WrongKeyError,
 )
-from rstore.testing.flavours import OTHER_KEY, pickled, plain, sealed
+from rstore.testing.flavours import KEY, OTHER_KEY, pickled, plain, sealed
 from rstore.testing.integrity import check_oracle
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle
 from rstore.testing.suite import Opener, Suite
@@ -133,8 +133,10 @@ class CareSuite(Suite):
             store.extend_many("many", ((t, t) for t in range(2000)))
             store.apply("log", {"a": 1})
             assert store.check() == []
+        with opener(key=[OTHER_KEY, KEY]):
+            pass
         with opener(frozen=True, key=OTHER_KEY) as frozen:
-            found = [(finding.model, finding.key) for finding in frozen.check()]
+            found = [*dict.fromkeys((finding.model, finding.key) for finding in frozen.check())]
         assert found == [("values", "k"), ("series", "few"), ("series", "many"), ("events", "log")]
         with opener(frozen=True, key=None) as frozen:
             assert {finding.key for finding in frozen.check()} == {"k", "few", "many", "log"}
@@ -208,10 +210,14 @@ class CareSuite(Suite):
             store["k"] = "v"
             store.extend("s", (1, 1))
             store.backup(tmp_path / "copy.db")
-        with Store(tmp_path / "copy.db", key=OTHER_KEY) as copy:
-            for read in (lambda: copy["k"], lambda: copy.range("s")):
-                with pytest.raises(WrongKeyError):
-                    read()
+        with pytest.raises(WrongKeyError):
+            Store(tmp_path / "copy.db", key=OTHER_KEY).open()
+        with Store(tmp_path / "copy.db", key=KEY, frozen=False) as copy:
+            assert (copy["k"], copy.range("s")) == ("v", [(1, 1)])
+            copy["k"] = "w"
+            copy.backup(tmp_path / "again.db")
+        with Store(tmp_path / "again.db", key=[OTHER_KEY, KEY]) as again:
+            assert (again["k"], again.range("s")) == ("w", [(1, 1)])
 
     @pickled
     def test_vacuum_loses_nothing_but_what_has_expired(self, opener: Opener, oracle: Oracle) -> None:

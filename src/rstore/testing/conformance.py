@@ -15,6 +15,7 @@ from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
 from rstore.testing.exactness import ExactnessSuite
 from rstore.testing.finding import FindingSuite
+from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
@@ -59,6 +60,7 @@ class StoreSuite(
     RoundTripSuite,
     CompressionSuite,
     EncryptionSuite,
+    GuardingSuite,
     SharingSuite,
     TransactionSuite,
     BelongingSuite,

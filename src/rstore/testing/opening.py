@@ -308,8 +308,8 @@ class OpeningSuite(Suite):
 
     @plain
     def test_repr_shows_no_secret(self, opener: Opener) -> None:
-        for key in (KEY, KEY.encode(), [KEY, OTHER_KEY], bytes(range(65, 97))):
-            store = opener(key=key)
+        for i, key in enumerate((KEY, KEY.encode(), [KEY, OTHER_KEY], bytes(range(65, 97)))):
+            store = opener(f"{i}", key=key)
             with store:
                 store.set("k", "the value")
                 shown = repr(store) + str(store)

@@ -54,7 +54,7 @@ class Opener:
     def discard(self) -> None:
         """Discard every namespace that was used."""
         for namespace in self._namespaces:
-            with Store(self.dsn, namespace, frozen=False) as store:
+            with Store(self.dsn, namespace, frozen=False, allow_plaintext=True) as store:
                 store.discard()
 
 

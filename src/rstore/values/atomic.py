@@ -110,7 +110,9 @@ class Atomic(Records):
                     return stored.value
             return session.open_value(key, record)
         patience = Patience(
-            session.timeout_s, f"others compute the value of {session.place(key)}, or died while they did,"
+            session.timeout_s,
+            f"others compute the value of {session.place(key)}, or died while they did,",
+            session.telemetry,
         )
         while (record := self._find(session, key)) is None:
             with Lease(session, key) as lease:
@@ -128,7 +130,9 @@ class Atomic(Records):
         return session.open_value(key, record)
 
     def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
-        patience = Patience(session.timeout_s, f"others were faster in changing {session.place(key)}")
+        patience = Patience(
+            session.timeout_s, f"others were faster in changing {session.place(key)}", session.telemetry
+        )
         while True:
             record = self._find(session, key)
             if record is not None:

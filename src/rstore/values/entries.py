@@ -83,8 +83,9 @@ class Entries(Records):
         >>> store.touch('session', None), store.entry('session').expires, store.touch('unknown', 60)
         (True, None, False)
         """
-        backend = self._writer.backend
-        return backend.touch(check_key(key), check_ttl(ttl))
+        session = self._writer
+        key, ttl_ms = check_key(key), check_ttl(ttl)
+        return session.take_away(lambda backend, birth: backend.touch(key, ttl_ms, if_birth=birth))
 
     def scan(
         self,
@@ -133,10 +134,11 @@ class Entries(Records):
         >>> store.delete_prefix('log.'), store.keys()
         (2, ['logs'])
         """
-        backend = self._writer.backend
+        session = self._writer
         if check_edge(prefix, "prefix") == "":
             raise InvalidValueError("the prefix is empty: to delete all keys, use clear()")
-        return backend.delete_range(*_range(prefix, None, None))
+        bounds = _range(prefix, None, None)
+        return session.take_away(lambda backend, birth: backend.delete_range(*bounds, if_birth=birth))
 
 
 def _range(prefix: str, start: str | None, stop: str | None) -> tuple[str, str | None]:

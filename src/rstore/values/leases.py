@@ -6,6 +6,7 @@ commits it by its version, and its facts say until when it holds, by the backend
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from threading import Lock, Thread
 from types import TracebackType
@@ -62,6 +63,8 @@ class Lease:
 
     def renew(self) -> None:
         """Renew it from now on, for as long as `held` is held."""
+        if sys.is_finalizing():  # no thread begins any more, and this one would wait for that for ever
+            return
         self._renewer = Thread(target=self._renew, name="rstore lease", daemon=True)
         self._renewer.start()
 

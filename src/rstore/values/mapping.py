@@ -11,7 +11,7 @@ from threading import get_ident
 from types import FrameType
 from typing import Any, Final, Self
 
-from rstore.arguments import check_key, check_ttl, check_version, key_or_none
+from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
 from rstore.backends.nouns import ANY, Expected, NamespaceGone, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.session import BODY_AT, Session
@@ -145,7 +145,12 @@ class Mapped(Records, MutableMapping[str, Any]):
             if not checked:
                 session.check_open()
                 return 0
-            return session.backend.delete(checked)
+            try:  # what `take_away` does, without its frames
+                birth = session.generations.now.birth
+                return session.backend.delete(checked, if_birth=birth)
+            except NamespaceGone:
+                session.revive()
+            return session.take_away(lambda backend, birth: backend.delete(checked, if_birth=birth))
         version = check_version(if_version)
         if len(checked) != 1:
             raise InvalidValueError(f"if_version is the version of one key, not of {len(checked)}")
@@ -229,9 +234,9 @@ class Mapped(Records, MutableMapping[str, Any]):
         if not isinstance(pattern, str):
             raise InvalidTypeError(f"a pattern is a str, not {type(pattern).__name__}")
         prefix = re.split(r"[*?]", pattern, maxsplit=1)[0]
-        if prefix and key_or_none(prefix) is None:
+        if (prefix and key_or_none(prefix) is None) or len(pattern) - pattern.count("*") > MAX_KEY_BYTES:
             session.check_open()
-            return []  # no key begins like this: it is too long, or no UTF-8
+            return []  # no key begins like this, or is as long
         # Not a regular expression of one's own: `translate` makes one that does not backtrack from star to star.
         matches = re.compile(translate(pattern.replace("[", "[[]"))).match
         return [

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.backends.base import Ahead
 from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
-from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 
 T = TypeVar("T")
@@ -45,6 +45,8 @@ class Stored(NamedTuple):
 def entry_of(session: Session, found: Found) -> Entry:
     """Return the entry of a record."""
     key, record, expires_ms = found
+    if expires_ms is not None and type(expires_ms) is not int:
+        raise CorruptionError(f"the expiry of {session.place(key)} is damaged")
     return Entry(key, session.open_value(key, record), version_of(record), expires_ms)
 
 

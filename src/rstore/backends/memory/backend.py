@@ -6,6 +6,7 @@ call has the *turn*: others wait for its end, and read what was there before.
 
 from __future__ import annotations
 
+import os
 import time
 from bisect import bisect_left
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -14,14 +15,16 @@ from itertools import accumulate
 from typing import Final
 
 from rstore.backends.base import Backend
-from rstore.backends.care import RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.care import RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.memory.dicts import LogDicts, Namespace
 from rstore.backends.memory.places import Placed, changed, lock, writes
 from rstore.backends.nouns import (
     ANY,
     FIRST,
     HEAD_BYTES,
+    KEYS_BYTES,
     LAST,
+    Birth,
     Commit,
     Expected,
     Found,
@@ -38,10 +41,11 @@ from rstore.backends.nouns import (
     Write,
     Writes,
     first_of,
+    identity_of,
     overlapping,
     version_of,
 )
-from rstore.errors import StoreClosedError, StoreNotAvailableError
+from rstore.errors import StoreClosedError
 
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 
@@ -75,7 +79,7 @@ class MemoryBackend(Placed, Backend):
     def open(self) -> None:
         with lock:
             if self._frozen and self._find() is None:
-                raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in memory://{self._name}")
+                raise no_namespace(self, self._namespace, f"in memory://{self._name}")
 
     def create(self) -> bytes:
         with lock:
@@ -94,16 +98,25 @@ class MemoryBackend(Placed, Backend):
             self._put_namespace(None)
             self._wrote()
 
-    def fact(self, name: str) -> bytes | None:
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         with lock:
             namespace = self._find()
-            return None if namespace is None else namespace.facts.get(name)
+            return (None, {}) if namespace is None else (namespace.birth, namespace.facts.copy())
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         with self._writing():
             if (namespace := self._find()) is None:
                 raise NamespaceGone
-            return namespace.facts.setdefault(name, fact)
+            if name not in namespace.facts:
+                namespace.facts[name] = fact
+                namespace.birth = identity_of(namespace.birth) + os.urandom(KEYS_BYTES)
+            return namespace.facts[name]
+
+    def _check_birth(self, birth: Birth) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
+        namespace = self._find()
+        if namespace is not None and birth not in (ANY, namespace.birth):
+            raise NamespaceGone
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -143,8 +156,9 @@ class MemoryBackend(Placed, Backend):
             self._wrote()
             return True
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
         with self._writing():
+            self._check_birth(if_birth)
             namespace, record = self._find(), self.get(key)
             if namespace is None or record is None:
                 return False
@@ -152,8 +166,9 @@ class MemoryBackend(Placed, Backend):
             self._wrote()
             return True
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         with self._writing():
+            self._check_birth(if_birth)
             namespace = self._find()
             if namespace is None:
                 return 0
@@ -163,9 +178,9 @@ class MemoryBackend(Placed, Backend):
             self._wrote()
             return len(found)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
         with self._writing():
-            return self.delete(self._between(start, stop))
+            return self.delete(self._between(start, stop), if_birth=if_birth)
 
     def sweep(self, limit: int) -> int:
         with lock:
@@ -301,8 +316,9 @@ class MemoryBackend(Placed, Backend):
                     del logs[log]
             return True
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         with self._writing():
+            self._check_birth(if_birth)
             namespace, found = self._find(), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from rstore.backends.nouns import KEEP, LAST, Chunk, Commit, Head, Log, Position, Write
+from rstore.backends.nouns import KEEP, KEYS_BYTES, LAST, Chunk, Commit, Head, Log, Position, Write
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class LogDicts:
 class Namespace:
     """One namespace, without its name."""
 
-    birth: bytes = field(default_factory=lambda: os.urandom(8))
+    birth: bytes = field(default_factory=lambda: os.urandom(16 + KEYS_BYTES))
     facts: dict[str, bytes] = field(default_factory=dict)
     records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
     logs: dict[Log, LogDicts] = field(default_factory=dict)

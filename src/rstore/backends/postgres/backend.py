@@ -16,6 +16,7 @@ from rstore.backends.nouns import (
     ANY,
     FIRST,
     LAST,
+    Birth,
     Chunk,
     Commit,
     Expected,
@@ -130,9 +131,9 @@ class PostgresBackend(PostgresCare):
         place = *address, boolean(head.sealed)
         try:
             if len(rows) == 1:
-                append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0])))]
+                append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0]), birth))]
             else:
-                append = [(self._logs.append, (*place, *columns)) for columns in columns_of(rows)]
+                append = [(self._logs.append, (*place, *columns, birth)) for columns in columns_of(rows)]
         except TooLargeError as error:
             raise too_large(log.key, self._namespace, error.size, MOST_BYTES, "PostgreSQL") from None
         # In one transaction with its first rows: nobody sees a log that holds nothing, whoever dies meanwhile.
@@ -220,12 +221,14 @@ class PostgresBackend(PostgresCare):
         """Return whether the log must not be removed here: others may have appended what cannot be seen."""
         return log.model is Model.SERIES and self._connections.serializable
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         stays = self._head_stays(log)
 
         # In a transaction, whose name says what became of it: that a log is gone does not say who removed it.
         def remove(found: Sequence[pq.abc.PGresult]) -> bool:
             (head,) = found
+            if head.ntuples and if_birth not in (ANY, head.get_value(0, 3)):
+                raise NamespaceGone
             if not head.ntuples or if_version not in (ANY, head.get_value(0, 1)):
                 return False
             birth, epoch = head.get_value(0, 0) or b"", head.get_value(0, 2) or b""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
 from struct import Struct, pack
+from types import NoneType
 from typing import Any, Final
 
+import psycopg
 from psycopg import pq
 from psycopg.adapt import Transformer
+
+from rstore.backends.nouns import Found
+from rstore.errors import CorruptionError
 
 _BYTEA: Final = 17
 _INT8: Final = 20
@@ -50,7 +56,29 @@ def rows_of(result: pq.abc.PGresult, n: int) -> list[Any]:
     """Return the first rows of an answer as tuples; cell by cell it takes four times as long."""
     transformer = Transformer()
     transformer.set_pgresult(result)
-    return transformer.load_rows(0, n, tuple)
+    try:
+        return transformer.load_rows(0, n, tuple)
+    except (psycopg.Error, ValueError, struct.error) as error:  # what is of another type may be a date beyond all years
+        raise changed() from error
+
+
+def found_of(result: pq.abc.PGresult, n: int) -> list[Found]:
+    """Return the first rows of an answer as records; those that were left behind are None."""
+    found: list[Found] = rows_of(result, n)
+    if found:  # a column at a time: one by one it would take as long as reading them
+        keys, records, expiries = zip(*found, strict=True)
+        if not (
+            {*map(type, keys)} == {str}
+            and {*map(type, records)} <= {bytes, NoneType}
+            and {*map(type, expiries)} <= {int, NoneType}
+        ):
+            raise changed()
+    return found
+
+
+def changed() -> CorruptionError:
+    """Return the error for an answer that holds what the layout rules out."""
+    return CorruptionError("the tables of the store on the PostgreSQL server were changed, or are damaged")
 
 
 def truth(result: pq.abc.PGresult, column: int) -> bool:

@@ -79,7 +79,8 @@ class Caller:
 
     def __init__(self, place: Place, options: Options) -> None:
         self.place = place
-        self.pool = Pool(place)
+        self._telemetry = options.telemetry
+        self.pool = Pool(place, options.telemetry)
         self.timeout_s = max(options.timeout_s, MOMENT_S)
         self._timeout_ms = f"{max(1, ceil(options.timeout_s * 1000))}"
         self._frozen = options.frozen

@@ -18,6 +18,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from rstore.backends.postgres.link import poll_until
+from rstore.ending import check_running
 
 # A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
 _KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
@@ -34,6 +35,7 @@ def connect(parameters: dict[str, str], deadline: float) -> pq.abc.PGconn | psyc
     The time that is left is shared by the hosts that are left; `connect_timeout` may give each one less. What went
     wrong is returned and not raised: in a traceback, the variables of this file would show the password.
     """
+    check_running("the server cannot be connected to")
     known = _known(parameters)
     keepalive = {} if any(name.startswith("keepalives") for name in known) else _KEEPALIVE
     attempts = [{**keepalive, **parameters, **attempt} for attempt in _attempts(known)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ from rstore.backends.postgres.link import Call, Calls, Failed, Link, Lost, Resul
 from rstore.backends.postgres.receipts import REMOVE_EVERY, Receipt, Receipts
 from rstore.backends.postgres.schema import BEGIN, COMMIT
 from rstore.backends.postgres.scopes import Around, MomentScope, Scope
+from rstore.backends.telemetry import Occurrence
 from rstore.errors import (
     ConflictError,
     NotSupportedError,
@@ -40,6 +42,7 @@ from rstore.errors import (
 )
 
 T = TypeVar("T")
+_log: Final = logging.getLogger("rstore.postgres")
 _random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 Look: TypeAlias = Callable[[], bool | None]
@@ -196,6 +199,7 @@ class Connections(Caller):
                 with scope:
                     return work(scope.found)
             except Undone:
+                self._telemetry.note(_log, Occurrence.RETRY, "%s: a transaction is done again", self.place.show)
                 # A step keeps the locks of what was before it, and they would be in the way again.
                 if self.bound or tries == RETRIES - 1:
                     raise
@@ -340,6 +344,7 @@ class Connections(Caller):
 
         `deadline` is that of the call.
         """
+        self._telemetry.note(_log, Occurrence.LOST_REPLY, "%s: the reply to a write was lost", self.place.show)
         looks, pause = 0, 0.005
         end = deadline + _OVER_S
         while looks < _LOOKS and monotonic() < end - _LOOK_S:

@@ -21,6 +21,7 @@ from rstore.backends.postgres.caller import BEHIND_S, set_local
 from rstore.backends.postgres.connections import Connections
 from rstore.backends.postgres.errors import Passed
 from rstore.backends.postgres.link import Call, Statement
+from rstore.backends.postgres.logs import ns_of
 from rstore.errors import NotSupportedError, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
@@ -104,4 +105,4 @@ class Emptied:
 
 
 def _this(log: Log, birth: bytes) -> tuple[bytes, bytes, bytes]:
-    return birth, int4(log.model), log.key.encode()
+    return ns_of(birth), int4(log.model), log.key.encode()

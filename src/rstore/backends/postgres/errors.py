@@ -76,6 +76,11 @@ _KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {
     "3F000": (StoreNotAvailableError, "the schema of the store is not there"),
     "42703": (StoreNotAvailableError, "the schema holds tables of another application"),
     "42P07": (StoreNotAvailableError, "the schema holds tables of another application; name another with ?schema="),
+    "22003": (CorruptionError, "a column of the store's tables was changed, or is damaged"),
+    "22P03": (CorruptionError, "a column of the store's tables was changed"),
+    "42804": (CorruptionError, "a column of the store's tables was changed"),
+    "42883": (CorruptionError, "a column of the store's tables was changed"),
+    "42P10": (CorruptionError, "a table of the store lacks its primary key"),
     "XX001": (CorruptionError, "the server's data is damaged"),
     "XX002": (CorruptionError, "an index of the server is damaged"),
 }

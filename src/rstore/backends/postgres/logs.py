@@ -20,7 +20,12 @@ _BATCH_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 16 * 1024 * 1024
 
 Address = tuple[bytes, bytes, bytes, bytes]
-"""The name of a namespace, its birth, the model and the key of a log."""
+"""The name of a namespace, its ns, the model and the key of a log."""
+
+
+def ns_of(birth: bytes) -> bytes:
+    """Return what the rows of a namespace are found by."""
+    return birth[:8]
 
 
 class TooLargeError(NotSupportedError):
@@ -68,7 +73,7 @@ def columns_of_row(row: Row) -> tuple[bytes, bytes, bytes]:
 
 def address_of(name: bytes, birth: bytes, log: Log) -> Address:
     """Return a log as parameters."""
-    return name, birth, int4(log.model), log.key.encode()
+    return name, ns_of(birth), int4(log.model), log.key.encode()
 
 
 def columns_of_head(head: Head) -> tuple[bytes, bytes, bytes, bytes]:

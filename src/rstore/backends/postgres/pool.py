@@ -12,6 +12,7 @@ interrupted, the connection and its *seat* in the pool go with the last referenc
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable
@@ -27,8 +28,10 @@ from rstore.backends.postgres.connecting import connect
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.errors import is_temporary, unreachable
 from rstore.backends.postgres.link import Link
+from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import StoreBusyError, StoreClosedError
 
+_log: Final = logging.getLogger("rstore.postgres")
 _IDLE_S: Final = 300.0
 _LEAST_S: Final = 1.0
 """So long is a server given to take a connection, however short the time-out is: a distant one needs some of that."""
@@ -63,7 +66,8 @@ class _Waiter:
 class Pool:
     """The connections of one open store. Threads share it; each takes one for a call, a transaction or a snapshot."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
         self._place = place
         self.prepare = place.prepare
         """Whether those that are opened from now on keep statements prepared."""
@@ -126,6 +130,8 @@ class Pool:
                 raise StoreClosedError("the store was closed meanwhile")
             if link.alive():
                 return link
+            lost = "%s: a connection was lost while nobody used it"
+            self._telemetry.note(_log, Occurrence.RECONNECTION, lost, self._place.show)
             self.drop(link)
 
     def _wait(self, deadline: float) -> Link:
@@ -133,6 +139,7 @@ class Pool:
         since = monotonic()
         knock_at, pause = since, _FIRST_PAUSE_S
         refused: psycopg.Error | None = None
+        waits = False
         collect_at = min(since + _COLLECT_S, deadline - _LOOK_S)
         while True:
             if self.closed:
@@ -153,6 +160,10 @@ class Pool:
                 elif self._drop_one_aside():
                     continue
             now = monotonic()
+            if not waits:
+                waits = True
+                wait = "%s: a call waits for one of %d connections"
+                self._telemetry.note(_log, Occurrence.WAIT, wait, self._place.show, self._place.pool)
             until = min(deadline, now + _LOOK_S, knock_at if knock_at > now else deadline)
             if (link := self._given(since, until)) is not None or (link := self._pop()) is not None:
                 return link

@@ -14,8 +14,12 @@ from typing import Final, Unpack
 from psycopg import pq
 
 from rstore.backends.base import Ahead, Backend
+from rstore.backends.care import no_namespace
 from rstore.backends.nouns import (
+    ANY,
     KEEP,
+    KEYS_BYTES,
+    Birth,
     Found,
     NamespaceGone,
     Options,
@@ -30,10 +34,11 @@ from rstore.backends.nouns import (
 from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
+    changed,
+    found_of,
     int8,
     int8s_or_null,
     number,
-    rows_of,
     texts,
     truth,
 )
@@ -42,16 +47,15 @@ from rstore.backends.postgres.connections import Connections, Look
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.emptied import Emptied
 from rstore.backends.postgres.link import Call, Calls, Results, Statement
-from rstore.backends.postgres.logs import MOST_BYTES, batches
+from rstore.backends.postgres.logs import MOST_BYTES, batches, ns_of
 from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
-from rstore.errors import StoreBusyError, StoreNotAvailableError
+from rstore.errors import StoreBusyError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
+_BIRTH_BYTES: Final = 8 + KEYS_BYTES
 _PAGE_BYTES: Final = 4 * 1024 * 1024
-_NAMED: Final = 5
-"""So many namespaces are named where one is missing."""
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
 
@@ -74,15 +78,7 @@ class PostgresRecords(Backend):
     def open(self) -> None:
         self._connections.set_up()
         if self._frozen and self._birth() is None:
-            raise StoreNotAvailableError(
-                f"there is no namespace {self._namespace!r} in {self._place.show}; {self._others()}"
-            )
-
-    def _others(self) -> str:
-        (found,) = self._connections.read((self._records.names, ()))
-        names = [repr((found.get_value(row, 0) or b"").decode()) for row in range(min(found.ntuples, _NAMED))]
-        more = ", …" if found.ntuples > _NAMED else ""
-        return f"there are {', '.join(names)}{more}" if names else "there is none"
+            raise no_namespace(self, self._namespace, f"in {self._place.show}")
 
     def create(self) -> bytes:
         deadline = monotonic() + self._connections.timeout_s
@@ -92,7 +88,8 @@ class PostgresRecords(Backend):
                     f"the namespace {self._namespace!r} was discarded concurrently, each time that it was created, "
                     "until the time-out"
                 )
-            create = self._records.create, (self._name, os.urandom(8))
+            birth = os.urandom(8 + KEYS_BYTES)
+            create = self._records.create, (self._name, ns_of(birth), birth)
             # What was lost is tried again as it is: the look is the loop.
             self._connections.write([create], lambda: self._birth() is not None)
         return birth
@@ -104,28 +101,35 @@ class PostgresRecords(Backend):
         birth = self._birth()
         if birth is None:
             return
-        space, empty = (self._name, birth), [(one, (birth,)) for one in self._records.empty]
+        space, empty = (self._name, ns_of(birth)), [(one, (ns_of(birth),)) for one in self._records.empty]
         calls = [(self._records.close, space), *empty, (self._records.discard, space)]
         # Births never come back, so that it happens once, however often it is sent.
-        self._write(None, calls, lambda: self._birth() != birth, patient=True)
+        self._write(None, calls, lambda: ns_of(self._birth() or b"") != ns_of(birth), patient=True)
 
-    def fact(self, name: str) -> bytes | None:
-        (found,) = self._reads.read((self._records.fact, (self._name, name.encode())))
-        return found.get_value(0, 0) if found.ntuples else None
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        (found,) = self._reads.read((self._records.facts, (self._name,)))
+        rows = [[found.get_value(row, column) for column in range(3)] for row in range(found.ntuples)]
+        facts = {name.decode(): fact or b"" for _, name, fact in rows if name is not None}
+        return (rows[0][0] if rows else None), facts
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        def look() -> bool:
-            return self.fact(name) is not None
-
-        self._connections.write([(self._records.add_fact, (self._name, name.encode(), fact))], look)
-        kept = self.fact(name)
+        birth = self._birth()
+        if birth is None:
+            raise NamespaceGone
+        new = ns_of(birth) + os.urandom(KEYS_BYTES)
+        add = self._records.add_fact, (self._name, name.encode(), fact, ns_of(birth), new)
+        self._connections.write([add], lambda: name in self.facts()[1])
+        kept = self.facts()[1].get(name)
         if kept is None:
             raise NamespaceGone
         return kept
 
     def _birth(self) -> bytes | None:
         (found,) = self._reads.read((self._records.find, (self._name,)))
-        return found.get_value(0, 0) if found.ntuples else None
+        birth = found.get_value(0, 0) if found.ntuples else None
+        if found.ntuples and (birth is None or len(birth) != _BIRTH_BYTES):
+            raise changed()
+        return birth
 
     def _write(
         self,
@@ -150,6 +154,8 @@ class PostgresRecords(Backend):
         record = found.get_value(0, 0) if found.ntuples else None
         if record is not None:
             self._connections.shrink(len(record))
+        elif found.ntuples:  # it is there, and holds nothing
+            raise changed()
         return record
 
     def has(self, key: str) -> bool:
@@ -159,7 +165,10 @@ class PostgresRecords(Backend):
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         statement = self._records.fetch_heads if heads else self._records.fetch
         (found,) = self._reads.read((statement, (self._name, texts(keys))))
-        return rows_of(found, found.ntuples)
+        records = found_of(found, found.ntuples)
+        if any(record is None for _, record, _ in records):
+            raise changed()
+        return records
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         (found,) = self._reads.read((self._records.count(stop=stop is not None), self._range(start, stop)))
@@ -204,7 +213,7 @@ class PostgresRecords(Backend):
             else:
                 yield self._records.put_many_apart, (*pairs, int8s_or_null(ttls_ms))
         if len(kept) < len(writes):
-            yield self._records.delete, (self._name, texts(key for key, record, _ in ordered if record is None))
+            yield self._records.delete, (self._name, texts(key for key, record, _ in ordered if record is None), None)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         key, record, ttl_ms = write
@@ -245,16 +254,32 @@ class PostgresRecords(Backend):
             raise NamespaceGone
         return not self.has(key)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
-        return self._count_of(self._records.touch, self._name, key.encode(), _int8_or_null(ttl_ms), key=key) > 0
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+        named = self._name, key.encode(), _int8_or_null(ttl_ms)
+        return self._take_away(self._records.touch, *named, key=key, if_birth=if_birth) > 0
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         key = keys[0] if len(keys) == 1 else None
-        return self._count_of(self._records.delete, self._name, texts(sorted(set(keys))), key=key)
+        named = self._name, texts(sorted(set(keys)))
+        return self._take_away(self._records.delete, *named, key=key, if_birth=if_birth)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
         statement = self._records.delete_range(stop=stop is not None)
-        return self._count_of(statement, *self._range(start, stop), patient=True)
+        return self._take_away(statement, *self._range(start, stop), patient=True, if_birth=if_birth)
+
+    def _take_away(
+        self,
+        statement: Statement,
+        *parameters: bytes | None,
+        key: str | None = None,
+        patient: bool = False,
+        if_birth: Birth,
+    ) -> int:
+        birth = None if if_birth is ANY else if_birth
+        n = self._count_of(statement, *parameters, birth, key=key, patient=patient)
+        if n == 0 and birth is not None and self._birth() not in (None, birth):
+            raise NamespaceGone  # births never come back: the one of now was that of the statement, or this is raised
+        return n
 
     def sweep(self, limit: int) -> int:
         return self._count_of(self._records.sweep, self._name, int8(limit))
@@ -307,6 +332,8 @@ class PostgresRecords(Backend):
         if len(records) < min(asked["limit"], found.ntuples):  # a large one is among them
             found = self._reads.read(*self._page_calls(_PAGE_BYTES, summed=True, **asked))[-1]
             records = _records_of(found, asked["limit"])
+            if not records and found.ntuples:  # one is never left behind
+                raise changed()
         return Page(records, more=len(records) < found.ntuples)
 
     def clear(self) -> None:
@@ -327,7 +354,7 @@ def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
 
 def _records_of(found: pq.abc.PGresult, limit: int) -> list[Found]:
     """Return keys, records and expiries up to the first one that was left behind."""
-    records = rows_of(found, min(found.ntuples, limit))
+    records = found_of(found, min(found.ntuples, limit))
     left_behind = [*map(itemgetter(1), records)]
     return records[: left_behind.index(None)] if None in left_behind else records
 

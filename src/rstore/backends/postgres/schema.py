@@ -22,7 +22,8 @@ CREATE TABLE {s}.format (application {text} NOT NULL, version {int} NOT NULL);
 INSERT INTO {s}.format VALUES ('rstore', 0);
 CREATE TABLE {s}.namespaces (
   name {text} COLLATE {c} PRIMARY KEY,
-  ns {bigint} NOT NULL UNIQUE,  -- its birth, random: what is written under a dead one is found by nobody
+  ns {bigint} NOT NULL UNIQUE,  -- random: what is written under a dead one is found by nobody
+  birth {bytea} NOT NULL,  -- ns, and eight bytes that every new fact replaces
   watched_until {timestamptz}  -- until then writers wake those who listen
 );
 CREATE TABLE {s}.facts (
@@ -163,6 +164,12 @@ def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
             "rows; restore them too, or drop the schema"
         )
     if found.get_value(0, 0) is None:
+        (rows,) = link.run([(Statement(f"SELECT EXISTS (SELECT FROM {quoted(place.schema)}.format)"), ())], timeout_s)
+        if not truth(rows, 0):
+            raise StoreNotAvailableError(
+                f"{place.show} was restored without its rows: its table 'format' is empty; restore it with them, "
+                "or drop the schema for a new store"
+            )
         raise _foreign(place)
     version = number(found)
     if version > len(MIGRATIONS):

@@ -63,7 +63,7 @@ def seen(s: str) -> str:
 class Tables:
     """The statements on the tables of one schema: what is common to those of records and of logs.
 
-    $1 is the name of the namespace, and $2 its birth in what puts something.
+    $1 is the name of the namespace, and $2 its birth in what puts a record, its ns in what writes into a log.
     """
 
     def __init__(self, schema: str) -> None:
@@ -96,25 +96,36 @@ class RecordSql(Tables):
         woken = f"CASE WHEN watched_until > statement_timestamp() THEN pg_notify('{self.channel}', $1) END"
         # The clock is read there too: for each row of many it would take a tenth of the time.
         alive = self._alive = f"""alive AS MATERIALIZED (
-  SELECT ns, {NOW} AS now_ms, {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)"""
-        locked = f"""locked AS MATERIALIZED (
-  SELECT ns, {woken} FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)"""
+  SELECT ns, {NOW} AS now_ms, {woken} FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE)"""
+
+        def locked(birth: str) -> str:
+            return f"""locked AS MATERIALIZED (
+  SELECT ns, {woken} FROM {s}.namespaces WHERE name = $1 AND birth = coalesce({birth}, birth) FOR KEY SHARE)"""
+
+        self._locked = locked
         locked_one = "(SELECT ns FROM locked)"
 
         self.names = Statement(f"SELECT name FROM {s}.namespaces ORDER BY name")
-        self.find = Statement(f"SELECT ns FROM {s}.namespaces WHERE name = $1")
+        self.find = Statement(f"SELECT birth FROM {s}.namespaces WHERE name = $1")
         self.create = Statement(f"""
-WITH made AS (INSERT INTO {s}.namespaces (name, ns) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING name)
+WITH made AS (
+  INSERT INTO {s}.namespaces (name, ns, birth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
 SELECT pg_notify('{self.channel}', name) FROM made""")
-        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE")
+        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE")
         # By its birth alone: somebody else may have discarded it meanwhile, and a third created another of that name.
         self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
         self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
         self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
-        self.fact = Statement(f"SELECT fact FROM {s}.facts WHERE ns = {ns} AND name = $2")
+        self.facts = Statement(f"""
+SELECT birth, facts.name, fact FROM {s}.namespaces LEFT JOIN {s}.facts ON facts.ns = namespaces.ns
+WHERE namespaces.name = $1""")
+        # FOR UPDATE waits for all who write, and who comes later finds another birth.
         self.add_fact = Statement(f"""
-INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM {locked_ns} AS alive
-ON CONFLICT DO NOTHING""")
+WITH held AS MATERIALIZED (SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $4 FOR UPDATE),
+added AS (
+  INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM held
+  ON CONFLICT DO NOTHING RETURNING ns)
+UPDATE {s}.namespaces SET birth = $5 FROM added WHERE namespaces.ns = added.ns""")
 
         self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
         self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
@@ -144,21 +155,20 @@ WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $6 AND {LIVE}""")
             for expires_ms in ("now_ms + $5::bigint", "coalesce(expires_ms, $5::bigint)")
         )
         self.touch = Statement(f"""
-WITH {locked}
+WITH {locked("$4")}
 UPDATE {s}.records SET expires_ms = {NOW} + $3::bigint WHERE ns = {locked_one} AND key = $2 AND {LIVE}""")
         self.delete_if = self._conditional(f"""
 DELETE FROM {s}.records USING alive
 WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {LIVE}""")
         self.delete = Statement(f"""
-WITH {locked} DELETE FROM {s}.records WHERE ns = {locked_one} AND key = ANY($2::text[]) AND {LIVE}""")
+WITH {locked("$3")} DELETE FROM {s}.records WHERE ns = {locked_one} AND key = ANY($2::text[]) AND {LIVE}""")
         # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
         # So IS TRUE hides the condition, which is there because another partition has the same places.
         self.sweep = Statement(f"""
 DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE AND ctid = ANY (ARRAY(
   SELECT ctid FROM {s}.records WHERE ns = {ns} AND expires_ms <= {NOW}
   ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED))""")
-        self.clear = Statement(f"WITH {locked} DELETE FROM {s}.records WHERE ns = {locked_one}")
-        self._delete_range = f"WITH {locked} DELETE FROM {s}.records WHERE ns = {locked_one}"
+        self.clear = Statement(f"WITH {locked('NULL')} DELETE FROM {s}.records WHERE ns = {locked_one}")
 
         self.who = Statement("SELECT pg_backend_pid()")
         self.listen = Statement(f"LISTEN {self.channel}")
@@ -175,7 +185,9 @@ AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} 
     @cache  # noqa: B019
     def delete_range(self, *, stop: bool) -> Statement:
         """Return the statement that deletes a range."""
-        return Statement(f"{self._delete_range} {_between(stop=stop)}")
+        locked = self._locked("$4" if stop else "$3")
+        return Statement(f"""
+WITH {locked} DELETE FROM {self._s}.records WHERE ns = (SELECT ns FROM locked) {_between(stop=stop)}""")
 
     @cache  # noqa: B019
     def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
@@ -217,7 +229,7 @@ class LogSql(Tables):
 
     def __init__(self, schema: str) -> None:
         super().__init__(schema)
-        s, ns, locked_ns = self._s, self._ns, self._locked_ns
+        s, ns = self._s, self._ns
 
         self.keys = Statement(f"SELECT key FROM {s}.logs WHERE ns = {ns} AND model = $2 AND {seen(s)} ORDER BY key")
         self.head = Statement(f"""
@@ -228,22 +240,27 @@ SELECT count(*), coalesce(sum(octet_length(body)), 0)::bigint
 FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
         self.body = Statement(f"""
 SELECT body FROM {s}.chunks WHERE ns = {ns} AND model = $2 AND key = $3 AND first_t = $4 AND first_seq = $5""")
-        self.take = Statement(f"""
-SELECT ns, version, epoch FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR UPDATE""")
-        self.hold = Statement(f"""
-SELECT ns, version, epoch FROM {s}.logs WHERE ns = {locked_ns} AND model = $2 AND key = $3 FOR NO KEY UPDATE""")
+        self.take, self.hold = (
+            Statement(f"""
+WITH space AS MATERIALIZED (SELECT ns, birth FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)
+SELECT logs.ns, version, epoch, space.birth FROM {s}.logs JOIN space ON logs.ns = space.ns
+WHERE model = $2 AND key = $3 FOR {lock} OF logs""")
+            for lock in ("UPDATE", "NO KEY UPDATE")
+        )
 
         # Asked only where there is no head that says so.
         named = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2)"
 
+        # What is put over rows may be put over those of another key: the birth says whether all keys are known.
         def append(one: str) -> Statement:
+            born = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $9)"
             return Statement(f"""
 WITH head AS MATERIALIZED (
-  SELECT sealed FROM {s}.logs WHERE ns = $2 AND model = $3 AND key = $4 FOR KEY SHARE),
+  SELECT sealed FROM {s}.logs WHERE ns = $2 AND model = $3 AND key = $4 AND {born} FOR KEY SHARE),
 put AS (
   INSERT INTO {s}.hot (ns, model, key, t, seq, body)
   SELECT $2::bigint, $3::int, $4::text, one.* FROM head, {one} AS one WHERE sealed = $5 {_PUT_ROW})
-SELECT EXISTS (SELECT FROM head) OR {named}, (SELECT sealed FROM head)""")
+SELECT EXISTS (SELECT FROM head) OR {born}, (SELECT sealed FROM head)""")
 
         # One row, which is the common case, without the three arrays: they take a third of the time.
         self.append = append("unnest($6::bigint[], $7::int[], $8::bytea[])")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from functools import cache
+from operator import itemgetter
+from typing import Final
 
 from psycopg import pq
 
 from rstore.backends.nouns import Chunk, Head, Position, Row, View
-from rstore.backends.postgres.binary import int8, place, rows_of, run
+from rstore.backends.postgres.binary import changed, int8, place, rows_of, run
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.schema import quoted
 from rstore.backends.postgres.sql import NOW, seen
+
+_SEQ: Final = itemgetter(1)
+_BODY: Final = itemgetter(2)
+_BYTES: Final = {bytes}
 
 
 def view_call(
@@ -126,19 +133,36 @@ def view_of(result: pq.abc.PGresult) -> View:
     now_ms, head, checkpoint = 0, None, None
     rows: list[Row] = []
     chunks: list[Chunk] = []
-    for what, where, a, b, c in rows_of(result, result.ntuples):
-        if what == "row":
-            t, seq = place(where)
-            rows.append(Row(t, seq, a))
-        elif what == "chunk":
-            chunks.append(Chunk(*run(where), a, b or b""))
-        elif what == "checkpoint":
-            t, seq = place(where)
-            checkpoint = Row(t, seq, a)
-        else:
-            now_ms = int.from_bytes(where, "big", signed=True)
-            if what != "none":
-                head = Head(a, b, what == "sealed", c)
-    rows.sort()
-    chunks.sort()
+    try:
+        for what, where, a, b, c in rows_of(result, result.ntuples):
+            if what == "row":
+                t, seq = place(where)
+                rows.append(Row(t, seq, a))
+            elif what == "chunk":
+                chunks.append(Chunk(*run(where), a, b or b""))
+            elif what == "checkpoint":
+                t, seq = place(where)
+                checkpoint = Row(t, seq, a)
+            else:
+                now_ms = int.from_bytes(where, "big", signed=True)
+                if what != "none":
+                    head = Head(a, b, what == "sealed", c)
+        _check(head, rows if checkpoint is None else [*rows, checkpoint], chunks)
+        rows.sort()
+        chunks.sort()
+    except (TypeError, struct.error) as error:  # a NULL, or what is of another type
+        raise changed() from error
     return View(now_ms, head, rows, chunks, checkpoint)
+
+
+def _check(head: Head | None, rows: list[Row], chunks: list[Chunk]) -> None:
+    if not (
+        (head is None or type(head.epoch) is type(head.version) is type(head.facts) is bytes)
+        and {*map(type, map(_BODY, rows))} <= _BYTES
+        and (not rows or min(map(_SEQ, rows)) >= 0)
+        and all(
+            type(one.meta) is type(one.body) is bytes and one.n > 0 and one.first[1] >= 0 and one.last[1] >= 0
+            for one in chunks
+        )
+    ):
+        raise changed()

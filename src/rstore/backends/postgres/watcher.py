@@ -12,6 +12,7 @@ from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.link import Call, Failed, Link, Lost, Statement
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.sql import WATCHED_S, RecordSql
+from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreError
 
 _RENEW_S: Final = WATCHED_S / 3
@@ -29,7 +30,7 @@ class PostgresWatcher(Watcher):
 
     def __init__(self, place: Place, sql: RecordSql, name: bytes, timeout_s: float) -> None:
         # Not of the store's pool: there a few that watch would leave no connection to those who read and write.
-        self._pool = Pool(place._replace(pool=1))
+        self._pool = Pool(place._replace(pool=1), Telemetry())
         self._sql = sql
         self._name = name
         self._timeout_s = timeout_s

@@ -6,6 +6,8 @@ import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import local
+from time import monotonic
+from typing import Self
 
 from rstore.backends.base import Backend
 from rstore.backends.care import Durability, Finding, Stats
@@ -13,6 +15,7 @@ from rstore.backends.nouns import (
     ANY,
     FIRST,
     LAST,
+    Birth,
     Commit,
     Expected,
     Found,
@@ -29,13 +32,23 @@ from rstore.backends.nouns import (
     Write,
     Writes,
 )
-from rstore.backends.redis.dsn import parse
+from rstore.backends.redis.dsn import Target, parse, parse_socket
+from rstore.backends.redis.greeting import named
 from rstore.backends.redis.namespace import EvictionWarning
 from rstore.backends.redis.plain import Plain
 from rstore.backends.redis.transaction import Transaction
-from rstore.errors import NotSupportedError, StoreNotAvailableError
+from rstore.errors import InvalidValueError, NotSupportedError, StoreNotAvailableError
 
-__all__ = ["EvictionWarning", "RedisBackend", "RedisClusterBackend", "TlsRedisBackend", "TlsRedisClusterBackend"]
+__all__ = [
+    "EvictionWarning",
+    "RedisBackend",
+    "RedisClusterBackend",
+    "RedisSentinelBackend",
+    "RedisSocketBackend",
+    "TlsRedisBackend",
+    "TlsRedisClusterBackend",
+    "TlsRedisSentinelBackend",
+]
 
 
 class _Thread(local):
@@ -49,16 +62,35 @@ class _Redis(Backend):
     """Does each method at once, or as a part of the transaction that its thread is inside of."""
 
     cluster = False
+    sentinel = False
     tls = False
     is_remote = True
     most_rows = Plain.most_rows
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        self._plain = Plain(parse(rest, cluster=self.cluster, tls=self.tls), namespace, options)
+        target = named(self._parse(rest, options), namespace)
+        if target.read_from_replica and not options.frozen:
+            raise InvalidValueError(
+                "read_from=replica is for frozen stores: a replica is late, and who writes must see what was written"
+            )
+        self._plain = Plain(target, namespace, options)
+        self._deadline = self._plain.deadline
         self._thread = _Thread()
+
+    def _parse(self, rest: str, options: Options) -> Target:
+        kind = {"cluster": self.cluster, "tls": self.tls, "sentinel": self.sentinel}
+        return parse(rest, **kind, credentials=options.credentials)
+
+    @property
+    def _calls(self) -> Plain:
+        """Begin a call, which has one deadline for all that it sends."""
+        self._deadline.begin()
+        return self._plain
 
     @property
     def _verbs(self) -> Plain | Transaction:
+        """Begin a call, of the transaction that its thread is inside of if there is one."""
+        self._deadline.began = monotonic()  # `begin`, written out
         transaction = self._thread.transaction
         return self._plain if transaction is None else self._checked(transaction)
 
@@ -70,7 +102,7 @@ class _Redis(Backend):
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        self._plain.open()
+        self._calls.open()
 
     def create(self) -> bytes:
         return self._verbs.create()
@@ -81,13 +113,13 @@ class _Redis(Backend):
     def discard(self) -> None:
         if self._thread.transaction is not None:
             raise NotSupportedError("a namespace on Redis cannot be discarded inside a transaction: leave it first")
-        self._plain.discard()
+        self._calls.discard()
 
-    def fact(self, name: str) -> bytes | None:
-        return self._plain.fact(name)
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        return self._calls.facts()
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        return self._plain.add_fact(name, fact)
+        return self._calls.add_fact(name, fact)
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -112,14 +144,14 @@ class _Redis(Backend):
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         return self._verbs.write_if(write, version, birth)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
-        return self._verbs.touch(key, ttl_ms)
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+        return self._verbs.touch(key, ttl_ms, if_birth=if_birth)
 
-    def delete(self, keys: Sequence[str]) -> int:
-        return self._verbs.delete(keys)
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+        return self._verbs.delete(keys, if_birth=if_birth)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
-        return self._verbs.delete_range(start, stop)
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+        return self._verbs.delete_range(start, stop, if_birth=if_birth)
 
     def sweep(self, limit: int) -> int:
         return self._verbs.sweep(limit)
@@ -143,7 +175,7 @@ class _Redis(Backend):
         self._verbs.clear()
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
-        return self._plain.watcher(keys, prefix)
+        return self._calls.watcher(keys, prefix)
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -201,28 +233,38 @@ class _Redis(Backend):
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         return self._verbs.commit(log, commit, birth)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
-        return self._verbs.drop(log, if_version=if_version)
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+        return self._verbs.drop(log, if_version=if_version, if_birth=if_birth)
+
+    def reading_around_damage(self) -> Self:
+        other = super().reading_around_damage()
+        plain = object.__new__(Plain)  # as above
+        vars(plain).update(vars(self._plain), around_damage=True)
+        other._plain = plain  # noqa: SLF001 - of its own class
+        return other
 
     # -- care, which takes no part in transactions --------------------------------------------------------------------
 
     def namespaces(self) -> list[str]:
-        return self._plain.namespaces()
+        return self._calls.namespaces()
+
+    def ping(self) -> None:
+        self._calls.ping()
 
     def stats(self) -> Stats:
-        return self._plain.stats()
+        return self._calls.stats()
 
     def findings(self) -> Iterator[Finding]:
-        return self._plain.findings()
+        return self._calls.findings()
 
     def durability(self) -> Durability:
-        return self._plain.durability()
+        return self._calls.durability()
 
     def save(self, path: str) -> bool:
         return self._plain.save(path)
 
     def reclaim(self) -> None:
-        self._plain.reclaim()
+        self._calls.reclaim()
 
     # -- several at once ----------------------------------------------------------------------------------------------
 
@@ -236,7 +278,7 @@ class _Redis(Backend):
             with self._checked(self._thread.transaction).nested():
                 yield
             return
-        place = self._plain.begin(create=create)
+        place = self._calls.begin(create=create)
         transaction = Transaction(self._plain, place, serializable=serializable)
         mine = vars(self._thread)  # of this thread, wherever it ends
         mine |= {"transaction": transaction, "pid": os.getpid()}
@@ -245,13 +287,14 @@ class _Redis(Backend):
                 yield
             finally:
                 mine["transaction"] = None
+            self._deadline.begin()
             self._checked(transaction).finish()
         finally:
             transaction.close()
 
     def exclusive(self, log: Log) -> AbstractContextManager[None]:
         # Inside there is nobody to keep away: whoever comes first wins.
-        return self._plain.exclusive(log) if self._thread.transaction is None else nullcontext()
+        return self._calls.exclusive(log) if self._thread.transaction is None else nullcontext()
 
 
 class RedisBackend(_Redis):
@@ -275,3 +318,23 @@ class TlsRedisClusterBackend(_Redis):
 
     cluster = True
     tls = True
+
+
+class RedisSentinelBackend(_Redis):
+    """One namespace of the server that Sentinel says is the master: `redis+sentinel://`."""
+
+    sentinel = True
+
+
+class TlsRedisSentinelBackend(_Redis):
+    """The same through TLS, also to the sentinels: `rediss+sentinel://`."""
+
+    sentinel = True
+    tls = True
+
+
+class RedisSocketBackend(_Redis):
+    """One namespace of one server on this machine: `unix://`."""
+
+    def _parse(self, rest: str, options: Options) -> Target:
+        return parse_socket(rest, options.credentials)

@@ -7,7 +7,6 @@ records, under names of its own, until the marker names it; from then on whoever
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from operator import itemgetter
@@ -18,6 +17,7 @@ from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import GENERATION_BYTES, Place
 from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.patience import Patience
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
 
 _FIND: Final = Script("find")
@@ -31,7 +31,6 @@ MOST_RECORDS: Final = 2000
 _MOST_BYTES: Final = 8 * 1024 * 1024
 _STAGED_S: Final = 3600
 """After so long a batch that was not made visible is given up, and becomes garbage."""
-_POLL_S: Final = 0.005
 
 
 class RedisBatches(RedisNamespace):
@@ -46,15 +45,19 @@ class RedisBatches(RedisNamespace):
         publish = _PUBLISH.on(place.slot, (place.marker_key, place.staged), birth, batch, write=True, again=False)
         try:
             self._stage_batch(place, batch, writes)
+            self._client.deadline.begin()
+            patience: Patience | None = None
             while not self._client.call(publish):
+                patience = self._again(patience)
                 with suppress(Signal):
                     self._fold(self._refreshed(place))
-        except (Signal, StoreFullError) as error:
+        except (Signal, StoreFullError, StoreBusyError) as error:
             # What was staged is in nobody's way, but for its memory.
             self._collect([place], given_up=batch)
-            if isinstance(error, StoreFullError):
+            if isinstance(error, StoreError):
                 raise
             raise NamespaceGone from error
+        self._revivals.n = 0
         # The batch is visible: if it cannot be folded in now, whoever comes next does it.
         with suppress(Signal, StoreError):
             self._fold(self._refreshed(place))
@@ -66,7 +69,7 @@ class RedisBatches(RedisNamespace):
             (key, record, now_ms + ttl_ms if isinstance(ttl_ms, int) else ttl_ms) for key, record, ttl_ms in writes
         ]
         until_s = int(seconds) + _STAGED_S
-        entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, until_s, write=True, again=True)
+        entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, b"%d" % until_s, write=True, again=True)
         beside = place.of_batch(batch)._replace(marker=place.birth)
         with self._unseen():
             self._client.call(entry)  # before there is anything that might be left behind
@@ -79,21 +82,20 @@ class RedisBatches(RedisNamespace):
         """
         if not place.batch:
             return
-        deadline = time.monotonic() + self._timeout_s
+        patience = Patience(self._client.deadline)
         while self._frozen:
             if self._refreshed(place).marker != place.marker:
                 raise Signal("STALE")
-            if time.monotonic() >= deadline:
+            if not patience.wait():
                 raise StoreBusyError(
                     f"a large write to the namespace {self._name!r} is not finished; the next writer finishes it"
                 )
-            time.sleep(_POLL_S)
         beside = place.of_batch(place.batch)
         keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
-        call = _FOLD.on(place.slot, keys, place.marker, MOST_RECORDS, write=True, again=True)
+        call = _FOLD.on(place.slot, keys, place.mark, b"%d" % MOST_RECORDS, write=True, again=True)
         with self._unseen():
             while self._client.call(call):
-                pass
+                self._client.deadline.begin()
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:
@@ -102,7 +104,7 @@ class RedisBatches(RedisNamespace):
         def call(place: Place) -> Call:
             keys = (place.marker_key, place.of_batch(place.batch).key_index)
             names = (place.of_batch(place.batch).records + name, place.records + name)
-            return _FIND.on(place.slot, (*keys, *names), place.marker, name, int(there), write=False, again=True)
+            return _FIND.on(place.slot, (*keys, *names), place.mark, name, b"%d" % there, write=False, again=True)
 
         return self._read(lambda: self._place_of(name), call, None)
 
@@ -131,15 +133,15 @@ def writing(place: Place, writes: Writes) -> Call:
     """Return the call that writes records of one bucket."""
     prefix = place.records
     stay = [(key, record) for key, record, ttl_ms in writes if record is not None and ttl_ms is None]
-    expire = [(key, record, ttl_ms) for key, record, ttl_ms in writes if record is not None and ttl_ms is not None]
+    expire = [(key, record, ttl_ms) for key, record, ttl_ms in writes if record is not None and isinstance(ttl_ms, int)]
     keys = [place.marker_key, place.key_index, place.expiry_index]
     keys += [prefix + key.encode() for key, _ in stay]
-    arguments: list[Any] = [place.marker, len(stay), len(expire)]
+    arguments: list[Any] = [place.mark, b"%d" % len(stay), b"%d" % len(expire)]
     arguments += map(itemgetter(1), stay)
     if len(stay) != len(writes):
         keys += [prefix + key.encode() for key, _, _ in expire]
         for _, record, ttl_ms in expire:
-            arguments += (record, ttl_ms)
+            arguments += (record, b"%d" % ttl_ms)
         keys += [prefix + key.encode() for key, record, _ in writes if record is None]
     call = WRITE.on(place.slot, keys, *arguments, write=True, again=False)
     large = any(len(record or b"") > LARGE_BYTES for _, record, _ in writes)

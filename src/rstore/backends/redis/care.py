@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.nouns import Model
 from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
 from rstore.backends.redis.errors import Signal, unreachable
-from rstore.backends.redis.layout import NAMESPACES, Place, registry_key, slot_of
+from rstore.backends.redis.layout import NAMESPACES, Place, is_name, names_of, registry_key, slot_of
+from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
-from rstore.errors import NotSupportedError
+from rstore.errors import NotSupportedError, StoreError
 
 _SURVEY: Final = Script("survey")
 _SURVEY_LOGS: Final = Script("survey_logs")
@@ -24,7 +25,7 @@ _A_STEP: Final = 1000
 _PROBLEMS: Final = {
     b"record": "the index names it, and there is no record: the server may have evicted it",
     b"expiry": "its record and the index do not agree on whether it expires",
-    b"head": "the index names it, and it has no head",
+    b"head": "the index names it, and it has no head, or one of which a part is missing",
     b"member": "a row or a chunk of it is cut short",
     b"body": "the body of a chunk is missing: the server may have evicted it",
     b"passing": "the body of a chunk is about to expire",
@@ -35,19 +36,23 @@ _SETTINGS: Final = tuple(name.encode() for name in SETTINGS)
 class RedisCare(RedisRecords, RedisCommits):
     """What concerns the server, or all servers of a cluster."""
 
+    def _no_namespace(self, where: str) -> StoreError:
+        return no_namespace(self, self._name, where)
+
     def namespaces(self) -> list[str]:
         slot = slot_of(NAMESPACES)
         found: list[bytes] = []
         cursor = b"0"
         while True:
             # Of one small key: the names of all others are not gone through.
-            cursor, named = self._client.call(Call(slot, (b"HSCAN", NAMESPACES, cursor, b"COUNT", _A_STEP)))
+            self._client.deadline.begin()
+            cursor, named = self._client.call(Call(slot, (b"HSCAN", NAMESPACES, cursor, b"COUNT", b"%d" % _A_STEP)))
             names = list(dict.fromkeys(named[::2]))
             registries = [registry_key(name) for name in names]
             alive = self._run(Call(slot_of(key), (b"HGET", key, b"alive")) for key in registries)
             found += [name for name, one in zip(names, alive, strict=True) if one == b"1"]
             if cursor == b"0":
-                return [name.decode() for name in sorted(set(found))]
+                return names_of(sorted(set(found)), "a namespace", around_damage=self.around_damage)
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -61,28 +66,41 @@ class RedisCare(RedisRecords, RedisCommits):
         if lost and raised:  # otherwise it is being created at this moment
             of = f"{lost} of {len(self._places)} buckets" if len(self._places) > 1 else "the bucket"
             yield Finding("store", None, f"{of} of the namespace lost the marker, and what is there is out of sight")
+        for model, raw in self._damaged_names():
+            yield Finding(MODELS[model], None, f"a name is damaged, it is no text: {raw!r}")
         for model, _, problems in self._survey():
             told: set[tuple[bytes, bytes]] = set()
             for key, code in zip(problems[::2], problems[1::2], strict=True):
-                if (key, code) not in told:
+                if (key, code) not in told and is_name(key):
                     told.add((key, code))
                     yield Finding(MODELS[model], key.decode(), _PROBLEMS[code])
+
+    def _damaged_names(self) -> Iterator[tuple[int, bytes]]:
+        low: bytes | None = b"-"
+        while low is not None:
+            found, edge = self._merged(low, b"+", _A_STEP, reverse=False, keys_only=True, heads=False)
+            yield from ((RECORDS, key) for key, _, _ in found if not is_name(key))
+            low = None if edge is None else b"(" + edge
+        for model in (Model.SERIES, Model.EVENTS):
+            yield from ((model, key) for key in self._names_of_logs(model) if not is_name(key))
 
     def _survey(self) -> Iterator[tuple[int, tuple[int, int, int], Sequence[bytes]]]:
         """Yield (model, (how many, how many rows in them, bytes), problems) of a part at a time, until all was seen."""
 
         def records(place: Place, begin: bytes) -> Call:
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SURVEY.on(place.slot, keys, place.marker, begin, _A_STEP, write=False, again=True)
+            return _SURVEY.on(place.slot, keys, place.mark, begin, b"%d" % _A_STEP, write=False, again=True)
 
         for begin, n, size, problems in self._step_by_step(records, (b"-",)):
             del begin
             yield RECORDS, (n, 0, size), problems
         for model in (Model.SERIES, Model.EVENTS):
 
-            def logs(place: Place, *begin: Any, model: Model = model) -> Call:
-                keys = (place.marker_key, place.logs(model))
-                return _SURVEY_LOGS.on(place.slot, keys, place.marker, *begin, _A_STEP, write=False, again=True)
+            def logs(place: Place, key: bytes, part: int, row: bytes, *, model: Model = model) -> Call:
+                begin = (key, b"%d" % part, row, b"%d" % _A_STEP)
+                return _SURVEY_LOGS.on(
+                    place.slot, (place.marker_key, place.logs(model)), place.mark, *begin, write=False, again=True
+                )
 
             for *_, n, rows, size, problems in self._step_by_step(logs, (b"-", 0, b"-")):
                 yield model, (n, rows, size), problems
@@ -96,11 +114,15 @@ class RedisCare(RedisRecords, RedisCommits):
         if not any(place.birth for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
         todo = [(place, first) for place in self._places]
+        patience: Patience | None = None
         while todo := [(place, begin) for place, begin in todo if place.birth]:
             for place, _ in todo:
                 with suppress(Signal):
                     self._fold(place)
+            self._client.deadline.begin()  # whoever takes the steps may have paused between them
             replies = self._client.run([ask(place, *begin) for place, begin in todo])
+            if all(isinstance(reply, Signal) for reply in replies):
+                patience = self._again(patience)
             rest: list[tuple[Place, tuple[Any, ...]]] = []
             for (place, begin), reply in zip(todo, replies, strict=True):
                 if isinstance(reply, Signal):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from rstore.backends.nouns import LAST, Commit, Head, Log, Position, Row
 from rstore.backends.redis.layout import GENERATION_BYTES, REPLACED_MS, Place, make_place, pack_position, pack_rows
 
-Command: TypeAlias = tuple[Any, ...]
+Command: TypeAlias = tuple[bytes, ...]
 """Its name, its key, its arguments."""
 
 _MEMBERS_A_COMMAND: Final = 400
@@ -129,14 +129,14 @@ class LogChanges:
             return
         if not self.based or self.head != self.stored:
             epoch, version, sealed, facts = self.head
-            yield b"HSET", head, b"e", epoch, b"v", version, b"s", int(sealed), b"f", facts
-            yield b"ZADD", place.logs(log.model), 0, log.key.encode()
+            yield b"HSET", head, b"e", epoch, b"v", version, b"s", b"%d" % sealed, b"f", facts
+            yield b"ZADD", place.logs(log.model), b"0", log.key.encode()
         yield from many(b"ZREM", rows, pack_rows(self.dropped_rows))
         if self.based:
             yield from (_nothing_at(rows, position) for position in self.rows)
         yield from adding(rows, [pack_position(at) + body for at, body in self.rows.items() if body is not None])
         yield from many(b"ZREM", chunks, self.dropped_chunks)
-        yield from ((b"PEXPIRE", place.body(entry), REPLACED_MS) for entry in self.dropped_chunks)
+        yield from ((b"PEXPIRE", place.body(entry), b"%d" % REPLACED_MS) for entry in self.dropped_chunks)
         yield from adding(chunks, list(self.put_chunks.values()))
         yield from ((b"PERSIST", place.body(entry)) for entry in self.put_chunks.values())
         if self.no_checkpoints_from is not None:
@@ -180,7 +180,7 @@ class Changes:
         # something begins with a SET, and what only takes away with a PERSIST.
         puts = any(self.records.values()) or any(one.puts for one in self.logs.values())
         if self.cleared or puts:
-            found.insert(0, (b"SET", place.marker_key, now.marker))
+            found.insert(0, (b"SET", place.marker_key, now.mark))
         if not puts:
             found.insert(0, (b"PERSIST", place.marker_key))
         return found
@@ -189,7 +189,7 @@ class Changes:
         gone: list[bytes] = []
         put: list[bytes] = []
         stay: list[bytes] = []
-        expire: list[tuple[int, bytes]] = []
+        expire: list[tuple[bytes, bytes]] = []
         for key, held in self.records.items():
             name = key.encode()
             if held is None:
@@ -201,15 +201,15 @@ class Changes:
             if last_ms is None:
                 stay.append(name)
             else:
-                expire.append((last_ms, name))
+                expire.append((b"%d" % last_ms, name))
             if held.record is not None:
                 put.append(name)
-                lives = () if last_ms is None else (b"PXAT", last_ms)
+                lives = () if last_ms is None else (b"PXAT", b"%d" % last_ms)
                 yield b"SET", place.records + name, held.record, *lives
             elif last_ms is None:
                 yield b"PERSIST", place.records + name
             else:
-                yield b"PEXPIREAT", place.records + name, last_ms
+                yield b"PEXPIREAT", place.records + name, b"%d" % last_ms
         yield from adding(place.key_index, put)
         yield from many(b"ZREM", place.key_index, gone)
         # In this order: while the slot moves, an index that is empty in between is looked for elsewhere, and the rest
@@ -230,10 +230,10 @@ def _nothing_at(name: bytes, position: Position) -> Command:
 
 def adding(name: bytes, members: Sequence[bytes]) -> Iterator[Command]:
     """Return what adds members to a sorted set that is in their own order."""
-    return many(b"ZADD", name, [(0, member) for member in members])
+    return many(b"ZADD", name, [(b"0", member) for member in members])
 
 
-def many(verb: bytes, name: bytes, members: Sequence[bytes | tuple[int, bytes]]) -> Iterator[Command]:
+def many(verb: bytes, name: bytes, members: Sequence[bytes | tuple[bytes, bytes]]) -> Iterator[Command]:
     """Return what does something with any number of members of a set: so many a command as a script can hand over."""
     for i in range(0, len(members), _MEMBERS_A_COMMAND):
         piece = members[i : i + _MEMBERS_A_COMMAND]

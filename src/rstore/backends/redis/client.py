@@ -6,6 +6,7 @@ its share) and an *outcome* (the reply to a call, or what went wrong).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,40 +23,58 @@ from rstore.backends.redis.errors import (
     SIGNALS,
     LostReplyError,
     Signal,
+    TooFewReplicasError,
     code_of,
+    reason_of,
     refusal,
     unreachable,
 )
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
-from rstore.backends.redis.patience import Patience
-from rstore.backends.redis.pool import Connection, Pool, pack_command, pack_pieces
+from rstore.backends.redis.patience import Deadline, Patience
+from rstore.backends.redis.pool import LEAST_S, Connection, Pool, pack_command, pack_pieces
+from rstore.backends.redis.probing import tls_on_one_side
+from rstore.backends.redis.sentinel import SentinelNodes
+from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
+_log: Final = logging.getLogger("rstore.redis")
+_HANDSHAKE_S: Final = 2.0
+"""After so long without an answer a server is asked, once, whether it speaks TLS at all."""
 _MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
+
+
+_NO_MASTER: Final = driver.ConnectionError("the server answered, and another one became the master meanwhile")
 
 
 class Script:
     """A Lua script, known to the servers by its hash."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         self.source = files("rstore.backends.redis").joinpath("scripts", f"{name}.lua").read_bytes()
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
-    def on(self, slot: int, keys: Sequence[bytes], *arguments: Any, write: bool, again: bool) -> Call:
+    def on(self, slot: int, keys: Sequence[bytes], *arguments: bytes, write: bool, again: bool) -> Call:
         """Return the call of this script; `again` if it does no harm when it runs twice."""
-        return Call(slot, (b"EVALSHA", self.sha, len(keys), *keys, *arguments), write, again, self)
+        return Call(slot, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments), write, again, self)
 
 
 class Call(NamedTuple):
     """One command. The slot decides which server of a cluster gets it."""
 
     slot: int
-    command: tuple[Any, ...]
+    command: tuple[bytes, ...]
     write: bool = False
     again: bool = True
     script: Script | None = None
     large: bool = False
     """Whether a copy of it would count."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        verb = self.command[0].decode()
+        return verb if self.script is None else f"{verb} of the script {self.script.name!r}"
 
 
 class _Unsent(Exception):  # noqa: N818 - an outcome
@@ -75,34 +94,56 @@ class _Lost(Exception):  # noqa: N818 - an outcome
         self.error = error
 
 
+class _Late(Exception):  # noqa: N818 - an outcome
+    """The time was up before it was sent."""
+
+
 class Client:
     """What the rest of the backend sends its calls through. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
         self._target = target
-        self._timeout_s = timeout_s
-        self._nodes = Nodes(target, timeout_s)
+        self.deadline = Deadline(timeout_s)
+        self._soon_s = self.deadline.soon_s
+        kind = Nodes if target.service is None else SentinelNodes
+        self._nodes = kind(target, timeout_s, self.deadline, telemetry)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
         """Connect; return where each server is and what it says of itself.
 
         Raises `StoreNotAvailableError`.
         """
-        patience = Patience(self._timeout_s)
+        patience = Patience(self.deadline)
+        within_s = _HANDSHAKE_S if self._target.tls else self.deadline.answer_s
         while True:
-            self._nodes.discover()
             try:
-                return [(pool.where, _info(pool)) for pool in self._nodes.all()]
-            except FAILURES as error:
+                self._nodes.discover()
+                left_s = min(within_s, self.deadline.left_s())
+                return [(pool.where, _info(pool, left_s)) for pool in self._nodes.all()]
+            except (StoreNotAvailableError, *FAILURES) as error:
+                wrong = tls_on_one_side(self._target, self.deadline.left_s()) if _is_mute(error) else None
+                if wrong is not None:
+                    raise StoreNotAvailableError(
+                        f"the Redis server {self._target} cannot be talked to: {wrong}"
+                    ) from error
+                if isinstance(error, StoreError):
+                    raise
+                if within_s < self.deadline.answer_s and patience.retry(waiting=False):
+                    within_s = self.deadline.answer_s
+                    continue
                 # One of a cluster may be down that a replica is about to stand in for.
-                passing = code_of(error) == "LOADING" or (self._target.cluster and not _is_refused(error))
+                passing = code_of(error) == "LOADING" or (self._target.fails_over and not _is_refused(error))
                 if not (passing and patience.wait()):
                     raise unreachable(error, str(self._target)) from error
 
     def ask_all(self, *questions: tuple[bytes, ...]) -> list[list[Any]]:
         """Return what each server that serves slots answers to some questions; a refusal is an answer."""
         try:
-            return [[_answer(pool, question) for question in questions] for pool in self._nodes.all()]
+            return [
+                [_answer(pool, question, self.deadline.left_s()) for question in questions]
+                for pool in self._nodes.all()
+            ]
         except FAILURES as error:
             raise unreachable(error, str(self._target)) from error
 
@@ -124,7 +165,7 @@ class Client:
         pool = self._nodes.of(slot)
         if pool is None:
             raise StoreNotAvailableError(f"nobody serves the slot {slot} of the Redis Cluster {self._target}")
-        return pool
+        return pool.aside()
 
     def look_again(self) -> None:
         """Ask the cluster who serves which slot; where nobody answers, the next call says so."""
@@ -144,25 +185,28 @@ class Client:
         """
         outcome: Any = None
         pool = self._nodes.of(call.slot)
-        if pool is None or self._target.wait_replicas:
+        if (
+            pool is None
+            or self._target.wait_replicas
+            or self._nodes.outdated
+            or time.monotonic() - self.deadline.began > self._soon_s
+            or (connection := pool.idle(checked=call.write)) is None
+        ):
             return _raised(self.run([call])[0])
         # The common case, written out: the general one takes a third longer.
         try:
-            connection = pool.take(checked=call.write)
+            packed = pack_pieces(call.command) if call.large else (pack_command(call.command),)
+            connection.send_packed_command(packed, False)
         except FAILURES as error:
-            outcome = _Unsent(error, connected=False)
+            outcome = _Unsent(error, connected=True)
         else:
-            try:
-                packed = pack_pieces(call.command) if call.large else (pack_command(call.command),)
-                connection.send_packed_command(packed, False)
-            except FAILURES as error:
-                outcome = _Unsent(error, connected=True)
-            else:
-                outcome = _read(connection)
-                if not isinstance(outcome, _Lost):
-                    pool.give(connection)
+            outcome = _read(connection)
+            if not isinstance(outcome, _Lost):
+                pool.give(connection)
         if not isinstance(outcome, Exception):
-            return outcome
+            if not (pool.changing and call.write) or pool.is_settled(self.deadline.left_s()):
+                return outcome
+            outcome = _Lost(_NO_MASTER)
         return _raised(self.run([call], [outcome])[0])
 
     def run(self, calls: Sequence[Call], outcomes: Sequence[Any] | None = None) -> list[Any]:
@@ -176,7 +220,10 @@ class Client:
         asking: dict[int, Pool] = {}
         by_source: set[int] = set()
         doubtful: set[int] = set()  # writes of which a reply was lost: they may have been done
-        patience = Patience(self._timeout_s)
+        before: dict[int, Exception] = {}  # what went wrong with each the last time
+        patience: Patience | None = None  # until something goes wrong
+        if self._nodes.outdated:
+            self._rediscover(Patience(self.deadline))
         if outcomes is None:
             outcomes = self._round(calls, todo, asking, by_source)
         while True:
@@ -186,29 +233,43 @@ class Client:
                 if not isinstance(outcome, Exception):
                     replies[i] = outcome
                     continue
+                if isinstance(outcome, _Late):
+                    outcome = before.get(i, outcome)  # noqa: PLW2901 - which says more
+                before[i] = outcome
+                patience = patience or Patience(self.deadline)
                 final = self._judge(i, calls[i], outcome, asking, by_source, patience)
                 if calls[i].write and isinstance(outcome, _Lost):
                     doubtful.add(i)
+                    lost = "%s: the reply to %s was lost"
+                    self._telemetry.note(_log, Occurrence.LOST_REPLY, lost, self._target, calls[i].name)
                 if final is None:
                     again.append(i)
+                    if code_of(outcome) != "NOSCRIPT":  # whose source goes along the first time
+                        why, retry = type(outcome).__name__.lstrip("_"), "%s: %s is sent again after %s"
+                        self._telemetry.note(_log, Occurrence.RETRY, retry, self._target, calls[i].name, why)
                 elif i in doubtful and isinstance(final, StoreError):
                     # What refuses it now says nothing of the time before.
                     unknown = isinstance(final, OutcomeUnknownError)
                     replies[i] = final if unknown else _caused(_doubted(final), final)
                 else:
                     replies[i] = final
-            if again and patience.pause():
+            if again and patience is not None and patience.pause():
                 time.sleep(patience.next_pause())
-            if patience.rediscover:
+            if patience is not None and patience.rediscover:
                 # Also where this call has failed for good: the next one is to find whoever serves the slot by now.
                 self._rediscover(patience)
             if not again:
+                if len(calls) > 1 and not any(isinstance(reply, Exception) for reply in replies):
+                    self.deadline.begin()  # as many of them may take longer than the time-out
                 return replies
             todo = again
-            outcomes = self._round(calls, todo, asking, by_source)
+            # Not in the last moment: whether it was done would not be known, and is now.
+            outcomes = self._round(calls, todo, asking, by_source, least_s=2 * self.deadline.soon_s)
 
     def _rediscover(self, patience: Patience) -> None:
         patience.rediscover = False
+        self._telemetry.note(_log, Occurrence.RECONNECTION, "%s: looks again at who serves what", self._target)
+        self._nodes.outdated = self._target.fails_over  # where there is no time left, the next call begins with this
         try:
             self._nodes.discover()
         except StoreError:
@@ -219,9 +280,11 @@ class Client:
         self, i: int, call: Call, outcome: Exception, asking: dict[int, Pool], by_source: set[int], patience: Patience
     ) -> Exception | None:
         """Return the exception that a call ends with, or None if it is to be sent again."""
-        where, cluster = str(self._target), self._target.cluster
+        where, cluster = str(self._target), self._target.fails_over
         if isinstance(outcome, StoreError):
             return outcome
+        if isinstance(outcome, _Late):
+            return StoreBusyError(f"the Redis server {where} did not answer within the time-out; nothing was applied")
         if isinstance(outcome, _Lost):
             patience.rediscover = cluster
             if not call.again:
@@ -249,7 +312,7 @@ class Client:
         if code == "NOSCRIPT" and call.script is not None and i not in by_source:
             by_source.add(i)
             return None
-        if code in REDIRECTED and cluster and isinstance(outcome, driver.AskError):
+        if code in REDIRECTED and self._target.cluster and isinstance(outcome, driver.AskError):
             # A server that does not know the name of another leaves it out: then it is its own.
             unnamed = outcome.host in ("", "?")
             address = self._nodes.host_of(call.slot) if unnamed else outcome.host, int(outcome.port)
@@ -258,18 +321,24 @@ class Client:
             else:
                 self._nodes.moved(call.slot, address)
                 patience.rediscover = True
-            return None if patience.retry(waiting=False) else _caused(refusal(outcome, where), outcome)
+            return None if patience.retry(waiting=False) else _caused(refusal(outcome, where, call.name), outcome)
         if code == "READONLY":
             self._nodes.reconnect(call.slot)
         if code in PASSING or (code == "READONLY" and cluster):
             patience.rediscover = cluster and code != "TRYAGAIN"
-            return None if patience.retry(waiting=True) else _caused(refusal(outcome, where), outcome)
-        return _caused(refusal(outcome, where), outcome)
+            return None if patience.retry(waiting=True) else _caused(refusal(outcome, where, call.name), outcome)
+        return _caused(refusal(outcome, where, call.name), outcome)
 
     def _round(
-        self, calls: Sequence[Call], todo: Sequence[int], asking: dict[int, Pool], by_source: set[int]
+        self,
+        calls: Sequence[Call],
+        todo: Sequence[int],
+        asking: dict[int, Pool],
+        by_source: set[int],
+        *,
+        least_s: float = 0.0,
     ) -> list[Any]:
-        """Send calls, and return the outcome of each."""
+        """Send calls, if there is more time left than that for them, and return the outcome of each."""
         outcomes: dict[int, Any] = {}
         groups: dict[int, tuple[Pool, list[int]]] = {}
         for i in todo:
@@ -280,8 +349,15 @@ class Client:
                 groups.setdefault(id(pool), (pool, []))[1].append(i)
         sent: list[tuple[Pool, Connection, list[int]]] = []
         for pool, group in groups.values():
+            within_s: float | None = None
+            if time.monotonic() - self.deadline.began > self._soon_s:
+                within_s = self.deadline.left_s()
+                if within_s <= least_s:
+                    outcomes |= dict.fromkeys(group, _Late())
+                    continue
             try:
-                connection = pool.take(checked=any(calls[i].write for i in group))
+                connection = pool.take(checked=any(calls[i].write for i in group), within_s=within_s)
+                self._limit(connection)
             except (*FAILURES, StoreError) as error:
                 outcomes |= dict.fromkeys(group, _Unsent(error, connected=False))
                 continue
@@ -294,8 +370,24 @@ class Client:
                 continue
             sent.append((pool, connection, group))
         for pool, connection, group in sent:
-            outcomes |= self._read_all(pool, connection, calls, group, asking)
+            limited = self._limit(connection)
+            read = self._read_all(connection, calls, group, asking)
+            outcomes |= read
+            if not isinstance(read[group[-1]], (_Lost, driver.ConnectionError)):  # where one is lost, the last one is
+                if limited:
+                    connection.update_current_socket_timeout(-1)
+                pool.give(connection)
+            if pool.changing and not pool.is_settled(self.deadline.left_s()):
+                done = [i for i in group if calls[i].write and not isinstance(read[i], Exception)]
+                outcomes |= dict.fromkeys(done, _Lost(_NO_MASTER))
         return [outcomes[i] for i in todo]
+
+    def _limit(self, connection: Connection) -> bool:
+        """Let a connection wait no longer than until the deadline; return whether that is sooner than by itself."""
+        if time.monotonic() - self.deadline.began <= self._soon_s:
+            return False
+        connection.update_current_socket_timeout(max(self.deadline.left_s(), LEAST_S))
+        return True
 
     def _pack(
         self,
@@ -318,13 +410,12 @@ class Client:
             else:
                 small.append(pack_command(command))
         if self._waits(calls, group):
-            wait_ms = max(1, int(self._timeout_s * 500))
-            small.append(pack_command((b"WAIT", self._target.wait_replicas, wait_ms)))
+            wait_ms = self.wait_ms()
+            small.append(pack_command((b"WAIT", b"%d" % self._target.wait_replicas, b"%d" % wait_ms)))
         return [*packed, b"".join(small)]
 
     def _read_all(
         self,
-        pool: Pool,
         connection: Connection,
         calls: Sequence[Call],
         group: Sequence[int],
@@ -343,12 +434,17 @@ class Client:
             if isinstance(reached, _Lost):
                 return dict.fromkeys(group, reached)
             if isinstance(reached, Exception) or reached < self._target.wait_replicas:
-                few = OutcomeUnknownError(
+                few = TooFewReplicasError(
                     f"the write was applied, but fewer than {self._target.wait_replicas} replicas confirmed it in time"
                 )
-                outcomes |= {i: few for i in group if calls[i].write and not isinstance(outcomes[i], Exception)}
-        pool.give(connection)
+                done = [i for i in group if calls[i].write and not isinstance(outcomes[i], Exception)]
+                # A script that answers 0 has found nothing to do: there is nothing to confirm.
+                outcomes |= {i: few for i in done if outcomes[i] != 0}
         return outcomes
+
+    def wait_ms(self) -> int:
+        """Return how long replicas may take to confirm a write: half of what is left."""
+        return max(1, int(self.deadline.left_s() * 500))
 
     def _waits(self, calls: Sequence[Call], group: Sequence[int]) -> bool:
         return self._target.wait_replicas > 0 and any(calls[i].write for i in group)
@@ -363,6 +459,14 @@ def _read(connection: Connection) -> Any:
         return error.with_traceback(None)
     except FAILURES as error:
         return _Lost(error)
+
+
+def _is_mute(error: Exception) -> bool:
+    """Return whether a server was reached, and said nothing that could be read."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(cause, driver.ResponseError | driver.AuthenticationError | driver.BusyLoadingError | None):
+        return False
+    return not isinstance(cause.__cause__ or cause.__context__, ConnectionRefusedError)
 
 
 def _is_refused(error: Exception) -> bool:
@@ -383,18 +487,18 @@ def _caused(error: Exception, cause: BaseException) -> Exception:
 
 
 def _doubted(error: StoreError) -> OutcomeUnknownError:
-    return OutcomeUnknownError(f"{error}; before that, the reply to a write was lost")
+    return OutcomeUnknownError(f"the reply to a write was lost, and it could not be sent again: {reason_of(error)}")
 
 
-def _answer(pool: Pool, question: tuple[bytes, ...]) -> Any:
+def _answer(pool: Pool, question: tuple[bytes, ...], within_s: float) -> Any:
     try:
-        return ask(pool, *question)
+        return ask(pool, *question, within_s=within_s)
     except driver.ResponseError as error:
         return error
 
 
-def _info(pool: Pool) -> dict[bytes, bytes]:
-    return parse_info(ask(pool, b"INFO"))
+def _info(pool: Pool, within_s: float) -> dict[bytes, bytes]:
+    return parse_info(ask(pool, b"INFO", within_s=within_s))
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:

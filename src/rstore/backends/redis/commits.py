@@ -1,51 +1,34 @@
-"""Commits and deletions of logs in Redis, and the leases that keep others from them.
-
-Nouns: a *lease* (a key with a random token, that runs out).
-"""
+"""Commits and deletions of logs in Redis."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from functools import partial
-from threading import local
-from typing import Final, TypeVar
+from typing import Final
 
-from rstore.backends.nouns import ANY, LAST, Chunk, Commit, Expected, Log, Options
+from rstore.backends.nouns import ANY, LAST, Birth, Chunk, Commit, Expected, Log
 from rstore.backends.redis.client import Call, Script
-from rstore.backends.redis.dsn import Target
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, REPLACED_MS, Place, pack_chunk, pack_position, pack_rows
-from rstore.backends.redis.logs import RedisLogs, behind, fields
-from rstore.errors import StoreBusyError, StoreError
-
-T = TypeVar("T")
+from rstore.backends.redis.leases import RedisLeases
+from rstore.backends.redis.logs import behind, fields
+from rstore.backends.redis.patience import Patience
 
 _COMMIT: Final = Script("commit")
 _DROP: Final = Script("drop")
-_LEASE: Final = Script("lease")
-_RELEASE: Final = Script("release")
 
 STAGED_MS: Final = 600_000
 """How long the body of a chunk waits for the commit that keeps it."""
-LEASE_MS: Final = 30_000
-"""How long a lease lasts at most. Whoever holds it longer commits all the same, if nobody else has meanwhile."""
 _STAGED_BYTES: Final = 16 * 1024 * 1024
-_POLL_S: Final = 0.005
 
 
-class RedisCommits(RedisLogs):
+class RedisCommits(RedisLeases):
     """What changes whole logs of a namespace."""
-
-    def __init__(self, target: Target, namespace: str, options: Options) -> None:
-        super().__init__(target, namespace, options)
-        self._mine = local()  # of each thread: the tokens of its leases
 
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
         def attempt() -> bool:
-            return self._unleased(lambda: self._commit(log, commit, birth))
+            return self._unleased(log.key, lambda: self._commit(log, commit, birth))
 
         try:
             return attempt()
@@ -63,6 +46,7 @@ class RedisCommits(RedisLogs):
         def call(place: Place) -> Call:
             return self._committing(place, log, commit, entries)
 
+        patience: Patience | None = None
         while True:
             place = self._place_of_log(log)
             if entries and place.birth == birth:
@@ -70,12 +54,14 @@ class RedisCommits(RedisLogs):
             try:
                 return bool(self._write(lambda: self._place_of_log(log), birth, call))
             except Signal as signal:
+                self._check_head(log, signal)
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: somebody else was faster
                     return False
                 # UNSTAGED: the bodies expired, or went to a place that was out of date. CHANGED: a chunk was replaced
                 # between its look-up and the commit.
                 if signal.code not in ("UNSTAGED", "CHANGED"):
                     raise
+                patience = self._again(patience)
 
     def _stage(self, place: Place, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
         """Put the bodies of chunks where only a commit that knows their names finds them.
@@ -86,7 +72,9 @@ class RedisCommits(RedisLogs):
         calls: list[Call] = []
         size = 0
         for entry, chunk in zip(entries, chunks, strict=True):
-            calls.append(Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", STAGED_MS, b"NX"), write=True))
+            calls.append(
+                Call(place.slot, (b"SET", place.body(entry), chunk.body, b"PX", b"%d" % STAGED_MS, b"NX"), write=True)
+            )
             size += len(chunk.body)
             if size > _STAGED_BYTES:
                 with self._unseen():
@@ -116,18 +104,18 @@ class RedisCommits(RedisLogs):
                 *map(place.body, entries),
                 *map(place.body, dropped),
             ),
-            place.marker,
+            place.mark,
             log.key.encode(),
             self._token(log),
             _condition(commit.if_epoch),
             _condition(commit.if_version),
-            int(create is not None),
-            *((b"", b"", 0, b"") if create is None else fields(create)),
+            b"%d" % (create is not None),
+            *((b"", b"", b"0", b"") if create is None else fields(create)),
             *(b"" if new is None else b"=" + new for new in (commit.epoch, commit.version, commit.facts)),
-            int(commit.drop_if_empty),
+            b"%d" % commit.drop_if_empty,
             b"" if start is None else pack_position(start),
-            REPLACED_MS,
-            *map(len, (drop_rows, dropped, rows, entries, checkpoints)),
+            b"%d" % REPLACED_MS,
+            *(b"%d" % len(some) for some in (drop_rows, dropped, rows, entries, checkpoints)),
             *drop_rows,
             *dropped,
             *rows,
@@ -146,75 +134,21 @@ class RedisCommits(RedisLogs):
             or (commit.create is not None and head.epoch == commit.create.epoch)
         )
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         def call(place: Place) -> Call:
             parts = (place.log(kind, log) for kind in (b"h", b"r", b"c", b"k", b"t"))
             keys = (place.marker_key, place.logs(log.model), *parts, place.garbage, place.dropped(os.urandom(8)))
-            arguments = (place.marker, log.key.encode(), self._token(log), _condition(if_version))
+            arguments = (place.mark, log.key.encode(), self._token(log), _condition(if_version))
             return _DROP.on(place.slot, keys, *arguments, write=True, again=False)
 
         try:
-            done = self._unleased(lambda: self._read(lambda: self._place_of_log(log), call, 0))
+            place_now = partial(self._place_of_log, log)
+            done = self._unleased(log.key, lambda: self._read(place_now, call, 0, if_birth=if_birth))
         except LostReplyError as lost:
             raise self._unknown(f"{log.key!r} was removed", lost) from lost.__cause__
         if done:
             self._collect([self._place_of_log(log)])
         return bool(done)
-
-    # -- leases -------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def exclusive(self, log: Log) -> Generator[None, None, None]:
-        if log in self._held():
-            yield
-            return
-        place = self._place_of_log(log)
-        if not place.birth:
-            place = self._current(lambda: self._place_of_log(log))  # others look for the lease under its birth
-        name, token = place.log(b"t", log), os.urandom(16)
-        take = _LEASE.on(place.slot, (name,), token, LEASE_MS, write=True, again=True)
-
-        def attempt() -> None:
-            if not self._client.call(take):
-                raise Signal("LEASED")
-
-        with self._unseen():
-            self._unleased(attempt)
-        held = self._held()
-        held[log] = token
-        try:
-            yield
-        finally:
-            del held[log]
-            # What was done under the lease is done: that the lease has to run out by itself is no reason to say
-            # otherwise.
-            with suppress(StoreError):
-                self._client.call(_RELEASE.on(place.slot, (name,), token, write=True, again=True))
-
-    def _held(self) -> dict[Log, bytes]:
-        held: dict[Log, bytes] = self._mine.__dict__.setdefault("held", {})
-        return held
-
-    def _token(self, log: Log) -> bytes:
-        return self._held().get(log, b"")
-
-    def _unleased(self, attempt: Callable[[], T]) -> T:
-        """Return what an attempt returns as soon as nobody else has a lease on the log.
-
-        Raises `StoreBusyError` if the time-out passes first.
-        """
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                return attempt()
-            except Signal as signal:
-                if signal.code != "LEASED":
-                    raise
-                if time.monotonic() >= deadline:
-                    raise StoreBusyError(
-                        f"another writer holds a log of the namespace {self._name!r}; nothing was applied"
-                    ) from signal
-            time.sleep(_POLL_S)
 
 
 def _condition(expected: Expected) -> bytes:

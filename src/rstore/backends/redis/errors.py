@@ -13,6 +13,7 @@ from redis import exceptions as driver
 from rstore.errors import (
     CorruptionError,
     NotSupportedError,
+    OutcomeUnknownError,
     StoreBusyError,
     StoreError,
     StoreFullError,
@@ -25,7 +26,17 @@ _CODE: Final = re.compile(r"-?([A-Z]{3,})\b")
 _WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([A-Z]{3,})\b")
 _NOT_LOCAL: Final = "attempted to access a non local key"
 _NOT_AUTHENTICATED: Final = "unauthenticated"  # of more than ten arguments; it does not read on to say NOAUTH
+_OF_DAMAGED_DATA: Final = ("data string too short", "attempt to ")
+"""What Lua says where it is given something else than it was written for."""
 _NOT_ALLOWED: Final = ("user executing the script can't", "can't access at least one of the keys")
+_REPEATED: Final = re.compile(
+    r"Error running script \(call to f_[0-9a-f]{40}\): |@user_script: ?\d+:"
+    r"|,? with args beginning with.*|,? ?script: [0-9a-f]{40}.*",
+    re.DOTALL,
+)
+_MOST_WORDS: Final = 300
+_UNKNOWN_COMMAND: Final = ("unknown command", "unknown redis command", "unknown subcommand")
+_TOO_MANY: Final = "max number of clients reached"
 _CODES: Final[dict[type[Exception], str]] = {
     driver.AskError: "ASK",
     driver.AuthenticationError: "NOAUTH",
@@ -40,7 +51,7 @@ _CODES: Final[dict[type[Exception], str]] = {
     driver.TryAgainError: "TRYAGAIN",
 }
 
-SIGNALS: Final = frozenset({"STALE", "LEASED", "UNSTAGED", "CHANGED"})
+SIGNALS: Final = frozenset({"STALE", "LEASED", "UNSTAGED", "CHANGED", "DAMAGED"})
 """What our scripts answer where nothing was done."""
 
 REDIRECTED: Final = frozenset({"MOVED", "ASK"})
@@ -50,6 +61,19 @@ PASSING: Final = frozenset({"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN", 
 
 class LostReplyError(Exception):
     """The connection was lost after a call was sent that cannot be sent twice."""
+
+
+class TooFewReplicasError(OutcomeUnknownError):
+    """A write that its master has done, and that too few replicas confirmed in time."""
+
+
+NOTHING: Final = "; nothing was applied"
+"""How a message ends that speaks of a whole call."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, without a word on what that means for a call of which it is only a part."""
+    return str(error).removesuffix(NOTHING)
 
 
 class Signal(Exception):  # noqa: N818 - an answer, not an error
@@ -75,41 +99,67 @@ def code_of(error: Exception) -> str:
     return found[1] if found else "ERR"
 
 
-def refusal(error: Exception, where: str) -> StoreError:
-    """Return the error that an error reply becomes. Nothing was applied."""
-    code, message = code_of(error), str(error)
+def words_of(error: Exception) -> str:
+    """Return what a server said, in one line, without what it repeats of a command: that may be a value."""
+    words = " ".join(_REPEATED.sub("", str(error)).split())
+    return f"{words[:_MOST_WORDS]}…" if len(words) > _MOST_WORDS else words
+
+
+def refusal(error: Exception, where: str, command: str = "") -> StoreError:
+    """Return the error that an error reply to a command becomes. Nothing was applied."""
+    code, message, words = code_of(error), str(error), words_of(error)
+    by = f" to {command}" if command else ""
     if code == "OOM":
-        return StoreFullError(f"the Redis server {where} has reached its maxmemory; nothing was applied")
+        return StoreFullError(f"the Redis server {where} has reached its maxmemory{NOTHING}")
     if code == "MISCONF":
-        if "space" in message:
-            return StoreFullError(f"the disk of the Redis server {where} is full; nothing was applied")
-        return StoreNotAvailableError(f"the Redis server {where} cannot save to its disk and refuses to write")
+        full = "space" in message.lower()
+        says = (
+            f"the Redis server {where} cannot write to its disk, and refuses every write, deletions too: {words} - "
+            f"{'make room there' if full else 'mend its directory'}, or let it go on without saving "
+            f"(CONFIG SET stop-writes-on-bgsave-error no){NOTHING}"
+        )
+        return StoreFullError(says) if full else StoreNotAvailableError(says)
     if code in ("NOAUTH", "WRONGPASS"):
-        return StoreNotAvailableError(f"the Redis server {where} refuses the user or the password")
+        return StoreNotAvailableError(f"the Redis server {where} refuses the user or the password: {words}")
     if code == "NOPERM":
-        return StoreNotAvailableError(f"the user may not do this on the Redis server {where}; see its ACL")
+        return StoreNotAvailableError(
+            f"the user may not do this on the Redis server {where}, see its ACL: {words}{by and f', in answer{by}'}"
+        )
     if code == "READONLY":
         return StoreNotAvailableError(f"the Redis server {where} is a replica, which cannot be written to")
     if code == "NOREPLICAS":
-        return StoreNotAvailableError(f"the Redis server {where} has too few replicas and refuses to write")
+        return StoreNotAvailableError(
+            f"the Redis server {where} has too few replicas (min-replicas-to-write) and refuses to write"
+        )
     if code == "LOADING":
         return StoreNotAvailableError(f"the Redis server {where} is still loading its data")
-    if code in ("CLUSTERDOWN", "MASTERDOWN", "MOVED", "ASK"):
-        return StoreNotAvailableError(f"the Redis Cluster {where} does not serve all slots: {code}")
-    if code in ("TRYAGAIN", "BUSY"):
-        why = "a slot is moving" if code == "TRYAGAIN" else "a script is running"
-        return StoreBusyError(f"the Redis server {where} is busy, {why}; nothing was applied")
+    if code in ("CLUSTERDOWN", "MASTERDOWN", "MOVED"):
+        return StoreNotAvailableError(f"the Redis Cluster {where} does not serve all slots: {code} {words}".rstrip())
+    if code in ("TRYAGAIN", "ASK", "BUSY"):
+        why = "a script is running" if code == "BUSY" else "a slot is moving"
+        return StoreBusyError(f"the Redis server {where} is busy, {why}{NOTHING}")
     if code == "WRONGTYPE":
         return CorruptionError(f"a key of another kind is in the way on the Redis server {where}")
-    if "unknown command" in message.lower():
-        return NotSupportedError(f"the Redis server {where} lacks a command that is needed")
-    return StoreNotAvailableError(f"the Redis server {where} answered with an error: {code}")
+    if code == "ERR" and any(said in message for said in _OF_DAMAGED_DATA):
+        return CorruptionError(f"what a script reads on the Redis server {where} is damaged")
+    if "DB index is out of range" in message:
+        return StoreNotAvailableError(
+            f"the Redis server {where} has no database of the number that the DSN names: {words} (see its `databases`)"
+        )
+    if any(said in message.lower() for said in _UNKNOWN_COMMAND):
+        return NotSupportedError(
+            f"the Redis server {where} lacks a command that is needed, or has another name for it: {words}"
+            f"{by and f', in answer{by}'}"
+        )
+    return StoreNotAvailableError(f"the Redis server {where} answered{by} with an error: {words}")
 
 
 def unreachable(error: Exception, where: str) -> StoreError:
     """Return the error that a failed connection becomes. Nothing was sent."""
     if isinstance(error, driver.AuthenticationError | driver.BusyLoadingError | driver.ResponseError):
         return refusal(error, where)
+    if _TOO_MANY in str(error):
+        return StoreNotAvailableError(f"the Redis server {where} takes no more connections (maxclients): {_TOO_MANY}")
     return StoreNotAvailableError(
         f"the Redis server {where} cannot be reached: {_reason(error)}; is it running, and is this its address?"
     )

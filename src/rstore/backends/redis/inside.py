@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rstore.backends.nouns import Head, Log, NamespaceGone, Undone
+from rstore.backends.nouns import ANY, Birth, Head, Log, NamespaceGone, Undone
 from rstore.backends.redis.changes import Changes
 from rstore.backends.redis.layout import Place
 from rstore.backends.redis.plain import Plain, Seen
@@ -39,6 +39,17 @@ class Inside:
     def _nowhere(self) -> bool:
         """Whether there was no namespace when it began."""
         return not self._place.birth
+
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        birth, facts = self._plain.facts()
+        if birth != (self._place.birth or None):
+            raise self._overtaken("the namespace")
+        return birth, facts
+
+    def _check_birth(self, birth: Birth) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
+        if not self._nowhere and birth not in (ANY, self._place.birth):
+            raise NamespaceGone
 
     def _expect(self, birth: bytes) -> None:
         if birth != self._place.birth or self._nowhere:

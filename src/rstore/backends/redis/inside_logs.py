@@ -10,6 +10,7 @@ from rstore.backends.nouns import (
     FIRST,
     LAST,
     MAX_SEQ,
+    Birth,
     Commit,
     Expected,
     Head,
@@ -212,7 +213,8 @@ class InsideLogs(Inside):
         left = self.view(log, limit=1, bodies=False)
         return not (left.rows or left.chunks)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+        self._check_birth(if_birth)
         if self._nowhere:
             return False
         changes = self._changes_of(log)

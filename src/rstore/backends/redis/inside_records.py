@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, Found, Page, Write, Writes, version_of
+from rstore.backends.nouns import ANY, HEAD_BYTES, KEEP, Birth, Found, Page, Write, Writes, version_of
 from rstore.backends.redis.batches import MOST_RECORDS
 from rstore.backends.redis.changes import Held
 from rstore.backends.redis.inside import Inside
@@ -109,7 +109,8 @@ class InsideRecords(Inside):
         self._changes.records[write.key] = _held(write, seen, self._expiry)
         return True
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+        self._check_birth(if_birth)
         [seen] = self._peek([key])
         if seen is None:
             return False
@@ -118,11 +119,13 @@ class InsideRecords(Inside):
         self._changes.records[key] = Held(seen[0], self._expiry(ttl_ms), None if held is None else held.record)
         return True
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+        self._check_birth(if_birth)
         keys = list(dict.fromkeys(keys))
         return self._forget([key for key, seen in zip(keys, self._peek(keys), strict=True) if seen is not None])
 
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+        self._check_birth(if_birth)
         n, more = 0, True
         after: str | None = None
         while more:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from rstore.backends.nouns import Chunk, Log, Position, Row
+from rstore.backends.nouns import KEYS_BYTES, MAX_SEQ, Chunk, Log, Position, Row
 from rstore.errors import CorruptionError
 
 SLOTS: Final = 16384
@@ -33,10 +33,12 @@ TAGS: Final = [tag.encode() for tag in _TAGS.split()]
 """The tag of bucket i falls on slot 64 * i: random ones would leave nodes of a large cluster idle. These are the first
 of three digits or letters that do."""
 
-BIRTH_BYTES: Final = 16
+IDENTITY_BYTES: Final = 16
+BIRTH_BYTES: Final = IDENTITY_BYTES + KEYS_BYTES
 GENERATION_BYTES: Final = 8
 _TIME_BYTES: Final = 8
 _BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
+_MARKER_SIZES: Final = (IDENTITY_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
 BODY_ID_BYTES: Final = 12
 REPLACED_MS: Final = 600_000
 """How long the body of a replaced chunk stays, for readers that have read the index already."""
@@ -73,6 +75,16 @@ class Place(NamedTuple):
     """What names a batch of records that is visible and not folded in yet."""
 
     @property
+    def mark(self) -> bytes:
+        """The marker as scripts compare it; nothing is none of them."""
+        return self.marker or b""
+
+    @property
+    def identity(self) -> bytes:
+        """The part of the birth that names are made of: what facts are added changes none of them."""
+        return self.birth[:IDENTITY_BYTES]
+
+    @property
     def garbage(self) -> bytes:
         """Name of the set of what is to be deleted in this bucket, of any namespace."""
         return self.prefix + b"g"
@@ -97,19 +109,19 @@ class Place(NamedTuple):
 
     def logs(self, model: int) -> bytes:
         """Return the name of the sorted set of the keys of logs."""
-        return b"%bl%b%d" % (self.prefix, self.birth, model)
+        return b"%bl%b%d" % (self.prefix, self.identity, model)
 
     def log(self, kind: bytes, log: Log) -> bytes:
         """Return the name of a part of a log: h its head, r rows, c chunks, k checkpoints, t lease."""
-        return b"%b%b%b%d%b" % (self.prefix, kind, self.birth, log.model, log.key.encode())
+        return b"%b%b%b%d%b" % (self.prefix, kind, self.identity, log.model, log.key.encode())
 
     def body(self, entry: bytes) -> bytes:
         """Return the name of the body of a chunk."""
-        return b"%bb%b%b" % (self.prefix, self.birth, entry[_BODY_ID])
+        return b"%bb%b%b" % (self.prefix, self.identity, entry[_BODY_ID])
 
     def dropped(self, random: bytes) -> bytes:
         """Return a name for the chunks of a log that is dropped."""
-        return b"%bd%b%b" % (self.prefix, self.birth, random)
+        return b"%bd%b%b" % (self.prefix, self.identity, random)
 
 
 def make_places(buckets: int, namespace: bytes) -> list[Place]:
@@ -120,12 +132,16 @@ def make_places(buckets: int, namespace: bytes) -> list[Place]:
 def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) -> Place:
     """Return the place that a marker stands for.
 
-    A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is a birth
-    alone, and stands for nothing.
+    A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is the
+    identity of a birth alone, and stands for nothing.
     """
+    if marker is not None and not (is_birth(marker[:BIRTH_BYTES]) and len(marker) in _MARKER_SIZES):
+        raise CorruptionError(
+            f"the marker of a bucket on the Redis server is damaged: the key {b'rs{%b}m%b' % (TAGS[tag], namespace)!r}"
+        )
     prefix = b"rs{%b}" % TAGS[tag]
     birth, generation, batch = b"", bytes(GENERATION_BYTES), b""
-    if marker is not None and len(marker) > BIRTH_BYTES:
+    if marker is not None and len(marker) > IDENTITY_BYTES:
         birth, generation, batch = marker[:BIRTH_BYTES], marker[BIRTH_BYTES:_BATCH_AT], marker[_BATCH_AT:]
     return Place(
         bucket,
@@ -142,9 +158,19 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
     )
 
 
+def is_birth(birth: bytes) -> bool:
+    """Return whether some bytes can be a birth, or its identity, whose last one says how many buckets there are."""
+    return len(birth) in (IDENTITY_BYTES, BIRTH_BYTES) and buckets_of(birth) <= MOST_BUCKETS
+
+
 def is_of(marker: bytes | None, birth: bytes) -> bool:
     """Return whether a marker says that the bucket belongs to a birth."""
-    return marker is not None and len(marker) > BIRTH_BYTES and marker[:BIRTH_BYTES] == birth
+    return marker is not None and len(marker) > IDENTITY_BYTES and marker[:BIRTH_BYTES] == birth
+
+
+def buckets_of(birth: bytes) -> int:
+    """Return in how many buckets a namespace lies."""
+    return 1 << birth[IDENTITY_BYTES - 1]
 
 
 def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
@@ -152,7 +178,26 @@ def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
 
     Times are compared, as the scripts do, and not what was drawn.
     """
-    return marker is not None and (marker == birth or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
+    return marker is not None and (marker == birth[:IDENTITY_BYTES] or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
+
+
+def names_of(raws: Iterable[bytes], what: str, *, around_damage: bool = False) -> list[str]:
+    """Return names as text; those that are none are left out, or refused."""
+    try:
+        return [raw.decode() for raw in raws]
+    except UnicodeDecodeError as error:
+        if around_damage:
+            return [raw.decode() for raw in raws if is_name(raw)]
+        raise CorruptionError(f"the name {error.object!r} of {what} is damaged, it is no text") from error
+
+
+def is_name(raw: bytes) -> bool:
+    """Return whether bytes can be read as a name."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def registry_key(namespace: bytes) -> bytes:
@@ -189,10 +234,18 @@ def unpack_rows(members: Iterable[bytes]) -> list[Row]:
     try:
         for member in members:
             t, seq = unpack(member)
+            if seq > MAX_SEQ:
+                raise CorruptionError("a row on the Redis server is at a position that there is not")
             rows.append(Row(t - _ZERO, seq, member[_POSITION_BYTES:]))
     except struct.error as error:
         raise CorruptionError("a row on the Redis server was cut short") from error
     return rows
+
+
+def check_order(members: Sequence[bytes]) -> None:
+    """Refuse members of a sorted set that are out of order: one of them has another score."""
+    if members != sorted(members):
+        raise CorruptionError("what is indexed on the Redis server is out of order")
 
 
 def pack_chunk(chunk: Chunk, body_id: bytes) -> bytes:
@@ -203,8 +256,9 @@ def pack_chunk(chunk: Chunk, body_id: bytes) -> bytes:
 
 def unpack_chunk(entry: bytes, body: bytes) -> Chunk:
     """Return a chunk from its entry in the index, and its body."""
-    try:
-        t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
-    except struct.error as error:
-        raise CorruptionError("a chunk on the Redis server was cut short") from error
+    if len(entry) < _META_AT:
+        raise CorruptionError("a chunk on the Redis server was cut short")
+    t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
+    if not (seq <= MAX_SEQ and last_seq <= MAX_SEQ and 0 < n <= MAX_SEQ):
+        raise CorruptionError("a chunk on the Redis server is at a position that there is not")
     return Chunk((t - _ZERO, seq), (last_t - _ZERO, last_seq), n, entry[_META_AT:], body)

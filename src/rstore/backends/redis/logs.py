@@ -16,12 +16,15 @@ from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import (
     Place,
+    check_order,
+    names_of,
     pack_position,
     pack_rows,
     unpack_chunk,
     unpack_rows,
 )
 from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.patience import Patience
 from rstore.errors import ConflictError, CorruptionError, StoreClosedError
 
 _APPEND: Final = Script("append")
@@ -39,9 +42,13 @@ class RedisLogs(RedisNamespace):
     most_rows: ClassVar = 2000  # 2 ms of the server's only thread
 
     def logs(self, model: Model) -> list[str]:
+        what = f"a log in namespace {self._name!r}"
+        return names_of(self._names_of_logs(model), what, around_damage=self.around_damage)
+
+    def _names_of_logs(self, model: Model) -> list[bytes]:
         def call(place: Place, begin: bytes = b"-") -> Call:
             keys = (place.marker_key, place.logs(model))
-            return _LOGS.on(place.slot, keys, place.marker, begin, _KEYS_A_CALL, write=False, again=True)
+            return _LOGS.on(place.slot, keys, place.mark, begin, b"%d" % _KEYS_A_CALL, write=False, again=True)
 
         found: list[bytes] = []
         for keys in self._read_all(call):
@@ -50,7 +57,8 @@ class RedisLogs(RedisNamespace):
                 last = keys[-1]
                 keys = self._read(partial(self._place_with, last, model), partial(call, begin=b"(" + last), [])  # noqa: PLW2901
                 found += keys
-        return [key.decode() for key in sorted(found)]
+                self._client.deadline.begin()
+        return sorted(found)
 
     def _place_with(self, key: bytes, model: Model) -> Place:
         return self._place_of(b"%d%b" % (model, key))
@@ -82,6 +90,7 @@ class RedisLogs(RedisNamespace):
             unless_version=unless_version,
         )
         epoch = None
+        patience: Patience | None = None
         while True:
             looked = self._look(log, ask)
             if looked is None:
@@ -94,6 +103,7 @@ class RedisLogs(RedisNamespace):
             if stamps[0] == epoch:
                 raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._name!r} is missing")
             epoch = stamps[0]
+            patience = self._again(patience)
 
     @contextmanager
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[Snapshot, None, None]:
@@ -103,7 +113,7 @@ class RedisLogs(RedisNamespace):
         else:
             place, found = looked
             entries = found[3] if len(found) > 3 else []
-            yield _Snapshot(_view(found, (), backwards=False), entries, partial(self._bodies, place))
+            yield _Snapshot(_view(found, (), backwards=False), entries, partial(self._bodies_later, place))
 
     def _look(self, log: Log, ask: Callable[[Place, Log], Call]) -> tuple[Place, Any] | None:
         """Return what the script said of a log, and where that was; None if there is no namespace."""
@@ -113,7 +123,11 @@ class RedisLogs(RedisNamespace):
             places.append(place)
             return ask(place, log)
 
-        found = self._read(lambda: self._place_of_log(log), call, None)
+        try:
+            found = self._read(lambda: self._place_of_log(log), call, None)
+        except Signal as signal:
+            self._check_head(log, signal)
+            raise
         return None if found is None else (places[-1], found)
 
     def views(
@@ -172,13 +186,25 @@ class RedisLogs(RedisNamespace):
         bodies = [body for reply in self._run(calls) for body in reply]
         return None if None in bodies else bodies
 
+    def _bodies_later(self, place: Place, entries: Sequence[bytes]) -> list[bytes] | None:
+        self._client.deadline.begin()  # of a call of its own, which is not one of the backend's methods
+        return self._bodies(place, entries)
+
+    def _check_head(self, log: Log, signal: Signal) -> None:
+        """Raise `CorruptionError` where a script has found that the head of a log lacks a part."""
+        if signal.code == "DAMAGED":
+            raise CorruptionError(
+                f"a part of the head of {log.key!r} in the namespace {self._name!r} is missing: a program of somebody "
+                "else has changed it; remove it, or restore the server's data"
+            ) from signal
+
     def _now_ms(self, log: Log) -> int:
         seconds, micros = self._client.call(Call(self._place_of_log(log).slot, (b"TIME",)))
         return int(seconds) * 1000 + int(micros) // 1000
 
     def hot(self, log: Log) -> tuple[int, int]:
         def call(place: Place) -> Call:
-            return _HOT.on(place.slot, (place.marker_key, place.log(b"r", log)), place.marker, write=False, again=True)
+            return _HOT.on(place.slot, (place.marker_key, place.log(b"r", log)), place.mark, write=False, again=True)
 
         n, size = self._read(lambda: self._place_of_log(log), call, (0, 0))
         return n, size
@@ -194,7 +220,7 @@ class RedisLogs(RedisNamespace):
             return _APPEND.on(
                 place.slot,
                 keys,
-                place.marker,
+                place.mark,
                 log.key.encode(),
                 *fields(head),
                 first[:12],
@@ -206,6 +232,9 @@ class RedisLogs(RedisNamespace):
 
         try:
             return bool(self._write(lambda: self._place_of_log(log), birth, call))
+        except Signal as signal:
+            self._check_head(log, signal)
+            raise
         except LostReplyError as lost:
 
             def is_there() -> bool:
@@ -242,9 +271,9 @@ def behind(position: Position) -> bytes:
     return pack_position((position[0], position[1] + 1))
 
 
-def fields(head: Head) -> tuple[bytes, bytes, int, bytes]:
+def fields(head: Head) -> tuple[bytes, bytes, bytes, bytes]:
     """Return a head as the scripts take it."""
-    return head.epoch, head.version, int(head.sealed), head.facts
+    return head.epoch, head.version, b"%d" % head.sealed, head.facts
 
 
 def _span(rows: Sequence[Row]) -> tuple[Position, Position]:
@@ -268,16 +297,16 @@ def _asking(
         unless_version or b"",
         pack_position(lo),
         behind(hi),
-        b"" if limit is None else limit,
-        int(reverse),
-        int(rows),
-        int(neighbours),
+        b"" if limit is None else b"%d" % limit,
+        b"%d" % reverse,
+        b"%d" % rows,
+        b"%d" % neighbours,
         b"" if from_checkpoint is None else behind(from_checkpoint),
     )
 
     def ask(place: Place, log: Log) -> Call:
         keys = (place.marker_key, *(place.log(kind, log) for kind in (b"h", b"r", b"c", b"k")))
-        return _VIEW.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+        return _VIEW.on(place.slot, keys, place.mark, *arguments, write=False, again=True)
 
     return ask
 
@@ -287,10 +316,14 @@ def _view(reply: Any, bodies: Sequence[bytes], *, backwards: bool) -> View:
     now_ms, stamps, *rest = reply
     if stamps is None:
         return View(now_ms, None)
+    if None in stamps:
+        raise CorruptionError("the head of a log on the Redis server is damaged")
     head = Head(stamps[0], stamps[1], stamps[2] == b"1", stamps[3])
     if not rest:
         return View(now_ms, head)
     members, entries, checkpoint = rest
+    check_order(members[::-1] if backwards else members)
+    check_order(entries[::-1] if backwards else entries)
     rows = unpack_rows(members)
     chunks = [unpack_chunk(entry, body) for entry, body in zip(entries, bodies or [b""] * len(entries), strict=True)]
     if backwards:

@@ -15,14 +15,18 @@ from random import Random
 from typing import Any, Final
 from zlib import crc32
 
-from rstore.backends.nouns import Log, NamespaceGone, Options
+from rstore.backends.nouns import ANY, KEYS_BYTES, Birth, Log, NamespaceGone, Options, identity_of
 from rstore.backends.redis.client import Call, Client, Script
 from rstore.backends.redis.dsn import Target
-from rstore.backends.redis.errors import LostReplyError, Signal
+from rstore.backends.redis.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.layout import (
+    BIRTH_BYTES,
     GENERATION_BYTES,
+    IDENTITY_BYTES,
     NAMESPACES,
     Place,
+    buckets_of,
+    is_birth,
     is_of,
     make_place,
     make_places,
@@ -30,8 +34,9 @@ from rstore.backends.redis.layout import (
     slot_of,
     tells_of_end,
 )
-from rstore.backends.redis.patience import Patience
-from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore.backends.redis.patience import Patience, Revivals
+from rstore.backends.redis.tls import check_files
+from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
 _KEEP_FACT: Final = Script("keep_fact")
@@ -42,6 +47,9 @@ _BURY: Final = Script("bury")
 _ENLIST: Final = Script("enlist")
 _STRIKE: Final = Script("strike")
 _COLLECT: Final = Script("collect")
+_CATCH_UP: Final = Script("catch_up")
+
+_FACT: Final = b"fact:"
 
 TOMBSTONE_MS: Final = 3_600_000
 """How long a tombstone stays: longer than anybody can be on the way who saw the namespace alive."""
@@ -49,6 +57,9 @@ GARBAGE_A_STEP: Final = 250
 """How many keys one script deletes: about 2 ms of the server's time."""
 _BUCKETS_LOOKED_INTO: Final = 16
 """In so many buckets an opening looks for garbage: to look into all would take most of its time."""
+_FREE_REVIVALS: Final = 5
+_REVIVAL_S: Final = 0.01
+"""So long the next creation waits where those before were in vain."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -59,6 +70,9 @@ class EvictionWarning(RuntimeWarning):
 class RedisNamespace:
     """What records and logs have in common: the client, the places of the buckets, and the life of the namespace."""
 
+    around_damage = False
+    """As of a backend's."""
+
     def __init__(self, target: Target, namespace: str, options: Options) -> None:
         self._target = target
         self._name = namespace
@@ -67,9 +81,10 @@ class RedisNamespace:
         self._timeout_s = options.timeout_s
         self._registry = registry_key(self._namespace)
         self._registry_slot = slot_of(self._registry)
-        self._client = Client(target, options.timeout_s)
+        self._client = Client(target, options.timeout_s, options.telemetry)
         self._seed = crc32(self._namespace)
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
+        self._revivals = Revivals()
         self._created = b""  # the birth that `create` returned last
         # Replaced as a whole or one by one, never changed: a thread that has taken a place finds out by its marker
         # that it is out of date.
@@ -78,17 +93,24 @@ class RedisNamespace:
     # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
+        if self._target.tls:
+            check_files(self._target.ssl)
         for where, info in self._client.open():
             self._check_server(where, info)
         birth, _ = self._look_up()
         if birth is None and self._frozen:
-            raise StoreNotAvailableError(f"there is no namespace {self._name!r} on the Redis server {self._target}")
+            raise self._no_namespace(f"on the Redis server {self._target}")
+
+    def _no_namespace(self, where: str) -> StoreError:
+        return StoreNotAvailableError(f"there is no namespace {self._name!r} {where}")
 
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
+        mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
+        if mode == b"sentinel":
+            raise StoreNotAvailableError(f"the server {where} is a Sentinel: use redis+sentinel://host:port/service")
         version = info.get(b"redis_version", b"0").decode()
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_SERVER:
             raise StoreNotAvailableError(f"the Redis server {where} is of version {version}, and 6.2 is the least")
-        mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
         if mode == b"cluster" and not self._target.cluster:
             raise StoreNotAvailableError(f"the Redis server {where} is part of a cluster: use redis+cluster://")
         policy = info.get(b"maxmemory_policy", b"noeviction").decode()
@@ -104,14 +126,42 @@ class RedisNamespace:
         self._client.close()
 
     def create(self) -> bytes:
+        self._count_revival()
         with self._unseen():
             birth = self._create()
         # Whoever comes again for the same birth has found a bucket without its marker: a failover lost it.
         self._created = birth
         return birth
 
+    def _count_revival(self) -> None:
+        """Raise `StoreBusyError` where a thread does nothing but create the namespace until the time is up."""
+        mine, now = self._revivals, time.monotonic()
+        mine.n += 1
+        if mine.n <= _FREE_REVIVALS:
+            mine.since = now
+        elif now - mine.since >= self._timeout_s:
+            mine.n = 0
+            raise self._outrun()
+        else:
+            time.sleep(_REVIVAL_S)
+
+    def _outrun(self) -> StoreBusyError:
+        return StoreBusyError(f"the namespace {self._name!r} keeps being discarded concurrently; nothing was applied")
+
+    def _again(self, patience: Patience | None) -> Patience:
+        """Return the patience of a loop that is about to try again, because others changed what it goes by.
+
+        Raises `StoreBusyError` if the time is up.
+        """
+        patience = patience or Patience(self._client.deadline)
+        if not patience.retry(waiting=False):
+            raise self._outrun()
+        if patience.pause():
+            time.sleep(patience.next_pause())
+        return patience
+
     def _create(self) -> bytes:
-        patience = Patience(self._timeout_s)
+        patience: Patience | None = None
         while True:
             birth, raised = self._look_up()
             if birth is None:
@@ -123,34 +173,38 @@ class RedisNamespace:
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
             self._collect(self._end(birth), steps=1)
-            if not patience.retry(waiting=False):
-                raise StoreBusyError(
-                    f"the namespace {self._name!r} is discarded as often as it is created; nothing was applied"
-                )
-            if patience.pause():
-                time.sleep(patience.next_pause())
+            patience = self._again(patience)
 
     def _look_up(self) -> tuple[bytes | None, bool]:
         """Return the birth in the registry, and whether all markers, and the index, are known to be raised to it.
 
         Lays the places out as it says. There is no birth if there is no namespace.
         """
-        names = (b"birth", b"alive", b"raised")
-        (birth, alive, raised), listed = self._run(
+        names = (b"birth", b"alive", b"keys", b"raised")
+        (identity, alive, keys, raised), listed = self._run(
             (
                 Call(self._registry_slot, (b"HMGET", self._registry, *names)),
                 Call(slot_of(NAMESPACES), (b"HGET", NAMESPACES, self._namespace)),
             )
         )
-        if birth is None or alive != b"1":
+        if identity is None or alive != b"1":
             return None, False
-        self._lay_out(bytes(birth))
-        return bytes(birth), birth == raised == listed
+        birth = bytes(identity + (keys or bytes(KEYS_BYTES)))
+        self._lay_out(birth)
+        return birth, birth == raised and identity == listed
 
     def _lay_out(self, birth: bytes) -> None:
-        buckets = 1 << birth[-1]
+        self._check_birth(birth)
+        buckets = buckets_of(birth)
         if len(self._places) != buckets:
             self._places = make_places(buckets, self._namespace)
+
+    def _check_birth(self, birth: bytes) -> None:
+        if not is_birth(birth):
+            raise CorruptionError(
+                f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: "
+                f"the birth in the hash {self._registry!r} is none; restore it, or delete the keys of the namespace"
+            )
 
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
@@ -160,7 +214,7 @@ class RedisNamespace:
         lost = make_place(0, 0, self._namespace, marker).birth  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
         call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
-        birth = bytes(self._client.call(call))
+        birth = b"".join(self._client.call(call))
         self._lay_out(birth)
         return birth
 
@@ -173,18 +227,26 @@ class RedisNamespace:
             for place in places
         )
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
+        latest = max(marker[:BIRTH_BYTES] for marker in markers)
+        if identity_of(latest) == identity_of(birth) and latest > birth:
+            # A failover lost that a fact was added, and with it that others are out of date: they still are.
+            told = identity_of(birth), latest[-KEYS_BYTES:]
+            self._client.call(_CATCH_UP.on(self._registry_slot, (self._registry,), *told, write=True, again=True))
+            return self._raise_markers(latest)
         if not all(is_of(marker, birth) for marker in markers):
             return False
         # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
         # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
         self._list(_ENLIST, birth)
         with suppress(StoreError):  # it only saves the next one this work
-            self._client.call(_RAISED.on(self._registry_slot, (self._registry,), birth, write=True, again=True))
+            call = _RAISED.on(self._registry_slot, (self._registry,), identity_of(birth), birth, write=True, again=True)
+            self._client.call(call)
         return True
 
     def _list(self, script: Script, birth: bytes) -> None:
         """Enter this birth of the namespace into the index of all, or strike it out."""
-        call = script.on(slot_of(NAMESPACES), (NAMESPACES,), self._namespace, birth, write=True, again=True)
+        listed = self._namespace, birth[:IDENTITY_BYTES]
+        call = script.on(slot_of(NAMESPACES), (NAMESPACES,), *listed, write=True, again=True)
         self._client.call(call)
 
     # -- discarding ---------------------------------------------------------------------------------------------------
@@ -192,6 +254,7 @@ class RedisNamespace:
     def discard(self) -> None:
         birth = self._client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
         if birth is not None:
+            self._check_birth(birth)
             self._collect(self._end(bytes(birth)))
 
     def _end(self, birth: bytes) -> list[Place]:
@@ -199,25 +262,28 @@ class RedisNamespace:
 
         A later one is left alone, so that each step may be done again, whoever has begun it.
         """
+        birth = birth[:IDENTITY_BYTES]
         self._client.call(self._ending(birth, b""))
         self._lay_out(birth)
         places = self._places
         try:
             left = self._run(
-                _BURY.on(place.slot, (place.marker_key, place.garbage), birth, TOMBSTONE_MS, write=True, again=True)
+                _BURY.on(
+                    place.slot, (place.marker_key, place.garbage), birth, b"%d" % TOMBSTONE_MS, write=True, again=True
+                )
                 for place in places
             )
             # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
-            self._client.call(self._ending(birth, TOMBSTONE_MS))
+            self._client.call(self._ending(birth, b"%d" % TOMBSTONE_MS))
         except StoreError as error:
             raise OutcomeUnknownError(
-                f"the namespace {self._name!r} is discarded in part: discard it again ({error})"
+                f"the namespace {self._name!r} is discarded in part: discard it again ({reason_of(error)})"
             ) from error
         with suppress(StoreError):  # who is named and is not there is not told of
             self._list(_STRIKE, birth)
         return [place for place, entries in zip(places, left, strict=True) if entries]
 
-    def _ending(self, birth: bytes, stays_ms: int | bytes) -> Call:
+    def _ending(self, birth: bytes, stays_ms: bytes) -> Call:
         return _END.on(self._registry_slot, (self._registry,), birth, stays_ms, write=True, again=True)
 
     def _look_into_some(self, birth: bytes) -> bool:
@@ -245,31 +311,39 @@ class RedisNamespace:
         """
         places = list(places)
         while places and steps != 0:
-            call = (GARBAGE_A_STEP, given_up)
+            call = (b"%d" % GARBAGE_A_STEP, given_up)
             left = self._run(
                 _COLLECT.on(place.slot, (place.garbage, place.staged), *call, write=True, again=True)
                 for place in places
             )
             given_up = b""
+            self._client.deadline.begin()
             places = [place for place, entries in zip(places, left, strict=True) if entries]
             steps = None if steps is None else steps - 1
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
-    def fact(self, name: str) -> bytes | None:
-        alive, fact = self._client.call(
-            Call(self._registry_slot, (b"HMGET", self._registry, b"alive", b"fact:" + name.encode()))
-        )
-        return fact if alive == b"1" else None
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        fields = self._client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
+        known = dict(zip(fields[::2], fields[1::2], strict=True))
+        if known.get(b"alive") != b"1":
+            return None, {}
+        birth = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
+        return birth, {name[len(_FACT) :].decode(): bytes(fact) for name, fact in known.items() if name[:5] == _FACT}
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        call = _KEEP_FACT.on(
-            self._registry_slot, (self._registry,), b"fact:" + name.encode(), fact, write=True, again=True
-        )
+        field = _FACT + name.encode()
+        call = _KEEP_FACT.on(self._registry_slot, (self._registry,), field, fact, write=True, again=True)
         try:
-            return bytes(self._client.call(call))
+            kept = bytes(self._client.call(call))
         except Signal as signal:
             raise NamespaceGone from signal
+        self._revivals.n = 0
+        # Not before nobody can write any more who does not know of it.
+        birth, raised = self._look_up()
+        if birth is None or not (raised or self._raise_markers(birth)):
+            raise NamespaceGone
+        return kept
 
     # -- what every method begins with --------------------------------------------------------------------------------
 
@@ -295,7 +369,7 @@ class RedisNamespace:
 
     def _with_marker(self, place: Place, marker: bytes | None) -> Place:
         fresh = make_place(place.bucket, place.tag, self._namespace, marker)
-        if fresh.birth and 1 << fresh.birth[-1] != len(self._places):
+        if fresh.birth and buckets_of(fresh.birth) != len(self._places):
             # Of a namespace in another number of buckets, which share their tags: whoever looks it up lays it out anew.
             return fresh._replace(birth=b"", batch=b"")
         return fresh
@@ -305,8 +379,13 @@ class RedisNamespace:
         """Say that nothing was applied where it is unknown what became of a step that nobody sees."""
         try:
             yield
+        except TooFewReplicasError as error:
+            raise StoreBusyError(
+                f"fewer than {self._target.wait_replicas} replicas of the Redis server {self._target} confirmed the "
+                "first of several steps in time; nothing was stored"
+            ) from error
         except OutcomeUnknownError as error:
-            raise StoreBusyError(f"{error}; nothing was applied") from error
+            raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error
 
     def _is_laid_out_anew(self) -> bool:
         """Return whether the namespace, where no marker of it is found, was created again in other buckets."""
@@ -316,39 +395,58 @@ class RedisNamespace:
 
     def _current(self, place_now: Callable[[], Place]) -> Place:
         """Return a place by its marker of now; one without a birth if there is no namespace."""
+        patience: Patience | None = None
         while True:
             place = self._refreshed(place_now())
             if place.birth or not self._is_laid_out_anew():
                 return place
+            patience = self._again(patience)
 
-    def _read(self, place_now: Callable[[], Place], call: Callable[[Place], Call], nothing: Any) -> Any:
-        """Return the reply of a script on one bucket, whatever the birth; `nothing` if there is no namespace."""
+    def _read(
+        self,
+        place_now: Callable[[], Place],
+        call: Callable[[Place], Call],
+        nothing: Any,
+        *,
+        if_birth: Birth = ANY,
+    ) -> Any:
+        """Return the reply of a script on one bucket; `nothing` if there is no namespace.
+
+        Raises `NamespaceGone` if it is not of the birth that was asked for.
+        """
         place = place_now()
+        patience: Patience | None = None
         while True:
-            if not place.birth:
+            if not place.birth or if_birth not in (ANY, place.birth):
                 place = self._current(place_now)
                 if not place.birth:
                     return nothing
+                if if_birth not in (ANY, place.birth):
+                    raise NamespaceGone
             try:
                 return self._client.call(call(place))
             except Signal as signal:
                 if signal.code != "STALE":
                     raise
+                patience = self._again(patience)
                 place = self._current(place_now)
 
     def _read_all(self, call: Callable[[Place], Call]) -> list[Any]:
         """Return the replies of a script that reads one bucket, of those buckets that there are."""
+        patience: Patience | None = None
         while True:
             places = self._places
             if not all(place.birth for place in places):
                 self._refresh_all()
                 if not any(place.birth for place in places) and self._is_laid_out_anew():
+                    patience = self._again(patience)
                     continue
             try:
                 replies = self._client.run([call(place) for place in places if place.birth])
             except Signal as signal:
                 replies = [signal]
             if any(isinstance(reply, Signal) for reply in replies):
+                patience = self._again(patience)
                 self._refresh_all()
                 continue
             for reply in replies:
@@ -368,21 +466,27 @@ class RedisNamespace:
         Raises `NamespaceGone` if it is gone, or of another birth; the other signals of the script; `LostReplyError`.
         """
         place = place_now()
+        patience: Patience | None = None
         while True:
             if place.birth != birth:
                 place = self._current(place_now)
                 if place.birth != birth:
                     raise NamespaceGone
             try:
-                return self._client.call(call(place))
+                reply = self._client.call(call(place))
             except Signal as signal:
                 if signal.code != "STALE":
                     raise
+                patience = self._again(patience)
                 place = self._current(place_now)
+            else:
+                self._revivals.n = 0
+                return reply
 
     def _run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""
-        replies = self._client.run(list(calls))
+        some = list(calls)
+        replies = self._client.run(some) if some else []
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -393,13 +497,14 @@ class RedisNamespace:
 
         Nor is it a yes where the namespace is gone, and with it what tells, or where too few replicas have the write.
         """
+        self._client.deadline.extend()
         try:
             if not question():
                 return False
             if self._target.wait_replicas:
                 # A connection waits for what was written before its own last write, whoever wrote it: one that nobody
                 # sees.
-                self._client.call(Call(place.slot, (b"SET", place.awaited, b"", b"PX", 1), write=True))
+                self._client.call(Call(place.slot, (b"SET", place.awaited, b"", b"PX", b"1"), write=True))
         except (StoreError, LostReplyError, NamespaceGone):
             return False
         return True

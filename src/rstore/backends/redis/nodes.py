@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from random import randrange
 from threading import Lock
 from typing import Any, Final
 from weakref import WeakSet
@@ -12,7 +13,9 @@ from redis import exceptions as driver
 from rstore.backends.redis.dsn import Address, Target
 from rstore.backends.redis.errors import code_of, refusal, unreachable
 from rstore.backends.redis.layout import SLOTS
-from rstore.backends.redis.pool import Pool, connector, pack_command
+from rstore.backends.redis.patience import Deadline
+from rstore.backends.redis.pool import LEAST_S, Pool, connector, pack_command
+from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
 FAILURES: Final = (driver.RedisError, OSError)
@@ -24,17 +27,26 @@ _DISCOVERY_S: Final = 2.0
 class Nodes:
     """The pools of a target, by slot. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
+    def __init__(self, target: Target, timeout_s: float, deadline: Deadline, telemetry: Telemetry) -> None:
         self._target = target
+        self._telemetry = telemetry
+        self._timeout_s = timeout_s
+        self._deadline = deadline
         self._make = connector(target, timeout_s)
         self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
-        self._lock = Lock()  # guards the pools by address, and that one thread at a time asks for the slots
+        self._lock = Lock()  # guards the pools by address
+        self._asking = Lock()  # that one thread at a time asks for the slots
         self._pools: dict[Address | None, Pool] = {}
         self._owners: list[Pool | None] = [None] * SLOTS
         self._serving: list[Pool] = []
+        self._turn = 0  # which server is asked first
         self._asked = 0  # how often the slots were asked for
+        self.outdated = False  # whether they have to be asked for before anything else
         self._closed = False
-        self.only = None if target.cluster else self._pool(target.addresses[0] if target.addresses else None)
+        self._reading = randrange(1 << 20)  # noqa: S311 - which replica is read from, if that is wanted
+        self.only: Pool | None = (
+            None if target.fails_over else self._pool(target.addresses[0] if target.addresses else None)
+        )
         """The one server, if it is no cluster."""
         _all.add(self)
 
@@ -67,8 +79,8 @@ class Nodes:
             pool.drop_idle()
 
     def forget_threads(self) -> None:
-        """Take a lock back that a thread holds which did not come through a fork."""
-        self._lock = Lock()
+        """Take locks back that threads hold which did not come through a fork."""
+        self._lock, self._asking = Lock(), Lock()
 
     def discover(self) -> None:
         """Ask any server of the cluster who serves which slot.
@@ -78,27 +90,36 @@ class Nodes:
         if self.only is not None:
             return
         asked = self._asked
-        with self._lock:
+        failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
+        if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
+            raise failure
+        try:
             if asked != self._asked:
                 return  # another thread did, while this one waited
-            failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
             addresses = list(dict.fromkeys((*self._pools, *self._target.addresses)))
             # Another one each time: one that is cut off from the rest goes on telling how it was.
-            turn = self._asked % len(addresses)
-            for address in addresses[turn:] + addresses[:turn]:
+            self._turn = turn = (self._turn + 1) % len(addresses)
+            for i, address in enumerate(addresses[turn:] + addresses[:turn]):
+                left_s = self._deadline.left_s()
+                if left_s <= 0:
+                    break
                 where = f"{address[0]}:{address[1]}" if address else ""
-                asked_pool = Pool(self._make_asking, address, where)
+                asked_pool = Pool(self._make_asking, address, where, 1, self._timeout_s, self._telemetry)
                 try:
-                    slots = ask(asked_pool, b"CLUSTER", b"SLOTS")
+                    slots = ask(asked_pool, b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
                 except FAILURES as error:
                     failure = _no_cluster(error, where)
+                    failure.__cause__ = error
                     continue
                 finally:
                     asked_pool.close()
                 # One that was taken out of the cluster answers, too: it knows of no slots.
                 if self._take_over(address, slots):
                     self._asked += 1
+                    self.outdated = False
                     return
+        finally:
+            self._asking.release()
         raise failure
 
     def close(self) -> None:
@@ -113,38 +134,60 @@ class Nodes:
             raise StoreClosedError("the store was closed meanwhile")
         if address not in self._pools:
             where = f"{address[0]}:{address[1]}" if address else str(self._target)
-            self._pools[address] = Pool(self._make, address, where)
+            self._pools[address] = Pool(
+                self._make, address, where, self._target.max_connections, self._timeout_s, self._telemetry
+            )
         return self._pools[address]
 
     def _take_over(self, asked: Address | None, slots: Any) -> bool:
         owners: list[Pool | None] = [None] * SLOTS
         serving: dict[int, Pool] = {}
-        for first, last, (host, port, *_), *_ in slots:
+        self._reading += 1
+        for first, last, master, *replicas in slots:
+            host, port = self._chosen(master, replicas)
             # A server that does not know its own name leaves it out.
-            pool = self._pool((host.decode() if host and host != b"?" else asked[0] if asked else "", port))
+            pool = self.at((host.decode() if host and host != b"?" else asked[0] if asked else "", port))
             serving[id(pool)] = pool
             owners[first : last + 1] = [pool] * (last - first + 1)
         if serving:
             self._owners, self._serving = owners, list(serving.values())
         return bool(serving)
 
+    def _chosen(self, master: Any, replicas: list[Any]) -> tuple[bytes, int]:
+        """Return who is asked for some slots: the master, or if that is wanted a replica, and another one each time.
 
-def ask(pool: Pool, *command: bytes) -> Any:
+        It is asked for again where one was lost; then it is the turn of the master, too.
+        """
+        if self._target.read_from_replica and replicas:
+            among = [*replicas, master] if self._serving else replicas
+            host, port, *_ = among[self._reading % len(among)]
+        else:
+            host, port, *_ = master
+        return host, port
+
+
+def ask(pool: Pool, *command: bytes, within_s: float | None = None) -> Any:
     """Return the reply to a command that only reads, on a connection that the server has not closed."""
-    connection = pool.take(checked=True)
+    connection = pool.take(checked=True, within_s=within_s)
+    if within_s is not None and within_s < connection.socket_timeout:
+        connection.update_current_socket_timeout(max(within_s, LEAST_S))
     try:
         connection.send_packed_command((pack_command(command),), check_health=False)
         reply = connection.read_response(disable_decoding=True)
-    except driver.ResponseError:
-        pool.give(connection)
-        raise
+    except driver.ResponseError as error:
+        reply = error.with_traceback(None)
+    connection.update_current_socket_timeout(-1)
     pool.give(connection)
+    if isinstance(reply, Exception):
+        raise reply
     return reply
 
 
 def _no_cluster(error: Exception, where: str) -> StoreError:
     if isinstance(error, driver.ResponseError) and code_of(error) == "ERR":
-        return StoreNotAvailableError(f"the Redis server {where} is not part of a cluster: use redis://")
+        return StoreNotAvailableError(
+            f"the Redis server {where} is not part of a cluster: use redis://, or if it is a Sentinel redis+sentinel://"
+        )
     return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
 
 

@@ -8,11 +8,12 @@ from typing import Any, Final
 from redis import exceptions as driver
 
 from rstore.backends.nouns import Undone
+from rstore.backends.redis.changes import Command
 from rstore.backends.redis.client import Client
-from rstore.backends.redis.errors import REDIRECTED, LostReplyError, code_of, refusal, unreachable
+from rstore.backends.redis.errors import REDIRECTED, LostReplyError, TooFewReplicasError, code_of, refusal, unreachable
 from rstore.backends.redis.nodes import FAILURES
-from rstore.backends.redis.pool import Connection, is_alive, pack_command
-from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreClosedError
+from rstore.backends.redis.pool import LEAST_S, Connection, is_alive, pack_command
+from rstore.errors import StoreBusyError, StoreClosedError
 
 _KEYS_A_COMMAND: Final = 50
 """The server looks through all that a connection watches for each key that is added."""
@@ -52,7 +53,7 @@ class Watch:
             self._check(reply)
         self._keys.update(keys)
 
-    def finish(self, command: tuple[Any, ...], *, replicas: int = 0, wait_ms: int = 0) -> Any:
+    def finish(self, command: Command, *, replicas: int = 0, wait_ms: int = 0) -> Any:
         """Run one command if nothing that is watched has changed, and return its reply.
 
         Raises `Undone` if something has; `LostReplyError` if it is not known.
@@ -60,7 +61,7 @@ class Watch:
         # Where nothing is watched without MULTI, of which a server whose memory is full refuses whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
         if replicas:
-            commands.append((b"WAIT", replicas, wait_ms))
+            commands.append((b"WAIT", b"%d" % replicas, b"%d" % wait_ms))
         try:
             connection = self._send(commands)
         except FAILURES as error:
@@ -71,6 +72,8 @@ class Watch:
             replies = self._receive(connection, len(commands))
         except FAILURES as error:
             raise LostReplyError from error
+        if self._pool.changing and not self._pool.is_settled(self._left_s()):
+            raise LostReplyError from driver.ConnectionError("another server became the master meanwhile")
         reached = replies.pop() if replicas else 0
         for reply in replies:
             self._check(reply)  # the first one says why, EXEC only that
@@ -82,7 +85,7 @@ class Watch:
             [done] = done
             self._check(done)
         if done == b"DONE" and (isinstance(reached, Exception) or reached < replicas):
-            raise OutcomeUnknownError(
+            raise TooFewReplicasError(
                 f"the transaction was applied, but fewer than {replicas} replicas confirmed it in time"
             )
         return done
@@ -96,24 +99,33 @@ class Watch:
             # UNWATCH would cost a round trip, and whoever comes here was overtaken or raised an error.
             connection.disconnect()
         else:
+            connection.update_current_socket_timeout(-1)
             self._pool.give(connection)
 
-    def _send(self, commands: Sequence[tuple[Any, ...]]) -> Connection:
+    def _send(self, commands: Sequence[Command]) -> Connection:
         if self._pool.closed:
             raise StoreClosedError("the store was closed meanwhile")
         connection = self._connection
         if connection is None:
             try:
-                connection = self._connection = self._pool.take(checked=True)
+                connection = self._connection = self._pool.take(checked=True, within_s=self._left_s())
             except FAILURES as error:
                 raise unreachable(error, self._client.where) from error
         elif self._broken or not is_alive(connection):
             # Not to be sent by redis-py, which would connect anew, watching nothing.
             self._broken = True
             raise self._overtaken()
+        self._limit(connection)
         self._broken = True  # until all replies are there, whatever comes between
         connection.send_packed_command([b"".join(map(pack_command, commands))], False)
         return connection
+
+    def _left_s(self) -> float:
+        return max(LEAST_S, self._client.deadline.left_s())
+
+    def _limit(self, connection: Connection) -> None:
+        """Let the connection wait until the deadline of the call, and not as long as one that had none."""
+        connection.update_current_socket_timeout(min(self._left_s(), connection.socket_timeout))
 
     def _receive(self, connection: Connection, n: int) -> list[Any]:
         replies: list[Any] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone
 from rstore.backends.redis.care import RedisCare
@@ -13,6 +13,7 @@ from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, unpack_chunk
 from rstore.backends.redis.optimistic import Watch
+from rstore.backends.redis.patience import Deadline, Patience
 from rstore.errors import NotSupportedError, OutcomeUnknownError
 
 _FINISH: Final = Script("finish")
@@ -30,6 +31,7 @@ class Plain(RedisCare):
 
     def begin(self, *, create: bool) -> Place:
         """Return the one place of a transaction; without a birth, if there is no namespace and none is to be made."""
+        patience: Patience | None = None
         while True:
             if not self.transactional:
                 raise NotSupportedError(
@@ -43,8 +45,14 @@ class Plain(RedisCare):
             try:
                 self._fold(place)
             except Signal:
+                patience = self._again(patience)
                 continue
             return place
+
+    @property
+    def deadline(self) -> Deadline:
+        """Until when the call of a thread has to be over."""
+        return self._client.deadline
 
     def watch(self, place: Place) -> Watch:
         """Return a connection that watches nothing yet."""
@@ -57,7 +65,7 @@ class Plain(RedisCare):
 
     def index(self, place: Place, log: Log) -> dict[Position, bytes]:
         """Return the index of the chunks of a log."""
-        entries = self._client.call(Call(place.slot, (b"ZRANGE", place.log(b"c", log), 0, -1)))
+        entries = self._client.call(Call(place.slot, (b"ZRANGE", place.log(b"c", log), b"0", b"-1")))
         return self.indexed(entries)
 
     @staticmethod
@@ -95,23 +103,23 @@ class Plain(RedisCare):
         keys += [place.log(b"h", log) for log in heads]
         keys += [*leased, *staged]
         keys += [command[1] for command in commands]
-        arguments: list[Any] = [place.marker, b"" if since_ms is None else since_ms]
-        arguments += (len(seen), len(heads), len(leased), len(staged))
+        arguments = [place.mark, b"" if since_ms is None else b"%d" % since_ms]
+        arguments += (b"%d" % len(seen), b"%d" % len(heads), b"%d" % len(leased), b"%d" % len(staged))
         for one in seen.values():
             version, expires_ms = one or (b"", None)
-            arguments += (version, b"" if expires_ms is None else expires_ms - 1)
+            arguments += (version, b"" if expires_ms is None else b"%d" % (expires_ms - 1))
         for head in heads.values():
             arguments += (b"", b"", b"") if head is None else (head.epoch, head.version, head.facts)
         arguments += leased.values()
         for verb, _, *rest in commands:
-            arguments += (verb, len(rest), *rest)
+            arguments += (verb, b"%d" % len(rest), *rest)
         # By its source: a script that the server does not know would be found out too late, when nothing is watched.
-        return (b"EVAL", _FINISH.source, len(keys), *keys, *arguments)
+        return (b"EVAL", _FINISH.source, b"%d" % len(keys), *keys, *arguments)
 
     def finish(self, watch: Watch, command: Command, *, writes: bool) -> bytes:
         """Run the command that ends a transaction, and return what it answers."""
         replicas = self._target.wait_replicas if writes else 0
-        return bytes(watch.finish(command, replicas=replicas, wait_ms=max(1, int(self._timeout_s * 500))))
+        return bytes(watch.finish(command, replicas=replicas, wait_ms=self._client.wait_ms()))
 
     def found_done(self, place: Place, changes: Changes) -> bool:
         """Return whether one of the stamps that a transaction leaves is found: random bytes that nobody else has."""
@@ -129,13 +137,14 @@ class Plain(RedisCare):
 
     def await_leases(self, place: Place, changes: Changes) -> None:
         """Wait until nobody has a lease on a log that a transaction commits to."""
-        leased = [place.log(b"t", log) for log, one in changes.logs.items() if one.leased and not self._token(log)]
+        logs = [log for log, one in changes.logs.items() if one.leased and not self._token(log)]
+        leased = [place.log(b"t", log) for log in logs]
 
         def look() -> None:
             if leased and self._client.call(Call(place.slot, (b"EXISTS", *leased))):
                 raise Signal("LEASED")
 
-        self._unleased(look)
+        self._unleased(", ".join(log.key for log in logs[:3]), look)
 
     def collect(self, place: Place) -> None:
         """Delete what nobody can see any more."""

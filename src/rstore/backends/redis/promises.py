@@ -17,7 +17,15 @@ _MEANINGS = {
 }
 _FROM_WEAK_TO_STRONG = ("off", "failing", "no", "everysec", "unknown", "always")
 SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "save")
-_FACTS = ("role", "aof_enabled", "aof_last_write_status", "rdb_last_bgsave_status", "connected_slaves")
+_FACTS = (
+    "role",
+    "aof_enabled",
+    "aof_last_write_status",
+    "rdb_last_bgsave_status",
+    "connected_slaves",
+    "maxmemory_policy",
+)
+_KEEPS_ALL = "noeviction"
 
 
 class Promise(NamedTuple):
@@ -38,6 +46,12 @@ class Promise(NamedTuple):
         meaning = _MEANINGS[kind]
         if wait_replicas:
             meaning += f"; {wait_replicas} replicas have confirmed it, one of which is most likely to take over"
+        policies = {one.settings.get("maxmemory_policy", _KEEPS_ALL) for one in promises} - {_KEEPS_ALL}
+        if policies:
+            meaning += (
+                "; but the server evicts keys when its memory is full, and what is stored may vanish at any time "
+                f"(maxmemory-policy {', '.join(sorted(policies))})"
+            )
         return Durability(survives, survives, True, wait_replicas > 0, meaning, settings)
 
 

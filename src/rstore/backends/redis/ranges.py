@@ -11,12 +11,13 @@ from math import isqrt
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from rstore.backends.nouns import HEAD_BYTES, Page
+from rstore.backends.nouns import ANY, HEAD_BYTES, Birth, Found, NamespaceGone, Page
 from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
 from rstore.backends.redis.client import Call, Script
-from rstore.backends.redis.errors import LostReplyError, Signal
-from rstore.backends.redis.layout import GENERATION_BYTES, Place
-from rstore.errors import OutcomeUnknownError, StoreError
+from rstore.backends.redis.errors import LostReplyError, Signal, TooFewReplicasError, reason_of
+from rstore.backends.redis.layout import GENERATION_BYTES, Place, is_name
+from rstore.backends.redis.patience import Patience
+from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
 
 _CLEAR: Final = Script("clear")
 _COUNT: Final = Script("count")
@@ -38,7 +39,7 @@ class RedisRanges(RedisBatches):
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _COUNT.on(place.slot, keys, place.marker, low, high, write=False, again=True)
+            return _COUNT.on(place.slot, keys, place.mark, low, high, write=False, again=True)
 
         counts = self._read_all(call)
         if -1 not in counts:
@@ -48,6 +49,7 @@ class RedisRanges(RedisBatches):
             records, more = self.scan(start=start, after=after, stop=stop, limit=MOST_RECORDS, keys_only=True)
             n += len(records)
             after = records[-1][0] if records else None
+            self._client.deadline.begin()
         return n
 
     def scan(
@@ -70,9 +72,21 @@ class RedisRanges(RedisBatches):
             found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only, heads=heads)
             page = cut(found, limit)
             more = edge is not None or len(page) < len(found)
-            if page or edge is None:
-                return Page([(key.decode(), record, expires_ms) for key, record, expires_ms in page], more)
-            low, high = (low, b"(" + edge) if reverse else (b"(" + edge, high)  # all of these have expired
+            records = self._named(page)
+            if records or not more:
+                return Page(records, more)
+            self._client.deadline.begin()
+            behind = b"(" + (page[-1][0] if page else edge or b"")
+            low, high = (low, behind) if reverse else (behind, high)  # all of these have expired, or are damaged
+
+    def _named(self, page: list[tuple[bytes, bytes, int | None]]) -> list[Found]:
+        try:
+            return [(key.decode(), record, expires_ms) for key, record, expires_ms in page]
+        except UnicodeDecodeError as error:
+            if self.around_damage:
+                return [(key.decode(), record, expires_ms) for key, record, expires_ms in page if is_name(key)]
+            what = f"of a key in namespace {self._name!r} is damaged, it is no text"
+            raise CorruptionError(f"the name {error.object!r} {what}") from error
 
     def _merged(
         self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool, heads: bool
@@ -83,17 +97,17 @@ class RedisRanges(RedisBatches):
         arguments = (
             *((high, low) if reverse else (low, high)),
             # Some more than the share: the first bucket to run out ends the page.
-            limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4),
-            int(reverse),
-            int(keys_only),
-            PAGE_BYTES // buckets,
-            HEAD_BYTES if heads else b"",
+            b"%d" % (limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4)),
+            b"%d" % reverse,
+            b"%d" % keys_only,
+            b"%d" % (PAGE_BYTES // buckets),
+            b"%d" % HEAD_BYTES if heads else b"",
         )
 
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SCAN.on(place.slot, keys, place.marker, *arguments, write=False, again=True)
+            return _SCAN.on(place.slot, keys, place.mark, *arguments, write=False, again=True)
 
         pages = self._read_all(call)
         edges = [page[0] for page in pages if page[0]]
@@ -111,16 +125,25 @@ class RedisRanges(RedisBatches):
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
-    def delete_range(self, start: str, stop: str | None) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
         low, high = _bounds(start, stop)
         self._refresh_all()
         if not any(place.birth for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
         outcomes: list[Any] = []
         todo = [(place, low) for place in self._places]
+        patience: Patience | None = None
         while todo := [(place, begin) for place, begin in todo if place.birth]:
+            if if_birth is not ANY and any(place.birth != if_birth for place, _ in todo):
+                raise NamespaceGone
+            done = len(outcomes)
             try:
                 todo = self._delete_some(todo, high, outcomes)
+                if len(outcomes) > done:
+                    self._client.deadline.begin()
+                    patience = None
+                else:
+                    patience = self._again(patience)
             except StoreError as error:
                 outcomes.append(error)
             if any(isinstance(outcome, Exception) for outcome in outcomes):
@@ -154,7 +177,7 @@ class RedisRanges(RedisBatches):
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SWEEP.on(place.slot, keys, place.marker, min(share, MOST_RECORDS), write=True, again=True)
+            return _SWEEP.on(place.slot, keys, place.mark, b"%d" % min(share, MOST_RECORDS), write=True, again=True)
 
         return sum(self._read_all(call))
 
@@ -165,13 +188,14 @@ class RedisRanges(RedisBatches):
         todo = [place for place in self._places if place.birth]
         outcomes: list[Any] = []
         cleared: list[Place] = []
+        patience: Patience | None = None
         while todo:
             replies = self._client.run(
                 [
                     _CLEAR.on(
                         place.slot,
                         (place.marker_key, place.garbage, place.key_index),
-                        place.marker,
+                        place.mark,
                         place.birth + os.urandom(GENERATION_BYTES),
                         write=True,
                         again=True,
@@ -188,9 +212,15 @@ class RedisRanges(RedisBatches):
                 fresh = [(place, self._refreshed(place)) for place in stale]
             except StoreError as error:
                 raise OutcomeUnknownError(
-                    f"whether the records of the namespace {self._name!r} were cleared is unknown: {error}"
+                    f"whether the records of the namespace {self._name!r} were cleared is unknown: {reason_of(error)}"
                 ) from error
             todo = [now for was, now in fresh if now.birth == was.birth and now.records == was.records]
+            if todo:
+                try:
+                    patience = self._again(patience)
+                except StoreBusyError as error:
+                    outcomes.append(error)
+                    break
         self._total(outcomes, "cleared")
         with suppress(StoreError):  # whoever comes next finds out that the place is out of date
             self._refresh_all()
@@ -216,13 +246,16 @@ class RedisRanges(RedisBatches):
         for failure in failures:
             if isinstance(failure, LostReplyError):
                 raise self._unknown(f"records were {what}", failure) from failure.__cause__
-            if isinstance(failure, OutcomeUnknownError):
+            if isinstance(failure, OutcomeUnknownError) and not isinstance(failure, TooFewReplicasError):
                 raise failure
-        if len(failures) < len(outcomes):
+        if all(isinstance(failure, TooFewReplicasError) for failure in failures):
+            raise failures[0]
+        refused = next(failure for failure in failures if not isinstance(failure, TooFewReplicasError))
+        if len(failures) < len(outcomes) or any(isinstance(failure, TooFewReplicasError) for failure in failures):
             raise OutcomeUnknownError(
-                f"in the namespace {self._name!r}, some records were {what} and others not: {failures[0]}"
-            ) from failures[0]
-        raise failures[0]
+                f"in the namespace {self._name!r}, some records were {what} and others not: {reason_of(refused)}"
+            ) from refused
+        raise refused
 
 
 def cut(found: list[Record], limit: int) -> list[Record]:
@@ -238,9 +271,12 @@ def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
 
 def expires_ms_of(last_ms: bytes | None) -> int | None:
     """Return the expiry of a record of which the index knows the last millisecond that it is there."""
-    return None if last_ms is None else int(last_ms) + 1
+    try:
+        return None if last_ms is None else int(last_ms) + 1
+    except ValueError as error:
+        raise CorruptionError(f"an expiry on the Redis server is no time: {last_ms!r}") from error
 
 
 def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:
     keys = (place.marker_key, place.key_index, place.expiry_index)
-    return _DELETE_RANGE.on(place.slot, keys, place.marker, low, high, MOST_RECORDS, write=True, again=False)
+    return _DELETE_RANGE.on(place.slot, keys, place.mark, low, high, b"%d" % MOST_RECORDS, write=True, again=False)

@@ -10,11 +10,24 @@ from itertools import repeat
 from os.path import commonprefix
 from typing import Final
 
-from rstore.backends.nouns import HEAD_BYTES, KEEP, LARGE_BYTES, Found, NamespaceGone, Ttl, Write, Writes, too_large
+from rstore.backends.nouns import (
+    ANY,
+    HEAD_BYTES,
+    KEEP,
+    LARGE_BYTES,
+    Birth,
+    Found,
+    NamespaceGone,
+    Ttl,
+    Write,
+    Writes,
+    too_large,
+)
 from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import Place
+from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.pool import connector
 from rstore.backends.redis.ranges import PAGE_BYTES, RedisRanges, expires_ms_of
 from rstore.backends.redis.watcher import RedisWatcher
@@ -33,6 +46,7 @@ class RedisRecords(RedisRanges):
 
     def get(self, key: str) -> bytes | None:
         name = key.encode()
+        patience: Patience | None = None
         while True:
             place = self._place_of(name)
             if place.batch:
@@ -47,9 +61,11 @@ class RedisRecords(RedisRanges):
                 return record  # type: ignore[no-any-return]
             elif not self._is_laid_out_anew():
                 return None
+            patience = self._again(patience)
 
     def has(self, key: str) -> bool:
         name = key.encode()
+        patience: Patience | None = None
         while True:
             place = self._place_of(name)
             if place.batch:
@@ -67,6 +83,7 @@ class RedisRecords(RedisRanges):
                 return bool(there)
             elif not self._is_laid_out_anew():
                 return False
+            patience = self._again(patience)
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         def call(place: Place, names: Sequence[bytes]) -> Call:
@@ -75,19 +92,21 @@ class RedisRecords(RedisRanges):
             return _FETCH.on(
                 place.slot,
                 (place.marker_key, place.expiry_index, *names),
-                place.marker,
-                PAGE_BYTES,
-                HEAD_BYTES if heads else b"",
+                place.mark,
+                b"%d" % PAGE_BYTES,
+                b"%d" % HEAD_BYTES if heads else b"",
                 write=False,
                 again=True,
             )
 
         found: list[Found] = []
         left = [key.encode() for key in keys]
+        patience: Patience | None = None
         while left:
             if not all(place.birth for place in self._places):
                 self._refresh_all()
                 if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+                    patience = self._again(patience)
                     continue
             groups: dict[Place, list[bytes]] = defaultdict(list)
             for name in left:
@@ -96,9 +115,11 @@ class RedisRecords(RedisRanges):
             try:
                 replies = self._run(call(place, names[:MOST_RECORDS]) for place, names in groups.items())
             except Signal:
+                patience = self._again(patience)
                 self._refresh_all()
                 continue
-            left = []
+            patience, left = None, []
+            self._client.deadline.begin()
             for names, (records, last) in zip(groups.values(), replies, strict=True):
                 expiries = map(expires_ms_of, last) if last else repeat(None)
                 found += (
@@ -120,14 +141,15 @@ class RedisRecords(RedisRanges):
             key, record, ttl_ms = writes[0]
             name = key.encode()
             place = self._place_of(name)
-            small = record is not None and len(record) <= LARGE_BYTES
-            if small and ttl_ms is None and place.birth == birth and not place.batch:
+            fits = ttl_ms is None and place.birth == birth and not place.batch
+            if fits and record is not None and len(record) <= LARGE_BYTES:
                 keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
-                call = WRITE.on(place.slot, keys, place.marker, 1, 0, record, write=True, again=False)
+                call = WRITE.on(place.slot, keys, place.mark, b"1", b"0", record, write=True, again=False)
                 try:
                     self._client.call(call)
                 except (Signal, LostReplyError) as outcome:
                     self._settle(writes, birth, outcome)
+                self._revivals.n = 0
                 return None
         self._check_sizes(writes)
         if len(writes) == 1 or len(self._places) == 1:
@@ -187,11 +209,11 @@ class RedisRecords(RedisRanges):
         def call(place: Place) -> Call:
             self._fold(place)
             arguments = (
-                place.marker,
+                place.mark,
                 version or b"",
                 b"0" if write.record is None else b"1",
                 write.record or b"",
-                b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else write.ttl_ms,
+                b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else b"%d" % write.ttl_ms,
             )
             keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
             return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)._replace(large=large)
@@ -216,21 +238,21 @@ class RedisRecords(RedisRanges):
                     server = f"the Redis server {self._target} (proto-max-bulk-len)"
                     raise too_large(key, self._name, size, int(limit), server)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
         name = key.encode()
 
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.expiry_index, place.records + name)
-            lives = b"" if ttl_ms is None else ttl_ms
-            return _TOUCH.on(place.slot, keys, place.marker, lives, write=True, again=False)
+            lives = b"" if ttl_ms is None else b"%d" % ttl_ms
+            return _TOUCH.on(place.slot, keys, place.mark, lives, write=True, again=False)
 
         try:
-            return bool(self._read(lambda: self._place_of(name), call, 0))
+            return bool(self._read(lambda: self._place_of(name), call, 0, if_birth=if_birth))
         except LostReplyError as lost:
             raise self._unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         layout = len(self._places)
         buckets: dict[int, list[bytes]] = defaultdict(list)
         for key in dict.fromkeys(keys):
@@ -239,20 +261,21 @@ class RedisRecords(RedisRanges):
         # Not more than that at once: deleting is promised for each key, not for all of them as one.
         groups = [names[i : i + MOST_RECORDS] for names in buckets.values() for i in range(0, len(names), MOST_RECORDS)]
         places = [self._place_of(names[0]) for names in groups]
-        if len(groups) == 1 or any(place.batch or not place.birth for place in places):
-            return self._total(
-                [self._outcome(partial(self._delete_bucket, names, layout)) for names in groups], "deleted"
-            )
+        delete = partial(self._delete_bucket, layout=layout, if_birth=if_birth)
+        if len(groups) == 1 or any(
+            place.batch or not place.birth or if_birth not in (ANY, place.birth) for place in places
+        ):
+            return self._total([self._outcome(partial(delete, names)) for names in groups], "deleted")
         replies = self._client.run([_deleting(place, names) for place, names in zip(places, groups, strict=True)])
         return self._total(
             [
-                self._outcome(partial(self._delete_bucket, names, layout)) if isinstance(reply, Signal) else reply
+                self._outcome(partial(delete, names)) if isinstance(reply, Signal) else reply
                 for names, reply in zip(groups, replies, strict=True)
             ],
             "deleted",
         )
 
-    def _delete_bucket(self, names: Sequence[bytes], layout: int) -> int:
+    def _delete_bucket(self, names: Sequence[bytes], *, layout: int, if_birth: Birth) -> int:
         """Delete records that are in one bucket where the namespace lies in so many."""
 
         def call(place: Place) -> Call:
@@ -262,9 +285,9 @@ class RedisRecords(RedisRanges):
             return _deleting(place, names)
 
         try:
-            return int(self._read(lambda: self._place_of(names[0]), call, 0))
+            return int(self._read(lambda: self._place_of(names[0]), call, 0, if_birth=if_birth))
         except Signal:  # the namespace was made anew, and these are not in one bucket any more
-            return self.delete([name.decode() for name in names])
+            return self.delete([name.decode() for name in names], if_birth=if_birth)
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -284,4 +307,4 @@ class RedisRecords(RedisRanges):
 
 def _deleting(place: Place, names: Sequence[bytes]) -> Call:
     keys = (place.marker_key, place.key_index, place.expiry_index, *(place.records + name for name in names))
-    return _DELETE.on(place.slot, keys, place.marker, write=True, again=False)
+    return _DELETE.on(place.slot, keys, place.mark, write=True, again=False)

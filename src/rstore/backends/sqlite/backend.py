@@ -15,10 +15,13 @@ from typing import Any, Final
 import apsw
 
 from rstore.backends.base import Backend
+from rstore.backends.care import no_namespace
 from rstore.backends.nouns import (
     ANY,
     FIRST,
+    KEYS_BYTES,
     LAST,
+    Birth,
     Commit,
     Expected,
     Found,
@@ -36,17 +39,21 @@ from rstore.backends.nouns import (
     View,
     Write,
     Writes,
+    identity_of,
 )
 from rstore.backends.sqlite import logs, records
 from rstore.backends.sqlite.care import SqliteCare
+from rstore.backends.sqlite.cells import bytes_of, damaged_names, found_of, head_of, is_name, names_of
+from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.file import SqliteFile
-from rstore.backends.sqlite.link import transaction
+from rstore.backends.sqlite.link import execute_alone, transaction
 from rstore.backends.sqlite.pinned import Pinned
-from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, now_ms
+from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, NS_OF_BIRTH, now_ms
 from rstore.backends.sqlite.snapshot import SqliteSnapshot
 from rstore.backends.sqlite.watcher import SqliteWatcher
-from rstore.errors import StoreNotAvailableError
+from rstore.errors import CorruptionError
 
+_BIRTH_BYTES: Final = 16 + KEYS_BYTES
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
 # Not INSERT OR REPLACE: it deletes the row first.
 _APPEND: Final = """
@@ -70,7 +77,7 @@ class SqliteBackend(SqliteCare):
     def open(self) -> None:
         self._file.open()
         if self._frozen and self._reads.read(self._namespace_id) is None:
-            raise StoreNotAvailableError(f"there is no namespace {self._namespace!r} in {self._file.path!r}")
+            raise no_namespace(self, self._namespace, f"in {self._file.path!r}")
 
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
@@ -78,11 +85,11 @@ class SqliteBackend(SqliteCare):
             if (birth := connection.execute(find, (self._namespace,)).get) is None:  # mostly it is there: no lock
                 with transaction(connection):
                     insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
-                    connection.execute(insert, (self._namespace, os.urandom(8)))
+                    connection.execute(insert, (self._namespace, os.urandom(_BIRTH_BYTES)))
                     birth = connection.execute(find, (self._namespace,)).get
-            return bytes(birth)
+            return bytes_of(birth, f"the namespace {self._namespace!r} in {self._file.path!r}")
 
-        return self._file.write(work)
+        return self._file.write(work, arm=False)
 
     def close(self) -> None:
         self._file.close()
@@ -104,25 +111,36 @@ class SqliteBackend(SqliteCare):
         if self._file.delete(work):
             self._file.remove_if_unused(_is_unused)
 
-    def fact(self, name: str) -> bytes | None:
-        def work(connection: apsw.Connection) -> bytes | None:
-            fact = connection.execute(
-                f"SELECT fact FROM facts WHERE ns = {NS} AND name = :name", {"ns": self._namespace, "name": name}
-            ).get
-            return None if fact is None else bytes(fact)
-
-        return self._reads.read(work)
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        sql = (
+            "SELECT birth, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id "
+            "WHERE namespaces.name = ?"
+        )
+        rows: list[Any] = self._reads.read(lambda connection: [*connection.execute(sql, (self._namespace,))])
+        if not rows:
+            return None, {}
+        birth = bytes_of(rows[0][0], f"the namespace {self._namespace!r} in {self._file.path!r}")
+        return birth, {name: self._bytes_of_fact(fact, name) for _, name, fact in rows if name is not None}
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
             with transaction(connection):
                 if (ns := self._namespace_id(connection)) is None:
                     raise NamespaceGone
-                connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?, ?)", (ns, name, fact))
-                kept = connection.execute("SELECT fact FROM facts WHERE ns = ? AND name = ?", (ns, name)).get
-                return bytes(kept)
+                find = "SELECT fact FROM facts WHERE ns = ? AND name = ?"
+                if (kept := connection.execute(find, (ns, name)).get) is not None:
+                    return self._bytes_of_fact(kept, name)
+                connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (ns, name, fact))
+                birth: Any = connection.execute("SELECT birth FROM namespaces WHERE id = ?", (ns,)).get
+                birth = bytes_of(birth, f"the namespace {self._namespace!r} in {self._file.path!r}")
+                birth = identity_of(birth) + os.urandom(KEYS_BYTES)
+                connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (birth, ns))
+                return fact
 
         return self._file.write(work)
+
+    def _bytes_of_fact(self, fact: Any, name: str) -> bytes:
+        return bytes_of(fact, f"the fact {name!r} of the namespace {self._namespace!r} in {self._file.path!r}")
 
     def _namespace_id(self, connection: apsw.Connection) -> int | None:
         found: int | None = connection.execute("SELECT id FROM namespaces WHERE name = ?", (self._namespace,)).get
@@ -135,6 +153,12 @@ class SqliteBackend(SqliteCare):
         if found is None:
             raise NamespaceGone
         return found
+
+    def _check_birth(self, connection: apsw.Connection, birth: Birth) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
+        find = "SELECT birth FROM namespaces WHERE name = ?"
+        if birth is not ANY and connection.execute(find, (self._namespace,)).get not in (None, birth):
+            raise NamespaceGone
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
@@ -159,10 +183,10 @@ class SqliteBackend(SqliteCare):
         if execute is not None and type(key) is str and (owner == get_ident() if owner else monotonic() < link.look_at):
             try:
                 # `get` also ends the statement, which would keep the log from being moved into the file.
-                record: bytes | None = execute(link.lookup, (key,)).get
-            except (apsw.Error, UnicodeEncodeError):
+                record: Any = execute(link.lookup, (key,)).get
+            except (apsw.Error, UnicodeError):
                 return None
-            return record
+            return record if type(record) is bytes else None
         return None
 
     def has(self, key: str) -> bool:
@@ -174,8 +198,10 @@ class SqliteBackend(SqliteCare):
         named = {"ns": self._namespace, "now": now_ms(), "keys": json.dumps([*keys])}
         if heads:
             sql = records.FETCH_HEADS
-            return self._reads.read(lambda connection: [*records.heads(connection, connection.execute(sql, named))])
-        return self._reads.read(lambda connection: [*connection.execute(records.FETCH, named)])
+            return self._reads.read(
+                lambda connection: found_of(records.heads(connection, connection.execute(sql, named)))
+            )
+        return self._reads.read(lambda connection: found_of(connection.execute(records.FETCH, named).fetchall()))
 
     def count(self, start: str = "", stop: str | None = None) -> int:
         sql, named = records.of_range("SELECT count(*)", stop), self._range(start, stop)
@@ -201,9 +227,10 @@ class SqliteBackend(SqliteCare):
         # Most of what `_write` does for one record, by one statement and without the frames around it, which would take
         # a fifth of the time. What it did not do is for that: somebody else writes, there is another birth or file,
         # or something large or that expires in its place.
-        link = self._file.local.link
+        link, failed = self._file.local.link, None
         with link.lock:
             connection, execute, bound = link.connection, link.execute, link.bound
+            done = False
             if bound is not None and (bound is not connection or bound.get_autocommit()):
                 execute = None  # the transaction is not there any more
             if connection is not None and execute is not None and len(record) <= INLINE_BYTES:
@@ -212,11 +239,18 @@ class SqliteBackend(SqliteCare):
                         execute(link.insert, (birth, key, record))
                     else:
                         execute(link.insert_expiring, (birth, key, record, records.expires_ms(ttl_ms)))
-                    if bound is not None or not link.has_moved(connection):
+                    if bound is not None or link.is_in_place(connection):
                         return
-                except apsw.Error:
+                    done = True
+                except apsw.Error as error:
                     link.forget_undone()
-        self._write(((key, record, ttl_ms),), birth)
+                    if bound is None and is_in_doubt(error):
+                        failed = CommitInDoubtError(str(error))
+                        failed.__cause__ = error
+        if failed is not None:
+            raise self._file.distrusted(failed) from failed
+        if not (done and self._file.settle()):
+            self._write(((key, record, ttl_ms),), birth)
 
     def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
@@ -229,11 +263,11 @@ class SqliteBackend(SqliteCare):
 
         return self._file.write(work)
 
-    def touch(self, key: str, ttl_ms: int | None) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
         named = {"ns": self._namespace, "now": now_ms(), "key": key, "expires": records.expires_ms(ttl_ms)}
-        return self._delete(records.TOUCH, named) > 0
+        return self._delete(records.TOUCH, named, if_birth) > 0
 
-    def delete(self, keys: Sequence[str]) -> int:
+    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
         sql = f"DELETE FROM records WHERE ns = {NS} AND {LIVE} AND key "
         named: dict[str, Any] = {"ns": self._namespace, "now": now_ms()}
         if len(keys) == 1:
@@ -241,10 +275,10 @@ class SqliteBackend(SqliteCare):
         else:
             sql, named["keys"] = sql + "IN (SELECT value FROM json_each(:keys))", json.dumps(keys)
 
-        return self._delete(sql, named)
+        return self._delete(sql, named, if_birth)
 
-    def delete_range(self, start: str, stop: str | None) -> int:
-        return self._delete(records.of_range("DELETE", stop), self._range(start, stop))
+    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+        return self._delete(records.of_range("DELETE", stop), self._range(start, stop), if_birth)
 
     def sweep(self, limit: int) -> int:
         named = {"ns": self._namespace, "now": now_ms(), "limit": limit}
@@ -252,10 +286,16 @@ class SqliteBackend(SqliteCare):
             return 0  # without a lock, which others might wait for
         return self._delete(records.SWEEP, named)
 
-    def _delete(self, sql: str, named: dict[str, Any]) -> int:
+    def _delete(self, sql: str, named: dict[str, Any], if_birth: Birth = ANY) -> int:
+        if if_birth is not ANY:
+            sql, named["birth"] = sql.replace(NS, NS_OF_BIRTH), if_birth
+
         def work(connection: apsw.Connection) -> int:
-            connection.execute(sql, named)
-            return connection.changes()
+            execute_alone(connection, sql, named)
+            n = connection.changes()
+            if n == 0 and if_birth is not ANY:  # births never come back: the one of now was that of the statement
+                self._check_birth(connection, if_birth)
+            return n
 
         return self._file.delete(work)
 
@@ -282,17 +322,24 @@ class SqliteBackend(SqliteCare):
         named = {**self._range(start, stop), "more": limit + 1}
 
         def work(connection: apsw.Connection) -> Page:
-            if heads:
-                return records.page(records.heads(connection, connection.execute(query(records.HEADS), named)), limit)
-            some = records.KEYS if keys_only else records.SMALL
-            small = records.page_of_small(connection.execute(query(some), named).fetchall(), limit)
-            return small or records.page(connection.execute(query(records.WHOLE), named), limit)
+            if self.around_damage:
+                around = query(records.WHOLE).replace("SELECT key", "SELECT CAST(key AS BLOB)").rpartition(" LIMIT")[0]
+                return records.around_damage(connection.execute(around, named), limit)
+            try:
+                if heads:
+                    found = records.heads(connection, connection.execute(query(records.HEADS), named))
+                    return records.page(found, limit)
+                some = records.KEYS if keys_only else records.SMALL
+                small = records.page_of_small(connection.execute(query(some), named).fetchall(), limit)
+                return small or records.page(connection.execute(query(records.WHOLE), named), limit)
+            except UnicodeDecodeError as error:
+                raise records.damaged_key(connection, self._namespace) from error
 
         return self._reads.read(work)
 
     def clear(self) -> None:
         sql, named = f"DELETE FROM records WHERE ns = {NS}", {"ns": self._namespace}
-        self._file.delete(lambda connection: connection.execute(sql, named))
+        self._file.delete(lambda connection: execute_alone(connection, sql, named))
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[SqliteWatcher]:
         return closing(SqliteWatcher(self._file))
@@ -300,9 +347,22 @@ class SqliteBackend(SqliteCare):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
-        sql = f"SELECT key FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
+        rest = f"FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
         named = {"ns": self._namespace, "model": int(model)}
-        return self._reads.read(lambda connection: [key for (key,) in connection.execute(sql, named)])
+
+        def work(connection: apsw.Connection) -> list[str]:
+            if self.around_damage:
+                raws = [raw for (raw,) in connection.execute(f"SELECT CAST(key AS BLOB) {rest}", named)]
+                return [raw.decode() for raw in raws if type(raw) is bytes and is_name(raw)]
+            try:
+                return names_of(connection.execute(f"SELECT key {rest}", named).fetchall())
+            except (CorruptionError, UnicodeDecodeError) as error:
+                for raw in damaged_names(connection, f"key {rest}", named):
+                    what = f"the name {raw!r} of a log in namespace {self._namespace!r} is damaged, it is no text"
+                    raise CorruptionError(what) from error
+                raise
+
+        return self._reads.read(work)
 
     def _find(self, connection: apsw.Connection, log: Log) -> tuple[int, Head] | None:
         sql = (
@@ -310,7 +370,7 @@ class SqliteBackend(SqliteCare):
             "WHERE name = ? AND model = ? AND key = ?"
         )
         row: Any = connection.execute(sql, (self._namespace, int(log.model), log.key)).fetchone()
-        return None if row is None else (row[0], Head(row[1], row[2], bool(row[3]), row[4]))
+        return None if row is None else (row[0], head_of(row[1:]))
 
     def view(
         self,
@@ -369,7 +429,7 @@ class SqliteBackend(SqliteCare):
         def work(connection: apsw.Connection) -> bool:
             if len(rows) == 1:
                 with suppress(apsw.ConstraintError):  # there is no such log
-                    connection.execute(_APPEND, (*place, *rows[0]))  # one statement is a transaction of its own
+                    execute_alone(connection, _APPEND, (*place, *rows[0]))  # one statement is a transaction of its own
                     return True
             with transaction(connection):
                 number, known = self._find(connection, log) or (None, head)
@@ -411,9 +471,10 @@ class SqliteBackend(SqliteCare):
 
         return self._file.write(work)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
+                self._check_birth(connection, if_birth)
                 found = self._find(connection, log)
                 if found is None or if_version not in (ANY, found[1].version):
                     return False

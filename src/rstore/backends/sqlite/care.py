@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from typing import Final
+from contextlib import closing
+from itertools import islice
+from typing import Any, Final
 
 import apsw
 
 from rstore.backends.base import Backend
 from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.nouns import Model
+from rstore.backends.sqlite.cells import damaged_names, is_name, names_of
 from rstore.backends.sqlite.file import SqliteFile
-from rstore.backends.sqlite.link import log_names
+from rstore.backends.sqlite.format import differences, oddities, schema_of
 from rstore.backends.sqlite.opening import KEEP_IN_MEMORY
-from rstore.backends.sqlite.records import LIVE, NS, now_ms
+from rstore.backends.sqlite.place import log_names, status
+from rstore.backends.sqlite.records import LIVE, NS, RECORD, now_ms
 from rstore.backends.sqlite.turns import Turn, take_turn
-from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
+from rstore.errors import CorruptionError, NotSupportedError, StoreBusyError, StoreFullError
 
 # One statement, one moment. `length` reads the header of a large value, and not the value.
 _STATS: Final = f"""
-SELECT model, sum(logs), sum(n), sum(size) FROM (
+SELECT model, sum(logs), sum(n), coalesce(sum(size), 0) FROM (
   SELECT {RECORDS} AS model, 1 AS logs, 0 AS n,
     coalesce(length(record), (SELECT length(record) FROM blobs WHERE id = blob)) AS size
   FROM records WHERE ns = {NS} AND {LIVE}
@@ -37,8 +41,9 @@ _ORPHANS: Final = (
     ("blobs", "FROM blobs WHERE id NOT IN (SELECT blob FROM records WHERE blob IS NOT NULL)"),
 )
 _MISSING: Final = f"""
-SELECT key FROM records WHERE ns = {NS} AND record IS NULL AND (blob IS NULL OR blob NOT IN (SELECT id FROM blobs))"""
-_TWICE: Final = f"SELECT key FROM records WHERE ns = {NS} AND record IS NOT NULL AND blob IS NOT NULL"
+SELECT CAST(key AS BLOB) FROM records
+WHERE ns = {NS} AND (typeof({RECORD}) <> 'blob' OR typeof(expires_ms) NOT IN ('integer', 'null'))"""
+_TWICE: Final = f"SELECT CAST(key AS BLOB) FROM records WHERE ns = {NS} AND record IS NOT NULL AND blob IS NOT NULL"
 _MOST_COMPLAINTS: Final = 100
 _PAGES_A_STEP: Final = 1024
 _SYNCHRONOUS: Final = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
@@ -52,8 +57,17 @@ class SqliteCare(Backend):
     _frozen: bool
 
     def namespaces(self) -> list[str]:
-        sql = "SELECT name FROM namespaces ORDER BY name"
-        return self._file.read(lambda connection: [name for (name,) in connection.execute(sql)])
+        def work(connection: apsw.Connection) -> list[str]:
+            try:
+                return names_of(connection.execute("SELECT name FROM namespaces ORDER BY name").fetchall())
+            except (CorruptionError, UnicodeDecodeError) as error:
+                raise self._damaged_namespace(connection) from error
+
+        return self._file.read(work)
+
+    def _damaged_namespace(self, connection: apsw.Connection) -> CorruptionError:
+        raw = next(damaged_names(connection, "name FROM namespaces", {}), b"")
+        return CorruptionError(f"the name {raw!r} of a namespace in {self._file.path!r} is damaged, it is no text")
 
     def ping(self) -> None:
         # By the file itself, not by what is in memory: a read transaction looks whether it is still the same one.
@@ -90,15 +104,35 @@ class SqliteCare(Backend):
         for complaint in self._file.read(complaints):
             if complaint != "ok":
                 yield Finding("store", None, f"SQLite says of the file: {complaint}")
+        for difference in self._file.read(_of_schema):
+            yield Finding("store", None, difference)
+        for model, name in self._file.read(self._damaged_names):
+            yield Finding(model, None, f"a name is damaged, it is no text: {name!r}")
         for table, orphans in _ORPHANS:
             n = self._count(orphans)
             if n:
                 yield Finding("store", None, f"{n} rows of the table {table} belong to nothing")
         named = {"ns": self._namespace}
-        for (key,) in self._file.read(lambda connection: [*connection.execute(_MISSING, named)]):
-            yield Finding(MODELS[RECORDS], key, "its value is missing")
-        for (key,) in self._file.read(lambda connection: [*connection.execute(_TWICE, named)]):
-            yield Finding(MODELS[RECORDS], key, "it has two values, of which the smaller one is read")
+        for raw in self._keys(_MISSING, named):
+            yield Finding(MODELS[RECORDS], raw, "its value is missing, or damaged")
+        for raw in self._keys(_TWICE, named):
+            yield Finding(MODELS[RECORDS], raw, "it has two values, of which the smaller one is read")
+
+    def _keys(self, sql: str, named: dict[str, Any]) -> list[str]:
+        raws = self._file.read(lambda connection: connection.execute(sql, named).fetchall())
+        return [raw.decode() for (raw,) in raws if type(raw) is bytes and is_name(raw)]
+
+    def _damaged_names(self, connection: apsw.Connection) -> list[tuple[str, bytes]]:
+        named = {"ns": self._namespace}
+        asked = [("store", "name FROM namespaces", {}), (MODELS[RECORDS], f"key FROM records WHERE ns = {NS}", named)]
+        for model in (Model.SERIES, Model.EVENTS):
+            where = f"key FROM logs WHERE ns = {NS} AND model = {int(model)}"
+            asked.append((MODELS[model], where, named))
+        return [
+            (model, raw)
+            for model, what, bindings in asked
+            for raw in islice(damaged_names(connection, what, bindings), _MOST_COMPLAINTS)
+        ]
 
     def _count(self, what: str) -> int:
         return self._file.read(lambda connection: int(connection.execute(f"SELECT count(*) {what}").get))
@@ -108,28 +142,28 @@ class SqliteCare(Backend):
     def save(self, path: str) -> bool:
         # At one moment, on a connection of its own: without a transaction that stays there, SQLite would begin anew
         # whenever somebody writes, and never end where somebody always does.
-        target = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         try:
-            # Whoever asked makes it durable when it is whole.
-            target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-            with self._file.pinned() as pinned:
-                copy = pinned.read(lambda connection: target.backup("main", connection, "main"))
-                try:
-                    while not copy.done:
-                        pinned.read(lambda _: copy.step(_PAGES_A_STEP))
-                finally:
-                    copy.close(force=True)
+            with closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as target:
+                # Whoever asked makes it durable when it is whole.
+                target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+                with self._file.pinned() as pinned:
+                    copy = pinned.read(lambda connection: target.backup("main", connection, "main"))
+                    try:
+                        while not copy.done:
+                            pinned.read(lambda _: copy.step(_PAGES_A_STEP))
+                    finally:
+                        copy.close(force=True)
         except StoreFullError as error:  # names the source, which is only read
             raise StoreFullError(f"there is no room for the backup {path!r}") from error.__cause__
         except apsw.Error as error:
             raise self._file.translated(error) from error
-        finally:
-            target.close()
         return True
 
     # -- space --------------------------------------------------------------------------------------------------------
 
     def reclaim(self) -> int:
+        link = self._file.local.link
+
         def work(connection: apsw.Connection) -> int:
             if connection.in_transaction:
                 raise NotSupportedError("SQLite gives no space back inside a transaction: call vacuum outside of it")
@@ -143,6 +177,7 @@ class SqliteCare(Backend):
                 raise self._file.translated(error) from error
             finally:
                 connection.execute(KEEP_IN_MEMORY)
+                link.armed = False  # changing it drops temporary triggers
             self._empty_log(connection, turn)
             return before - self._size()
 
@@ -159,4 +194,9 @@ class SqliteCare(Backend):
 
     def _size(self) -> int:
         paths = (self._file.path, log_names(self._file.path)[0])
-        return sum(os.path.getsize(path) for path in paths if os.path.exists(path))
+        return sum(found.st_size for path in paths if (found := status(path)) is not None)
+
+
+def _of_schema(connection: apsw.Connection) -> list[str]:
+    parts = schema_of(connection)
+    return [*differences(connection, parts), *oddities(parts)]

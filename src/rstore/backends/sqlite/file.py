@@ -5,10 +5,11 @@ Nouns: a *file* (all links of one open store).
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from threading import get_ident, local
@@ -18,15 +19,20 @@ from weakref import WeakSet
 import apsw
 
 from rstore.backends.nouns import Options
-from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, gate, in_transaction, lost_places, transaction
-from rstore.backends.sqlite.opening import LOOK_EVERY_S, connect_frozen, connect_phantom, connect_writable
+from rstore.backends.sqlite.doubt import dispel, distrust
+from rstore.backends.sqlite.errors import CommitInDoubtError, is_failed_sync, is_failed_write, translated
+from rstore.backends.sqlite.format import add_triggers, check_schema
+from rstore.backends.sqlite.link import LOOK_EVERY_S, Link, gate, in_transaction, lost_places, transaction
+from rstore.backends.sqlite.opening import connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.pinned import Pinned
+from rstore.backends.sqlite.place import Identity, is_there, unreachable
 from rstore.backends.sqlite.removing import remove_if_unused
 from rstore.backends.sqlite.replaced import are_others, leave, leave_others
 from rstore.backends.sqlite.turns import Turn, set_patience, take_turn
+from rstore.backends.telemetry import Occurrence
 from rstore.errors import (
     ConflictError,
+    OutcomeUnknownError,
     StoreBusyError,
     StoreClosedError,
     StoreError,
@@ -36,9 +42,13 @@ from rstore.errors import (
 
 T = TypeVar("T")
 
+_log: Final = logging.getLogger("rstore.sqlite")
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
 _MOST_SPARE: Final = 2
-_OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError, apsw.IOError)
+_FAILURES: Final = (apsw.Error, UnicodeDecodeError)
+"""What a statement raises; the second where a text in the file is no UTF-8."""
+_OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError)
+_OF_THE_SYSTEM: Final = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)
 
 
 class _Local(local):
@@ -100,11 +110,11 @@ class SqliteFile:
                 if connection is not None:
                     try:
                         result = work(connection)
-                    except apsw.Error as error:
+                    except _FAILURES as error:
                         if link.connection is not connection:
                             continue  # a signal handler has closed it meanwhile
                         if in_transaction(connection) or not link.is_stale():
-                            waits = turn = self._turn(error, connection, turn)
+                            waits = turn = self._turn(error, connection, turn, link)
                     else:
                         if link.stamp is None or not link.is_stale():
                             return result
@@ -117,45 +127,98 @@ class SqliteFile:
         """Do the same as `write` for what only takes away: a file that is not there is not made for it."""
         return self.write(work, create=False)
 
-    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True) -> T:
+    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
         """Return what `work` did, in one transaction, to the file that bears the name now.
 
         The look comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
+
+        `arm`: whether it may remove or replace records.
         """
         link, suspicious, turn = self.local.link, True, None
         while True:
-            waits = None
+            waits, failed = None, None
+            done: list[T] = []
             with link.lock:
                 connection = link.connection
                 if connection is None or link.phantom or link.bound is not None:
                     connection = self.connection(link, create=create)
                 try:
+                    if arm and not link.armed:
+                        add_triggers(link, connection)
                     result = work(connection)
-                except apsw.Error as error:
+                except _FAILURES as error:
                     if link.connection is not connection:
                         continue  # a signal handler has closed it meanwhile, and nothing was done
                     link.forget_undone()
-                    # The first time damage is seen it may be that of two files whose logs were mixed up by their name:
-                    # connected anew, what is damaged is damaged still. Whatever had begun was rolled back.
-                    mixed = suspicious and isinstance(error, _OF_MIXED_FILES)
-                    suspicious = suspicious and not mixed
-                    if in_transaction(connection) or not (mixed or link.moved()):
-                        waits = turn = self._turn(error, connection, turn)
+                    # The first time it may be damage of two files whose logs were mixed up by their name, or a
+                    # connection that can only read, for want of descriptors: connected anew, what is damaged is damaged
+                    # still. Whatever had begun was rolled back.
+                    again = suspicious and _may_pass(error)
+                    suspicious = suspicious and not again
+                    if is_failed_sync(error) or isinstance(error, CommitInDoubtError):
+                        failed = error
+                    elif in_transaction(connection) or not (again or link.moved()):
+                        waits = turn = self._turn(error, connection, turn, link)
                 else:
-                    if link.bound is not None or not link.moved():
+                    if link.bound is not None or link.is_in_place(connection):
                         return result
-            if waits is None:
-                self._leave()  # whatever was done to, or went wrong with, a file that bears the name no more
-            else:
+                    done = [result]
+            if failed is not None:
+                raise self.distrusted(failed) from failed
+            if waits is not None:
                 waits.wait()
+            elif not done:
+                self._leave()  # whatever went wrong with a file that bears the name no more
+            elif self.settle():
+                return done[0]
 
-    def _turn(self, error: apsw.Error, connection: apsw.Connection, turn: Turn | None) -> Turn:
+    def settle(self) -> bool:
+        """Return whether what this thread has committed just now stays, where something was not seen in its place.
+
+        False: the file bears the name no more, and what was done has to be done to the one that does. Raises
+        `OutcomeUnknownError` where it cannot be told.
+        """
+        link = self.local.link
+        try:
+            with link.lock:
+                moved = link.moved()
+                lost = not moved and link.has_lost_log()
+            if lost:
+                self._leave()  # moves it into the file
+        except StoreError as error:
+            raise OutcomeUnknownError(f"the call was applied, and then: {error}; read, before you repeat it") from error
+        if moved:
+            self._leave()
+        return not moved
+
+    def distrusted(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
+        """Return the error of rstore for one of the disk, after closing all connections to the file."""
+        self._options.telemetry.note(
+            _log,
+            Occurrence.LOST_REPLY,
+            "%s: a commit failed, and may be done",
+            self.path,
+        )
+        distrust(self.path)
+        return self.translated(error)
+
+    def _turn(
+        self,
+        error: apsw.Error | UnicodeDecodeError,
+        connection: apsw.Connection,
+        turn: Turn | None,
+        link: Link | None = None,
+    ) -> Turn:
         """Return how to wait for those who have the file locked; raise whatever else an error says."""
         if isinstance(error, apsw.BusyError) and not in_transaction(connection):
+            if turn is None:
+                self._options.telemetry.note(_log, Occurrence.WAIT, "%s: a call waits for other writers", self.path)
             turn = turn or self.new_turn()
             if not turn.is_over:
                 return turn
+        if link is not None and link.bound is None and isinstance(error, _OF_THE_SYSTEM):
+            link.close()  # for want of descriptors it may not be able to write, and would stay so
         raise self.translated(error) from error
 
     @contextmanager
@@ -164,10 +227,11 @@ class SqliteFile:
         link = self.local.link
         with link.lock:
             outermost = link.bound is None
-            moved = outermost and link.moved()
+            held = link.connection if outermost and not link.phantom else None
+            moved = held is not None and not link.is_in_place(held) and (link.moved() or link.has_lost_log())
         if moved:  # nobody can do it again but who asked for it, so it should not begin on a file that is gone
             self._leave()
-        stays = False
+        stays, failed, strayed = False, None, False
         with link.held():
             connection = self.connection(link, create=create)
             # What was interrupted at its beginning may be closed by the garbage collector only, inside of another one.
@@ -177,6 +241,7 @@ class SqliteFile:
                 return link.connection is connection and link.begun == mine
 
             try:
+                add_triggers(link, connection)  # outside of the transaction, with which they would be rolled back
                 begin = partial(take_turn, turn=self.new_turn())
                 with transaction(connection, begin=begin, alive=alive):
                     link.bound = connection
@@ -185,6 +250,9 @@ class SqliteFile:
                     if link.moved():
                         raise StoreNotAvailableError(f"{self.path!r} was replaced meanwhile; nothing was applied")
                 stays = True
+                strayed = outermost and not link.is_in_place(connection)
+            except (CommitInDoubtError, apsw.ReadOnlyError) as error:
+                failed = error
             except apsw.Error as error:
                 raise self.translated(error) from error
             finally:
@@ -193,6 +261,13 @@ class SqliteFile:
                     link.forget()
                 if outermost and link.begun == mine:
                     link.bound = None
+        if isinstance(failed, CommitInDoubtError):
+            raise self.distrusted(failed) from failed
+        if failed is not None:
+            self._leave()  # for want of descriptors it can only read, and would stay so
+            raise self.translated(failed) from failed
+        if strayed and not self.settle():
+            raise OutcomeUnknownError(f"{self.path!r} was replaced while a transaction was committed; read it again")
 
     def _check_bound(self, link: Link) -> None:
         """Refuse to go on where the transaction of a link is not there any more."""
@@ -220,7 +295,7 @@ class SqliteFile:
     def connection(self, link: Link, *, create: bool = True) -> apsw.Connection:
         """Return the link's connection for writing, to whoever holds its lock."""
         self._check_bound(link)
-        if link.connection is None or (link.phantom and (create or os.path.exists(self.path))):
+        if link.connection is None or (link.phantom and (create or is_there(self.path))):
             return self._connect(link, writing=create)
         return link.connection
 
@@ -316,7 +391,16 @@ class SqliteFile:
             return None
         if link.look_at:
             link.look_at = time.monotonic() + LOOK_EVERY_S
+            self._look_at_schema(link, connection)
         return connection
+
+    def _look_at_schema(self, link: Link, connection: apsw.Connection) -> None:
+        try:
+            with suppress(apsw.BusyError):  # then at the next look
+                check_schema(link, connection)
+        except _FAILURES as error:
+            if link.connection is connection:
+                raise self.translated(error) from error
 
     def version(self, link: Link) -> tuple[apsw.Connection, int]:
         """Return what is another one after every commit of anybody else, and when another file bears the name.
@@ -351,6 +435,7 @@ class SqliteFile:
         return link
 
     def _leave(self, mine: Link | None = None) -> None:
+        self._options.telemetry.note(_log, Occurrence.RECONNECTION, "%s: the file is opened anew", self.path)
         leave(self.path, mine or self.local.link, self._options.timeout_s)
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -366,16 +451,21 @@ class SqliteFile:
                 link.close()
                 try:
                     connection = self._try_connect(link, writing=writing)
+                    if not self._options.frozen:
+                        dispel(link, connection)
                     set_patience(connection, self._options.timeout_s)
                 except FileNotFoundError as error:  # somebody removed it since it was found or created: once more
                     link.close()
                     if time.monotonic() > deadline:
                         raise StoreBusyError(f"{self.path!r} was removed again and again") from error
                 except apsw.Error as error:
-                    gone = not os.path.exists(self.path) or link.moved()
+                    gone = not is_there(self.path) or link.moved()
                     link.close()
                     if not (gone or isinstance(error, apsw.BusyError)) or time.monotonic() > deadline:
                         raise self.translated(error) from error
+                except OSError as error:
+                    link.close()
+                    raise unreachable(self.path, error) from error
                 except BaseException:
                     link.close()
                     raise
@@ -388,23 +478,29 @@ class SqliteFile:
             raise FileNotFoundError(self.path)
         if self._options.frozen:
             return connect_frozen(link)
-        if not writing and not os.path.exists(self.path):
+        if not writing and not is_there(self.path):
             return connect_phantom(link, self._options.durability)
         return connect_writable(link, self._options.durability)
 
     # -- removing -----------------------------------------------------------------------------------------------------
 
     def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
-        """Remove the file if nobody else has it open and nothing is in it; otherwise it stays."""
-        try:
-            remove_if_unused(self.path, self._links.__contains__, is_unused)
-        except apsw.Error as error:
-            raise self.translated(error) from error
+        """Remove the file if nobody else has it open and nothing is in it; otherwise, and if it cannot be, it stays."""
+        with self.local.link.lock:
+            opened: Identity | None = self.local.link.opened
+        if opened is not None:
+            remove_if_unused(self.path, opened, self._links.__contains__, is_unused)
 
     def new_turn(self) -> Turn:
         """Return how long a call that begins now may wait for a lock."""
         return Turn(self._options.timeout_s)
 
-    def translated(self, error: apsw.Error) -> StoreError:
+    def translated(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """Return the error of rstore for an error of the driver."""
         return translated(error, self.path, self._options.timeout_s)
+
+
+def _may_pass(error: apsw.Error | UnicodeDecodeError) -> bool:
+    if isinstance(error, apsw.IOError):  # many kinds of it while others remove the file; to write again proves nothing
+        return not is_failed_write(error)
+    return isinstance(error, (*_OF_MIXED_FILES, apsw.ReadOnlyError))

@@ -1,18 +1,23 @@
-"""The layout of a SQLite file: its tables, and the marks by which it is known."""
+"""The layout of a SQLite file: its tables, the marks by which it is known, and whether its schema is still that one."""
 
 from __future__ import annotations
 
 import os
-from typing import Final
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Final, NamedTuple
 
 import apsw
 
-from rstore.errors import StoreNotAvailableError
+from rstore.backends.sqlite.link import Link
+from rstore.errors import CorruptionError, StoreNotAvailableError
 
 APPLICATION_ID: Final = 0x72737472
 """ASCII `rstr`, in bytes 68 to 71 of the file."""
 FORMAT: Final = 1
 _SMALLEST_DATABASE: Final = 512
+_MARKS: Final = {"pragma_application_id": None, "pragma_user_version": None, "pragma_encoding": None}.keys()
 _FIRST_RELEASE_TABLES: Final = {"_kv", "_ts", "_es"}
 
 # No CHECK of records: what could fail at the second of many rows would have to keep the pages of the first until then.
@@ -61,6 +66,40 @@ CREATE TABLE checkpoints (
 ) STRICT, WITHOUT ROWID;
 """
 
+# The file's own triggers are for versions of this library that still run them. This one runs no trigger that a file
+# brings along, since it could undo every write, and does the same by its own, which SQLite keeps with the connection.
+_OWN_TRIGGERS: Final = """
+CREATE TEMP TRIGGER records_replaced AFTER UPDATE OF blob ON main.records WHEN old.blob IS NOT NULL
+  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
+CREATE TEMP TRIGGER records_deleted AFTER DELETE ON main.records WHEN old.blob IS NOT NULL
+  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
+"""
+_OLDER: Final = {
+    "records": """CREATE TABLE records (
+  ns INTEGER NOT NULL, key TEXT NOT NULL, record BLOB, blob INTEGER, expires_ms INTEGER, PRIMARY KEY (ns, key),
+  CHECK ((record IS NULL) <> (blob IS NULL)) ) STRICT, WITHOUT ROWID"""
+}
+"""Tables as earlier versions made them."""
+_SCHEMA: Final = "SELECT type, name, tbl_name, sql FROM main.sqlite_schema"
+_LOOK: Final = f"{_SCHEMA} UNION ALL SELECT {', '.join(f'(SELECT * FROM {mark})' for mark in _MARKS)}, NULL"
+_COMMENT: Final = re.compile(r"--[^\n]*")
+_SPACE: Final = re.compile(r"[ \t\n\f\r]+")  # of SQLite: what else Python takes for space is part of a name there
+
+
+class Part(NamedTuple):
+    """One row of a schema."""
+
+    kind: str
+    name: str
+    table: str
+    sql: str | None
+    """None for an index that a table brings along."""
+
+    @property
+    def decides(self) -> bool:
+        """Whether what a statement does depends on it: not on a trigger, which is not run, nor on a plain index."""
+        return self.kind != "trigger" and not (self.sql or "CREATE INDEX ").startswith("CREATE INDEX ")
+
 
 def lay_out(connection: apsw.Connection) -> None:
     """Make an empty database a store, inside a transaction that the caller has begun."""
@@ -68,27 +107,143 @@ def lay_out(connection: apsw.Connection) -> None:
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}")
 
 
+def distrust(connection: apsw.Connection) -> None:
+    """Let nothing run that a file brings along: no trigger, no view, no function that does more than compute."""
+    for option, value in (
+        (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),
+        (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),
+        (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+        (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
+    ):
+        connection.config(option, value)
+
+
+def add_triggers(link: Link, connection: apsw.Connection) -> None:
+    """Let a connection that writes remove large records with the rows that lead to them.
+
+    Not when it is opened: that takes a tenth of an opening, and most of what is opened is read.
+    """
+    if not link.armed:
+        connection.execute(_OWN_TRIGGERS)
+        link.armed = True
+
+
 def is_fresh(connection: apsw.Connection, path: str) -> bool:
     """Return whether the database is empty; refuse what is no store of this format.
 
-    Raises `StoreNotAvailableError`.
+    Raises `StoreNotAvailableError`, and `CorruptionError` if it is one whose tables were changed.
     """
     if 0 < os.stat(path).st_size < _SMALLEST_DATABASE:
         raise StoreNotAvailableError(f"{path!r} is not a database")  # SQLite would take it for an empty one
     # One statement, one moment: another process may be laying it out right now.
-    marks = "(SELECT * FROM pragma_application_id), (SELECT * FROM pragma_user_version)"
     try:
-        rows = list(connection.execute(f"SELECT {marks}, name FROM sqlite_schema UNION ALL SELECT {marks}, NULL"))
+        rows = list(connection.execute(_LOOK))
     except apsw.NotADBError as error:
         raise StoreNotAvailableError(f"{path!r} is not a database") from error
-    application, version, _ = rows[0]
-    tables = {name for _, _, name in rows if name is not None}
-    if application == APPLICATION_ID and version <= FORMAT:
-        return False
-    if application == APPLICATION_ID:
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"{path!r}: a name in its schema is no UTF-8") from error
+    application, version, encoding, _ = rows.pop()
+    parts = [*map(Part._make, rows)]
+    if not _MARKS.isdisjoint(part.name.lower() for part in parts):  # it is a table that was read in place of the marks
+        application = None
+    if application == APPLICATION_ID and version > FORMAT:
         raise StoreNotAvailableError(f"{path!r} is of format {version}, written by a newer version of rstore")
-    if tables >= _FIRST_RELEASE_TABLES:
-        raise StoreNotAvailableError(f"{path!r} was written by rlib-store 0.1, whose format is not read here")
-    if tables or application:
-        raise StoreNotAvailableError(f"{path!r} is a SQLite database of another application")
-    return True
+    if application != APPLICATION_ID:
+        if {part.name for part in parts} >= _FIRST_RELEASE_TABLES:
+            raise StoreNotAvailableError(f"{path!r} was written by rlib-store 0.1, whose format is not read here")
+        if parts or application != 0:
+            raise StoreNotAvailableError(f"{path!r} is a SQLite database of another application")
+    if encoding != "UTF-8":
+        raise StoreNotAvailableError(f"{path!r} is a database in {encoding}: a store is one in UTF-8")
+    if application != APPLICATION_ID:
+        return True
+    _refuse(differences(connection, parts), path)
+    return False
+
+
+def check_schema(link: Link, connection: apsw.Connection) -> None:
+    """Refuse a file whose tables were changed since it was opened; it costs next to nothing where they were not."""
+    version = connection.pragma("schema_version")
+    if version != link.schema_version:
+        _refuse(differences(connection, schema_of(connection)), link.path)
+        link.schema_version = version
+
+
+def _refuse(differences: Iterator[str], path: str) -> None:
+    for difference in differences:
+        raise CorruptionError(f"{path!r}: {difference}; undo that change, or restore a backup")
+
+
+# -- the schema -------------------------------------------------------------------------------------------------------
+
+
+def schema_of(connection: apsw.Connection) -> list[Part]:
+    """Return the schema of a file as it says itself."""
+    return [*map(Part._make, connection.execute(_SCHEMA))]
+
+
+def differences(connection: apsw.Connection, parts: Sequence[Part]) -> Iterator[str]:
+    """Yield how a schema differs from the layout in what could change the meaning of a statement.
+
+    A unique index of others does: it decides which row `ON CONFLICT` finds. Their tables, views, triggers and other
+    indexes do not.
+    """
+    layout, there = _layout(), {part.name: part for part in parts}
+    for known in layout.values():
+        if (found := there.get(known.name)) != known and known.decides:
+            yield from _difference(known, found)
+    for part in parts:
+        if part.decides and part.kind == "index" and part.name not in layout:
+            # As SQLite sees it: the column that names the table could say anything.
+            table = next((table for table in _tables() if part.name in _indexes(connection, table)), None)
+            if table is not None:
+                yield f"its table {table!r} has another unique index, {part.name!r}"
+
+
+def oddities(parts: Sequence[Part]) -> Iterator[str]:
+    """Yield how a schema differs from the layout in what no statement depends on."""
+    layout, there = _layout(), {part.name: part for part in parts}
+    for known in layout.values():
+        if (found := there.get(known.name)) != known and not known.decides:
+            yield from _difference(known, found)
+    for part in parts:
+        if part.kind == "trigger" and part.table in _tables() and part.name not in layout:
+            yield f"its trigger {part.name!r} on {part.table!r} is another's, and is not run"
+
+
+def _difference(known: Part, found: Part | None) -> Iterator[str]:
+    if found is None:
+        yield f"its {known.kind} {known.name!r} is missing"
+    elif found.kind != known.kind or _bare(found.sql or "") not in _accepted(known):
+        yield f"its {known.kind} {known.name!r} was changed"
+
+
+@cache
+def _layout() -> dict[str, Part]:
+    connection = apsw.Connection(":memory:")
+    lay_out(connection)
+    parts = schema_of(connection)
+    connection.close()
+    return {part.name: part for part in parts if not part.name.startswith("sqlite_")}
+
+
+@cache
+def _tables() -> frozenset[str]:
+    return frozenset(part.name for part in _layout().values() if part.kind == "table")
+
+
+def _indexes(connection: apsw.Connection, table: str) -> set[str]:
+    return {row[1] for row in connection.execute(f"PRAGMA main.index_list({table})")}
+
+
+@cache
+def _accepted(known: Part) -> frozenset[str]:
+    texts = [known.sql or ""]
+    if known.kind == "table" and known.name in _OLDER:
+        texts.append(_OLDER[known.name])
+    return frozenset(map(_bare, texts))
+
+
+def _bare(sql: str) -> str:
+    """Return SQL without comments and by how it is set: our own holds no quotes, in which these would count."""
+    return _SPACE.sub(" ", _COMMENT.sub("", sql)).strip()

@@ -7,13 +7,21 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from math import inf
 from threading import RLock
-from typing import Final
+from typing import Any, Final
 from weakref import WeakSet
 
 import apsw
 
+from rstore.backends.sqlite import guard as guards
+from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
+from rstore.backends.sqlite.guard import Guard
+from rstore.backends.sqlite.place import Identity, bears, has_log, identity, is_there, log_names, stamp
+from rstore.errors import StoreNotAvailableError
+
 _HAS_MOVED: Final = apsw.SQLITE_FCNTL_HAS_MOVED
+LOOK_EVERY_S: Final = 1.0
 
 
 class Link:
@@ -27,13 +35,17 @@ class Link:
         "__weakref__",
         "_moved",
         "_moved_at",
+        "armed",
         "begun",
         "bound",
         "connection",
         "execute",
+        "guard",
         "insert",
         "insert_expiring",
         "lock",
+        "log",
+        "log_look_at",
         "logs",
         "look_at",
         "lookup",
@@ -41,11 +53,13 @@ class Link:
         "owner",
         "path",
         "phantom",
+        "place",
+        "schema_version",
         "stamp",
     )
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path = self.place = path  # as it was given, and the file that it led to when that was opened
         self.lock = RLock()  # guards everything below
         self.connection: apsw.Connection | None = None
         self.bound: apsw.Connection | None = None  # the one above, while a transaction over several calls is open on it
@@ -54,12 +68,17 @@ class Link:
         self.execute: Callable[..., apsw.Cursor] | None = None
         self.lookup = self.insert = self.insert_expiring = ""
         self.owner = 0  # the thread that uses this cursor alone, of a link that several share; 0 if it is one thread's
+        self.armed = False  # whether the connection has the triggers that it writes with
+        self.schema_version = -1  # of the schema that was compared last with the layout, after it was opened
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed, so is what was read
         # When to look next whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.look_at = 0.0
-        self.opened: tuple[int, int] | None = None  # the file that is open for writing
-        self.logs: dict[str, tuple[int, int] | None] = {}  # the files of the write-ahead log, as they were opened
+        self.opened: Identity | None = None  # the file that is open
+        self.logs: dict[str, Identity | None] = {}  # the files of the write-ahead log, as they were opened for writing
+        self.log: tuple[str, Identity] | None = None  # the log, as it was opened
+        self.log_look_at = inf  # when to look next, after a write, whether it is still there; monotonic seconds
+        self.guard: Guard | None = None
         self._moved = ctypes.c_int(0)
         self._moved_at = ctypes.addressof(self._moved)
         with gate:
@@ -92,60 +111,154 @@ class Link:
             except RuntimeError:  # only its thread can do that; it, and everybody else, goes on with another one
                 self.lock = RLock()
 
+    def settle(self, *, look_often: bool) -> None:
+        """Keep what the file and its log are that were opened just now.
+
+        `look_often`: look after every write whether the log is still there, even where a guard keeps it.
+        """
+        log, index = log_names(self.place)
+        self.opened = identity(self.place)
+        if self.opened is not None:
+            self.guard = guards.guarded(self, self.opened)
+        self.logs = {name: identity(name) for name in (log, index)}
+        if (found := self.logs[log]) is not None:
+            self.log = log, found
+            # A look takes a sixteenth of a `set` that does not wait for the disk, and nothing of one that does.
+            self.log_look_at = 0.0 if look_often or self.guard is None else time.monotonic() + LOOK_EVERY_S
+
     def moved(self) -> bool:
-        """Return whether the file was moved, replaced or deleted since it was opened."""
+        """Return whether the file was moved, replaced or deleted since it was opened.
+
+        Raises `StoreNotAvailableError` where that cannot be told.
+        """
         connection = self.connection
         if connection is None:
             return False
         try:
-            return self.has_moved(connection)
+            # The driver takes a `stat` that fails, for whatever reason, for a file that has moved.
+            if not self._has_moved(connection):
+                return False
         except apsw.ConnectionClosedError:  # by a signal handler, just now
             return False
+        opened = self.opened or (-1, -1)  # while it is being opened
+        return not bears(self.path, opened)
 
-    def has_moved(self, connection: apsw.Connection) -> bool:
-        """Return the same of the connection, as far as it is open."""
+    def _has_moved(self, connection: apsw.Connection) -> bool:
         connection.file_control("main", _HAS_MOVED, self._moved_at)
         return self._moved.value != 0
+
+    def is_in_place(self, connection: apsw.Connection) -> bool:
+        """Return whether what was just committed is in the file that bears the name, and in its log.
+
+        False also where something has to be looked at more closely.
+        """
+        try:
+            connection.file_control("main", _HAS_MOVED, self._moved_at)
+        except apsw.ConnectionClosedError:  # by a signal handler, just now
+            return True
+        if self._moved.value:
+            return False
+        if (now := time.monotonic()) < self.log_look_at:
+            return True
+        if self.log_look_at:
+            self.log_look_at = now + LOOK_EVERY_S
+        if self.log is None:
+            return True
+        name, log = self.log
+        try:  # as `has_lost_log`, without its frames
+            found = os.stat(name)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == log
+
+    def has_lost_log(self) -> bool:
+        """Return whether the log that this link reads and writes is not the one that others find.
+
+        Raises `StoreNotAvailableError` where that cannot be told.
+        """
+        return self.log is not None and identity(self.log[0]) != self.log[1]
 
     def calm(self) -> None:
         """Wait until the connection is not in use, by the one statement that runs without the lock."""
         self.execute = None
         while self.connection is not None:
             try:
-                self.moved()
+                self._has_moved(self.connection)
             except apsw.ThreadingViolationError:
                 time.sleep(0.0001)
+            except apsw.ConnectionClosedError:
+                return
             else:
                 return
 
     def is_stale(self) -> bool:
-        """Return whether what bears the name of the file now is not what was opened."""
+        """Return whether what bears the name of the file now, or of its log, is not what was opened.
+
+        Raises `StoreNotAvailableError` where that cannot be told.
+        """
         if self.phantom:
-            return os.path.exists(self.path)
+            return is_there(self.path)
         if self.stamp is not None and (has_log(self.path) or stamp(self.path) != self.stamp):
             return True  # opened as immutable, and somebody writes now, or did since
-        return self.moved()
+        return self.moved() or self.has_lost_log()
 
     def close(self) -> None:
         """Close the connection, if there is one; the link can be used again."""
-        if self.logs:
-            self._spare_logs()
-        connection, self.connection, self.phantom = self.connection, None, False
+        guard, self.guard = self.guard, None
+        if guard is None:
+            self._close()
+            return
+        with gate:  # nobody joins or leaves meanwhile
+            is_last = guards.leave(self, guard)
+            self._close()
+            if is_last:  # not before: it lets go of the locks of all connections
+                guards.forget(guard)
+
+    def leave_log(self) -> None:
+        """Let the log be when the connection is closed: not moved into the file, and not removed."""
+        with suppress(apsw.Error):  # of a connection that is closed already, or in use
+            if self.connection is not None:
+                self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+    def __del__(self) -> None:
+        if self.guard is not None:  # its thread has ended
+            self.close()
+
+    def _close(self) -> None:
+        spare, leave = self._spares_logs() if self.logs else (False, False)
+        connection, self.connection, self.phantom, self.armed = self.connection, None, False, False
         self.look_at, self.logs, self.execute, self.stamp = 0.0, {}, None, None
+        self.log, self.log_look_at, self.opened = None, inf, None
+        self.schema_version = -1
         while connection is not None:
             try:
+                if spare:
+                    keep = ctypes.c_int(1)
+                    connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
+                if leave:
+                    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 connection.close()
             except apsw.ThreadingViolationError:  # its thread is in a statement that runs without the lock
                 time.sleep(0.0001)
+            except apsw.Error:  # closed already, or it failed to empty the log, which the next one that opens it reads
+                return
             else:
                 return
 
-    def _spare_logs(self) -> None:
-        """Keep the driver from deleting, by its name, the log of another file that bears the name by now."""
-        with suppress(apsw.Error):  # of a connection that is closed already, or in use: it has been told before
-            if self.connection is not None and self.moved():
-                keep = ctypes.c_int(1)
-                self.connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(keep))
+    def _spares_logs(self) -> tuple[bool, bool]:
+        """Return whether to keep the driver from deleting the log, by its name, and from moving its own into the file.
+
+        The first if what bears a name is not what is open; the second if there is another log, too, since whoever
+        writes it goes by what the file was.
+        """
+        try:
+            lost = self.has_lost_log()
+            return (
+                lost or not bears(self.path, self.opened),
+                lost and self.log is not None and is_there(self.log[0]),
+            )
+        except StoreNotAvailableError:
+            return True, True
 
 
 def in_transaction(connection: apsw.Connection) -> bool:
@@ -154,38 +267,6 @@ def in_transaction(connection: apsw.Connection) -> bool:
         return connection.in_transaction
     except apsw.ConnectionClosedError:
         return False
-
-
-def log_names(path: str) -> tuple[str, str]:
-    """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
-    path = os.path.realpath(path)
-    return path + "-wal", path + "-shm"
-
-
-def has_log(path: str) -> bool:
-    """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
-    try:
-        return os.path.getsize(log_names(path)[0]) > 0
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-
-
-def stamp(path: str) -> tuple[int, ...] | None:
-    """Return what changes when somebody writes to a file."""
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from every other one that bears its name before or after."""
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_dev, status.st_ino
 
 
 @contextmanager
@@ -209,10 +290,26 @@ def transaction(
         if not nested:  # inside, since an interrupt while it waits may come when it has just begun
             begin(lambda: connection.execute(f"BEGIN {kind}"))
         yield
-        connection.execute(end)
+        try:
+            connection.execute(end)
+        except apsw.Error as error:
+            if not nested and is_in_doubt(error):
+                raise CommitInDoubtError(str(error)) from error
+            raise
     except BaseException:
         if alive() and not connection.get_autocommit():  # a full disk has rolled all of it back already
             connection.execute(undo)
+        raise
+
+
+def execute_alone(connection: apsw.Connection, sql: str, bindings: Any = None) -> None:
+    """Execute a statement that is a transaction of its own, or a step of the one that is open."""
+    alone = connection.get_autocommit()
+    try:
+        connection.execute(sql, bindings)
+    except apsw.Error as error:
+        if alone and is_in_doubt(error):
+            raise CommitInDoubtError(str(error)) from error
         raise
 
 
@@ -277,7 +374,9 @@ def _after_fork_in_child() -> None:
         if link.bound is not None:
             _inherited.append(link.bound)
             link.connection = link.execute = None
+            link.guard = None
             lost_places.add(os.path.realpath(link.path))
+    guards.inherited()
     _after_fork()
 
 

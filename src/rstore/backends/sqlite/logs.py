@@ -8,6 +8,7 @@ from typing import Any, Final
 import apsw
 
 from rstore.backends.nouns import Chunk, Commit, Head, Log, Position, Row
+from rstore.backends.sqlite.cells import bytes_of, chunk_of, rows_of
 
 PUT_ROW: Final = "INSERT INTO hot VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 _CHUNK: Final = "first_t, first_seq, last_t, last_seq, n, meta"
@@ -33,8 +34,8 @@ def delete_log(connection: apsw.Connection, number: int) -> None:
 def newest_checkpoint(connection: apsw.Connection, number: int, at: Position) -> Row | None:
     """Return the newest checkpoint at or before a position."""
     sql = "SELECT t, seq, body FROM checkpoints WHERE log = ? AND (t, seq) <= (?, ?) ORDER BY t DESC, seq DESC LIMIT 1"
-    row: Any = connection.execute(sql, (number, *at)).fetchone()
-    return None if row is None else Row(*row)
+    found = rows_of(connection.execute(sql, (number, *at)).fetchall())
+    return found[0] if found else None
 
 
 def rows(
@@ -45,7 +46,7 @@ def rows(
     sql = "SELECT t, seq, body FROM hot WHERE log = ? AND (t, seq) >= (?, ?) AND (t, seq) <= (?, ?)"
     sql += f" ORDER BY {order} LIMIT ?"
     bindings: tuple[Any, ...] = (number, *lo, *hi, -1 if limit is None else limit)
-    rows = [Row(*row) for row in connection.execute(sql, bindings)]
+    rows = rows_of(connection.execute(sql, bindings))
     return rows[::-1] if reverse else rows
 
 
@@ -65,7 +66,7 @@ def chunks(
     chunks: list[Chunk] = []
     if neighbours:
         sql = select + "(first_t, first_seq) > (?, ?) ORDER BY first_t, first_seq LIMIT 1"
-        chunks += (_chunk(row) for row in connection.execute(sql, (number, *hi)))
+        chunks += (chunk_of(row) for row in connection.execute(sql, (number, *hi)))
     if limit is None or reverse:
         # Backwards from the last one that begins in time: chunks are disjoint, so the first to end too early ends it.
         sql = select + "(first_t, first_seq) <= (?, ?) ORDER BY first_t DESC, first_seq DESC"
@@ -78,7 +79,7 @@ def chunks(
         bindings = (number, *begin, *hi)
     held = -1  # how many rows the chunks after the first one hold; -1 before the first one
     for row in connection.execute(sql, bindings):
-        chunk = _chunk(row)
+        chunk = chunk_of(row)
         if chunk.last < lo:
             if limit is not None and not reverse:
                 continue
@@ -95,12 +96,8 @@ def chunks(
 def with_body(connection: apsw.Connection, number: int, chunk: Chunk) -> Chunk:
     """Return a chunk with its body."""
     sql = "SELECT body FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?"
-    return chunk._replace(body=connection.execute(sql, (number, *chunk.first)).get)
-
-
-def _chunk(row: Any) -> Chunk:
-    first_t, first_seq, last_t, last_seq, n, meta, body = row
-    return Chunk((first_t, first_seq), (last_t, last_seq), n, meta, body or b"")
+    body = connection.execute(sql, (number, *chunk.first)).get
+    return chunk._replace(body=bytes_of(body, f"the chunk at {chunk.first[0]}"))
 
 
 def apply(connection: apsw.Connection, number: int, commit: Commit) -> None:

@@ -25,7 +25,12 @@ class _One:
 class Pinned:
     """A connection that reads from one moment; threads take turns."""
 
-    def __init__(self, link: Link, connection: apsw.Connection, translated: Callable[[apsw.Error], StoreError]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        connection: apsw.Connection,
+        translated: Callable[[apsw.Error | UnicodeDecodeError], StoreError],
+    ) -> None:
         self._translated = translated
         self.local = _One(link)
         self._connection = connection
@@ -49,7 +54,7 @@ class Pinned:
                     result = work(self._connection)
                 except apsw.ThreadingViolationError:  # who began it is in a statement that runs without the lock
                     time.sleep(0.0001)
-                except apsw.Error as error:
+                except (apsw.Error, UnicodeDecodeError) as error:
                     raise self._translated(error) from error
                 else:
                     break

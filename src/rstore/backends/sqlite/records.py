@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from functools import cache
 from itertools import chain
+from operator import itemgetter
+from types import NoneType
 from typing import Any, Final
 
 import apsw
@@ -23,32 +25,36 @@ from rstore.backends.nouns import (
     too_large,
     version_of,
 )
+from rstore.backends.sqlite.cells import damaged_names, found_of, missing
 from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
 INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
 of it would still widen the tree that every lookup descends."""
+_RECORD_OF: Final = itemgetter(1)
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _ROW_BYTES: Final = 64
 """More than what a row of `blobs` holds beside its record."""
 
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
+NS_OF_BIRTH: Final = "(SELECT id FROM namespaces WHERE name = :ns AND birth = :birth)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
-_RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob))"
+RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob), 0)"
+"""0 where a large one is missing: it must not look as if there were none."""
 KEYS: Final = "x'', NULL"
 SMALL: Final = "record, expires_ms"
-WHOLE: Final = f"{_RECORD}, expires_ms"
+WHOLE: Final = f"{RECORD}, expires_ms"
 HEADS: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
 
 # Of what does not expire, and is not large, or else it is NULL. Names would take a tenth of a lookup, a tuple or a
 # second parameter a twentieth.
 _LOOKUP: Final = "SELECT record FROM records WHERE ns = {0} AND key = ? AND expires_ms IS NULL"
 FETCH: Final = f"""
-SELECT key, {_RECORD}, expires_ms FROM records
+SELECT key, {RECORD}, expires_ms FROM records
 WHERE ns = {NS} AND key IN (SELECT value FROM json_each(:keys)) AND {LIVE}"""
 FETCH_HEADS: Final = FETCH.replace(WHOLE, HEADS)
-_GET_ANY: Final = f"SELECT {_RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
+_GET_ANY: Final = f"SELECT {RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 _GET_HEAD: Final = (
     f"SELECT substr(record, 1, {HEAD_BYTES}), blob FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 )
@@ -105,8 +111,10 @@ def _of_one_key(number: int) -> tuple[str, str, str]:
 
 def get(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
     """Return a record, large or small, that has not expired."""
-    record: bytes | None = connection.execute(_GET_ANY, {"ns": namespace, "key": key, "now": now_ms()}).get
-    return record
+    record: Any = connection.execute(_GET_ANY, {"ns": namespace, "key": key, "now": now_ms()}).get
+    if record is None or type(record) is bytes:
+        return record
+    raise missing(key)
 
 
 def version(connection: apsw.Connection, namespace: str, key: str) -> bytes | None:
@@ -115,7 +123,7 @@ def version(connection: apsw.Connection, namespace: str, key: str) -> bytes | No
     if row is None:
         return None
     head, blob = row
-    return version_of(_head_of(connection, blob) if head is None else head)
+    return version_of(_head_of(connection, key, head, blob))
 
 
 def put(connection: apsw.Connection, write: Write, number: int, namespace: str) -> None:
@@ -203,17 +211,21 @@ def _put_rows(connection: apsw.Connection, number: int, columns: str, over: str,
 def heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
     """Return records cut short, of rows that say where a large one lies."""
     for key, head, expires, blob in rows:
-        if blob is None:
-            yield key, head, expires
-        else:
-            # The row is not done with yet, which keeps everything at its moment.
-            yield key, _head_of(connection, blob), expires
+        # Where it is large, the row is not done with yet, which keeps everything at its moment.
+        yield key, _head_of(connection, key, head, blob), expires
 
 
-def _head_of(connection: apsw.Connection, blob: int) -> bytes:
-    # Not substr: it would read all of it.
-    with closing(connection.blob_open("main", "blobs", "record", blob, False)) as large:
-        return large.read(HEAD_BYTES)
+def _head_of(connection: apsw.Connection, key: str, head: Any, blob: Any) -> bytes:
+    if type(head) is bytes:
+        return head
+    if head is not None or type(blob) is not int:
+        raise missing(key)
+    try:
+        # Not substr: it would read all of it.
+        with closing(connection.blob_open("main", "blobs", "record", blob, False)) as large:
+            return large.read(HEAD_BYTES)
+    except apsw.SQLError as error:  # there is no such row
+        raise missing(key) from error
 
 
 def scan_query(columns: str, *, stop: bool, reverse: bool) -> str:
@@ -232,8 +244,11 @@ def of_range(verb: str, stop: str | None) -> str:
 
 def page_of_small(rows: list[Any], limit: int) -> Page | None:
     """Return the same of rows whose records are small, so that they need not be counted; None if they are not."""
-    if any(record is None for _, record, _ in rows):
-        return None
+    if (kinds := {*map(type, map(_RECORD_OF, rows))}) - {bytes}:
+        return None if NoneType in kinds else Page(found_of(rows[:limit]), more=len(rows) > limit)
+    # They are sorted, and SQLite sorts what is no text in front of all text or behind it.
+    if rows and not type(rows[0][0]) is type(rows[-1][0]) is str:
+        found_of(rows)
     return Page(rows[:limit], more=len(rows) > limit)
 
 
@@ -243,10 +258,29 @@ def page(rows: Iterable[Any], limit: int) -> Page:
     size = 0
     for row in rows:
         if len(found) == limit or size > _PAGE_BYTES:
-            return Page(found, more=True)
+            return Page(found_of(found), more=True)
         found.append(row)
-        try:
-            size += len(row[1])
-        except TypeError as error:
-            raise CorruptionError(f"the large value of {row[0]!r} is missing from the file") from error
+        if type(row[1]) is not bytes:
+            raise missing(row[0])
+        size += len(row[1])
+    return Page(found_of(found), more=False)
+
+
+def around_damage(rows: Iterable[Any], limit: int) -> Page:
+    """Return the same of rows whose keys come as bytes, without those that are damaged."""
+    found: list[Found] = []
+    for raw, record, expires in rows:
+        if len(found) == limit:
+            return Page(found, more=True)
+        if type(raw) is bytes and type(record) is bytes and type(expires) in (int, NoneType):
+            with suppress(UnicodeDecodeError):
+                found.append((raw.decode(), record, expires))
     return Page(found, more=False)
+
+
+def damaged_key(connection: apsw.Connection, namespace: str) -> CorruptionError:
+    """Return the error for a run of keys that could not be read, naming the one that is damaged."""
+    where = f"key FROM records WHERE ns = {NS} ORDER BY key"
+    for raw in damaged_names(connection, where, {"ns": namespace}):
+        return CorruptionError(f"the name {raw!r} of a key in namespace {namespace!r} is damaged, it is no text")
+    return CorruptionError(f"a record in namespace {namespace!r} is damaged: check() says more")

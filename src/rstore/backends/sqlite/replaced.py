@@ -1,7 +1,8 @@
-"""A SQLite file that bears its name no more: its log is taken out of the way of the one that does.
+"""A SQLite file that bears its name no more, or whose log does: what is in the log is moved into the file.
 
 The log is found by its name: whoever opens another file of this name next would take it for that file's. It is moved
-into the file that it belongs to, and unlinked if it is still the one that was opened.
+into the file that it belongs to, and unlinked if it is still the one that was opened. A log that somebody has removed
+beneath us is found by nobody: it is moved into the file, too, unless others have begun another one since.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable
 import apsw
 
 from rstore.backends.sqlite.errors import translated
-from rstore.backends.sqlite.link import Link, all_links, hold, identity, release
-from rstore.errors import StoreBusyError
+from rstore.backends.sqlite.link import Link, all_links, hold, release
+from rstore.backends.sqlite.place import identity, is_there, log_names
+from rstore.errors import CorruptionError, StoreBusyError
 
 
 def leave(path: str, mine: Link, timeout_s: float) -> None:
@@ -22,7 +24,12 @@ def leave(path: str, mine: Link, timeout_s: float) -> None:
     place = os.path.realpath(path)
     held = hold(lambda link: os.path.realpath(link.path) == place)
     try:
-        _retire(mine, path, timeout_s)
+        try:
+            _retire(mine, path, timeout_s)
+        except CorruptionError:  # the log is lost, and the next call goes to the one that others have begun
+            for link in held:
+                link.close()
+            raise
         for link in held:
             link.close()
     finally:
@@ -47,22 +54,41 @@ def leave_others(path: str, timeout_s: float) -> None:
 
 def _of_another(path: str) -> Callable[[Link], bool]:
     place, now = os.path.realpath(path), identity(path)
+    log = identity(log_names(path)[0])
     return lambda link: (
-        bool(link.logs)
-        and link.opened != now
+        link.connection is not None
         and link.bound is None  # a transaction finds out by itself
+        and ((bool(link.logs) and link.opened != now) or (link.log is not None and link.log[1] != log))
         and os.path.realpath(link.path) == place
     )
 
 
 def _retire(link: Link, path: str, timeout_s: float) -> None:
     link.calm()
-    if link.connection is not None and link.logs and link.moved():
+    if link.connection is None or not link.logs:
+        return
+    if link.moved():
         if not link.connection.in_transaction:  # else it reads from a moment, and is about to lose it
             _empty_log(link.connection, path, timeout_s)
         for log, opened in link.logs.items():
             if opened is not None and identity(log) == opened:
                 os.unlink(log)
+    elif link.has_lost_log() and not link.connection.in_transaction:
+        _save_lost_log(link.connection, path, timeout_s)
+
+
+def _save_lost_log(connection: apsw.Connection, path: str, timeout_s: float) -> None:
+    if not is_there(log_names(path)[0]):
+        _empty_log(connection, path, timeout_s)
+        return
+    # Another log is there: whoever writes it goes by what the file was, which must not change beneath them.
+    _, frames, moved = next(connection.execute("PRAGMA wal_checkpoint(NOOP)"))
+    if frames != moved:
+        raise CorruptionError(
+            f"the write-ahead log of {path!r} was removed while it was in use, and others have begun another one: what "
+            "was written last is not in the file; look at check(), and let no other SQLite library of this process "
+            "open the file"
+        )
 
 
 def _empty_log(connection: apsw.Connection, path: str, timeout_s: float) -> None:

@@ -11,6 +11,9 @@ end
 local head, rows = KEYS[3], KEYS[4]
 local sealed = redis.call('HGET', head, 's')
 if not sealed then
+  if redis.call('EXISTS', head) == 1 then
+    return {err = 'DAMAGED'}
+  end
   redis.call('HSET', head, 'e', ARGV[3], 'v', ARGV[4], 's', ARGV[5], 'f', ARGV[6])
   redis.call('ZADD', KEYS[2], '0', ARGV[2])
 elseif sealed ~= ARGV[5] then

@@ -4,7 +4,7 @@
 -- A tombstone, not nothing: whoever was about to raise the marker to this birth must find that it is late. It expires
 -- long after anybody could still be about to.
 --
--- KEYS: marker, garbage. ARGV: birth, milliseconds that the tombstone stays.
+-- KEYS: marker, garbage. ARGV: identity of the birth, milliseconds that the tombstone stays.
 local marker = redis.call('GET', KEYS[1])
 if marker and marker:sub(1, 16) ~= ARGV[1]
     and struct.unpack('>I8', marker) > struct.unpack('>I8', ARGV[1]) then
@@ -15,7 +15,7 @@ if marker and #marker > 16 then
   -- The indexes cannot be declared as KEYS; they have the hash tag of the bucket. They are looked at before anything is
   -- changed: while the slot moves, that may be refused.
   local bucket, logs = KEYS[2]:sub(1, 7), KEYS[2]:sub(1, 7) .. 'l' .. marker:sub(1, 16)
-  for from = 17, #marker, 8 do
+  for from = 25, #marker, 8 do
     if redis.call('EXISTS', bucket .. 'i' .. marker:sub(from, from + 7)) == 1 then
       left[#left + 1] = 'r' .. marker:sub(from, from + 7)
     end

@@ -13,9 +13,9 @@ local held = redis.call('EXISTS', KEYS[3]) == 1
 redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2])
 if held then
-  redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(17, 24))
+  redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(25, 32))
 end
-if #ARGV[1] > 24 then
-  redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(25))
+if #ARGV[1] > 32 then
+  redis.call('SADD', KEYS[2], 'r' .. ARGV[1]:sub(33))
 end
 return redis.call('SCARD', KEYS[2])

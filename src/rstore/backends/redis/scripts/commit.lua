@@ -58,6 +58,9 @@ if holder and holder ~= token then
   return {err = 'LEASED'}
 end
 local old_epoch, old_version = unpack(redis.call('HMGET', head, 'e', 'v'))
+if not (old_epoch and old_version) and redis.call('EXISTS', head) == 1 then
+  return {err = 'DAMAGED'}
+end
 if not (old_epoch or create) or not (holds(if_epoch, old_epoch) and holds(if_version, old_version)) then
   return 0
 end

@@ -9,7 +9,8 @@ local holder = redis.call('GET', KEYS[7])
 if holder and holder ~= ARGV[3] then
   return {err = 'LEASED'}
 end
-local version = redis.call('HGET', KEYS[3], 'v')
+-- A head that is damaged has none, and goes unless one is expected.
+local version = redis.call('HGET', KEYS[3], 'v') or (redis.call('EXISTS', KEYS[3]) == 1 and '')
 if not version or (ARGV[4] ~= '' and ARGV[4] ~= '=' .. version) then
   return 0
 end

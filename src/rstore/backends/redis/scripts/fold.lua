@@ -34,6 +34,6 @@ end
 local left = redis.call('ZCARD', from)
 if left == 0 then
   redis.call('UNLINK', from_expiry)
-  redis.call('SET', KEYS[1], ARGV[1]:sub(1, 24))
+  redis.call('SET', KEYS[1], ARGV[1]:sub(1, 32))
 end
 return left

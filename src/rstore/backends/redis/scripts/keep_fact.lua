@@ -1,8 +1,19 @@
 -- Keeps a fact about a namespace unless there is one of that name; returns the one that is kept.
 --
+-- With a new one the last eight bytes of the birth, the time in microseconds, are others: later ones are greater, whatever
+-- the clock does.
+--
 -- KEYS: registry. ARGV: field, fact.
-if redis.call('HGET', KEYS[1], 'alive') ~= '1' then
+local alive, keys = unpack(redis.call('HMGET', KEYS[1], 'alive', 'keys'))
+if alive ~= '1' then
   return {err = 'STALE'}
 end
-redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then
+  local time = redis.call('TIME')
+  local us = time[1] * 1000000 + time[2]
+  if keys then
+    us = math.max(us, struct.unpack('>I8', keys) + 1)
+  end
+  redis.call('HSET', KEYS[1], 'keys', struct.pack('>I8', us))
+end
 return redis.call('HGET', KEYS[1], ARGV[1])

@@ -3,10 +3,10 @@
 --
 -- KEYS: marker, staged batches. ARGV: birth, the batch.
 local marker = redis.call('GET', KEYS[1])
-if not marker or marker:sub(1, 16) ~= ARGV[1] or #marker == 16 then
+if not marker or marker:sub(1, 24) ~= ARGV[1] then
   return {err = 'STALE'}
 end
-if #marker > 24 then
+if #marker > 32 then
   return 0
 end
 -- SET first: it may be refused for lack of memory, and then the batch is still staged.

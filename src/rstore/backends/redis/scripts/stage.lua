@@ -3,7 +3,7 @@
 --
 -- KEYS: marker, staged batches. ARGV: the batch, the second at which it is given up.
 local marker = redis.call('GET', KEYS[1])
-if marker and marker:sub(25) == ARGV[1] then
+if marker and marker:sub(33) == ARGV[1] then
   return 0
 end
 redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])

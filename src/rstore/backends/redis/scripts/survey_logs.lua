@@ -43,7 +43,8 @@ while left > 0 do
   end
   if part == 0 or begin ~= '[' .. key then  -- another one, where that one was dropped meanwhile
     logs, left = logs + 1, left - 1
-    if redis.call('HEXISTS', bucket .. 'h' .. birth_and_model .. key, 's') == 0 then
+    local head = redis.call('HMGET', bucket .. 'h' .. birth_and_model .. key, 'e', 'v', 's', 'f')
+    if not (head[1] and head[2] and head[3] and head[4]) then
       complain(key, 'head')
     end
     begin, part, place = '[' .. key, 1, '-'

@@ -18,5 +18,9 @@ else
   local until_ms = string.format('%.0f', now + ARGV[2] - 1)
   redis.call('ZADD', KEYS[2], until_ms, key)  -- first: it may be refused for lack of memory
   redis.call('PEXPIREAT', name, until_ms)
+  if redis.call('EXISTS', name) == 0 then
+    -- One that ends in this millisecond Redis deletes at once: the index must not name it until the next one.
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now - 1), key)
+  end
 end
 return 1

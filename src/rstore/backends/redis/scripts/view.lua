@@ -16,7 +16,10 @@ local reverse, with_rows, neighbours = ARGV[6] == '1', ARGV[7] == '1', ARGV[8] =
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local head = redis.call('HMGET', KEYS[2], 'e', 'v', 's', 'f')
-if not head[1] then
+if not (head[1] and head[2] and head[3] and head[4]) then
+  if redis.call('EXISTS', KEYS[2]) == 1 then
+    return {err = 'DAMAGED'}
+  end
   return {now, false}
 end
 if head[2] == ARGV[2] then

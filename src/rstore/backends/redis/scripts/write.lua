@@ -7,8 +7,8 @@
 -- expire, then for each put its record, and how many milliseconds it lives if it expires (in a batch: until when, so that
 -- its pieces do not count from different moments).
 local marker = redis.call('GET', KEYS[1]) or ''
-local staging = #ARGV[1] == 16
-if marker ~= ARGV[1] and not (staging and marker:sub(1, 16) == ARGV[1]) then
+local staging = #ARGV[1] == 24
+if marker ~= ARGV[1] and not (staging and marker:sub(1, 24) == ARGV[1]) then
   return {err = 'STALE'}
 end
 local index, expiry = KEYS[2], KEYS[3]

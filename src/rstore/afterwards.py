@@ -1,0 +1,25 @@
+"""Work that a call does behind its commit: it is put off where it fails, and is never the outcome of the call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final
+
+_logger: Final = logging.getLogger("rstore.afterwards")
+
+
+@contextmanager
+def behind_commit(work: str) -> Generator[None, None, None]:
+    """Log whatever goes wrong inside instead of raising it: what the call has written is there, and acknowledged.
+
+    Not where somebody asks the program to stop: an interrupt goes on, and says nothing about what the call has done.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - also of a panic in Rust, which is no Exception
+        # Its class alone: the message of another library may show a value.
+        _logger.warning("%s is put off: %s", work, type(error).__name__)

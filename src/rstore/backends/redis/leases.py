@@ -1,0 +1,137 @@
+"""Leases on logs: who holds one keeps others from committing, for whoever lost too many races.
+
+Nouns: a *lease* (a key with a random token, that runs out) and a *leftover* (a lease of one's own that nobody holds any
+more and that could not be given back: the server was gone, or the reply to its taking was lost).
+
+Nothing that is committed depends on a lease: a commit compares the stamps of its log as well. A lease may therefore be
+short, so that a process that died keeps nobody waiting for long; a process that lives renews it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from threading import Lock, Thread, local
+from typing import Final, TypeVar
+
+from rstore.backends.nouns import Log, Options
+from rstore.backends.redis.client import Script
+from rstore.backends.redis.dsn import Target
+from rstore.backends.redis.errors import Signal
+from rstore.backends.redis.logs import RedisLogs
+from rstore.backends.redis.patience import Patience
+from rstore.errors import StoreBusyError, StoreError
+
+T = TypeVar("T")
+
+_LEASE: Final = Script("lease")
+_RELEASE: Final = Script("release")
+_RENEW: Final = Script("renew")
+
+LEASE_MS: Final = 3_000
+"""How long a lease lasts after its holder died. Whoever holds it longer renews it three times as often."""
+_LEFT_S: Final = 60.0
+"""After so long a leftover has run out, also on a server that was away meanwhile."""
+_POLL_S: Final = 0.005
+RENEWER: Final = "rstore log"
+
+
+class RedisLeases(RedisLogs):
+    """What keeps others from committing to a log of a namespace."""
+
+    def __init__(self, target: Target, namespace: str, options: Options) -> None:
+        super().__init__(target, namespace, options)
+        self._mine = local()  # of each thread: the tokens of its leases
+        # By token: slot, name, and since when. Threads share it: each adds and pops in one step.
+        self._leftovers: dict[bytes, tuple[int, bytes, float]] = {}
+
+    @contextmanager
+    def exclusive(self, log: Log) -> Generator[None, None, None]:
+        if log in self._held():
+            yield
+            return
+        place = self._place_of_log(log)
+        if not place.birth:
+            place = self._current(lambda: self._place_of_log(log))  # others look for the lease under its birth
+        name, token = place.log(b"t", log), os.urandom(16)
+        lasts_ms = b"%d" % LEASE_MS
+
+        def attempt() -> None:
+            if not self._client.call(_LEASE.on(place.slot, (name,), token, lasts_ms, write=True, again=True)):
+                raise Signal("LEASED")
+
+        held, alive = self._held(), Lock()
+        try:
+            with self._unseen():
+                self._unleased(log.key, attempt)
+            held[log] = token
+            with alive:  # however it is let go of
+                renewer = Thread(target=self._renew, args=(place.slot, name, token, alive), name=RENEWER, daemon=True)
+                if not sys.is_finalizing():  # then no thread begins, and this one would wait for that for ever
+                    with suppress(RuntimeError):  # no thread can be had
+                        renewer.start()
+                yield
+        finally:
+            held.pop(log, None)
+            self._remember(token, place.slot, name)
+            # What was done under the lease is done: that it could not be given back is no reason to say otherwise.
+            self._give_back(token)
+
+    def _renew(self, slot: int, name: bytes, token: bytes, alive: Lock) -> None:
+        """Renew a lease until its holder lets go of a lock. A renewal that comes late finds that it is gone."""
+        renew = _RENEW.on(slot, (name,), token, b"%d" % LEASE_MS, write=True, again=True)
+        while not alive.acquire(timeout=LEASE_MS / 3000):
+            self._client.deadline.begin()
+            with suppress(StoreError):  # then it runs out, and the commit of its holder races with those of others
+                self._client.call(renew)
+
+    def _remember(self, token: bytes, slot: int, name: bytes) -> None:
+        now = time.monotonic()
+        for old in [old for old, (*_, since) in list(self._leftovers.items()) if now - since > _LEFT_S]:
+            self._leftovers.pop(old, None)
+        self._leftovers[token] = (slot, name, now)
+
+    def _give_back(self, token: bytes) -> bool:
+        """Give a leftover back; return whether that was done, and not by another thread."""
+        leftover = self._leftovers.pop(token, None)
+        if leftover is None:
+            return False
+        slot, name, _ = leftover
+        try:
+            self._client.call(_RELEASE.on(slot, (name,), token, write=True, again=True))
+        except BaseException as error:
+            self._leftovers[token] = leftover
+            if isinstance(error, StoreError):
+                return False
+            raise
+        return True
+
+    def _held(self) -> dict[Log, bytes]:
+        held: dict[Log, bytes] = self._mine.__dict__.setdefault("held", {})
+        return held
+
+    def _token(self, log: Log) -> bytes:
+        return self._held().get(log, b"")
+
+    def _unleased(self, key: str, attempt: Callable[[], T]) -> T:
+        """Return what an attempt returns as soon as nobody else has a lease on the log.
+
+        Raises `StoreBusyError` if the time-out passes first.
+        """
+        patience = Patience(self._client.deadline)
+        while True:
+            try:
+                return attempt()
+            except Signal as signal:
+                if signal.code != "LEASED":
+                    raise
+                if not patience.retry(waiting=True):
+                    raise StoreBusyError(
+                        f"another writer holds {key!r} in the namespace {self._name!r} for longer than the time-out; "
+                        "nothing was applied"
+                    ) from signal
+            if not any(self._give_back(token) for token in list(self._leftovers)):
+                time.sleep(_POLL_S)

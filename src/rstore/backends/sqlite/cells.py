@@ -1,0 +1,117 @@
+"""Rows of a file, as far as they are what the layout says.
+
+A damaged byte, or another program, may have put anything into a column: what it holds is looked at once, where it is
+read, and nothing above has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from types import NoneType
+from typing import Any, Final
+
+import apsw
+
+from rstore.backends.nouns import MAX_SEQ, Chunk, Found, Head, Row
+from rstore.errors import CorruptionError
+
+_SECOND: Final = itemgetter(1)
+_THIRD: Final = itemgetter(2)
+_BYTES: Final = {bytes}
+_INT: Final = {int}
+_TEXT: Final = {str}
+_EXPIRY: Final = {int, NoneType}
+
+
+def rows_of(found: Iterable[Any]) -> list[Row]:
+    """Return the rows of a log."""
+    rows = [*map(Row._make, found)]
+    if rows:  # a column at a time, by what loops in C: one by one it would take as long as reading them
+        seqs = {*map(_SECOND, rows)}
+        if not (
+            # They are sorted, and SQLite sorts what is no number behind all numbers.
+            type(rows[0].t) is type(rows[-1].t) is int
+            and {*map(type, map(_THIRD, rows))} == _BYTES
+            and ({*map(type, seqs)} == _INT and min(seqs) >= 0 and max(seqs) <= MAX_SEQ)
+        ):
+            raise CorruptionError("a row of a log holds what cannot be one")
+    return rows
+
+
+def chunk_of(row: Any) -> Chunk:
+    """Return a chunk; its body is NULL where it was not asked for."""
+    first_t, first_seq, last_t, last_seq, n, meta, body = row
+    if not (
+        type(first_t) is type(first_seq) is type(last_t) is type(last_seq) is type(n) is int
+        and type(meta) is bytes
+        and (body is None or type(body) is bytes)
+        and 0 <= first_seq <= MAX_SEQ
+        and 0 <= last_seq <= MAX_SEQ
+        and 0 < n <= MAX_SEQ
+    ):
+        raise CorruptionError("a chunk of a log holds what cannot be one")
+    return Chunk((first_t, first_seq), (last_t, last_seq), n, meta, body or b"")
+
+
+def head_of(row: Any) -> Head:
+    """Return the head of a log."""
+    epoch, version, sealed, facts = row
+    if not type(epoch) is type(version) is type(facts) is bytes:
+        raise CorruptionError("the head of a log holds what cannot be one")
+    return Head(epoch, version, bool(sealed), facts)
+
+
+def found_of(found: Iterable[Any]) -> list[Found]:
+    """Return records with their keys."""
+    records: list[Found] = list(found)
+    if records:
+        keys, bodies, expiries = zip(*records, strict=True)
+        if not ({*map(type, keys)} == _TEXT and {*map(type, bodies)} == _BYTES and {*map(type, expiries)} <= _EXPIRY):
+            raise _unsound(records)
+    return records
+
+
+def _unsound(records: Sequence[Any]) -> CorruptionError:
+    for key, record, _ in records:
+        if type(key) is str and type(record) is not bytes:
+            return missing(key)
+    return CorruptionError("a record holds what cannot be one: check() says more")
+
+
+def missing(key: str) -> CorruptionError:
+    """Return the error for a record that is there, and whose value is not."""
+    return CorruptionError(f"the value of {key!r} is missing from the file, or damaged")
+
+
+def names_of(found: Iterable[Any]) -> list[str]:
+    """Return the names of namespaces or logs, of rows with nothing else."""
+    names = [name for (name,) in found]
+    if not {*map(type, names)} <= _TEXT:
+        raise CorruptionError("a name in the file is damaged, it is no text")
+    return names
+
+
+def bytes_of(cell: Any, what: str) -> bytes:
+    """Return a cell that holds bytes."""
+    if type(cell) is not bytes:
+        raise CorruptionError(f"{what} is damaged")
+    return cell
+
+
+def is_name(raw: bytes) -> bool:
+    """Return whether bytes can be read as a name."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def damaged_names(connection: apsw.Connection, what: str, bindings: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the names in a table that are no text: `what` is `column FROM table …`."""
+    column, _, rest = what.partition(" ")
+    # SQLite's text may be any bytes, and the driver makes str of it; a blob it hands over as it is.
+    for kind, raw in connection.execute(f"SELECT typeof({column}), CAST({column} AS BLOB) {rest}", bindings):
+        if kind != "text" or not is_name(raw):
+            yield raw if type(raw) is bytes else b""
