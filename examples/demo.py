@@ -54,7 +54,7 @@ def main() -> None:
     console.print("\n[bold]Four years of Seattle weather in one encrypted file[/]")
     key = load_key()
     days = load_csv()
-    remove_last_run()
+    remove_last_run(key)
 
     # A load that can simply be repeated need not wait for the disk after each of its commits: durability="normal".
     with Store(STORE, key=key, frozen=False, durability="normal") as store:
@@ -94,10 +94,10 @@ def load_csv() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def remove_last_run() -> None:
+def remove_last_run(key: str) -> None:
     """Remove the store that an earlier run has left, so that the demo can run any number of times."""
     if STORE.exists():
-        with Store(STORE, frozen=False) as store:
+        with Store(STORE, key=key, frozen=False) as store:
             store.discard()
 
 

@@ -57,7 +57,7 @@ def open_stores(directory: Path) -> None:
         Store(directory / "a.db", frozen=False),
         Store(f"sqlite://{directory}/b.db", "namespace", key, False),
         Store(str(directory / "c.db"), key=[key, key.encode(), bytes(32)], frozen=False),
-        Store("memory://typing", key=Passphrase("correct horse"), frozen=False, timeout=5),
+        Store("memory://phrase", key=Passphrase("correct horse"), frozen=False, timeout=5),
         JsonStore("memory://typing", frozen=False),
         BytesStore("memory://typing", frozen=False, durability="normal"),
         Store("memory://typing", "safe", frozen=False, serializer="json", allow_plaintext=True, compress=True),

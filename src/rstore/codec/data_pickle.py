@@ -78,16 +78,12 @@ class DataPickle:
     Raises `InvalidTypeError` if `allow` holds what is no class, and `InvalidValueError` for a class that cannot be
     rebuilt without running code of its own.
 
-    >>> from dataclasses import dataclass
+    >>> from http import HTTPMethod
     >>> from rstore import DataPickle, Store
-    >>> @dataclass
-    ... class Point:
-    ...     x: float
-    ...     y: float
-    >>> with Store('file.db', frozen=False, serializer=DataPickle(allow=[Point])) as store:
-    ...     store['home'] = Point(1.5, 2.0)
-    ...     store['home']
-    Point(x=1.5, y=2.0)
+    >>> with Store('file.db', frozen=False, serializer=DataPickle(allow=[HTTPMethod])) as store:
+    ...     store['methods'] = {HTTPMethod.GET: 'read', HTTPMethod.PUT: 'write'}
+    ...     store['methods'][HTTPMethod.PUT]
+    'write'
     """
 
     codec: ClassVar[int] = 0x01  # that of pickles

@@ -64,6 +64,8 @@ class Codec:
         self._dumps, self._dumps_each = serializer.dumps, serializer.dumps_each
         self._mark = bytes((serializer.codec,))
         self._custom = custom
+        self.pickles: Final = custom is None and serializer.codec == PICKLE
+        """Whether values come back as they were, of whichever type."""
         self._checks_by_loading = (JSON, MSGPACK) if serializer.runs_code else (JSON, MSGPACK, PICKLE)
         # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
         # to a pickle store that was one of these before.
