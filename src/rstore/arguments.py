@@ -21,6 +21,8 @@ MAX_TTL_S = 10**11
 """About 3,000 years: their milliseconds, and those since 1970, are exact in the doubles that Redis sorts by."""
 _LENGTHS: Final = ("freq", "every", "tolerance")
 """Arguments that are a distance between two timestamps rather than one of them."""
+_COUNTS: Final = ("n", "limit", "size")
+"""Arguments that are a number of things."""
 
 
 def check_key(key: Any) -> str:
@@ -45,7 +47,12 @@ def check_item(item: Any) -> str:
 
 def _check_name(name: Any, what: str, limit: int) -> str:
     if not isinstance(name, str):
-        raise InvalidTypeError(f"{_a(what)} is a str, not {type(name).__name__}")
+        hint = ""
+        if what == "namespace" and isinstance(name, bool):
+            hint = ": frozen=… is given by its name"
+        elif isinstance(name, list | set | frozenset):
+            hint = ": of several, each is an argument of its own, *keys"
+        raise InvalidTypeError(f"{_a(what)} is a str, not {type(name).__name__}{hint}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError as error:
@@ -104,6 +111,8 @@ def _way_out(value: Any, what: str) -> str:
     if isinstance(value, str):
         if what in _LENGTHS:
             return ": write how many of the series' units it takes, as 15 * 60 for a quarter of an hour in seconds"
+        if what in _COUNTS:
+            return ": int(…) reads digits"
         return ": int(…) reads digits, int(datetime.fromisoformat(…).timestamp()) the seconds of a date with its zone"
     return ": round it, as by int(…)" if isinstance(value, Real | Decimal) else ""
 

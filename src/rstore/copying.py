@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from rstore.backends import make_checked_backend
+from rstore.backends import check_dsn, make_checked_backend
 from rstore.backends.base import Backend
 from rstore.backends.nouns import FIRST, Commit, Log, Model, Options, Write
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
@@ -36,11 +36,15 @@ def _check_path(path: Any) -> Path:
     if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
         raise InvalidTypeError(f"the path of a backup is a str or a path, not {type(path).__name__}")
     try:
-        if text and "\0" not in text and text.encode():
-            return Path(text).absolute()
+        is_one = bool(text and "\0" not in text and text.encode())
     except UnicodeEncodeError:  # SQLite takes UTF-8
-        pass
-    raise InvalidValueError(f"{text!r} is not the path of a file")
+        is_one = False
+    if not is_one:
+        raise InvalidValueError(f"{text!r} is not the path of a file")
+    scheme, file = check_dsn(path)  # which also refuses what was surely meant in another way, and quotes no password
+    if scheme != "sqlite":
+        raise InvalidValueError(f"a backup is a new SQLite file, and {scheme}:// names none: give a path")
+    return Path(file)
 
 
 @contextmanager

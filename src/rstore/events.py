@@ -214,7 +214,7 @@ def _operation(item: str, value: Any) -> tuple[Operator, Any]:
 
 
 def _operators(ops: Any) -> list[Operator]:
-    if callable(ops):
+    if callable(ops) or isinstance(ops, str):
         return [check_operator(ops)]
     try:
         several = list(ops)

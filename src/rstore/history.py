@@ -344,4 +344,6 @@ def _why(cause: BaseException | None, step: Step) -> str:
     """Return why a step does not compute, without the values that its cause may tell."""
     if isinstance(cause, KeyError):
         return f"{step.item!r} is not there; set it first"
-    return f"{cause}" if isinstance(cause, Unfit | Oversized) else f"{type(cause).__name__}, see its cause"
+    if isinstance(cause, Unfit | Oversized) or type(cause) is TypeError:  # of builtin types: it names no more than them
+        return f"{cause}"
+    return f"{type(cause).__name__}, see its cause"

@@ -185,6 +185,8 @@ def check_operator(function: Any) -> Operator:
     found = find_operator(function)
     if found is None:
         name = getattr(function, "__name__", type(function).__name__)
+        if isinstance(function, str) and function in OPERATORS:
+            raise InvalidTypeError(f"the name of an operator is not the operator: write operator.{function}")
         raise InvalidTypeError(f"{name} is not an operator of event sequences: these are {', '.join(OPERATORS)}")
     return found
 

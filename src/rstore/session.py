@@ -91,7 +91,9 @@ class Session:
 
         Raises `StoreBusyError` when the time is up.
         """
-        patience = self.again(patience, f"the namespace {self.generations.namespace!r} was discarded concurrently")
+        patience = self.again(
+            patience, f"the namespace {self.generations.namespace!r} keeps being discarded concurrently"
+        )
         self.generations.revive()
         return patience
 

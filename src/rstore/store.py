@@ -342,7 +342,7 @@ def _is_begun_later(fn: object) -> bool:
 def _check_flag(flag: Any, name: str) -> bool:
     # Not `bool(flag)`: frozen=None would make a store writable, and allow_plaintext='no' would allow it.
     if not isinstance(flag, bool):
-        raise InvalidTypeError(f"{name} is True or False, not a {type(flag).__name__}")
+        raise InvalidTypeError(f"{name} is True or False, not {type(flag).__name__}")
     return flag
 
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from rstore.codec import blueprints, pickle_grammar
 from rstore.codec.blueprints import DIRECT, MAX_FRACTION_BITS, STANDARD, Blueprint, blueprint_of, malformed
+from rstore.codec.failures import way_out
 from rstore.errors import InvalidTypeError, InvalidValueError, SerializationError, StoreError, UnsafeValueError
 
 _MAX_NAME: Final = 100
@@ -90,6 +91,8 @@ class DataPickle:
     runs_code: ClassVar[bool] = False
 
     def __init__(self, *, allow: Iterable[type] = ()) -> None:
+        if isinstance(allow, type) and not hasattr(type(allow), "__iter__"):
+            raise InvalidTypeError(f"allow is a list of classes: allow=[{allow.__name__}]")
         self._allowed = {kind: _blueprint_for(kind) for kind in allow}
         table = DIRECT | STANDARD | {_name_of(kind): made for kind, made in self._allowed.items()}
         self._unpickler = type("_Loading", (_Unpickler,), {"table": table})
@@ -194,7 +197,7 @@ def _refusal(obj: Any, why: str = "") -> SerializationError:
     elif _is_allowable(kind):
         way = f"allow it by serializer=DataPickle(allow=[{kind.__name__}])"
     else:
-        way = "store its parts, as a dict for example, or override _dump and _load"
+        way = way_out(obj, "store its parts, as a dict for example, or override _dump and _load")
     return SerializationError(f"it holds a {name}, which serializer='data' does not take: {way}")
 
 
@@ -237,8 +240,8 @@ def _blueprint_for(kind: Any) -> type[Blueprint]:
         return blueprint_of(_NamedTuple, kind)
     if not (is_dataclass(kind) or hasattr(kind, "__attrs_attrs__")):
         raise InvalidValueError(
-            f"{kind.__qualname__} is no dataclass, enum, named tuple or attrs class: what else there is cannot be "
-            "rebuilt without running code of its own"
+            f"{kind.__qualname__} is no dataclass, enum, named tuple or attrs class, and objects of other classes "
+            "cannot be rebuilt without running code of theirs: store their parts"
         )
     try:
         object.__new__(kind)

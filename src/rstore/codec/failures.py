@@ -6,6 +6,7 @@ import pickletools
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from inspect import isawaitable, isgenerator
 from itertools import islice
 from typing import Any, Final
@@ -15,6 +16,7 @@ from rstore.errors import SerializationError
 _MAX_LOOKED_AT: Final = 1_000
 _MAX_OPCODES: Final = 10_000
 _MAX_NAME: Final = 100
+_PARTS: Final = "store its parts instead, or override _dump and _load, or choose another serializer"
 
 
 def cannot_load(body: bytes | memoryview, error: Exception) -> SerializationError:
@@ -60,7 +62,11 @@ def cannot_dump(value: Any, error: Exception, dump: Callable[[Any], Any] | None)
     what = f"a value of type {type(value).__name__} cannot be dumped"
     if culprit is not value:
         what += f": it holds {_name(culprit)}"
-    return SerializationError(f"{what}; {_way_out(culprit)}")
+    if dump is not None and isinstance(culprit, Mapping) and (key := _failing_key(culprit, dump)) is not None:
+        return SerializationError(
+            f"{what} with a key of type {type(key).__name__}; make a str of it, or choose another serializer"
+        )
+    return SerializationError(f"{what}; {way_out(culprit, _PARTS)}")
 
 
 def _first_failing(value: Any, dump: Callable[[Any], Any]) -> Any:
@@ -70,7 +76,7 @@ def _first_failing(value: Any, dump: Callable[[Any], Any]) -> Any:
         parts = (part for pair in list(value.items()) for part in pair)
     elif isinstance(value, list | tuple | set | frozenset):
         parts = list(value)
-    elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, type | types.ModuleType):
+    elif isinstance(getattr(value, "__dict__", None), dict) and not isinstance(value, type | types.ModuleType | Enum):
         parts = list(vars(value).values())
     for part in islice(parts, _MAX_LOOKED_AT):
         try:
@@ -80,17 +86,30 @@ def _first_failing(value: Any, dump: Callable[[Any], Any]) -> Any:
     return None
 
 
+def _failing_key(value: Mapping[Any, Any], dump: Callable[[Any], Any]) -> Any:
+    """Return the first key that can be dumped, and not as a key; None if there is none."""
+    for key in islice(list(value), _MAX_LOOKED_AT):
+        try:
+            dump({key: None})
+        except Exception:  # noqa: BLE001 - as above
+            return key
+    return None
+
+
 def _name(culprit: Any) -> str:
     if isinstance(culprit, types.FunctionType):
         return f"the function {culprit.__qualname__}"[:_MAX_NAME]
     return f"one of type {type(culprit).__module__}.{type(culprit).__qualname__}".replace("builtins.", "")[:_MAX_NAME]
 
 
-def _way_out(culprit: Any) -> str:
+def way_out(culprit: Any, otherwise: str) -> str:
+    """Return what to do with an object that cannot be dumped; `otherwise`, where nothing better is known."""
     if isawaitable(culprit):
         return "await it first, and store its result"
     if isgenerator(culprit):
         return "store list(…) of it"
-    if isinstance(culprit, types.FunctionType | types.ModuleType):
+    if isinstance(culprit, types.FunctionType | types.BuiltinFunctionType | types.ModuleType | type):
         return "store its name instead"
-    return "store its parts instead, or override _dump and _load, or choose another serializer"
+    if type(culprit) is int:
+        return "it is too large: store str(…) of it, or choose another serializer"
+    return otherwise

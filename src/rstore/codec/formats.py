@@ -161,7 +161,9 @@ def make_serializer(chosen: Any) -> Serializer:
     try:
         make = SERIALIZERS[chosen]
     except (KeyError, TypeError):
-        name = "the class: call it" if chosen is DataPickle else repr(chosen)
+        name = repr(chosen) if isinstance(chosen, str) else type(chosen).__name__
+        if chosen is DataPickle:
+            name = "the class: call it"
         raise InvalidValueError(
             f"serializer is one of {', '.join(map(repr, SERIALIZERS))}, or a DataPickle(allow=[…]), not {name}"
         ) from None

@@ -85,8 +85,7 @@ class PostgresRecords(Backend):
         while (birth := self._birth()) is None:
             if monotonic() > deadline:
                 raise StoreBusyError(
-                    f"the namespace {self._namespace!r} was discarded concurrently, each time that it was created, "
-                    "until the time-out"
+                    f"the namespace {self._namespace!r} keeps being discarded concurrently; nothing was applied"
                 )
             birth = os.urandom(8 + KEYS_BYTES)
             create = self._records.create, (self._name, ns_of(birth), birth)

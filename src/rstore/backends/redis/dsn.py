@@ -168,7 +168,10 @@ def _number(text: str, what: str) -> int:
 def _address(text: str, port: int) -> Address:
     match = _HOST.fullmatch(text)
     if match is None or int(match[2] or 0) > 65535:
-        raise InvalidValueError("a Redis DSN is redis://user:password@host:port/database, see the documentation")
+        raise InvalidValueError(
+            "a Redis DSN is redis://user:password@host:port/database; its host is a name or an address, an IPv6 one in "
+            "brackets, and its port a number up to 65535"
+        )
     host = match[1].strip("[]") or "localhost"
     try:
         host.encode("idna")  # as the driver will
