@@ -236,8 +236,8 @@ def show_protection(key: str) -> None:
     for value in ("Seattle, Washington", "NOAA daily summaries", "drizzle"):
         table.add_row(f"search for {value!r}", "found" if value.encode() in content else "not there")
     table.add_row("search for 'precipitation', a name", "found" if b"precipitation" in content else "not there")
-    table.add_row("read with another key", read)
-    table.add_row("write to the frozen store", write)
+    table.add_row("read with another key", Text(read))  # brackets in a message are no markup
+    table.add_row("write to the frozen store", Text(write))
     show(table)
     show(Text("Values are encrypted; names, timestamps and sizes are not.", style="dim"))
 

@@ -28,6 +28,7 @@ def test_demo_runs_twice(tmp_path: Path) -> None:
     assert "2014-10-01" in printed
     assert "daily high" in printed
     assert "WrongKeyError: " in printed
+    assert "key=[new, old]" in " ".join(printed.split()), "brackets are no markup"
     assert "FrozenStoreError: " in printed
     assert "\x1b" not in printed, "colours do not belong into a pipe"
     assert max(map(len, printed.splitlines())) <= 80
