@@ -17,7 +17,7 @@ import rstore.testing
 ERRORS = [value for value in vars(rstore.errors).values() if inspect.isclass(value) and issubclass(value, Exception)]
 
 VERBS = """
-open close discard transaction run snapshot namespaces stats durability check backup vacuum
+open close discard transaction run snapshot namespaces ping stats durability check backup vacuum
 set get delete has keys find items values pop popitem setdefault update clear
 get_many set_many entry add incr modify get_or_set touch scan count delete_prefix watch
 range first last missing iscomplete extend extend_many remove timeseries

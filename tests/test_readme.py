@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import rstore
 import rstore.errors
+from rstore.backends import SCHEMES
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -48,6 +50,28 @@ def test_readme_lists_exactly_the_verbs_that_exist() -> None:
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     listed = {name for cell in cells for name in re.findall(r"`([a-z_]+)(?=[(`])", cell)}
     assert listed - {"iter", "len"} == {name for name in dir(rstore.Store) if not name.startswith("_")}
+
+
+def test_readme_tells_all_parameters_of_a_store() -> None:
+    section = README.read_text(encoding="utf-8").partition("## Opening a store\n")[2].partition("\n## ")[0]
+    (call,) = re.findall(r"`Store\(([^`]*)\)`", section)
+    told = [part for part in re.split(r",\s+", call) if part != "*"]
+    parameters = inspect.signature(rstore.Store).parameters.values()
+    assert told == [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    assert re.findall(r"^- \*\*(\w+)\*\*", section, re.MULTILINE) == [p.name for p in parameters]
+
+
+def test_all_schemes_are_told() -> None:
+    table = README.read_text(encoding="utf-8").partition("## Backends\n")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`([a-z+]+)://", table))
+    assert told <= set(SCHEMES)
+    assert {scheme.backend for scheme in SCHEMES.values()} <= {
+        SCHEMES[name].backend for name in told | {name.replace("redis", "rediss") for name in told} if name in SCHEMES
+    }
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    # That `valkey` may stand for `redis` in each of them is told as a rule.
+    own = [name for name in SCHEMES if not name.startswith("valkey")]
+    assert [name for name in own if not re.search(rf"(?<![a-z+]){re.escape(name)}://", pages)] == []
 
 
 def test_readme_draws_the_tree_of_errors() -> None:

@@ -68,6 +68,8 @@ class Care(Verbs):
         2
         >>> store.stats().keys, store.stats().points
         (1, 2)
+        >>> store.stats().counters['lost_replies']
+        0
         """
         self._check_alone("stats")
         session = self._reader

@@ -43,7 +43,13 @@ T = TypeVar("T")
 class UnencryptedWarning(RuntimeWarning):
     """A store without a key was opened for writing where others have encrypted values.
 
-    What it writes is stored as it is. `allow_plaintext=True` says that this is meant.
+    Its values are stored as they are. `allow_plaintext=True` says that this is meant:
+
+    >>> from rstore import Store, generate_key
+    >>> with Store('file.db', key=generate_key(), frozen=False) as store:
+    ...     store['iban'] = 'DE02 1203 0000 0000 2020 51'
+    >>> with Store('file.db', frozen=False, allow_plaintext=True) as store:
+    ...     store['visits'] = 1
     """
 
 

@@ -39,8 +39,9 @@ class Store(Models, Watching, Care):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
-        dsn: `sqlite://PATH` or a bare path (a SQLite file), `postgresql://…` (a PostgreSQL database),
-            `redis://…` or `redis+cluster://…` (Redis, Redis Cluster), or `memory://NAME` (for tests).
+        dsn: `sqlite://PATH` or a bare path (a SQLite file), `postgresql://…` (a PostgreSQL database), `redis://…`,
+            `unix://…`, `redis+sentinel://…` or `redis+cluster://…` (Redis, or Valkey, which `valkey` says as well; with
+            TLS `rediss`), or `memory://NAME` (for tests).
         namespace: What isolates this data from other data in the same store; `'default'` if neither this nor the class
             attribute `_namespace` is given.
         key: Turns encryption on: what `generate_key()` returns, 32 bytes, a `Passphrase`, or a list of them, of which
@@ -50,7 +51,7 @@ class Store(Models, Watching, Care):
             or `'msgpack'`; a subclass may override `_dump` and `_load` instead.
         durability: `'full'`: what a call has stored survives a power cut. `'normal'`: the newest calls may not,
             the rest does.
-        timeout: How long to wait for other writers, in seconds, before `StoreBusyError`.
+        timeout: How long a call waits, in seconds: for other writers before `StoreBusyError`, for a server.
         allow_plaintext: With a key, read unencrypted values all the same; without one, write where others have
             encrypted values, and be asked no more whether that is meant (`UnencryptedWarning`).
         compress: Store the values of keys in fewer bytes where that saves a tenth; every store reads them. Off by
@@ -70,6 +71,8 @@ class Store(Models, Watching, Care):
     >>> with Store('file.db') as store:
     ...     store['greeting']
     'hello'
+    >>> Store('postgresql://ada@db.example.com/data', credentials=lambda: open('/run/secrets/token').read())
+    <Store 'postgresql://…@db.example.com/data' namespace='default', frozen, closed>
     """
 
     _namespace: str | None = None
