@@ -1,4 +1,4 @@
-"""What a failover of Redis costs: how long nothing is acknowledged, and how many acknowledged writes are lost.
+"""The cost of a failover of Redis: how long nothing is acknowledged, and how many acknowledged writes are lost.
 
 Four threads write while a master is replaced by plan, killed, or stopped; what they were told is kept outside of the
 store and compared with what is there at the end. `python benchmarks/failovers.py [rounds]` prints a table, in which
@@ -30,7 +30,7 @@ BEFORE_S, AFTER_S = 2.0, 10.0
 
 
 class Told(NamedTuple):
-    """What a writer was told of one write, and when."""
+    """The outcome of one write as its writer was told it, and the time."""
 
     key: str
     outcome: str
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of one failover."""
+    """The figures of one failover."""
 
     gap_s: float
     done: int
@@ -64,7 +64,7 @@ def write(store: Store, who: int, told: list[Told], stop: threading.Event) -> No
 
 
 def measure(dsn: str, strike: Callable[[], object], reader: str) -> Result:
-    """Return what becomes of writes to one DSN while something is done to the servers; `reader` tells what is left."""
+    """Measure the outcome of writes to one DSN while something is done to the servers; `reader` tells what is left."""
     stop = threading.Event()
     told: list[list[Told]] = [[] for _ in range(WRITERS)]
     stores = [Store(dsn, frozen=False, timeout=30).open() for _ in range(WRITERS)]

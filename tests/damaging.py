@@ -1,4 +1,4 @@
-"""What is done to a damaged store: every verb, of which none may raise anything but what is documented.
+"""Every verb, done to a damaged store, of which none may raise anything but what is documented.
 
 `DAMAGES=2000` in the environment lets the tests that use it damage so many places each, instead of some.
 """
@@ -205,7 +205,7 @@ def shaken(random: Random, data: bytes) -> bytes:
 
 
 def told(findings: Iterable[Finding]) -> set[tuple[str, str | None]]:
-    """Return what findings are about."""
+    """Return the models and keys of findings."""
     return {(finding.model, finding.key) for finding in findings}
 
 

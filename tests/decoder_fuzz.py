@@ -51,7 +51,7 @@ def limit() -> None:
 
 
 def memory(what: str) -> int:
-    """Return what Linux says of this process; `VmHWM` and not `ru_maxrss`, which is inherited."""
+    """Return a figure of Linux about this process; `VmHWM` and not `ru_maxrss`, which is inherited."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
 

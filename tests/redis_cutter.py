@@ -44,7 +44,7 @@ class Cutter:
             self._stays_down = for_good
 
     def _passes(self, side: Side, data: bytes) -> tuple[bytes, bool]:
-        """Return what of some bytes goes through, and whether the connection ends with it."""
+        """Return the bytes that go through, and whether the connection ends with them."""
         with self._lock:
             self.seen[side].append(len(data))
             if len(data) <= self._left[side]:

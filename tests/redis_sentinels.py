@@ -43,7 +43,7 @@ class Sentinel(Server):
         return int(self.do("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
     def facts(self) -> dict[str, str]:
-        """Return what it says of the service."""
+        """Return its facts about the service."""
         flat = [part.decode() for part in self.do("SENTINEL", "MASTER", SERVICE)]
         return dict(zip(flat[::2], flat[1::2], strict=True))
 

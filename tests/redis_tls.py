@@ -84,7 +84,7 @@ class Tunnel:
 
 
 class Authority:
-    """Who vouches for certificates."""
+    """An authority that signs certificates."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

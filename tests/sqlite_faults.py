@@ -49,7 +49,7 @@ _CALLS: Final[tuple[tuple[Kind, tuple[tuple[str, Any], ...]], ...]] = (
 
 
 class Faulty(apsw.VFS):
-    """What every connection opens its files by while it is entered."""
+    """A VFS by which every connection opens its files while it is entered."""
 
     def __init__(self, directory: str | os.PathLike[str], kind: Kind) -> None:
         self._base = apsw.vfs_names()[0]

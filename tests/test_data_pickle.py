@@ -33,7 +33,7 @@ from rstore.codec.serializers import Codec
 
 PROTO: Final = b"\x80\x05"
 events: list[str] = []
-"""What ran while a pickle was loaded: methods of the classes below, and audited calls of the interpreter."""
+"""Everything that ran while a pickle was loaded: methods of the classes below, and audited calls of Python."""
 
 
 def _text(text: str) -> bytes:

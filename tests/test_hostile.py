@@ -55,7 +55,7 @@ print(json.dumps([said, memory("VmHWM") - before, time.process_time() - began]))
 
 
 def read(path: Path, *verbs: str) -> tuple[list[str], int, float]:
-    """Return what verbs return or raise, how many MiB the process grew by, and the seconds that it computed."""
+    """Return the outcome of each verb, how many MiB the process grew by, and the seconds that it computed."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path), json.dumps(verbs)], capture_output=True, text=True, timeout=100,
         check=False,

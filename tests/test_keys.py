@@ -1,4 +1,4 @@
-"""What somebody who can write the database does to keys and salts, and what people do to them by mistake."""
+"""Attacks of a database writer on keys and salts, and the mistakes that people make with them."""
 
 from __future__ import annotations
 

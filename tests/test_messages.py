@@ -1,4 +1,4 @@
-"""What messages name: the store's verbs, and what there is instead of what was asked for."""
+"""Messages of mistakes: they name the store's verbs, the things that are there instead, and the way out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a writer of the database puts into a log is refused, as long as it is there, and does no harm afterwards.
+"""Rows and chunks that a database writer puts into a log are refused, and do no harm afterwards.
 
 A planted chunk is one that the log once had: it opens under the key, at its own place.
 """

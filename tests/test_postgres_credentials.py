@@ -19,7 +19,7 @@ def vault(postgresql: Server, postgresql_schema: str) -> Iterator[Vault]:
 
 
 class Vault:
-    """What gives out the one token that the server takes now."""
+    """A vault that gives out the one token that the server takes now."""
 
     def __init__(self, server: Server, schema: str) -> None:
         self.server = server

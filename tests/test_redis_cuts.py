@@ -56,7 +56,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
     "discard": lambda s: s.discard(),
 }
 SEALED: Final = ("set", "update", "extend", "apply", "transaction")
-"""What goes over the wire is longer then, and nothing else."""
+"""Verbs that are also cut with a key: their bytes on the wire are longer then, and nothing else."""
 READS: dict[str, Callable[[Store], Any]] = {
     "get": lambda s: s.get("k"), "has": lambda s: "k" in s, "get_many": lambda s: s.get_many(["k", "n"]),
     "find": lambda s: s.find(), "len": len, "range": lambda s: s.range("s"), "current": lambda s: s.current("e"),

@@ -1,4 +1,4 @@
-"""What an operator is told: the server's own words, the command, the file, and what to do."""
+"""Messages for an operator: the server's own words, the command, the file, and what to do."""
 
 from __future__ import annotations
 

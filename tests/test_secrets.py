@@ -45,7 +45,7 @@ def secrets_of(raw: bytes) -> list[str]:
 
 
 def shown(error: BaseException) -> Iterator[tuple[str, str]]:
-    """What a tool shows of an error and of what led to it: messages, attributes, variables of all frames."""
+    """Everything that a tool shows of an error and of its causes: messages, attributes, variables of all frames."""
     left, seen = [error], set[int]()
     while left:
         one = left.pop()

@@ -149,7 +149,7 @@ CALLS: dict[str, Call] = {
 
 
 class Ledger:
-    """What may be in a store, after calls of one verb."""
+    """The states that a store may have after calls of one verb."""
 
     def __init__(self, path: Path, call: Call) -> None:
         self.path, self.call = path, call
@@ -282,7 +282,7 @@ def test_a_checkpoint_behind_the_commit_fails(
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_discard_meets_it(tmp_path: Path, kind: Kind, times: int) -> None:
-    """What comes behind the commit, to remove the file, is not the outcome."""
+    """The removal of the file comes behind the commit, and is not the outcome."""
     with Faulty(tmp_path, kind) as faulty:
         for n in range(1, MOST):
             path = tmp_path / f"{n}.db"

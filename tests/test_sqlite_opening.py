@@ -1,4 +1,4 @@
-"""What stands in the way of opening a file, and of using it later: said by what it is, and never a raw error."""
+"""Obstacles to opening a file, and to using it later: each is named, and none is a raw error."""
 
 from __future__ import annotations
 

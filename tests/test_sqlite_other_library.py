@@ -67,7 +67,7 @@ def contents(store: Store) -> tuple[dict[str, object], int, object]:
 
 
 def after_a_crash(path: Path) -> tuple[dict[str, object], int, object]:
-    """Return what another store finds in a copy of what is there under the names of the file."""
+    """Return the content that another store finds in a copy of all files of the store."""
     copy = path.with_name("copy.db")
     for end in ("", "-wal"):
         Path(f"{copy}{end}").unlink(missing_ok=True)

@@ -64,7 +64,7 @@ def columns(draw: st.DrawFn) -> Column:
 
 
 def bits(values: npt.NDArray[Any]) -> Any:
-    """Return what tells an array from all others; of NaN only that it is one."""
+    """Return a text that tells an array from all others; of NaN only that it is one."""
     if values.dtype.kind == "f":
         return [("nan" if one != one else (one, math.copysign(1, one))) for one in values.tolist()]  # noqa: PLR0124
     return values.tolist()

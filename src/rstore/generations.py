@@ -20,7 +20,7 @@ from rstore.guard import GuardedBackend
 
 _TRIES: Final = 100
 _KEY_FACT: Final = "key "
-"""What the name of a key fact begins with, a number follows."""
+"""The beginning of the name of a key fact; a number follows."""
 ORIGIN_FACT: Final = "origin"
 """The name of the fact that says, of a copy, which birth its values are sealed for: that of the namespace copied."""
 
@@ -38,7 +38,7 @@ class Generation(NamedTuple):
 
 
 def sealed_for(birth: bytes | None, facts: dict[str, bytes]) -> bytes:
-    """Return what the keys of a namespace are bound to."""
+    """Return the identity that the keys of a namespace are bound to."""
     return facts.get(ORIGIN_FACT, b"" if birth is None else identity_of(birth))
 
 

@@ -200,7 +200,7 @@ class GuardedBackend:
             raise self._envelope.refusal(self._envelope.where(_CELLS[log.model], log.key))
 
     def _together(self, work: Callable[[], T]) -> T:
-        """Return what is done as one step, where the backend can do several calls as one."""
+        """Do the work as one step, where the backend can do several calls as one."""
         if not self._backend.transactional:
             return work()
         races = 0

@@ -42,7 +42,7 @@ _KINDS: Final = {
 
 
 def mark_of(model: Model, head: Head | None) -> bytes:
-    """Return what is sealed with the rows of a log, so that they do not open in a later one of the same name.
+    """Return the mark that is sealed with the rows of a log, so that they do not open in a later one of the same name.
 
     The version of a series, drawn when it begins and never changed. The nonce of a sequence's facts, which are sealed
     when it begins and whenever it is pruned: then all of its rows are sealed anew. Whoever puts back what was removed
@@ -123,7 +123,7 @@ class LogReader:
         from_checkpoint: Position | None = None,
         unless_version: bytes | None = None,
     ) -> View:
-        """Return what the log holds between two positions at one moment, still sealed.
+        """Read the log between two positions at one moment, still sealed.
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """

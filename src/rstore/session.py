@@ -112,7 +112,7 @@ class Session:
         self.backend = backend
 
     def take_away(self, take: Callable[[Backend, bytes], T]) -> T:
-        """Return what is taken away from the generation of now."""
+        """Take something away from the generation of now, and return it."""
         while True:
             birth = self.generations.now.birth  # first: the backend may be the one that goes with a later birth
             try:

@@ -129,7 +129,7 @@ _MOST_NAMES: Final = 10
 
 
 class Named(Protocol):
-    """What can tell the namespaces of a store."""
+    """An object that lists the namespaces of a store."""
 
     def namespaces(self) -> list[str]:
         """Return their names, in order."""

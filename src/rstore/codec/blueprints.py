@@ -33,7 +33,7 @@ MAX_FRACTION_BITS: Final = 100_000
 
 
 class Blueprint:
-    """What a pickle says of one object."""
+    """The description of one object in a pickle."""
 
     __slots__ = ("args", "begun", "items", "state")
 
@@ -338,7 +338,7 @@ def known_zones() -> frozenset[str]:
 
 
 FACTORIES: Final = frozenset((list, dict, set, int, float, str, bytes, bool, tuple, frozenset, bytearray))
-"""What a defaultdict may call."""
+"""The factories that a defaultdict may have."""
 
 DIRECT: Final[dict[tuple[str, str], Any]] = {
     ("datetime", "datetime"): datetime.datetime,
@@ -389,7 +389,7 @@ STANDARD: Final = _standard()
 
 
 def build(root: Any) -> Any:
-    """Return what was loaded with all blueprints built, without recursion: nesting has no limit but memory.
+    """Build all blueprints of a loaded value, without recursion: nesting has no limit but memory.
 
     Lists, dicts and sets are filled in place, so that what is shared stays shared, and what holds itself holds itself.
     """

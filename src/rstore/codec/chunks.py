@@ -294,7 +294,7 @@ _ENCODED: Final = int(Kind.ENCODED)
 
 
 def unpack_meta(meta: bytes, n: int, span: int) -> Meta:
-    """Return what the meta of a chunk says that has `n` points, the last of them `span` after the first.
+    """Unpack the meta of a chunk that has `n` points, the last of them `span` after the first.
 
     Raises `CorruptionError` for what no points can have. What some could have, and these have not, `check()` finds.
     """

@@ -304,7 +304,7 @@ class _Fields(Blueprint):
     names: ClassVar[tuple[str, ...]]
     """The fields, in order."""
     slots: ClassVar[dict[str, types.MemberDescriptorType]]
-    """What sets an attribute that has a slot."""
+    """The setter of an attribute that has a slot."""
 
     @classmethod
     def check_names(cls, obj: Any) -> None:

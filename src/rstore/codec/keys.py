@@ -37,7 +37,7 @@ _MOST_WORK: Final = _MOST_PASSPHRASES * _DEFAULT_COST[0] * _DEFAULT_COST[1]
 
 
 class Root:
-    """What everything is derived from that one key seals, and what a namespace of one birth knows it by."""
+    """The secret that all keys of one given key are derived from, and its commitment to the birth of a namespace."""
 
     __slots__ = ("_birth", "_secret")
 
@@ -177,7 +177,7 @@ class Keyring(NamedTuple):
 
 
 def find_keyring(keys: Sequence[CheckedKey], facts: Sequence[bytes], birth: bytes) -> Keyring | None:
-    """Return what keys come to in a namespace with these key facts, the oldest first; None if all of them are others.
+    """Return the keyring of keys in a namespace with these key facts, the oldest first; None if all facts are others'.
 
     Raises `CorruptionError` if the salt or the cost of a passphrase was altered.
     """

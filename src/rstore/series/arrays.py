@@ -147,7 +147,7 @@ def _array_from(t: Any) -> str:
 
 
 def _named(given: Any, array: npt.NDArray[Any]) -> str:
-    """Return what an array is that holds no timestamps, and how it becomes one that does."""
+    """Name the kind of an array that holds no timestamps, and the way to make timestamps of it."""
     if getattr(given, "nlevels", 1) > 1:
         return "a MultiIndex: reset_index() makes columns of its levels, and timestamps='…' of extend_frame takes one"
     kind = str(getattr(given, "dtype", array.dtype))

@@ -1,4 +1,4 @@
-"""What works with a dict and needs all of its pairs: copies of a store, its operators, and the operators of its keys.
+"""Operations of a dict that need all of its pairs: copies of a store, its operators, and the operators of its keys.
 
 Also while entries expire, or others delete them: a value that does so while it is loaded makes that certain.
 """

@@ -98,7 +98,7 @@ def _refuses_every_change(store: Any, kind: type[StoreError]) -> None:
 
 
 class GuardingSuite(Suite):
-    """What happens under a wrong key, and without one."""
+    """Stores under a wrong key, and without one."""
 
     @plain
     def test_a_wrong_key_is_refused_at_opening_and_writes_nothing(self, opener: Opener) -> None:

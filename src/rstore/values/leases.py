@@ -1,4 +1,4 @@
-"""Who computes the value of a key while others wait for it.
+"""Leases on the computation of a value, for which others wait.
 
 A *lease* is a log without rows, of a kind of its own: it is in no list of keys, goes with the namespace, every backend
 commits it by its version, and its facts say until when it holds, by the backend's clock.

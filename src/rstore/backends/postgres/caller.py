@@ -283,7 +283,7 @@ class Caller:
         return failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0
 
     def within(self, timeout_s: float, work: Callable[[float], T]) -> T:
-        """Return what `work` returns, whose calls of this thread have so much time together; it is told their deadline.
+        """Call `work` with a deadline for all of its calls in this thread, and return its result.
 
         Not a `with`: where an interrupt came while it is entered, all later calls of the thread would be overdue.
         """

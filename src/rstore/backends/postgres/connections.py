@@ -208,7 +208,7 @@ class Connections(Caller):
         raise AssertionError("the last try returns or raises")
 
     def transaction(self, *first: Call, serializable: bool = False, around: Around | None = None) -> Scope:
-        """Return what binds a connection to this thread, and makes all of its calls one transaction.
+        """Return a scope that binds a connection to this thread and makes all of its calls one transaction.
 
         It begins with some statements, whose results are its `found`. Inside another one it is a step of that: all of
         it or nothing. `serializable`: what was read inside is what there is at its end.
@@ -228,7 +228,7 @@ class Connections(Caller):
         return link, found[len(begin) :]
 
     def of_this_thread(self) -> dict[str, Any]:
-        """Return what is known of this thread's transaction, to be changed in one step, by whichever thread ends it."""
+        """Return the state of this thread's transaction, which the thread that ends it changes in one step."""
         return vars(self._bound)
 
     def inside(self, calls: Iterable[Call]) -> Results:
@@ -260,7 +260,7 @@ class Connections(Caller):
             self.within(BEHIND_S, lambda _: self.write([*bounds, self._receipts.remove_stale], lambda: False))
 
     def moment(self, *calls: Call) -> MomentScope:
-        """Return what reads, in a transaction of its own on a connection of its own, what there was when it began."""
+        """Return a scope that reads one moment, in a transaction of its own on a connection of its own."""
         begin = [_BEGIN_MOMENT, set_local("idle_in_transaction_session_timeout", _READER_MS)]
 
         def start() -> tuple[Link, Results]:

@@ -30,7 +30,7 @@ class Place(NamedTuple):
     credentials: Credentials | None = None
 
     def login(self) -> dict[str, str]:
-        """Return what libpq is told, with the login for one connection."""
+        """Return the parameters for libpq, with the login for one connection."""
         if self.credentials is None:
             return self.parameters
         user, password = ask_for_login(self.credentials, self.show)

@@ -47,7 +47,7 @@ LIMITS: Final = {
     "25P03": "idle_in_transaction_session_timeout",
     "25P04": "transaction_timeout",
 }
-"""What an administrator may have set, where the server gave something up of itself."""
+"""The limits of an administrator, by the code of the error by which the server enforces them."""
 
 READ_ONLY_HINT: Final = (
     "the server only reads: it is a standby, or default_transaction_read_only is on; connect to the primary (several "

@@ -24,7 +24,7 @@ Address = tuple[bytes, bytes, bytes, bytes]
 
 
 def ns_of(birth: bytes) -> bytes:
-    """Return what the rows of a namespace are found by."""
+    """Return the number by which the rows of a namespace are found."""
     return birth[:8]
 
 

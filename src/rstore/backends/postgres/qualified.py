@@ -32,7 +32,7 @@ _TOKEN: Final = re.compile(
 )
 _TYPES: Final = {"bigint": "int8", "int": "int4", "boolean": "bool"}
 _FORMS: Final = {"coalesce", "extract", "substring"}
-"""What looks like a function and is part of the grammar, or becomes one of the catalogue by itself."""
+"""Forms of the grammar that look like functions, or that the grammar maps to functions of the catalogue."""
 _BEHIND_ASSIGNMENTS: Final = {"WHERE", "FROM", "RETURNING"}
 
 

@@ -26,7 +26,7 @@ _BEHIND_PREFIX: Final = "receipt!"
 
 
 class Receipt(NamedTuple):
-    """What leaves a row in a transaction, and what finds it later."""
+    """The statement that leaves a row in a transaction, and the one that finds it later."""
 
     leave: Call
     find: Call
@@ -61,5 +61,5 @@ AND fact < int8send({NOW} - {STALE_MS})""")
 
     @property
     def remove_stale(self) -> Call:
-        """What removes the rows of connections that are gone."""
+        """The call that removes the rows of connections that are gone."""
         return self._remove_stale, (self._namespace,)

@@ -26,7 +26,7 @@ _RELEASE: Final = (Statement("RELEASE SAVEPOINT step"), ())
 
 
 class Around(Protocol):
-    """What else belongs to a transaction."""
+    """Further steps at the beginning and the end of a transaction."""
 
     def begin(self) -> None:
         """Do what comes before it."""
@@ -46,7 +46,7 @@ class Scope(AbstractContextManager[None]):
         self._around = around
         self._serializable = serializable
         self.found: Results = []
-        """What its first statements found."""
+        """The results of its first statements."""
         self._link: Link | None = None
         self._is_step = False
         self._mine: dict[str, Any] = {}

@@ -72,7 +72,7 @@ class Call(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         verb = self.command[0].decode()
         return verb if self.script is None else f"{verb} of the script {self.script.name!r}"
 

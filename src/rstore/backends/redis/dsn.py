@@ -39,7 +39,7 @@ class Target:
     """Of a Unix socket."""
     cluster: bool = False
     service: str | None = None
-    """What Sentinel calls the master; the addresses are those of the sentinels then."""
+    """The name of the master in Sentinel; the addresses are those of the sentinels then."""
     tls: bool = False
     database: int = 0
     buckets: int = 1
@@ -51,7 +51,7 @@ class Target:
     client_name: str | None = None
     credentials: dict[str, str] = field(default_factory=dict, repr=False)
     ask: Credentials | None = field(default=None, repr=False)
-    """Who is asked for a login at each new connection."""
+    """The function that each new connection asks for a login."""
     sentinel_credentials: dict[str, str] = field(default_factory=dict, repr=False)
     ssl: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -148,7 +148,7 @@ def _unknown(options: list[str], query: str) -> str:
 
 
 def parse_socket(rest: str, credentials: Credentials | None = None) -> Target:
-    """Return what stands behind the two slashes of `unix://`."""
+    """Parse the part behind the two slashes of `unix://`."""
     target = parse(rest, cluster=False, tls=False, credentials=credentials)
     if target.path is None:
         raise InvalidValueError("unix:// is followed by the path of a socket: unix:///path/of/socket?db=0")

@@ -27,7 +27,7 @@ _WRAPPED: Final = re.compile(r"@user_script: ?\d+: (?:@user_script: ?\d+: )?-?([
 _NOT_LOCAL: Final = "attempted to access a non local key"
 _NOT_AUTHENTICATED: Final = "unauthenticated"  # of more than ten arguments; it does not read on to say NOAUTH
 _OF_DAMAGED_DATA: Final = ("data string too short", "attempt to ")
-"""What Lua says where it is given something else than it was written for."""
+"""Words of Lua's errors about data of another kind than a script expects."""
 _NOT_ALLOWED: Final = ("user executing the script can't", "can't access at least one of the keys")
 _REPEATED: Final = re.compile(
     r"Error running script \(call to f_[0-9a-f]{40}\): |@user_script: ?\d+:"
@@ -100,7 +100,7 @@ def code_of(error: Exception) -> str:
 
 
 def words_of(error: Exception) -> str:
-    """Return what a server said, in one line, without what it repeats of a command: that may be a value."""
+    """Return the words of a server in one line, without parts of a command that it repeats: they may hold a value."""
     words = " ".join(_REPEATED.sub("", str(error)).split())
     return f"{words[:_MOST_WORDS]}…" if len(words) > _MOST_WORDS else words
 

@@ -1,4 +1,4 @@
-"""What a connection says when it is new: who uses it, for those who look at CLIENT LIST. It costs one round trip."""
+"""The greeting of a new connection: its name and library, for CLIENT LIST. It costs one round trip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def named(target: Target, namespace: str) -> Target:
 
 
 def greeter(target: Target) -> Callable[[Any], None]:
-    """Return what begins a connection of redis-py."""
+    """Return the function that redis-py calls for each new connection."""
     wanted: list[tuple[Any, ...]] = []
     if target.cluster and target.read_from_replica:
         wanted.append((b"READONLY",))

@@ -40,7 +40,7 @@ RENEWER: Final = "rstore log"
 
 
 class RedisLeases(RedisLogs):
-    """What keeps others from committing to a log of a namespace."""
+    """Leases on the logs of a namespace, which keep others from committing."""
 
     def __init__(self, target: Target, namespace: str, options: Options) -> None:
         super().__init__(target, namespace, options)
@@ -117,7 +117,7 @@ class RedisLeases(RedisLogs):
         return self._held().get(log, b"")
 
     def _unleased(self, key: str, attempt: Callable[[], T]) -> T:
-        """Return what an attempt returns as soon as nobody else has a lease on the log.
+        """Repeat an attempt until no other handle has a lease on the log, and return its result.
 
         Raises `StoreBusyError` if the time-out passes first.
         """

@@ -1,4 +1,4 @@
-"""What a port speaks, where a connection to it failed: TLS on one side only looks like a server that is not there."""
+"""Find out whether a port speaks TLS, after a connection to it failed: TLS on one side looks like no server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST_S = 1.0
 
 
 def tls_on_one_side(target: Target, within_s: float) -> str | None:
-    """Return what is wrong if a server that the DSN names speaks TLS and the DSN does not, or the other way round."""
+    """Return a reason if either the DSN or a server that it names speaks TLS and the other one does not."""
     timeout_s = max(0.1, min(within_s, _LONGEST_S))
     for address in target.addresses[:1]:
         if target.tls and _answers_plainly(address, timeout_s):

@@ -45,7 +45,7 @@ _LONGEST_FAILOVER_S: Final = 30.0
 _OUTDATED_S: Final = 10.0
 """So long the sentinels have to tell one another of a failover."""
 _FRESH_S: Final = 3.0
-"""What a sentinel has said counts for so long."""
+"""The time for which an answer of a sentinel counts."""
 # The slave, replica or primary in some of these names differs between Redis and Valkey, and what leads to it does not.
 _CHANNELS: Final = (
     b"+switch-*", b"+failover-state-select-*", b"+failover-state-send-*", b"+promoted-*", b"+failover-end*",
@@ -56,7 +56,7 @@ _BEGINS: Final = b"+failover-state-se"
 
 
 class Sighting(NamedTuple):
-    """What one sentinel says of a service, and when it was asked."""
+    """The answer of one sentinel about a service, and the time at which it was asked."""
 
     epoch: int
     master: Address
@@ -179,7 +179,7 @@ class SentinelNodes(Nodes):
         return failures
 
     def _sight(self, sentinel: Address) -> Sighting:
-        """Return what a sentinel says. Both questions in one go: it answers them at one moment."""
+        """Ask a sentinel. Both questions go together, so that it answers them at one moment."""
         service, pool, at = str(self._target.service).encode(), self._sentinels[sentinel], monotonic()
         connection = pool.take(checked=True)
         questions = [(b"SENTINEL", b"MASTER", service), (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)]

@@ -46,7 +46,7 @@ _log: Final = logging.getLogger("rstore.sqlite")
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
 _MOST_SPARE: Final = 2
 _FAILURES: Final = (apsw.Error, UnicodeDecodeError)
-"""What a statement raises; the second where a text in the file is no UTF-8."""
+"""The errors of a statement; the second where a text in the file is no UTF-8."""
 _OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError)
 _OF_THE_SYSTEM: Final = (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)
 

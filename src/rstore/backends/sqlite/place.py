@@ -17,7 +17,7 @@ _ABSENT: Final = FileNotFoundError, NotADirectoryError
 
 
 def status(path: str) -> os.stat_result | None:
-    """Return what the system says of the file that bears a name, None if there is none."""
+    """Return the status of the file that bears a name, None if there is none."""
     try:
         return os.stat(path)
     except _ABSENT:
@@ -79,7 +79,7 @@ def has_log(path: str) -> bool:
 
 
 def stamp(path: str) -> tuple[int, ...] | None:
-    """Return what changes when a file is written to."""
+    """Return numbers that change whenever a file is written to."""
     found = status(path)
     if found is None:
         return None
