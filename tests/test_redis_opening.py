@@ -6,10 +6,11 @@ import multiprocessing
 import shutil
 import socket
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -97,6 +98,27 @@ def test_what_cannot_be_reached_says_why(tmp_path: Path) -> None:
     assert "hunter" not in str(refused.value)
     with pytest.raises(StoreNotAvailableError, match="No such file"):
         Store(f"redis://{tmp_path}/s", frozen=False).open()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "another protocol than that of Redis"), (b"", "the connection was closed")],
+)
+def test_a_port_of_something_else(answer: bytes, says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):  # until it is closed
+                while True:
+                    with listening.accept()[0] as one:
+                        while not (asked := one.recv(4096)).endswith(b"\r\n") and asked:
+                            pass
+                        one.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(StoreNotAvailableError, match=f"{says}; is it running, and is this its address"):
+            Store(f"redis://127.0.0.1:{listening.getsockname()[1]}", frozen=False, timeout=2).open()
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_store_survives_a_restart_of_its_server(tmp_path: Path) -> None:

@@ -174,7 +174,9 @@ def _reason(error: Exception) -> str:
     cause = error if isinstance(error, OSError) else error.__cause__ or error.__context__
     if isinstance(cause, OSError) and cause.strerror and (cause is error or _is_of_driver(cause)):
         return cause.strerror
-    return type(error).__name__
+    if isinstance(error, driver.InvalidResponse):
+        return "it answers in another protocol than that of Redis"
+    return "the connection was closed" if type(error) is driver.ConnectionError else type(error).__name__
 
 
 def _is_of_driver(error: BaseException) -> bool:
