@@ -13,6 +13,7 @@ import pytest
 import rstore
 import rstore.errors
 from rstore.backends import SCHEMES
+from rstore.backends.telemetry import Occurrence
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -72,6 +73,15 @@ def test_all_schemes_are_told() -> None:
     # That `valkey` may stand for `redis` in each of them is told as a rule.
     own = [name for name in SCHEMES if not name.startswith("valkey")]
     assert [name for name in own if not re.search(rf"(?<![a-z+]){re.escape(name)}://", pages)] == []
+
+
+def test_counters_and_loggers_are_told() -> None:
+    page = (ROOT / "docs" / "care.md").read_text(encoding="utf-8")
+    table = page.partition("| counter |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [str(kind) for kind in Occurrence]
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    made = set(re.findall(r"""getLogger\("(rstore\.\w+)"\)""", source))
+    assert made == set(re.findall(r"`(rstore\.\w+)`", page))
 
 
 def test_readme_draws_the_tree_of_errors() -> None:

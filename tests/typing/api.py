@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 from collections.abc import ItemsView, Iterator, ValuesView
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, assert_type
@@ -12,6 +13,7 @@ from typing import Any, assert_type
 from rstore import (
     Change,
     ChangeRefusedError,
+    DataPickle,
     Durability,
     Entry,
     Event,
@@ -28,6 +30,12 @@ from rstore import (
     Watch,
     generate_key,
 )
+
+
+@dataclass
+class Point:
+    x: float
+    y: float
 
 
 class JsonStore(Store):
@@ -61,7 +69,11 @@ def open_stores(directory: Path) -> None:
         JsonStore("memory://typing", frozen=False),
         BytesStore("memory://typing", frozen=False, durability="normal"),
         Store("memory://typing", "safe", frozen=False, serializer="json", allow_plaintext=True, compress=True),
+        Store("memory://typing", "data", frozen=False, serializer="data"),
+        Store("memory://typing", "data", frozen=False, serializer=DataPickle(allow=[Point])),
     ]
+    Store("postgresql://ada@db.example.com/data", credentials=lambda: "token")  # nothing is asked before it is opened
+    Store("redis+sentinel://10.0.0.1,10.0.0.2/orders", credentials=lambda: ("ada", "token"))
     for store in stores:
         with store as opened:
             assert_type(opened, Store)
@@ -143,7 +155,9 @@ def use_series(store: Store) -> None:
 
 def take_care(store: Store, directory: Path) -> None:
     assert_type(store.namespaces(), list[str])
+    assert_type(store.ping(), float)
     assert_type(store.stats(), Stats)
+    assert_type(store.stats().counters["retries"], int)
     assert_type(store.durability(), Durability)
     assert_type(store.durability().survives_crash, bool | None)
     assert_type(store.check(), list[Finding])
