@@ -103,7 +103,7 @@ def _name(culprit: Any) -> str:
 
 
 def way_out(culprit: Any, otherwise: str) -> str:
-    """Return what to do with an object that cannot be dumped; `otherwise`, where nothing better is known."""
+    """Return the way out for an object that cannot be dumped; `otherwise`, where no better one is known."""
     if isawaitable(culprit):
         return "await it first, and store its result"
     if isgenerator(culprit):
