@@ -299,6 +299,35 @@ class PlantingSuite(Suite):
             assert store.apply("e", _ADDED) == {"n": _CHANGES + 1}
             assert store.check() == []
 
+    @sealed
+    @pytest.mark.parametrize("kind", ["in the middle", "of another branch"])
+    def test_a_sequence_with_an_older_version_and_changes_that_were_never_all_it_had(
+        self, opener: Opener, kind: str
+    ) -> None:
+        """As many changes as the version tells of, and not those."""
+        with opener() as store:
+            for t, amount in enumerate((100, -80)):
+                store.apply("e", {"n": amount} if t == 0 else {"n": (operator.add, amount)}, t)
+            older = store._writer.events.view("e").head
+            store.apply("e", _ADDED, 2)
+            first, second, third = store._writer.events.view("e").rows
+            assert older is not None
+            _commit(store, Model.EVENTS, "e", Commit(version=older.version, drop_rows=[third]))
+        with opener() as store:
+            assert store.current("e") == {"n": 20}  # as it once was
+            if kind == "of another branch":
+                store.apply("e", {"n": (operator.mul, 2)}, 3)
+            _commit(store, Model.EVENTS, "e", Commit(drop_rows=[second], put_rows=[third]))
+        with opener() as store:
+            for name in ("current", "apply", "apply in the past", "prune"):
+                with about(name), pytest.raises(TamperedError):
+                    EVENT_VERBS[name](store)
+            assert {found.key for found in store.check()} == {"e"}
+            _commit(store, Model.EVENTS, "e", Commit(drop_rows=[third], put_rows=[first, second]))
+        with opener() as store:
+            assert store.current("e") == {"n": 40 if kind == "of another branch" else 20}
+            assert store.check() == []
+
 
 class TestMemory(PlantingSuite):
     @pytest.fixture
