@@ -169,7 +169,7 @@ class _LogLook:
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
         segment = self._logs.open_chunk(self._key, chunk, self.head)
-        if (problem := self._logs.problem_of_segment(chunk, segment)) is not None:
+        if (problem := self._logs.problem_of_segment(chunk, segment, order=True)) is not None:
             raise CorruptionError(problem)  # also of what is sealed
         if self._model is Model.SERIES:
             if segment.column.kind is Kind.ENCODED:

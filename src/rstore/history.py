@@ -63,6 +63,10 @@ class History:
         if known is not None and (known.last is None or known.last > hi):
             known = None
         reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
+        if known is not None and reading.state is known.state:  # nothing has happened since
+            if hi == LAST:
+                self._session.readings.put(self._key, reading)
+            return reading
         state, ledger, change = reading.state, reading.ledger, None
         before, tags = ledger.changes, reading.tally.tags
         try:
@@ -77,9 +81,8 @@ class History:
         reading.tally = Tally.of(reading.tally.n + ledger.changes - before, tags)
         if change is not None:
             reading.last = change.t, change.seq
-        if hi == LAST:
-            self._check_whole(reading.head, reading.tally, known)
         if hi == LAST and reading.head is not None:
+            self.check_whole(reading.head, reading.tally)
             self._session.readings.put(self._key, reading)
         return reading
 
@@ -113,9 +116,9 @@ class History:
         (reading.state, reading.tally), reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
 
-    def _check_whole(self, head: Head | None, tally: Tally, known: Reading | None = None) -> None:
+    def check_whole(self, head: Head | None, tally: Tally) -> None:
         """Refuse a sequence of which changes are missing, before a state is made of the others, and kept."""
-        if head is None or (known is not None and known.head is not None and known.head.version == head.version):
+        if head is None:
             return
         told = tally_of(self._envelope, self._key, head)
         if told is not None and (problem := problem_of(tally, told)) is not None:
@@ -216,7 +219,7 @@ class History:
         except CannotFold as error:
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
         tally = reading.tally
-        self._check_whole(reading.head, Tally.of(tally.n - 1, tally.tags - tag_of(body)))
+        self.check_whole(reading.head, Tally.of(tally.n - 1, tally.tags - tag_of(body)))
         return self._commit(reading, at, body, checkpoints, birth, insert=True)
 
     def _pack(self, steps: Sequence[Step]) -> bytes:
@@ -299,7 +302,7 @@ class History:
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
         facts = seal_horizon(self._envelope, self._key, horizon)
         head = view.head._replace(facts=facts)
-        self._check_whole(view.head, Tally.of(len(changes), sum(tag_of(change.body) for change, _ in changes)))
+        self.check_whole(view.head, Tally.of_all([change.body for change, _ in changes]))
         state, checkpoints = State(self._codec, horizon), []
         reading = Reading(head, horizon, state, None, Ledger(), view.now_ms)
         for change in kept:

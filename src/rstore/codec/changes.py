@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from rstore.errors import CorruptionError
@@ -46,9 +46,15 @@ class Tally(NamedTuple):
         """Return the tally of so many changes, of whose tags this is the sum."""
         return cls(n, tags & _MASK)
 
+    @classmethod
+    def of_all(cls, bodies: Collection[bytes]) -> Tally:
+        """Return the tally of these changes."""
+        return cls.of(len(bodies), sum(map(tag_of, bodies)))
+
     def plus(self, body: bytes) -> Tally:
         """Return the tally with one more change."""
-        return Tally.of(self.n + 1, self.tags + tag_of(body))
+        tag = tag_of(body)
+        return Tally(self.n + 1, self.tags + tag & _MASK) if tag else Tally(self.n + 1, self.tags)
 
 
 NONE: Final = Tally()
