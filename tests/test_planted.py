@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from rstore import CorruptionError, PlaintextError, Store, StoreError, TamperedError
-from rstore.backends.nouns import FIRST, Chunk, Commit, Log, Model, Row
+from rstore.backends.nouns import FIRST, Chunk, Commit, Head, Log, Model, Row
 from rstore.codec.chunks import Segment, pack_chunk, pack_meta
 from rstore.codec.envelope import Cell, at_run
 from rstore.log_reading import mark_of
@@ -337,6 +337,14 @@ class PlantingSuite(Suite):
         with opener() as store:
             assert store.current("e") == {"n": 40 if kind == "of another branch" else 20}
             assert store.check() == []
+
+    @plain
+    @pytest.mark.parametrize("facts", [b"", b"x", b"\xff" * 8, b"z" * 100])
+    def test_a_lease_that_lasts_for_ever_is_taken_over(self, opener: Opener, facts: bytes) -> None:
+        with opener() as store:
+            head = Head(bytes(16), bytes(16), sealed=False, facts=facts)
+            _commit(store, Model.LEASES, "k", Commit(create=head, if_version=None))
+            assert store.get_or_set("k", lambda: 5) == 5
 
 
 class TestMemory(PlantingSuite):
