@@ -25,6 +25,7 @@ from rstore import StoreError
 from rstore.codec import chunks, columns
 from rstore.codec.changes import (
     Step,
+    Tally,
     pack_change,
     pack_horizon,
     pack_state,
@@ -176,8 +177,8 @@ def run(seed: int, seconds: float) -> int:
     while time.monotonic() < end:
         segment = next(sources)
         n, span = len(segment), int(segment.t[-1]) - int(segment.t[0])
-        change = pack_change(steps(rng))
-        state = pack_state(((item, CODEC.encode(1)) for item in ("a", "b", "c")), 3)
+        change = pack_change(steps(rng), rng.choice((b"", rng.randbytes(8))))
+        state = pack_state(((item, CODEC.encode(1)) for item in ("a", "b", "c")), Tally(3, rng.randrange(2**64)))
         value = SAFE.encode("text " * rng.choice((300, 30_000, 1_000_000)))
         frame = compress(value)[2:]
         body, meta, bombed = chunks.pack_chunk(segment), chunks.pack_meta(segment), bomb(rng)

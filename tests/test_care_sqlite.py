@@ -15,7 +15,7 @@ import pytest
 from rstore import InvalidValueError, Store, StoreBusyError, StoreError, StoreFullError, generate_key
 from rstore.backends.nouns import Row
 from rstore.backends.sqlite import care
-from rstore.codec.changes import Step, pack_change, pack_state
+from rstore.codec.changes import Step, Tally, pack_change, pack_state
 from rstore.codec.chunks import pack_meta, segment_of_rows
 from rstore.codec.envelope import Cell, Envelope, at_position, at_run
 
@@ -131,7 +131,7 @@ def test_what_is_whole_and_wrong_is_found(path: Path) -> None:
     path = path.with_name("other.db")
     fill(path)
     ((t, seq),) = execute(path, "SELECT t, seq FROM checkpoints")
-    state = pack_state([("a", b"\x10" + bytes(8)), ("b", b"\x10" + bytes(8))], 2)
+    state = pack_state([("a", b"\x10" + bytes(8)), ("b", b"\x10" + bytes(8))], Tally(2))
     block = envelope.seal_block(state, envelope.where(Cell.CHECKPOINT, "log"), at_position(t, seq))
     execute(path, ("UPDATE checkpoints SET body = ?", (block,)))
     assert ("events", "log") in findings(path)

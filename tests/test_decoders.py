@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rstore import CorruptionError, StoreError
 from rstore.codec import chunks, columns
-from rstore.codec.changes import Step, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
+from rstore.codec.changes import Step, Tally, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.formats import Json, Pickle
 from rstore.codec.keys import Passphrase, check_keys, find_keyring
@@ -73,10 +73,12 @@ META = chunks.pack_meta(chunks.Segment(np.arange(3, dtype=np.int64), None, colum
 CHANGE = pack_change(
     [Step("item", "setitem", b"\x13abc"), Step("é", "delitem", None), Step("n", "add", b"\x10" + bytes(8))]
 )
-STATE = pack_state([("a", b"\x13abc"), ("b", b"")], 2)
+TAGGED = pack_change([Step("item", "delitem", None)], bytes(range(8)))
+STATE = pack_state([("a", b"\x13abc"), ("b", b"")], Tally(2, 3))
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "meta": (lambda meta: chunks.unpack_meta(meta, 3, 2), META),
     "change": (unpack_change, CHANGE),
+    "tagged change": (unpack_change, TAGGED),
     "state": (unpack_state, STATE),
     "horizon": (unpack_horizon, b"\x01\x01" + bytes(8)),
     "json value": (Codec(Json()).decode, b'\x02{"a":1}'),

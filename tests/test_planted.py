@@ -8,13 +8,14 @@ from __future__ import annotations
 import operator
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from rstore import CorruptionError, PlaintextError, Store, StoreError, TamperedError
-from rstore.backends.nouns import FIRST, Chunk, Commit, Log, Model, Row
+from rstore.backends.nouns import FIRST, Chunk, Commit, Head, Log, Model, Row
 from rstore.codec.chunks import Segment, pack_chunk, pack_meta
 from rstore.codec.envelope import Cell, at_run
 from rstore.log_reading import mark_of
@@ -209,10 +210,14 @@ class PlantingSuite(Suite):
             planted = _seal(store, Model.SERIES, "s", Segment(t, None, rows.column), claim=rows)
             _commit(store, Model.SERIES, "s", Commit(drop_chunks=[(0, 0)], put_chunks=[planted]))
         with opener() as store:
-            for verb in (lambda: store.range("s"), lambda: store.range_columns("s"), lambda: store.remove("s", end=5)):
-                with pytest.raises(CorruptionError, match="'s'"):
-                    verb()
+            if kind in ("longer than it says", "shifted"):
+                for name in ("range", "range_columns", "remove"):
+                    with about(name), pytest.raises(CorruptionError, match="'s'"):
+                        SERIES_VERBS[name](store)
             assert {found.key for found in store.check()} == {"s"}
+            for name, use in SERIES_VERBS.items():  # a checksum that was computed anew vouches for the order of rows
+                with about(name), suppress(StoreError):
+                    use(store)
 
     @sealed
     def test_what_was_removed_with_its_series_cannot_be_put_back(self, opener: Opener) -> None:
@@ -283,7 +288,12 @@ class PlantingSuite(Suite):
             }[kind]
             _commit(store, Model.EVENTS, "e", planted)
         with opener() as store:
-            for name in ("current", "apply", "apply in the past"):
+            for name in (
+                "current",
+                "apply",
+                "apply in the past",
+                *(["events"] if kind != "a stale checkpoint" else []),
+            ):
                 with about(name), pytest.raises((TamperedError, PlaintextError)):
                     EVENT_VERBS[name](store)
             assert {found.key for found in store.check()} == {"e"}
@@ -298,6 +308,43 @@ class PlantingSuite(Suite):
             assert store.current("e") == {"n": _CHANGES}
             assert store.apply("e", _ADDED) == {"n": _CHANGES + 1}
             assert store.check() == []
+
+    @sealed
+    @pytest.mark.parametrize("kind", ["in the middle", "of another branch"])
+    def test_a_sequence_with_an_older_version_and_changes_that_were_never_all_it_had(
+        self, opener: Opener, kind: str
+    ) -> None:
+        """As many changes as the version tells of, and not those."""
+        with opener() as store:
+            for t, amount in enumerate((100, -80)):
+                store.apply("e", {"n": amount} if t == 0 else {"n": (operator.add, amount)}, t)
+            older = store._writer.events.view("e").head
+            store.apply("e", _ADDED, 2)
+            first, second, third = store._writer.events.view("e").rows
+            assert older is not None
+            _commit(store, Model.EVENTS, "e", Commit(version=older.version, drop_rows=[third]))
+        with opener() as store:
+            assert store.current("e") == {"n": 20}  # as it once was
+            if kind == "of another branch":
+                store.apply("e", {"n": (operator.mul, 2)}, 3)
+            _commit(store, Model.EVENTS, "e", Commit(drop_rows=[second], put_rows=[third]))
+        with opener() as store:
+            for name in ("current", "events", "apply", "apply in the past", "prune"):
+                with about(name), pytest.raises(TamperedError):
+                    EVENT_VERBS[name](store)
+            assert {found.key for found in store.check()} == {"e"}
+            _commit(store, Model.EVENTS, "e", Commit(drop_rows=[third], put_rows=[first, second]))
+        with opener() as store:
+            assert store.current("e") == {"n": 40 if kind == "of another branch" else 20}
+            assert store.check() == []
+
+    @plain
+    @pytest.mark.parametrize("facts", [b"", b"x", b"\xff" * 8, b"z" * 100])
+    def test_a_lease_that_lasts_for_ever_is_taken_over(self, opener: Opener, facts: bytes) -> None:
+        with opener() as store:
+            head = Head(bytes(16), bytes(16), sealed=False, facts=facts)
+            _commit(store, Model.LEASES, "k", Commit(create=head, if_version=None))
+            assert store.get_or_set("k", lambda: 5) == 5
 
 
 class TestMemory(PlantingSuite):

@@ -15,7 +15,7 @@ from typing import Final
 from rstore.arguments import key_or_none
 from rstore.backends.care import MODELS, RECORDS, Finding
 from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
-from rstore.codec.changes import Step, unpack_change
+from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
@@ -24,7 +24,7 @@ from rstore.errors import ConflictError, CorruptionError, EncryptionError, Seria
 from rstore.log_reading import LogReader, mark_of, position_of
 from rstore.pieces import AT_ONCE
 from rstore.session import Session
-from rstore.states import CannotFold, Run, State, open_horizon, total_of
+from rstore.states import CannotFold, Run, State, open_horizon, problem_of, tally_of
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
@@ -169,7 +169,7 @@ class _LogLook:
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
         segment = self._logs.open_chunk(self._key, chunk, self.head)
-        if (problem := self._logs.problem_of_segment(chunk, segment)) is not None:
+        if (problem := self._logs.problem_of_segment(chunk, segment, order=True)) is not None:
             raise CorruptionError(problem)  # also of what is sealed
         if self._model is Model.SERIES:
             if segment.column.kind is Kind.ENCODED:
@@ -196,7 +196,7 @@ class _LogLook:
                     if step.encoded is not None:
                         session.codec.check(step.encoded)
                 state.fold(steps, change.t)
-                state.n += 1
+                state.tally = state.tally.plus(change.body)
             except CannotFold as error:
                 self.problems.append(f"it cannot be replayed at {change.t}, item {error.step.item!r}")
                 return
@@ -207,8 +207,9 @@ class _LogLook:
             return  # what is missing explains what differs
         while kept:
             self._compare(kept.pop(), state)
-        if (total := total_of(envelope, self._key, head)) not in (None, state.n):
-            self.doubts.append(f"it has {state.n} changes instead of {total}")
+        told = tally_of(envelope, self._key, head)
+        if told is not None and (problem := problem_of(state.tally, told)) is not None:
+            self.doubts.append(problem)
 
     def _checkpoint(self, at: Position) -> Row | None:
         """Return the newest checkpoint up to a position."""
@@ -225,19 +226,19 @@ class _LogLook:
         except _UNSOUND as error:
             self.problems.append(f"the checkpoint at {at[0]}: {error}")
             return
-        if found is not None and not (state.agrees(found[0]) and state.n == found[1]):
+        if found is not None and not (state.agrees(found[0]) and state.tally == found[1]):
             self.doubts.append(f"the checkpoint at {at[0]} is not what the changes come to")
 
 
 class _Replay(State):
     """A state that is computed only where everything in it is of a type with a codec of its own."""
 
-    __slots__ = ("n",)
+    __slots__ = ("tally",)
 
     def __init__(self, codec: Codec, horizon: int | None) -> None:
         super().__init__(codec, horizon)
-        self.n = 0
-        """How many changes it was computed from."""
+        self.tally = Tally()
+        """Which changes it was computed from."""
 
     def _compute(self, step: Step, *, recorded: bool) -> bytes:
         if self._is_opaque(step):

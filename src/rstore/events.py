@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_item, check_key, check_range, check_timestamp
 from rstore.backends.nouns import MAX_SEQ
-from rstore.codec.changes import Step, unpack_change
+from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.history import History
 from rstore.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
@@ -129,9 +129,13 @@ class Events(Verbs):
             return None
         decode = session.codec.decode
         with session.naming(f"the event sequence {key!r}"):
+            changes = session.events.rows(key, view, lo, hi)
+            if start is None and end is None:  # of a part nothing tells whether it is whole
+                changes = list(changes)
+                History(session, key).check_whole(view.head, Tally.of_all([change.body for change in changes]))
             return [
                 Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
-                for change in session.events.rows(key, view, lo, hi)
+                for change in changes
                 for item, op, encoded in unpack_change(change.body)
                 if names is None or op in names
             ]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Model, Position, Row
-from rstore.codec.changes import Step, pack_change, unpack_change
+from rstore.codec.changes import Step, Tally, new_tag, pack_change, repack, tag_of, unpack_change
 from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import (
     ChangeRefusedError,
@@ -25,7 +25,17 @@ from rstore.log import new_stamp
 from rstore.log_reading import mark_of
 from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
 from rstore.session import Session
-from rstore.states import CannotFold, Ledger, Reading, State, open_horizon, seal_horizon, seal_total, total_of
+from rstore.states import (
+    CannotFold,
+    Ledger,
+    Reading,
+    State,
+    open_horizon,
+    problem_of,
+    seal_horizon,
+    seal_tally,
+    tally_of,
+)
 
 
 class History:
@@ -53,22 +63,26 @@ class History:
         if known is not None and (known.last is None or known.last > hi):
             known = None
         reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
+        if known is not None and reading.state is known.state:  # nothing has happened since
+            if hi == LAST:
+                self._session.readings.put(self._key, reading)
+            return reading
         state, ledger, change = reading.state, reading.ledger, None
-        before = ledger.changes
+        before, tags = ledger.changes, reading.tally.tags
         try:
             for change in changes:
                 state.fold(unpack_change(change.body), change.t)
                 ledger.changes += 1
                 ledger.size += len(change.body)
+                tags += tag_of(change.body)
             state.settle()
         except CannotFold as error:
             raise self._unreplayable(0 if change is None else change.t, error) from error.__cause__
-        reading.n += ledger.changes - before
+        reading.tally = Tally.of(reading.tally.n + ledger.changes - before, tags)
         if change is not None:
             reading.last = change.t, change.seq
-        if hi == LAST:
-            self._check_whole(reading.head, reading.n, known)
         if hi == LAST and reading.head is not None:
+            self.check_whole(reading.head, reading.tally)
             self._session.readings.put(self._key, reading)
         return reading
 
@@ -85,7 +99,9 @@ class History:
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
         self._session.readings.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
-            return Reading(view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms, known.n), ()
+            return Reading(
+                view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms, known.tally
+            ), ()
         horizon = self._horizon(view.head, known)
         state, trusted = State(self._codec, horizon), known is None
         reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted=trusted)
@@ -97,15 +113,16 @@ class History:
         kept = State.unpack(self._codec, horizon, self._envelope.open_block(sealed, where, place))
         if kept is None:  # made under other fold rules: a cache, so the changes tell it all again
             return self._begin(None, hi)
-        (reading.state, reading.n), reading.last = kept, (t, seq)
+        (reading.state, reading.tally), reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
 
-    def _check_whole(self, head: Head | None, n: int, known: Reading | None = None) -> None:
+    def check_whole(self, head: Head | None, tally: Tally) -> None:
         """Refuse a sequence of which changes are missing, before a state is made of the others, and kept."""
-        if head is None or (known is not None and known.head is not None and known.head.version == head.version):
+        if head is None:
             return
-        if (total := total_of(self._envelope, self._key, head)) not in (None, n):
-            raise self._logs.unsound(self._key, f"it has {n:,} changes instead of {total:,}")
+        told = tally_of(self._envelope, self._key, head)
+        if told is not None and (problem := problem_of(tally, told)) is not None:
+            raise self._logs.unsound(self._key, problem)
 
     def _unreplayable(self, t: int, error: CannotFold) -> CorruptionError:
         item = error.step.item
@@ -157,9 +174,9 @@ class History:
         if t is not None and reading.last is not None and t <= reading.last[0]:
             return self._try_insert(steps, t, birth)
         at = _next(reading.last, now_ms) if t is None else (t, 0)
-        body = pack_change(steps)
+        body = self._pack(steps)
         self._fold_new(reading.state, at[0], steps)
-        reading.n += 1
+        reading.tally = reading.tally.plus(body)
         due = reading.ledger.due(body, reading.state)
         return self._commit(reading, at, body, [self._checkpoint(at, reading)] if due else [], birth)
 
@@ -167,7 +184,7 @@ class History:
         """Record a change in the past: everything behind it is replayed on top of it first."""
         reading, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
         self.check_horizon(reading.horizon, t, writing=True)
-        body, at = pack_change(steps), (t, 0)
+        body, at = self._pack(steps), (t, 0)
         for step in steps:
             if step.encoded is not None:
                 self._codec.decode(step.encoded)  # what cannot be loaded must not be recorded, even to be replaced
@@ -180,7 +197,7 @@ class History:
             reading.state.settle()
             placed = True
             self._fold_new(reading.state, t, steps)
-            reading.n += 1
+            reading.tally = reading.tally.plus(body)
             if reading.ledger.due(body, reading.state):
                 checkpoints.append(self._checkpoint(at, reading))
 
@@ -193,7 +210,7 @@ class History:
                 if change.t > t and not placed:
                     place()
                 reading.state.fold(unpack_change(change.body), change.t)
-                reading.n += 1
+                reading.tally = reading.tally.plus(change.body)
                 if reading.ledger.due(change.body, reading.state):
                     checkpoints.append(self._checkpoint((change.t, change.seq), reading))
             if not placed:
@@ -201,8 +218,12 @@ class History:
             reading.state.settle()
         except CannotFold as error:
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
-        self._check_whole(reading.head, reading.n - 1)
+        tally = reading.tally
+        self.check_whole(reading.head, Tally.of(tally.n - 1, tally.tags - tag_of(body)))
         return self._commit(reading, at, body, checkpoints, birth, insert=True)
+
+    def _pack(self, steps: Sequence[Step]) -> bytes:
+        return pack_change(steps, new_tag() if self._envelope.keyed else b"")
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
@@ -232,7 +253,7 @@ class History:
     def _checkpoint(self, at: Position, reading: Reading) -> Row:
         where = self._envelope.where(Cell.CHECKPOINT, self._key)
         place = at_position(*at) + mark_of(Model.EVENTS, reading.head)
-        return Row(*at, self._envelope.seal_block(reading.state.pack(reading.n), where, place))
+        return Row(*at, self._envelope.seal_block(reading.state.pack(reading.tally), where, place))
 
     def _commit(
         self,
@@ -253,7 +274,7 @@ class History:
             # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
-            version=seal_total(self._envelope, self._key, head or create, reading.n) or new_stamp(),
+            version=seal_tally(self._envelope, self._key, head or create, reading.tally) or new_stamp(),
             put_rows=self._logs.seal_rows(self._key, [(*at, body)], head or create),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
@@ -281,13 +302,13 @@ class History:
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
         facts = seal_horizon(self._envelope, self._key, horizon)
         head = view.head._replace(facts=facts)
-        self._check_whole(view.head, len(changes))
+        self.check_whole(view.head, Tally.of_all([change.body for change, _ in changes]))
         state, checkpoints = State(self._codec, horizon), []
         reading = Reading(head, horizon, state, None, Ledger(), view.now_ms)
         for change in kept:
             try:
                 state.fold(unpack_change(change.body), change.t)
-                reading.n += 1
+                reading.tally = reading.tally.plus(change.body)
                 if reading.ledger.due(change.body, state):
                     checkpoints.append(self._checkpoint((change.t, change.seq), reading))
             except CannotFold as error:
@@ -300,7 +321,7 @@ class History:
         commit = Commit(
             if_version=view.head.version,
             if_epoch=view.head.epoch,
-            version=seal_total(self._envelope, self._key, head, reading.n) or new_stamp(),
+            version=seal_tally(self._envelope, self._key, head, reading.tally) or new_stamp(),
             epoch=new_stamp(),
             facts=facts,
             drop_rows=view.rows,
@@ -336,7 +357,7 @@ def _superseded(changes: Sequence[tuple[Row, list[Step]]]) -> tuple[list[Row], i
         if len(needed) == len(steps):
             kept.append(change)
         elif needed:
-            kept.append(change._replace(body=pack_change(needed)))
+            kept.append(change._replace(body=repack(change.body, needed)))
     return kept[::-1], obsolete, horizon
 
 

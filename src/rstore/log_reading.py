@@ -289,13 +289,16 @@ class LogReader:
             raise self.unsound(key, problem)  # what is sealed is as it was written, and for this range
         return segment
 
-    def problem_of_segment(self, chunk: Chunk, segment: Segment) -> str | None:
-        """Return why these cannot be the rows of a chunk."""
+    def problem_of_segment(self, chunk: Chunk, segment: Segment, *, order: bool = False) -> str | None:
+        """Return why these cannot be the rows of a chunk; whether those between its ends are in `order` is for `check`.
+
+        A checksum covers them, and to compare each with the next takes a twentieth of the time of unpacking them.
+        """
         if segment.position(0) != chunk.first or segment.position(len(segment) - 1) != chunk.last:
             return f"the chunk at {chunk.first[0]} does not begin and end where it says"
         if segment.seq is not None and self._model is Model.SERIES:
             return f"the chunk at {chunk.first[0]} has sequence numbers, which points do not have"
-        if not ascending(segment.t, segment.seq):
+        if order and not ascending(segment.t, segment.seq):
             return f"the rows of the chunk at {chunk.first[0]} are out of order"
         return None
 

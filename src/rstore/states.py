@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final
 
 from rstore.backends.nouns import Head, Model, Position
-from rstore.codec.changes import Step, pack_horizon, pack_state, unpack_horizon, unpack_state
+from rstore.codec.changes import NONE, Step, Tally, pack_horizon, pack_state, unpack_horizon, unpack_state
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec
 from rstore.errors import SerializationError, TamperedError
@@ -40,7 +40,7 @@ _LARGE_BYTES: Final = 256 * 1024
 _MOST_LARGE: Final = 64
 """Together no more than about 30 MB, and mostly far less."""
 
-_total = Struct(">I")
+_tally = Struct(">IQ")
 _UNKNOWN: Final = -1
 _SHORTAGES: Final = (MemoryError, RecursionError)
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
@@ -98,8 +98,8 @@ class State:
         """Values that are not encoded yet, and the step that computed each; a sequence may be a `Run`."""
 
     @classmethod
-    def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, int] | None:
-        """Return the state of a checkpoint, and behind how many changes; None if it was made under other fold rules."""
+    def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, Tally] | None:
+        """Return the state of a checkpoint, and behind which changes; None if it was made under other fold rules."""
         found = unpack_state(body)
         return None if found is None else (cls(codec, horizon, found[0]), found[1])
 
@@ -108,10 +108,10 @@ class State:
         self.settle()
         return State(self._codec, self._horizon, self._items.copy())
 
-    def pack(self, n: int) -> bytes:
-        """Return the bytes of a checkpoint behind `n` changes."""
+    def pack(self, tally: Tally) -> bytes:
+        """Return the bytes of a checkpoint behind these changes."""
         self.settle()
-        return pack_state(self._items.items(), n)
+        return pack_state(self._items.items(), tally)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -217,26 +217,34 @@ def _is_shortage(error: Exception) -> bool:
     return isinstance(error.__cause__ or error, _SHORTAGES)
 
 
-def seal_total(envelope: Envelope, key: str, head: Head | None, n: int) -> bytes | None:
-    """Return the next version of a sealed event sequence that then has `n` changes; None without a key.
+def seal_tally(envelope: Envelope, key: str, head: Head | None, tally: Tally) -> bytes | None:
+    """Return the next version of a sealed event sequence that then has these changes; None without a key.
 
-    It tells their number, so that none of them can be taken away, and no checkpoint put back that a change in the past
-    made void, without putting back an older version, too: then it is the sequence as it once was.
+    It tells which they are, so that none of them can be taken away, and no checkpoint put back that a change in the
+    past made void, without putting back an older version and all that goes with it: then it is the sequence as it once
+    was. Their number alone would let another one be taken away than the last. Their tags are known to the holders of
+    the key only, so that nobody else can find changes of the same sum.
     """
     if not envelope.keyed:
         return None
-    return envelope.seal(_total.pack(n), *_version_place(envelope, key, head))
+    return envelope.seal(_tally.pack(*tally), *_version_place(envelope, key, head))
 
 
-def total_of(envelope: Envelope, key: str, head: Head) -> int | None:
-    """Return how many changes an event sequence has, by its version; None if it is not sealed."""
+def tally_of(envelope: Envelope, key: str, head: Head) -> Tally | None:
+    """Return which changes an event sequence has, by its version; None if it is not sealed."""
     if not head.sealed:
         return None
     opened = envelope.open(head.version, *_version_place(envelope, key, head))
-    if opened is head.version or len(opened) != _total.size:
+    if opened is head.version or len(opened) != _tally.size:
         raise TamperedError(f"the version of the event sequence {key!r} is none that was written here")
-    total: int = _total.unpack(opened)[0]
-    return total
+    return Tally(*_tally.unpack(opened))
+
+
+def problem_of(found: Tally, told: Tally) -> str | None:
+    """Return why a sequence with these changes is not the one that its version tells of."""
+    if found.n != told.n:
+        return f"it has {found.n:,} changes instead of {told.n:,}"
+    return None if found == told else "some of its changes are others than it had"
 
 
 def _version_place(envelope: Envelope, key: str, head: Head | None) -> tuple[bytes, bytes]:
@@ -280,15 +288,17 @@ class Reading:
     ledger: Ledger
     now_ms: int
     """The backend's clock at that time, POSIX milliseconds."""
-    n: int = 0
-    """How many changes there are up to `last`."""
+    tally: Tally = NONE
+    """Which changes there are up to `last`."""
     trusted: bool = True
     """Whether it is likely still true: nobody else had written when the backend was asked after the one before."""
 
     def copy(self) -> Reading:
         """Return a reading of one's own, to go on from."""
         ledger = Ledger(self.ledger.changes, self.ledger.size, self.ledger.enough)
-        return Reading(self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.n, self.trusted)
+        return Reading(
+            self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.tally, self.trusted
+        )
 
 
 class Readings:

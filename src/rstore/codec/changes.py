@@ -5,13 +5,16 @@ Nouns: a *step* (item, operator's name, encoded value or None) and a *change* (t
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from rstore.errors import CorruptionError
 
 _FORMAT: Final = 1
+_TAGGED: Final = 2
+_TAG_BYTES: Final = 8
 
 FOLD_RULES: Final = 2
 """The version of what operators compute, and of checkpoints. One of other rules is not used."""
@@ -20,7 +23,7 @@ _step = struct.Struct(">HBI")
 _read_step = _step.unpack_from
 _STEP_BYTES: Final = _step.size
 _entry = struct.Struct(">HI")
-_state = struct.Struct(">BI")
+_state = struct.Struct(">BIQ")
 _NO_VALUE: Final = 0xFFFFFFFF
 
 
@@ -32,9 +35,45 @@ class Step(NamedTuple):
     encoded: bytes | None
 
 
-def pack_change(steps: Iterable[Step]) -> bytes:
+class Tally(NamedTuple):
+    """Which changes a sequence has: how many, and of those that are sealed the sum of their tags."""
+
+    n: int = 0
+    tags: int = 0
+
+    @classmethod
+    def of(cls, n: int, tags: int) -> Tally:
+        """Return the tally of so many changes, of whose tags this is the sum."""
+        return cls(n, tags & _MASK)
+
+    @classmethod
+    def of_all(cls, bodies: Collection[bytes]) -> Tally:
+        """Return the tally of these changes."""
+        return cls.of(len(bodies), sum(map(tag_of, bodies)))
+
+    def plus(self, body: bytes) -> Tally:
+        """Return the tally with one more change."""
+        tag = tag_of(body)
+        return Tally(self.n + 1, self.tags + tag & _MASK) if tag else Tally(self.n + 1, self.tags)
+
+
+NONE: Final = Tally()
+_MASK: Final = 2 ** (8 * _TAG_BYTES) - 1
+
+
+def new_tag() -> bytes:
+    """Return what tells a change that is about to be sealed from every other one."""
+    return os.urandom(_TAG_BYTES)
+
+
+def tag_of(body: bytes) -> int:
+    """Return the tag of a change, 0 if it has none: one that is not sealed."""
+    return int.from_bytes(body[1 : 1 + _TAG_BYTES], "big") if body[:1] == b"\x02" else 0
+
+
+def pack_change(steps: Iterable[Step], tag: bytes = b"") -> bytes:
     """Return the bytes of a change."""
-    parts = [bytes((_FORMAT,))]
+    parts = [bytes((_TAGGED,)) + tag if tag else bytes((_FORMAT,))]
     for item, op, encoded in steps:
         raw_item, raw_op = item.encode(), op.encode()
         parts += (
@@ -51,7 +90,9 @@ def unpack_change(body: bytes) -> list[Step]:
     steps: list[Step] = []
     at, end = 1, len(body)
     try:
-        if body[0] != _FORMAT:
+        if body[0] == _TAGGED and end > _TAG_BYTES:
+            at += _TAG_BYTES
+        elif body[0] != _FORMAT:
             raise CorruptionError("a change is damaged, or written by a newer version")
         while at < end:
             item_size, op_size, size = _read_step(body, at)
@@ -67,22 +108,27 @@ def unpack_change(body: bytes) -> list[Step]:
     return steps
 
 
-def pack_state(state: Iterable[tuple[str, bytes]], n: int) -> bytes:
-    """Return the bytes of a checkpoint: the encoded value of every item, behind `n` changes."""
-    parts = [_state.pack(FOLD_RULES, n)]
+def repack(body: bytes, steps: Iterable[Step]) -> bytes:
+    """Return the bytes of a change with other steps, under the same tag."""
+    return pack_change(steps, body[1 : 1 + _TAG_BYTES] if body[0] == _TAGGED else b"")
+
+
+def pack_state(state: Iterable[tuple[str, bytes]], tally: Tally) -> bytes:
+    """Return the bytes of a checkpoint: the encoded value of every item, behind so many changes."""
+    parts = [_state.pack(FOLD_RULES, *tally)]
     for item, encoded in state:
         raw_item = item.encode()
         parts += _entry.pack(len(raw_item), len(encoded)), raw_item, encoded
     return b"".join(parts)
 
 
-def unpack_state(body: bytes) -> tuple[dict[str, bytes], int] | None:
-    """Return the encoded value of every item, and how many changes made them; None if other fold rules did."""
+def unpack_state(body: bytes) -> tuple[dict[str, bytes], Tally] | None:
+    """Return the encoded value of every item, and which changes made them; None if other fold rules did."""
     if body[:1] != bytes((FOLD_RULES,)):
         return None
     state: dict[str, bytes] = {}
     try:
-        (_, n), at, end = _state.unpack_from(body), _state.size, len(body)
+        (_, *tally), at, end = _state.unpack_from(body), _state.size, len(body)
         while at < end:
             item_size, size = _entry.unpack_from(body, at)
             at += _entry.size
@@ -93,7 +139,7 @@ def unpack_state(body: bytes) -> tuple[dict[str, bytes], int] | None:
         raise CorruptionError("a checkpoint cannot be unpacked") from error
     if at != end:
         raise CorruptionError("a checkpoint was cut short")
-    return state, n
+    return state, Tally(*tally)
 
 
 _facts = struct.Struct(">BBq")

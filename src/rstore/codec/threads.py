@@ -26,8 +26,7 @@ def _cpus() -> int:
 
 def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yield what `work` returns for each item, in order; several are worked on at once, a few ahead of the caller."""
-    threads = min(_MOST_THREADS, _cpus())
-    if threads == 1 or len(items) < _WORTH:
+    if len(items) < _WORTH or (threads := min(_MOST_THREADS, _cpus())) == 1:
         yield from map(work, items)
         return
     size = min(_MOST_TOGETHER, max(1, len(items) // (2 * threads)))
