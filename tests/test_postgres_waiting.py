@@ -80,9 +80,7 @@ def test_threads_use_what_their_store_has_where_the_server_gives_no_more(few: st
         store.discard()
 
 
-def test_nothing_is_collected_while_connections_come_back(
-    postgresql_dsn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_collected_while_connections_come_back(postgresql_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All threads of a program stand still while the garbage of a large one is collected."""
     collections: list[int] = []
     monkeypatch.setattr(gc, "collect", lambda: collections.append(1))

@@ -40,7 +40,7 @@ _LONGEST_PAUSE_S: Final = 0.5
 _LOOK_S: Final = 0.1
 """A thread that waits looks as often by itself: a seat that is lost to an interrupt wakes nobody."""
 _COLLECT_S: Final = 0.5
-"""A thread that has waited so long collects garbage: the tracebacks of an interrupt may be a cycle that holds a seat."""
+"""A thread that has waited so long collects garbage: a cycle of tracebacks of an interrupt may hold a seat."""
 _COLLECT_SHARE: Final = 20
 """So many times as long as a collection took there is none: all threads of a large program stand still meanwhile."""
 _PATIENT_S: Final = 0.1
