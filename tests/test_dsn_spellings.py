@@ -119,3 +119,16 @@ def test_what_looks_like_something_else_has_a_spelling(
         store["k"] = 1
     with Store(Path(name)) as store:
         assert store["k"] == 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "name"),
+    [("u:hunter2@h/d?dbname=e", "dbname"), ("u:hunter2@h/d?host=g", "host"), ("u:hunter2@h/d?user=v", "user"),
+     ("u:hunter2@h:1/d?port=2", "port"), ("u:hunter2@h/d?password=hunter3", "password"), ("h/d?pool=1&pool=2", "pool"),
+     ("h/d?schema=a&%73chema=b", "schema"), ("h/d?sslmode=require&sslmode=disable", "sslmode")],
+)  # fmt: skip
+def test_what_a_dsn_says_twice(dsn: str, name: str) -> None:
+    """Of two databases the one that is not meant could be written to, and of two modes of TLS the weaker one hold."""
+    with pytest.raises(InvalidArgumentError, match=f"says twice what its {name} is") as refused:
+        Store(f"postgresql://{dsn}").open()
+    assert "hunter" not in "".join(traceback.format_exception(refused.value))
