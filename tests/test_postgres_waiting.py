@@ -126,3 +126,15 @@ def test_a_connection_that_comes_too_late_goes_to_the_next_one(postgresql_dsn: s
         assert ours.take(time.monotonic() + 1) is link
         ours.give_back(link)
         store.discard()
+
+
+def test_no_connection_outlives_a_store_that_is_closed_while_others_wait(postgresql_dsn: str) -> None:
+    """Whoever is called then finds the store closed, and leaves what came back where it lies."""
+    with Store(postgresql_dsn, frozen=False) as store:
+        store.discard()
+        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
+        ours: pool.Pool = connections.pool
+        link = ours.take(time.monotonic() + 1)
+        ours._waiters.append(pool._Waiter(time.monotonic()))  # noqa: SLF001
+    ours.give_back(link)
+    assert (ours.links, [*ours._idle]) == ([], [])  # noqa: SLF001

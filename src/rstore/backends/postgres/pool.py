@@ -253,7 +253,7 @@ class Pool:
             self.drop(link)
             return
         now = link.used_at = self._given_back_at = monotonic()
-        if self._waiters and self._hand_over(link, now):
+        if self._waiters and not self.closed and self._hand_over(link, now):
             return
         self._idle.append(link)
         if self._waiters:  # since a moment ago: it may have found none that is idle before
