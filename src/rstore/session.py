@@ -111,12 +111,13 @@ class Session:
 
     def take_away(self, take: Callable[[Backend, bytes], T]) -> T:
         """Return what is taken away from the generation of now."""
+        patience = None
         while True:
             birth = self.generations.now.birth  # first: the backend may be the one that goes with a later birth
             try:
                 return take(self.backend, birth)
             except NamespaceGone:
-                self.revive()
+                patience = self.revive(patience)
 
     # -- values -------------------------------------------------------------------------------------------------------
 
