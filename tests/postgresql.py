@@ -24,7 +24,7 @@ import psycopg
 from waiting import until
 
 PASSWORD = "hunter2"  # noqa: S105 - of users that come and go with a test
-TABLES = ("namespaces", "facts", "records", "logs", "hot", "chunks", "checkpoints")
+TABLES = ("namespaces", "facts", "records", "logs", "hot", "chunks", "checkpoints", "receipts")
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
 
@@ -237,7 +237,7 @@ def check_schema(server: Server, schema: str) -> None:
     s = f'"{schema}"'
     strays = {
         f"{table} without a namespace": f"FROM {s}.{table} WHERE ns NOT IN (SELECT ns FROM {s}.namespaces)"
-        for table in ("facts", "records", "logs", "hot", "chunks", "checkpoints")
+        for table in TABLES[1:]
     }
     strays |= {
         f"{table} without a log": f"FROM {s}.{table} AS rows WHERE NOT EXISTS (SELECT FROM {s}.logs "

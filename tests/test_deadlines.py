@@ -38,6 +38,10 @@ GONE: dict[str, Callable[[Store], Any]] = {
     "extend": lambda s: s.extend("s", (7, 7)),
     "apply": lambda s: s.apply("e", {"x": 3}),
     "get_or_set": lambda s: s.get_or_set("absent", lambda: 1),
+    "delete": lambda s: s.delete("k"),
+    "delete_prefix": lambda s: s.delete_prefix("k"),
+    "touch": lambda s: s.touch("k", 5),
+    "remove": lambda s: s.remove("s"),
 }
 
 
@@ -74,7 +78,8 @@ def test_a_namespace_that_is_discarded_for_ever(store: Store, name: str, monkeyp
         raise NamespaceGone
 
     backend = type(store._writer.backend)  # noqa: SLF001
-    for verb in ("put", "write", "write_if", "append", "commit"):
+    verbs = ["put", "write", "write_if", "append", "commit", "delete", "delete_range", "touch"]
+    for verb in [*verbs, *(["drop"] if name == "remove" else [])]:  # by it, a lease is given back
         monkeypatch.setattr(backend, verb, gone)
     # A change that is computed anew each time does not know which of the two was in its way.
     ends(store, GONE[name], "" if name == "apply" else "the namespace 'default' keeps being discarded concurrently")
@@ -83,3 +88,13 @@ def test_a_namespace_that_is_discarded_for_ever(store: Store, name: str, monkeyp
 def test_a_value_that_is_computed_and_cannot_be_stored(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(store._writer.backend), "write_if", lambda *_: False)  # noqa: SLF001
     ends(store, lambda s: s.get_or_set("absent", lambda: 1))
+
+
+def test_a_value_that_is_computed_in_a_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(store._writer.backend), "write_if", lambda *_: False)  # noqa: SLF001
+
+    def transact(store: Store) -> None:
+        with store.transaction() as tx:
+            tx.get_or_set("absent", lambda: 1)
+
+    ends(store, transact)

@@ -16,6 +16,13 @@ REFUSED = {
     "dbname = data password = hunter2": "postgresql://USER",
     "password=hunter2 host=h": "postgresql://USER",
     "sqlite://host=h dbname=d password=hunter2": "postgresql://USER",
+    "Server=h;Database=d;User Id=u;Password=hunter2;": "postgresql://USER",
+    "driver=PostgreSQL;uid=u;pwd=hunter2": "postgresql://USER",
+    "POSTGRES_PASSWORD=hunter2": "postgresql://USER",
+    "u:hunter2@h/d": "without its scheme",
+    "u:hunter2@h:5432": "without its scheme",
+    "//u:hunter2@h:5432/d": "without its scheme",
+    "sqlite://:hunter2@h:6379/0": "without its scheme",
     "postgresql+psycopg://u:hunter2@h/d": "postgresql://",
     "postgresql+asyncpg://u:hunter2@h/d": "postgresql://",
     "POSTGRES+psycopg2://u:hunter2@h/d": "postgres://",
@@ -88,7 +95,7 @@ def test_a_path_object_that_was_a_dsn(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "name",
     ["a.", "a..", "a ", " a", "a%20b", "%41", "%", "x.db?mode=ro", "a~", "~a", "a=b", "ahost=1", "redis.db",
-     "postgresql", "hostname=x", "...", "\u202e"],
+     "10:30@h.db", "postgresql", "hostname=x", "...", "\u202e"],
 )  # fmt: skip
 def test_odd_names_are_taken_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -103,7 +110,7 @@ def test_odd_names_are_taken_as_written(tmp_path: Path, monkeypatch: pytest.Monk
             (tmp_path / rest).unlink()
 
 
-@pytest.mark.parametrize("name", ["~", "file:x.db", "C:\\x.db", "host=x", ":memory:x"])
+@pytest.mark.parametrize("name", ["~", "file:x.db", "C:\\x.db", "host=x", ":memory:x", "u:p@h:1"])
 def test_what_looks_like_something_else_has_a_spelling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -112,3 +119,16 @@ def test_what_looks_like_something_else_has_a_spelling(
         store["k"] = 1
     with Store(Path(name)) as store:
         assert store["k"] == 1
+
+
+@pytest.mark.parametrize(
+    ("dsn", "name"),
+    [("u:hunter2@h/d?dbname=e", "dbname"), ("u:hunter2@h/d?host=g", "host"), ("u:hunter2@h/d?user=v", "user"),
+     ("u:hunter2@h:1/d?port=2", "port"), ("u:hunter2@h/d?password=hunter3", "password"), ("h/d?pool=1&pool=2", "pool"),
+     ("h/d?schema=a&%73chema=b", "schema"), ("h/d?sslmode=require&sslmode=disable", "sslmode")],
+)  # fmt: skip
+def test_what_a_dsn_says_twice(dsn: str, name: str) -> None:
+    """Of two databases the one that is not meant could be written to, and of two modes of TLS the weaker one hold."""
+    with pytest.raises(InvalidArgumentError, match=f"says twice what its {name} is") as refused:
+        Store(f"postgresql://{dsn}").open()
+    assert "hunter" not in "".join(traceback.format_exception(refused.value))

@@ -16,7 +16,15 @@ import psycopg
 import pytest
 from postgresql import Server
 
-from rstore import ConflictError, InvalidArgumentError, NotSupportedError, Store, StoreNotAvailableError, Transaction
+from rstore import (
+    ConflictError,
+    InvalidArgumentError,
+    NotSupportedError,
+    Store,
+    StoreBusyError,
+    StoreNotAvailableError,
+    Transaction,
+)
 from rstore.backends.postgres.emptied import Emptied
 
 KEY = bytes(range(32))
@@ -337,3 +345,20 @@ def test_what_is_left_undone_behind_a_transaction_does_not_say_that_it_failed(
     with store.transaction() as tx:  # what is left of one goes with another
         tx.remove("s")
     assert heads(postgresql, postgresql_schema) == 0
+
+
+@pytest.mark.parametrize("verb", ["extend", "extend_many"])
+def test_an_emptied_head_that_cannot_be_removed(postgresql: Server, postgresql_schema: str, verb: str) -> None:
+    """By a trigger, or by rows that a policy hides: what begins the series anew ends when the time-out is over."""
+    s = f'"{postgresql_schema}"'
+    points = [(t, t) for t in range(1 if verb == "extend" else 3000)]
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False, timeout=0.5) as store:
+        store.extend("s", (1, 1))
+        postgresql.execute(f"""
+DELETE FROM {s}.hot; UPDATE {s}.logs SET epoch = decode(repeat('ab', 32), 'hex'), sealed = true;
+CREATE FUNCTION {s}.keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER keep BEFORE DELETE ON {s}.logs FOR EACH ROW EXECUTE FUNCTION {s}.keep()""")
+        began = monotonic()
+        with pytest.raises(StoreBusyError, match="nothing was stored"):
+            store.extend_many("s", points) if verb == "extend_many" else store.extend("s", *points)
+        assert monotonic() - began < 5

@@ -100,6 +100,26 @@ def test_tables_that_are_spread_over_partitions(postgresql: Server, postgresql_s
     check_schema(postgresql, postgresql_schema)
 
 
+def test_the_script_of_partitions_runs_nothing_that_was_planted(postgresql: Server, postgresql_schema: str) -> None:
+    """Whoever runs it may be the administrator, and others may CREATE in `public`."""
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False):
+        pass
+    trap = "RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted'; END $$"
+    arguments = "text, text, text"
+    postgresql.execute(
+        f"CREATE FUNCTION public.format({arguments}) {trap}; CREATE FUNCTION public.trap(text, text) {trap};"
+        "CREATE OPERATOR public.|| (FUNCTION = public.trap, LEFTARG = text, RIGHTARG = text)"
+    )
+    try:
+        postgresql.execute("SET search_path = public, pg_catalog; " + partitioned(postgresql_schema))
+    finally:
+        postgresql.execute(f"DROP FUNCTION public.format({arguments}); DROP FUNCTION public.trap CASCADE")
+    spread = (
+        f"SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = '\"{postgresql_schema}\"'::regnamespace"
+    )
+    assert len(postgresql.execute(spread)) == 5
+
+
 def _rights(postgresql: Server, schema: str) -> list[tuple[str, ...]]:
     return postgresql.execute(
         "SELECT relname, grantee, privilege_type, is_grantable FROM pg_class, aclexplode(relacl) "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_a_crash_before_anybody_else_writes_is_told_without_waiting(server: Serv
 
 
 def receipts(server: Server, schema: str) -> int:
-    ((n,),) = server.execute(f"SELECT count(*) FROM \"{schema}\".facts WHERE name LIKE 'receipt %'")
+    ((n,),) = server.execute(f'SELECT count(*) FROM "{schema}".receipts')
     return int(n)
 
 
@@ -196,20 +197,40 @@ def test_a_connection_leaves_one_receipt_and_stale_ones_go(
                 with store.transaction() as tx:
                     tx["i"] = i
                 assert receipts(postgresql, postgresql_schema) == n
-    facts = f'"{postgresql_schema}".facts'
-    stale = f"int8send(((extract(epoch FROM now()) * 1000)::bigint - {24 * 3600 * 1000 + 1000}))"
-    postgresql.execute(f"""
-UPDATE {facts} SET fact = {stale} || substring(fact FROM 9);
-INSERT INTO {facts} SELECT ns, 'receipts', '' FROM {facts} LIMIT 1;
-INSERT INTO {facts} SELECT ns, 'receip', '' FROM {facts} LIMIT 1""")
+    postgresql.execute(f'UPDATE "{postgresql_schema}".receipts SET left_ms = left_ms - {24 * 3600 * 1000 + 1000}')
     with Store(dsn, frozen=False) as store:
         with store.transaction() as tx:
             tx["i"] = 5
         assert receipts(postgresql, postgresql_schema) == 1
-        left = postgresql.execute(f"SELECT name FROM {facts} WHERE name NOT LIKE 'receipt %' ORDER BY name")
-        assert left == [("receip",), ("receipts",)]
         store.discard()
-    assert "facts" not in postgresql.left_in(postgresql_schema)
+    assert receipts(postgresql, postgresql_schema) == 0
+
+
+def test_receipts_are_read_by_nobody_else(postgresql: Server, postgresql_schema: str, tmp_path: Path) -> None:
+    """Whoever opens a namespace reads its facts, and a backup holds them: there may be a receipt for each process."""
+    with Store(postgresql.dsn(schema=postgresql_schema), frozen=False) as store:
+        before = store._writer.backend.facts()  # noqa: SLF001
+        with store.transaction() as tx:
+            tx["a"] = 1
+        assert receipts(postgresql, postgresql_schema) == 1
+        assert store._writer.backend.facts() == before  # noqa: SLF001
+        store.backup(tmp_path / "copy.db")
+    with Store(tmp_path / "copy.db") as copy:
+        assert not [name for name in copy._reader.backend.facts()[1] if "receipt" in name]  # noqa: SLF001
+
+
+def test_a_transaction_that_discard_waits_for_can_leave_its_receipt(postgresql: Server, postgresql_schema: str) -> None:
+    """It holds the lock of a head, and discard that of the namespace: neither may need the other's, too."""
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False, timeout=10) as store, Store(dsn, frozen=False, timeout=10) as other:
+        store.extend("s", (1, 1))
+        with ThreadPoolExecutor(1) as executor:
+            with store.transaction() as tx:
+                tx.extend("s", (2, 2))
+                discarding = executor.submit(other.discard)
+                postgresql.await_waiting(1)
+            discarding.result()
+    assert not postgresql.left_in(postgresql_schema)
 
 
 def test_a_reader_of_a_transaction_leaves_none(postgresql: Server, postgresql_schema: str) -> None:

@@ -194,12 +194,13 @@ class Logs(LogReader):
 
     def drop(self, key: str, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
+        patience = None
         while True:
             birth = self.birth
             try:
                 return self._backend.drop(Log(self._model, key), if_version=if_version, if_birth=birth)
             except NamespaceGone:
-                self._namespace.revive()
+                patience = self._namespace.revive(patience)
 
     def new_head(self, facts: bytes = b"") -> Head:
         """Return the head of a log that is about to begin: sealed if there is a key, for good."""

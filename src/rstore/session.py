@@ -113,12 +113,13 @@ class Session:
 
     def take_away(self, take: Callable[[Backend, bytes], T]) -> T:
         """Take something away from the generation of now, and return it."""
+        patience = None
         while True:
             birth = self.generations.now.birth  # first: the backend may be the one that goes with a later birth
             try:
                 return take(self.backend, birth)
             except NamespaceGone:
-                self.revive()
+                patience = self.revive(patience)
 
     # -- values -------------------------------------------------------------------------------------------------------
 

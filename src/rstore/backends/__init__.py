@@ -53,8 +53,10 @@ _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _servers = re.compile(r"(?:postgres(?:ql)?|(?:redis|valkey)s?(?:\+\w+)?)(?::/*[^/]*@|:?//)", re.IGNORECASE)
 """A server's dsn, also one that has lost a colon, or a slash as `pathlib.Path` takes it away."""
 _keywords = re.compile(
-    r"(?:^|\s)(?:host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=", re.IGNORECASE
+    r"(?:^|[\s;])(?:host|hostaddr|port|dbname|user|\w*password|pwd|passfile|service|sslmode)\s*=", re.IGNORECASE
 )
+_login = re.compile(r"/{0,2}[^/@:]*:[^/@]*@[^/@]+(?:/|:[0-9]+$)")
+"""USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@HOST:PORT, without the scheme in front."""
 _ALIASES: Final = {
     "psql": "postgresql",
     "pgsql": "postgresql",
@@ -133,8 +135,13 @@ def _check_path(path: str, *, written: bool) -> None:
         return
     if _keywords.search(path):
         raise InvalidValueError(
-            "the dsn is made of keywords, as libpq has them: write postgresql://USER:PASSWORD@HOST:PORT/DBNAME; a file "
-            "of such a name is ./…"
+            "the dsn is made of keywords, as libpq and ODBC have them: write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DBNAME; a file of such a name is ./…"
+        )
+    if _login.match(path):
+        raise InvalidValueError(
+            "the dsn is a login of a server without its scheme: it begins with postgresql:// or redis://; a file of "
+            "such a name is ./…"
         )
     if path.startswith("file:"):
         raise InvalidValueError(

@@ -105,9 +105,11 @@ class Atomic(Records):
             raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
         _refuse_coroutine(factory, "get_or_set")
         if self._in_transaction():  # who renewed a lease would wait for its end, and the end for who renews
+            again = None
             while (record := self._find(session, key)) is None:
                 if (stored := self._put_if(session, key, factory(), None, ttl_ms, reads=True)) is not None:
                     return stored.value
+                again = session.again(again, f"others were faster in changing {session.place(key)}")
             return session.open_value(key, record)
         patience = Patience(
             session.timeout_s,

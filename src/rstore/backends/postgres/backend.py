@@ -173,19 +173,19 @@ class PostgresBackend(PostgresCare):
         return number(found, 0), number(found, 1)
 
     def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
-        if commit.if_epoch is not ANY or commit.if_version is not ANY:
-            return self._try_commit(log, commit, birth)
         deadline = monotonic() + self._connections.timeout_s
+        if commit.if_epoch is not ANY or commit.if_version is not ANY:
+            return self._try_commit(log, commit, birth, deadline)
         while True:
             # Only bound to a head, or to there being none, can the later statements tell whether the first one won.
             head = self._head(log)
-            if self._try_commit(log, commit._replace(if_epoch=head and head.epoch), birth):
+            if self._try_commit(log, commit._replace(if_epoch=head and head.epoch), birth, deadline):
                 return True
             if head is None and commit.create is None:
                 return False
             self._check_time(deadline, log)
 
-    def _try_commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def _try_commit(self, log: Log, commit: Commit, birth: bytes, deadline: float) -> bool:
         stays = self._head_stays(log)
         try:
             planned = plan(self._logs, address_of(self._name, birth, log), commit, heads_stay=stays)
@@ -213,9 +213,10 @@ class PostgresBackend(PostgresCare):
         if emptied is None:
             return False
         if stays and emptied.sealed == commit.create.sealed:
-            return self._try_commit(log, begun_over(commit, emptied.epoch), birth)
+            return self._try_commit(log, begun_over(commit, emptied.epoch), birth, deadline)
+        self._check_time(deadline, log)
         self._emptied.remove(log, birth)
-        return self._try_commit(log, commit, birth)
+        return self._try_commit(log, commit, birth, deadline)
 
     def _head_stays(self, log: Log) -> bool:
         """Return whether the log must not be removed here: others may have appended what cannot be seen."""

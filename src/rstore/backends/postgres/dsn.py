@@ -51,19 +51,21 @@ def parse(rest: str, credentials: Credentials | None = None) -> Place:
         raise _unreadable()
     base, _, query = rest.partition("?")
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    own = {name: unquote(value) for name, _, value in pairs if name in _OWN}
-    others = "&".join(name + equals + value for name, equals, value in pairs if name not in _OWN)
+    own = {unquote(name): unquote(value) for name, _, value in pairs if unquote(name) in _OWN}
+    others = "&".join(name + equals + value for name, equals, value in pairs if unquote(name) not in _OWN)
     if re.search(r":[^0-9,]", re.sub(r"\[[^]]*\]", "", authority.rpartition("@")[2])):
         raise _unreadable()  # no port: it may be a password without its host, which an option would be a part of
     _check_options(pairs)
     try:
-        given = conninfo_to_dict(f"postgresql://{base}" + (f"?{others}" if others else ""))
+        given, in_front = (conninfo_to_dict(f"postgresql://{one}") for one in (f"{base}?{others}", base))
     except (psycopg.Error, UnicodeDecodeError):
-        given = None
+        given, in_front = None, {}
     if given is None or not re.fullmatch("[0-9,]*", str(given.get("port", ""))):
         raise _unreadable() from None  # libpq quotes what it cannot read, which may be half of a password
     if not re.fullmatch("-?[0-9]+", str(given.get("connect_timeout", 0))):
         raise InvalidValueError("connect_timeout is a whole number of seconds")
+    # Of several hosts without ports it reads as many that are empty.
+    _check_once([name for name, value in in_front.items() if str(value).strip(",")], pairs)
     parameters = {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
     parameters["client_encoding"] = "UTF8"
     if credentials is not None and "password" in given:
@@ -86,6 +88,14 @@ def _check_options(pairs: list[tuple[str, str, str]]) -> None:
         raise InvalidValueError(
             f"{name!r} is no option of PostgreSQL or of rstore" + (f": {near[0]!r} is" if near else "")
         )
+
+
+def _check_once(in_front: list[str], pairs: list[tuple[str, str, str]]) -> None:
+    """Refuse what is said twice: libpq takes the last one, and an application may mean the first."""
+    names = [*in_front, *(unquote(name) for name, _, _ in pairs)]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidValueError(f"the dsn says twice what its {name} is: leave one out")
 
 
 def _unreadable() -> InvalidValueError:

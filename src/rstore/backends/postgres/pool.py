@@ -40,8 +40,9 @@ _LONGEST_PAUSE_S: Final = 0.5
 _LOOK_S: Final = 0.1
 """A thread that waits looks as often by itself: a seat that is lost to an interrupt wakes nobody."""
 _COLLECT_S: Final = 0.5
-"""After so long a thread that waits collects garbage, once: the tracebacks of an interrupt may be a cycle that holds a
-seat."""
+"""A thread that has waited so long collects garbage: a cycle of tracebacks of an interrupt may hold a seat."""
+_COLLECT_SHARE: Final = 20
+"""So many times as long as a collection took there is none: all threads of a large program stand still meanwhile."""
 _PATIENT_S: Final = 0.1
 """A thread that has waited so long is handed the next connection. Before, whoever comes first has it: to change the
 thread with every call takes several times as long."""
@@ -59,6 +60,7 @@ class _Waiter:
     def __init__(self, since: float) -> None:
         self.since = since
         self.link: Link | None = None
+        self.queued = False
         self.bell = Lock()
         self.bell.acquire()
 
@@ -81,7 +83,8 @@ class Pool:
         self._idle: deque[Link] = deque()  # the one used last is taken first
         self._links: list[ref[Link]] = []  # all that were opened, and some that are gone
         self._seats: list[ref[Seat]] = []
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: deque[_Waiter] = deque()  # whoever waits the longest is called first
+        self._given_back_at = self._collects_at = 0.0
         # A store that nobody closed says farewell to its server when it is thrown away, and at the end of the process.
         self._farewell = finalize(self, _close_all, self._links)
 
@@ -136,11 +139,18 @@ class Pool:
 
     def _wait(self, deadline: float) -> Link:
         """Return a connection that others give back, or a new one, whichever can be had first."""
-        since = monotonic()
-        knock_at, pause = since, _FIRST_PAUSE_S
+        waiter = _Waiter(monotonic())
+        link: Link | None = None
+        try:
+            link = self._wait_as(waiter, deadline)
+            return link
+        finally:
+            self._leave_queue(waiter, link)
+
+    def _wait_as(self, waiter: _Waiter, deadline: float) -> Link:
+        knock_at, pause = waiter.since, _FIRST_PAUSE_S
         refused: psycopg.Error | None = None
         waits = False
-        collect_at = min(since + _COLLECT_S, deadline - _LOOK_S)
         while True:
             if self.closed:
                 raise StoreClosedError("the store was closed meanwhile")
@@ -159,19 +169,20 @@ class Pool:
                     knock_at, pause = monotonic() + pause, min(2 * pause, _LONGEST_PAUSE_S)
                 elif self._drop_one_aside():
                     continue
-            now = monotonic()
             if not waits:
                 waits = True
                 wait = "%s: a call waits for one of %d connections"
                 self._telemetry.note(_log, Occurrence.WAIT, wait, self._place.show, self._place.pool)
+                self._waiters.append(waiter)
+                waiter.queued = True
+            now = monotonic()
             until = min(deadline, now + _LOOK_S, knock_at if knock_at > now else deadline)
-            if (link := self._given(since, until)) is not None or (link := self._pop()) is not None:
+            if (link := self._given(waiter, until)) is not None or (link := self._pop()) is not None:
                 return link
             if (now := monotonic()) >= deadline:
                 break
-            if now >= collect_at:
-                gc.collect()
-                collect_at = deadline
+            if now >= min(waiter.since + _COLLECT_S, deadline - _LOOK_S):
+                self._collect(waiter.since, now)
         if refused is not None:
             raise unreachable(refused, self._place.show) from refused
         raise StoreBusyError(
@@ -179,17 +190,38 @@ class Pool:
             "time-out; ?pool= allows more"
         )
 
-    def _given(self, since: float, until: float) -> Link | None:
-        """Wait until a connection may be idle; return one that is handed over."""
-        waiter = _Waiter(since)
-        self._waiters.append(waiter)
-        if not self._idle:  # else it was given back before this one stood in the queue
-            waiter.bell.acquire(timeout=max(0.0, until - monotonic()))
-        try:
-            self._waiters.remove(waiter)
-        except ValueError:
-            waiter.bell.acquire(timeout=_LOOK_S)  # it was called, and is handed one right now, or nothing
-        return waiter.link
+    def _given(self, waiter: _Waiter, until: float) -> Link | None:
+        """Wait until a connection may be idle; return one that is handed over.
+
+        Whoever waits keeps its place in the queue while it looks around, and where it was called in vain, it is the
+        first one again: in a queue that everybody joins anew, chance decides, and some wait several times as long.
+        """
+        # Before the wait, it may have been given back before this one stood in the queue.
+        if self._idle or not waiter.bell.acquire(timeout=max(0.0, until - monotonic())):
+            return waiter.link
+        waiter.queued = False
+        link = waiter.link or self._pop()
+        if link is None:
+            self._waiters.appendleft(waiter)
+            waiter.queued = True
+        return link
+
+    def _leave_queue(self, waiter: _Waiter, link: Link | None) -> None:
+        """End a wait that led to a connection or to an error; give back another one that it was handed meanwhile."""
+        if waiter.queued:
+            try:
+                self._waiters.remove(waiter)
+            except ValueError:
+                waiter.bell.acquire(timeout=_LOOK_S)  # it was called, and is handed one right now, or nothing
+        if waiter.link is not None and waiter.link is not link:
+            self.give_back(waiter.link)
+
+    def _collect(self, since: float, now: float) -> None:
+        """Collect garbage, if no connection was given back since a thread waits, and not too often."""
+        if self._given_back_at < since and now >= self._collects_at:
+            gc.collect()
+            end = monotonic()
+            self._collects_at = max(self._collects_at, end + _COLLECT_SHARE * (end - now))
 
     def _seat(self) -> Seat | None:
         """Return the right to open one more connection, if there is one left."""
@@ -220,10 +252,12 @@ class Pool:
         if not link.reusable:
             self.drop(link)
             return
-        now = link.used_at = monotonic()
-        if self._waiters and self._hand_over(link, now):
+        now = link.used_at = self._given_back_at = monotonic()
+        if self._waiters and not self.closed and self._hand_over(link, now):
             return
         self._idle.append(link)
+        if self._waiters:  # since a moment ago: it may have found none that is idle before
+            self._call()
         try:
             while self._idle[0].used_at < now - _IDLE_S:
                 self.drop(self._idle.popleft())
@@ -252,6 +286,10 @@ class Pool:
             return
         link.home, link.seat, link.aside = None, None, False
         link.close()
+        self._call()
+
+    def _call(self) -> None:
+        """Wake the thread that has waited the longest, if there is one."""
         with suppress(IndexError):
             _ring(self._waiters.popleft())
 

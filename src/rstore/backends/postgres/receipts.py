@@ -2,7 +2,7 @@
 
 The server's own word is not enough. After a crash or a failover it gives the number of a transaction that was lost to
 the next writer, and `pg_xact_status` speaks of that one then. So each transaction that writes leaves a row of its own,
-sent together with the COMMIT: one for each connection, in the table of facts, replaced by the next transaction there.
+sent together with the COMMIT: one for each connection, replaced by the next transaction there.
 Not the stamps of what was written: a transaction that only deletes leaves none, and others replace them.
 """
 
@@ -21,9 +21,6 @@ REMOVE_EVERY: Final = 16
 """How many new rows there are, on average, between two looks for stale ones: at random, since most programs open few
 connections in their life."""
 
-_PREFIX: Final = "receipt "  # before any other name of a fact that begins with it, and behind none
-_BEHIND_PREFIX: Final = "receipt!"
-
 
 class Receipt(NamedTuple):
     """The statement that leaves a row in a transaction, and the one that finds it later."""
@@ -41,21 +38,21 @@ class Receipts:
         s = quoted(schema)
         ns = f"SELECT ns FROM {s}.namespaces WHERE name = $1"
         self._namespace = namespace
+        # The namespace is not locked for it: what the transaction wrote holds the lock of that or of a head, for which
+        # `discard` waits before it removes receipts. To lock it here, too, could make the two wait for each other.
         self._leave = Statement(f"""
-INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, int8send({NOW}) || $3::bytea
-FROM ({ns} FOR KEY SHARE) AS alive
-ON CONFLICT (ns, name) DO UPDATE SET fact = excluded.fact""")
+INSERT INTO {s}.receipts (ns, connection, receipt, left_ms) SELECT ns, $2::bytea, $3::bytea, {NOW} FROM ({ns}) AS alive
+ON CONFLICT (ns, connection) DO UPDATE SET receipt = excluded.receipt, left_ms = excluded.left_ms""")
         self._find = Statement(f"""
-SELECT FROM {s}.facts WHERE ns = ({ns}) AND name = $2 AND substring(fact FROM 9) = $3::bytea""")
+SELECT FROM {s}.receipts WHERE ns = ({ns}) AND connection = $2 AND receipt = $3::bytea""")
         self._remove_stale = Statement(f"""
-DELETE FROM {s}.facts WHERE ns = ({ns}) AND name > '{_PREFIX}' AND name < '{_BEHIND_PREFIX}'
-AND fact < int8send({NOW} - {STALE_MS})""")
+DELETE FROM {s}.receipts WHERE ns = ({ns}) AND left_ms < ({NOW} - {STALE_MS})""")
 
     def make(self, link: Link) -> Receipt:
         """Return a receipt for a transaction on a connection."""
         is_new = link.mark == b""
         if is_new:
-            link.mark = _PREFIX.encode() + os.urandom(16).hex().encode()
+            link.mark = os.urandom(16)
         this = self._namespace, link.mark, os.urandom(16)
         return Receipt((self._leave, this), (self._find, this), is_new)
 

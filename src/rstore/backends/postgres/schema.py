@@ -54,6 +54,10 @@ CREATE TABLE {s}.checkpoints (
   ns {bigint}, model {int}, key {text} COLLATE {c}, t {bigint}, seq {int}, body {bytea} NOT NULL,
   PRIMARY KEY (ns, model, key, t, seq)
 );
+CREATE TABLE {s}.receipts (
+  ns {bigint}, connection {bytea}, receipt {bytea} NOT NULL, left_ms {bigint} NOT NULL,
+  PRIMARY KEY (ns, connection)
+) WITH (fillfactor = 50);
 -- Compressed already, or sealed: trying to compress them again would take longer than storing them.
 ALTER TABLE {s}.chunks ALTER body SET STORAGE EXTERNAL;
 ALTER TABLE {s}.checkpoints ALTER body SET STORAGE EXTERNAL;
@@ -73,8 +77,9 @@ _CATALOGUE: Final = {
 MIGRATIONS: Final = [_FORMAT_1]
 """The script at index n leads from format n to format n + 1."""
 
-TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints")
-"""What holds rows of a namespace, in the order in which it is emptied: heads of logs before their rows, see `sql`."""
+TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints", "receipts")
+"""What holds rows of a namespace, in the order in which it is emptied: heads of logs before their rows, see `sql`;
+receipts last, since a transaction leaves its one while it holds the lock of what it wrote."""
 
 _NO_COLUMN: Final = "42703"
 
