@@ -14,9 +14,6 @@ import collections
 import datetime
 import decimal
 import fractions
-import math
-import re
-import sys
 import types
 import uuid
 import zoneinfo
@@ -24,9 +21,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, ClassVar, Final, Self
 
-import numpy as np
-
-from rstore.errors import CorruptionError, SerializationError, StoreError, UnsafeValueError
+from rstore.errors import CorruptionError, SerializationError, UnsafeValueError
 
 MAX_FRACTION_BITS: Final = 100_000
 """A larger numerator or denominator takes seconds to normalize."""
@@ -90,12 +85,13 @@ def malformed(blueprint: Blueprint) -> CorruptionError:
     return CorruptionError(f"a pickle holds a {name} that cannot be one: damaged, or forged")
 
 
-class _Bare(Blueprint):
+class Bare(Blueprint):
     """A class that is only named: the factory of a defaultdict, the class of an array."""
 
     __slots__ = ()
 
     def build(self) -> Any:
+        """Refuse: a class alone makes no object."""
         raise malformed(self)
 
 
@@ -177,7 +173,7 @@ class _DefaultDict(Blueprint):
 
     def begin(self) -> Any:
         factory = self.args[0] if self.args else None
-        factory = factory.original if isinstance(factory, type) and issubclass(factory, _Bare) else factory
+        factory = factory.original if isinstance(factory, type) and issubclass(factory, Bare) else factory
         if len(self.args) > 1 or self.state is not None or (factory is not None and factory not in FACTORIES):
             raise malformed(self)
         return collections.defaultdict[Any, Any](factory)
@@ -205,113 +201,6 @@ def _pairs(blueprint: Blueprint, items: list[Any]) -> list[Any]:
     if not all(type(item) is tuple and len(item) == 2 for item in items):
         raise malformed(blueprint)
     return items
-
-
-# -- NumPy ------------------------------------------------------------------------------------------------------------
-
-
-class _Dtype(Blueprint):
-    __slots__ = ()
-
-    def build(self) -> Any:
-        try:
-            return build_dtype(self.args, self.state)
-        except StoreError:
-            raise
-        except Exception as error:  # whatever NumPy says of a forged dtype
-            raise malformed(self) from error
-
-
-_NATIVE_ORDER: Final = "<" if sys.byteorder == "little" else ">"
-_simple = re.compile("b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SUV][0-9]{1,9}")
-
-
-def build_dtype(args: tuple[Any, ...], state: Any) -> np.dtype[Any]:
-    """Return the dtype that NumPy's pickles describe so, without objects in it."""
-    name = args[0]
-    if type(name) is not str or len(args) != 3 or (state is not None and (type(state) is not tuple or len(state) < 8)):
-        raise CorruptionError("a pickle describes a dtype in a way that NumPy does not")
-    if state is None:
-        state = (3, "|", None, None, None, -1, -1, 0)
-    _, order, subarray, names, fields, itemsize, _, flags = state[:8]
-    if subarray is not None:
-        base, shape = subarray
-        dtype: np.dtype[Any] = np.dtype((base, shape))
-    elif names is not None:
-        dtype = np.dtype(
-            {
-                "names": list(names),
-                "formats": [fields[name][0] for name in names],
-                "offsets": [fields[name][1] for name in names],
-                "itemsize": itemsize,
-            },
-            align=bool(flags & 0x80),
-        )
-    elif name in ("M8", "m8"):
-        _, (unit, step, _, _) = state[8]
-        dtype = np.dtype(f"{name}[{int(step)}{bytes(unit).decode('ascii')}]" if unit != b"generic" else name)
-    elif _simple.fullmatch(name):
-        dtype = np.dtype(name)
-    else:
-        raise CorruptionError("a pickle describes a dtype that is not one of numbers, text or bytes")
-    if order in ("<", ">") and order != _NATIVE_ORDER and names is None and subarray is None:
-        dtype = dtype.newbyteorder(order)
-    if dtype.hasobject:
-        raise UnsafeValueError("a pickle holds an array of objects: it was not loaded")
-    return dtype
-
-
-def _array(blueprint: Blueprint, raw: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
-    if isinstance(shape, int):
-        shape = (shape,)
-    if not (
-        isinstance(raw, bytes | bytearray)
-        and isinstance(dtype, np.dtype)
-        and type(shape) is tuple
-        and all(type(n) is int and n >= 0 for n in shape)
-        and math.prod(shape) * dtype.itemsize == len(raw)
-        and order in ("C", "F", "K")
-    ):
-        raise malformed(blueprint)
-    try:
-        flat = np.frombuffer(raw, dtype) if raw else np.empty(shape, dtype).reshape(-1)
-        if order == "K" and axes is not None:
-            return flat.reshape(shape).transpose(axes)
-        return flat.reshape(shape, order="F" if order == "F" else "C")
-    except (TypeError, ValueError) as error:
-        raise malformed(blueprint) from error
-
-
-class _Array(Blueprint):
-    __slots__ = ()
-
-    def build(self) -> Any:
-        if len(self.args) not in (4, 5) or self.state is not None or self.items:
-            raise malformed(self)
-        return _array(self, *self.args)
-
-
-class _Reconstructed(Blueprint):
-    __slots__ = ()
-
-    def build(self) -> Any:
-        if self.items or type(self.state) is not tuple or len(self.state) != 5 or self.args[:1] != (np.ndarray,):
-            raise malformed(self)
-        _, shape, dtype, is_fortran, raw = self.state
-        if isinstance(raw, list):
-            raise UnsafeValueError("a pickle holds an array of objects: it was not loaded")
-        raw = bytearray(raw) if isinstance(raw, bytes) else raw  # writable, as what was pickled so
-        return _array(self, raw, dtype, shape, "F" if is_fortran else "C")
-
-
-class _Scalar(Blueprint):
-    __slots__ = ()
-
-    def build(self) -> Any:
-        if len(self.args) != 2 or self.state is not None or self.items or not isinstance(self.args[0], np.dtype):
-            raise malformed(self)
-        dtype, raw = self.args
-        return _array(self, raw, dtype, (), "C")[()]
 
 
 # -- the globals of data ----------------------------------------------------------------------------------------------
@@ -359,33 +248,15 @@ def blueprint_of(base: type[Blueprint], original: Any) -> type[Blueprint]:
     return made
 
 
-def _standard() -> dict[tuple[str, str], type[Blueprint]]:
-    from numpy._core import multiarray, numeric  # the modules that NumPy's pickles name
-
-    numpy_globals = {
-        ("numeric", "_frombuffer"): (_Array, numeric._frombuffer),  # type: ignore[attr-defined] # noqa: SLF001
-        ("multiarray", "_reconstruct"): (_Reconstructed, multiarray._reconstruct),  # noqa: SLF001
-        ("multiarray", "scalar"): (_Scalar, multiarray.scalar),
-    }
-    table: dict[tuple[str, str], type[Blueprint]] = {
-        ("fractions", "Fraction"): blueprint_of(_Fraction, fractions.Fraction),
-        ("builtins", "range"): blueprint_of(_Range, range),
-        ("uuid", "UUID"): blueprint_of(_Uuid, uuid.UUID),
-        ("collections", "deque"): blueprint_of(_Deque, collections.deque),
-        ("collections", "OrderedDict"): blueprint_of(_OrderedDict, collections.OrderedDict),
-        ("collections", "defaultdict"): blueprint_of(_DefaultDict, collections.defaultdict),
-        ("collections", "Counter"): blueprint_of(_Counter, collections.Counter),
-        ("numpy", "dtype"): blueprint_of(_Dtype, np.dtype),
-        ("numpy", "ndarray"): blueprint_of(_Bare, np.ndarray),
-    }
-    table |= {("builtins", factory.__name__): blueprint_of(_Bare, factory) for factory in FACTORIES}
-    for (module, name), (base, original) in numpy_globals.items():
-        made = blueprint_of(base, original)
-        table |= {(f"numpy._core.{module}", name): made, (f"numpy.core.{module}", name): made}
-    return table
-
-
-STANDARD: Final = _standard()
+STANDARD: Final[dict[tuple[str, str], type[Blueprint]]] = {
+    ("fractions", "Fraction"): blueprint_of(_Fraction, fractions.Fraction),
+    ("builtins", "range"): blueprint_of(_Range, range),
+    ("uuid", "UUID"): blueprint_of(_Uuid, uuid.UUID),
+    ("collections", "deque"): blueprint_of(_Deque, collections.deque),
+    ("collections", "OrderedDict"): blueprint_of(_OrderedDict, collections.OrderedDict),
+    ("collections", "defaultdict"): blueprint_of(_DefaultDict, collections.defaultdict),
+    ("collections", "Counter"): blueprint_of(_Counter, collections.Counter),
+} | {("builtins", factory.__name__): blueprint_of(Bare, factory) for factory in FACTORIES}
 
 
 def build(root: Any) -> Any:

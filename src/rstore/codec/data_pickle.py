@@ -25,8 +25,9 @@ from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 
-from rstore.codec import blueprints, pickle_grammar
+from rstore.codec import blueprints, numpy_blueprints, pickle_grammar
 from rstore.codec.blueprints import DIRECT, MAX_FRACTION_BITS, STANDARD, Blueprint, blueprint_of, malformed
+from rstore.codec.numpy_blueprints import NUMPY
 from rstore.errors import InvalidTypeError, InvalidValueError, SerializationError, StoreError, UnsafeValueError
 
 _MAX_NAME: Final = 100
@@ -51,7 +52,7 @@ _INSTANCES: Final = frozenset(
 )  # fmt: skip
 _NAMED: Final = frozenset(
     {id(found) for found in DIRECT.values() if isinstance(found, type)}
-    | {id(kind.original) for kind in STANDARD.values()}
+    | {id(kind.original) for kind in (STANDARD | NUMPY).values()}
     | {id(zoneinfo.ZoneInfo)}
 )
 """The globals that pickles of these may name, by identity: not all of them have a hash."""
@@ -95,7 +96,7 @@ class DataPickle:
 
     def __init__(self, *, allow: Iterable[type] = ()) -> None:
         self._allowed = {kind: _blueprint_for(kind) for kind in allow}
-        table = DIRECT | STANDARD | {_name_of(kind): made for kind, made in self._allowed.items()}
+        table = DIRECT | STANDARD | NUMPY | {_name_of(kind): made for kind, made in self._allowed.items()}
         self._unpickler = type("_Loading", (_Unpickler,), {"table": table})
         self._pickler = type("_Dumping", (_Pickler,), {"allowed": self._allowed})
 
@@ -209,7 +210,7 @@ def _is_exact(dtype: np.dtype[Any]) -> bool:
         return False
     _, args, state = cast("tuple[Any, tuple[Any, ...], Any]", dtype.__reduce__())
     try:
-        again = blueprints.build_dtype(args, state)
+        again = numpy_blueprints.build_dtype(args, state)
     except (StoreError, ValueError, TypeError):
         return False
     return again == dtype and again.isalignedstruct == dtype.isalignedstruct
