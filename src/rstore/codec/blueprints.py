@@ -1,7 +1,7 @@
 """Objects that a pickle of data may hold beside builtin types: recorded as blueprints, built when all of it is loaded.
 
 Nouns: a *blueprint* (the arguments, state and items that a pickle gives for one object; a class of its own for each
-global) and to *build* (to make the object of a blueprint whose parts are built).
+global) and to *build* (to make the object of a blueprint whose parts are built; `building` does so for a whole pickle).
 
 The pickle machine calls what it finds, and methods of what it made: `append`, `__setitem__`, `__setstate__`. It finds
 blueprints alone, which record, so that no code of a class runs. Classes of C whose constructors take any argument
@@ -14,14 +14,15 @@ import collections
 import datetime
 import decimal
 import fractions
-import types
 import uuid
 import zoneinfo
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 from rstore.errors import CorruptionError, SerializationError, UnsafeValueError
+
+Planned = TypeVar("Planned", bound="Blueprint")
 
 MAX_FRACTION_BITS: Final = 100_000
 """A larger numerator or denominator takes seconds to normalize."""
@@ -33,7 +34,9 @@ class Blueprint:
     __slots__ = ("args", "begun", "items", "state")
 
     original: ClassVar[Any]
-    """The global that this class stands for."""
+    """The global that this class stands for; None for one that is no data by itself."""
+    is_called: ClassVar[bool] = False
+    """Whether a call returns the object at once, and no blueprint."""
 
     args: tuple[Any, ...]
     state: Any
@@ -69,6 +72,10 @@ class Blueprint:
     def parts(self) -> list[Any]:
         """Return everything that has to be built before the object."""
         return [*self.args, self.state, *self.items]
+
+    def hashed(self) -> Iterable[Any]:
+        """Return the parts that are hashed when it is built."""
+        return ()
 
     def begin(self) -> Any:
         """Return the object, still empty, if it can be part of itself; else None."""
@@ -158,10 +165,13 @@ class _Deque(Blueprint):
 class _OrderedDict(Blueprint):
     __slots__ = ()
 
+    def hashed(self) -> Iterable[Any]:
+        return [key for key, _ in _pairs(self, self.items)]
+
     def begin(self) -> Any:
         if self.args or self.state is not None:
             raise malformed(self)
-        return collections.OrderedDict[Any, Any]()
+        return collections.OrderedDict()
 
     def build(self) -> Any:
         self.begun.update(_pairs(self, self.items))
@@ -171,12 +181,15 @@ class _OrderedDict(Blueprint):
 class _DefaultDict(Blueprint):
     __slots__ = ()
 
+    def hashed(self) -> Iterable[Any]:
+        return [key for key, _ in _pairs(self, self.items)]
+
     def begin(self) -> Any:
         factory = self.args[0] if self.args else None
         factory = factory.original if isinstance(factory, type) and issubclass(factory, Bare) else factory
         if len(self.args) > 1 or self.state is not None or (factory is not None and factory not in FACTORIES):
             raise malformed(self)
-        return collections.defaultdict[Any, Any](factory)
+        return collections.defaultdict(factory)
 
     def parts(self) -> list[Any]:
         return self.items
@@ -189,12 +202,14 @@ class _DefaultDict(Blueprint):
 class _Counter(Blueprint):
     __slots__ = ()
 
-    def build(self) -> Any:
+    def begin(self) -> Any:
         if len(self.args) != 1 or type(self.args[0]) is not dict or self.state is not None or self.items:
             raise malformed(self)
-        counter = collections.Counter[Any]()
-        dict.update(counter, self.args[0])
-        return counter
+        return collections.Counter()
+
+    def build(self) -> Any:
+        dict.update(self.begun, self.args[0])
+        return self.begun
 
 
 def _pairs(blueprint: Blueprint, items: list[Any]) -> list[Any]:
@@ -206,18 +221,43 @@ def _pairs(blueprint: Blueprint, items: list[Any]) -> list[Any]:
 # -- the globals of data ----------------------------------------------------------------------------------------------
 
 
-def _zone_method(owner: Any, name: Any) -> Any:
-    """Return the function that pickles of time zones get from their class; no other attribute is to be had."""
-    if owner is _zone and name == "_unpickle":
-        return _zone
-    raise UnsafeValueError("a pickle asks for an attribute of an object: it was not loaded")
+# Classes, not functions: a pickle may set attributes of a function, `__defaults__` for example, which would stay. Of a
+# class whose `__setstate__` is that of a blueprint it cannot.
+class _Zone(Blueprint):
+    __slots__ = ()
+
+    original = zoneinfo.ZoneInfo
+
+    def __new__(cls, key: Any = None, from_cache: Any = 1) -> Any:  # pyright: ignore[reportInconsistentConstructor]
+        # ZoneInfo itself imports packages and opens files by a key that it does not know.
+        if type(key) is not str or key not in known_zones():
+            raise SerializationError("a pickle names a time zone that this machine does not know")
+        return zoneinfo.ZoneInfo(key) if from_cache else zoneinfo.ZoneInfo.no_cache(key)
 
 
-def _zone(key: Any, from_cache: Any = 1) -> zoneinfo.ZoneInfo:
-    # ZoneInfo itself imports packages and opens files by a key that it does not know.
-    if type(key) is not str or key not in known_zones():
-        raise SerializationError("a pickle names a time zone that this machine does not know")
-    return zoneinfo.ZoneInfo(key) if from_cache else zoneinfo.ZoneInfo.no_cache(key)
+class _ZoneMethod(Blueprint):
+    """The function that pickles of time zones get from their class; no other attribute is to be had."""
+
+    __slots__ = ()
+
+    original = None
+
+    def __new__(cls, owner: Any = None, name: Any = None) -> Any:  # pyright: ignore[reportInconsistentConstructor]
+        if owner is _Zone and name == "_unpickle":
+            return _Zone
+        raise UnsafeValueError("a pickle asks for an attribute of an object: it was not loaded")
+
+
+class _Decimal(Blueprint):
+    __slots__ = ()
+
+    original = decimal.Decimal
+    is_called = True
+
+    def __new__(cls, text: Any = None) -> Any:  # pyright: ignore[reportInconsistentConstructor]
+        if type(text) is not str:  # an int of a megabyte would take minutes
+            raise CorruptionError("a pickle holds a Decimal that is not made of text: damaged, or forged")
+        return decimal.Decimal(text)
 
 
 @cache
@@ -235,109 +275,28 @@ DIRECT: Final[dict[tuple[str, str], Any]] = {
     ("datetime", "time"): datetime.time,
     ("datetime", "timedelta"): datetime.timedelta,
     ("datetime", "timezone"): datetime.timezone,
-    ("decimal", "Decimal"): decimal.Decimal,
+    ("decimal", "Decimal"): _Decimal,
     ("builtins", "complex"): complex,
-    ("builtins", "getattr"): _zone_method,
-    ("zoneinfo", "ZoneInfo"): _zone,
+    ("builtins", "getattr"): _ZoneMethod,
+    ("zoneinfo", "ZoneInfo"): _Zone,
 }
 
 
-def blueprint_of(base: type[Blueprint], original: Any) -> type[Blueprint]:
+def blueprint_of(base: type[Planned], original: Any) -> type[Planned]:
     """Return the class of blueprints for a global."""
-    made: type[Blueprint] = type(f"Blueprint of {original.__name__}", (base,), {"__slots__": (), "original": original})
-    return made
+    return cast(
+        "type[Planned]", type(f"Blueprint of {original.__name__}", (base,), {"__slots__": (), "original": original})
+    )
 
 
-STANDARD: Final[dict[tuple[str, str], type[Blueprint]]] = {
-    ("fractions", "Fraction"): blueprint_of(_Fraction, fractions.Fraction),
-    ("builtins", "range"): blueprint_of(_Range, range),
-    ("uuid", "UUID"): blueprint_of(_Uuid, uuid.UUID),
-    ("collections", "deque"): blueprint_of(_Deque, collections.deque),
-    ("collections", "OrderedDict"): blueprint_of(_OrderedDict, collections.OrderedDict),
-    ("collections", "defaultdict"): blueprint_of(_DefaultDict, collections.defaultdict),
-    ("collections", "Counter"): blueprint_of(_Counter, collections.Counter),
-} | {("builtins", factory.__name__): blueprint_of(Bare, factory) for factory in FACTORIES}
-
-
-def build(root: Any) -> Any:
-    """Return what was loaded with all blueprints built, without recursion: nesting has no limit but memory.
-
-    Lists, dicts and sets are filled in place, so that what is shared stays shared, and what holds itself holds itself.
-    """
-    built: dict[int, Any] = {}  # what replaces an object, by its id
-    kept: list[Any] = []  # so that no id is used twice
-    todo: list[tuple[Any, bool]] = [(root, False)]
-    while todo:
-        one, ready = todo.pop()
-        at = id(one)
-        if ready:
-            replaced = _rebuilt(one, built)
-            if replaced is not one:
-                built[at] = replaced
-            continue
-        if at in built:
-            continue
-        kind = type(one)
-        if kind in _NAMES:
-            built[at] = _original(one)
-        elif isinstance(one, Blueprint):
-            kept.append(one)
-            pending = [part for part in one.parts() if part and type(part) not in _LEAVES]
-            one.begun = one.begin()
-            if one.begun is not None:
-                built[at] = one.begun
-            if not pending:
-                built[at] = one.build()
-            else:
-                todo.append((one, True))
-                todo.extend([(part, False) for part in pending])
-        elif kind in _CONTAINERS:
-            parts = (*one, *one.values()) if kind is dict else one
-            pending = [part for part in parts if type(part) not in _LEAVES]
-            if pending:
-                kept.append(one)
-                if kind in _IN_PLACE:
-                    built[at] = one
-                todo.append((one, True))
-                todo.extend([(part, False) for part in pending])
-    return built.get(id(root), root)
-
-
-_IN_PLACE: Final = frozenset((list, dict, set))
-_CONTAINERS: Final = _IN_PLACE | {tuple, frozenset}
-_LEAVES: Final = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, decimal.Decimal))
-_NAMES: Final = frozenset((type, types.FunctionType))
-
-
-def _original(named: Any) -> Any:
-    """Return the class that a pickle only names."""
-    if named is _zone:
-        return zoneinfo.ZoneInfo
-    if isinstance(named, type):
-        return named.original if issubclass(named, Blueprint) else named
-    raise UnsafeValueError("a pickle holds a function: it was not loaded")
-
-
-def _rebuilt(one: Any, built: dict[int, Any]) -> Any:
-    """Return an object with what replaces its parts in their places."""
-
-    def of(part: Any) -> Any:
-        return built.get(id(part), part)
-
-    if isinstance(one, Blueprint):
-        one.args, one.state, one.items = tuple(map(of, one.args)), of(one.state), list(map(of, one.items))
-        return one.build()
-    if type(one) is dict:
-        pairs = [(of(key), of(value)) for key, value in one.items()]
-        one.clear()
-        one.update(pairs)
-        return one
-    parts = [of(part) for part in one]
-    if type(one) is list:
-        one[:] = parts
-    elif type(one) is set:
-        one.clear()
-        one.update(parts)
-    else:
-        return type(one)(parts)
-    return one
+_CLASSES: Final[dict[type, type[Blueprint]]] = {
+    fractions.Fraction: _Fraction,
+    range: _Range,
+    uuid.UUID: _Uuid,
+    collections.deque: _Deque,
+    collections.OrderedDict: _OrderedDict,
+    collections.defaultdict: _DefaultDict,
+    collections.Counter: _Counter,
+}
+_CLASSES.update((factory, Bare) for factory in FACTORIES)
+STANDARD: Final = {(kind.__module__, kind.__name__): blueprint_of(base, kind) for kind, base in _CLASSES.items()}

@@ -127,7 +127,7 @@ class _Scalar(Blueprint):
         return _array(self, raw, dtype, (), "C")[()]
 
 
-_FUNCTIONS: Final = {
+_FUNCTIONS: Final[dict[tuple[str, str], type[Blueprint]]] = {
     ("numeric", "_frombuffer"): blueprint_of(_Array, numeric._frombuffer),  # type: ignore[attr-defined] # noqa: SLF001
     ("multiarray", "_reconstruct"): blueprint_of(_Reconstructed, multiarray._reconstruct),  # noqa: SLF001
     ("multiarray", "scalar"): blueprint_of(_Scalar, multiarray.scalar),
