@@ -6,6 +6,7 @@ Nouns: an *opcode* (one byte and its argument).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final
 
 from rstore.errors import CorruptionError, UnsafeValueError
@@ -34,9 +35,14 @@ _FEW: Final = 12
 _short: Final = re.compile(_run(_BARE, _GETS), re.DOTALL)
 _whole: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_BARE, _GETS), re.DOTALL)
 _without_tuples: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_OTHERS, _GETS), re.DOTALL)
-_with_few_gets: Final = re.compile(
-    rb"\x80[\x04\x05](?:%b(?:%b)){0,%d}%b\." % (_run(_BARE, b""), _GETS, _FEW, _run(_BARE, b"")), re.DOTALL
+# What each MEMOIZE puts into the memo: a group where it may be a tuple. All other opcodes are skipped.
+_FLAT_THEN: Final = rb"\x8c%b|[)\]}\x8fR\x81\x93]|C%b" % (_LENGTHS, _LENGTHS)
+_memos: Final = re.compile(
+    rb"(?:(?:%b)(?!\x94)|K.|h.|j.{4}|G.{8}|[%b]|M..|J.{4}|\x8a%b|\x95.{8})*+(?:(?:%b)\x94|(\x94))|.+"
+    % (_FLAT_THEN, re.escape(bytes(set(_BARE) - set(b")]}\x8fR\x81\x93\x94"))), _LENGTHS, _FLAT_THEN),
+    re.DOTALL,
 )
+_gets: Final = re.compile(rb"%b(%b)|.+" % (_run(_BARE, b""), _GETS), re.DOTALL)
 
 _PROTO_BYTES: Final = 2
 # BINUNICODE, BINBYTES, LONG4; BINUNICODE8, BINBYTES8, BYTEARRAY8: how many bytes tell their length.
@@ -116,10 +122,22 @@ def check_hashes(body: bytes | memoryview) -> None:
 
 
 def _may_share(body: bytes) -> bool:
-    """Return whether hashes may look at far more than there is: each use of the memo doubles that at most."""
+    """Return whether hashes may look at far more than there is, since tuples are used more than once."""
     if body.count(b"h") + body.count(b"j") <= _FEW or not any(map(body.count, _TUPLES)):
+        return False  # each use doubles it at most
+    if _without_tuples.fullmatch(body) is not None:
         return False
-    return _with_few_gets.fullmatch(body) is None and _without_tuples.fullmatch(body) is None
+    if _whole.fullmatch(body) is None:
+        return True
+    tuples = _memos.findall(body, _PROTO_BYTES)
+    factor = 1
+    for get, uses in Counter(_gets.findall(body, _PROTO_BYTES)).items():
+        index = int.from_bytes(get[1:], "little")
+        if get and index < len(tuples) and tuples[index]:
+            factor *= 1 + uses
+            if factor * len(body) > most_hashed(len(body)):
+                return True
+    return False
 
 
 def _measure(body: bytes) -> tuple[int, int]:

@@ -214,7 +214,7 @@ class DataSuite(Suite):
         with opener(serializer=ALLOWED) as store:
             store["k"] = (pair, inner)
             again, items = store["k"]
-            assert type(again) is Point
+            assert type(again).__name__ == "Point"
             assert again.x is again.y is items
             assert items[0] is items[1]["a"] is again
             assert items[2] == Spot(1, "a")
