@@ -9,6 +9,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -209,6 +210,11 @@ _HUGE: Final = b"\x8a\x08" + (10**15).to_bytes(8, "little")
 _RANGE: Final = _named("builtins", "range") + b"K\x00" + _HUGE + b"K\x01\x87R"
 
 
+def _doubled(make: bytes, kind: bytes = b"") -> bytes:
+    """Return the opcodes of a pair of two pairs that are one, and so on: 60 of them."""
+    return b"N\x94" + b"".join(kind + bytes((0x68, i, 0x68, i)) + make for i in range(60))
+
+
 def _tricks() -> dict[str, bytes]:
     spy = SPY + b")\x81"
     first = spy + b"}" + _text("x") + b"K\x01sb"
@@ -288,6 +294,22 @@ def _tricks() -> dict[str, bytes]:
         "a tuple that is too deep to be hashed": b"})" + b"\x85" * 400_000 + b"Ns",
         "a tuple that is too deep, out of a memo": b"})" + b"\x85\x940h\x00" * 3 + b"\x85" * 400_000 + b"Ns",
         "a frozenset of a deep tuple": b"(N" + b"N\x86" * 400_000 + b"\x91",
+        "an attribute of getattr": get + b"N}" + _text("x") + b"K\x01s\x86b",
+        "the defaults of a function": _named("zoneinfo", "ZoneInfo") + b"N}" + _text("__defaults__") + b")s\x86b",
+        "the attributes of a function": get + b"}" + _text("x") + b"K\x01sb",
+        "an attribute of a class": _named("decimal", "Decimal") + b"N}" + _text("x") + b"K\x01s\x86b",
+        "an object that is its own state": PAIR + b"NN\x86\x81\x94h\x00b",
+        "an object in its own state": PAIR + b"NN\x86\x81\x94h\x00\x85b",
+        "a key whose hash takes for ever": _doubled(b"\x86\x94") + b"}h\x3cNs",
+        "an item whose hash takes for ever": b"\x8f(" + _doubled(b"\x86\x94") + b"\x90",
+        "a frozenset whose hash takes for ever": b"(" + _doubled(b"\x86\x94") + b"\x91",
+        "a key whose hash takes for ever, behind a long text": b"X\x00\x01\x00\x00" + b"a" * 256 + b"0"
+        + _doubled(b"\x86\x94") + b"}(h\x3cNu",
+        "a key of named tuples whose hash takes for ever": _doubled(b"\x86\x81\x94", PAIR) + b"}h\x3cNs",
+        "an OrderedDict with a key whose hash takes for ever": _named("collections", "OrderedDict") + b")R"
+        + _doubled(b"\x86\x81\x94", PAIR) + b"Ns",
+        "a Decimal of a large int": _named("decimal", "Decimal") + b"\x8b" + (200_000).to_bytes(4, "little")
+        + b"\x55" * 200_000 + b"\x85R",
         "a stack that is empty": b"0R",
         "a mark that is not there": b"t",
         "a memo that is not there": b"hX",
@@ -334,6 +356,30 @@ def test_a_large_pickle_is_looked_at_as_a_small_one(name: str) -> None:
         for given in (large, memoryview(large)):
             with _nothing_runs(), pytest.raises(StoreError):
                 load(given)
+
+
+def test_what_is_shared_is_looked_at_once() -> None:
+    wide = b"(" + b"N" * 30_000 + b"t\x94](" + b"h\x00" * 30_000 + b"e" + PAIR + b"NN\x86\x81\x87."
+    start = time.process_time()
+    shared, many, pair = load(PROTO + wide)
+    assert time.process_time() - start < 5
+    assert len(many) == len(shared) == 30_000
+    assert many[0] is many[-1] is shared
+    assert pair == (None, None)
+
+
+@pytest.mark.parametrize("name", ["S0", "U0", "V0"])
+def test_an_array_of_no_bytes_takes_none(name: str) -> None:
+    dtype = _named("numpy", "dtype") + _text(name) + b"\x89\x88\x87R"
+    body = _named("numpy._core.numeric", "_frombuffer") + b"(C\x00" + dtype + 2 * b"J\xff\xff\xff\x7f" + b"\x86"
+    array = load(PROTO + body + _text("C") + b"tR.")
+    assert (array.nbytes, array.shape) == (0, (2**31 - 1, 2**31 - 1))
+
+
+def test_keys_that_share_their_parts_come_back() -> None:
+    row = tuple(range(1_000))
+    for value in ({(row, (row, i)): i for i in range(500)}, {Pair(row, Pair(row, i)) for i in range(500)}):
+        assert load(DATA.dumps(value)) == value
 
 
 def test_there_are_tricks_enough() -> None:

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.backends.care", "rstore.patience"),
     ("rstore.backends.base", "rstore.codec.compression"),
     ("rstore.codec.blueprints", "rstore.codec.failures", "rstore.codec.pickle_grammar"),
+    ("rstore.codec.building", "rstore.codec.numpy_blueprints"),
     ("rstore.codec.data_pickle",),
     ("rstore.codec.formats",),
     ("rstore.arguments", "rstore.operators", "rstore.backends", "rstore.codec", "rstore.codec.serializers"),

@@ -25,9 +25,10 @@ from typing import Any, ClassVar, Final, cast
 
 import numpy as np
 
-from rstore.codec import blueprints, pickle_grammar
+from rstore.codec import blueprints, building, numpy_blueprints, pickle_grammar
 from rstore.codec.blueprints import DIRECT, MAX_FRACTION_BITS, STANDARD, Blueprint, blueprint_of, malformed
 from rstore.codec.failures import way_out
+from rstore.codec.numpy_blueprints import NUMPY
 from rstore.errors import InvalidTypeError, InvalidValueError, SerializationError, StoreError, UnsafeValueError
 
 _MAX_NAME: Final = 100
@@ -51,9 +52,9 @@ _INSTANCES: Final = frozenset(
     )
 )  # fmt: skip
 _NAMED: Final = frozenset(
-    {id(found) for found in DIRECT.values() if isinstance(found, type)}
-    | {id(kind.original) for kind in STANDARD.values()}
-    | {id(zoneinfo.ZoneInfo)}
+    {id(found) for found in DIRECT.values() if not issubclass(found, Blueprint)}
+    | {id(kind.original) for kind in (STANDARD | NUMPY).values()}
+    | {id(decimal.Decimal), id(zoneinfo.ZoneInfo)}
 )
 """The globals that pickles of these may name, by identity: not all of them have a hash."""
 _UNPICKLE_ZONE: Final = zoneinfo.ZoneInfo._unpickle  # type: ignore[attr-defined] # noqa: SLF001 - its pickles name it
@@ -94,7 +95,7 @@ class DataPickle:
         if isinstance(allow, type) and not hasattr(type(allow), "__iter__"):
             raise InvalidTypeError(f"allow is a list of classes: allow=[{allow.__name__}]")
         self._allowed = {kind: _blueprint_for(kind) for kind in allow}
-        table = DIRECT | STANDARD | {_name_of(kind): made for kind, made in self._allowed.items()}
+        table = DIRECT | STANDARD | NUMPY | {_name_of(kind): made for kind, made in self._allowed.items()}
         self._unpickler = type("_Loading", (_Unpickler,), {"table": table})
         self._pickler = type("_Dumping", (_Pickler,), {"allowed": self._allowed})
 
@@ -108,6 +109,8 @@ class DataPickle:
         body = buffer.getvalue()
         if copyreg._extension_registry:  # type: ignore[attr-defined] # noqa: SLF001 - it has no public name
             pickle_grammar.check(body)
+        else:
+            pickle_grammar.check_hashes(body)
         return body
 
     def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
@@ -121,7 +124,9 @@ class DataPickle:
             return pickle.loads(body)  # noqa: S301 - it names nothing, and so makes builtin types alone
         machine = self._unpickler(io.BytesIO(body))
         value = machine.load()
-        return blueprints.build(value) if machine.needs_building else value
+        if machine.needs_building:
+            return building.build(value, pickle_grammar.most_hashed(len(body)))
+        return value
 
 
 class _Unpickler(pickle.Unpickler):
@@ -135,7 +140,7 @@ class _Unpickler(pickle.Unpickler):
                 f"the value is a pickle that holds {_shorten(f'{module}.{name}')}, which is no data: it was not "
                 "loaded; serializer=DataPickle(allow=[…]) takes dataclasses, enums, named tuples and attrs classes"
             )
-        if not isinstance(found, type) or issubclass(found, Blueprint):
+        if issubclass(found, Blueprint) and not found.is_called:
             self.needs_building = True
         return found
 
@@ -146,7 +151,7 @@ def _shorten(name: str) -> str:
 
 
 class _Pickler(pickle.Pickler):
-    allowed: ClassVar[dict[type, type[Blueprint]]]
+    allowed: ClassVar[dict[type, type[_Allowed]]]
     holds_zone = False
 
     def reducer_override(self, obj: Any) -> Any:
@@ -155,6 +160,8 @@ class _Pickler(pickle.Pickler):
         if kind in _INSTANCES:
             if kind is defaultdict and obj.default_factory not in blueprints.FACTORIES | {None}:
                 raise _refusal(obj.default_factory, "as the factory of a defaultdict: only builtin types are")
+            if kind in (OrderedDict, Counter) and vars(obj):
+                raise _refusal(obj, "with attributes of its own")
             if kind is zoneinfo.ZoneInfo:
                 self.holds_zone = True
                 if obj.key not in blueprints.known_zones():
@@ -165,8 +172,7 @@ class _Pickler(pickle.Pickler):
         if (blueprint := self.allowed.get(kind)) is not None:
             if kind in copyreg.dispatch_table:
                 raise _refusal(obj, "since copyreg has another way to pickle it")
-            if issubclass(blueprint, _Fields):
-                blueprint.check_names(obj)
+            blueprint.check(obj)
             return NotImplemented
         if kind is fractions.Fraction:
             if max(obj.numerator.bit_length(), obj.denominator.bit_length()) > MAX_FRACTION_BITS:
@@ -208,7 +214,7 @@ def _is_exact(dtype: np.dtype[Any]) -> bool:
         return False
     _, args, state = cast("tuple[Any, tuple[Any, ...], Any]", dtype.__reduce__())
     try:
-        again = blueprints.build_dtype(args, state)
+        again = numpy_blueprints.build_dtype(args, state)
     except (StoreError, ValueError, TypeError):
         return False
     return again == dtype and again.isalignedstruct == dtype.isalignedstruct
@@ -229,7 +235,7 @@ def _is_allowable(kind: type) -> bool:
     return True
 
 
-def _blueprint_for(kind: Any) -> type[Blueprint]:
+def _blueprint_for(kind: Any) -> type[_Allowed]:
     if not isinstance(kind, type):
         raise InvalidTypeError(f"allow holds classes, not a {type(kind).__name__}")
     if (own := _own_hook(kind)) is not None:
@@ -265,30 +271,62 @@ def _own_hook(kind: type) -> str | None:
     return None
 
 
-class _Member(Blueprint):
+class _Allowed(Blueprint):
+    """An object of a class that a program allows."""
+
+    __slots__ = ()
+
+    @classmethod
+    def check(cls, obj: Any) -> None:
+        """Refuse an object that would not be read back as it is."""
+        raise NotImplementedError
+
+
+class _Member(_Allowed):
     """A member of an enum."""
 
     __slots__ = ()
 
-    def build(self) -> Any:
-        kind: type[Enum] = self.original
-        if len(self.args) != 1 or self.state is not None or self.items:
-            raise malformed(self)
+    @classmethod
+    def check(cls, obj: Any) -> None:
+        """Refuse a member that is not found by its value: NaN, for example, is not equal to itself."""
+        try:
+            again = cls.find(obj.value)
+        except SerializationError:
+            again = None
+        if again is not obj and again != obj:
+            raise _refusal(obj, "since its value is not equal to itself, or is that of another member")
+
+    @classmethod
+    def find(cls, value: Any) -> Any:
+        """Return the member of a value."""
+        kind: type[Enum] = cls.original
         for member in kind.__members__.values():
-            if type(member.value) is type(self.args[0]) and member.value == self.args[0]:
+            if type(member.value) is type(value) and member.value == value:
                 return member
         # Combined flags are no members; the standard way makes them, and calls nothing of the program.
-        if issubclass(kind, Flag) and type(self.args[0]) is int and _is_standard(kind):
-            return kind(self.args[0])
+        if issubclass(kind, Flag) and type(value) is int and _is_standard(kind):
+            return kind(value)
         raise SerializationError(f"{kind.__qualname__} has no member of the stored value")
+
+    def build(self) -> Any:
+        if len(self.args) != 1 or self.state is not None or self.items:
+            raise malformed(self)
+        return self.find(self.args[0])
 
 
 def _is_standard(kind: type[Flag]) -> bool:
     return getattr(kind._missing_, "__func__", None) is Flag._missing_.__func__  # type: ignore[attr-defined]
 
 
-class _NamedTuple(Blueprint):
+class _NamedTuple(_Allowed):
     __slots__ = ()
+
+    @classmethod
+    def check(cls, obj: Any) -> None:
+        """Refuse one with attributes beside its fields."""
+        if getattr(obj, "__dict__", None) or len(obj) != len(cls.original._fields):
+            raise _refusal(obj, "with more than its fields")
 
     def build(self) -> Any:
         if len(self.args) != len(self.original._fields) or self.state or self.items:
@@ -296,7 +334,7 @@ class _NamedTuple(Blueprint):
         return tuple.__new__(self.original, self.args)
 
 
-class _Fields(Blueprint):
+class _Fields(_Allowed):
     """An object of a dataclass or an attrs class."""
 
     __slots__ = ()
@@ -307,7 +345,7 @@ class _Fields(Blueprint):
     """The setter of an attribute that has a slot."""
 
     @classmethod
-    def check_names(cls, obj: Any) -> None:
+    def check(cls, obj: Any) -> None:
         """Refuse an object with attributes that would not be read back."""
         for name in getattr(obj, "__dict__", ()):
             if not cls.takes(name):
@@ -351,11 +389,11 @@ class _Fields(Blueprint):
         raise malformed(self)
 
 
-def _fields_blueprint(kind: Any) -> type[Blueprint]:
+def _fields_blueprint(kind: Any) -> type[_Fields]:
     made = blueprint_of(_Fields, kind)
     named: Iterable[Any] = fields(kind) if is_dataclass(kind) else kind.__attrs_attrs__
-    made.names = tuple(field.name for field in named)  # type: ignore[attr-defined]
-    made.slots = {  # type: ignore[attr-defined]
+    made.names = tuple(field.name for field in named)
+    made.slots = {
         name: slot
         for base in reversed(made.original.__mro__)
         for name, slot in base.__dict__.items()

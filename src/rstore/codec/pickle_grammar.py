@@ -6,6 +6,7 @@ Nouns: an *opcode* (one byte and its argument).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Final
 
 from rstore.errors import CorruptionError, UnsafeValueError
@@ -13,22 +14,40 @@ from rstore.errors import CorruptionError, UnsafeValueError
 # The machine's own limits are too wide. A memo index of 4 bytes allocates up to 64 GiB (LONG_BINPUT, before the fix of
 # cpython#115952), a length of 8 bytes as much, an extension code finds its object past `find_class`, and the hash of a
 # tuple nested 400,000 deep overflows the C stack. Protocols 4 and 5 write few opcodes; all others are refused.
-_BARE: Final = b"N\x88\x89)]}\x8f\x90\x91(t\x85\x86\x87aesu\x9401\x98\x93R\x81b"
+_TUPLES: Final = (b"\x85", b"\x86", b"\x87", b"t")
+_OTHERS: Final = b"N\x88\x89)]}\x8f\x90\x91(aesu\x9401\x98\x93R\x81b"
+_GETS: Final = rb"h.|j.{4}"  # BINGET, LONG_BINGET
 _LENGTHS: Final = b"(?:%b)" % b"|".join(b"%b.{%d}" % (re.escape(bytes((n,))), n) for n in range(256))
-_SHORT: Final = (
-    rb"(?:\x8c%b\x94?"  # SHORT_BINUNICODE, mostly memoized: first, since most opcodes of most values are these
-    rb"|K.|h.|G.{8}|[%b]|M..|[Jj].{4}"
-    rb"|[C\x8a]%b"  # SHORT_BINBYTES, LONG1
-    rb"|\x95.{8})*+"  # FRAME
-) % (_LENGTHS, re.escape(_BARE), _LENGTHS)
-_short: Final = re.compile(_SHORT, re.DOTALL)
-_whole: Final = re.compile(rb"\x80[\x04\x05]%b\." % _SHORT, re.DOTALL)
+
+
+def _run(bare: bytes, gets: bytes) -> bytes:
+    """Return the pattern of any number of opcodes whose length takes a byte at most."""
+    return (
+        rb"(?:\x8c%b\x94?"  # SHORT_BINUNICODE, mostly memoized: first, since most opcodes of most values are these
+        rb"|K.|%bG.{8}|[%b]|M..|J.{4}"
+        rb"|[C\x8a]%b"  # SHORT_BINBYTES, LONG1
+        rb"|\x95.{8})*+"  # FRAME
+    ) % (_LENGTHS, gets and gets + b"|", re.escape(bare), _LENGTHS)
+
+
+_BARE: Final = _OTHERS + b"".join(_TUPLES)
+_FEW: Final = 12
+_short: Final = re.compile(_run(_BARE, _GETS), re.DOTALL)
+_whole: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_BARE, _GETS), re.DOTALL)
+_without_tuples: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_OTHERS, _GETS), re.DOTALL)
+# What each MEMOIZE puts into the memo: a group where it may be a tuple. All other opcodes are skipped.
+_FLAT_THEN: Final = rb"\x8c%b|[)\]}\x8fR\x81\x93]|C%b" % (_LENGTHS, _LENGTHS)
+_memos: Final = re.compile(
+    rb"(?:(?:%b)(?!\x94)|K.|h.|j.{4}|G.{8}|[%b]|M..|J.{4}|\x8a%b|\x95.{8})*+(?:(?:%b)\x94|(\x94))|.+"
+    % (_FLAT_THEN, re.escape(bytes(set(_BARE) - set(b")]}\x8fR\x81\x93\x94"))), _LENGTHS, _FLAT_THEN),
+    re.DOTALL,
+)
+_gets: Final = re.compile(rb"%b(%b)|.+" % (_run(_BARE, b""), _GETS), re.DOTALL)
 
 _PROTO_BYTES: Final = 2
 # BINUNICODE, BINBYTES, LONG4; BINUNICODE8, BINBYTES8, BYTEARRAY8: how many bytes tell their length.
 _COUNTED: Final = {0x58: 4, 0x42: 4, 0x8B: 4, 0x8D: 8, 0x8E: 8, 0x96: 8}
 _STOP: Final = 0x2E
-_TUPLES: Final = (b"\x85", b"\x86", b"\x87", b"t")
 _MOST_NESTED: Final = 5_000
 """So deep a tuple may be hashed within the 128 KiB of the smallest stacks; no Pickler goes deeper than 1,000."""
 
@@ -42,8 +61,7 @@ def check(body: bytes | memoryview) -> None:
     """
     if _whole.fullmatch(body) is None:
         _check_by_opcodes(body)
-    if len(body) > _MOST_NESTED:
-        _check_depth(body)
+    check_hashes(body)
 
 
 def _check_by_opcodes(body: bytes | memoryview) -> None:
@@ -80,34 +98,70 @@ def _refusal(opcode: int, left: int) -> UnsafeValueError | CorruptionError:
     return UnsafeValueError(f"a pickle has the opcode 0x{opcode:02X}, which data never has: it was not loaded")
 
 
-def _check_depth(body: bytes | memoryview) -> None:
-    """Refuse tuples that are nested deeper than can be hashed."""
+def most_hashed(size: int) -> int:
+    """Return how many objects the hashes of all keys in a pickle of that size may look at; 10 million take 0.1 s."""
+    return 10_000_000 + 1_000 * size
+
+
+def check_hashes(body: bytes | memoryview) -> None:
+    """Check that the keys in a pickle can be hashed, as it is loaded.
+
+    The hash of a tuple that holds another one twice, which does so too, and so on, doubles with each: 370 bytes would
+    take for ever. And one that is nested too deep overflows the C stack.
+
+    Raises `UnsafeValueError` if not.
+    """
     whole = bytes(body)
-    if sum(map(whole.count, _TUPLES)) > _MOST_NESTED and _depth(whole) > _MOST_NESTED:
+    if sum(map(whole.count, _TUPLES)) <= _MOST_NESTED and not _may_share(whole):
+        return
+    deepest, hashed = _measure(whole)
+    if deepest > _MOST_NESTED:
         raise UnsafeValueError("a pickle nests tuples deeper than any Pickler writes: it was not loaded")
+    if hashed > most_hashed(len(whole)):
+        raise UnsafeValueError("a pickle holds a key whose hash takes too long: it was not loaded")
 
 
-def _depth(body: bytes) -> int:
-    """Return how deep tuples are nested at most; everything but a tuple counts as flat, since it has no deep hash."""
-    deepest, at, size = 0, _PROTO_BYTES, len(body)
-    stack: list[int] = []
+def _may_share(body: bytes) -> bool:
+    """Return whether hashes may look at far more than there is, since tuples are used more than once."""
+    if body.count(b"h") + body.count(b"j") <= _FEW or not any(map(body.count, _TUPLES)):
+        return False  # each use doubles it at most
+    if _without_tuples.fullmatch(body) is not None:
+        return False
+    if _whole.fullmatch(body) is None:
+        return True
+    tuples = _memos.findall(body, _PROTO_BYTES)
+    factor = 1
+    for get, uses in Counter(_gets.findall(body, _PROTO_BYTES)).items():
+        index = int.from_bytes(get[1:], "little")
+        if get and index < len(tuples) and tuples[index]:
+            factor *= 1 + uses
+            if factor * len(body) > most_hashed(len(body)):
+                return True
+    return False
+
+
+def _measure(body: bytes) -> tuple[int, int]:
+    """Return how deep tuples are nested at most, and how many objects the hashes of all keys look at."""
+    deepest, hashed, at, size = 0, 0, _PROTO_BYTES, len(body)
+    most = most_hashed(size) + 1
+    stack: list[tuple[int, int]] = []  # of each object: how deep, and what its hash looks at
     marks: list[int] = []
-    memo: list[int] = []
+    memo: list[tuple[int, int]] = []
     while at < size:
         opcode = body[at]
         at += 1
         if opcode in _PUSHES:
-            stack.append(0)
+            stack.append(_FLAT)
             at += _PUSHES[opcode]
         elif (width := _LENGTH_BYTES.get(opcode)) is not None:
             at += width + int.from_bytes(body[at : at + width], "little")
-            stack.append(0)
+            stack.append(_FLAT)
         elif opcode == 0x94:  # MEMOIZE
-            memo.append(stack[-1] if stack else 0)
+            memo.append(stack[-1] if stack else _FLAT)
         elif opcode in (0x68, 0x6A):  # BINGET, LONG_BINGET
             width = 1 if opcode == 0x68 else 4
             index = int.from_bytes(body[at : at + width], "little")
-            stack.append(memo[index] if index < len(memo) else 0)
+            stack.append(memo[index] if index < len(memo) else _FLAT)
             at += width
         elif opcode == 0x28:  # MARK
             marks.append(len(stack))
@@ -115,20 +169,34 @@ def _depth(body: bytes) -> int:
             at += 8
         elif opcode in _TO_MARK:
             base = marks.pop() if marks else 0
-            nested = 1 + max(stack[base:], default=0) if opcode == 0x74 else 0
+            parts = stack[base:]
             del stack[base:]
-            if opcode in (0x74, 0x91):  # TUPLE, FROZENSET
-                stack.append(nested)
-                deepest = max(deepest, nested)
+            if opcode == 0x74:  # TUPLE
+                stack.append(_nested(parts, most))
+                deepest = max(deepest, stack[-1][0])
+            elif opcode in (0x75, 0x90, 0x91):  # SETITEMS, ADDITEMS, FROZENSET
+                hashed += sum([cost for _, cost in (parts[::2] if opcode == 0x75 else parts)])
+                if opcode == 0x91:  # which keeps its hash
+                    stack.append(_FLAT)
         elif (taken := _TAKES.get(opcode)) is not None:
-            some = stack[-taken:]
+            parts = stack[-taken:]
             del stack[-taken:]
-            nested = 1 + max(some, default=0) if opcode in (0x85, 0x86, 0x87) else 0
-            stack.append(nested)
-            deepest = max(deepest, nested)
+            stack.append(_nested(parts, most) if opcode in (0x85, 0x86, 0x87) else _FLAT)
+            deepest = max(deepest, stack[-1][0])
         elif opcode in _DROPS:
+            if opcode == 0x73 and len(stack) > 1:  # SETITEM
+                hashed += stack[-2][1]
             del stack[len(stack) - _DROPS[opcode] :]
-    return deepest
+    return deepest, hashed
+
+
+_FLAT: Final = (0, 1)
+
+
+def _nested(parts: list[tuple[int, int]], most: int) -> tuple[int, int]:
+    if not parts:
+        return 1, 1
+    return 1 + max([deep for deep, _ in parts]), min(most, 1 + sum([cost for _, cost in parts]))
 
 
 # Opcodes that push one flat object, and the bytes of their argument.
