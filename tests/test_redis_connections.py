@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 import redis
+from interrupting import Interrupting
 from redis_sentinels import SERVICE, Service
 from redis_servers import Cluster, Server, executables
 from waiting import until
 
 from rstore import InvalidArgumentError, Store, StoreBusyError, StoreNotAvailableError
+from rstore.backends.redis import bound
+from rstore.backends.redis import pool as pool_module
 from rstore.backends.redis.pool import Pool
 
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
@@ -120,6 +124,37 @@ def test_no_place_is_lost_with_a_connection(server: Server, monkeypatch: pytest.
         assert len(errors) == 15
         store["k"] = 2
         assert store["k"] == 2
+
+
+def test_an_interrupt_costs_no_place_wherever_it_comes(server: Server) -> None:
+    errors: list[KeyboardInterrupt] = []
+    files = {pool_module.__file__, bound.__file__}
+    with Store(f"{server.dsn}?max_connections=1", frozen=False, timeout=5) as store:
+        store["k"] = n = 0
+        while len(errors) == n:
+            n += 1
+            pool_of(store).drop_idle()  # so that a call connects anew
+            sys.setprofile(Interrupting(n, files))
+            try:
+                store["k"] = n
+            except KeyboardInterrupt as error:
+                errors.append(error)
+            finally:
+                sys.setprofile(None)
+            start = time.monotonic()
+            for error in errors[-1:]:
+                error.__traceback__ = None  # which holds the connection, if it had one
+            assert store["k"] <= n
+            assert time.monotonic() - start < 5
+        assert n > 20
+
+
+def test_a_server_may_take_a_moment_to_connect_to_whatever_the_timeout(server: Server) -> None:
+    with Store(server.dsn, frozen=False, timeout=0) as store:
+        store["k"] = 1
+        pool_of(store).drop_idle()
+        server.do("CLIENT", "PAUSE", 300, "ALL")
+        assert store["k"] == 1
 
 
 def test_transactions_do_not_wait_for_one_another(server: Server) -> None:

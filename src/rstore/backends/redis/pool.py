@@ -169,8 +169,11 @@ class Pool:
         """
         connection = self.idle(checked=checked)
         if connection is None:
-            until = monotonic() + (self._timeout_s if within_s is None else within_s)
-            connection = self._bound.connect(lambda: self._connected(until), self._pop, until)
+            now = monotonic()
+            until = now + (self._timeout_s if within_s is None else within_s)
+            # A time-out of less than that is one for what others hold up, not for what a server answers.
+            connected_by = now + max(self._timeout_s, _SHORTEST_TIMEOUT_S) if within_s is None else until
+            connection = self._bound.connect(lambda: self._connected(connected_by), self._pop, until)
         return connection
 
     def _connected(self, until: float) -> Connection:
