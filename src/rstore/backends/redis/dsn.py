@@ -80,11 +80,14 @@ def parse(
     if at and not colon and credentials is None:
         raise InvalidValueError("the credentials of a Redis DSN are user:password@, or :password@")
     hosts, slash, path = place.partition("/")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
     known = _OPTIONS | (TLS if tls else frozenset()) | (_SENTINEL if sentinel else frozenset())
     known |= {"read_from"} if cluster or sentinel else frozenset()
     if unknown := sorted(set(options) - known):
         raise InvalidValueError(f"{_unknown(unknown, query)}; known are {', '.join(sorted(known))}")
+    if len(options) < len(pairs):
+        raise InvalidValueError("a Redis DSN has an option twice: leave one of them out")
     socket = not hosts and bool(path) and not path.isdigit()
     service = None
     if sentinel:

@@ -30,6 +30,7 @@ from rstore.backends.redis.layout import (
     is_of,
     make_place,
     make_places,
+    names_of,
     registry_key,
     slot_of,
     tells_of_end,
@@ -187,7 +188,7 @@ class RedisNamespace:
                 Call(slot_of(NAMESPACES), (b"HGET", NAMESPACES, self._namespace)),
             )
         )
-        if identity is None or alive != b"1":
+        if identity is None or not self._is_alive(alive):
             return None, False
         birth = bytes(identity + (keys or bytes(KEYS_BYTES)))
         self._lay_out(birth)
@@ -205,6 +206,15 @@ class RedisNamespace:
                 f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: "
                 f"the birth in the hash {self._registry!r} is none; restore it, or delete the keys of the namespace"
             )
+
+    def _is_alive(self, alive: bytes | None) -> bool:
+        """Return what the registry says; of something else it must not be concluded that the namespace has ended."""
+        if alive not in (b"0", b"1"):
+            raise CorruptionError(
+                f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: the field "
+                f"'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it"
+            )
+        return alive == b"1"
 
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
@@ -326,10 +336,13 @@ class RedisNamespace:
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         fields = self._client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
-        if known.get(b"alive") != b"1":
+        if b"birth" not in known or not self._is_alive(known.get(b"alive")):
             return None, {}
         birth = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
-        return birth, {name[len(_FACT) :].decode(): bytes(fact) for name, fact in known.items() if name[:5] == _FACT}
+        self._check_birth(birth)
+        named = {name[len(_FACT) :]: bytes(fact) for name, fact in known.items() if name[: len(_FACT)] == _FACT}
+        names = names_of(named, f"a fact about the namespace {self._name!r}")
+        return birth, dict(zip(names, named.values(), strict=True))
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         field = _FACT + name.encode()
