@@ -142,8 +142,8 @@ def test_an_interrupt_costs_no_place_wherever_it_comes(server: Server) -> None:
             finally:
                 sys.setprofile(None)
             start = time.monotonic()
-            for error in errors[-1:]:
-                error.__traceback__ = None  # which holds the connection, if it had one
+            for one in errors[-1:]:
+                one.__traceback__ = None  # which holds the connection, if it had one
             assert store["k"] <= n
             assert time.monotonic() - start < 5
         assert n > 20

@@ -1,6 +1,6 @@
 """How many connections there are to one server at most, and the line of threads that wait for one.
 
-A place is taken by a connection as long as it is connected: redis-py closes what it has lost. It is referred to, and not
+A place is taken by a connection as long as it is connected: redis-py closes what it has lost. It is referred to, not
 counted, so that an error or an interrupt costs no place, wherever it comes.
 """
 

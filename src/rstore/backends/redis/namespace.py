@@ -211,8 +211,8 @@ class RedisNamespace:
         """Return what the registry says; of something else it must not be concluded that the namespace has ended."""
         if alive not in (b"0", b"1"):
             raise CorruptionError(
-                f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: the field "
-                f"'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it"
+                f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: the "
+                f"field 'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it"
             )
         return alive == b"1"
 
