@@ -145,7 +145,7 @@ class Pool:
         """Whether the store was closed."""
         return self._closed
 
-    def idle(self, *, checked: bool) -> Connection | None:
+    def idle(self, *, checked: bool, now: float) -> Connection | None:
         """Return a connection that nobody uses, if there is one; `checked` if the server must not have closed it.
 
         A closed one is found out by looking at its socket: to send something on it is to lose the reply.
@@ -155,7 +155,7 @@ class Pool:
                 connection, since = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if not checked or monotonic() - since < _FRESH_S or is_alive(connection):
+            if not checked or now - since < _FRESH_S or is_alive(connection):
                 return connection
             connection.disconnect()
         if self._closed:
@@ -167,9 +167,9 @@ class Pool:
 
         Raises `StoreBusyError` if there are too many until then.
         """
-        connection = self.idle(checked=checked)
+        now = monotonic()
+        connection = self.idle(checked=checked, now=now)
         if connection is None:
-            now = monotonic()
             until = now + (self._timeout_s if within_s is None else within_s)
             # A time-out of less than that is one for what others hold up, not for what a server answers.
             connected_by = now + max(self._timeout_s, _SHORTEST_TIMEOUT_S) if within_s is None else until
