@@ -173,6 +173,13 @@ class Client:
         with suppress(StoreError):
             self._nodes.discover()
 
+    def is_replaced(self, error: Exception) -> bool:
+        """Return whether another server may stand in for one that failed, and ask which one."""
+        if not self._target.fails_over or _is_refused(error):
+            return False
+        self.look_again()
+        return True
+
     def shrink(self, slot: int, carried: int) -> None:
         """Let go of idle connections after one has carried a reply of so many bytes: its buffer stays that large."""
         if carried > _MOST_KEPT_BYTES:
