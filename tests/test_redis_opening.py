@@ -68,7 +68,8 @@ def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database
         "redis://host?db=x", "redis://host?buckets=3", "redis://host?buckets=512", "redis://a b:c", "redis://a..b",
         "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
         "redis://host?ssl_ca_certs=x", "redis://host?wait_replicas=-1", "redis://user:a?secret@host", "redis://host?buckets=secret",
-        "redis://host?db=1&db=2", "redis://host?db=1&buckets=1&db=1",
+        "redis://host?db=1&db=2", "redis://host?db=1&buckets=1&db=1", "redis://host:0",
+        "redis+cluster://a,", "redis+cluster://a,,b", "redis+sentinel://,a/service", "unix://path", "unix://secret@path/0",
     ],
 )  # fmt: skip
 def test_what_is_no_dsn_is_refused(dsn: str) -> None:
@@ -190,6 +191,7 @@ def test_valkey_is_another_name_of_the_scheme(redis_dsn: str, redis_cluster_dsn:
     [
         ("unix://host:6379", "unix:///path"),
         ("unix://host/0", "unix:///path"),
+        ("unix://tmp/x.sock", "unix:///path"),
         ("unix://", "unix:///path"),
         ("valkey+unix://host", "unix:///path"),
         ("valkys://host", "did you mean valkeys://?"),

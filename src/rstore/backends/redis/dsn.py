@@ -106,6 +106,8 @@ def parse(
             "a Redis DSN names one host: several are those of a cluster (redis+cluster://) or of Sentinel "
             "(redis+sentinel://host:port,host:port/service)"
         )
+    if "," in hosts and not all(hosts.split(",")):
+        raise InvalidValueError("a Redis DSN names a host before and behind each comma")  # none would be localhost
     buckets = options.get("buckets", "256" if cluster else "1")
     if socket and (cluster or tls):
         raise InvalidValueError("a Unix socket has neither TLS nor a cluster behind it: redis:///path/of/socket")
@@ -152,8 +154,9 @@ def _unknown(options: list[str], query: str) -> str:
 
 def parse_socket(rest: str, credentials: Credentials | None = None) -> Target:
     """Return what stands behind the two slashes of `unix://`."""
-    target = parse(rest, cluster=False, tls=False, credentials=credentials)
-    if target.path is None:
+    _, _, path = rest.partition("?")[0].rpartition("@")
+    target = parse(rest, cluster=False, tls=False, credentials=credentials) if path.startswith("/") else None
+    if target is None or target.path is None:
         raise InvalidValueError("unix:// is followed by the path of a socket: unix:///path/of/socket?db=0")
     return target
 
@@ -170,7 +173,7 @@ def _number(text: str, what: str) -> int:
 
 def _address(text: str, port: int) -> Address:
     match = _HOST.fullmatch(text)
-    if match is None or int(match[2] or 0) > 65535:
+    if match is None or not 0 < int(match[2] or port) <= 65535:
         raise InvalidValueError("a Redis DSN is redis://user:password@host:port/database, see the documentation")
     host = match[1].strip("[]") or "localhost"
     try:
