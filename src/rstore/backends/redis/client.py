@@ -444,9 +444,7 @@ class Client:
             if isinstance(reached, _Lost):
                 return dict.fromkeys(group, reached)
             if isinstance(reached, Exception) or reached < self._target.wait_replicas:
-                few = TooFewReplicasError(
-                    f"the write was applied, but fewer than {self._target.wait_replicas} replicas confirmed it in time"
-                )
+                few = TooFewReplicasError("the write", self._target.wait_replicas, reached)
                 done = [i for i in group if calls[i].write and not isinstance(outcomes[i], Exception)]
                 # A script that answers 0 has found nothing to do: there is nothing to confirm.
                 outcomes |= {i: few for i in done if outcomes[i] != 0}

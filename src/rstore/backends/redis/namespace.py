@@ -394,8 +394,7 @@ class RedisNamespace:
             yield
         except TooFewReplicasError as error:
             raise StoreBusyError(
-                f"fewer than {self._target.wait_replicas} replicas of the Redis server {self._target} confirmed the "
-                "first of several steps in time; nothing was stored"
+                f"of the first of several steps on the Redis server {self._target}, {error.why}; nothing was stored"
             ) from error
         except OutcomeUnknownError as error:
             raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error

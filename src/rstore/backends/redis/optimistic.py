@@ -85,9 +85,7 @@ class Watch:
             [done] = done
             self._check(done)
         if done == b"DONE" and (isinstance(reached, Exception) or reached < replicas):
-            raise TooFewReplicasError(
-                f"the transaction was applied, but fewer than {replicas} replicas confirmed it in time"
-            )
+            raise TooFewReplicasError("the transaction", replicas, reached)
         return done
 
     def close(self) -> None:
