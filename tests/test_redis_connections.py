@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from redis_servers import Cluster, Server, executables
 from waiting import until
 
 from rstore import InvalidArgumentError, Store, StoreBusyError, StoreNotAvailableError
-from rstore.backends.redis import bound
+from rstore.backends.redis import bound, nodes
 from rstore.backends.redis import pool as pool_module
 from rstore.backends.redis.pool import Pool
 
@@ -147,6 +147,34 @@ def test_an_interrupt_costs_no_place_wherever_it_comes(server: Server) -> None:
             assert store["k"] <= n
             assert time.monotonic() - start < 5
         assert n > 20
+
+
+def test_an_interrupt_keeps_nobody_from_asking_the_cluster(redis_cluster: Cluster, redis_cluster_dsn: str) -> None:
+    """Who serves what is asked by one thread at a time: it must not stay its turn for ever."""
+    with Store(redis_cluster_dsn, frozen=False, timeout=5) as store:
+        look_again = store._writer.backend._plain._client.look_again  # type: ignore[attr-defined]  # noqa: SLF001
+        assert interrupted_everywhere(look_again, {nodes.__file__}) > 20
+        assert redis_cluster.servers
+
+
+def interrupted_everywhere(look_again: Callable[[], object], files: set[str]) -> int:
+    """Interrupt at each place in turn, and have another thread ask then; return how many places there are."""
+    n, interrupted = 0, True
+    while interrupted:
+        n, interrupted = n + 1, False
+        sys.setprofile(Interrupting(n, files))
+        try:
+            look_again()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.setprofile(None)
+        other = threading.Thread(target=look_again)
+        start = time.monotonic()
+        other.start()
+        other.join()
+        assert time.monotonic() - start < 4, f"after an interrupt at event {n}"
+    return n
 
 
 def test_a_server_may_take_a_moment_to_connect_to_whatever_the_timeout(server: Server) -> None:
