@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import hiredis
 import redis
+from redis import exceptions as driver
 
 from rstore.backends.redis.bound import Bound, socket_of
 from rstore.backends.redis.dsn import Address, Target
@@ -248,11 +249,23 @@ def connected(
         connection.socket_timeout = max(within_s, LEAST_S)
         connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
     check_running("the server cannot be connected to")
-    connection.connect()
+    try:
+        connection.connect()
+    except driver.ConnectionError as error:
+        if not _is_cut(error):
+            raise
+        connection.connect()  # as a call whose connection breaks is sent again; once, since a server may do so to all
     if connection.socket_timeout != usual_s:
         connection.socket_timeout = usual_s
         connection.update_current_socket_timeout(-1)
     return connection
+
+
+def _is_cut(error: driver.ConnectionError) -> bool:
+    """Return whether a connection was made, and broke before the server had answered what begins it."""
+    cause = error.__cause__ or error.__context__
+    broke = not isinstance(cause, OSError) or isinstance(cause, ConnectionResetError | BrokenPipeError)
+    return type(error) is driver.ConnectionError and broke
 
 
 def is_alive(connection: Connection) -> bool:
