@@ -168,8 +168,9 @@ class RedisNamespace:
             if birth is None:
                 birth, raised = self._register(), False
             known = raised and birth != self._created
-            if self._look_into_some(birth) if known else self._raise_markers(birth):
-                return birth
+            found = (birth if self._look_into_some(birth) else None) if known else self._raise_markers(birth)
+            if found is not None:
+                return found
             # Either the namespace was discarded since it was looked up, or a failover lost that it had been: then the
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
@@ -228,8 +229,11 @@ class RedisNamespace:
         self._lay_out(birth)
         return birth
 
-    def _raise_markers(self, birth: bytes) -> bool:
-        """Bring the markers of all buckets to a birth; return False if one of them tells of its end."""
+    def _raise_markers(self, birth: bytes) -> bytes | None:
+        """Bring the markers of all buckets to a birth, and return it; None if one of them tells of its end.
+
+        It is a later one where a failover lost that a fact was added.
+        """
         places = self._places
         generation = os.urandom(GENERATION_BYTES)
         markers = self._run(
@@ -239,19 +243,19 @@ class RedisNamespace:
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
         latest = max(marker[:BIRTH_BYTES] for marker in markers)
         if identity_of(latest) == identity_of(birth) and latest > birth:
-            # A failover lost that a fact was added, and with it that others are out of date: they still are.
+            # With the fact, it was lost that others are out of date: they still are.
             told = identity_of(birth), latest[-KEYS_BYTES:]
             self._client.call(_CATCH_UP.on(self._registry_slot, (self._registry,), *told, write=True, again=True))
             return self._raise_markers(latest)
         if not all(is_of(marker, birth) for marker in markers):
-            return False
+            return None
         # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
         # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
         self._list(_ENLIST, birth)
         with suppress(StoreError):  # it only saves the next one this work
             call = _RAISED.on(self._registry_slot, (self._registry,), identity_of(birth), birth, write=True, again=True)
             self._client.call(call)
-        return True
+        return birth
 
     def _list(self, script: Script, birth: bytes) -> None:
         """Enter this birth of the namespace into the index of all, or strike it out."""
