@@ -96,6 +96,8 @@ def test_a_call_on_its_way_to_a_master_that_is_gone_ends_with_the_failover(servi
     before = service.master()
     with Store(service.dsn, frozen=False, timeout=60) as store:
         store["k"] = 1
+        before.do("SET", "mark", 1)
+        assert before.do("WAIT", 2, 20_000) == 2  # replicas are late, on a busy machine by more than a moment
         before.pause()
         try:
             start = time.monotonic()
