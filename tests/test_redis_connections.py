@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from interrupting import Interrupting
 from redis_sentinels import SERVICE, Service
 from redis_servers import Cluster, Server, executables
 from waiting import until
 
 from rstore import InvalidArgumentError, Store, StoreBusyError, StoreNotAvailableError
+from rstore.backends.redis import bound, nodes
+from rstore.backends.redis import pool as pool_module
 from rstore.backends.redis.pool import Pool
 
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
@@ -120,6 +124,65 @@ def test_no_place_is_lost_with_a_connection(server: Server, monkeypatch: pytest.
         assert len(errors) == 15
         store["k"] = 2
         assert store["k"] == 2
+
+
+def test_an_interrupt_costs_no_place_wherever_it_comes(server: Server) -> None:
+    errors: list[KeyboardInterrupt] = []
+    files = {pool_module.__file__, bound.__file__}
+    with Store(f"{server.dsn}?max_connections=1", frozen=False, timeout=5) as store:
+        store["k"] = n = 0
+        while len(errors) == n:
+            n += 1
+            pool_of(store).drop_idle()  # so that a call connects anew
+            sys.setprofile(Interrupting(n, files))
+            try:
+                store["k"] = n
+            except KeyboardInterrupt as error:
+                errors.append(error)
+            finally:
+                sys.setprofile(None)
+            start = time.monotonic()
+            for one in errors[-1:]:
+                one.__traceback__ = None  # which holds the connection, if it had one
+            assert store["k"] <= n
+            assert time.monotonic() - start < 5
+        assert n > 20
+
+
+def test_an_interrupt_keeps_nobody_from_asking_the_cluster(redis_cluster: Cluster, redis_cluster_dsn: str) -> None:
+    """Who serves what is asked by one thread at a time: it must not stay its turn for ever."""
+    with Store(redis_cluster_dsn, frozen=False, timeout=5) as store:
+        look_again = store._writer.backend._plain._client.look_again  # type: ignore[attr-defined]  # noqa: SLF001
+        assert interrupted_everywhere(look_again, {nodes.__file__}) > 20
+        assert redis_cluster.servers
+
+
+def interrupted_everywhere(look_again: Callable[[], object], files: set[str]) -> int:
+    """Interrupt at each place in turn, and have another thread ask then; return how many places there are."""
+    n, interrupted = 0, True
+    while interrupted:
+        n, interrupted = n + 1, False
+        sys.setprofile(Interrupting(n, files))
+        try:
+            look_again()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.setprofile(None)
+        other = threading.Thread(target=look_again)
+        start = time.monotonic()
+        other.start()
+        other.join()
+        assert time.monotonic() - start < 4, f"after an interrupt at event {n}"
+    return n
+
+
+def test_a_server_may_take_a_moment_to_connect_to_whatever_the_timeout(server: Server) -> None:
+    with Store(server.dsn, frozen=False, timeout=0) as store:
+        store["k"] = 1
+        pool_of(store).drop_idle()
+        server.do("CLIENT", "PAUSE", 300, "ALL")
+        assert store["k"] == 1
 
 
 def test_transactions_do_not_wait_for_one_another(server: Server) -> None:

@@ -179,6 +179,7 @@ DAMAGES: dict[str, Callable[[Server], object]] = {
     "a birth of no bucket": lambda s: s.do("HSET", "rs:default", "birth", b"\xff" * 16),
     "no birth": lambda s: s.do("HDEL", "rs:default", "birth"),
     "neither alive nor dead": lambda s: s.do("HSET", "rs:default", "alive", "7"),
+    "a fact whose name is no text": lambda s: s.do("HSET", "rs:default", b"fact:\xff", b"x"),
     "a marker of no bucket": lambda s: s.do("SET", key_of(s, b"m"), b"\xff" * 40),
     "a tombstone of no bucket": lambda s: s.do("SET", key_of(s, b"m"), b"\xff" * 16),
     "a marker of no size": lambda s: s.do("SET", key_of(s, b"m"), b"\xff" * 17),

@@ -16,6 +16,7 @@ from redis_tls import Tunnel, certify
 from rstore import (
     InvalidArgumentError,
     NotSupportedError,
+    OutcomeUnknownError,
     Store,
     StoreBusyError,
     StoreError,
@@ -155,6 +156,20 @@ def test_a_right_that_is_missing(server: Server, right: str, words: str) -> None
     assert "ACL" in message
     assert words in message
     assert "secret" not in message
+
+
+def test_a_right_to_wait_for_replicas_that_is_missing(server: Server) -> None:
+    with Store(server.dsn, frozen=False) as store:
+        store["k"] = 0
+    server.do("ACL", "SETUSER", "u", "on", ">secret", "~rs*", "+@all", "-wait")
+    with Store(f"redis://u:secret@127.0.0.1:{server.port}?wait_replicas=1", frozen=False) as store:
+        writes: list[Callable[[], object]] = [lambda: store.set("k", 1), lambda: store.run(lambda tx: tx.set("k", 2))]
+        for write in writes:
+            with pytest.raises(OutcomeUnknownError, match=r"was applied, but the server refuses to wait .*'wait'"):
+                write()
+        assert store["k"] == 2
+    with pytest.raises(StoreBusyError, match=r"the server refuses to wait .*; nothing was stored$"):
+        Store(f"redis://u:secret@127.0.0.1:{server.port}?wait_replicas=1", "new", frozen=False).open()
 
 
 def test_a_password_that_is_wrong(server: Server) -> None:

@@ -20,6 +20,7 @@ from redis_tls import Tunnel, certify
 from waiting import until
 
 from rstore import (
+    CorruptionError,
     InvalidArgumentError,
     KeyRequiredError,
     Store,
@@ -68,6 +69,8 @@ def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database
         "redis://host?db=x", "redis://host?buckets=3", "redis://host?buckets=512", "redis://a b:c", "redis://a..b",
         "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
         "redis://host?ssl_ca_certs=x", "redis://host?wait_replicas=-1", "redis://user:a?secret@host", "redis://host?buckets=secret",
+        "redis://host?db=1&db=2", "redis://host?db=1&buckets=1&db=1", "redis://host:0",
+        "redis+cluster://a,", "redis+cluster://a,,b", "redis+sentinel://,a/service", "unix://path", "unix://secret@path/0",
     ],
 )  # fmt: skip
 def test_what_is_no_dsn_is_refused(dsn: str) -> None:
@@ -210,6 +213,7 @@ def test_valkey_is_another_name_of_the_scheme(redis_dsn: str, redis_cluster_dsn:
     [
         ("unix://host:6379", "unix:///path"),
         ("unix://host/0", "unix:///path"),
+        ("unix://tmp/x.sock", "unix:///path"),
         ("unix://", "unix:///path"),
         ("valkey+unix://host", "unix:///path"),
         ("valkys://host", "did you mean valkeys://?"),
@@ -364,6 +368,23 @@ def test_a_registry_that_a_failover_lost_is_made_anew_from_the_markers(redis_dsn
             assert again["k"] == 1
             store.set("k", 2)
             assert again["k"] == 2
+
+
+@pytest.mark.parametrize("alive", [b"7", b"", None])
+def test_a_damaged_registry_is_not_taken_for_an_end(redis_dsn: str, redis_server: Server, alive: bytes | None) -> None:
+    """Whoever took it for one would create the namespace again, and delete all that it held."""
+    with Store(redis_dsn, frozen=False) as store:
+        store["k"] = 1
+    if alive is None:
+        redis_server.do("HDEL", "rs:default", "alive")
+    else:
+        redis_server.do("HSET", "rs:default", "alive", alive)
+    for frozen in (True, False):
+        with pytest.raises(CorruptionError, match=r"'alive' .* is neither 0 nor 1"), Store(redis_dsn, frozen=frozen):
+            pass
+    redis_server.do("HSET", "rs:default", "alive", "1")
+    with Store(redis_dsn) as store:
+        assert store["k"] == 1
 
 
 def registry_of(server: Server) -> list[bytes]:

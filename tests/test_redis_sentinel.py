@@ -29,6 +29,7 @@ from rstore import (
     Store,
     StoreError,
     StoreNotAvailableError,
+    Transaction,
 )
 from rstore.backends.redis import client
 from rstore.backends.redis.dsn import parse
@@ -95,6 +96,8 @@ def test_a_call_on_its_way_to_a_master_that_is_gone_ends_with_the_failover(servi
     before = service.master()
     with Store(service.dsn, frozen=False, timeout=60) as store:
         store["k"] = 1
+        before.do("SET", "mark", 1)
+        assert before.do("WAIT", 2, 20_000) == 2  # replicas are late, on a busy machine by more than a moment
         before.pause()
         try:
             start = time.monotonic()
@@ -208,6 +211,31 @@ def test_each_transaction_is_done_once(service: Service) -> None:
             thread.join()
         for which in (0, 1):
             assert done[which] <= store[f"{which}"] <= done[which] + unknown[which]
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["planned", "crash"])
+def test_a_transaction_that_a_failover_overtakes_is_done_again(service: Service, *, crash: bool) -> None:
+    """It had asked for nothing yet, and its master is gone when it does."""
+    tries = []
+
+    def work(tx: Transaction) -> None:
+        tries.append(1)
+        tx.set("k", len(tries))
+        if len(tries) == 1:
+            before = service.master()
+            if crash:
+                before.kill()
+                until(lambda: other_master(service, before), "nobody takes over")
+            else:
+                service.fail_over()
+                until(lambda: nodes.only is not first, "the store goes on with the old one")
+
+    with opened(service.dsn) as store:
+        store["k"] = 0
+        nodes = store._writer.backend._plain._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
+        first = nodes.only
+        store.run(work)
+        assert store["k"] == len(tries) == 2
 
 
 def test_watching_and_computing_go_on_after_a_failover(service: Service) -> None:

@@ -90,6 +90,9 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
             other.discard()
         backend = store._writer.backend  # noqa: SLF001 - what no verb does without others in its way
         assert backend.add_fact("fact", b"kept") == b"kept"
+        server.do("HDEL", "rs:default", "keys", "raised")  # as a failover can lose them
+        birth = backend.create()
+        assert birth == b"".join(server.do("HMGET", "rs:default", "birth", "keys"))
         with monkeypatch.context() as patch:
             patch.setattr(leases, "LEASE_MS", 300)
             with backend.exclusive(Log(Model.SERIES, "hot")):

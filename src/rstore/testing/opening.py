@@ -111,7 +111,7 @@ WRITES: dict[str, Verb] = {
     "vacuum": lambda s: s.vacuum(),
     "discard": lambda s: s.discard(),
 }
-OF_STORES = {"namespaces", "stats", "durability", "check", "vacuum", "discard"}
+OF_STORES = {"namespaces", "ping", "stats", "durability", "check", "vacuum", "discard"}
 """Those that transactions and snapshots have not."""
 
 

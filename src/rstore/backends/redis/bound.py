@@ -1,7 +1,7 @@
 """How many connections there are to one server at most, and the line of threads that wait for one.
 
-A place is taken by a connection as long as it is connected: redis-py closes what it has lost, so that an error or an
-interrupt between taking and giving back costs no place.
+A place is taken by a connection as long as it is connected: redis-py closes what it has lost. It is referred to, not
+counted, so that an error or an interrupt costs no place, wherever it comes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event, Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -39,6 +40,10 @@ class _Turn(Event):
     connection: Connection | None = None
 
 
+class _Place:
+    """What a thread has while it connects. Whatever becomes of the thread, it goes with the call."""
+
+
 class Bound:
     """The places of one pool. Threads share it."""
 
@@ -47,7 +52,7 @@ class Bound:
         self._most = most
         self._where = where
         self._lock = Lock()  # guards the two below
-        self._connecting = 0
+        self._connecting: WeakSet[_Place] = WeakSet()
         self._made: WeakSet[Connection] = WeakSet()
         self.line: deque[_Turn] = deque()  # of threads that wait, the longest first
 
@@ -58,15 +63,15 @@ class Bound:
 
         Raises `StoreBusyError` if there was neither until some time.
         """
-        if not self._enter() and (handed := self._stand_in_line(idle, until)) is not None:
-            return handed
+        place = _Place()
         try:
+            if not self._enter(place) and (handed := self._stand_in_line(place, idle, until)) is not None:
+                return handed
             connection = make()
             with self._lock:
                 self._made.add(connection)
         finally:
-            with self._lock:
-                self._connecting -= 1
+            self._connecting.discard(place)  # the traceback of an error may hold it for long
         return connection
 
     def hand_over(self, idle: Callable[[], Connection | None]) -> None:
@@ -82,37 +87,34 @@ class Bound:
         with self._lock:
             return list(self._made)
 
-    def _enter(self) -> bool:
+    def _enter(self, place: _Place) -> bool:
         with self._lock:
             for connection in [one for one in self._made if socket_of(one) is None]:
                 self._made.discard(connection)
-            if self._connecting + len(self._made) >= self._most:
+            if len(self._connecting) + len(self._made) >= self._most:
                 return False
-            self._connecting += 1
+            self._connecting.add(place)
             return True
 
     def _is_first(self, turn: _Turn) -> bool:
         with self._lock:
             return bool(self.line) and self.line[0] is turn
 
-    def _stand_in_line(self, idle: Callable[[], Connection | None], until: float) -> Connection | None:
+    def _stand_in_line(self, place: _Place, idle: Callable[[], Connection | None], until: float) -> Connection | None:
         """Wait for a connection; None if a place became free instead, and is taken."""
         turn = _Turn()
         wait = "a call waits for one of %d connections to %s"
         self._telemetry.note(_log, Occurrence.WAIT, wait, self._most, self._where)
-        # In this order: who gives one back looks at the line afterwards.
-        self.line.append(turn)
-        self.hand_over(idle)
         entered = False
         try:
+            # In this order: who gives one back looks at the line afterwards.
+            self.line.append(turn)
+            self.hand_over(idle)
             while not entered and (left_s := until - monotonic()) > 0 and not turn.wait(min(left_s, _LOOK_S)):
-                entered = self._is_first(turn) and self._enter()
+                entered = self._is_first(turn) and self._enter(place)
         finally:
-            with self._lock:
-                if turn.connection is None:
-                    self.line.remove(turn)
-                elif entered:
-                    self._connecting -= 1
+            with self._lock, suppress(ValueError):  # it is not in the line if its turn has come
+                self.line.remove(turn)
         if turn.connection is None and not entered:
             raise StoreBusyError(
                 f"all {self._most} connections to the Redis server {self._where} were in use until the time-out: "

@@ -106,6 +106,7 @@ class Client:
         self._target = target
         self.deadline = Deadline(timeout_s)
         self._soon_s = self.deadline.soon_s
+        self._waiting = target.wait_replicas > 0
         kind = Nodes if target.service is None else SentinelNodes
         self._nodes = kind(target, timeout_s, self.deadline, telemetry)
 
@@ -172,6 +173,13 @@ class Client:
         with suppress(StoreError):
             self._nodes.discover()
 
+    def is_replaced(self, error: Exception) -> bool:
+        """Return whether another server may stand in for one that failed, and ask which one."""
+        if not self._target.fails_over or _is_refused(error):
+            return False
+        self.look_again()
+        return True
+
     def shrink(self, slot: int, carried: int) -> None:
         """Let go of idle connections after one has carried a reply of so many bytes: its buffer stays that large."""
         if carried > _MOST_KEPT_BYTES:
@@ -184,13 +192,14 @@ class Client:
         lost, or the `StoreError` that the server's refusal becomes.
         """
         outcome: Any = None
-        pool = self._nodes.of(call.slot)
+        nodes, now = self._nodes, time.monotonic()
+        pool = nodes.only or nodes.of(call.slot)
         if (
             pool is None
-            or self._target.wait_replicas
-            or self._nodes.outdated
-            or time.monotonic() - self.deadline.began > self._soon_s
-            or (connection := pool.idle(checked=call.write)) is None
+            or self._waiting
+            or nodes.outdated
+            or now - self.deadline.began > self._soon_s
+            or (connection := pool.idle(checked=call.write, now=now)) is None
         ):
             return _raised(self.run([call])[0])
         # The common case, written out: the general one takes a third longer.
@@ -201,12 +210,13 @@ class Client:
             outcome = _Unsent(error, connected=True)
         else:
             outcome = _read(connection)
-            if not isinstance(outcome, _Lost):
+            if not isinstance(outcome, Exception):
                 pool.give(connection)
-        if not isinstance(outcome, Exception):
-            if not (pool.changing and call.write) or pool.is_settled(self.deadline.left_s()):
-                return outcome
-            outcome = _Lost(_NO_MASTER)
+                if not (pool.changing and call.write) or pool.is_settled(self.deadline.left_s()):
+                    return outcome
+                outcome = _Lost(_NO_MASTER)
+            elif not isinstance(outcome, _Lost):
+                pool.give(connection)
         return _raised(self.run([call], [outcome])[0])
 
     def run(self, calls: Sequence[Call], outcomes: Sequence[Any] | None = None) -> list[Any]:
@@ -434,9 +444,7 @@ class Client:
             if isinstance(reached, _Lost):
                 return dict.fromkeys(group, reached)
             if isinstance(reached, Exception) or reached < self._target.wait_replicas:
-                few = TooFewReplicasError(
-                    f"the write was applied, but fewer than {self._target.wait_replicas} replicas confirmed it in time"
-                )
+                few = TooFewReplicasError("the write", self._target.wait_replicas, reached)
                 done = [i for i in group if calls[i].write and not isinstance(outcomes[i], Exception)]
                 # A script that answers 0 has found nothing to do: there is nothing to confirm.
                 outcomes |= {i: few for i in done if outcomes[i] != 0}

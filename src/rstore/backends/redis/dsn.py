@@ -80,11 +80,14 @@ def parse(
     if at and not colon and credentials is None:
         raise InvalidValueError("the credentials of a Redis DSN are user:password@, or :password@")
     hosts, slash, path = place.partition("/")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
     known = _OPTIONS | (TLS if tls else frozenset()) | (_SENTINEL if sentinel else frozenset())
     known |= {"read_from"} if cluster or sentinel else frozenset()
     if unknown := sorted(set(options) - known):
         raise InvalidValueError(f"{_unknown(unknown, query)}; known are {', '.join(sorted(known))}")
+    if len(options) < len(pairs):
+        raise InvalidValueError("a Redis DSN has an option twice: leave one of them out")
     socket = not hosts and bool(path) and not path.isdigit()
     service = None
     if sentinel:
@@ -103,6 +106,8 @@ def parse(
             "a Redis DSN names one host: several are those of a cluster (redis+cluster://) or of Sentinel "
             "(redis+sentinel://host:port,host:port/service)"
         )
+    if "," in hosts and not all(hosts.split(",")):
+        raise InvalidValueError("a Redis DSN names a host before and behind each comma")  # none would be localhost
     buckets = options.get("buckets", "256" if cluster else "1")
     if socket and (cluster or tls):
         raise InvalidValueError("a Unix socket has neither TLS nor a cluster behind it: redis:///path/of/socket")
@@ -149,8 +154,9 @@ def _unknown(options: list[str], query: str) -> str:
 
 def parse_socket(rest: str, credentials: Credentials | None = None) -> Target:
     """Parse the part behind the two slashes of `unix://`."""
-    target = parse(rest, cluster=False, tls=False, credentials=credentials)
-    if target.path is None:
+    _, _, path = rest.partition("?")[0].rpartition("@")
+    target = parse(rest, cluster=False, tls=False, credentials=credentials) if path.startswith("/") else None
+    if target is None or target.path is None:
         raise InvalidValueError("unix:// is followed by the path of a socket: unix:///path/of/socket?db=0")
     return target
 
@@ -167,10 +173,10 @@ def _number(text: str, what: str) -> int:
 
 def _address(text: str, port: int) -> Address:
     match = _HOST.fullmatch(text)
-    if match is None or int(match[2] or 0) > 65535:
+    if match is None or not 0 < int(match[2] or port) <= 65535:
         raise InvalidValueError(
             "a Redis DSN is redis://user:password@host:port/database; its host is a name or an address, an IPv6 one in "
-            "brackets, and its port a number up to 65535"
+            "brackets, and its port a number from 1 to 65535"
         )
     host = match[1].strip("[]") or "localhost"
     try:

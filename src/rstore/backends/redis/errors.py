@@ -64,7 +64,13 @@ class LostReplyError(Exception):
 
 
 class TooFewReplicasError(OutcomeUnknownError):
-    """A write that its master has done, and that too few replicas confirmed in time."""
+    """A write that its master has done, and of which it is not known that enough replicas have it."""
+
+    def __init__(self, what: str, replicas: int, reached: int | Exception) -> None:
+        self.why = f"fewer than {replicas} replicas confirmed it in time"
+        if isinstance(reached, Exception):
+            self.why = f"the server refuses to wait until replicas have it: {words_of(reached)}"
+        super().__init__(f"{what} was applied, but {self.why}")
 
 
 NOTHING: Final = "; nothing was applied"

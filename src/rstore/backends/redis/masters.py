@@ -63,9 +63,9 @@ class MasterPool(Pool):
         """Whether its server may be about to lose its role, or has lost it."""
         return self.tenure.changing
 
-    def idle(self, *, checked: bool) -> Connection | None:
+    def idle(self, *, checked: bool, now: float) -> Connection | None:
         """Return a connection that nobody uses, if there is one; none while a failover is under way."""
-        return None if self.tenure.changing else super().idle(checked=checked)
+        return None if self.tenure.changing else super().idle(checked=checked, now=now)
 
     def take(self, *, checked: bool, within_s: float | None = None) -> Connection:
         """Return a connection that nobody else has; while a failover is under way, wait for its end."""

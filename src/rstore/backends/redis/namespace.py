@@ -30,6 +30,7 @@ from rstore.backends.redis.layout import (
     is_of,
     make_place,
     make_places,
+    names_of,
     registry_key,
     slot_of,
     tells_of_end,
@@ -167,8 +168,9 @@ class RedisNamespace:
             if birth is None:
                 birth, raised = self._register(), False
             known = raised and birth != self._created
-            if self._look_into_some(birth) if known else self._raise_markers(birth):
-                return birth
+            found = (birth if self._look_into_some(birth) else None) if known else self._raise_markers(birth)
+            if found is not None:
+                return found
             # Either the namespace was discarded since it was looked up, or a failover lost that it had been: then the
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
@@ -187,7 +189,7 @@ class RedisNamespace:
                 Call(slot_of(NAMESPACES), (b"HGET", NAMESPACES, self._namespace)),
             )
         )
-        if identity is None or alive != b"1":
+        if identity is None or not self._is_alive(alive):
             return None, False
         birth = bytes(identity + (keys or bytes(KEYS_BYTES)))
         self._lay_out(birth)
@@ -206,6 +208,15 @@ class RedisNamespace:
                 f"the birth in the hash {self._registry!r} is none; restore it, or delete the keys of the namespace"
             )
 
+    def _is_alive(self, alive: bytes | None) -> bool:
+        """Return what the registry says; of something else it must not be concluded that the namespace has ended."""
+        if alive not in (b"0", b"1"):
+            raise CorruptionError(
+                f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: the "
+                f"field 'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it"
+            )
+        return alive == b"1"
+
     def _register(self) -> bytes:
         """Return the birth in the registry, entering one if there is none."""
         # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
@@ -218,8 +229,11 @@ class RedisNamespace:
         self._lay_out(birth)
         return birth
 
-    def _raise_markers(self, birth: bytes) -> bool:
-        """Bring the markers of all buckets to a birth; return False if one of them tells of its end."""
+    def _raise_markers(self, birth: bytes) -> bytes | None:
+        """Bring the markers of all buckets to a birth, and return it; None if one of them tells of its end.
+
+        It is a later one where a failover lost that a fact was added.
+        """
         places = self._places
         generation = os.urandom(GENERATION_BYTES)
         markers = self._run(
@@ -229,19 +243,19 @@ class RedisNamespace:
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
         latest = max(marker[:BIRTH_BYTES] for marker in markers)
         if identity_of(latest) == identity_of(birth) and latest > birth:
-            # A failover lost that a fact was added, and with it that others are out of date: they still are.
+            # With the fact, it was lost that others are out of date: they still are.
             told = identity_of(birth), latest[-KEYS_BYTES:]
             self._client.call(_CATCH_UP.on(self._registry_slot, (self._registry,), *told, write=True, again=True))
             return self._raise_markers(latest)
         if not all(is_of(marker, birth) for marker in markers):
-            return False
+            return None
         # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
         # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
         self._list(_ENLIST, birth)
         with suppress(StoreError):  # it only saves the next one this work
             call = _RAISED.on(self._registry_slot, (self._registry,), identity_of(birth), birth, write=True, again=True)
             self._client.call(call)
-        return True
+        return birth
 
     def _list(self, script: Script, birth: bytes) -> None:
         """Enter this birth of the namespace into the index of all, or strike it out."""
@@ -326,10 +340,13 @@ class RedisNamespace:
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         fields = self._client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
-        if known.get(b"alive") != b"1":
+        if b"birth" not in known or not self._is_alive(known.get(b"alive")):
             return None, {}
         birth = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
-        return birth, {name[len(_FACT) :].decode(): bytes(fact) for name, fact in known.items() if name[:5] == _FACT}
+        self._check_birth(birth)
+        named = {name[len(_FACT) :]: bytes(fact) for name, fact in known.items() if name[: len(_FACT)] == _FACT}
+        names = names_of(named, f"a fact about the namespace {self._name!r}")
+        return birth, dict(zip(names, named.values(), strict=True))
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         field = _FACT + name.encode()
@@ -381,8 +398,7 @@ class RedisNamespace:
             yield
         except TooFewReplicasError as error:
             raise StoreBusyError(
-                f"fewer than {self._target.wait_replicas} replicas of the Redis server {self._target} confirmed the "
-                "first of several steps in time; nothing was stored"
+                f"of the first of several steps on the Redis server {self._target}, {error.why}; nothing was stored"
             ) from error
         except OutcomeUnknownError as error:
             raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from random import randrange
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -35,7 +35,7 @@ class Nodes:
         self._make = connector(target, timeout_s)
         self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
         self._lock = Lock()  # guards the pools by address
-        self._asking = Lock()  # that one thread at a time asks for the slots
+        self._asking = RLock()  # that one thread at a time asks for the slots; it knows whose it is
         self._pools: dict[Address | None, Pool] = {}
         self._owners: list[Pool | None] = [None] * SLOTS
         self._serving: list[Pool] = []
@@ -80,7 +80,7 @@ class Nodes:
 
     def forget_threads(self) -> None:
         """Take locks back that threads hold which did not come through a fork."""
-        self._lock, self._asking = Lock(), Lock()
+        self._lock, self._asking = Lock(), RLock()
 
     def discover(self) -> None:
         """Ask any server of the cluster who serves which slot.
@@ -91,9 +91,9 @@ class Nodes:
             return
         asked = self._asked
         failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
-        if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
-            raise failure
         try:
+            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
+                raise failure
             if asked != self._asked:
                 return  # another thread did, while this one waited
             addresses = list(dict.fromkeys((*self._pools, *self._target.addresses)))
@@ -119,7 +119,11 @@ class Nodes:
                     self.outdated = False
                     return
         finally:
-            self._asking.release()
+            # Neither a function nor `suppress`: each call is a place for an interrupt, which would leave it locked.
+            try:  # noqa: SIM105
+                self._asking.release()
+            except RuntimeError:  # it was not this thread's turn
+                pass
         raise failure
 
     def close(self) -> None:

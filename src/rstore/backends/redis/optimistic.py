@@ -85,9 +85,7 @@ class Watch:
             [done] = done
             self._check(done)
         if done == b"DONE" and (isinstance(reached, Exception) or reached < replicas):
-            raise TooFewReplicasError(
-                f"the transaction was applied, but fewer than {replicas} replicas confirmed it in time"
-            )
+            raise TooFewReplicasError("the transaction", replicas, reached)
         return done
 
     def close(self) -> None:
@@ -110,6 +108,8 @@ class Watch:
             try:
                 connection = self._connection = self._pool.take(checked=True, within_s=self._left_s())
             except FAILURES as error:
+                if self._client.is_replaced(error):
+                    raise self._overtaken() from error  # all of it can be done again where that one is
                 raise unreachable(error, self._client.where) from error
         elif self._broken or not is_alive(connection):
             # Not to be sent by redis-py, which would connect anew, watching nothing.

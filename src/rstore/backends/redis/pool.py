@@ -15,6 +15,7 @@ from weakref import WeakSet
 
 import hiredis
 import redis
+from redis import exceptions as driver
 
 from rstore.backends.redis.bound import Bound, socket_of
 from rstore.backends.redis.dsn import Address, Target
@@ -145,7 +146,7 @@ class Pool:
         """Whether the store was closed."""
         return self._closed
 
-    def idle(self, *, checked: bool) -> Connection | None:
+    def idle(self, *, checked: bool, now: float) -> Connection | None:
         """Return a connection that nobody uses, if there is one; `checked` if the server must not have closed it.
 
         A closed one is found out by looking at its socket: to send something on it is to lose the reply.
@@ -155,7 +156,7 @@ class Pool:
                 connection, since = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if not checked or monotonic() - since < _FRESH_S or is_alive(connection):
+            if not checked or now - since < _FRESH_S or is_alive(connection):
                 return connection
             connection.disconnect()
         if self._closed:
@@ -167,10 +168,13 @@ class Pool:
 
         Raises `StoreBusyError` if there are too many until then.
         """
-        connection = self.idle(checked=checked)
+        now = monotonic()
+        connection = self.idle(checked=checked, now=now)
         if connection is None:
-            until = monotonic() + (self._timeout_s if within_s is None else within_s)
-            connection = self._bound.connect(lambda: self._connected(until), self._pop, until)
+            until = now + (self._timeout_s if within_s is None else within_s)
+            # A time-out of less than that is one for what others hold up, not for what a server answers.
+            connected_by = now + max(self._timeout_s, _SHORTEST_TIMEOUT_S) if within_s is None else until
+            connection = self._bound.connect(lambda: self._connected(connected_by), self._pop, until)
         return connection
 
     def _connected(self, until: float) -> Connection:
@@ -245,11 +249,23 @@ def connected(
         connection.socket_timeout = max(within_s, LEAST_S)
         connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
     check_running("the server cannot be connected to")
-    connection.connect()
+    try:
+        connection.connect()
+    except driver.ConnectionError as error:
+        if not _is_cut(error):
+            raise
+        connection.connect()  # as a call whose connection breaks is sent again; once, since a server may do so to all
     if connection.socket_timeout != usual_s:
         connection.socket_timeout = usual_s
         connection.update_current_socket_timeout(-1)
     return connection
+
+
+def _is_cut(error: driver.ConnectionError) -> bool:
+    """Return whether a connection was made, and broke before the server had answered what begins it."""
+    cause = error.__cause__ or error.__context__
+    broke = not isinstance(cause, OSError) or isinstance(cause, ConnectionResetError | BrokenPipeError)
+    return type(error) is driver.ConnectionError and broke
 
 
 def is_alive(connection: Connection) -> bool:

@@ -104,9 +104,10 @@ class SentinelNodes(Nodes):
         Raises `StoreNotAvailableError` if that was never known.
         """
         asked = self._asked
-        if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
-            return  # another thread is about to know; this one has no time left
+        failures: list[Exception] = []
         try:
+            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
+                return  # another thread is about to know; this one has no time left
             if asked != self._asked:
                 return  # another thread did, while this one waited
             self._check_open()
@@ -116,7 +117,11 @@ class SentinelNodes(Nodes):
                 self._decide(lost=self._master)
             self._asked += 1
         finally:
-            self._asking.release()
+            # Neither a function nor `suppress`: each call is a place for an interrupt, which would leave it locked.
+            try:  # noqa: SIM105
+                self._asking.release()
+            except RuntimeError:  # it was not this thread's turn
+                pass
         if self._master is None:
             raise self._nobody(failures)
         self.outdated = False
