@@ -124,7 +124,8 @@ class Link:
         if (found := self.logs[log]) is not None:
             self.log = log, found
             # A look takes a sixteenth of a `set` that does not wait for the disk, and nothing of one that does.
-            self.log_look_at = 0.0 if look_often or self.guard is None else time.monotonic() + LOOK_EVERY_S
+            is_kept = self.guard is not None and self.guard.holds
+            self.log_look_at = time.monotonic() + LOOK_EVERY_S if is_kept and not look_often else 0.0
 
     def moved(self) -> bool:
         """Return whether the file was moved, replaced or deleted since it was opened.
