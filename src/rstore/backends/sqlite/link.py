@@ -199,7 +199,7 @@ class Link:
         """
         if self.phantom:
             return is_there(self.path)
-        if self.stamp is not None and (has_log(self.path) or stamp(self.path) != self.stamp):
+        if self.stamp is not None and (has_log(self.place) or stamp(self.path) != self.stamp):
             return True  # opened as immutable, and somebody writes now, or did since
         return self.moved() or self.has_lost_log()
 

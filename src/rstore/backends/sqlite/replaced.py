@@ -37,12 +37,15 @@ def leave(path: str, mine: Link, timeout_s: float) -> None:
 
 
 def are_others(path: str) -> bool:
-    """Return whether this process has other files of the name open; for whoever holds the gate."""
-    return any(map(_of_another(path), all_links()))
+    """Return whether this process has other files of the name open; only whoever holds the gate can rely on it."""
+    some = [link for link in all_links() if link.connection is not None]
+    return bool(some) and any(map(_of_another(path), some))  # mostly there are none, and the file is not asked for
 
 
 def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
+    if not are_others(path):
+        return
     held = hold(_of_another(path))
     try:
         for link in held:
@@ -53,8 +56,8 @@ def leave_others(path: str, timeout_s: float) -> None:
 
 
 def _of_another(path: str) -> Callable[[Link], bool]:
-    place, now = os.path.realpath(path), identity(path)
-    log = identity(log_names(path)[0])
+    place = os.path.realpath(path)
+    now, log = identity(place), identity(log_names(place)[0])
     return lambda link: (
         link.connection is not None
         and link.bound is None  # a transaction finds out by itself
@@ -78,7 +81,7 @@ def _retire(link: Link, path: str, timeout_s: float) -> None:
 
 
 def _save_lost_log(connection: apsw.Connection, path: str, timeout_s: float) -> None:
-    if not is_there(log_names(path)[0]):
+    if not is_there(log_names(os.path.realpath(path))[0]):
         _empty_log(connection, path, timeout_s)
         return
     # Another log is there: whoever writes it goes by what the file was, which must not change beneath them.
