@@ -13,7 +13,7 @@ import pytest
 from processes import Program, Remote, check_file
 from waiting import until
 
-from rstore import Passphrase, Store, StoreNotAvailableError
+from rstore import Passphrase, Store, StoreBusyError, StoreNotAvailableError
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("new", 1),
@@ -201,6 +201,34 @@ def test_two_threads_meet_in_the_new_file(path: Path) -> None:
         thread.join()
     with Store(path) as store:
         assert contents(store) == ["main", "thread"]
+    check_file(path)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_transaction_of_another_thread_is_not_waited_for_without_end(path: Path, verb: str) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    with Store(path, frozen=False, timeout=0.3) as store:
+
+        def work() -> None:
+            with pytest.raises(StoreNotAvailableError, match="nothing was applied"), store.transaction() as tx:
+                tx["old"] = 1
+                began.set()
+                go_on.wait(30)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        began.wait(30)
+        path.unlink()
+        try:
+            started = time.monotonic()
+            with pytest.raises(StoreBusyError):
+                WRITES[verb](store)
+            assert time.monotonic() - started < 5
+        finally:
+            go_on.set()
+            thread.join()
+        WRITES[verb](store)
+        assert contents(store) == NEW[verb]
     check_file(path)
 
 

@@ -18,7 +18,7 @@ from rstore.backends.sqlite import guard as guards
 from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.guard import Guard
 from rstore.backends.sqlite.place import Identity, bears, has_log, identity, is_there, log_names, stamp
-from rstore.errors import StoreNotAvailableError
+from rstore.errors import StoreBusyError, StoreNotAvailableError
 
 _HAS_MOVED: Final = apsw.SQLITE_FCNTL_HAS_MOVED
 LOOK_EVERY_S: Final = 1.0
@@ -327,17 +327,30 @@ def all_links() -> list[Link]:
     return list(_links)
 
 
-def hold(chosen: Callable[[Link], bool]) -> list[Link]:
-    """Take the gate and the locks of some links, waiting for what is under way."""
+def hold(chosen: Callable[[Link], bool], timeout_s: float = inf) -> list[Link]:
+    """Take the gate and the locks of some links, waiting for what is under way.
+
+    Raises `StoreBusyError` if that takes too long: a thread may stay inside a transaction for as long as it likes.
+    """
+    deadline = time.monotonic() + timeout_s
     while True:
         gate.acquire()
         held: list[Link] = []
-        for link in [link for link in all_links() if chosen(link)]:
-            if not link.lock.acquire(timeout=0.01):
-                break
-            held.append(link)
-        else:
-            return held
+        try:
+            for link in [link for link in all_links() if chosen(link)]:
+                if not link.lock.acquire(timeout=0.01):
+                    break
+                held.append(link)
+            else:
+                return held
+            if time.monotonic() > deadline:
+                raise StoreBusyError(
+                    f"{link.path!r} is to be opened anew, and another thread of this process has been using it for "
+                    f"{timeout_s:g} s: end its transaction"
+                )
+        except BaseException:
+            release(held)
+            raise
         # Its owner may be waiting for the gate, in order to open a connection: let it.
         release(held)
         time.sleep(0.001)

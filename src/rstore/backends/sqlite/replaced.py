@@ -22,7 +22,7 @@ from rstore.errors import CorruptionError, StoreBusyError
 def leave(path: str, mine: Link, timeout_s: float) -> None:
     """Close all connections of this process to what bears the name or did, after one link was seen to have another."""
     place = os.path.realpath(path)
-    held = hold(lambda link: os.path.realpath(link.path) == place)
+    held = hold(lambda link: os.path.realpath(link.path) == place, timeout_s)
     try:
         try:
             _retire(mine, path, timeout_s)
@@ -46,7 +46,7 @@ def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
     if not are_others(path):
         return
-    held = hold(_of_another(path))
+    held = hold(_of_another(path), timeout_s)
     try:
         for link in held:
             _retire(link, path, timeout_s)
