@@ -334,26 +334,30 @@ def hold(chosen: Callable[[Link], bool], timeout_s: float = inf) -> list[Link]:
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        gate.acquire()
         held: list[Link] = []
+        gate.acquire()
         try:
-            for link in [link for link in all_links() if chosen(link)]:
-                if not link.lock.acquire(timeout=0.01):
-                    break
-                held.append(link)
-            else:
-                return held
-            if time.monotonic() > deadline:
-                raise StoreBusyError(
-                    f"{link.path!r} is to be opened anew, and another thread of this process has been using it for "
-                    f"{timeout_s:g} s: end its transaction"
-                )
+            busy = next((link for link in all_links() if chosen(link) and not _take(link, held)), None)
         except BaseException:
             release(held)
             raise
+        if busy is None:
+            return held
         # Its owner may be waiting for the gate, in order to open a connection: let it.
         release(held)
+        if time.monotonic() > deadline:
+            raise StoreBusyError(
+                f"{busy.path!r} is to be opened anew, and another thread of this process has been using it for "
+                f"{timeout_s:g} s: end its transaction"
+            )
         time.sleep(0.001)
+
+
+def _take(link: Link, held: list[Link]) -> bool:
+    if link.lock.acquire(timeout=0.01):
+        held.append(link)
+        return True
+    return False
 
 
 def release(held: list[Link]) -> None:

@@ -15,7 +15,7 @@ import apsw
 
 from rstore.backends.sqlite.errors import translated
 from rstore.backends.sqlite.link import Link, all_links, hold, release
-from rstore.backends.sqlite.place import identity, is_there, log_names
+from rstore.backends.sqlite.place import identity, is_there, log_names, unreachable
 from rstore.errors import CorruptionError, StoreBusyError
 
 
@@ -75,9 +75,18 @@ def _retire(link: Link, path: str, timeout_s: float) -> None:
             _empty_log(link.connection, path, timeout_s)
         for log, opened in link.logs.items():
             if opened is not None and identity(log) == opened:
-                os.unlink(log)
+                _remove(log)
     elif link.has_lost_log() and not link.connection.in_transaction:
         _save_lost_log(link.connection, path, timeout_s)
+
+
+def _remove(log: str) -> None:
+    try:
+        os.unlink(log)
+    except FileNotFoundError:  # others were faster
+        pass
+    except OSError as error:  # and no file of this name can be opened as long as it is there
+        raise unreachable(log, error) from error
 
 
 def _save_lost_log(connection: apsw.Connection, path: str, timeout_s: float) -> None:
