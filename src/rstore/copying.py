@@ -40,6 +40,8 @@ def _check_path(path: Any) -> Path:
             return Path(text).absolute()
     except UnicodeEncodeError:  # SQLite takes UTF-8
         pass
+    except OSError as error:
+        raise StoreNotAvailableError(f"the current directory is gone, and {text!r} is relative to it") from error
     raise InvalidValueError(f"{text!r} is not the path of a file")
 
 
@@ -49,10 +51,10 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
 
     Raises `InvalidValueError` if there is one of that name.
     """
-    made = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         if os.path.lexists(path):
             raise _exists(path)
+        made = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
         for left in (Path(f"{path}{end}") for end in _LEFT_BEHIND):
             if os.path.lexists(left):
                 raise InvalidValueError(
