@@ -12,7 +12,15 @@ from typing import Any, Literal
 import apsw
 import pytest
 
-from rstore import InvalidValueError, Store, StoreBusyError, StoreError, StoreFullError, generate_key
+from rstore import (
+    InvalidValueError,
+    Store,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreNotAvailableError,
+    generate_key,
+)
 from rstore.backends.nouns import Row
 from rstore.backends.sqlite import care
 from rstore.codec.changes import Step, Tally, pack_change, pack_state
@@ -293,6 +301,15 @@ def test_a_backup_that_finds_no_room_says_whose_file_it_is(path: Path, tmp_path:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             signal.signal(signal.SIGXFSZ, handler)
         assert list(tmp_path.glob("copy*")) == []
+
+
+def test_a_backup_beside_a_directory_that_is_gone(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    with Store(path, frozen=False) as store:
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(StoreNotAvailableError, match="current directory is gone"):
+            store.backup("copy.db")
 
 
 @pytest.mark.parametrize("end", ["-wal", "-journal"])

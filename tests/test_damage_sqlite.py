@@ -79,12 +79,29 @@ def set_schema(connection: apsw.Connection, table: str, sql: str, version: int) 
     connection.execute(f"PRAGMA schema_version = {version}")
 
 
+def count_rows(path: Path) -> dict[str, int]:
+    connection = apsw.Connection(f"{path}")
+    counts = {table: connection.execute(f"SELECT count(*) FROM {table}").get for table in TABLES}
+    connection.close()
+    return counts
+
+
+@pytest.mark.parametrize("value", [5, 1.5, b"abc"])
+def test_names_that_are_no_text(whole: Path, record_property: Callable[[str, object], None], value: object) -> None:
+    battery, damaged = Battery(), whole.with_name("damaged.db")
+    for table, column in (("namespaces", "name"), ("facts", "name"), ("records", "key"), ("logs", "key")):
+        shutil.copy(whole, damaged)
+        assert put_into(damaged, table, column, 0, value)
+        battery.run(f"{table}.{column} is {value!r}", opener(damaged))
+    battery.verdict(record_property)
+
+
 def test_cells_of_every_column(whole: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     random, battery, damaged = Random(7), Battery(), tmp_path / "damaged.db"
-    places = [(table, column) for table, columns in TABLES.items() for column in columns]
+    places, rows = [(table, column) for table, columns in TABLES.items() for column in columns], count_rows(whole)
     while battery.damages < how_many(len(places)):
         table, column = places[battery.damages % len(places)]
-        row, value, as_text = random.randrange(4), cell(random), random.random() < 0.3
+        row, value, as_text = random.randrange(min(4, rows[table])), cell(random), random.random() < 0.3
         shutil.copy(whole, damaged)
         what = f"{table}.{column} of row {row} is {value!r:.40}{' as text' * as_text}"
         battery.damages += not put_into(damaged, table, column, row, value, as_text=as_text)

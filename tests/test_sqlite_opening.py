@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
@@ -25,8 +27,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def no_descriptors() -> Generator[None, None, None]:
-    """Use up all file descriptors that this process may have."""
+def no_descriptors(left: int = 0) -> Generator[None, None, None]:
+    """Use up all file descriptors that this process may have, but for some."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, limits[0]), limits[1]))
@@ -36,6 +38,8 @@ def no_descriptors() -> Generator[None, None, None]:
                 held.append(os.open(os.devnull, os.O_RDONLY))
         except OSError:
             pass
+        for _ in range(left):
+            os.close(held.pop())
         yield
     finally:
         for descriptor in held:
@@ -55,6 +59,32 @@ def test_no_descriptors_are_left(path: Path, frozen: bool) -> None:
         with other:
             assert other["a"] == 1
         store["a"] = 2
+    check_file(path)
+
+
+_LOCK_ALL = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)
+"""
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_few_descriptors_are_left(path: Path, left: int) -> None:
+    """Whoever opens a store with the last descriptors keeps others from taking the file for unused."""
+    Store(path, frozen=False).open().close()
+    store = Store(path, frozen=False)
+    with no_descriptors(left):
+        try:
+            store.open()
+        except StoreNotAvailableError:
+            return
+    try:
+        taken = subprocess.run([sys.executable, "-c", _LOCK_ALL, path], capture_output=True, text=True, check=False)
+        assert "BlockingIOError" in taken.stderr
+        store["a"] = 1
+    finally:
+        store.close()
     check_file(path)
 
 

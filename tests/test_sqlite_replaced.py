@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
 from processes import Program, Remote, check_file
 from waiting import until
 
-from rstore import Passphrase, Store, StoreNotAvailableError
+from rstore import OutcomeUnknownError, Passphrase, Store, StoreBusyError, StoreNotAvailableError
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("new", 1),
@@ -201,6 +204,62 @@ def test_two_threads_meet_in_the_new_file(path: Path) -> None:
         thread.join()
     with Store(path) as store:
         assert contents(store) == ["main", "thread"]
+    check_file(path)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_log_that_cannot_be_removed(path: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of the file that was deleted, and would be taken for that of the next one."""
+    unlink = os.unlink
+
+    def refuse(name: Any, *args: Any, **options: Any) -> None:
+        if os.fspath(name).endswith(("-wal", "-shm")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        unlink(name, *args, **options)
+
+    with Store(path, frozen=False) as store:
+        store["old"] = 1
+        path.unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", refuse)
+            for _ in range(2):
+                with pytest.raises((StoreNotAvailableError, OutcomeUnknownError), match=r"-wal.*Permission denied"):
+                    WRITES[verb](store)
+            assert not path.exists()
+        WRITES[verb](store)
+        assert contents(store) == NEW[verb]
+    check_file(path)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_a_transaction_of_another_thread_is_not_waited_for_without_end(path: Path, verb: str) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    with Store(path, frozen=False, timeout=0.3) as store:
+
+        def stay_inside() -> None:
+            with store.transaction() as tx:
+                tx["old"] = 1
+                began.set()
+                go_on.wait(30)
+
+        def work() -> None:
+            with pytest.raises(StoreNotAvailableError, match="nothing was applied"):
+                stay_inside()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        began.wait(30)
+        path.unlink()
+        try:
+            started = time.monotonic()
+            with pytest.raises(StoreBusyError):
+                WRITES[verb](store)
+            assert time.monotonic() - started < 5
+        finally:
+            go_on.set()
+            thread.join()
+        WRITES[verb](store)
+        assert contents(store) == NEW[verb]
     check_file(path)
 
 

@@ -53,10 +53,10 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
 
     Raises `InvalidValueError` if there is one of that name.
     """
-    made = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         if os.path.lexists(path):
             raise _exists(path)
+        made = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
         for left in (Path(f"{path}{end}") for end in _LEFT_BEHIND):
             if os.path.lexists(left):
                 raise InvalidValueError(

@@ -113,9 +113,11 @@ def check_login(credentials: Any, scheme: str) -> Credentials | None:
 
 def _check_spelling(scheme: str) -> None:
     """Refuse a scheme that another library has for what is here, and name the one that is meant."""
+    if scheme in SCHEMES:
+        return
     meant = _ALIASES.get(scheme, scheme.partition("+")[0])
     slip = get_close_matches(scheme, [known for known in SCHEMES if "+" in known], 1, 0.85)
-    if scheme not in SCHEMES and meant in SCHEMES and not slip:
+    if meant in SCHEMES and not slip:
         raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
 
 

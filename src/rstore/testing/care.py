@@ -182,7 +182,7 @@ class CareSuite(Suite):
         path.write_text("mine")
         (tmp_path / "link.db").symlink_to(tmp_path / "nowhere")
         with opener() as store:
-            for there in (path, tmp_path / "link.db", tmp_path):
+            for there in (path, tmp_path / "link.db", tmp_path, tmp_path.root):
                 with pytest.raises(InvalidValueError, match="there already"):
                     store.backup(there)
             with pytest.raises(StoreNotAvailableError):

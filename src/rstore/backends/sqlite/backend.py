@@ -120,7 +120,10 @@ class SqliteBackend(SqliteCare):
         if not rows:
             return None, {}
         birth = bytes_of(rows[0][0], f"the namespace {self._namespace!r} in {self._file.path!r}")
-        return birth, {name: self._bytes_of_fact(fact, name) for _, name, fact in rows if name is not None}
+        facts = {name: self._bytes_of_fact(fact, name) for _, name, fact in rows if name is not None}
+        if not {*map(type, facts)} <= {str}:
+            raise CorruptionError(f"the name of a fact of the namespace {self._namespace!r} is damaged, it is no text")
+        return birth, facts
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:

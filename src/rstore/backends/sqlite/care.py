@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -193,7 +194,8 @@ class SqliteCare(Backend):
             turn.wait()
 
     def _size(self) -> int:
-        paths = (self._file.path, log_names(self._file.path)[0])
+        place = os.path.realpath(self._file.path)
+        paths = place, log_names(place)[0]
         return sum(found.st_size for path in paths if (found := status(path)) is not None)
 
 

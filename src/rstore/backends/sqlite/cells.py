@@ -68,11 +68,12 @@ def found_of(found: Iterable[Any]) -> list[Found]:
     if records:
         keys, bodies, expiries = zip(*records, strict=True)
         if not ({*map(type, keys)} == _TEXT and {*map(type, bodies)} == _BYTES and {*map(type, expiries)} <= _EXPIRY):
-            raise _unsound(records)
+            raise unsound(records)
     return records
 
 
-def _unsound(records: Sequence[Any]) -> CorruptionError:
+def unsound(records: Sequence[Any]) -> CorruptionError:
+    """Return the error for records of which one at least is none."""
     for key, record, _ in records:
         if type(key) is str and type(record) is not bytes:
             return missing(key)

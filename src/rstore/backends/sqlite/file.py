@@ -489,7 +489,7 @@ class SqliteFile:
         with self.local.link.lock:
             opened: Identity | None = self.local.link.opened
         if opened is not None:
-            remove_if_unused(self.path, opened, self._links.__contains__, is_unused)
+            remove_if_unused(self.path, opened, self._links.__contains__, is_unused, self._options.timeout_s)
 
     def new_turn(self) -> Turn:
         """Return how long a call that begins now may wait for a lock."""

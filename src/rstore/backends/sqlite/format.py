@@ -193,7 +193,7 @@ def differences(connection: apsw.Connection, parts: Sequence[Part]) -> Iterator[
         if (found := there.get(known.name)) != known and known.decides:
             yield from _difference(known, found)
     for part in parts:
-        if part.decides and part.kind == "index" and part.name not in layout:
+        if part.kind == "index" and part.name not in layout and part.decides:
             # As SQLite sees it: the column that names the table could say anything.
             table = next((table for table in _tables() if part.name in _indexes(connection, table)), None)
             if table is not None:

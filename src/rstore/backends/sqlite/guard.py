@@ -46,10 +46,23 @@ _IN_USE: Final = 128, 1
 class Guard:
     """The locks of one file. Whoever asks for it or leaves it holds the gate."""
 
-    def __init__(self, known: Identity, descriptors: list[int]) -> None:
+    def __init__(self, known: Identity) -> None:
         self.known = known
         self.links: WeakSet[Link] = WeakSet()
-        self._descriptors = descriptors
+        self.holds = False
+        self._descriptors: list[int] = []
+
+    def lock(self, path: str) -> None:
+        """Take the locks, if descriptors are left and the file system has such locks.
+
+        A descriptor that was opened in vain is kept as well: to close it would let go of the locks of SQLite.
+        """
+        with suppress(OSError, ImportError):
+            for name, where in zip((path, log_names(path)[1]), (_SHARED, _IN_USE), strict=True):
+                self._descriptors.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
+                _lock(self._descriptors[-1], *where)
+            found = os.fstat(self._descriptors[0])
+            self.holds = (found.st_dev, found.st_ino) == self.known
 
     def unlock(self) -> None:
         """Let go of the file, so that the last link that closes can move the log into it."""
@@ -67,12 +80,14 @@ _guards: dict[Identity, Guard] = {}
 
 
 def guarded(link: Link, known: Identity) -> Guard | None:
-    """Return the guard of the file that a link has opened; None where there can be none."""
+    """Return the guard of the file that a link has opened; None where the system has no such locks."""
+    if not _IS_POSSIBLE:
+        return None
     guard = _guards.get(known)
-    if guard is None and (guard := _make(link.place, known)) is not None:
-        _guards[known] = guard
-    if guard is not None:
-        guard.links.add(link)
+    if guard is None:
+        guard = _guards[known] = Guard(known)
+        guard.lock(link.place)
+    guard.links.add(link)
     return guard
 
 
@@ -96,23 +111,3 @@ def inherited() -> None:
     for guard in _guards.values():
         guard.close()
     _guards.clear()
-
-
-def _make(path: str, known: Identity) -> Guard | None:
-    if not _IS_POSSIBLE:
-        return None
-    descriptors: list[int] = []
-    try:
-        for name, where in zip((path, log_names(path)[1]), (_SHARED, _IN_USE), strict=True):
-            descriptors.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
-            _lock(descriptors[-1], *where)
-        found = os.fstat(descriptors[0])
-        if (found.st_dev, found.st_ino) == known:
-            return Guard(known, descriptors)
-    except (
-        OSError,
-        ImportError,
-    ):  # no descriptors left, or a file system without such locks: the log is looked at after each write
-        pass
-    Guard(known, descriptors).close()
-    return None

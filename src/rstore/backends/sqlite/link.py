@@ -18,7 +18,7 @@ from rstore.backends.sqlite import guard as guards
 from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.guard import Guard
 from rstore.backends.sqlite.place import Identity, bears, has_log, identity, is_there, log_names, stamp
-from rstore.errors import StoreNotAvailableError
+from rstore.errors import StoreBusyError, StoreNotAvailableError
 
 _HAS_MOVED: Final = apsw.SQLITE_FCNTL_HAS_MOVED
 LOOK_EVERY_S: Final = 1.0
@@ -124,7 +124,8 @@ class Link:
         if (found := self.logs[log]) is not None:
             self.log = log, found
             # A look takes a sixteenth of a `set` that does not wait for the disk, and nothing of one that does.
-            self.log_look_at = 0.0 if look_often or self.guard is None else time.monotonic() + LOOK_EVERY_S
+            is_kept = self.guard is not None and self.guard.holds
+            self.log_look_at = time.monotonic() + LOOK_EVERY_S if is_kept and not look_often else 0.0
 
     def moved(self) -> bool:
         """Return whether the file was moved, replaced or deleted since it was opened.
@@ -198,7 +199,7 @@ class Link:
         """
         if self.phantom:
             return is_there(self.path)
-        if self.stamp is not None and (has_log(self.path) or stamp(self.path) != self.stamp):
+        if self.stamp is not None and (has_log(self.place) or stamp(self.path) != self.stamp):
             return True  # opened as immutable, and somebody writes now, or did since
         return self.moved() or self.has_lost_log()
 
@@ -326,20 +327,37 @@ def all_links() -> list[Link]:
     return list(_links)
 
 
-def hold(chosen: Callable[[Link], bool]) -> list[Link]:
-    """Take the gate and the locks of some links, waiting for what is under way."""
+def hold(chosen: Callable[[Link], bool], timeout_s: float = inf) -> list[Link]:
+    """Take the gate and the locks of some links, waiting for what is under way.
+
+    Raises `StoreBusyError` if that takes too long: a thread may stay inside a transaction for as long as it likes.
+    """
+    deadline = time.monotonic() + timeout_s
     while True:
-        gate.acquire()
         held: list[Link] = []
-        for link in [link for link in all_links() if chosen(link)]:
-            if not link.lock.acquire(timeout=0.01):
-                break
-            held.append(link)
-        else:
+        gate.acquire()
+        try:
+            busy = next((link for link in all_links() if chosen(link) and not _take(link, held)), None)
+        except BaseException:
+            release(held)
+            raise
+        if busy is None:
             return held
         # Its owner may be waiting for the gate, in order to open a connection: let it.
         release(held)
+        if time.monotonic() > deadline:
+            raise StoreBusyError(
+                f"{busy.path!r} is to be opened anew, and another thread of this process has been using it for "
+                f"{timeout_s:g} s: end its transaction"
+            )
         time.sleep(0.001)
+
+
+def _take(link: Link, held: list[Link]) -> bool:
+    if link.lock.acquire(timeout=0.01):
+        held.append(link)
+        return True
+    return False
 
 
 def release(held: list[Link]) -> None:

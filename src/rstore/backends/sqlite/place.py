@@ -66,15 +66,14 @@ def unreachable(path: str, error: Exception) -> StoreNotAvailableError:
     return StoreNotAvailableError(f"{path!r} cannot be reached: {reason}")
 
 
-def log_names(path: str) -> tuple[str, str]:
+def log_names(place: str) -> tuple[str, str]:
     """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
-    path = os.path.realpath(path)
-    return path + "-wal", path + "-shm"
+    return place + "-wal", place + "-shm"
 
 
-def has_log(path: str) -> bool:
+def has_log(place: str) -> bool:
     """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
-    log = status(log_names(path)[0])
+    log = status(log_names(place)[0])
     return log is not None and log.st_size > 0
 
 

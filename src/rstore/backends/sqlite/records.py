@@ -25,7 +25,7 @@ from rstore.backends.nouns import (
     too_large,
     version_of,
 )
-from rstore.backends.sqlite.cells import damaged_names, found_of, missing
+from rstore.backends.sqlite.cells import damaged_names, found_of, missing, unsound
 from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
@@ -258,12 +258,13 @@ def page(rows: Iterable[Any], limit: int) -> Page:
     size = 0
     for row in rows:
         if len(found) == limit or size > _PAGE_BYTES:
-            return Page(found_of(found), more=True)
+            return Page(found, more=True)
+        key, record, expires = row
+        if type(record) is not bytes or type(key) is not str or not (expires is None or type(expires) is int):
+            raise unsound([row])
         found.append(row)
-        if type(row[1]) is not bytes:
-            raise missing(row[0])
-        size += len(row[1])
-    return Page(found_of(found), more=False)
+        size += len(record)
+    return Page(found, more=False)
 
 
 def around_damage(rows: Iterable[Any], limit: int) -> Page:

@@ -10,17 +10,24 @@ import apsw
 
 from rstore.backends.sqlite.link import Link, hold, release
 from rstore.backends.sqlite.place import Identity, identity
-from rstore.errors import StoreError
+from rstore.errors import StoreBusyError, StoreError
 
 
 def remove_if_unused(
-    path: str, opened: Identity, mine: Callable[[Link], bool], is_unused: Callable[[apsw.Connection], bool]
+    path: str,
+    opened: Identity,
+    mine: Callable[[Link], bool],
+    is_unused: Callable[[apsw.Connection], bool],
+    timeout_s: float,
 ) -> None:
     """Close one's own links, and remove the file that was opened if nobody else has it open and nothing is in it.
 
     Whatever is in the way: what was in the file is deleted, and the file stays.
     """
-    held = hold(mine)
+    try:
+        held = hold(mine, timeout_s)
+    except StoreBusyError:
+        return
     try:
         for link in held:
             link.close()

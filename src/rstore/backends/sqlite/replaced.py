@@ -15,14 +15,14 @@ import apsw
 
 from rstore.backends.sqlite.errors import translated
 from rstore.backends.sqlite.link import Link, all_links, hold, release
-from rstore.backends.sqlite.place import identity, is_there, log_names
+from rstore.backends.sqlite.place import identity, is_there, log_names, unreachable
 from rstore.errors import CorruptionError, StoreBusyError
 
 
 def leave(path: str, mine: Link, timeout_s: float) -> None:
     """Close all connections of this process to what bears the name or did, after one link was seen to have another."""
     place = os.path.realpath(path)
-    held = hold(lambda link: os.path.realpath(link.path) == place)
+    held = hold(lambda link: os.path.realpath(link.path) == place, timeout_s)
     try:
         try:
             _retire(mine, path, timeout_s)
@@ -37,13 +37,16 @@ def leave(path: str, mine: Link, timeout_s: float) -> None:
 
 
 def are_others(path: str) -> bool:
-    """Return whether this process has other files of the name open; for whoever holds the gate."""
-    return any(map(_of_another(path), all_links()))
+    """Return whether this process has other files of the name open; only whoever holds the gate can rely on it."""
+    some = [link for link in all_links() if link.connection is not None]
+    return bool(some) and any(map(_of_another(path), some))  # mostly there are none, and the file is not asked for
 
 
 def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
-    held = hold(_of_another(path))
+    if not are_others(path):
+        return
+    held = hold(_of_another(path), timeout_s)
     try:
         for link in held:
             _retire(link, path, timeout_s)
@@ -53,8 +56,8 @@ def leave_others(path: str, timeout_s: float) -> None:
 
 
 def _of_another(path: str) -> Callable[[Link], bool]:
-    place, now = os.path.realpath(path), identity(path)
-    log = identity(log_names(path)[0])
+    place = os.path.realpath(path)
+    now, log = identity(place), identity(log_names(place)[0])
     return lambda link: (
         link.connection is not None
         and link.bound is None  # a transaction finds out by itself
@@ -72,13 +75,22 @@ def _retire(link: Link, path: str, timeout_s: float) -> None:
             _empty_log(link.connection, path, timeout_s)
         for log, opened in link.logs.items():
             if opened is not None and identity(log) == opened:
-                os.unlink(log)
+                _remove(log)
     elif link.has_lost_log() and not link.connection.in_transaction:
         _save_lost_log(link.connection, path, timeout_s)
 
 
+def _remove(log: str) -> None:
+    try:
+        os.unlink(log)
+    except FileNotFoundError:  # others were faster
+        pass
+    except OSError as error:  # and no file of this name can be opened as long as it is there
+        raise unreachable(log, error) from error
+
+
 def _save_lost_log(connection: apsw.Connection, path: str, timeout_s: float) -> None:
-    if not is_there(log_names(path)[0]):
+    if not is_there(log_names(os.path.realpath(path))[0]):
         _empty_log(connection, path, timeout_s)
         return
     # Another log is there: whoever writes it goes by what the file was, which must not change beneath them.
