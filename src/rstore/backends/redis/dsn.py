@@ -176,7 +176,7 @@ def _address(text: str, port: int) -> Address:
     if match is None or not 0 < int(match[2] or port) <= 65535:
         raise InvalidValueError(
             "a Redis DSN is redis://user:password@host:port/database; its host is a name or an address, an IPv6 one in "
-            "brackets, and its port a number from 1 to 65535"
+            "brackets, and its port a number up to 65535"
         )
     host = match[1].strip("[]") or "localhost"
     try:
