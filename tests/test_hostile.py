@@ -340,10 +340,10 @@ def test_patterns_are_soon_matched(tmp_path: Path) -> None:
 def test_damaged_bytes_take_little_and_raise_errors_of_ours(seed: int) -> None:
     program = Path(__file__).with_name("decoder_fuzz.py")
     done = subprocess.run(
-        [sys.executable, str(program), str(seed), "10"], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(program), str(seed), "4"], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sum(json.loads(done.stdout)["counts"].values()) > 500
+    assert sum(json.loads(done.stdout)["counts"].values()) > 200
 
 
 def test_sequences_that_are_appended_to_end(tmp_path: Path) -> None:

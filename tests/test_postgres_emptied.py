@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -162,6 +163,7 @@ def test_each_point_is_taken_once_whoever_appends_and_rewrites(store: Store, oth
             batch = range(i * 2000, i * 2000 + (1100 if i % 10 == 0 else 1 + i % 3))
             other.extend_many("s", ((t, t) for t in batch))
             acknowledged.extend(batch)
+            time.sleep(0.002)  # else, on a busy machine, no transaction ever gets to its end before the next one
 
     def pack() -> None:
         while not done.is_set():

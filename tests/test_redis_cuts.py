@@ -21,8 +21,8 @@ from redis_servers import Server
 from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
-PLACES: Final = int(os.environ.get("RSTORE_CUTS", "2"))
-"""So many places beside the ends of each piece; 1000000 for every byte."""
+PLACES: Final = int(os.environ.get("RSTORE_CUTS", "8"))
+"""So many places, drawn from the ends of the pieces and from within; 1000000 for every byte."""
 MOST_S: Final = 4.0
 
 VERBS: dict[str, Callable[[Store], object]] = {
@@ -101,8 +101,11 @@ def places(pieces: list[int], randomly: random.Random) -> list[int]:
         found |= {total + 1, total + size - 1, total + size}
         total += size
     within = range(total)
-    found |= set(within if total <= PLACES else randomly.sample(within, PLACES))
-    return sorted(at for at in found if 0 <= at < total)
+    found |= set(within if total <= PLACES else randomly.sample(within, max(1, PLACES // 4)))
+    drawn = sorted(at for at in found if 0 <= at < total)
+    if len(drawn) > PLACES:
+        drawn = sorted({drawn[0], drawn[-1], *randomly.sample(drawn, PLACES)})
+    return drawn
 
 
 @pytest.fixture

@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 from redis_servers import VALKEY, Server, executables
-from test_conformance import ServerSuite
 
 from rstore import Store, backends
 from rstore.backends.nouns import Log, Model
 from rstore.backends.redis import leases
 from rstore.backends.redis.batches import RedisBatches
+from rstore.testing.entries import EntrySuite
+from rstore.testing.events import EventSuite
+from rstore.testing.flavours import PICKLED, Flavour
+from rstore.testing.pruning import PruningSuite
+from rstore.testing.racing import RacingSuite
+from rstore.testing.series import SeriesSuite
+from rstore.testing.transactions import TransactionSuite
+from rstore.testing.watching import WatchingSuite
 
 SCRIPTS = {
     path.stem: sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
@@ -33,9 +40,18 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-class TestValkey(ServerSuite):
+class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite, TransactionSuite, WatchingSuite):
+    """The suites that use a script, or tracking: what else there is does not depend on the server."""
+
+    local_clock = False
     moments = False
     copies = False
+
+    @pytest.fixture(params=PICKLED, ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        """Return how the test keeps its values."""
+        flavour: Flavour = request.param
+        return flavour
 
     @pytest.fixture
     def dsn(self, valkey: Server) -> str:

@@ -183,7 +183,7 @@ class CareSuite(Suite):
         (tmp_path / "link.db").symlink_to(tmp_path / "nowhere")
         with opener() as store:
             for there in (path, tmp_path / "link.db", tmp_path, tmp_path.root):
-                with pytest.raises(InvalidValueError, match="there already"):
+                with pytest.raises(InvalidValueError, match=r"there already|names a directory"):
                     store.backup(there)
             with pytest.raises(StoreNotAvailableError):
                 store.backup(tmp_path / "no directory" / "copy.db")

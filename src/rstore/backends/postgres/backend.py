@@ -186,6 +186,14 @@ class PostgresBackend(PostgresCare):
             self._check_time(deadline, log)
 
     def _try_commit(self, log: Log, commit: Commit, birth: bytes, deadline: float) -> bool:
+        while True:
+            outcome = self._commit_once(log, commit, birth, deadline)
+            if isinstance(outcome, bool):
+                return outcome
+            commit = outcome
+
+    def _commit_once(self, log: Log, commit: Commit, birth: bytes, deadline: float) -> bool | Commit:
+        """Do a commit if its conditions hold; return the one to try next where an emptied head was in the way."""
         stays = self._head_stays(log)
         try:
             planned = plan(self._logs, address_of(self._name, birth, log), commit, heads_stay=stays)
@@ -213,10 +221,10 @@ class PostgresBackend(PostgresCare):
         if emptied is None:
             return False
         if stays and emptied.sealed == commit.create.sealed:
-            return self._try_commit(log, begun_over(commit, emptied.epoch), birth, deadline)
+            return begun_over(commit, emptied.epoch)
         self._check_time(deadline, log)
         self._emptied.remove(log, birth)
-        return self._try_commit(log, commit, birth, deadline)
+        return commit
 
     def _head_stays(self, log: Log) -> bool:
         """Return whether the log must not be removed here: others may have appended what cannot be seen."""
