@@ -413,11 +413,12 @@ def test_what_takes_long_takes_as_long_as_the_server_is_at_work(dsn: str) -> Non
             backend._connections.read((slow, ()))  # noqa: SLF001
 
 
-def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(postgresql: Server, dsn: str) -> None:
+def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(
+    postgresql: Server, postgresql_schema: str, dsn: str
+) -> None:
     with Store(dsn, frozen=False, timeout=1) as store, psycopg.connect(postgresql.conninfo()) as holder:
         store["k"] = 1
-        ((schema,),) = postgresql.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE 'test %' LIMIT 1")
-        holder.execute(f'LOCK TABLE "{schema}".records'.encode())
+        holder.execute(f'LOCK TABLE "{postgresql_schema}".records'.encode())
         for verb in (store.stats, store.check, store.clear, store.vacuum):
             began = monotonic()
             with pytest.raises(StoreBusyError):
