@@ -22,7 +22,10 @@ demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it qu
 	@$(BIN)/python examples/demo.py
 
 test: $(TEST) ## run all tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --quiet
+	@# What fails side by side is run once more, alone: servers that share two cores with all else miss a deadline now and
+	@# then. It is printed both times, and what fails again has failed.
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --quiet || \
+	  $(BIN)/python -m pytest --quiet --last-failed --last-failed-no-failures none
 
 test-oldest: ## run all tests with the oldest version of everything that pyproject.toml allows
 	@$(MAKE) --no-print-directory VENV=$(VENV)-oldest CONSTRAINTS=$(VENV)-oldest/oldest.txt test
