@@ -11,7 +11,7 @@ from rstore.errors import CorruptionError, UnsafeValueError
 
 
 def build(root: Any, most_hashed: int) -> Any:
-    """Return what was loaded with all blueprints built, without recursion: nesting has no limit but memory.
+    """Build all blueprints of a loaded value, without recursion: nesting has no limit but memory.
 
     Lists, dicts and sets are filled in place, so that what is shared stays shared, and what holds itself holds itself.
     Each object is looked at once, or twice if it holds itself. The keys of dicts and the items of sets
@@ -25,11 +25,11 @@ class _Building:
 
     def __init__(self, most_hashed: int) -> None:
         self.built: dict[int, Any] = {}
-        """What stands for an object, by its id."""
+        """The replacements of objects, by their ids."""
         self.kept: list[Any] = []
-        """What else was looked at, so that no id is used twice."""
+        """Other objects that were looked at, kept so that no id is used twice."""
         self.begun: set[int] = set()
-        """What waits for its parts."""
+        """The objects that wait for their parts."""
         self.costs: dict[int, int] = {}
         """How many objects a hash of one looks at, if more than one."""
         self.most_hashed = self.left = most_hashed

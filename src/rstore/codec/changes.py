@@ -62,7 +62,7 @@ _MASK: Final = 2 ** (8 * _TAG_BYTES) - 1
 
 
 def new_tag() -> bytes:
-    """Return what tells a change that is about to be sealed from every other one."""
+    """Draw the tag that tells a change from every other one."""
     return os.urandom(_TAG_BYTES)
 
 

@@ -182,9 +182,11 @@ class CareSuite(Suite):
         path.write_text("mine")
         (tmp_path / "link.db").symlink_to(tmp_path / "nowhere")
         with opener() as store:
-            for there in (path, tmp_path / "link.db", tmp_path, tmp_path.root):
-                with pytest.raises(InvalidValueError, match=r"there already|names a directory"):
+            for there in (path, tmp_path / "link.db", tmp_path):
+                with pytest.raises(InvalidValueError, match="there already"):
                     store.backup(there)
+            with pytest.raises(InvalidValueError, match="names a directory"):
+                store.backup(tmp_path.root)
             with pytest.raises(StoreNotAvailableError):
                 store.backup(tmp_path / "no directory" / "copy.db")
             for wrong in (None, 5, b"copy.db"):

@@ -122,7 +122,7 @@ class Link:
         self._cancelled = False
         self.used_at = monotonic()
         self.mark = b""
-        """What its receipts are known by, once it has left one."""
+        """The name of its receipts, once it has left one."""
         # What follows is its pool's.
         self.home: object = None
         self.seat: object = None

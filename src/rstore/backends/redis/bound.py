@@ -41,7 +41,7 @@ class _Turn(Event):
 
 
 class _Place:
-    """What a thread has while it connects. Whatever becomes of the thread, it goes with the call."""
+    """The state of a thread that connects. It goes with the call, whatever becomes of the thread."""
 
 
 class Bound:

@@ -209,7 +209,7 @@ class RedisNamespace:
             )
 
     def _is_alive(self, alive: bytes | None) -> bool:
-        """Return what the registry says; of something else it must not be concluded that the namespace has ended."""
+        """Read the registry; anything unexpected in it must not be taken for the end of the namespace."""
         if alive not in (b"0", b"1"):
             raise CorruptionError(
                 f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: the "
