@@ -13,7 +13,7 @@ DEV := $(VENV)/.has-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two pips in one environment get in each other's way
-.PHONY: help demo test test-oldest docs lint types wheel bench clean
+.PHONY: help demo test test-oldest docs lint types wheel release-check bench clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,6 +47,9 @@ wheel: $(DEV) ## build the wheel, and use it in an empty environment with core d
 	@$(PYTHON) -m venv --clear --without-pip $(VENV)-wheel
 	@$(BIN)/python -m pip --python $(VENV)-wheel/bin/python install --quiet dist/*.whl
 	@$(VENV)-wheel/bin/python -I .ci/use_wheel.py
+
+release-check: wheel ## inspect the wheel and the sdist, before a release
+	@$(BIN)/python .ci/check_release.py
 
 bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py
