@@ -1,6 +1,6 @@
-"""Inspects what `make wheel` has built, before it is published: `make release-check` runs this.
+"""Inspects the wheel and the sdist in dist/ before they are published: `make release-check` builds them and runs this.
 
-A package on an index cannot be replaced, only withdrawn. So whatever a user could stumble over is looked at first.
+A file on a package index cannot be replaced, only withdrawn.
 """
 
 import re
@@ -14,15 +14,15 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 
 NAME = "rlib_store"
-MAX_WHEEL_BYTES = 600_000
-MAX_SDIST_BYTES = 3_000_000
+MAX_WHEEL_BYTES = 700_000
+MAX_SDIST_BYTES = 1_500_000
 # The sdist is for building and testing: it leaves out what only a forge and an editor read.
 NOT_IN_SDIST = (".editorconfig", ".github/", ".pre-commit-config.yaml")
 METADATA = ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")
 
 
 def run(*command: str) -> str:
-    """Return what a command prints; what fails ends the check."""
+    """Return the output of a command; a command that fails ends the check."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{done.stdout}{' '.join(command)} has failed")
@@ -30,7 +30,7 @@ def run(*command: str) -> str:
 
 
 def check(statement: str, *, wrong: str | None) -> None:
-    """Print that a statement holds, or end with what is `wrong`."""
+    """Print a statement that holds, or end with what is `wrong`."""
     if wrong:
         sys.exit(f"not true that {statement}: {wrong}")
     print(f"  {statement}")
@@ -68,8 +68,8 @@ def difference(found: set[str], expected: set[str]) -> str:
     return ", ".join([*(f"{name} is missing" for name in missing), *(f"{name} is stray" for name in stray)])
 
 
-def heading_is_wrong(version: str, tags: list[str]) -> str | None:
-    """Return what is wrong with the newest heading of the changelog, or with a tag of this commit, if it is."""
+def heading_fault(version: str, tags: list[str]) -> str | None:
+    """Return the fault of the newest heading of the changelog, or of a tag of this commit; None if there is none."""
     heading = re.search(r"^## ([^\s,]+), (\S+)$", Path("CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     if heading is None or heading[1] != version:
         return f"its newest heading is not that of {version}"
@@ -80,8 +80,8 @@ def heading_is_wrong(version: str, tags: list[str]) -> str | None:
     return f"the tag {tags[0]} is there, and the heading has no date" if heading[2] == "unreleased" else None
 
 
-def metadata_is_wrong(metadata: Message, version: str) -> str | None:
-    """Return what is wrong with the metadata of the wheel, None if nothing is."""
+def metadata_fault(metadata: Message, version: str) -> str | None:
+    """Return the entries of the wheel's metadata that are wrong, None if none is."""
     expected = {
         "Name": "rlib-store",
         "Version": version,
@@ -101,14 +101,14 @@ def main() -> None:
     version = wheel.name.split("-")[1]
     source = Path("src/rstore/__init__.py").read_text(encoding="utf-8")
     check(f"the version is {version}", wrong=None if f'__version__ = "{version}"' in source else "it is another one")
-    check("the changelog and the tag agree", wrong=heading_is_wrong(version, run("git", "tag", "--points-at").split()))
+    check("the changelog and the tag agree", wrong=heading_fault(version, run("git", "tag", "--points-at").split()))
 
     inside = wheel_files(wheel)
     info = f"{NAME}-{version}.dist-info/"
     package = {name.removeprefix("src/") for name in tracked if name.startswith("src/rstore/")}
     check("the wheel holds the package", wrong=difference(set(inside), package | {info + name for name in METADATA}))
     check("the package is typed", wrong=None if "rstore/py.typed" in inside else "py.typed is missing")
-    check("the wheel has its metadata", wrong=metadata_is_wrong(message_from_bytes(inside[f"{info}METADATA"]), version))
+    check("the wheel has its metadata", wrong=metadata_fault(message_from_bytes(inside[f"{info}METADATA"]), version))
     expected = {name for name in tracked if not name.startswith(NOT_IN_SDIST)}
     check("the sdist holds the repository", wrong=difference(sdist_files(sdist, version), expected | {"PKG-INFO"}))
     for path, limit in ((wheel, MAX_WHEEL_BYTES), (sdist, MAX_SDIST_BYTES)):

@@ -9,8 +9,8 @@ SUBJECT = re.compile(r"[a-z][a-z0-9_-]*: \S.*[^\s.]")
 GIT_WROTE = ("Merge ", "Revert ", "fixup! ", "squash! ", "amend! ")
 
 
-def problem_of(message: str) -> str | None:
-    """Return what is wrong with the subject of a message, None if nothing is; lines after a # are comments of Git."""
+def fault_of(message: str) -> str | None:
+    """Return the fault of a message's subject, None if there is none. Lines that begin with # are comments of Git."""
     subject, _, rest = re.sub(r"^#.*\n?", "", message, flags=re.MULTILINE).strip().partition("\n")
     if subject.startswith(GIT_WROTE):
         return None
@@ -24,4 +24,4 @@ def problem_of(message: str) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(problem_of(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    sys.exit(fault_of(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-problem_of = runpy.run_path(str(Path(__file__).parent.parent.parent / ".ci" / "check_subject.py"))["problem_of"]
+fault_of = runpy.run_path(str(Path(__file__).parent.parent.parent / ".ci" / "check_subject.py"))["fault_of"]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ problem_of = runpy.run_path(str(Path(__file__).parent.parent.parent / ".ci" / "c
     ],
 )
 def test_a_subject_that_is_taken(message: str) -> None:
-    assert problem_of(message) is None
+    assert fault_of(message) is None
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_a_subject_that_is_taken(message: str) -> None:
     ],
 )
 def test_a_subject_that_is_refused(message: str, expected: str) -> None:
-    assert expected in problem_of(message)
+    assert expected in fault_of(message)
