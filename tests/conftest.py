@@ -21,15 +21,15 @@ NAMES = {"postgres", "postgresql", "redis", "cluster", "redis in buckets", "redi
 """The parameters that stand for a server, beside the names of fixtures: a test asks for the fixture when it runs."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses among them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder, and by the servers that it asks for."""
     for item in items:
         if item.path.is_relative_to(TESTS) and (mark := FOLDERS.get(item.path.relative_to(TESTS).parts[0])):
             item.add_marker(mark)
-        call = getattr(item, "callspec", None)
-        names = (
-            {value.removesuffix("_dsn") for value in call.params.values() if isinstance(value, str)} if call else set()
-        )
+        parameters = vars(item).get("callspec")
+        values = parameters.params.values() if parameters else ()
+        names = {value.removesuffix("_dsn") for value in values if isinstance(value, str)}
         if SERVERS & set(getattr(item, "fixturenames", ())) or NAMES & names:
             item.add_marker("server")
 
