@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 CONSTRAINTS ?=
 INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %) --editable
 
@@ -16,7 +16,7 @@ DEV := $(VENV)/.has-dev
 .PHONY: help demo test test-oldest docs lint types wheel release-check bench clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it questions
 	@$(BIN)/python examples/demo.py
