@@ -45,16 +45,16 @@ Expected: TypeAlias = bytes | Literal[Always.ANY] | None
 
 
 KEYS_BYTES: Final = 8
-"""So many bytes at the end of a birth are replaced with every fact that is added."""
+"""So many bytes at the end of an incarnation are replaced with every fact that is added."""
 
 
-def identity_of(birth: bytes) -> bytes:
-    """Return the part of a birth that stays from the creation of a namespace to its discarding."""
-    return birth[:-KEYS_BYTES]
+def identity_of(incarnation: bytes) -> bytes:
+    """Return the part of an incarnation that stays from the creation of a namespace to its discarding."""
+    return incarnation[:-KEYS_BYTES]
 
 
-Birth: TypeAlias = bytes | Literal[Always.ANY]
-"""A condition on the birth of a namespace: this one, or `ANY`."""
+ExpectedIncarnation: TypeAlias = bytes | Literal[Always.ANY]
+"""A condition on the incarnation of a namespace: this one, or `ANY`."""
 
 
 class Keeping(enum.Enum):
@@ -133,7 +133,7 @@ class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, whi
     """Somebody discarded the namespace: nothing was written. `Backend.create` makes it again."""
 
 
-class Undone(StoreError):  # noqa: N818 - what became of it, not what is wrong
+class RolledBack(StoreError):  # noqa: N818 - what became of it, not what is wrong
     """A transaction was undone by its server: nothing was applied, and all of it may be done again.
 
     Backends raise it together with the error that it is where nobody does so.

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Unpack
 
-from rstore.backends.care import Care
-from rstore.backends.nouns import (
+from rstore.backends.maintenance import Care
+from rstore.backends.types import (
     ANY,
     FIRST,
     LAST,
     MAX_SEQ,
-    Birth,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Found,
     Head,
     HeldSnapshot,
@@ -57,15 +57,15 @@ class Backend(Care):
     Threads may share a backend. A method that waited for a lock longer than the time-out raises `StoreBusyError`;
     driver exceptions never leak.
 
-    *When a namespace is gone.* It has a birth, random bytes that tell it from another that takes its name later. What
-    is sealed belongs to one birth, so every write that puts something carries the birth that it was sealed for; if the
-    namespace is gone, or of another birth, nothing is written and `NamespaceGone` is raised. The layer above then calls
-    `create`, seals anew and tries again. With every fact that is added the last `KEYS_BYTES` of the birth are replaced,
+    *When a namespace is gone.* It has an incarnation, random bytes that tell it from another that takes its name later. What
+    is sealed belongs to one incarnation, so every write that puts something carries the incarnation that it was sealed for; if the
+    namespace is gone, or of another incarnation, nothing is written and `NamespaceGone` is raised. The layer above then calls
+    `create`, seals anew and tries again. With every fact that is added the last `KEYS_BYTES` of the incarnation are replaced,
     in the same step: what is written by a layer above that does not know of the fact is refused as well, so that the
-    rules that depend on facts hold for all who write from then on. What takes away carries the birth as `if_birth`: of
+    rules that depend on facts hold for all who write from then on. What takes away carries the incarnation as `if_incarnation`: of
     another one nothing is taken, and `NamespaceGone` is raised; of a namespace that is gone there is nothing to take.
     Reading goes by name: a namespace that is gone reads as empty. (A cluster
-    makes the birth part of every key's name: what is written under a dead one is found by nobody.)
+    makes the incarnation part of every key's name: what is written under a dead one is found by nobody.)
 
     *What they must not know.* Types, pickles, compression, operators, encryption: these live above. Arguments were
     checked above and are not checked again, and so was whether writing is allowed.
@@ -77,7 +77,7 @@ class Backend(Care):
     transaction over several calls is a separate ability on top: whoever has it runs the same methods inside it.
     """
 
-    most_rows: ClassVar[int] = MAX_SEQ
+    max_rows: ClassVar[int] = MAX_SEQ
     """How many hot rows may be written or dropped in one call without holding everybody else up for long."""
 
     is_remote: ClassVar[bool] = False
@@ -94,7 +94,7 @@ class Backend(Care):
 
     @abstractmethod
     def create(self) -> bytes:
-        """Return the birth of the namespace, after creating it if there is none."""
+        """Return the incarnation of the namespace, after creating it if there is none."""
 
     @abstractmethod
     def close(self) -> None:
@@ -106,11 +106,11 @@ class Backend(Care):
 
     @abstractmethod
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
-        """Return the birth of the namespace and all facts about it, of one moment; (None, {}) if there is none."""
+        """Return the incarnation of the namespace and all facts about it, of one moment; (None, {}) if there is none."""
 
     @abstractmethod
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        """Keep a fact if there is none of that name, and return the one that is kept. The birth is another one then.
+        """Keep a fact if there is none of that name, and return the one that is kept. The incarnation is another one then.
 
         Raises `NamespaceGone`.
         """
@@ -149,27 +149,27 @@ class Backend(Care):
         return True
 
     @abstractmethod
-    def write(self, writes: Writes, birth: bytes) -> None:
+    def write(self, writes: Writes, incarnation: bytes) -> None:
         """Put and delete records of distinct keys: all or nothing, on a cluster per bucket."""
 
-    def put(self, key: str, record: bytes, ttl_ms: Ttl, birth: bytes) -> None:
+    def put(self, key: str, record: bytes, ttl_ms: Ttl, incarnation: bytes) -> None:
         """Put one record: the write that there are most of."""
-        self.write(((key, record, ttl_ms),), birth)
+        self.write(((key, record, ttl_ms),), incarnation)
 
     @abstractmethod
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         """Put or delete a record if it still has that version (`None`: if it is absent); return whether it was done."""
 
     @abstractmethod
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         """Let a record live that long from now on, `None` for good; return whether there is one."""
 
     @abstractmethod
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         """Delete records and return how many there were."""
 
     @abstractmethod
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         """Delete the records from `start` (included) to `stop` (excluded), and return how many there were."""
 
     @abstractmethod
@@ -282,7 +282,7 @@ class Backend(Care):
             at = position_before((checkpoint.t, checkpoint.seq))
 
     @abstractmethod
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         """Put rows, replacing those at the same positions, without reading anything; create the log if absent.
 
         Returns False, and writes nothing, if the log exists and its `sealed` differs from that of `head`.
@@ -293,11 +293,11 @@ class Backend(Care):
         """Return the number of hot rows and the bytes they hold; an estimate is good enough."""
 
     @abstractmethod
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
 
     @abstractmethod
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
 
     @property
@@ -329,7 +329,7 @@ class Backend(Care):
         Whoever ends one that has a part open ends that before, and once more when its own `with` is left: the second
         end does nothing.
 
-        Raises `Undone` where others were in the way, nothing was applied, and all of it may be done again;
+        Raises `RolledBack` where others were in the way, nothing was applied, and all of it may be done again;
         `NotSupportedError`, before anything is sent, where it is not possible.
         """
 
