@@ -24,7 +24,7 @@ from rstore.codec.serializers import Codec
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError, forgetful
 from rstore.incarnation import Incarnations
 from rstore.keyvalue import Watching
-from rstore.maintenance.verbs import Care
+from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
 from rstore.retry import Patience
 from rstore.session import CLOSED, FROZEN, Session
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _log: Final = logging.getLogger("rstore.store")
 
 
-class Store(Models, Watching, Care):
+class Store(Models, Watching, Maintenance):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:

@@ -69,7 +69,7 @@ MODELS: Final[Mapping[int, str]] = {RECORDS: "values", Model.SERIES: "series", M
 """What findings call the models."""
 
 
-class Care(ABC):
+class BackendMaintenance(ABC):
     """What a backend does for a store as a whole. None of it needs more than the right to read, but `reclaim`."""
 
     @abstractmethod

@@ -27,7 +27,7 @@ class Reclaimed(NamedTuple):
     """How much smaller the store is now; None where the backend does not say."""
 
 
-class Care(Verbs):
+class Maintenance(Verbs):
     """Taking care of a store."""
 
     def namespaces(self) -> list[str]:
