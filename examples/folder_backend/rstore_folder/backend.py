@@ -1,221 +1,224 @@
-"""The backend: it reads the file of a namespace, or locks the folder, changes it, and puts another file in its place.
+"""The backend: it reads the file of its namespace, or changes a copy of the namespace and replaces the file.
 
-Every write writes the whole file, so that this is for a few megabytes. It shows what a backend has to do: transactions,
-a bounded wait for a lock, files that are whole whatever happens, and no exception that is not rstore's.
+Each write writes all of the namespace, so that this is for a few megabytes. The calls of the contract on a namespace in
+memory come from the reference backend, `memory://`.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
 
-from rstore import (
-    Durability,
-    Finding,
-    InvalidValueError,
-    OutcomeUnknownError,
-    Stats,
-    StoreBusyError,
-    StoreClosedError,
-    StoreFullError,
-    StoreNotAvailableError,
-)
+from rstore import Durability, Finding, InvalidValueError, Stats, StoreClosedError
 from rstore.backends.common.backoff import Backoff, Deadline
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
 from rstore.backends.maintenance import RECORDS, no_namespace, stats_of
-from rstore.backends.types import Options, Watcher
+from rstore.backends.memory.dicts import MemoryNamespace, copy_of
+from rstore.backends.memory.reading import MemoryReads, MemorySnapshot
+from rstore.backends.memory.writing import MemoryWrites
+from rstore.backends.types import (
+    ANY,
+    Commit,
+    Expected,
+    ExpectedIncarnation,
+    Head,
+    Log,
+    Options,
+    Row,
+    Watcher,
+    Write,
+    Writes,
+)
 
-from rstore_folder.calls import Calls, FolderTransaction
-from rstore_folder.namespace import Namespace
-
-_STAMP_BYTES: Final = 16
-"""So many random bytes begin a file, and differ in every version of it."""
+from rstore_folder.file import NamespaceFile, names_in, translated
+from rstore_folder.packing import pack
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raise the error of rstore that an error of the system is: the one place that knows both."""
-    try:
-        yield
-    except OSError as error:
-        kind = StoreFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreNotAvailableError
-        raise kind(f"{error.filename or 'the folder'}: {error.strerror}; nothing was applied") from error
+class FolderTransaction(MemoryWrites):
+    """Changes a copy of a namespace. The backend puts it in place of the namespace at the end."""
+
+    def __init__(self, namespace: MemoryNamespace | None) -> None:
+        self.namespace = copy_of(namespace)
+
+    def _find(self) -> MemoryNamespace | None:
+        return self.namespace
+
+    def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
+        self.namespace = namespace
+
+    def _wrote(self) -> None:
+        """Do nothing: watchers look at the file."""
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    @contextmanager
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Iterator[WriteTransaction]:
+        before = copy_of(self.namespace)
+        try:
+            yield self
+        except BaseException:
+            self.namespace = before
+            raise
+
+    def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
+        return nullcontext(self)
 
 
-class FolderBackend(Calls, Backend):
+class FolderBackend(MemoryReads, Backend):
     """One namespace in a folder."""
 
     def __init__(self, place: str, namespace: str, options: Options) -> None:
         if not place:
-            raise InvalidValueError("folder://PATH names a folder")
+            raise InvalidValueError("folder://PATH names a folder, and folder:// none")
         self._folder = Path(place).absolute()
-        # Any name may be that of a namespace, also 255 bytes and a slash; a file has none of them.
-        self._file = self._folder / f"{hashlib.sha256(namespace.encode()).hexdigest()}.namespace"
+        self._file = NamespaceFile(self._folder, namespace, synced=options.durability == "full")
         self._name = namespace
         self._options = options
         self._closed = False
-        self._seen: tuple[bytes, Namespace] | None = None
-
-    # -- opening ------------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         if not self._options.frozen:
-            with _translated():
+            with translated():
                 self._folder.mkdir(exist_ok=True)
-        elif self._read().incarnation is None:
-            raise no_namespace(self, self._name, f"in {self._folder}")
+        elif self._find() is None:
+            raise no_namespace(self, self._name, f"in the folder {self._folder}")
 
     def close(self) -> None:
         self._closed = True
 
     def discard(self) -> None:
-        with self._change() as tx:
-            tx.namespace = Namespace(self._name)
+        with self._changing() as tx:
+            tx.namespace = None
 
-    # -- reading and writing ------------------------------------------------------------------------------------------
-
-    def _read(self) -> Namespace:
+    def _find(self) -> MemoryNamespace | None:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile; nothing was applied")
-        with _translated():
-            try:
-                file = self._file.open("rb")
-            except FileNotFoundError:
-                return Namespace(self._name)
-            with file:  # it stays whole, also where it is replaced now
-                stamp, seen = file.read(_STAMP_BYTES), self._seen
-                if seen is None or seen[0] != stamp:
-                    self._seen = seen = stamp, Namespace.unpack(file.read())
-        return seen[1]
+        return self._file.read()
+
+    # -- several calls as one -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _change(self) -> Iterator[FolderTransaction]:
-        with self._locked():
-            before = self._read()
-            tx = FolderTransaction(Namespace.unpack(before.pack()))  # others read the one that was seen
-            owner = os.getpid(), threading.get_ident()
+    def _changing(self) -> Iterator[FolderTransaction]:
+        with self._file.locked(self._options.timeout_s):
+            before = self._find()
+            tx, owner = FolderTransaction(before), (os.getpid(), threading.get_ident())
             yield tx
             if (os.getpid(), threading.get_ident()) != owner:
                 raise StoreClosedError("the transaction is that of another thread or process; nothing was applied")
-            if tx.namespace != before:
-                self._write(tx.namespace)
+            if self._packed(tx.namespace) != self._packed(before):
+                self._file.replace(tx.namespace)
+
+    def _packed(self, namespace: MemoryNamespace | None) -> bytes | None:
+        return None if namespace is None else pack(self._name, namespace)
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Iterator[WriteTransaction]:
-        with self._change() as tx:
+        with self._changing() as tx:
             yield tx
+
+    def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
+        return self.transaction()  # which keeps other writers out of all logs
 
     @contextmanager
     def snapshot(self) -> Iterator[ReadTransaction]:
-        yield FolderTransaction(self._read())  # which no writer changes: it puts another one in its place
+        yield MemorySnapshot(self._find())
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep all other writers out, of all processes.
+    # -- each call a transaction of its own ---------------------------------------------------------------------------
 
-        The file of the lock is never removed: another process could hold its lock while a third one makes a new file.
-        """
-        deadline = Deadline(self._options.timeout_s)
-        backoff, pid = Backoff(deadline), os.getpid()
-        with _translated():
-            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            while not _try_lock(descriptor):
-                if not backoff.pause():
-                    raise StoreBusyError(
-                        f"{self._folder} was busy: another writer held its lock for longer than the time-out, "
-                        f"{deadline.timeout_s:g} s; nothing was applied"
-                    )
-            yield
-        finally:
-            if os.getpid() == pid:  # a child of a fork shares the lock of its parent
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+    def create(self) -> bytes:
+        if (namespace := self._find()) is not None:  # as mostly, and then no other writer is waited for
+            return namespace.incarnation
+        with self._changing() as tx:
+            return tx.create()
 
-    def _write(self, namespace: Namespace) -> None:
-        """Put another file in the place of the one that is there, or remove it: others see either as a whole."""
-        new = self._file.with_suffix(".new")
-        with _translated():
-            if namespace.incarnation is None:
-                self._file.unlink(missing_ok=True)
-            else:
-                with new.open("wb") as file:
-                    file.write(os.urandom(_STAMP_BYTES) + namespace.pack())
-                    file.flush()
-                    self._sync(file.fileno())
-                new.replace(self._file)
-        try:
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                self._sync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise OutcomeUnknownError(f"{self._folder}: {error.strerror}; the write is there, and may be lost") from error
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        with self._changing() as tx:
+            return tx.add_fact(name, fact)
 
-    def _sync(self, descriptor: int) -> None:
-        if self._options.durability == "full":
-            os.fsync(descriptor)
+    def write(self, writes: Writes, incarnation: bytes) -> None:
+        with self._changing() as tx:
+            tx.write(writes, incarnation)
 
-    @contextmanager
-    def watcher(self, keys: Sequence[str], prefix: str | None) -> Iterator[Watcher]:
-        yield _FileWatcher(self)
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
+        with self._changing() as tx:
+            return tx.write_if(write, version, incarnation)
+
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        with self._changing() as tx:
+            return tx.touch(key, ttl_ms, if_incarnation=if_incarnation)
+
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        with self._changing() as tx:
+            return tx.delete(keys, if_incarnation=if_incarnation)
+
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        with self._changing() as tx:
+            return tx.delete_range(start, stop, if_incarnation=if_incarnation)
+
+    def sweep(self, limit: int) -> int:
+        with self._changing() as tx:
+            return tx.sweep(limit)
+
+    def clear(self) -> None:
+        with self._changing() as tx:
+            tx.clear()
+
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
+        with self._changing() as tx:
+            return tx.append(log, head, rows, incarnation)
+
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
+        with self._changing() as tx:
+            return tx.commit(log, commit, incarnation)
+
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        with self._changing() as tx:
+            return tx.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 
     # -- the store as a whole -----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> Iterator[Watcher]:
+        yield FileWatcher(self._file)
+
     def namespaces(self) -> list[str]:
-        with _translated():
-            files = list(self._folder.glob("*.namespace"))
-            contents = [file.read_bytes()[_STAMP_BYTES:] for file in files]
-        return sorted(Namespace.unpack(content).name for content in contents)
+        return names_in(self._folder)
 
     def ping(self) -> None:
-        self._read()
+        self._find()
 
     def stats(self) -> Stats:
-        namespace = self._read()
-        records = [(RECORDS, 1, 0, len(record)) for record, _ in namespace.live().values()]
-        return stats_of([*records, *((log.model, *one.totals()) for log, one in namespace.logs.items())])
+        namespace = self._find()
+        logs = {} if namespace is None else namespace.logs
+        records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
+        return stats_of([*records, *((log.model, *one.totals()) for log, one in logs.items())])
 
     def durability(self) -> Durability:
         full = self._options.durability == "full"
-        meaning = "each call is on the disk" if full else "a power cut may damage the file"
+        meaning = "each call is on the disk" if full else "a power cut may lose the namespace"
         return Durability(True, full, full, False, meaning, {"fsync": "on" if full else "off"})
 
     def findings(self) -> Iterator[Finding]:
         return iter(())
 
     def reclaim(self) -> int:
-        return 0  # every write leaves a file without gaps
+        return 0  # each write leaves a file that holds nothing else
 
 
-def _try_lock(descriptor: int) -> bool:
-    try:
-        with _translated():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+class FileWatcher(Watcher):
+    """Looks whether the file of a namespace is another one."""
 
-
-class _FileWatcher(Watcher):
-    """Looks at the stamp of a file."""
-
-    def __init__(self, backend: FolderBackend) -> None:
-        self._backend = backend
-        self._seen = backend._read()
+    def __init__(self, file: NamespaceFile) -> None:
+        self._file = file
+        self._seen = file.read()
 
     def wait(self, timeout_s: float) -> bool:
-        """Return whether the file is another one, as soon as it is."""
         backoff = Backoff(Deadline(timeout_s))
-        while (now := self._backend._read()) is self._seen:
+        while (now := self._file.read()) is self._seen:
             if not backoff.pause():
                 return False
         self._seen = now

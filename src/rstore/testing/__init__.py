@@ -11,7 +11,8 @@ Both need the extra `testing`: pytest and hypothesis.
 """
 
 from rstore.testing.conformance import StoreSuite
+from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.machine import StoreMachine, machine
 from rstore.testing.oracle import Oracle
 
-__all__ = ["Oracle", "StoreMachine", "StoreSuite", "machine"]
+__all__ = ["PICKLED", "Flavour", "Oracle", "StoreMachine", "StoreSuite", "machine"]
