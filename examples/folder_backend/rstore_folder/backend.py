@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -32,9 +32,7 @@ from rstore.backends.types import (
     Write,
     Writes,
 )
-
 from rstore_folder.file import NamespaceFile, names_in, translated
-from rstore_folder.packing import pack
 
 
 class FolderTransaction(MemoryWrites):
@@ -42,6 +40,7 @@ class FolderTransaction(MemoryWrites):
 
     def __init__(self, namespace: MemoryNamespace | None) -> None:
         self.namespace = copy_of(namespace)
+        self.changed = False
 
     def _find(self) -> MemoryNamespace | None:
         return self.namespace
@@ -49,14 +48,15 @@ class FolderTransaction(MemoryWrites):
     def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
         self.namespace = namespace
 
+    def _writing(self) -> AbstractContextManager[None]:
+        self.changed = True
+        return nullcontext()
+
     def _wrote(self) -> None:
         """Do nothing: watchers look at the file."""
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
     @contextmanager
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> Iterator[WriteTransaction]:
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction]:
         before = copy_of(self.namespace)
         try:
             yield self
@@ -92,7 +92,7 @@ class FolderBackend(MemoryReads, Backend):
 
     def discard(self) -> None:
         with self._changing() as tx:
-            tx.namespace = None
+            tx.namespace, tx.changed = None, True
 
     def _find(self) -> MemoryNamespace | None:
         if self._closed:
@@ -102,21 +102,17 @@ class FolderBackend(MemoryReads, Backend):
     # -- several calls as one -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _changing(self) -> Iterator[FolderTransaction]:
+    def _changing(self) -> Generator[FolderTransaction]:
         with self._file.locked(self._options.timeout_s):
-            before = self._find()
-            tx, owner = FolderTransaction(before), (os.getpid(), threading.get_ident())
+            tx, owner = FolderTransaction(self._find()), (os.getpid(), threading.get_ident())
             yield tx
             if (os.getpid(), threading.get_ident()) != owner:
                 raise StoreClosedError("the transaction is that of another thread or process; nothing was applied")
-            if self._packed(tx.namespace) != self._packed(before):
+            if tx.changed:
                 self._file.replace(tx.namespace)
 
-    def _packed(self, namespace: MemoryNamespace | None) -> bytes | None:
-        return None if namespace is None else pack(self._name, namespace)
-
     @contextmanager
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> Iterator[WriteTransaction]:
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction]:
         with self._changing() as tx:
             yield tx
 
@@ -124,7 +120,7 @@ class FolderBackend(MemoryReads, Backend):
         return self.transaction()  # which keeps other writers out of all logs
 
     @contextmanager
-    def snapshot(self) -> Iterator[ReadTransaction]:
+    def snapshot(self) -> Generator[ReadTransaction]:
         yield MemorySnapshot(self._find())
 
     # -- each call a transaction of its own ---------------------------------------------------------------------------
@@ -182,7 +178,7 @@ class FolderBackend(MemoryReads, Backend):
     # -- the store as a whole -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def watcher(self, keys: Sequence[str], prefix: str | None) -> Iterator[Watcher]:
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> Generator[Watcher]:
         yield FileWatcher(self._file)
 
     def namespaces(self) -> list[str]:

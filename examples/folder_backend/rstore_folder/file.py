@@ -6,7 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,6 @@ from typing import Final
 from rstore import OutcomeUnknownError, StoreBusyError, StoreFullError, StoreNotAvailableError
 from rstore.backends.common.backoff import Backoff, Deadline
 from rstore.backends.memory.dicts import MemoryNamespace
-
 from rstore_folder.packing import pack, unpack
 
 _STAMP_BYTES: Final = 16
@@ -22,7 +21,7 @@ _STAMP_BYTES: Final = 16
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated() -> Generator[None]:
     """Raise errors of the system as those of rstore. This is the one place that knows both."""
     try:
         yield
@@ -56,16 +55,22 @@ class NamespaceFile:
         return seen[1]
 
     def replace(self, namespace: MemoryNamespace | None) -> None:
-        """Put another file in place of the one that is there: a reader sees one of the two, and all of it."""
+        """Put another file in place of the one that is there: a reader sees one of the two, and all of it.
+
+        The caller holds the lock, and changes the namespace no more.
+        """
+        stamp = os.urandom(_STAMP_BYTES)
         with translated():
             if namespace is None:
                 self._path.unlink(missing_ok=True)
             else:
                 new = self._path.with_suffix(".new")
-                with new.open("wb", buffering=0) as file:
-                    file.write(os.urandom(_STAMP_BYTES) + pack(self._name, namespace))
+                with new.open("wb") as file:
+                    file.write(stamp + pack(self._name, namespace))
+                    file.flush()
                     self._sync(file.fileno())
                 new.replace(self._path)
+                self._seen = stamp, namespace  # the next reading need not unpack it
         try:  # the folder has to be on the disk, too
             descriptor = os.open(self._folder, os.O_RDONLY)
             try:
@@ -80,7 +85,7 @@ class NamespaceFile:
             os.fsync(descriptor)
 
     @contextmanager
-    def locked(self, timeout_s: float) -> Iterator[None]:
+    def locked(self, timeout_s: float) -> Generator[None]:
         """Keep all other writers out, of all processes. The lock ends with the process.
 
         Raises `StoreBusyError` if another writer holds it for longer than the time-out.
@@ -93,8 +98,8 @@ class NamespaceFile:
             while not _take(descriptor):
                 if not backoff.pause():
                     raise StoreBusyError(
-                        f"the folder {self._folder} was busy: another writer held its lock for longer than the time-out, "
-                        f"{timeout_s:g} s; nothing was applied"
+                        f"the folder {self._folder} was busy: another writer held its lock for longer than the "
+                        f"time-out, {timeout_s:g} s; nothing was applied"
                     )
             yield
         finally:
