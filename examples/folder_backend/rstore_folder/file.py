@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,7 +51,7 @@ class NamespaceFile:
             with file:  # it stays what it is, also if another one takes its place now
                 stamp, seen = file.read(_STAMP_BYTES), self._seen
                 if seen is None or seen[0] != stamp:
-                    self._seen = seen = stamp, unpack(file.read())[1]
+                    self._seen = seen = stamp, unpack(file.read(), self._path)[1]
         return seen[1]
 
     def replace(self, namespace: MemoryNamespace | None) -> None:
@@ -119,6 +119,9 @@ def _take(descriptor: int) -> bool:
 
 def names_in(folder: Path) -> list[str]:
     """Return the names of all namespaces in a folder, in order."""
+    names: list[str] = []
     with translated():
-        contents = [path.read_bytes()[_STAMP_BYTES:] for path in folder.glob("*.namespace")]
-    return sorted(unpack(content)[0] for content in contents)
+        for path in folder.glob("*.namespace"):
+            with suppress(FileNotFoundError):  # discarded since
+                names.append(unpack(path.read_bytes()[_STAMP_BYTES:], path)[0])
+    return sorted(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import msgpack
@@ -23,8 +24,8 @@ def pack(name: str, namespace: MemoryNamespace) -> bytes:
     return msgpack.packb((name, namespace.incarnation, namespace.facts, namespace.records, logs))
 
 
-def unpack(data: bytes) -> tuple[str, MemoryNamespace]:
-    """Return a namespace and its name.
+def unpack(data: bytes, where: Path) -> tuple[str, MemoryNamespace]:
+    """Return a namespace and its name; `where` is the file that it was read from.
 
     Raises `CorruptionError` if the bytes are not those of one.
     """
@@ -35,7 +36,7 @@ def unpack(data: bytes) -> tuple[str, MemoryNamespace]:
             numbered = _ordered((first, Chunk(first, *rest)) for first, *rest in chunks)
             namespace.logs[Log(*log)] = LogDicts(Head(*head), _ordered(rows), numbered, _ordered(checkpoints))
     except (TypeError, ValueError) as error:
-        raise CorruptionError("a file of the folder holds no namespace; restore it from a backup") from error
+        raise CorruptionError(f"the file {where} holds no namespace: restore it from a backup") from error
     return name, namespace
 
 
