@@ -12,7 +12,8 @@ import pytest
 from distributions import add_distribution
 
 from rstore import CorruptionError, InvalidValueError, Store, StoreBusyError, StoreNotAvailableError
-from rstore.testing import PICKLED, Flavour, StoreSuite
+from rstore.testing import StoreSuite
+from rstore.testing.flavours import PICKLED, Flavour
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "folder_backend"
 
