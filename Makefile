@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PROGRAMS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(PROGRAMS)
+WHEEL := $(VENV)-wheel/$(PROGRAMS)
 CONSTRAINTS ?=
 INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %) --editable
 
@@ -45,11 +47,13 @@ wheel: $(DEV) ## build the wheel, and use it in an empty environment with core d
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist
 	@$(PYTHON) -m venv --clear --without-pip $(VENV)-wheel
-	@$(BIN)/python -m pip --python $(VENV)-wheel/bin/python install --quiet dist/*.whl
-	@$(VENV)-wheel/bin/python -I .ci/use_wheel.py
+	@$(BIN)/python -m pip --python $(WHEEL)/python install --quiet dist/*.whl
+	@$(WHEEL)/python -I .ci/use_wheel.py
 
-release-check: wheel ## inspect the wheel and the sdist, before a release
+release-check: wheel ## inspect the wheel and the sdist before a release, and use a backend beside the wheel
 	@$(BIN)/python .ci/check_release.py
+	@$(BIN)/python -m pip --python $(WHEEL)/python install --quiet ./examples/folder_backend
+	@$(WHEEL)/python -I .ci/use_backend.py
 
 bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py
