@@ -1,11 +1,13 @@
 """Backends of other distributions, which register them as entry points of the group `rstore.backends`.
 
-The name of an entry point is a scheme, its value the class: `folder = "rstore_folder:FolderBackend"`.
+The name of an entry point is a scheme, its value the class: `folder = "rstore_folder.backend:FolderBackend"`. Only a
+scheme that is not built in imports this file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple
 
 from rstore.backends.contract import Backend
@@ -24,12 +26,10 @@ class Plugin(NamedTuple):
 
 
 def find_plugins() -> list[Plugin]:
-    """Return all schemes that the installed distributions register. It reads files, and is for unknown schemes only.
+    """Return all schemes that the installed distributions register.
 
     Raises `StoreNotAvailableError` if the entry points of a distribution are damaged.
     """
-    from importlib.metadata import entry_points  # not at the top: `import rstore` would load it for built-in schemes
-
     try:
         return [
             Plugin(

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 from rstore.backends.common.interpreter import check_running
 from rstore.backends.contract import Backend
 from rstore.backends.credentials import Credentials, check_credentials
-from rstore.backends.plugins import find_plugins, load_plugin
 from rstore.backends.types import Options
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
@@ -104,9 +103,15 @@ def check_login(credentials: Any, scheme: str) -> Credentials | None:
     if checked is None:
         return None
     built_in = SCHEMES.get(scheme)
-    if not (load_plugin(scheme).takes_credentials if built_in is None else built_in.is_server):
+    if not (_plugin(scheme).takes_credentials if built_in is None else built_in.is_server):
         raise InvalidValueError(f"credentials is for PostgreSQL and Redis: {scheme}:// asks for no login")
     return checked
+
+
+def _plugin(scheme: str) -> type[Backend]:
+    from rstore.backends.plugins import load_plugin  # here: built-in schemes need none of it
+
+    return load_plugin(scheme)
 
 
 def _check_unknown(scheme: str) -> None:
@@ -115,6 +120,8 @@ def _check_unknown(scheme: str) -> None:
     slip = get_close_matches(scheme, [known for known in SCHEMES if "+" in known], 1, 0.85)
     if meant in SCHEMES and not slip:
         raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
+    from rstore.backends.plugins import find_plugins
+
     known = list(dict.fromkeys([*SCHEMES, *(plugin.scheme for plugin in find_plugins())]))
     if scheme not in known:
         [*close] = get_close_matches(scheme, known, 1)
@@ -189,7 +196,7 @@ def make_checked_backend(name: str, rest: str, namespace: str, options: Options)
     check_running("no store can be opened")
     scheme = SCHEMES.get(name)
     if scheme is None:
-        return load_plugin(name)(rest, namespace, options)
+        return _plugin(name)(rest, namespace, options)
     try:
         module = import_module(scheme.module)
     except ModuleNotFoundError as error:
