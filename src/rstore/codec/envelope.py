@@ -111,14 +111,12 @@ class Envelope:
         incarnation: bytes = b"",
         keyed: bool = False,
         allow_plaintext: bool = False,
-        refresh: Callable[[Envelope], Envelope | None] | None = None,
     ) -> None:
         self.keyed: Final = keyed or bool(roots)
         # What is not sealed is the same in a copy, which has another incarnation.
         self._bound = len(incarnation).to_bytes(4, "big") + incarnation if self.keyed else b""
         self._cells = {cell: self._bound + _prefixed(namespace) + bytes((cell,)) for cell in Cell}
         self._allow_plaintext = allow_plaintext
-        self._refresh = refresh  # returns another envelope if the keys are others by now
         self._roots = roots
         self._opened: dict[bytes, Cipher] = {}
         self._renew()
@@ -130,7 +128,7 @@ class Envelope:
         self._seal: tuple[bytes, Cipher] | None = None
 
     def where(self, cell: Cell, key: str) -> bytes:
-        """Return the part of a place that is the same for all positions of a key: incarnation, namespace, kind, and key."""
+        """Return the part of a place that all positions of a key share: incarnation, namespace, kind and key."""
         raw = key.encode()  # written out: a frame would take a tenth of sealing
         return self._cells[cell] + len(raw).to_bytes(4, "big") + raw
 
@@ -155,7 +153,8 @@ class Envelope:
     def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
         """Return what was sealed at this place; unencrypted bytes as they are, where they are allowed.
 
-        Raises `KeyRequiredError`, `WrongKeyError`, `TamperedError` or `PlaintextError`.
+        Raises `KeyRequiredError` or `PlaintextError`; `WrongKeyError` or `TamperedError`, which may also say that the
+        namespace has other keys or another incarnation by now, for which the layer above has another envelope.
         """
         if data[:1] != b"\xc1":
             if self.keyed and not self._allow_plaintext:
@@ -173,8 +172,6 @@ class Envelope:
                 return cipher.decrypt_large(data, where + position)
             return cipher.decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
         except _invalid_tag() as error:
-            if self._refresh is not None and (other := self._refresh(self)) is not None:
-                return other.open(data, self._moved(where, other), position)
             raise TamperedError(f"{self._describe(where)} was altered, or moved here from another place") from error
 
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
@@ -253,10 +250,6 @@ class Envelope:
             return self._key_required(where)
         return WrongKeyError(f"{self._describe(where)} is encrypted under a key that this store was not given")
 
-    def _moved(self, where: bytes, other: Envelope) -> bytes:
-        """Return a place as another envelope of the same namespace has it."""
-        return other._bound + where[len(self._bound) :]
-
     def _describe(self, where: bytes) -> str:
         where = where[len(self._bound) :]
         size = int.from_bytes(where[:4], "big")
@@ -272,8 +265,6 @@ class Envelope:
             )
         if (cipher := self._look_for_key(data)) is not None:
             return cipher
-        if self._refresh is not None and (other := self._refresh(self)) is not None:
-            return other._find_key(data, self._moved(where, other))  # noqa: SLF001 - of the same class
         raise self.refusal(where)
 
     def _look_for_key(self, data: bytes) -> Cipher | None:
