@@ -1,4 +1,4 @@
-"""The grammar of pickles that hold data: read before the pickle machine runs, so that no bytes can hurt it.
+"""The grammar of pickles that hold data, checked before the pickle machine runs, so that no bytes can hurt it.
 
 Nouns: an *opcode* (one byte and its argument).
 """
@@ -37,7 +37,7 @@ _MIN_SHARING: Final = 144
 _short: Final = re.compile(_run(_BARE, _GETS), re.DOTALL)
 _whole: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_BARE, _GETS), re.DOTALL)
 _without_tuples: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_OTHERS, _GETS), re.DOTALL)
-# What each MEMOIZE puts into the memo: a group where it may be a tuple. All other opcodes are skipped.
+# Finds each MEMOIZE, with a group where the memoized object may be a tuple; skips all other opcodes.
 _FLAT_THEN: Final = rb"\x8c%b|[)\]}\x8fR\x81\x93]|C%b" % (_LENGTHS, _LENGTHS)
 _memos: Final = re.compile(
     rb"(?:(?:%b)(?!\x94)|K.|h.|j.{4}|G.{8}|[%b]|M..|J.{4}|\x8a%b|\x95.{8})*+(?:(?:%b)\x94|(\x94))|.+"
