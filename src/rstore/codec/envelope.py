@@ -130,8 +130,7 @@ class Envelope:
 
     def where(self, cell: Cell, key: str) -> bytes:
         """Return the part of a place that all positions of a key share: incarnation, namespace, kind and key."""
-        raw = key.encode()  # written out: a frame would take a tenth of sealing
-        return self._cells[cell] + len(raw).to_bytes(4, "big") + raw
+        return self._cells[cell] + _prefixed(key)
 
     def admits(self, *, sealed: bool) -> bool:
         """Return whether this handle writes sealed bytes (or unsealed ones)."""
@@ -200,8 +199,8 @@ class Envelope:
         opened, kind = self._opened, self._cells[cell]
 
         def open_one(key: str, data: bytes) -> bytes:
-            header, raw = data[:HEADER_BYTES], key.encode()
-            place = header + kind + len(raw).to_bytes(4, "big") + raw
+            header = data[:HEADER_BYTES]
+            place = header + kind + _prefixed(key)
             return opened[data[:PREFIX_BYTES]].decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], place)
 
         return open_one
