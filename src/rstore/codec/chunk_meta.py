@@ -29,7 +29,7 @@ class Gaps(NamedTuple):
 
 
 class ChunkStats(NamedTuple):
-    """Of a chunk of numbers; what is not a number (NaN) is left out."""
+    """The statistics of a chunk of numbers, NaN left out."""
 
     n: int
     low: float
@@ -90,7 +90,7 @@ def stats_of(values: npt.NDArray[Any], steps: npt.NDArray[np.uint64]) -> ChunkSt
             )
         present = values.astype(np.float64, copy=False)
         total = float(present.sum())
-        if math.isnan(total):  # there may be some that are not numbers: looking for them takes as long as all else
+        if math.isnan(total):  # some are not numbers; only then look for them, which costs a pass
             present = present[~np.isnan(present)]
             total = float(present.sum())
         if not len(present):
@@ -116,8 +116,8 @@ def _squares(values: npt.NDArray[np.float64], mean: float) -> float:
     return float(np.dot(distances, distances))
 
 
-# By the byte, since the hash of a member of an enum is computed in Python: how many bytes an encoded value has, where
-# that is told by its kind; whether the values are floats; and between which limits they lie, where they are exact.
+# Indexed by byte, since an enum computes its hash in Python: the size of an encoded value (None if it varies), whether
+# the values are floats, and their limits if they are exact.
 _SHAPES: Final[dict[int, tuple[int | None, bool, tuple[int, int] | None]]] = {
     int(kind): (WIDTHS[kind] + 1 if kind in WIDTHS else None, kind in FLOATS, LIMITS.get(kind)) for kind in Kind
 }
@@ -127,7 +127,7 @@ _ENCODED: Final = int(Kind.ENCODED)
 def unpack_meta(meta: bytes, n: int, span: int) -> Meta:
     """Unpack the meta of a chunk that has `n` points, the last of them `span` after the first.
 
-    Raises `CorruptionError` for what no points can have. What some could have, and these have not, `check()` finds.
+    Raises `CorruptionError` for a meta that no points can have. `check()` finds one that only these points cannot have.
     """
     try:
         version, code, flags = meta[0], meta[1], meta[2]
@@ -174,7 +174,7 @@ def _may_be_gaps(gaps: Gaps | None, n: int, span: int) -> bool:
 def _may_be_stats(stats: ChunkStats | None, n: int, limits: tuple[int, int] | None, *, floats: bool) -> bool:
     if stats is None:
         return limits is None  # and floats may all be NaN
-    # Each comparison is false for NaN, which a total may be, and squares, where there are infinities; the area anyway.
+    # Each comparison is false for NaN, which total and squares are where values are infinite; the area may be any number.
     count, low, high, total, squares, _ = stats
     if floats:
         return 0 < count <= n and low <= high and not squares < 0

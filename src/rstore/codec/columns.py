@@ -59,13 +59,13 @@ DTYPES: Final[dict[Kind, np.dtype[Any]]] = {
 _KINDS: Final = {dtype: kind for kind, dtype in DTYPES.items()}
 _ARRAYS: Final = {int(kind) for kind in DTYPES}
 WIDTHS: Final = {kind: dtype.itemsize for kind, dtype in DTYPES.items()}
-"""How many bytes an element has, of the kinds of columns that are arrays."""
+"""The bytes of one element, for kinds that are stored as arrays."""
 INTS: Final = {kind for kind, dtype in DTYPES.items() if dtype.kind in "iu"}
 FLOATS: Final = {kind for kind, dtype in DTYPES.items() if dtype.kind == "f"}
 LIMITS: Final[dict[Kind, tuple[int, int]]] = {Kind.BOOL: (0, 1)} | {
     kind: (int(np.iinfo(DTYPES[kind]).min), int(np.iinfo(DTYPES[kind]).max)) for kind in INTS
 }
-"""The smallest and the largest value of the kinds that are counted exactly."""
+"""The smallest and the largest value, for kinds with exact arithmetic."""
 DATE_KINDS: Final = {Kind(code) for code in serializers.DATES}
 
 
@@ -107,7 +107,7 @@ class Blobs:
         return Blobs(self.raw, self.offsets[start : stop + 1])
 
     def compact(self) -> Blobs:
-        """Return the same without the bytes of others."""
+        """Return the same blobs without the bytes around them."""
         start, stop = int(self.offsets[0]), int(self.offsets[-1])
         return Blobs(self.raw[start:stop], self.offsets - start)
 
@@ -126,7 +126,7 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether one can compute with the values: they are an array of numbers or bools."""
+        """Whether the values are an array of numbers or bools, to compute with."""
         return isinstance(self.data, np.ndarray) and self.kind not in DATE_KINDS
 
     def slice(self, start: int, stop: int) -> Column:
@@ -214,13 +214,13 @@ class Column:
         return list(np.diff(blobs.offsets).tolist())
 
 
-# Encodes what has a codec of its own, for columns that become mixed. It meets no other value.
+# Encodes values that have a codec of their own, when a column becomes mixed. It meets no other value.
 _NATIVE: Final = Codec(Pickle())
 
 
 def sole_type(values: Sequence[Any]) -> type | None:
     """Return the type that all values are of, exactly; None if there are several, or no values."""
-    types = list(map(type, values))  # counting takes two thirds of what a set would, which hashes each
+    types = list(map(type, values))  # counting compares; a set would hash each
     return types[0] if types and types.count(types[0]) == len(types) else None
 
 
@@ -243,7 +243,7 @@ def column_of(values: list[Any], codec: Codec) -> Column:
 
 
 def column_of_array(array: npt.NDArray[Any], codec: Codec) -> Column | None:
-    """Return the column of a one-dimensional array, whose type it keeps; None if it is none that a column can have."""
+    """Return the column of a one-dimensional array, of the same type; None if no column has that type."""
     is_text = array.dtype.kind in "TU"
     kind = None if is_text else _KINDS.get(array.dtype.newbyteorder("<"))
     if kind is None and not is_text:
@@ -286,7 +286,7 @@ def column_of_encoded(parts: Sequence[bytes]) -> Column:
 
 
 def concat(columns: Sequence[Column]) -> Column:
-    """Return one column of several; of mixed kinds it is one of encoded values."""
+    """Join columns into one; mixed kinds become encoded values."""
     if len(columns) == 1:
         return columns[0]
     kinds = {column.kind for column in columns}
@@ -299,7 +299,7 @@ def concat(columns: Sequence[Column]) -> Column:
 
 
 def _common(kinds: set[Kind]) -> Kind | None:
-    """Return the kind of column that holds values of these kinds exactly, and none of them as another type."""
+    """Return the kind that holds values of all these kinds exactly and as their own type; None if there is none."""
     if len(kinds) == 1:
         return None if Kind.ENCODED in kinds else next(iter(kinds))
     if not (kinds <= INTS or kinds <= FLOATS):

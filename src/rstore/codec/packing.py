@@ -12,17 +12,17 @@ from pcodec import ChunkConfig, DeltaSpec, standalone
 from rstore.codec.columns import DATE_KINDS, DTYPES, Blobs, Column, Kind
 from rstore.errors import CorruptionError
 
-# Level 5 of pcodec: 4 is no faster on two-decimal sensor walks, 8 a third slower for 1 % fewer bytes.
+# Level 5 of pcodec: higher levels are slower and save hardly any bytes.
 _PCO: Final = ChunkConfig(compression_level=5, enable_8_bit=True)
-# Rising numbers compress best by their differences: trying other orders takes a third of the time and finds the same.
+# Rising numbers compress best by their differences; trying other orders costs time and finds the same.
 _PCO_RISING: Final = ChunkConfig(compression_level=5, delta_spec=DeltaSpec.try_consecutive(1))
 _ZSTD_LEVEL: Final = 3
 _MAX_BYTES: Final = 2**20
 """The largest unpacked column of several values; writers stop at half of it."""
 _MAX_ONE: Final = 2**22
 _MAX_TIMES: Final = 10
-"""A value that is larger than 4 MiB and ten times what it is packed into is not packed: 143 bytes that were stored as
-a column asked for 16 GiB."""
+"""A value larger than 4 MiB plus ten times its packed size is stored unpacked; without this bound a forged column of
+143 bytes asked for 16 GiB."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 """The beginning of a frame. No encoded value begins so, since its first byte is a codec byte, and no UTF-8 does."""
 _DICTIONARY: Final = 1
@@ -73,7 +73,7 @@ def _pack_blobs(blobs: Blobs) -> bytes:
     lengths, raw = pack_numbers(np.diff(blobs.offsets)), blobs.raw
     packed = zstandard.compress(raw, _ZSTD_LEVEL)
     if len(raw) > _most_bytes(len(blobs), packed):
-        packed = raw  # so that nothing has to be unpacked which is out of proportion to what is stored
+        packed = raw  # unpacking must stay in proportion to the stored bytes
     return len(lengths).to_bytes(4, "big") + lengths + packed
 
 
@@ -85,7 +85,7 @@ def _unpack_blobs(data: bytes, n: int) -> Blobs:
     np.cumsum(lengths, out=offsets[1:])
     total = int(offsets[-1])
     is_frame = packed[:4] == _ZSTD_MAGIC
-    # Compared before anything is allocated: the frame's header must not decide how much.
+    # Compared before any allocation: the frame's header must not decide its size.
     sane = n == 0 or (int(lengths.min()) >= 0 and int(lengths.max()) < 2**31 and total <= _most_bytes(n, packed))
     if not sane or (zstandard.frame_content_size(packed) if is_frame else len(packed)) != total:
         raise CorruptionError("a column of blobs contradicts itself")
@@ -95,13 +95,13 @@ def _unpack_blobs(data: bytes, n: int) -> Blobs:
 
 
 def _most_bytes(n: int, packed: bytes) -> int:
-    """Return how many bytes `n` values may have that are packed into these."""
+    """Return the most bytes that `n` values packed into these may have."""
     return _MAX_BYTES if n > 1 else _MAX_ONE + _MAX_TIMES * len(packed)
 
 
 def _pack_str(values: list[str]) -> bytes:
     some = {values[0], values[len(values) // 2], values[-1]} if values else set()
-    # Counting compares, which is a fifth of the work of hashing; after a look, since it rarely is one word.
+    # Counting compares where a dict would hash. Three values first: a column of one word is rare.
     constant = len(some) == 1 and values.count(values[0]) == len(values)
     distinct = dict.fromkeys(values[:1] if constant else values)
     if len(distinct) * 2 > len(values):
@@ -144,5 +144,5 @@ def _unpack_str(data: bytes, n: int) -> list[str]:
 
 
 def _too_long() -> CorruptionError:
-    # In a list they share their words, but not in an array, and not where they are packed again.
+    # A list shares its words; an array, or packing them again, would not.
     return CorruptionError("a dictionary of strings has longer words than it can have, for so many rows")

@@ -14,10 +14,9 @@ from rstore.backends.types import Position, Row
 from rstore.codec.columns import Blobs, Column, Int64s, Kind, column_of_encoded, concat
 
 MIN_ROWS: Final = 8192
-"""How many points a chunk has at least, unless it is the only one; it has fewer than twice as many."""
+"""The fewest points of a chunk, unless it is the only one; every chunk has fewer than twice as many."""
 MIN_CHANGES: Final = 1024
-"""The same for changes: a state of the past unpacks a chunk for a hundred of them, and unpacking 8,192 took longer than
-all else. It costs 7 % more bytes."""
+"""The same for changes. Fewer, since a state of the past unpacks a whole chunk to fold about a hundred of them."""
 MAX_ROWS: Final = 2 * MIN_ROWS
 MAX_BYTES: Final = 512 * 1024
 
@@ -103,7 +102,7 @@ def ascending(t: Int64s, seq: Int64s | None) -> bool:
 
 
 def split(segment: Segment, least: int) -> Iterator[Segment]:
-    """Yield the segment in pieces of `least` rows to twice as many, and fewer where they would exceed 512 KiB."""
+    """Yield the segment in pieces of `least` to `2 * least` rows, fewer where they would exceed 512 KiB."""
     n = len(segment)
     pieces = max(1, n // least)
     for i in range(pieces if n else 0):

@@ -16,7 +16,7 @@ R = TypeVar("R")
 _WORTH: Final = 4
 """With fewer items, handing them to other threads takes longer than the work."""
 _MAX_TOGETHER: Final = 16
-"""The most items that a thread takes at once; handing over a single one takes as long as unpacking a chunk."""
+"""The most items that a thread takes at once: handing over single ones costs about as much as the work."""
 _MAX_THREADS: Final = 8
 
 _pool: ThreadPoolExecutor | None = None
