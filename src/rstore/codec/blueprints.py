@@ -221,8 +221,8 @@ def _pairs(blueprint: Blueprint, items: list[Any]) -> list[Any]:
 # -- the globals of data ----------------------------------------------------------------------------------------------
 
 
-# Classes, not functions: a pickle could set attributes of a function, `__defaults__` for example, for good. It cannot set
-# those of a class with the `__setstate__` of a blueprint.
+# Classes, not functions: a pickle could set attributes of a function, `__defaults__` for example, for good. It cannot
+# set those of a class with the `__setstate__` of a blueprint.
 class _Zone(Blueprint):
     __slots__ = ()
 
@@ -236,7 +236,7 @@ class _Zone(Blueprint):
 
 
 class _ZoneMethod(Blueprint):
-    """Stands for `getattr` in pickles: gives them the function that rebuilds time zones, and refuses every other attribute."""
+    """Stands for `getattr` in pickles: returns the function that rebuilds time zones, and refuses all other attributes."""
 
     __slots__ = ()
 

@@ -174,7 +174,7 @@ def _may_be_gaps(gaps: Gaps | None, n: int, span: int) -> bool:
 def _may_be_stats(stats: ChunkStats | None, n: int, limits: tuple[int, int] | None, *, floats: bool) -> bool:
     if stats is None:
         return limits is None  # and floats may all be NaN
-    # Each comparison is false for NaN, which total and squares are where values are infinite; the area may be any number.
+    # Each comparison is false for NaN, which infinite values make of total and squares; the area may be any number.
     count, low, high, total, squares, _ = stats
     if floats:
         return 0 < count <= n and low <= high and not squares < 0

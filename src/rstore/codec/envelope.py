@@ -176,7 +176,7 @@ class Envelope:
 
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
         """Return the bodies of many keys sealed, each at its place, in order."""
-        # What `seal` does, with the nonces drawn at once: for each of them alone the system would have to be called.
+        # As `seal`, with all nonces drawn at once: each draw is a system call (benchmarks: `paths`).
         nonces, kind, sealed = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell], []
         for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True):
             if self._seals_left <= 0:

@@ -110,9 +110,9 @@ class Codec:
             raise self.cannot_dump(value, error) from error
 
     def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> Iterator[bytes] | None:
-        """Return what yields what `encode` would return of each value, without a frame for each.
+        """Encode many values without a frame for each (benchmarks: `paths`); None if some have a codec of their own.
 
-        None if not all of them are for the serializer. It raises whatever that, or a value's own `__reduce__`, does.
+        The iterator raises any error of the serializer, or of a value's own `__reduce__`.
         """
         if self._custom is not None or not _NATIVE_DUMPS.keys().isdisjoint(map(type, values)):
             return None
