@@ -236,7 +236,7 @@ class _Zone(Blueprint):
 
 
 class _ZoneMethod(Blueprint):
-    """Stands for `getattr` in pickles: returns the function that rebuilds time zones, and refuses all other attributes."""
+    """Stands for `getattr` in pickles: returns the function that rebuilds zones, and refuses all other attributes."""
 
     __slots__ = ()
 
