@@ -92,7 +92,6 @@ class Incarnations:
             incarnation=sealed_for(incarnation, facts),
             keyed=bool(self._keys),
             allow_plaintext=self.opens_plaintext,
-            refresh=self._refresh if self._keys else None,
         )
         # In this order: whoever takes the new incarnation writes through what goes with it.
         self.backend = GuardedTransaction(self.bare, envelope) if keyring.lacking else self.bare
@@ -126,8 +125,14 @@ class Incarnations:
         with suppress(NamespaceGone):
             through.add_fact(next(name for name in names if name not in facts), fact)
 
-    def _refresh(self, envelope: Envelope) -> Envelope | None:
-        """Return another envelope if the namespace was discarded meanwhile, or has other keys."""
+    def refreshed(self, envelope: Envelope) -> Envelope | None:
+        """Return another envelope if the namespace was discarded meanwhile, or has other keys.
+
+        For callers that an envelope has refused by `WrongKeyError` or `TamperedError`: with the other one they open
+        once more, at the place (`where`) that this one gives.
+        """
+        if not self._keys:
+            return None
         if self.now.envelope is not envelope:
             return self.now.envelope  # another thread was faster
         if self.bare.facts() == self._found:

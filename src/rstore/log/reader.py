@@ -13,9 +13,11 @@ from typing import Any, Final, NamedTuple, Protocol
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.telemetry import Telemetry
 from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, View, ViewQuery
-from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.codec.chunk_meta import Meta, unpack_meta
+from rstore.codec.chunks import unpack_chunk
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.codec.segments import MAX_ROWS, Segment, ascending, merge, segment_of_rows
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
 from rstore.retry import Patience

@@ -39,9 +39,10 @@ from rstore.backends.types import (
     View,
     close_scope,
 )
-from rstore.codec import chunks as chunk_codec
-from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
+from rstore.codec.chunk_meta import pack_meta
+from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
+from rstore.codec.segments import MAX_BYTES, MIN_CHANGES, MIN_ROWS, Segment, merge, split
 from rstore.codec.threads import spread
 from rstore.errors import (
     CorruptionError,
@@ -137,7 +138,7 @@ class Logs(LogReader):
     @property
     def _least(self) -> int:
         """How many rows a chunk has at least."""
-        return chunk_codec.MIN_ROWS if self._model is Model.SERIES else chunk_codec.MIN_CHANGES
+        return MIN_ROWS if self._model is Model.SERIES else MIN_CHANGES
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -361,8 +362,7 @@ class Logs(LogReader):
         return [
             chunk
             for chunk in chunks
-            if (chunk.last >= lo and chunk.first <= hi)
-            or (chunk.n < self._least and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
+            if (chunk.last >= lo and chunk.first <= hi) or (chunk.n < self._least and len(chunk.body) < MAX_BYTES // 4)
         ]
 
     def _remainders(self, key: str, view: View, lo: Position, hi: Position) -> list[Segment] | None:

@@ -16,9 +16,10 @@ from rstore.arguments import key_or_none
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
 from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery
 from rstore.codec.changes import Step, Tally, unpack_change
-from rstore.codec.chunks import Segment, pack_meta, unpack_meta
+from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
+from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
 from rstore.events.state import CannotFold, Run, State, open_horizon, problem_of, tally_of

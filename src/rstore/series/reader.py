@@ -13,7 +13,8 @@ from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from rstore.backends.types import Chunk, LogSnapshot, Position, Row
-from rstore.codec.chunks import Meta, Segment, merge
+from rstore.codec.chunk_meta import Meta
+from rstore.codec.segments import Segment, merge
 from rstore.codec.threads import spread
 from rstore.log.reader import LogReader
 
