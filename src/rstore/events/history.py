@@ -33,39 +33,41 @@ from rstore.events.state import (
     seal_tally,
     tally_of,
 )
-from rstore.log.reader import mark_of
+from rstore.log.reader import LogReader, mark_of
 from rstore.log.writer import Logs, new_stamp
-from rstore.session import Session
+from rstore.namespace import reopens
+from rstore.session import ReadSession, Session
 
 
-class History:
-    """One event sequence of an open store."""
+class HistoryReader:
+    """One event sequence, to be read."""
 
-    def __init__(self, session: Session, key: str, logs: Logs | None = None) -> None:
+    def __init__(self, session: ReadSession, key: str, logs: LogReader | None = None) -> None:
         self._key = key
-        self._session = session
         self._codec = session.codec
+        self._states = session.states
         self._logs = session.events if logs is None else logs
+        self._namespace = self._logs.namespace
 
     @property
     def _envelope(self) -> Envelope:
-        return self._session.envelope
+        return self._namespace.envelope
 
     @property
     def _place(self) -> str:
-        return self._session.place(self._key)
+        return self._namespace.place(self._key)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, hi: Position = LAST) -> Reading:
         """Return the sequence as it stands behind position `hi`; the state may be shared, and is not to be changed."""
-        known = self._session.readings.get(self._key)
+        known = self._states.get(self._key)
         if known is not None and (known.last is None or known.last > hi):
             known = None
         reading, changes = self._begin(checkpoint=hi, hi=hi, known=known)
         if known is not None and reading.state is known.state:  # nothing has happened since
             if hi == LAST:
-                self._session.readings.put(self._key, reading)
+                self._states.put(self._key, reading)
             return reading
         state, ledger, change = reading.state, reading.ledger, None
         before, tags = ledger.changes, reading.tally.tags
@@ -83,9 +85,10 @@ class History:
             reading.last = change.t, change.seq
         if hi == LAST and reading.head is not None:
             self.check_whole(reading.head, reading.tally)
-            self._session.readings.put(self._key, reading)
+            self._states.put(self._key, reading)
         return reading
 
+    @reopens
     def _begin(
         self, checkpoint: Position | None, hi: Position = LAST, known: Reading | None = None
     ) -> tuple[Reading, Iterable[Row]]:
@@ -97,7 +100,7 @@ class History:
         # Where it is likely to have changed, all is asked for at once: on a server, to ask whether is one call more.
         glance = None if known is None or not known.trusted else version
         view = self._logs.view(self._key, hi=hi, from_checkpoint=checkpoint, unless_version=glance)
-        self._session.readings.asked(view.now_ms)
+        self._states.asked(view.now_ms)
         if known is not None and view.head is not None and view.head.version == version:
             return Reading(
                 view.head, known.horizon, known.state, known.last, known.ledger, view.now_ms, known.tally
@@ -116,6 +119,7 @@ class History:
         (reading.state, reading.tally), reading.last = kept, (t, seq)
         return reading, self._logs.rows(self._key, view, (t, seq + 1), hi)
 
+    @reopens
     def check_whole(self, head: Head | None, tally: Tally) -> None:
         """Refuse a sequence of which changes are missing, before a state is made of the others, and kept."""
         if head is None:
@@ -128,6 +132,7 @@ class History:
         item = error.step.item
         return CorruptionError(f"the event sequence {self._place} cannot be replayed at t={t}, item {item!r}")
 
+    @reopens
     def _horizon(self, head: Head | None, known: Reading | None = None) -> int | None:
         if head is None:
             return None
@@ -149,12 +154,20 @@ class History:
                 horizon=horizon,
             )
 
+
+class History(HistoryReader):
+    """One event sequence, to be read and changed."""
+
+    def __init__(self, session: Session, key: str, logs: Logs) -> None:
+        super().__init__(session, key, logs)
+        self._writer = logs
+
     # -- applying -----------------------------------------------------------------------------------------------------
 
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
-        readings = self._session.readings
-        if not self._logs.is_remote:  # where to ask takes less than to find out by the commit
+        readings = self._states
+        if not self._writer.is_remote:  # where to ask takes less than to find out by the commit
             reading = self.read()
             return self._append(reading, steps, t, reading.now_ms)
         known = readings.get(self._key)
@@ -167,8 +180,8 @@ class History:
         return self._append(self.read(), steps, t, readings.now_ms())
 
     def _append(self, reading: Reading, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
-        incarnation = self._logs.incarnation
-        self._logs.check_kind(self._key, reading.head)
+        incarnation = self._writer.incarnation
+        self._writer.check_kind(self._key, reading.head)
         # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
         reading = reading.copy()
         if t is not None and reading.last is not None and t <= reading.last[0]:
@@ -267,7 +280,7 @@ class History:
     ) -> dict[str, Any] | None:
         head = reading.head
         # Only where there is none: the stamps of a new one are what a commit is recognised by where its answer is lost.
-        create = self._logs.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
+        create = self._writer.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
@@ -275,29 +288,29 @@ class History:
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
             version=seal_tally(self._envelope, self._key, head or create, reading.tally) or new_stamp(),
-            put_rows=self._logs.seal_rows(self._key, [(*at, body)], head or create),
+            put_rows=self._writer.seal_rows(self._key, [(*at, body)], head or create),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
         )
         values = reading.state.values()  # first: a state that cannot be loaded must not be recorded
-        if not self._logs.commit(self._key, commit, incarnation):
+        if not self._writer.commit(self._key, commit, incarnation):
             return None
         begun = head or create
         if not insert and begun is not None and commit.version is not None:
             reading.head, reading.last = begun._replace(version=commit.version), at
-            self._session.readings.put(self._key, reading)
+            self._states.put(self._key, reading)
         return values
 
     # -- pruning ------------------------------------------------------------------------------------------------------
 
     def try_prune(self, *, remove: bool) -> int | None:
         """Drop the steps that are superseded; return how many, or None if somebody else was faster."""
-        incarnation = self._logs.incarnation
-        view = self._logs.view(self._key)
+        incarnation = self._writer.incarnation
+        view = self._writer.view(self._key)
         if view.head is None:
             return 0
-        self._logs.check_kind(self._key, view.head)
-        changes = [(change, unpack_change(change.body)) for change in self._logs.rows(self._key, view)]
+        self._writer.check_kind(self._key, view.head)
+        changes = [(change, unpack_change(change.body)) for change in self._writer.rows(self._key, view)]
         kept, obsolete, superseded_at = _superseded(changes)
         horizon = max((one for one in (self._horizon(view.head), superseded_at) if one is not None), default=None)
         facts = seal_horizon(self._envelope, self._key, horizon)
@@ -315,7 +328,7 @@ class History:
                 raise self._unreplayable(change.t, error) from error.__cause__
         if remove and not len(state):
             n = sum(len(steps) for _, steps in changes)
-            return n if self._logs.drop(self._key, if_version=view.head.version) else None
+            return n if self._writer.drop(self._key, if_version=view.head.version) else None
         if not obsolete:
             return 0
         commit = Commit(
@@ -328,9 +341,9 @@ class History:
             drop_chunks=[chunk.first for chunk in view.chunks],
             drop_checkpoints_from=FIRST,
             put_checkpoints=checkpoints,
-            **self._logs.lay_out(self._key, kept, head),
+            **self._writer.lay_out(self._key, kept, head),
         )
-        return obsolete if self._logs.commit(self._key, commit, incarnation) else None
+        return obsolete if self._writer.commit(self._key, commit, incarnation) else None
 
 
 def _next(last: Position | None, now_ms: int) -> Position:

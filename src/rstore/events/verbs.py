@@ -9,11 +9,12 @@ from rstore.arguments import check_item, check_key, check_range, check_timestamp
 from rstore.backends.types import MAX_SEQ
 from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
-from rstore.events.history import History
+from rstore.events.history import History, HistoryReader
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
 from rstore.events.state import Reading
 from rstore.log.writer import Logs
-from rstore.session import Session, Verbs
+from rstore.session import Session
+from rstore.verbs import Verbs
 
 
 class Event(NamedTuple):
@@ -72,7 +73,7 @@ class Events(Verbs):
         """
         session, key = self._reader, check_key(key)
         with session.naming(f"the event sequence {key!r}"):
-            return _answer(History(session, key).read(), withtimestamp=withtimestamp)
+            return _answer(HistoryReader(session, key).read(), withtimestamp=withtimestamp)
 
     @overload
     def past(self, key: str, t: int, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -93,7 +94,7 @@ class Events(Verbs):
         ({'on': True}, None)
         """
         session, key = self._reader, check_key(key)
-        history, at = History(session, key), check_timestamp(t)
+        history, at = HistoryReader(session, key), check_timestamp(t)
         with session.naming(f"the event sequence {key!r}"):
             reading = history.read((at, MAX_SEQ))
             history.check_horizon(reading.horizon, at)
@@ -131,7 +132,7 @@ class Events(Verbs):
             changes = session.events.rows(key, view, lo, hi)
             if start is None and end is None:  # of a part nothing tells whether it is whole
                 changes = list(changes)
-                History(session, key).check_whole(view.head, Tally.of_all([change.body for change in changes]))
+                HistoryReader(session, key).check_whole(view.head, Tally.of_all([change.body for change in changes]))
             return [
                 Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
                 for change in changes

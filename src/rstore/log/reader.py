@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice, repeat
 from operator import itemgetter, lt
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
-from rstore.backends.contract import WriteTransaction
-from rstore.backends.telemetry import Telemetry
+from rstore.backends.contract import ReadTransaction
 from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, View, ViewQuery
 from rstore.codec.chunk_meta import Meta, unpack_meta
 from rstore.codec.chunks import unpack_chunk
@@ -20,7 +19,7 @@ from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at
 from rstore.codec.segments import MAX_ROWS, Segment, ascending, merge, segment_of_rows
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
-from rstore.retry import Patience
+from rstore.namespace import ReadNamespace, reopens
 
 _MAGIC: Final = bytes((MAGIC,))
 # Of rows, in C: a generator takes twice as long, and readings check all of the rows that they open.
@@ -55,56 +54,16 @@ def mark_of(model: Model, head: Head | None) -> bytes:
     return head.version if model is Model.SERIES else head.facts[PREFIX_BYTES:HEADER_BYTES]
 
 
-class Namespace(Protocol):
-    """What a log needs to know of the namespace that it is in."""
-
-    @property
-    def backend(self) -> WriteTransaction:
-        """Where it is kept: the store itself, or a transaction of it."""
-        ...
-
-    @property
-    def incarnation(self) -> bytes:
-        """What goes with every write."""
-        ...
-
-    def place(self, key: str) -> str:
-        """Return a key as messages name it."""
-        ...
-
-    @property
-    def telemetry(self) -> Telemetry:
-        """Where sealing is counted."""
-        ...
-
-    @property
-    def envelope(self) -> Envelope:
-        """What seals and opens."""
-        ...
-
-    def revive(self, patience: Patience | None = None) -> Patience:
-        """Create it again after somebody discarded it; return how long that may go on."""
-        ...
-
-    def within(self, backend: WriteTransaction) -> Namespace:
-        """Return the namespace as a transaction sees it."""
-        ...
-
-    def again(self, patience: Patience | None, what: str) -> Patience:
-        """Return how long a verb may try again; None begins to count."""
-        ...
-
-
 class LogReader:
     """What reads the logs of one model in one namespace."""
 
-    def __init__(self, session: Namespace, model: Model) -> None:
-        self._namespace = session
+    def __init__(self, namespace: ReadNamespace, model: Model) -> None:
+        self._namespace = self.namespace = namespace
         self._model = model
         self._kind = _KINDS[model]
 
     @property
-    def _backend(self) -> WriteTransaction:
+    def _backend(self) -> ReadTransaction:
         return self._namespace.backend
 
     @property
@@ -240,6 +199,7 @@ class LogReader:
         """Return the body of a hot row."""
         return self.open_rows(key, [row], head)[0].body
 
+    @reopens
     def open_meta(self, key: str, chunk: Chunk, head: Head | None) -> Meta:
         """Return the meta of a chunk of points."""
         where, place = self._envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
@@ -249,6 +209,7 @@ class LogReader:
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
 
+    @reopens
     def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:
         """Return hot rows with their bodies opened, once they were seen to be in order."""
         if (problem := self.problem_of_rows(rows)) is not None:
@@ -278,6 +239,7 @@ class LogReader:
         """Return the segment of hot rows that were opened."""
         return segment_of_rows(rows, opaque=self._kind.opaque)
 
+    @reopens
     def open_chunk(self, key: str, chunk: Chunk, head: Head | None) -> Segment:
         """Return the segment of a chunk."""
         where, place = self._envelope.where(self._kind.chunk, key), at_run(chunk.first, chunk.last, chunk.n)

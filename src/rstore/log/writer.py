@@ -52,7 +52,8 @@ from rstore.errors import (
     StoreFullError,
     StoreIntegrityError,
 )
-from rstore.log.reader import LogReader, Namespace, mark_of, position_of
+from rstore.log.reader import LogReader, mark_of, position_of
+from rstore.namespace import Namespace, revives
 
 T = TypeVar("T")
 _log: Final = logging.getLogger("rstore.log")
@@ -107,28 +108,25 @@ class Laid(TypedDict, total=False):
     put_chunks: list[Chunk]
 
 
-class _Written(Counter[str]):
-    """How many rows were written into which logs."""
-
-    def add(self, key: str, rows: int) -> None:
-        """Count some more."""
-        self[key] += rows
-
-
 class Logs(LogReader):
     """All logs of one model in one namespace. Threads may share it."""
 
-    def __init__(self, session: Namespace, model: Model) -> None:
-        super().__init__(session, model)
-        self.put_off: Callable[[str, int], None] | None = None
-        """What remembers rows that were written, where sealing has to wait: until a transaction has ended."""
+    def __init__(self, namespace: Namespace, model: Model, written: Counter[str] | None = None) -> None:
+        """`written` counts the rows written to each log, for the owner of a transaction to seal after its end."""
+        super().__init__(namespace, model)
+        self._writable = namespace
+        self._written = written
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._until_check = self._random.randrange(2 * CHECK_EVERY)
 
     @property
+    def _backend(self) -> WriteTransaction:
+        return self._writable.backend
+
+    @property
     def incarnation(self) -> bytes:
         """The incarnation of the namespace: to be taken before anything is sealed that is written with it."""
-        return self._namespace.incarnation
+        return self._writable.incarnation
 
     @property
     def max_rows(self) -> int:
@@ -155,18 +153,15 @@ class Logs(LogReader):
 
     def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
         """Put a few rows, whatever stood at their positions, without reading anything."""
-        patience = None
-        while True:
-            incarnation = self.incarnation
-            sealed = self.seal_rows(key, rows)
-            try:
-                done = self._backend.append(Log(self._model, key), self.new_head(), sealed, incarnation)
-            except NamespaceGone:
-                patience = self._namespace.revive(patience)
-                continue
-            if not done:
-                raise self._wrong_kind(key)
-            return self.wrote(key, len(rows))
+        self._append(key, rows)
+        self.wrote(key, len(rows))
+
+    @revives
+    def _append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
+        incarnation = self.incarnation
+        sealed = self.seal_rows(key, rows)
+        if not self._backend.append(Log(self._model, key), self.new_head(), sealed, incarnation):
+            raise self._wrong_kind(key)
 
     def put(self, key: str, batch: Segment) -> None:
         """Put the rows of a series, whatever stood at their positions.
@@ -191,18 +186,13 @@ class Logs(LogReader):
         try:
             return self._backend.commit(Log(self._model, key), commit, incarnation)
         except NamespaceGone:
-            self._namespace.revive()
+            self._writable.revive()
             return False
 
+    @revives
     def drop(self, key: str, *, if_version: Expected = ANY) -> bool:
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
-        patience = None
-        while True:
-            incarnation = self.incarnation
-            try:
-                return self._backend.drop(Log(self._model, key), if_version=if_version, if_incarnation=incarnation)
-            except NamespaceGone:
-                patience = self._namespace.revive(patience)
+        return self._backend.drop(Log(self._model, key), if_version=if_version, if_incarnation=self.incarnation)
 
     def new_head(self, facts: bytes = b"") -> Head:
         """Return the head of a log that is about to begin: sealed if there is a key, for good."""
@@ -238,7 +228,7 @@ class Logs(LogReader):
                 self._fold_ahead(key, *within, among=len(keys))
         races = 0
         while True:
-            written = _Written()
+            written = Counter[str]()
             locked = sorted(keys) if races >= RACES else ()
             scopes: list[AbstractContextManager[WriteTransaction]] = []
             try:
@@ -248,7 +238,7 @@ class Logs(LogReader):
                         scopes.append(backend.exclusive(Log(self._model, key)))
                         backend = stack.enter_context(scopes[-1])
                     scopes.append(backend.transaction(create=create, serializable=False))
-                    done = work(self._within(stack.enter_context(scopes[-1]), written.add))
+                    done = work(self._within(stack.enter_context(scopes[-1]), written))
                 break
             except RolledBack:
                 races += 1
@@ -261,11 +251,9 @@ class Logs(LogReader):
             self.wrote(key, rows)  # not before the end: others must not wait for a compression
         return done
 
-    def _within(self, backend: WriteTransaction, put_off: Callable[[str, int], None] | None) -> Logs:
+    def _within(self, transaction: WriteTransaction, written: Counter[str] | None) -> Logs:
         """Return these logs as a transaction sees them."""
-        inside = Logs(self._namespace.within(backend), self._model)
-        inside.put_off = put_off
-        return inside
+        return Logs(self._writable.within(transaction), self._model, written)
 
     def until_won(self, key: str, attempt: Callable[[Logs], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
@@ -274,7 +262,7 @@ class Logs(LogReader):
 
         Raises `StoreBusyError` if it lost every race until the time-out, also those in which it held the lock.
         """
-        races, patience = 0, None
+        races, retries = 0, None
         while True:
             won = attempt(self) if races < RACES else self._alone(key, attempt, last=races >= MAX_RACES)
             if won is not None:
@@ -282,14 +270,15 @@ class Logs(LogReader):
                 return won
             races += 1
             if races > RACES:  # who holds the lock is not overtaken, unless what is stored contradicts itself
-                where = self._namespace.place(key)
-                patience = self._namespace.again(patience, f"others were faster in changing {where}")
+                if retries is None:
+                    retries = self._writable.retries(f"others were faster in changing {self._writable.place(key)}")
+                retries.wait()
 
     def _alone(self, key: str, attempt: Callable[[Logs], T | None], *, last: bool) -> T | None:
         scope = self._backend.exclusive(Log(self._model, key))
         try:
             with scope as backend:
-                return attempt(self._within(backend, self.put_off))
+                return attempt(self._within(backend, self._written))
         except RolledBack:
             if last:
                 raise
@@ -339,9 +328,7 @@ class Logs(LogReader):
 
         done = self.until_won(key, attempt)
         if done:
-            self._namespace.telemetry.note(
-                _log, Occurrence.SEAL, "%s is packed into chunks", self._namespace.place(key)
-            )
+            self._writable.note(_log, Occurrence.SEAL, "%s is packed into chunks", self._writable.place(key))
         return done
 
     def _fold_ahead(self, key: str, lo: Position, hi: Position, *, among: int = 1) -> None:
@@ -393,7 +380,7 @@ class Logs(LogReader):
 
     def taken(self, key: str, t: int) -> StoreIntegrityError:
         """Return the error for a point at a timestamp that has one."""
-        return StoreIntegrityError(f"the timestamp {t} of {self._namespace.place(key)} is taken; nothing was stored")
+        return StoreIntegrityError(f"the timestamp {t} of {self._writable.place(key)} is taken; nothing was stored")
 
     def _rewriting(self, key: str, view: View, chunks: Sequence[Chunk], rows: Segment) -> Commit:
         create = self.new_head()
@@ -414,7 +401,7 @@ class Logs(LogReader):
             self.seal(key, view)
             view, sealed = self.view(key, bodies=False), view
             if view.rows == sealed.rows:
-                raise CorruptionError(f"the rows of {self._namespace.place(key)} are damaged: check() says more")
+                raise CorruptionError(f"the rows of {self._writable.place(key)} are damaged: check() says more")
         small: list[Chunk] = []
         for chunk in [*view.chunks, None]:
             if chunk is not None and chunk.n < self._least:
@@ -450,19 +437,20 @@ class Logs(LogReader):
 
     def wrote(self, key: str, rows: int) -> None:
         """Count rows that were written, and now and then seal what is due."""
-        if self.put_off is not None:
-            return self.put_off(key, rows)
+        if self._written is not None:
+            self._written[key] += rows
+            return
         self._until_check -= rows
         if self._until_check >= 0:
-            return None
+            return
         self._until_check = CHECK_EVERY  # where it fails the rows stay hot, and the next look is soon
-        with behind_commit(f"the sealing of {self._namespace.place(key)}"):
+        with behind_commit(f"the sealing of {self._writable.place(key)}"):
             n, size = self._backend.hot(Log(self._model, key))
             most = min(HOT_ROWS, 4 * self._backend.max_rows) if self._model is Model.SERIES else HOT_CHANGES
             if n >= most or (size >= HOT_BYTES and n > 1):
                 self.seal(key, self.view(key, bodies=False))
             self._until_check = self._random.randrange(2 * CHECK_EVERY)
-        return None
+        return
 
     def seal(self, key: str, view: View) -> None:
         """Seal the tail of a log, or fold the late rows into the chunks where most of them fall.

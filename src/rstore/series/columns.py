@@ -18,7 +18,7 @@ from rstore.series.arrays import Unit, column_from, timestamps_of
 from rstore.series.points import Points
 from rstore.series.reader import reading
 from rstore.series.writing import check_keep, put
-from rstore.session import Session
+from rstore.session import ReadSession
 
 if TYPE_CHECKING:
     pass
@@ -100,7 +100,7 @@ class Columns(Points):
         return self._while_open(_batches(session, key, lo, hi, size, reverse=reverse))
 
 
-def segment_of(session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
+def segment_of(session: ReadSession, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
     """Return the points of two columns."""
     with session.naming(f"a value for the series {key!r}"):
         t = timestamps_of(timestamps, unit)
@@ -115,7 +115,7 @@ def check_lengths(t: int, values: int, what: str) -> None:
         raise InvalidValueError(f"timestamps have {t:,} elements, {what} {values:,}; nothing was stored")
 
 
-def arrays_of(session: Session, segments: list[Segment]) -> Arrays:
+def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
     """Return the timestamps and the values of some segments, as arrays that are the caller's own."""
     if not segments:
         return np.empty(0, np.int64), np.empty(0, np.float64)
@@ -124,7 +124,7 @@ def arrays_of(session: Session, segments: list[Segment]) -> Arrays:
     return t, values if values.flags.writeable else values.copy()  # of hot rows alone they lie in bytes
 
 
-def _batches(session: Session, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
+def _batches(session: ReadSession, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
     if lo > hi:
         return
     held: list[Segment] = []

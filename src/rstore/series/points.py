@@ -15,7 +15,8 @@ from rstore.series.inputs import few_times, split_points, times_of
 from rstore.series.reader import Summary, reading
 from rstore.series.thinning import thinner
 from rstore.series.writing import check_keep, put
-from rstore.session import Session, Verbs
+from rstore.session import ReadSession
+from rstore.verbs import Verbs
 
 Point: TypeAlias = tuple[int, Any]
 
@@ -304,7 +305,7 @@ def check_all_keys(keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(check_key, keys)))
 
 
-def _points(session: Session, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:
+def _points(session: ReadSession, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:
     points: list[Point] = []
     for segment in segments:
         few = segment if limit is None else segment.slice(0, min(len(segment), limit - len(points)))
@@ -314,7 +315,7 @@ def _points(session: Session, segments: Iterable[Segment], limit: int | None = N
     return points
 
 
-def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | None:
+def _edge_of(session: ReadSession, key: str, view: View, *, last: bool) -> Point | None:
     """Return the first or the last point of a view that has no bodies."""
     logs, codec = session.series, session.codec
     edge = -1 if last else 0
@@ -332,7 +333,7 @@ def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | N
         return None if row is None else (row.t, codec.decode(logs.open_row(key, row, view.head)))
 
 
-def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
+def point_between(session: ReadSession, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
     """Return the first or the last point from `lo` to `hi`, both included."""
     view = session.series.view(key, (lo, 0), (hi, 0), limit=1, reverse=last)
     segments = [segment for segment in session.series.segments(key, view, (lo, 0), (hi, 0)) if len(segment)]
@@ -343,6 +344,6 @@ def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -
     return segment.position(i)[0], segment.column.value(i, session.codec)
 
 
-def _segment(session: Session, key: str, t: Int64s, values: list[Any]) -> Segment:
+def _segment(session: ReadSession, key: str, t: Int64s, values: list[Any]) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
         return Segment(t, None, column_of(values, session.codec))

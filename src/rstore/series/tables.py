@@ -18,7 +18,7 @@ from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys
 from rstore.series.writing import check_keep, put, put_together
-from rstore.session import Session
+from rstore.session import ReadSession
 
 if TYPE_CHECKING:
     import pandas
@@ -195,7 +195,7 @@ def _check_name(name: Any, what: str) -> str:
     return name
 
 
-def _segment(session: Session, key: str, t: Int64s, name: str, given: Any) -> Segment:
+def _segment(session: ReadSession, key: str, t: Int64s, name: str, given: Any) -> Segment:
     """Return the points of a column; where it has no value, there is none."""
     what = f"the values of the column {name!r}"
     with session.naming(f"a value for the series {key!r}"):
