@@ -1,4 +1,4 @@
-"""Pruning an event sequence: steps that a later `setitem` or `delitem` supersedes go, and so does the history of them."""
+"""Pruning an event sequence: steps that a later `setitem` or `delitem` supersedes go, and their history with them."""
 
 from __future__ import annotations
 

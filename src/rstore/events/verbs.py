@@ -58,10 +58,10 @@ class Events(Verbs):
         logs = session.events
         try:  # as `naming` does, without its frames
             current = logs.retry_conflicts(key, lambda logs: Recorder(session, key, logs).try_apply(steps, at))
-            logs.maybe_seal(key, 1)  # after the lock: concurrent writers must not wait for a compression
-            return current
         except (SerializationError, CorruptionError) as error:
             raise session.named(error, f"the event sequence {key!r}") from error.__cause__ or error
+        logs.maybe_seal(key, 1)  # behind the lock: concurrent writers must not wait for a compression
+        return current
 
     @overload
     def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...

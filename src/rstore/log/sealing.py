@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from random import SystemRandom
 from typing import Final, Self, TypeVar
 
 from rstore.backends.common.after_commit import behind_commit
-from rstore.backends.types import FIRST, LAST, MAX_SEQ, Chunk, Head, Log, Model, Position, Row, View, ViewQuery, overlapping
+from rstore.backends.types import (
+    FIRST,
+    LAST,
+    MAX_SEQ,
+    Chunk,
+    Head,
+    Log,
+    Model,
+    Position,
+    Row,
+    View,
+    ViewQuery,
+    overlapping,
+)
 from rstore.codec.chunks import Segment, merge
 from rstore.errors import CorruptionError
 from rstore.log.reader import position_of

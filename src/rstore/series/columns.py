@@ -18,7 +18,7 @@ from rstore.series.arrays import Unit, column_from, timestamps_of
 from rstore.series.points import Points
 from rstore.series.reader import between, reading
 from rstore.series.writing import check_keep, put
-from rstore.session import ReadSession, Session
+from rstore.session import Session
 
 Arrays = tuple[Int64s, npt.NDArray[Any]]
 

@@ -16,7 +16,7 @@ from rstore.series.inputs import few_times, split_points, times_of
 from rstore.series.reader import Summary, between, reading
 from rstore.series.thinning import thinner
 from rstore.series.writing import check_keep, put
-from rstore.session import ReadSession, Session
+from rstore.session import Session
 from rstore.verbs import Verbs
 
 Point: TypeAlias = tuple[int, Any]
