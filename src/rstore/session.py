@@ -11,12 +11,12 @@ from typing import Protocol
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
 from rstore.backends.types import Model
 from rstore.codec.envelope import Envelope
-from rstore.events.state import StateCache
+from rstore.events.state_cache import StateCache
 from rstore.guard import GuardedTransaction
 from rstore.incarnation import Incarnation
 from rstore.keyvalue.record_store import RecordReader, RecordStore
 from rstore.log.reader import LogReader
-from rstore.log.writer import Logs
+from rstore.log.sealing import Logs
 from rstore.namespace import Namespace, OpenedNamespace, ReadNamespace, Setup, Written
 
 

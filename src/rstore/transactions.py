@@ -200,9 +200,9 @@ def _catch_up(outer: Session, written: Written) -> None:
     if written.records:
         outer.records.count_written(written.records)
     for key, rows in written.points.items():
-        outer.series.wrote(key, rows)
+        outer.series.maybe_seal(key, rows)
     for key, rows in written.changes.items():
-        outer.events.wrote(key, rows)
+        outer.events.maybe_seal(key, rows)
 
 
 @contextmanager

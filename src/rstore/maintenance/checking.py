@@ -14,16 +14,18 @@ from typing import Final
 
 from rstore.arguments import key_or_none
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
-from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery
+from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery, ViewQuery
 from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Kind
-from rstore.codec.envelope import MAGIC, Cell, at_position
+from rstore.codec.envelope import MAGIC
 from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
-from rstore.events.state import CannotFold, Run, State, open_horizon, problem_of, tally_of
-from rstore.log.reader import LogReader, mark_of, position_of
+from rstore.events.checkpoints import open_checkpoint
+from rstore.events.heads import open_horizon, problem_of, tally_of
+from rstore.events.state import CannotFold, Run, State
+from rstore.log.reader import LogReader, position_of
 from rstore.series.reader import AT_ONCE
 from rstore.session import StoreSession
 
@@ -90,7 +92,7 @@ def _problems_of_log(session: StoreSession, logs: LogReader, model: Model, key: 
         if not look.doubts:
             return look.problems
         # Between two calls others may have changed it, and then it only looks as if the one contradicted the other.
-        if logs.view(key, hi=FIRST, rows=False, bodies=False).head == look.head:
+        if logs.view(key, ViewQuery(hi=FIRST, rows=False, bodies=False)).head == look.head:
             return look.problems + look.doubts
     return look.problems
 
@@ -127,7 +129,7 @@ class _LogLook:
 
     def _look_for_rows(self) -> None:
         # A log may get its head a moment before its first rows.
-        view = self._logs.view(self._key, limit=1, bodies=False)
+        view = self._logs.view(self._key, ViewQuery(limit=1, bodies=False))
         if view.head is not None and not view.rows and not view.chunks:
             self.doubts.append("it is named, and holds nothing")
 
@@ -187,7 +189,7 @@ class _LogLook:
     def _replay(self, head: Head, changes: Iterable[Row]) -> None:
         """Fold all changes, and compare what they come to with the states that were kept on the way."""
         session, envelope = self._session, self._session.envelope
-        state = _Replay(session.codec, open_horizon(envelope, self._key, head))
+        state = _CheckedState(session.codec, open_horizon(envelope, self._key, head))
         kept = [position_of(checkpoint) for checkpoint in session.whole.checkpoints(Log(self._model, self._key))]
         for change in changes:
             while kept and kept[-1] < position_of(change):
@@ -215,16 +217,15 @@ class _LogLook:
 
     def _checkpoint(self, at: Position) -> Row | None:
         """Return the newest checkpoint up to a position."""
-        return self._logs.view(self._key, hi=FIRST, rows=False, bodies=False, from_checkpoint=at).checkpoint
+        query = ViewQuery(hi=FIRST, rows=False, bodies=False, from_checkpoint=at)
+        return self._logs.view(self._key, query).checkpoint
 
-    def _compare(self, at: Position, state: _Replay) -> None:
-        checkpoint, envelope = self._checkpoint(at), self._session.envelope
+    def _compare(self, at: Position, state: _CheckedState) -> None:
+        checkpoint, session = self._checkpoint(at), self._session
         if self.problems or checkpoint is None or position_of(checkpoint) != at:
             return
-        where = envelope.where(Cell.CHECKPOINT, self._key)
         try:
-            place = at_position(*at) + mark_of(self._model, self.head)
-            found = State.unpack(self._session.codec, None, envelope.open_block(checkpoint.body, where, place))
+            found = open_checkpoint(session.envelope, session.codec, self._key, self.head, checkpoint, None)
         except _UNSOUND as error:
             self.problems.append(f"the checkpoint at {at[0]}: {error}")
             return
@@ -232,7 +233,7 @@ class _LogLook:
             self.doubts.append(f"the checkpoint at {at[0]} is not what the changes come to")
 
 
-class _Replay(State):
+class _CheckedState(State):
     """A state that is computed only where everything in it is of a type with a codec of its own."""
 
     __slots__ = ("tally",)

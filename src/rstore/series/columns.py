@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,12 @@ from rstore.arguments import check_freq, check_key, check_range
 from rstore.codec.columns import Int64s, array_of
 from rstore.codec.segments import Segment
 from rstore.errors import InvalidValueError
-from rstore.log.writer import Keep
+from rstore.log.rewrite import Keep
 from rstore.series.arrays import Unit, column_from, timestamps_of
 from rstore.series.points import Points
-from rstore.series.reader import reading
+from rstore.series.reader import between, reading
 from rstore.series.writing import check_keep, put
 from rstore.session import ReadSession
-
-if TYPE_CHECKING:
-    pass
 
 Arrays = tuple[Int64s, npt.NDArray[Any]]
 
@@ -72,8 +69,7 @@ class Columns(Points):
         with session.naming(f"the series {key!r}"):
             if lo > hi:
                 return arrays_of(session, [])
-            view = session.series.view(key, (lo, 0), (hi, 0))
-            return arrays_of(session, list(session.series.segments(key, view, (lo, 0), (hi, 0))))
+            return arrays_of(session, list(session.series.read(key, between(lo, hi))))
 
     def batches(
         self, key: str, start: int | None = None, end: int | None = None, *, size: int = 65536, reverse: bool = False

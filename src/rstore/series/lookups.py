@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_key
-from rstore.backends.types import LAST, MAX_INT64, MIN_INT64
+from rstore.backends.types import MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.codec.numbers import number_of
 from rstore.codec.segments import Segment, merge
 from rstore.errors import InvalidTypeError
 from rstore.series.arrays import Unit, timestamp_of, timestamps_of
 from rstore.series.points import Point, Points, point_between
-from rstore.series.reader import Summary, reading
+from rstore.series.reader import Summary, between, reading
 from rstore.session import ReadSession
 
 Method: TypeAlias = Literal["exact", "previous", "next", "nearest", "linear"]
@@ -122,8 +122,7 @@ def _around(session: ReadSession, key: str, t: int, method: Method) -> tuple[Poi
         if before is None:
             return None, point_between(session, key, t, MAX_INT64, last=False)
         # Both sides from one moment: whatever was put between the two, or taken away, since `before` was read.
-        view = session.series.view(key, (before[0], 0), LAST, limit=2)
-        segments = session.series.segments(key, view, (before[0], 0), LAST)
+        segments = session.series.read(key, between(before[0], MAX_INT64, limit=2))
         near = merge([segment.slice(0, 2) for segment in segments])
         times = near.t[:2].tolist()
         if not times or times[0] > t or (len(times) > 1 and times[1] < t):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
 from rstore.backends.common.interpreter import check_running
-from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64
+from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64, ViewQuery
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
@@ -190,7 +190,7 @@ def _thinned(
 
 def _nothing(session: ReadSession, key: str) -> list[Point]:
     """Return no points, of a series that is there: of a misspelt key, an empty answer would say nothing."""
-    if session.series.view(key, FIRST, FIRST, limit=1, bodies=False).head is None:
+    if session.series.view(key, ViewQuery(hi=FIRST, limit=1, bodies=False)).head is None:
         raise InvalidValueError(f"there is no series {session.place(key)}; timeseries() lists those there are")
     return []
 
