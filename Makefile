@@ -17,7 +17,7 @@ DEV := $(VENV)/.has-dev
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two pips in one environment get in each other's way
 unexport PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, each of which would compile the library anew
-.PHONY: help demo test test-fast test-oldest docs lint types wheel release-check bench clean
+.PHONY: help demo test test-fast test-oldest coverage docs lint types wheel release-check bench clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -35,6 +35,9 @@ test-fast: $(TEST) ## run the tests that need no server and take no time
 
 test-oldest: ## run all tests with the oldest version of everything that pyproject.toml allows
 	@$(MAKE) --no-print-directory VENV=$(VENV)-oldest CONSTRAINTS=$(VENV)-oldest/oldest.txt test
+
+coverage: $(DEV) ## say which lines the tests reach, but for the slow ones and those that kill what they run
+	@$(PYTEST) --numprocesses auto --dist worksteal -m 'not crash and not slow' --cov --cov-report term
 
 docs: $(TEST) ## run the examples of README.md, docs/ and the docstrings
 	@$(PYTEST) tests/docs src/rstore
@@ -63,7 +66,7 @@ bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py
 
 clean: ## remove everything that make has made
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-wheel dist demo-output benchmarks/.cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-wheel dist demo-output benchmarks/.cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage
 
 $(DEMO): pyproject.toml | $(VENV)/.made
 	@echo "Installing rstore and what the demo needs into $(VENV) ..."
