@@ -14,7 +14,6 @@ from distributions import add_distribution
 
 from rstore import CorruptionError, InvalidValueError, Store, StoreBusyError, StoreNotAvailableError
 from rstore.testing import StoreSuite
-from rstore.testing.flavours import PICKLED, Flavour
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "folder_backend"
 
@@ -30,17 +29,12 @@ def _registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow  # each of its writes writes a whole namespace
 class TestFolder(StoreSuite):
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values: pickled, plain and encrypted."""
-        flavour: Flavour = request.param
-        return flavour
-
     @pytest.fixture
     def dsn(self) -> Iterator[str]:
         # In memory where that is possible: a file system on a disk writes each file when it replaces another one.
-        memory = Path("/dev/shm")
+        memory = Path("/dev/shm")  # noqa: S108 - the folder below has a name that is drawn
         with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
             yield f"folder://{folder}"
 

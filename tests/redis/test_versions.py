@@ -17,7 +17,6 @@ from rstore.backends.redis.batches import RedisBatches
 from rstore.backends.types import Log, Model
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
-from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.racing import RacingSuite
 from rstore.testing.series import SeriesSuite
@@ -48,12 +47,6 @@ class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite,
     local_clock = False
     snapshots = False
     backups = False
-
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values."""
-        flavour: Flavour = request.param
-        return flavour
 
     @pytest.fixture
     def dsn(self, valkey: Server) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rstore import Store
-from rstore.testing.flavours import FLAVOURS, Flavour
+from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.integrity import check_integrity
 from rstore.testing.oracle import Oracle
 
@@ -79,12 +79,10 @@ class Suite:
         """Return the DSN of a store that does not exist yet."""
         raise NotImplementedError
 
-    @pytest.fixture(params=FLAVOURS, ids=str)
+    @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values."""
+        """Return how the test keeps its values: plain and encrypted."""
         flavour: Flavour = request.param
-        if flavour.serializer == "msgpack":
-            pytest.importorskip("msgpack")
         return flavour
 
     @pytest.fixture
