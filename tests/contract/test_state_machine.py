@@ -54,11 +54,13 @@ def _schemas(server: Server, schema: str) -> Iterator[str]:
         yield server.dsn(schema=schema)
 
 
+@pytest.mark.slow
 @_flavours
 def test_memory(flavour: Flavour) -> None:
     run_state_machine_as_test(machine(lambda: f"memory://{uuid.uuid4()}", flavour=flavour), settings=_SETTINGS)
 
 
+@pytest.mark.slow
 @_flavours
 def test_sqlite(flavour: Flavour, tmp_path: Path, worker: Worker) -> None:
     files = _files(tmp_path)
@@ -72,6 +74,7 @@ def test_postgresql(flavour: Flavour, postgresql: Server, worker: Worker) -> Non
         run_state_machine_as_test(machine(lambda: next(dsns), flavour=flavour, worker=worker), settings=_FEWER)
 
 
+@pytest.mark.slow
 @_flavours
 def test_memory_in_small(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
@@ -79,6 +82,7 @@ def test_memory_in_small(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> N
     run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
 
 
+@pytest.mark.slow
 @_flavours
 def test_sqlite_in_small(flavour: Flavour, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)

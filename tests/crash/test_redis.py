@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -28,13 +28,9 @@ from rstore import (
 from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.namespace import GARBAGE_A_STEP, RedisNamespace
 
+SERVERS = executables()
+
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(params=executables())
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path, executable=executables()[request.param]) as server:
-        yield server
 
 
 N_DISCARDED = 100_000
