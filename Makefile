@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+PROGRAMS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(PROGRAMS)
+WHEEL := $(VENV)-wheel/$(PROGRAMS)
 CONSTRAINTS ?=
 PYTEST := $(BIN)/python -m pytest --quiet
 INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %) --editable
@@ -15,10 +17,10 @@ DEV := $(VENV)/.has-dev
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two pips in one environment get in each other's way
 unexport PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, each of which would compile the library anew
-.PHONY: help demo test test-fast test-oldest coverage docs lint types wheel bench clean
+.PHONY: help demo test test-fast test-oldest coverage docs lint types wheel release-check bench clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it questions
 	@$(BIN)/python examples/demo.py
@@ -52,8 +54,13 @@ wheel: $(DEV) ## build the wheel, and use it in an empty environment with core d
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist
 	@$(PYTHON) -m venv --clear --without-pip $(VENV)-wheel
-	@$(BIN)/python -m pip --python $(VENV)-wheel/bin/python install --quiet dist/*.whl
-	@$(VENV)-wheel/bin/python -I .ci/use_wheel.py
+	@$(BIN)/python -m pip --python $(WHEEL)/python install --quiet dist/*.whl
+	@$(WHEEL)/python -I .ci/use_wheel.py
+
+release-check: wheel ## inspect the wheel and the sdist before a release, and use a backend beside the wheel
+	@$(BIN)/python .ci/check_release.py
+	@$(BIN)/python -m pip --python $(WHEEL)/python install --quiet ./examples/folder_backend
+	@$(WHEEL)/python -I .ci/use_backend.py
 
 bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py

@@ -47,8 +47,8 @@ class TestPostgresql(ServerSuite):
 
 
 class TestRedis(ServerSuite):
-    moments = False
-    copies = False
+    snapshots = False
+    backups = False
 
     @pytest.fixture
     def dsn(self, redis_dsn: str) -> str:
@@ -57,9 +57,9 @@ class TestRedis(ServerSuite):
 
 class TestRedisCluster(ServerSuite):
     across_keys = False
-    moments = False
+    snapshots = False
     transactional = False
-    copies = False
+    backups = False
 
     @pytest.fixture
     def dsn(self, redis_cluster_dsn: str) -> str:

@@ -115,7 +115,7 @@ def test_redis(flavour: Flavour, redis_server: RedisServer, worker: Worker) -> N
         redis_server.do("FLUSHALL")
         return redis_server.dsn
 
-    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker, moments=False), settings=_FEWER)
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker, snapshots=False), settings=_FEWER)
 
 
 @_flavours
@@ -130,7 +130,7 @@ def test_redis_in_small(
     worker.open(PICKLED[0], redis_server.dsn)
     worker.run(_shrink_there)
     worker.close()
-    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60), moments=False)
+    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60), snapshots=False)
     run_state_machine_as_test(tiny, settings=_SETTINGS)
 
 
@@ -141,7 +141,7 @@ def test_redis_cluster(flavour: Flavour, redis_cluster: Cluster, worker: Worker)
         return f"{redis_cluster.dsn}?buckets=16"  # with fewer, since every rule looks through them many times
 
     run_state_machine_as_test(
-        machine(fresh, flavour=flavour, worker=worker, transactional=False, moments=False), settings=_FEWER
+        machine(fresh, flavour=flavour, worker=worker, transactional=False, snapshots=False), settings=_FEWER
     )
 
 
