@@ -7,8 +7,9 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from rstore import history, log, states
 from rstore.codec import chunks
+from rstore.events import history, state
+from rstore.log import writer
 from rstore.series import points
 
 _SIZES: dict[str, int] = {
@@ -26,9 +27,9 @@ _SIZES: dict[str, int] = {
 def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
-        where = [module for module in (chunks, history, log, points, states) if hasattr(module, name)]
+        where = [module for module in (chunks, history, points, state, writer) if hasattr(module, name)]
         assert where, name
         for module in where:
             setattr_(module, name, size)
     # The looks at whether a log is due come at random, and would not come again in the same places.
-    setattr_(log, "Random", lambda _: Random(1))
+    setattr_(writer, "Random", lambda _: Random(1))
