@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from time import monotonic
 from typing import Any, Final, NamedTuple
 
-from rstore.backends.types import Found, NamespaceGone, Prefetch, ScanQuery, Ttl, Write, version_of
+from rstore.backends.types import Found, NamespaceGone, ScanQuery, Ttl, Write, version_of
 from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 
 _PAGE: Final = 1000
-_QUICK_S: Final = 0.1
 
 
 class Entry(NamedTuple):
@@ -130,29 +128,14 @@ class Records(Verbs):
         def query() -> ScanQuery:
             return ScanQuery(_PAGE if left is None else min(left, _PAGE), start, stop, after, reverse, keys_only, heads)
 
-        ahead: Prefetch | None = None
-        quick = False
-        try:
-            while left is None or left > 0:
-                page = session.backend.scan(query()) if ahead is None else ahead.page()
-                ahead = None
-                if page.more:
-                    after = page.records[-1][0]
-                    left = None if left is None else left - len(page.records)
-                    # For whoever has come back at once for this page, and so is likely to come back for the next one.
-                    if quick and left != 0:
-                        ahead = session.backend.prefetch(query(), page.records)
-                given_at = monotonic()
-                yield page.records
-                quick = monotonic() - given_at < _QUICK_S
-                if not page.more:
-                    return
-                if ahead is not None and not quick:
-                    ahead.drop()  # what it holds may be old by now
-                    ahead = None
-        finally:
-            if ahead is not None:
-                ahead.drop()
+        while left is None or left > 0:
+            page = session.backend.scan(query())
+            if page.more:
+                after = page.records[-1][0]
+                left = None if left is None else left - len(page.records)
+            yield page.records
+            if not page.more:
+                return
 
 
 def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:

@@ -294,34 +294,34 @@ class PostgresWriter(PostgresReader, WriteTransaction):
 
     def _try_commit(self, log: Log, commit: Commit, incarnation: bytes, deadline: Deadline) -> bool:
         """Do a commit if its conditions hold, again where a tombstone was in the way."""
-        address, stays = address_of(self._name, incarnation, log), self._head_stays(log)
-        while True:
-            try:
-                planned = plan(self._logs, address, log, commit, heads_stay=stays)
-            except TooLargeError as error:
-                raise self._too_large(log.key, error.size) from None
-            if planned is None:
-                if self._incarnation() != incarnation:
-                    raise NamespaceGone
-                return False
-
-            def look(seen: PostgresReader) -> bool | None:
-                head = seen.head(log)
-                # A lease is not lost with its result: another client that finds none may take it.
-                return False if head is None and log.model is Model.LEASES else planned.look(head)
-
-            claim = planned.claim
-            results = self._write(log.key, planned.calls, look, lambda results: truth(results[claim], 1))
-            if planned.buries and results is not None and results[-1].command_tuples:
-                self._bury(log, incarnation)
-            if _was_done(None if results is None else results[claim]):
-                return True
-            if planned.before is not None or log.model is not Model.SERIES:
-                return False
-            if not self._tombstones.is_in_the_way(self._executor, log, incarnation):
+        may_begin = log.model is Model.SERIES and None in (commit.if_epoch, commit.if_version)
+        while not self._commit_once(log, commit, incarnation):
+            if not (may_begin and self._tombstones.is_in_the_way(self._executor, log, incarnation)):
                 return False
             self._check_time(deadline, log)
             self._tombstones.remove(self._executor, log, incarnation)
+        return True
+
+    def _commit_once(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
+        address = address_of(self._name, incarnation, log)
+        try:
+            planned = plan(self._logs, address, log, commit, heads_stay=self._head_stays(log))
+        except TooLargeError as error:
+            raise self._too_large(log.key, error.size) from None
+        if planned is None:
+            if self._incarnation() != incarnation:
+                raise NamespaceGone
+            return False
+
+        def look(seen: PostgresReader) -> bool | None:
+            head = seen.head(log)
+            # A lease is not lost with its result: another client that finds none may take it.
+            return False if head is None and log.model is Model.LEASES else planned.look(head)
+
+        results = self._write(log.key, planned.calls, look, lambda results: truth(results[planned.claim], 1))
+        if planned.buries and results is not None and results[-1].command_tuples:
+            self._bury(log, incarnation)
+        return _was_done(None if results is None else results[planned.claim])
 
     def _head_stays(self, log: Log) -> bool:
         """Return whether the log leaves a tombstone here: others may have appended rows that cannot be seen."""

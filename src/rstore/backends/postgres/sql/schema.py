@@ -15,9 +15,9 @@ from rstore.backends.postgres.transport.protocol import Failed, PostgresConnecti
 from rstore.backends.postgres.transport.statements import Statement
 from rstore.errors import StoreNotAvailableError
 
-# The rows that change again and again, records and heads, leave room in their pages: a row whose new version fits beside
-# the old one needs no new entry in the index. With half a page free, a rewrite of all records would be faster still, but
-# every store would take twice the disk.
+# The rows that change again and again, records and heads, leave room in their pages: a row whose new version fits
+# beside the old one needs no new entry in the index. With half a page free, a rewrite of all records would be faster
+# still, but every store would take twice the disk.
 _FORMAT_1: Final = """
 CREATE TABLE {s}.format (application {text} NOT NULL, version {int} NOT NULL);
 INSERT INTO {s}.format VALUES ('rstore', 0);
@@ -170,9 +170,7 @@ def _look(connection: PostgresConnection, place: PostgresPlace, timeout_s: float
             "rows; restore them too, or drop the schema"
         )
     if found.get_value(0, 0) is None:
-        (rows,) = connection.run(
-            [(Statement(f"SELECT EXISTS (SELECT FROM {quoted(place.schema)}.format)"), ())], timeout_s
-        )
+        (rows,) = connection.run([(Statement(f"SELECT EXISTS (SELECT FROM {table})"), ())], timeout_s)
         if not truth(rows, 0):
             raise StoreNotAvailableError(
                 f"{place.show} was restored without its rows: its table 'format' is empty; restore it with them, "

@@ -64,7 +64,7 @@ class SchemaSql:
   SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)"""
 
     def _conditional(self, sql: str, then: str = "") -> Statement:
-        """Return a statement, FROM alive, that also tells whether the namespace is there, and whether anything was done.
+        """Return a statement, FROM alive, that also tells whether the namespace is there, and whether it did anything.
 
         `then` follows if it was, FROM done.
         """

@@ -144,7 +144,7 @@ class OpenTransaction(Executor):
 
 
 class TransactionScope(ExecutorScope[T]):
-    """The scope of a transaction; `behind` is called with its tombstones when it was committed, or has to be retried."""
+    """The scope of a transaction; `behind` is called with its tombstones if it was committed, or is to be retried."""
 
     def __init__(
         self,

@@ -297,7 +297,7 @@ class ConnectionPool:
                 self.drop(self._idle.pop())
 
     def keep(self, connection: PostgresConnection) -> bool:
-        """Return whether a connection may be kept for a snapshot: half of them may be, so that some are left for calls."""
+        """Return whether a connection may be kept for a snapshot: half of them, so that some are left for calls."""
         with self._lock:
             if sum(one.kept for one in self.connections) >= self._place.pool // 2:
                 return False
