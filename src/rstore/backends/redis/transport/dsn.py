@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from rstore.backends.credentials import Credentials
-from rstore.backends.redis.tls import TLS, check_tls
+from rstore.backends.redis.transport.tls import TLS, check_tls
 from rstore.errors import InvalidValueError
 
 Address = tuple[str, int]

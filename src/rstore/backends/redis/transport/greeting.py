@@ -11,7 +11,7 @@ from urllib.parse import quote
 import hiredis
 from redis import exceptions as driver
 
-from rstore.backends.redis.dsn import Target
+from rstore.backends.redis.transport.dsn import Target
 
 _MAX_BYTES: Final = 200
 _pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)

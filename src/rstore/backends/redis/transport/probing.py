@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from rstore.backends.redis.dsn import Address, Target
+from rstore.backends.redis.transport.dsn import Address, Target
 
 _LONGEST_S = 1.0
 

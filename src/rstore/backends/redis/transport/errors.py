@@ -1,4 +1,4 @@
-"""What a Redis server refuses, and what becomes of it: a signal, another try, or an error of this library.
+"""Refusals of a Redis server, and what becomes of each: a signal, another try, or an error of this library.
 
 Nouns: a *code* (the word that begins an error reply) and a *signal* (an error reply of our own scripts).
 """
@@ -52,11 +52,11 @@ _CODES: Final[dict[type[Exception], str]] = {
 }
 
 SIGNALS: Final = frozenset({"STALE", "LEASED", "UNSTAGED", "CHANGED", "DAMAGED"})
-"""What our scripts answer where nothing was done."""
+"""Answers of our scripts where nothing was done."""
 
 REDIRECTED: Final = frozenset({"MOVED", "ASK"})
 PASSING: Final = frozenset({"TRYAGAIN", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOSCRIPT"})
-"""What passes by itself or by what the client does: nothing was done, the call is sent again until the time is up."""
+"""States that pass: nothing was done, the call is sent again until the time is up."""
 
 
 class LostReplyError(Exception):
@@ -103,6 +103,12 @@ def code_of(error: Exception) -> str:
         return "NOPERM"
     found = _WRAPPED.search(message) or _CODE.match(message)
     return found[1] if found else "ERR"
+
+
+def is_refused(error: Exception) -> bool:
+    """Return whether a server answered that it does not want to be talked to, which no waiting changes."""
+    refused = isinstance(error, driver.AuthenticationError | driver.ResponseError)
+    return refused and not isinstance(error, driver.ClusterDownError | driver.BusyLoadingError)
 
 
 def words_of(error: Exception) -> str:

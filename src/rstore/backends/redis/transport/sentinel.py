@@ -1,7 +1,7 @@
-"""Sentinel: who is the master now, from what several sentinels say, and being told at once when that changes.
+"""Sentinel: the master as several sentinels know it, and word of a change at once.
 
-Nouns: a *sighting* (what one sentinel says of the service) and a *listener* (a thread that is subscribed to one
-sentinel). Sentinels that disagree are judged by the epoch of their configuration: each failover has a higher one.
+Nouns: a *sighting* (the answer of one sentinel about the service). Sentinels that disagree are judged by the epoch of
+their configuration: each failover has a higher one.
 """
 
 from __future__ import annotations
@@ -11,46 +11,34 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from random import choice
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 from time import monotonic
 from typing import Any, Final, NamedTuple
-from weakref import ReferenceType, ref
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.dsn import Address, Target
-from rstore.backends.redis.errors import code_of, refusal
-from rstore.backends.redis.masters import MasterPool, Tenure
-from rstore.backends.redis.nodes import FAILURES, Nodes
-from rstore.backends.redis.patience import Deadline
-from rstore.backends.redis.pool import MIN_S, Connection, Pool, connector, pack_command
+from rstore.backends.redis.transport.connection import FAILURES, MIN_S, connector, pack_command
+from rstore.backends.redis.transport.deadline import CallDeadline
+from rstore.backends.redis.transport.dsn import Address, Target
+from rstore.backends.redis.transport.errors import code_of, refusal
+from rstore.backends.redis.transport.listener import ASKING_S, FRESH_S, Listener
+from rstore.backends.redis.transport.masters import MasterPool, Tenure
+from rstore.backends.redis.transport.nodes import Nodes
+from rstore.backends.redis.transport.pool import RedisPool
 from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
 _log: Final = logging.getLogger("rstore.redis")
-_ASKING_S: Final = 1.0
-"""So long one sentinel is waited for: there are others to ask."""
 _ENOUGH_S: Final = 0.1
-"""After so long the answers of most of them are enough."""
+"""How long all of them are waited for; then the answers of most are enough."""
 _LOOK_S: Final = 0.5
 """How often each sentinel is asked although it has said nothing: a subscription may be dead without a sign of it."""
 _WATCHFUL_S: Final = 0.05
 """The same while a failover is under way."""
-_IDLE_S: Final = 0.2
-"""So long after its store was closed or forgotten a thread may go on listening."""
-_AGAIN_S: Final = 0.1
-"""How long after a sentinel was lost it is tried again."""
 _LONGEST_FAILOVER_S: Final = 30.0
-"""A failover of which nothing is heard for so long was given up by a sentinel that is gone."""
+"""A failover that is silent for longer was given up by a sentinel that is gone."""
 _OUTDATED_S: Final = 10.0
-"""So long the sentinels have to tell one another of a failover."""
-_FRESH_S: Final = 3.0
-"""The time for which an answer of a sentinel counts."""
-# The slave, replica or primary in some of these names differs between Redis and Valkey, and what leads to it does not.
-_CHANNELS: Final = (
-    b"+switch-*", b"+failover-state-select-*", b"+failover-state-send-*", b"+promoted-*", b"+failover-end*",
-    b"-failover-abort-*",
-)  # fmt: skip
+"""How long the sentinels take to tell one another of a failover."""
 _BEGINS: Final = b"+failover-state-se"
 """Said by the sentinel that leads a failover, a tenth of a second or two before it makes a replica a master."""
 
@@ -70,20 +58,20 @@ class Sighting(NamedTuple):
 class SentinelNodes(Nodes):
     """The one server that is the master. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float, deadline: Deadline, telemetry: Telemetry) -> None:
+    def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
         super().__init__(target, timeout_s, deadline, telemetry)
         asking = replace(
             target, service=None, credentials=target.sentinel_credentials, ask=None, database=0, max_connections=4
         )
         self._master: MasterPool | None = None  # the same as `only`
-        make = connector(asking, min(timeout_s, _ASKING_S))
+        make = connector(asking, min(timeout_s, ASKING_S))
         self._sentinels = {
-            address: Pool(make, address, "{}:{}".format(*address), asking.max_connections, _ASKING_S, telemetry)
+            address: RedisPool(make, address, "{}:{}".format(*address), asking.max_connections, ASKING_S, telemetry)
             for address in target.addresses
         }
-        self._deciding = Lock()  # guards what follows; apart, since who asks sentinels may wait for one that is gone
+        self._deciding = Lock()  # guards the fields below; apart, since a thread that asks may wait for one that is gone
         self._sighted: dict[Address, Sighting] = {}
-        self._leaders: dict[Address, float] = {}  # who leads a failover, and since when
+        self._leaders: dict[Address, float] = {}  # of a failover, and since when they lead it
         self._avoided: dict[Address, float] = {}  # replicas that were lost, and since when
         self._epoch = -1
         self._epoch_at = 0.0
@@ -92,21 +80,21 @@ class SentinelNodes(Nodes):
 
     # -- who is the master --------------------------------------------------------------------------------------------
 
-    def all(self) -> list[Pool]:
+    def all(self) -> list[RedisPool]:
         """Return the pool of the master."""
         if self._master is None:
             self.discover()
         return super().all()
 
     def discover(self) -> None:
-        """Ask all sentinels who the master is; whether it is one each new connection to it asks itself.
+        """Ask all sentinels for the master; whether it is one each new connection to it asks itself.
 
         Raises `StoreNotAvailableError` if that was never known.
         """
         asked = self._asked
         failures: list[Exception] = []
         try:
-            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
+            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
                 return  # another thread is about to know; this one has no time left
             if asked != self._asked:
                 return  # another thread did, while this one waited
@@ -123,7 +111,7 @@ class SentinelNodes(Nodes):
             except RuntimeError:  # it was not this thread's turn
                 pass
         if self._master is None:
-            raise self._nobody(failures)
+            raise self._no_master(failures)
         self.outdated = False
 
     def look(self, sentinel: Address) -> float:
@@ -135,7 +123,7 @@ class SentinelNodes(Nodes):
         return _WATCHFUL_S if self._leaders else _LOOK_S
 
     def hear(self, sentinel: Address, channel: bytes, message: bytes) -> None:
-        """Take notice of what a sentinel has said of one of its services."""
+        """Take notice of a message of a sentinel about one of its services."""
         if str(self._target.service).encode() not in message.split(b" "):
             return
         with self._deciding:
@@ -145,18 +133,18 @@ class SentinelNodes(Nodes):
                 self._leaders.pop(sentinel, None)
 
     def _begin(self, leader: Address) -> None:
-        """Hold what is sent, unless it is read from a replica, which is late anyway."""
+        """Hold all calls, unless they read from a replica, which is late anyway."""
         if not self._target.read_from_replica:
             self._leaders.setdefault(leader, monotonic())
             if self._master is not None:
                 self._master.tenure.hold()
 
     def lost(self, sentinel: Address) -> None:
-        """Forget what a sentinel has said that does not answer any more."""
+        """Forget the words of a sentinel that does not answer any more."""
         self._sighted.pop(sentinel, None)
 
     def _ask_all(self) -> list[Exception]:
-        """Ask all sentinels side by side; return what went wrong with those that did not answer."""
+        """Ask all sentinels side by side; return the failures of those that did not answer."""
         failures: list[Exception] = []
 
         def look(sentinel: Address) -> None:
@@ -175,9 +163,9 @@ class SentinelNodes(Nodes):
                 look(sentinel)
             return failures
         enough_at = monotonic() + _ENOUGH_S
-        until = monotonic() + min(_ASKING_S, max(MIN_S, self._deadline.left_s()))
+        until = monotonic() + min(ASKING_S, max(MIN_S, self._deadline.left_s))
         while (left := [thread for thread in threads if thread.is_alive()]) and monotonic() < until:
-            # One that is gone may have gone with the master: the others say who has taken over.
+            # One that is gone may have gone with the master: the others know the new one.
             if 2 * len(left) < len(threads) and monotonic() > enough_at:
                 break
             left[0].join(_ENOUGH_S / 10)
@@ -213,12 +201,12 @@ class SentinelNodes(Nodes):
         return Sighting(int(facts[b"config-epoch"]), master, failing_over, at, tuple(sorted(linked)))
 
     def _decide(self, lost: MasterPool | None = None) -> None:
-        """Follow those who know of the latest failover, and hold what is sent while one is under way.
+        """Follow the sentinels that know of the latest failover, and hold all calls while one is under way.
 
         A replica that was `lost` is left for another one.
         """
         now = monotonic()
-        said = {one: sighting for one, sighting in list(self._sighted.items()) if now - sighting.at < _FRESH_S}
+        said = {one: sighting for one, sighting in list(self._sighted.items()) if now - sighting.at < FRESH_S}
         for leader, sighting in said.items():
             if sighting.failing_over:  # if its words were not heard
                 self._begin(leader)
@@ -228,8 +216,8 @@ class SentinelNodes(Nodes):
             if done or now - since > _LONGEST_FAILOVER_S:
                 del self._leaders[leader]
         best = max((sighting.epoch for sighting in said.values()), default=-1)
-        # A lower epoch is how it was, told by those who have not heard of the failover; or, where most of them go on
-        # telling so, their count has begun anew.
+        # A lower epoch is an older state, of sentinels that have not heard of the failover; or, where most of them keep
+        # to it, their count has begun anew.
         most = 2 * len(said) > len(self._sentinels)
         if said and (best >= self._epoch or (most and now - self._epoch_at > _OUTDATED_S)):
             latest = [sighting for sighting in said.values() if sighting.epoch == best]
@@ -242,7 +230,7 @@ class SentinelNodes(Nodes):
             self._master.tenure.release()
 
     def _server_of(self, master: Address, replicas: list[Address], lost: MasterPool | None) -> Address:
-        """Return who is sent to: the master, or if that is wanted the same replica as long as it is one."""
+        """Return the server to send to: the master, or if that is wanted the same replica as long as it is one."""
         if not self._target.read_from_replica:
             return master
         now = monotonic()
@@ -266,8 +254,8 @@ class SentinelNodes(Nodes):
             self._telemetry.note(_log, Occurrence.FAILOVER, "%s takes the place of %s", pool.where, old.where)
             old.retire()
 
-    def _nobody(self, failures: list[Exception]) -> StoreError:
-        """Return the error where nobody is known to be the master."""
+    def _no_master(self, failures: list[Exception]) -> StoreError:
+        """Return the error where no server is known to be the master."""
         for error in failures:
             if isinstance(error, StoreError):
                 return error
@@ -306,7 +294,7 @@ class SentinelNodes(Nodes):
             pool.close()
 
     def forget_threads(self) -> None:
-        """Begin anew in a child after a fork, which nobody tells of a failover until it has asked."""
+        """Begin anew in a child after a fork, which hears of no failover until it has asked."""
         super().forget_threads()
         self._deciding = Lock()
         self._leaders.clear()
@@ -320,62 +308,3 @@ def _facts(reply: list[bytes]) -> dict[bytes, bytes]:
 
 def _address(host: bytes, port: bytes) -> Address:
     return host.decode(), int(port)
-
-
-class Listener:
-    """A thread that is subscribed to one sentinel, as long as its store is open and in use."""
-
-    def __init__(self, nodes: SentinelNodes, sentinel: Address, target: Target) -> None:
-        self._nodes: ReferenceType[SentinelNodes] = ref(nodes)  # a store that nobody closes is to be collected
-        self._sentinel = sentinel
-        listening = replace(target, service=None, credentials=target.sentinel_credentials, ask=None, database=0)
-        self._make = connector(listening, _ASKING_S)
-        self._ended = Event()
-
-    def start(self) -> None:
-        """Begin."""
-        Thread(target=self._run, name="rstore sentinel", daemon=True).start()
-
-    def end(self) -> None:
-        """End it, within a moment."""
-        self._ended.set()
-
-    def _run(self) -> None:
-        while self._lives():
-            connection = self._make(self._sentinel)
-            try:
-                connection.connect()
-                connection.send_packed_command([pack_command((b"PSUBSCRIBE", *_CHANNELS))], False)
-                self._follow(connection)
-            except (*FAILURES, StoreError):
-                # Nothing is lost with it but time: whoever asks the sentinels is told what is wrong.
-                if (nodes := self._nodes()) is not None:
-                    nodes.lost(self._sentinel)
-                    del nodes
-            finally:
-                connection.disconnect()
-            self._ended.wait(_AGAIN_S)
-
-    def _lives(self) -> bool:
-        return self._nodes() is not None and not self._ended.is_set()
-
-    def _follow(self, connection: Connection) -> None:
-        look_at, answered_at = 0.0, monotonic()
-        while self._lives():
-            left_s = max(0.0, min(look_at - monotonic(), _IDLE_S))
-            if connection.can_read(left_s):
-                kind, *said = connection.read_response(True)
-                if kind == b"pmessage" and (nodes := self._nodes()) is not None:
-                    nodes.hear(self._sentinel, *said[1:])
-                    del nodes
-                    look_at = 0.0
-            elif monotonic() >= look_at and (nodes := self._nodes()) is not None:
-                try:
-                    look_at, answered_at = monotonic() + nodes.look(self._sentinel), monotonic()
-                except FAILURES:
-                    # One that is slow is listened to all the same: it may be about to say the one thing that matters.
-                    look_at = monotonic() + _AGAIN_S
-                    if monotonic() - answered_at > _FRESH_S:
-                        raise
-                finally:
-                    del nodes

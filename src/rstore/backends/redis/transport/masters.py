@@ -13,14 +13,15 @@ from typing import Final
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.pool import Connection, Pool
+from rstore.backends.redis.transport.connection import Connection
+from rstore.backends.redis.transport.pool import RedisPool
 
 _LONGEST_HOLD_S: Final = 10.0
-"""So long a thread waits in one go for the end of a failover, and its time-out at most."""
+"""How long a thread waits in one go for the end of a failover, and its time-out at most."""
 
 
 class Tenure:
-    """Whether a server is the master still. Threads share it; whoever listens to the sentinels changes it."""
+    """Whether a server is still the master. Threads share it; those that listen to the sentinels change it."""
 
     def __init__(self) -> None:
         self._known = Event()
@@ -31,19 +32,19 @@ class Tenure:
         """Whether another server is the master, or may be soon."""
 
     def hold(self) -> None:
-        """Let nobody send anything: a failover has begun."""
+        """Let no thread send anything: a failover has begun."""
         if not self.over:
             self._known.clear()
             self.changing = True
 
     def release(self) -> None:
-        """Let everybody go on: the failover was given up."""
+        """Let all threads go on: the failover was given up."""
         if not self.over:
             self.changing = False
             self._known.set()
 
     def end(self) -> None:
-        """Say that another server is the master."""
+        """Note that another server is the master."""
         self.over = self.changing = True
         self._known.set()
 
@@ -53,7 +54,7 @@ class Tenure:
         return not self.changing
 
 
-class MasterPool(Pool):
+class MasterPool(RedisPool):
     """The connections to one master."""
 
     tenure: Tenure
@@ -64,11 +65,11 @@ class MasterPool(Pool):
         return self.tenure.changing
 
     def idle(self, *, checked: bool, now: float) -> Connection | None:
-        """Return a connection that nobody uses, if there is one; none while a failover is under way."""
+        """Return an idle connection, if there is one; none while a failover is under way."""
         return None if self.tenure.changing else super().idle(checked=checked, now=now)
 
     def take(self, *, checked: bool, within_s: float | None = None) -> Connection:
-        """Return a connection that nobody else has; while a failover is under way, wait for its end."""
+        """Return a connection that no other thread has; while a failover is under way, wait for its end."""
         if self.tenure.changing and not self.is_settled(self._timeout_s if within_s is None else within_s):
             raise driver.ConnectionError("another server becomes the master")
         return super().take(checked=checked, within_s=within_s)
@@ -77,8 +78,8 @@ class MasterPool(Pool):
         """Return whether what the server has answered will last, waiting for the end of a failover."""
         return self.tenure.lasts(within_s)
 
-    def aside(self) -> Pool:
-        """Return the pool for those who keep a connection while they use others."""
+    def aside(self) -> RedisPool:
+        """Return the pool for callers that keep a connection while they use others."""
         aside = super().aside()
         if isinstance(aside, MasterPool):
             aside.tenure = self.tenure

@@ -1,33 +1,31 @@
-"""Which server serves which slot: one server for all, or what a cluster says of itself."""
+"""The servers by the slots that they serve: one server for all, or what a cluster says of itself."""
 
 from __future__ import annotations
 
-import os
 from random import randrange
 from threading import Lock, RLock
 from typing import Any, Final
-from weakref import WeakSet
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.dsn import Address, Target
-from rstore.backends.redis.errors import code_of, refusal, unreachable
-from rstore.backends.redis.layout import SLOTS
-from rstore.backends.redis.patience import Deadline
-from rstore.backends.redis.pool import MIN_S, Pool, connector, pack_command
+from rstore.backends.common.forks import renewed_in_child
+from rstore.backends.redis.transport.connection import FAILURES, connector
+from rstore.backends.redis.transport.deadline import CallDeadline
+from rstore.backends.redis.transport.dsn import Address, Target
+from rstore.backends.redis.transport.errors import code_of, refusal, unreachable
+from rstore.backends.redis.transport.pool import RedisPool
+from rstore.backends.redis.transport.slots import SLOTS
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
-FAILURES: Final = (driver.RedisError, OSError)
-"""Whatever goes wrong on a connection."""
 _DISCOVERY_S: Final = 2.0
-"""So long one server is waited for that is asked who serves which slot: there are others to ask."""
+"""How long one server is waited for that is asked for the slots: there are others to ask."""
 
 
 class Nodes:
     """The pools of a target, by slot. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float, deadline: Deadline, telemetry: Telemetry) -> None:
+    def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
         self._target = target
         self._telemetry = telemetry
         self._timeout_s = timeout_s
@@ -35,35 +33,35 @@ class Nodes:
         self._make = connector(target, timeout_s)
         self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
         self._lock = Lock()  # guards the pools by address
-        self._asking = RLock()  # that one thread at a time asks for the slots; it knows whose it is
-        self._pools: dict[Address | None, Pool] = {}
-        self._owners: list[Pool | None] = [None] * SLOTS
-        self._serving: list[Pool] = []
-        self._turn = 0  # which server is asked first
+        self._asking = RLock()  # held by the one thread that asks for the slots
+        self._pools: dict[Address | None, RedisPool] = {}
+        self._owners: list[RedisPool | None] = [None] * SLOTS
+        self._serving: list[RedisPool] = []
+        self._turn = 0  # the server that is asked first
         self._asked = 0  # how often the slots were asked for
         self.outdated = False  # whether they have to be asked for before anything else
         self._closed = False
-        self._reading = randrange(1 << 20)  # noqa: S311 - which replica is read from, if that is wanted
-        self.only: Pool | None = (
+        self._reading = randrange(1 << 20)  # noqa: S311 - chooses the replica that is read from, if that is wanted
+        self.only: RedisPool | None = (
             None if target.fails_over else self._pool(target.addresses[0] if target.addresses else None)
         )
         """The one server, if it is no cluster."""
         _all.add(self)
 
-    def of(self, slot: int) -> Pool | None:
-        """Return the pool for a slot; None if nobody is known to serve it."""
+    def of(self, slot: int) -> RedisPool | None:
+        """Return the pool for a slot; None if no server is known to serve it."""
         return self.only or self._owners[slot]
 
-    def at(self, address: Address) -> Pool:
+    def at(self, address: Address) -> RedisPool:
         """Return the pool for an address."""
         with self._lock:
             return self._pool(address)
 
     def moved(self, slot: int, address: Address) -> None:
-        """Note who serves a slot now."""
+        """Note that a slot is served at an address now."""
         self._owners[slot] = self.at(address)
 
-    def all(self) -> list[Pool]:
+    def all(self) -> list[RedisPool]:
         """Return a pool for every server that serves slots."""
         return [self.only] if self.only else self._serving
 
@@ -73,7 +71,7 @@ class Nodes:
         return pool.address[0] if pool is not None and pool.address is not None else ""
 
     def reconnect(self, slot: int) -> None:
-        """Let go of idle connections to whoever is thought to serve a slot: the name may lead elsewhere by now."""
+        """Let go of idle connections to the server of a slot: the name may lead elsewhere by now."""
         pool = self.of(slot)
         if pool is not None:
             pool.drop_idle()
@@ -83,7 +81,7 @@ class Nodes:
         self._lock, self._asking = Lock(), RLock()
 
     def discover(self) -> None:
-        """Ask any server of the cluster who serves which slot.
+        """Ask any server of the cluster where each slot is.
 
         Raises `StoreNotAvailableError` if none answers.
         """
@@ -92,7 +90,7 @@ class Nodes:
         asked = self._asked
         failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
         try:
-            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s())):
+            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
                 raise failure
             if asked != self._asked:
                 return  # another thread did, while this one waited
@@ -100,20 +98,20 @@ class Nodes:
             # Another one each time: one that is cut off from the rest goes on telling how it was.
             self._turn = turn = (self._turn + 1) % len(addresses)
             for i, address in enumerate(addresses[turn:] + addresses[:turn]):
-                left_s = self._deadline.left_s()
+                left_s = self._deadline.left_s
                 if left_s <= 0:
                     break
                 where = f"{address[0]}:{address[1]}" if address else ""
-                asked_pool = Pool(self._make_asking, address, where, 1, self._timeout_s, self._telemetry)
+                asked_pool = RedisPool(self._make_asking, address, where, 1, self._timeout_s, self._telemetry)
                 try:
-                    slots = ask(asked_pool, b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
+                    slots = asked_pool.ask(b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
                 except FAILURES as error:
                     failure = _no_cluster(error, where)
                     failure.__cause__ = error
                     continue
                 finally:
                     asked_pool.close()
-                # One that was taken out of the cluster answers, too: it knows of no slots.
+                # A server that was taken out of the cluster answers, too: it knows of no slots.
                 if self._take_over(address, slots):
                     self._asked += 1
                     self.outdated = False
@@ -133,19 +131,19 @@ class Nodes:
             for pool in self._pools.values():
                 pool.close()
 
-    def _pool(self, address: Address | None) -> Pool:
+    def _pool(self, address: Address | None) -> RedisPool:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
         if address not in self._pools:
             where = f"{address[0]}:{address[1]}" if address else str(self._target)
-            self._pools[address] = Pool(
+            self._pools[address] = RedisPool(
                 self._make, address, where, self._target.max_connections, self._timeout_s, self._telemetry
             )
         return self._pools[address]
 
     def _take_over(self, asked: Address | None, slots: Any) -> bool:
-        owners: list[Pool | None] = [None] * SLOTS
-        serving: dict[int, Pool] = {}
+        owners: list[RedisPool | None] = [None] * SLOTS
+        serving: dict[int, RedisPool] = {}
         self._reading += 1
         for first, last, master, *replicas in slots:
             host, port = self._chosen(master, replicas)
@@ -158,7 +156,7 @@ class Nodes:
         return bool(serving)
 
     def _chosen(self, master: Any, replicas: list[Any]) -> tuple[bytes, int]:
-        """Return who is asked for some slots: the master, or if that is wanted a replica, and another one each time.
+        """Return the server that is asked for some slots: the master, or if that is wanted a replica, another one each time.
 
         It is asked for again where one was lost; then it is the turn of the master, too.
         """
@@ -170,23 +168,6 @@ class Nodes:
         return host, port
 
 
-def ask(pool: Pool, *command: bytes, within_s: float | None = None) -> Any:
-    """Return the reply to a command that only reads, on a connection that the server has not closed."""
-    connection = pool.take(checked=True, within_s=within_s)
-    if within_s is not None and within_s < connection.socket_timeout:
-        connection.update_current_socket_timeout(max(within_s, MIN_S))
-    try:
-        connection.send_packed_command((pack_command(command),), check_health=False)
-        reply = connection.read_response(disable_decoding=True)
-    except driver.ResponseError as error:
-        reply = error.with_traceback(None)
-    connection.update_current_socket_timeout(-1)
-    pool.give(connection)
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
-
-
 def _no_cluster(error: Exception, where: str) -> StoreError:
     if isinstance(error, driver.ResponseError) and code_of(error) == "ERR":
         return StoreNotAvailableError(
@@ -195,13 +176,4 @@ def _no_cluster(error: Exception, where: str) -> StoreError:
     return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
 
 
-_all: WeakSet[Nodes] = WeakSet()
-
-
-def _after_fork() -> None:
-    for nodes in list(_all):
-        nodes.forget_threads()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_all: Final = renewed_in_child(lambda nodes: nodes.forget_threads())
