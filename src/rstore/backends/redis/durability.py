@@ -1,4 +1,4 @@
-"""What Redis servers promise, from what they say of themselves: INFO, and CONFIG where the user may ask for it."""
+"""The durability of Redis servers, as INFO tells it, and CONFIG where the user may ask for it."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _FACTS = (
 _KEEPS_ALL = "noeviction"
 
 
-class Promise(NamedTuple):
-    """How strong the promise of one server is, and what that was read from."""
+class ServerDurability(NamedTuple):
+    """The durability of one server, and the settings that it was read from."""
 
     kind: str
     settings: dict[str, str]
 
     @staticmethod
-    def weakest(promises: Sequence[Promise], *, wait_replicas: int) -> Durability:
-        """Return the promise of all servers together: that of the weakest."""
-        kind = min((one.kind for one in promises), key=_FROM_WEAK_TO_STRONG.index)
+    def weakest(servers: Sequence[ServerDurability], *, wait_replicas: int) -> Durability:
+        """Return the durability of all servers together: that of the weakest."""
+        kind = min((one.kind for one in servers), key=_FROM_WEAK_TO_STRONG.index)
         survives = {"always": True, "unknown": None}.get(kind, False)
-        names = dict.fromkeys(name for one in promises for name in one.settings)
+        names = dict.fromkeys(name for one in servers for name in one.settings)
         settings = {
-            name: ", ".join(sorted({one.settings.get(name, "unknown") for one in promises})) for name in names
+            name: ", ".join(sorted({one.settings.get(name, "unknown") for one in servers})) for name in names
         } | {"wait_replicas": f"{wait_replicas}"}
         meaning = _MEANINGS[kind]
         if wait_replicas:
             meaning += f"; {wait_replicas} replicas have confirmed it, one of which is most likely to take over"
-        policies = {one.settings.get("maxmemory_policy", _KEEPS_ALL) for one in promises} - {_KEEPS_ALL}
+        policies = {one.settings.get("maxmemory_policy", _KEEPS_ALL) for one in servers} - {_KEEPS_ALL}
         if policies:
             meaning += (
                 "; but the server evicts keys when its memory is full, and what is stored may vanish at any time "
@@ -55,14 +55,14 @@ class Promise(NamedTuple):
         return Durability(survives, survives, True, wait_replicas > 0, meaning, settings)
 
 
-def promise_of(info: Mapping[bytes, bytes], config: Mapping[str, str]) -> Promise:
-    """Return the promise of one server."""
+def durability_of(info: Mapping[bytes, bytes], config: Mapping[str, str]) -> ServerDurability:
+    """Return the durability of one server."""
     facts = {name: info[name.encode()].decode() for name in _FACTS if name.encode() in info}
     settings = {name: config.get(name, "unknown") for name in SETTINGS} | facts
     if facts.get("aof_enabled", "1") != "1":
-        return Promise("off", settings)
+        return ServerDurability("off", settings)
     if facts.get("aof_last_write_status", "ok") != "ok":
-        return Promise("failing", settings)
+        return ServerDurability("failing", settings)
     if settings["no-appendfsync-on-rewrite"] == "yes":  # while the server rewrites its log or takes a snapshot
-        return Promise("no", settings)
-    return Promise(settings["appendfsync"], settings)
+        return ServerDurability("no", settings)
+    return ServerDurability(settings["appendfsync"], settings)

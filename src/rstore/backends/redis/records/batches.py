@@ -1,22 +1,23 @@
 """Writing records to one bucket: some by one script, many as a batch that is staged, made visible, and folded in.
 
 A script that wrote a hundred thousand records would stop the server for half a second. A batch lies beside the single
-records, under names of its own, until the marker names it; from then on whoever writes folds some of it in.
+records, under names of its own, until the marker names it; from then on every writer folds some of it in.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.redis.client import Call, Script
-from rstore.backends.redis.errors import Signal
-from rstore.backends.redis.layout import GENERATION_BYTES, Place
-from rstore.backends.redis.namespace import RedisNamespace
-from rstore.backends.redis.patience import Patience
+from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
+from rstore.backends.redis.namespace.namespace import NamespaceRetries
+from rstore.backends.redis.namespace.part import RedisPart
+from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.errors import Signal
 from rstore.backends.types import LARGE_BYTES, NamespaceGone, Writes
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
 
@@ -27,91 +28,105 @@ _STAGE: Final = Script("stage")
 WRITE: Final = Script("write")
 
 MAX_RECORDS: Final = 2000
-"""So many records one script writes or moves: less than 10 ms."""
+"""How many records one script writes or moves: it holds up all other clients meanwhile."""
 _MAX_BYTES: Final = 8 * 1024 * 1024
 _STAGED_S: Final = 3600
-"""After so long a batch that was not made visible is given up, and becomes garbage."""
+"""The time after which a batch that was not made visible is given up, and becomes garbage."""
 
 
-class RedisBatches(RedisNamespace):
+class RedisBatches(RedisPart):
     """Batches of records, as far as reading and writing single ones has to know of them."""
 
-    def _write_batch(self, place_now: Callable[[], Place], writes: Writes, incarnation: bytes) -> None:
+    def _write_batch(self, spot: bytes, writes: Writes, incarnation: bytes) -> None:
         """Write many records of one bucket, all or nothing."""
-        place = self._current(place_now)
-        if place.incarnation != incarnation:
+        bucket = self._namespace.current(spot)
+        if bucket.incarnation != incarnation:
             raise NamespaceGone
         batch = os.urandom(GENERATION_BYTES)
-        publish = _PUBLISH.on(place.slot, (place.marker_key, place.staged), incarnation, batch, write=True, again=False)
+        publish = _PUBLISH.on(
+            bucket.slot, (bucket.marker_key, bucket.staged), incarnation, batch, write=True, again=False
+        )
         try:
-            self._stage_batch(place, batch, writes)
-            self._client.deadline.begin()
-            patience: Patience | None = None
+            self._stage_batch(bucket, batch, writes)
+            self._deadline.begin()
+            retries = NamespaceRetries(self._namespace)
             while not self._client.call(publish):
-                patience = self._again(patience)
+                retries.again()
                 with suppress(Signal):
-                    self._fold(self._refreshed(place))
+                    self.fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
-            # What was staged is in nobody's way, but for its memory.
-            self._collect([place], given_up=batch)
+            # What was staged is in the way of no call, but for its memory.
+            self._namespace.collect([bucket], given_up=batch)
             if isinstance(error, StoreError):
                 raise
             raise NamespaceGone from error
-        self._revivals.n = 0
-        # The batch is visible: if it cannot be folded in now, whoever comes next does it.
+        self._namespace.wrote()
+        # The batch is visible: if it cannot be folded in now, the next writer does it.
         with suppress(Signal, StoreError):
-            self._fold(self._refreshed(place))
+            self.fold_anew(bucket)
 
-    def _stage_batch(self, place: Place, batch: bytes, writes: Writes) -> None:
-        seconds, micros = self._client.call(Call(place.slot, (b"TIME",)))
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+    def _stage_batch(self, bucket: Bucket, batch: bytes, writes: Writes) -> None:
+        now_ms = self._namespace.now_ms(bucket.slot)
         writes = [
             (key, record, now_ms + ttl_ms if isinstance(ttl_ms, int) else ttl_ms) for key, record, ttl_ms in writes
         ]
-        until_s = int(seconds) + _STAGED_S
-        entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, b"%d" % until_s, write=True, again=True)
-        beside = place.of_batch(batch)._replace(marker=place.incarnation)
-        with self._unseen():
+        until_s = b"%d" % (now_ms // 1000 + _STAGED_S)
+        entry = _STAGE.on(bucket.slot, (bucket.marker_key, bucket.staged), batch, until_s, write=True, again=True)
+        beside = bucket.of_records(batch)._replace(marker=bucket.incarnation)
+        with self._namespace.unseen():
             self._client.call(entry)  # before there is anything that might be left behind
-            self._run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
+            self._namespace.run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
 
-    def _fold(self, place: Place) -> None:
-        """Fold a batch in, if there is one, and raise the signal that the place is out of date.
+    def fold_anew(self, bucket: Bucket) -> None:
+        """Fold in the batch that a bucket has now."""
+        [fresh] = self._namespace.refresh([bucket])
+        self._fold(fresh)
 
-        A frozen store waits for those who write.
+    def folded(self, bucket: Bucket) -> Bucket:
+        """Return a bucket without a batch, or raise the signal that it is out of date: its batch was folded in."""
+        if bucket.batch:
+            self._fold(bucket)
+        return bucket
+
+    def _fold(self, bucket: Bucket) -> None:
+        """Fold a batch in, if there is one, and raise the signal that the bucket is out of date.
+
+        A frozen store waits for those that write.
         """
-        if not place.batch:
+        if not bucket.batch:
             return
-        patience = Patience(self._client.deadline)
-        while self._frozen:
-            if self._refreshed(place).marker != place.marker:
+        retries = Retries(self._deadline)
+        while self._namespace.frozen:
+            [fresh] = self._namespace.refresh([bucket])
+            if fresh.marker != bucket.marker:
                 raise Signal("STALE")
-            if not patience.wait():
+            if not retries.wait():
                 raise StoreBusyError(
-                    f"a large write to the namespace {self._name!r} is not finished; the next writer finishes it"
+                    f"a large write to the namespace {self._namespace.name!r} is not finished; the next writer "
+                    "finishes it"
                 )
-        beside = place.of_batch(place.batch)
-        keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
-        call = _FOLD.on(place.slot, keys, place.mark, b"%d" % MAX_RECORDS, write=True, again=True)
-        with self._unseen():
+        beside = bucket.of_records(bucket.batch)
+        keys = (bucket.marker_key, beside.key_index, beside.expiry_index, bucket.key_index, bucket.expiry_index)
+        call = _FOLD.on(bucket.slot, keys, bucket.mark, b"%d" % MAX_RECORDS, write=True, again=True)
+        with self._namespace.unseen():
             while self._client.call(call):
-                self._client.deadline.begin()
+                self._deadline.begin()
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:
         """Return a record, or whether it is there, where a batch may be visible."""
 
-        def call(place: Place) -> Call:
-            keys = (place.marker_key, place.of_batch(place.batch).key_index)
-            names = (place.of_batch(place.batch).records + name, place.records + name)
-            return _FIND.on(place.slot, (*keys, *names), place.mark, name, b"%d" % there, write=False, again=True)
+        def ask(bucket: Bucket) -> Call:
+            beside = bucket.of_records(bucket.batch)
+            keys = (bucket.marker_key, beside.key_index, beside.records + name, bucket.records + name)
+            return _FIND.on(bucket.slot, keys, bucket.mark, name, b"%d" % there, write=False, again=True)
 
-        return self._read(lambda: self._place_of(name), call, None)
+        return self._namespace.read(name, ask, None)
 
 
 def is_large(writes: Writes) -> bool:
     """Return whether one script would take too long to write these."""
-    # Deletions have no place in a batch. Nobody writes many of them together.
+    # Deletions have no place in a batch: many of them together come through `delete` and `delete_range`.
     return (
         len(writes) > 1
         and (len(writes) > MAX_RECORDS or sum(len(record or b"") for _, record, _ in writes) > _MAX_BYTES)
@@ -129,20 +144,19 @@ def _pieces(writes: Writes) -> Iterator[Writes]:
     yield writes[start:]
 
 
-def writing(place: Place, writes: Writes) -> Call:
+def writing(bucket: Bucket, writes: Writes) -> Call:
     """Return the call that writes records of one bucket."""
-    prefix = place.records
+    prefix = bucket.records
     stay = [(key, record) for key, record, ttl_ms in writes if record is not None and ttl_ms is None]
     expire = [(key, record, ttl_ms) for key, record, ttl_ms in writes if record is not None and isinstance(ttl_ms, int)]
-    keys = [place.marker_key, place.key_index, place.expiry_index]
-    keys += [prefix + key.encode() for key, _ in stay]
-    arguments: list[Any] = [place.mark, b"%d" % len(stay), b"%d" % len(expire)]
+    keys = [*bucket.indexes, *(prefix + key.encode() for key, _ in stay)]
+    arguments: list[Any] = [bucket.mark, b"%d" % len(stay), b"%d" % len(expire)]
     arguments += map(itemgetter(1), stay)
     if len(stay) != len(writes):
         keys += [prefix + key.encode() for key, _, _ in expire]
         for _, record, ttl_ms in expire:
             arguments += (record, b"%d" % ttl_ms)
         keys += [prefix + key.encode() for key, record, _ in writes if record is None]
-    call = WRITE.on(place.slot, keys, *arguments, write=True, again=False)
+    call = WRITE.on(bucket.slot, keys, *arguments, write=True, again=False)
     large = any(len(record or b"") > LARGE_BYTES for _, record, _ in writes)
     return call._replace(large=True) if large else call

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import accumulate, repeat
+from itertools import repeat
 from math import isqrt
 from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias
 
-from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
-from rstore.backends.redis.client import Call, Script
-from rstore.backends.redis.errors import LostReplyError, Signal, TooFewReplicasError, reason_of
-from rstore.backends.redis.layout import GENERATION_BYTES, Place, is_name
-from rstore.backends.redis.patience import Patience
-from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, NamespaceGone, Page
-from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
+from rstore.backends.common.names import is_name
+from rstore.backends.common.pages import PAGE_BYTES, cut
+from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
+from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
+from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.errors import LostReplyError, TooFewReplicasError, reason_of
+from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, NamespaceGone, Page, ScanQuery
+from rstore.errors import CorruptionError, OutcomeUnknownError, StoreError
 
 _CLEAR: Final = Script("clear")
 _COUNT: Final = Script("count")
@@ -25,96 +25,89 @@ _DELETE_RANGE: Final = Script("delete_range")
 _SCAN: Final = Script("scan")
 _SWEEP: Final = Script("sweep")
 
-PAGE_BYTES: Final = 4 * 1024 * 1024
-
-Record = TypeVar("Record", bound=tuple[Any, bytes, int | None])
+RawFound: TypeAlias = tuple[bytes, bytes, int | None]
+"""A key as bytes, its record, and when it expires."""
 
 
 class RedisRanges(RedisBatches):
     """The records of a namespace, many at a time."""
 
     def count(self, start: str = "", stop: str | None = None) -> int:
+        self._deadline.begin()
+        return self.read_count(start, stop)
+
+    def read_count(self, start: str, stop: str | None) -> int:
+        """Return the number of records from `start` to `stop`."""
         low, high = _bounds(start, stop)
 
-        def call(place: Place) -> Call:
-            self._fold(place)
-            keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _COUNT.on(place.slot, keys, place.mark, low, high, write=False, again=True)
+        def ask(bucket: Bucket, _: None) -> Call:
+            return _COUNT.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, low, high, write=False, again=True)
 
-        counts = self._read_all(call)
+        counts = list(self._namespace.replies(ask, None))
         if -1 not in counts:
             return sum(counts)
         n, after, more = 0, None, True
         while more:
-            records, more = self.scan(start=start, after=after, stop=stop, limit=MAX_RECORDS, keys_only=True)
+            records, more = self.read_page(ScanQuery(MAX_RECORDS, start, stop, after, keys_only=True))
             n += len(records)
             after = records[-1][0] if records else None
-            self._client.deadline.begin()
+            self._deadline.begin()
         return n
 
-    def scan(
-        self,
-        *,
-        start: str = "",
-        after: str | None = None,
-        stop: str | None = None,
-        limit: int,
-        reverse: bool = False,
-        keys_only: bool = False,
-        heads: bool = False,
-    ) -> Page:
+    def scan(self, query: ScanQuery) -> Page:
+        self._deadline.begin()
+        return self.read_page(query)
+
+    def read_page(self, query: ScanQuery) -> Page:
+        """Return a page of records in key order."""
+        start, stop, after = query.start, query.stop, query.after
         low, high = _bounds(start, stop)
-        if after is not None and reverse:
+        if after is not None and query.reverse:
             high = b"(" + (after if stop is None else min(after, stop)).encode()
         elif after is not None and after >= start:
             low = b"(" + after.encode()
         while True:
-            found, edge = self._merged(low, high, limit, reverse=reverse, keys_only=keys_only, heads=heads)
-            page = cut(found, limit)
-            more = edge is not None or len(page) < len(found)
-            records = self._named(page)
-            if records or not more:
-                return Page(records, more)
-            self._client.deadline.begin()
-            behind = b"(" + (page[-1][0] if page else edge or b"")
-            low, high = (low, behind) if reverse else (behind, high)  # all of these have expired, or are damaged
+            found, edge = self._merged(low, high, query)
+            records = self._named(found)
+            if records or edge is None:
+                return cut(records, query.limit, more=edge is not None)
+            self._deadline.begin()
+            behind = b"(" + edge
+            low, high = (low, behind) if query.reverse else (behind, high)  # all of these have expired, or are damaged
 
-    def _named(self, page: list[tuple[bytes, bytes, int | None]]) -> list[Found]:
+    def _named(self, found: list[RawFound]) -> list[Found]:
         try:
-            return [(key.decode(), record, expires_ms) for key, record, expires_ms in page]
+            return [(key.decode(), record, expires_ms) for key, record, expires_ms in found]
         except UnicodeDecodeError as error:
             if self.around_damage:
-                return [(key.decode(), record, expires_ms) for key, record, expires_ms in page if is_name(key)]
-            what = f"of a key in namespace {self._name!r} is damaged, it is no text"
+                return [(key.decode(), record, expires_ms) for key, record, expires_ms in found if is_name(key)]
+            what = f"of a key in namespace {self._namespace.name!r} is damaged, it is no text"
             raise CorruptionError(f"the name {error.object!r} {what}") from error
 
-    def _merged(
-        self, low: bytes, high: bytes, limit: int, *, reverse: bool, keys_only: bool, heads: bool
-    ) -> tuple[list[tuple[bytes, bytes, int | None]], bytes | None]:
+    def _merged(self, low: bytes, high: bytes, query: ScanQuery) -> tuple[list[RawFound], bytes | None]:
         """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
-        buckets = len(self._places)
-        share = limit // buckets
+        limit, reverse = query.limit, query.reverse
+        n = len(self._namespace.buckets)
+        share = limit // n
         arguments = (
             *((high, low) if reverse else (low, high)),
             # Some more than the share: the first bucket to run out ends the page.
-            b"%d" % (limit if buckets == 1 else min(limit, share + 3 * isqrt(share) + 4)),
+            b"%d" % (limit if n == 1 else min(limit, share + 3 * isqrt(share) + 4)),
             b"%d" % reverse,
-            b"%d" % keys_only,
-            b"%d" % (PAGE_BYTES // buckets),
-            b"%d" % HEAD_BYTES if heads else b"",
+            b"%d" % query.keys_only,
+            b"%d" % (PAGE_BYTES // n),
+            b"%d" % HEAD_BYTES if query.heads else b"",
         )
 
-        def call(place: Place) -> Call:
-            self._fold(place)
-            keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SCAN.on(place.slot, keys, place.mark, *arguments, write=False, again=True)
+        def ask(bucket: Bucket, _: None) -> Call:
+            return _SCAN.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, *arguments, write=False, again=True)
 
-        pages = self._read_all(call)
+        pages = list(self._namespace.replies(ask, None))
         edges = [page[0] for page in pages if page[0]]
         edge = (max(edges) if reverse else min(edges)) if edges else None
-        found: list[tuple[bytes, bytes, int | None]] = []
+        found: list[RawFound] = []
         for page in pages:
-            if keys_only:
+            if query.keys_only:
                 found += zip(page[2:], repeat(b""), repeat(None))
                 continue
             keys, last = page[2::2], dict(zip(page[1][::2], map(expires_ms_of, page[1][1::2]), strict=True))
@@ -125,108 +118,75 @@ class RedisRanges(RedisBatches):
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
+    # -- taking away --------------------------------------------------------------------------------------------------
+
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        self._deadline.begin()
         low, high = _bounds(start, stop)
-        self._refresh_all()
-        if not any(place.incarnation for place in self._places) and self._is_laid_out_anew():
-            self._refresh_all()
-        outcomes: list[Any] = []
-        todo = [(place, low) for place in self._places]
-        patience: Patience | None = None
-        while todo := [(place, begin) for place, begin in todo if place.incarnation]:
-            if if_incarnation is not ANY and any(place.incarnation != if_incarnation for place, _ in todo):
+
+        def begin() -> list[tuple[Bucket, bytes]]:
+            return [(bucket, low) for bucket in self._namespace.present(refreshed=True)]
+
+        def ask(bucket: Bucket, low: bytes) -> Call:
+            if if_incarnation not in (ANY, bucket.incarnation):
                 raise NamespaceGone
-            done = len(outcomes)
-            try:
-                todo = self._delete_some(todo, high, outcomes)
-                if len(outcomes) > done:
-                    self._client.deadline.begin()
-                    patience = None
-                else:
-                    patience = self._again(patience)
-            except StoreError as error:
-                outcomes.append(error)
-            if any(isinstance(outcome, Exception) for outcome in outcomes):
-                break
+            arguments = (low, high, b"%d" % MAX_RECORDS)
+            indexes = self.folded(bucket).indexes
+            return _DELETE_RANGE.on(bucket.slot, indexes, bucket.mark, *arguments, write=True, again=False)
+
+        def rest(_: bytes, reply: Any) -> bytes | None:
+            # Behind it: from the beginning, a client that goes on writing there would keep this busy.
+            return b"(" + reply[1] if reply[1] else None
+
+        outcomes: list[Any] = []
+        try:
+            for _, _, reply in self._namespace.rounds(begin, ask, rest):
+                outcomes.append(reply if isinstance(reply, Exception) else reply[0])
+        except StoreError as error:
+            outcomes.append(error)
         return self._total(outcomes, "deleted")
 
-    def _delete_some(
-        self, todo: Sequence[tuple[Place, bytes]], high: bytes, outcomes: list[Any]
-    ) -> list[tuple[Place, bytes]]:
-        """Delete some records of each bucket, add how many or what went wrong, and return where to go on."""
-        for place, _ in todo:
-            with suppress(Signal):
-                self._fold(place)
-        replies = self._client.run([_deleting_range(place, begin, high) for place, begin in todo])
-        rest: list[tuple[Place, bytes]] = []
-        stale: list[tuple[Place, bytes]] = []
-        for (place, begin), reply in zip(todo, replies, strict=True):
-            if isinstance(reply, Signal):
-                stale.append((place, begin))
-            elif isinstance(reply, Exception):
-                outcomes.append(reply)
-            else:
-                outcomes.append(reply[0])
-                if reply[1]:  # behind it: from the beginning, whoever goes on writing there would keep this busy
-                    rest.append((place, b"(" + reply[1]))
-        return rest + [(self._refreshed(place), begin) for place, begin in stale]
-
     def sweep(self, limit: int) -> int:
-        share = max(1, limit // len(self._places))
+        self._deadline.begin()
+        share = b"%d" % min(max(1, limit // len(self._namespace.buckets)), MAX_RECORDS)
 
-        def call(place: Place) -> Call:
-            self._fold(place)
-            keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SWEEP.on(place.slot, keys, place.mark, b"%d" % min(share, MAX_RECORDS), write=True, again=True)
+        def ask(bucket: Bucket, _: None) -> Call:
+            return _SWEEP.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, share, write=True, again=True)
 
-        return sum(self._read_all(call))
+        return sum(self._namespace.replies(ask, None))
 
     def clear(self) -> None:
-        self._refresh_all()
-        if not any(place.incarnation for place in self._places) and self._is_laid_out_anew():
-            self._refresh_all()
-        todo = [place for place in self._places if place.incarnation]
-        outcomes: list[Any] = []
-        cleared: list[Place] = []
-        patience: Patience | None = None
-        while todo:
-            replies = self._client.run(
-                [
-                    _CLEAR.on(
-                        place.slot,
-                        (place.marker_key, place.garbage, place.key_index),
-                        place.mark,
-                        place.incarnation + os.urandom(GENERATION_BYTES),
-                        write=True,
-                        again=True,
-                    )
-                    for place in todo
-                ]
-            )
-            outcomes += [reply for reply in replies if not isinstance(reply, Signal)]
-            cleared += [place for place, left in zip(todo, replies, strict=True) if isinstance(left, int) and left]
-            stale = [place for place, reply in zip(todo, replies, strict=True) if isinstance(reply, Signal)]
-            # Where the generation is another, somebody cleared since this call began, or this call did and its reply
-            # was lost. Otherwise a batch became visible, or was folded in.
-            try:
-                fresh = [(place, self._refreshed(place)) for place in stale]
-            except StoreError as error:
-                raise OutcomeUnknownError(
-                    f"whether the records of the namespace {self._name!r} were cleared is unknown: {reason_of(error)}"
-                ) from error
-            todo = [now for was, now in fresh if now.incarnation == was.incarnation and now.records == was.records]
-            if todo:
-                try:
-                    patience = self._again(patience)
-                except StoreBusyError as error:
-                    outcomes.append(error)
-                    break
-        self._total(outcomes, "cleared")
-        with suppress(StoreError):  # whoever comes next finds out that the place is out of date
-            self._refresh_all()
-        self._collect(cleared)
+        self._deadline.begin()
 
-    # -- what several buckets answer ----------------------------------------------------------------------------------
+        present = self._namespace.present(refreshed=True)
+        begin = iter(zip(present, present, strict=True))  # once: what is created meanwhile is not cleared
+
+        def ask(bucket: Bucket, before: Bucket) -> Call | None:
+            if (bucket.incarnation, bucket.records) != (before.incarnation, before.records):
+                # Another client cleared since this call began, or this call did and its reply was lost. Where the
+                # generation is the same, a batch became visible, or was folded in.
+                return None
+            keys = (bucket.marker_key, bucket.garbage, bucket.key_index)
+            new = bucket.incarnation + os.urandom(GENERATION_BYTES)
+            return _CLEAR.on(bucket.slot, keys, bucket.mark, new, write=True, again=True)
+
+        outcomes: list[Any] = []
+        dirty: list[Bucket] = []
+        try:
+            for bucket, _, left in self._namespace.rounds(lambda: begin, ask):
+                outcomes.append(left)
+                dirty += [bucket] if left else []
+        except StoreError as error:
+            raise OutcomeUnknownError(
+                f"whether the records of the namespace {self._namespace.name!r} were cleared is unknown: "
+                f"{reason_of(error)}"
+            ) from error
+        self._total(outcomes, "cleared")
+        with suppress(StoreError):  # the next call finds out that the bucket is out of date
+            self._namespace.refresh()
+        self._namespace.collect(dirty)
+
+    # -- the answers of several buckets -------------------------------------------------------------------------------
 
     @staticmethod
     def _outcome(attempt: Callable[[], object]) -> Any:
@@ -236,7 +196,7 @@ class RedisRanges(RedisBatches):
             return error
 
     def _total(self, outcomes: Sequence[Any], what: str) -> int:
-        """Return the sum of what several buckets answered.
+        """Return the sum of the answers of several buckets.
 
         Raises the error of one, as long as it speaks for all; otherwise some of the records may be gone.
         """
@@ -245,7 +205,7 @@ class RedisRanges(RedisBatches):
             return sum(outcomes)
         for failure in failures:
             if isinstance(failure, LostReplyError):
-                raise self._unknown(f"records were {what}", failure) from failure.__cause__
+                raise self._namespace.unknown(f"records were {what}", failure) from failure.__cause__
             if isinstance(failure, OutcomeUnknownError) and not isinstance(failure, TooFewReplicasError):
                 raise failure
         if all(isinstance(failure, TooFewReplicasError) for failure in failures):
@@ -253,15 +213,10 @@ class RedisRanges(RedisBatches):
         refused = next(failure for failure in failures if not isinstance(failure, TooFewReplicasError))
         if len(failures) < len(outcomes) or any(isinstance(failure, TooFewReplicasError) for failure in failures):
             raise OutcomeUnknownError(
-                f"in the namespace {self._name!r}, some records were {what} and others not: {reason_of(refused)}"
+                f"in the namespace {self._namespace.name!r}, some records were {what} and others not: "
+                f"{reason_of(refused)}"
             ) from refused
         raise refused
-
-
-def cut(found: list[Record], limit: int) -> list[Record]:
-    """Return as many of the first records, of those that were found, as make a page."""
-    sizes = list(accumulate(len(record) for _, record, _ in found[:limit]))
-    return found[: max(1, bisect_left(sizes, PAGE_BYTES) + 1)][:limit]
 
 
 def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
@@ -275,8 +230,3 @@ def expires_ms_of(last_ms: bytes | None) -> int | None:
         return None if last_ms is None else int(last_ms) + 1
     except ValueError as error:
         raise CorruptionError(f"an expiry on the Redis server is no time: {last_ms!r}") from error
-
-
-def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:
-    keys = (place.marker_key, place.key_index, place.expiry_index)
-    return _DELETE_RANGE.on(place.slot, keys, place.mark, low, high, b"%d" % MAX_RECORDS, write=True, again=False)

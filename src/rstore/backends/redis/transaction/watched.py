@@ -1,17 +1,23 @@
-"""The connection of one transaction: what it watches, and the one step at its end."""
+"""The connection of one transaction: the keys that it watches, and the one step at its end."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.changes import Command
-from rstore.backends.redis.client import Client
-from rstore.backends.redis.errors import REDIRECTED, LostReplyError, TooFewReplicasError, code_of, refusal, unreachable
-from rstore.backends.redis.nodes import FAILURES
-from rstore.backends.redis.pool import MIN_S, Connection, is_alive, pack_command
+from rstore.backends.redis.transport.client import Client
+from rstore.backends.redis.transport.connection import FAILURES, MIN_S, Command, Connection, is_alive, pack_command
+from rstore.backends.redis.transport.errors import (
+    REDIRECTED,
+    LostReplyError,
+    TooFewReplicasError,
+    code_of,
+    refusal,
+    unreachable,
+)
 from rstore.backends.types import RolledBack
 from rstore.errors import StoreBusyError, StoreClosedError
 
@@ -19,14 +25,15 @@ _KEYS_A_COMMAND: Final = 50
 """The server looks through all that a connection watches for each key that is added."""
 
 
-class Watch:
-    """Keys that nobody may change before the end. One thread uses it, the one of the transaction."""
+class WatchedKeys:
+    """Keys that no other client may change before the end. One thread uses it, the one of the transaction."""
 
     def __init__(self, client: Client, slot: int) -> None:
         self._client = client
         self._slot = slot
         self._pool = client.pool(slot)
         self._connection: Connection | None = None
+        self._pid = os.getpid()
         self._keys: set[bytes] = set()
         self._broken = False
 
@@ -58,7 +65,7 @@ class Watch:
 
         Raises `RolledBack` if something has; `LostReplyError` if it is not known.
         """
-        # Where nothing is watched without MULTI, of which a server whose memory is full refuses whatever it holds.
+        # Where nothing is watched without MULTI: a server whose memory is full refuses it, whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
         if replicas:
             commands.append((b"WAIT", b"%d" % replicas, b"%d" % wait_ms))
@@ -93,8 +100,8 @@ class Watch:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if self._broken or self._keys:
-            # UNWATCH would cost a round trip, and whoever comes here was overtaken or raised an error.
+        if self._broken or self._keys or self._pid != os.getpid():  # in a child it is the parent's
+            # UNWATCH would cost a round trip, and a transaction that comes here was overtaken or raised an error.
             connection.disconnect()
         else:
             connection.update_current_socket_timeout(-1)
@@ -121,7 +128,7 @@ class Watch:
         return connection
 
     def _left_s(self) -> float:
-        return max(MIN_S, self._client.deadline.left_s())
+        return max(MIN_S, self._client.deadline.left_s)
 
     def _limit(self, connection: Connection) -> None:
         """Let the connection wait until the deadline of the call, and not as long as one that had none."""
@@ -151,5 +158,5 @@ class Watch:
 
     def _overtaken(self) -> RolledBack:
         return RolledBack(
-            "somebody else changed what a transaction read, or the connection was lost; nothing was applied"
+            "another client changed what a transaction read, or the connection was lost; nothing was applied"
         )

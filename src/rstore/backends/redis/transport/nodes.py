@@ -156,7 +156,7 @@ class Nodes:
         return bool(serving)
 
     def _chosen(self, master: Any, replicas: list[Any]) -> tuple[bytes, int]:
-        """Return the server that is asked for some slots: the master, or if that is wanted a replica, another one each time.
+        """Return the server to ask for some slots: the master, or if that is wanted a replica, another one each time.
 
         It is asked for again where one was lost; then it is the turn of the master, too.
         """
@@ -176,4 +176,8 @@ def _no_cluster(error: Exception, where: str) -> StoreError:
     return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
 
 
-_all: Final = renewed_in_child(lambda nodes: nodes.forget_threads())
+def _renew(nodes: Nodes) -> None:
+    nodes.forget_threads()
+
+
+_all: Final = renewed_in_child(_renew)

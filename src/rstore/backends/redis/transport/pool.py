@@ -125,7 +125,7 @@ class RedisPool:
         return reply
 
     def aside(self) -> RedisPool:
-        """Return the pool for callers that keep a connection while using others: in one pool they wait for each other."""
+        """Return the pool for callers that keep a connection while using others: in one pool they would deadlock."""
         if self._aside is None:
             self._aside = type(self)(self._make, self.address, self.where, self._max, self._timeout_s, self._telemetry)
             if self._closed:

@@ -105,7 +105,9 @@ class Rounds:
         if i in self._doubtful and isinstance(final, StoreError) and not isinstance(final, OutcomeUnknownError):
             # A refusal of now says nothing of the time before.
             final = _caused(
-                OutcomeUnknownError(f"the reply to a write was lost, and it could not be sent again: {reason_of(final)}"),
+                OutcomeUnknownError(
+                    f"the reply to a write was lost, and it could not be sent again: {reason_of(final)}"
+                ),
                 final,
             )
         self._replies[i] = final
@@ -214,7 +216,7 @@ class Rounds:
     def _send(
         self, pool: RedisPool, group: Sequence[int], outcomes: dict[int, Any], least_s: float
     ) -> Connection | None:
-        """Send the share of one server, and return the connection that will have the replies; None if it was not sent."""
+        """Send the share of one server, and return the connection to read from; None if it was not sent."""
         within_s: float | None = None
         if time.monotonic() - self._deadline.began > self._deadline.soon_s:
             within_s = self._deadline.left_s

@@ -69,7 +69,9 @@ class SentinelNodes(Nodes):
             address: RedisPool(make, address, "{}:{}".format(*address), asking.max_connections, ASKING_S, telemetry)
             for address in target.addresses
         }
-        self._deciding = Lock()  # guards the fields below; apart, since a thread that asks may wait for one that is gone
+        self._deciding = (
+            Lock()
+        )  # guards the fields below; apart, since a thread that asks may wait for one that is gone
         self._sighted: dict[Address, Sighting] = {}
         self._leaders: dict[Address, float] = {}  # of a failover, and since when they lead it
         self._avoided: dict[Address, float] = {}  # replicas that were lost, and since when

@@ -1,7 +1,7 @@
-"""Being woken by Redis: its tracking for caches at the client says which names were written to, whoever did.
+"""Watching records in Redis: its tracking for caches at the client tells which names were written to.
 
-It costs writers nothing where nobody watches, and their scripts need not know of it. What is heard of is the records of
-a generation, and the marker of each bucket, which is written when a generation or a batch takes the place of another.
+It costs writers nothing where no client watches, and their scripts need not know of it. It covers the records of a
+generation, and the marker of each bucket, which is written when a generation or a batch takes the place of another.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from typing import Final
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.client import Client
-from rstore.backends.redis.dsn import Address
-from rstore.backends.redis.layout import Place
-from rstore.backends.redis.nodes import FAILURES
-from rstore.backends.redis.pool import Connection, pack_command
+from rstore.backends.redis.namespace.bucket import Bucket
+from rstore.backends.redis.transport.client import Client
+from rstore.backends.redis.transport.connection import FAILURES, Connection, Connector, pack_command
+from rstore.backends.redis.transport.dsn import Address
 from rstore.backends.types import Watcher
 
 _TRACKING_S: Final = 1.0
-"""What happens between a failover, or a slot that moves, and the notice of it is not heard of."""
+"""Tracking hears nothing between a failover, or a slot that moves, and the notice of it."""
 _POLLING_S: Final = 0.1
 _AGAIN_S: Final = 0.5
 _TURN_S: Final = 0.004
-"""Of several servers each is listened to for so long: to listen to all at once takes the sockets, which are private."""
+"""How long each of several servers is listened to: to listen to all at once takes the sockets, which are private."""
 # Of clients that subscribe to something the server forgets those that do not read; of others it keeps everything.
 _SUBSCRIBE: Final = pack_command((b"SUBSCRIBE", b"rs:nothing"))
 
@@ -36,13 +35,13 @@ class RedisWatcher(Watcher):
     def __init__(
         self,
         client: Client,
-        connect: Callable[[Address | None], Connection],
-        places: Callable[[], Iterable[Place]],
+        connect: Connector,
+        buckets: Callable[[], Iterable[Bucket]],
         stem: bytes,
     ) -> None:
         self._client = client
         self._connect = connect
-        self._places = places
+        self._buckets = buckets
         self._stem = stem
         self._tracked: dict[Address | None, tuple[bytes, ...]] = {}
         self._connections: dict[Address | None, Connection] = {}
@@ -89,7 +88,7 @@ class RedisWatcher(Watcher):
         return heard
 
     def _track(self) -> bool:
-        """Have the servers tell of what has to be heard by now; return whether that is more than before."""
+        """Have the servers track the names of now; return whether these are others than before."""
         if self._refused or monotonic() < self._again_at:
             return False
         wanted = self._wanted()
@@ -112,7 +111,7 @@ class RedisWatcher(Watcher):
                 self.close()
                 return True
             except FAILURES:
-                # Whoever looks at the data is told what is wrong, and finds who stands in for that server.
+                # The next read is told what is wrong, and finds the server that stands in for this one.
                 connection.disconnect()
                 self._again_at, self.every_s = monotonic() + _AGAIN_S, _POLLING_S
                 return True
@@ -122,10 +121,10 @@ class RedisWatcher(Watcher):
 
     def _wanted(self) -> dict[Address | None, tuple[bytes, ...]]:
         wanted: dict[Address | None, tuple[bytes, ...]] = {}
-        for place in self._places():
-            pool = self._client.server_of(place.slot)
+        for bucket in self._buckets():
+            pool = self._client.server_of(bucket.slot)
             if pool is not None:
-                prefixes = place.marker_key, place.records + self._stem
+                prefixes = bucket.marker_key, bucket.records + self._stem
                 wanted[pool.address] = wanted.get(pool.address, ()) + prefixes
         return wanted
 
