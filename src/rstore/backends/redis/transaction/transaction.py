@@ -23,6 +23,7 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
         """Take back the changes inside if it raises; what was read inside has been read."""
+        self._begin_call()
         before = self._changes.copy()
         try:
             yield self
