@@ -17,9 +17,10 @@ import pytest
 from redis_servers import Server
 from waiting import until
 
-from rstore import Store, StoreBusyError, StoreError, StoreNotAvailableError, log
+from rstore import Store, StoreBusyError, StoreError, StoreNotAvailableError
 from rstore.backends.redis import leases
 from rstore.backends.redis.client import Client, Script
+from rstore.log import races
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def _contended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every change be made under a lease, as after some lost races."""
-    monkeypatch.setattr(log, "RACES", 0)
+    monkeypatch.setattr(races, "RACES", 0)
 
 
 def before_commit(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
