@@ -18,7 +18,7 @@ import pytest
 from small import shrink
 
 from rstore import InvalidArgumentError, Store, StoreIntegrityError
-from rstore.codec import chunks, threads
+from rstore.codec import segments, threads
 from rstore.log import sealing
 from rstore.series import reader
 from rstore.testing.flavours import KEY
@@ -436,7 +436,7 @@ def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch:
         return open_chunk(logs, key, chunk, head)
 
     monkeypatch.setattr(sealing.Logs, "open_chunk", counting)
-    n = 40 * chunks.MIN_ROWS
+    n = 40 * segments.MIN_ROWS
     store.extend_columns("k", np.arange(n), np.arange(n) / 2)
 
     def count(call: Callable[[], Any]) -> int:

@@ -22,10 +22,10 @@ class History:
 
     def __init__(self, session: ReadSession, key: str, logs: LogReader | None = None) -> None:
         self._key = key
-        self._namespace = session
         self._codec = session.codec
         self._states = session.states
         self._logs = session.events if logs is None else logs
+        self._namespace = self._logs.namespace
 
     @property
     def _envelope(self) -> Envelope:

@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple
 
 from rstore.backends.contract import ReadTransaction
 from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, View, ViewQuery
-from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.codec.chunk_meta import Meta, unpack_meta
+from rstore.codec.chunks import unpack_chunk
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.codec.segments import MAX_ROWS, Segment, ascending, merge, segment_of_rows
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
 from rstore.namespace import ReadNamespace, reopens
@@ -56,7 +58,7 @@ class LogReader:
     """Reads the logs of one model in one namespace."""
 
     def __init__(self, namespace: ReadNamespace, model: Model) -> None:
-        self._namespace = namespace
+        self._namespace = self.namespace = namespace
         self._model = model
         self._kind = _KINDS[model]
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import Chunk, Commit, Model, Position, View, ViewQuery
-from rstore.codec import chunks as chunk_codec
-from rstore.codec.chunks import Segment, merge
+from rstore.codec.segments import MAX_BYTES, Segment, merge
 from rstore.errors import StoreFullError
 from rstore.log.races import RacingLogs
 from rstore.log.reader import position_of
@@ -82,8 +81,7 @@ class RewritingLogs(RacingLogs):
 
         done = self.retry_conflicts(key, attempt)
         if done:
-            place = self._writable.place(key)
-            self._writable.telemetry.note(_logger, Occurrence.SEAL, "%s is packed into chunks", place)
+            self._writable.note(_logger, Occurrence.SEAL, "%s is packed into chunks", self._writable.place(key))
         return done
 
     def outline(self, key: str, lo: Position, hi: Position) -> View:
@@ -115,8 +113,7 @@ class RewritingLogs(RacingLogs):
             if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
                 return None
             opened += again.chunks
-        small = chunk_codec.MAX_BYTES // 4
-        return whole + [chunk for chunk in opened if _overlaps(chunk, lo, hi) or len(chunk.body) < small]
+        return whole + [chunk for chunk in opened if _overlaps(chunk, lo, hi) or len(chunk.body) < MAX_BYTES // 4]
 
     def _merged(self, key: str, kept: list[Segment], add: Segment | None, keep: Keep) -> Segment:
         if add is None:

@@ -23,7 +23,7 @@ from rstore.backends.types import (
     ViewQuery,
     overlapping,
 )
-from rstore.codec.chunks import Segment, merge
+from rstore.codec.segments import Segment, merge
 from rstore.errors import CorruptionError
 from rstore.log.reader import position_of
 from rstore.log.rewrite import RewritingLogs

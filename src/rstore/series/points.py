@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rstore.arguments import check_count, check_freq, check_key, check_range
 from rstore.backends.types import MAX_INT64, MIN_INT64, View, ViewQuery
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, column_of
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.log.rewrite import Keep
 from rstore.log.sealing import DIRECT_ROWS, Logs
@@ -16,7 +16,7 @@ from rstore.series.inputs import few_times, split_points, times_of
 from rstore.series.reader import Summary, between, reading
 from rstore.series.thinning import thinner
 from rstore.series.writing import check_keep, put
-from rstore.session import Session
+from rstore.session import ReadSession
 from rstore.verbs import Verbs
 
 Point: TypeAlias = tuple[int, Any]
@@ -111,8 +111,8 @@ class Points(Verbs):
         t = times_of(timestamps)
         if len(t) and not lo <= int(t.min()) <= int(t.max()) <= hi:
             raise InvalidValueError(f"a point lies outside of the range from {lo} to {hi}; nothing was stored")
-        points = _segment(session, key, t, values) if len(t) else None
-        logs.rewrite(key, (lo, 0), (hi, 0), add=points, remove=True)
+        segment = _segment(session, key, t, values) if len(t) else None
+        logs.rewrite(key, (lo, 0), (hi, 0), add=segment, remove=True)
         return len(t)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
@@ -303,7 +303,7 @@ def check_all_keys(keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(check_key, keys)))
 
 
-def _points(session: Session, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:
+def _points(session: ReadSession, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:
     points: list[Point] = []
     for segment in segments:
         few = segment if limit is None else segment.slice(0, min(len(segment), limit - len(points)))
@@ -313,7 +313,7 @@ def _points(session: Session, segments: Iterable[Segment], limit: int | None = N
     return points
 
 
-def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | None:
+def _edge_of(session: ReadSession, key: str, view: View, *, last: bool) -> Point | None:
     """Return the first or the last point of a view that has no bodies."""
     logs, codec = session.series, session.codec
     edge = -1 if last else 0
@@ -331,7 +331,7 @@ def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | N
         return None if row is None else (row.t, codec.decode(logs.open_row(key, row, view.head)))
 
 
-def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
+def point_between(session: ReadSession, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
     """Return the first or the last point from `lo` to `hi`, both included."""
     segments = [*filter(len, session.series.read(key, between(lo, hi, limit=1, reverse=last)))]
     if not segments:
@@ -341,6 +341,6 @@ def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -
     return segment.position(i)[0], segment.column.value(i, session.codec)
 
 
-def _segment(session: Session, key: str, t: Int64s, values: list[Any]) -> Segment:
+def _segment(session: ReadSession, key: str, t: Int64s, values: list[Any]) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
         return Segment(t, None, column_of(values, session.codec))

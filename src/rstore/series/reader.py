@@ -12,7 +12,8 @@ from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from rstore.backends.types import Chunk, LogSnapshot, Position, Row, ViewQuery
-from rstore.codec.chunks import Meta, Segment, merge
+from rstore.codec.chunk_meta import Meta
+from rstore.codec.segments import Segment, merge
 from rstore.codec.threads import spread
 from rstore.log.reader import LogReader, position_of
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_key, check_range
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
 from rstore.log.rewrite import Keep
 from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
@@ -19,7 +19,7 @@ from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys
 from rstore.series.reader import between
 from rstore.series.writing import check_keep, put, put_together
-from rstore.session import Session
+from rstore.session import ReadSession
 
 if TYPE_CHECKING:
     import pandas
@@ -196,7 +196,7 @@ def _check_name(name: Any, what: str) -> str:
     return name
 
 
-def _segment(session: Session, key: str, t: Int64s, name: str, given: Any) -> Segment:
+def _segment(session: ReadSession, key: str, t: Int64s, name: str, given: Any) -> Segment:
     """Return the points of a column; where it has no value, there is none."""
     what = f"the values of the column {name!r}"
     with session.naming(f"a value for the series {key!r}"):

@@ -9,8 +9,8 @@ import numpy as np
 
 from rstore.arguments import check_choice
 from rstore.backends.types import Position
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
+from rstore.codec.segments import Segment
 from rstore.log.rewrite import Keep
 from rstore.log.sealing import DIRECT_ROWS, Logs
 
