@@ -81,7 +81,8 @@ class RewritingLogs(RacingLogs):
 
         done = self.retry_conflicts(key, attempt)
         if done:
-            self._writable.note(_logger, Occurrence.SEAL, "%s is packed into chunks", self._writable.place(key))
+            place = self._writable.place(key)
+            self._writable.note(_logger, Occurrence.SEAL, "%s is packed into chunks", place)
         return done
 
     def outline(self, key: str, lo: Position, hi: Position) -> View:

@@ -10,11 +10,10 @@ from typing import Final, Self
 
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import ANY, Chunk, Commit, Expected, Head, Log, Model, NamespaceGone, Row
-from rstore.codec import segments
 from rstore.codec.chunk_meta import pack_meta
 from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
-from rstore.codec.segments import Segment, split
+from rstore.codec.segments import MIN_CHANGES, MIN_ROWS, Segment, split
 from rstore.codec.threads import spread
 from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreIntegrityError
 from rstore.log.reader import LogReader, mark_of
@@ -57,7 +56,7 @@ class LogWriter(LogReader):
     @property
     def _min_rows(self) -> int:
         """How many rows a chunk has at least."""
-        return segments.MIN_ROWS if self._model is Model.SERIES else segments.MIN_CHANGES
+        return MIN_ROWS if self._model is Model.SERIES else MIN_CHANGES
 
     def within(self, tx: WriteTransaction) -> Self:
         """Return these logs as a transaction sees them."""
