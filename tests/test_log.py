@@ -10,7 +10,8 @@ import apsw
 import pytest
 
 from rstore import CorruptionError, Store, generate_key
-from rstore.backends.sqlite.backend import SqliteBackend
+from rstore.backends.sqlite.logs.writing import LogWrites
+from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change
 from rstore.log.sealing import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
@@ -67,15 +68,14 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
         store.extend("other", *some)
     dropped: list[int] = []
     together: list[int] = []  # by commits that are part of one transaction
-    commit = SqliteBackend.commit
+    commit = LogWrites.commit
 
-    def spy(self: SqliteBackend, log: Log, what: Commit, incarnation: bytes) -> bool:
-        link = self._file.local.link
-        (dropped if link.bound is None else together).append(len(what.drop_rows))
+    def spy(self: LogWrites, log: Log, what: Commit, incarnation: bytes) -> bool:
+        (together if isinstance(self, SqliteTransaction) else dropped).append(len(what.drop_rows))
         return commit(self, log, what, incarnation)
 
-    monkeypatch.setattr(SqliteBackend, "max_rows", 80)
-    monkeypatch.setattr(SqliteBackend, "commit", spy)
+    monkeypatch.setattr(LogWrites, "max_rows", 80)
+    monkeypatch.setattr(LogWrites, "commit", spy)
     if verb == "seal":
         store.compact("s")
     elif verb == "remove":
