@@ -14,10 +14,10 @@ from random import Random
 from typing import Any, Final
 
 from rstore import Store, StoreError
-from rstore.backends.care import Finding
+from rstore.backends.maintenance import Finding
 
-_MOST_S: Final = 10.0
-_MOST_KIB: Final = 400 * 1024
+_MAX_S: Final = 10.0
+_MAX_KIB: Final = 400 * 1024
 """So much more memory than before the whole of it may take, with what the interpreter keeps."""
 
 
@@ -163,13 +163,13 @@ class Battery:
     def _call(self, what: str, call: Callable[[], object], *, misses: bool) -> object:
         self.calls += 1
         found: object = None
-        signal.setitimer(signal.ITIMER_REAL, _MOST_S)
+        signal.setitimer(signal.ITIMER_REAL, _MAX_S)
         try:
             found = call()
         except StoreError:
             pass
         except TooLong:
-            self.wrong.append(f"{what} takes longer than {_MOST_S:g} s")
+            self.wrong.append(f"{what} takes longer than {_MAX_S:g} s")
         except Exception as error:  # noqa: BLE001 - that is what is looked for
             if not (misses and type(error) is KeyError):
                 self.wrong.append(f"{what} raised {type(error).__name__}: {error}")
@@ -184,7 +184,7 @@ class Battery:
         print(f"\n{self.damages} damages, {self.calls} calls, {len(self.wrong)} wrong")  # noqa: T201 - for who asks by -s
         more_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._kib
         assert not self.wrong, "\n".join(self.wrong[:50])
-        assert more_kib < _MOST_KIB
+        assert more_kib < _MAX_KIB
 
 
 def flipped(random: Random, data: bytes) -> bytes:

@@ -37,7 +37,7 @@ from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.compression import compress, decompress
 from rstore.codec.formats import Json, Pickle
 from rstore.codec.serializers import Codec
-from rstore.states import CannotFold, State
+from rstore.events.state import CannotFold, State
 
 MIB = 1024 * 1024
 CODEC = Codec(Pickle())

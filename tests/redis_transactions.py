@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import strategies as st
 
-from rstore.backends import make_backend
-from rstore.backends.base import Backend
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.registry import make_backend
+from rstore.backends.types import (
     ANY,
     FIRST,
     KEEP,

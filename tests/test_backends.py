@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rstore.backends import make_backend
-from rstore.backends.base import Backend
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.registry import make_backend
+from rstore.backends.types import (
     FIRST,
     HEAD_BYTES,
     KEEP,
@@ -81,7 +81,7 @@ def pass_ms(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[int]
 
 
 def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms: Callable[[int], None]) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     backend.write(
         [
             Write("kept", record(1), 400),
@@ -89,11 +89,11 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
             Write("soon", record(3), 100_000),
             Write("k", record(9), 400),
         ],
-        birth,
+        incarnation,
     )
-    backend.write([Write("large", record(4, 5000), 400)], birth)
-    assert backend.write_if(Write("k", record(8), KEEP), version_of(record(9)), birth)
-    assert backend.write_if(Write("new", record(7), 400), None, birth)
+    backend.write([Write("large", record(4, 5000), 400)], incarnation)
+    assert backend.write_if(Write("k", record(8), KEEP), version_of(record(9)), incarnation)
+    assert backend.write_if(Write("new", record(7), 400), None, incarnation)
     assert backend.touch("kept", None)
     pass_ms(401)
     assert backend.get("gone") is backend.get("large") is backend.get("k") is backend.get("new") is None
@@ -107,44 +107,46 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
     assert [key for key, _, _ in backend.fetch(["gone", "soon", "large"])] == ["soon"]
     assert backend.delete_range("g", "l") == 1
     assert backend.delete(["gone", "large", "soon"]) == 1
-    assert not backend.write_if(Write("gone", record(5)), version_of(record(2)), birth)
-    assert backend.write_if(Write("gone", record(6)), None, birth)
+    assert not backend.write_if(Write("gone", record(5)), version_of(record(2)), incarnation)
+    assert backend.write_if(Write("gone", record(6)), None, incarnation)
     assert backend.get("gone") == record(6)
 
 
 def test_what_sets_an_expiry_and_what_clears_it(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
 
     def expiry(key: str) -> int | None:
         ((_, _, expires_ms),) = backend.fetch([key])
         assert [one[2] for one in backend.scan(start=key, limit=1).records] == [expires_ms]
         return None if expires_ms is None else round((expires_ms - backend.view(SERIES).now_ms) / 10_000) * 10
 
-    backend.write([Write("k", record(1), 100_000), Write("l", record(9, 5000), 100_000), Write("m", record(8))], birth)
+    backend.write(
+        [Write("k", record(1), 100_000), Write("l", record(9, 5000), 100_000), Write("m", record(8))], incarnation
+    )
     assert (expiry("k"), expiry("l"), expiry("m")) == (100, 100, None)
-    assert backend.write_if(Write("k", record(2, 5000), KEEP), version_of(record(1)), birth)
-    assert backend.write_if(Write("m", record(7), KEEP), version_of(record(8)), birth)
+    assert backend.write_if(Write("k", record(2, 5000), KEEP), version_of(record(1)), incarnation)
+    assert backend.write_if(Write("m", record(7), KEEP), version_of(record(8)), incarnation)
     assert (expiry("k"), expiry("m"), backend.get("k")) == (100, None, record(2, 5000))
-    assert backend.write_if(Write("k", record(3), 200_000), version_of(record(2)), birth)
+    assert backend.write_if(Write("k", record(3), 200_000), version_of(record(2)), incarnation)
     assert expiry("k") == 200
     assert backend.touch("k", 300_000)
     assert (expiry("k"), backend.get("k")) == (300, record(3))
     assert backend.touch("k", None)
     assert expiry("k") is None
     assert backend.touch("k", 400_000)
-    assert backend.write_if(Write("k", record(4)), version_of(record(3)), birth)
+    assert backend.write_if(Write("k", record(4)), version_of(record(3)), incarnation)
     assert expiry("k") is None
     assert backend.touch("k", 1)
     assert backend.touch("l", 500_000)
-    backend.write([Write("k", record(5)), Write("l", record(6))], birth)
+    backend.write([Write("k", record(5)), Write("l", record(6))], incarnation)
     assert (expiry("k"), expiry("l")) == (None, None)
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
 def test_a_record_expires_at_its_millisecond(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     monkeypatch.setattr("time.time", lambda: 1000.0)
-    backend.write([Write("k", record(1), 2)], birth)
+    backend.write([Write("k", record(1), 2)], incarnation)
     assert backend.fetch(["k"]) == [("k", record(1), 1_000_002)]
     monkeypatch.setattr("time.time", lambda: 1000.001)
     assert backend.get("k") == record(1)
@@ -153,16 +155,17 @@ def test_a_record_expires_at_its_millisecond(backend: Backend, monkeypatch: pyte
 
 
 def test_a_sweep_reclaims_what_has_expired_and_nothing_else(backend: Backend, pass_ms: Callable[[int], None]) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     assert backend.sweep(10) == 0
     keys = [f"{i}" for i in range(40)]
-    backend.write([Write(key, record(i), 400) for i, key in enumerate(keys)], birth)
+    backend.write([Write(key, record(i), 400) for i, key in enumerate(keys)], incarnation)
     backend.write(
-        [Write("stays", record(1)), Write("later", record(2), 100_000), Write("large", record(3, 5000), 400)], birth
+        [Write("stays", record(1)), Write("later", record(2), 100_000), Write("large", record(3, 5000), 400)],
+        incarnation,
     )
     assert backend.touch("0", 100_000)
     assert backend.touch("1", None)
-    assert backend.write_if(Write("2", record(5)), version_of(record(2)), birth)
+    assert backend.write_if(Write("2", record(5)), version_of(record(2)), incarnation)
     assert backend.sweep(1000) == 0
     pass_ms(401)
     swept = []
@@ -172,14 +175,14 @@ def test_a_sweep_reclaims_what_has_expired_and_nothing_else(backend: Backend, pa
     assert 0 < sum(swept) <= 38
     assert sorted(key for key, _, _ in backend.scan(limit=100).records) == ["0", "1", "2", "later", "stays"]
     assert backend.count() == 5
-    backend.write([Write(key, record(9)) for key in keys], birth)
+    backend.write([Write(key, record(9)) for key in keys], incarnation)
     assert backend.count() == 42
 
 
 def test_many_expired_records_in_a_range(backend: Backend, pass_ms: Callable[[int], None]) -> None:
-    birth = backend.create()
-    backend.write([Write(f"b{i:04}", record(i), 300) for i in range(1500)], birth)
-    backend.write([Write(key, record(1)) for key in ("a", "b", "b0007", "b0800\x01", "c", "é")], birth)
+    incarnation = backend.create()
+    backend.write([Write(f"b{i:04}", record(i), 300) for i in range(1500)], incarnation)
+    backend.write([Write(key, record(1)) for key in ("a", "b", "b0007", "b0800\x01", "c", "é")], incarnation)
     pass_ms(301)
     assert (backend.count("b", "c"), backend.count("b0"), backend.count()) == (3, 4, 6)
     while backend.sweep(1000):
@@ -191,9 +194,9 @@ def test_many_expired_records_in_a_range(backend: Backend, pass_ms: Callable[[in
 
 @pytest.mark.parametrize(("start", "stop"), [("", None), ("b", None), ("", "c"), ("b", "d"), ("bb", "c"), ("x", "a")])
 def test_a_range_is_counted_and_deleted(backend: Backend, start: str, stop: str | None) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
-    backend.write([Write(key, record(i)) for i, key in enumerate(keys)], birth)
+    backend.write([Write(key, record(i)) for i, key in enumerate(keys)], incarnation)
     inside = [key for key in keys if start <= key and (stop is None or key < stop)]
     assert backend.count(start, stop) == len(inside)
     assert backend.delete_range(start, stop) == len(inside)
@@ -202,10 +205,10 @@ def test_a_range_is_counted_and_deleted(backend: Backend, start: str, stop: str 
 
 
 def test_a_fetch_finds_all_that_is_there(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     assert backend.fetch(["a"]) == []
     held = {f"é{i}": record(i, 2_000_000 if i % 1000 == 0 else 1) for i in range(4500)}
-    backend.write([Write(key, one) for key, one in held.items()], birth)
+    backend.write([Write(key, one) for key, one in held.items()], incarnation)
     assert backend.fetch([]) == []
     found = backend.fetch(["nothing", *held])
     assert {key: one for key, one, _ in found} == held
@@ -217,9 +220,9 @@ def test_a_fetch_finds_all_that_is_there(backend: Backend) -> None:
 
 
 def test_a_scan_of_heads_leaves_the_rest_of_records_behind(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     held = {f"{i}": record(i, size) for i, size in enumerate((1, 50, 60, 1000, 5000, 6_000_000, 2))}
-    backend.write([Write(key, one, 100_000) for key, one in held.items()], birth)
+    backend.write([Write(key, one, 100_000) for key, one in held.items()], incarnation)
     page = backend.scan(limit=10, heads=True)
     assert [(key, head) for key, head, _ in page.records] == [(key, one[:HEAD_BYTES]) for key, one in held.items()]
     assert all(expires_ms for _, _, expires_ms in page.records)
@@ -228,16 +231,16 @@ def test_a_scan_of_heads_leaves_the_rest_of_records_behind(backend: Backend) -> 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["small", "large"])
 def test_a_conditional_write_happens_only_to_the_version_it_expects(backend: Backend, size: int) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     sealed = b"\xc1\x01" + bytes(48) + b"nonce of 12." + b"x" * size
-    assert backend.write_if(Write("k", record(1, size)), None, birth)
-    assert not backend.write_if(Write("k", record(2, size)), None, birth)
-    assert not backend.write_if(Write("k", record(2, size)), version_of(record(3)), birth)
-    assert backend.write_if(Write("k", sealed), version_of(record(1)), birth)
+    assert backend.write_if(Write("k", record(1, size)), None, incarnation)
+    assert not backend.write_if(Write("k", record(2, size)), None, incarnation)
+    assert not backend.write_if(Write("k", record(2, size)), version_of(record(3)), incarnation)
+    assert backend.write_if(Write("k", sealed), version_of(record(1)), incarnation)
     assert version_of(sealed) == b"nonce of 12."
-    assert not backend.write_if(Write("k", None), version_of(record(1)), birth)
-    assert backend.write_if(Write("k", None), version_of(sealed), birth)
-    assert not backend.write_if(Write("k", None), version_of(sealed), birth)
+    assert not backend.write_if(Write("k", None), version_of(record(1)), incarnation)
+    assert backend.write_if(Write("k", None), version_of(sealed), incarnation)
+    assert not backend.write_if(Write("k", None), version_of(sealed), incarnation)
     assert backend.get("k") is None
 
 
@@ -246,9 +249,9 @@ def test_a_conditional_write_happens_only_to_the_version_it_expects(backend: Bac
 def test_a_scan_goes_on_where_its_last_page_ended(
     backend: Backend, start: str, stop: str | None, *, reverse: bool
 ) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     keys = sorted("".join(word) for n in (1, 2) for word in itertools.product("abcdé\U0001f600", repeat=n))
-    backend.write([Write(key, record(i)) for i, key in enumerate(keys)], birth)
+    backend.write([Write(key, record(i)) for i, key in enumerate(keys)], incarnation)
     expected = [key for key in keys if start <= key and (stop is None or key < stop)]
     for keys_only, heads in ((False, False), (True, False), (False, True)):
         found: list[str] = []
@@ -267,34 +270,34 @@ def test_a_scan_goes_on_where_its_last_page_ended(
 
 
 def test_a_page_of_large_records_is_short_and_holds_at_least_one(backend: Backend) -> None:
-    birth = backend.create()
-    backend.write([Write(f"{i}", record(i, 3_000_000)) for i in range(4)], birth)
+    incarnation = backend.create()
+    backend.write([Write(f"{i}", record(i, 3_000_000)) for i in range(4)], incarnation)
     page = backend.scan(limit=100)
     assert page.more
     assert 1 <= len(page.records) < 4
-    backend.write([Write("0", record(9, 9_000_000))], birth)
+    backend.write([Write("0", record(9, 9_000_000))], incarnation)
     assert len(backend.scan(limit=100).records) == 1
 
 
 def test_nothing_is_created_in_a_namespace_that_is_gone(backend: Backend) -> None:
-    birth = backend.create()
-    backend.write([Write("k", record(1))], birth)
+    incarnation = backend.create()
+    backend.write([Write("k", record(1))], incarnation)
     backend.discard()
     row = Row(1, 0, b"\x01")
     for write in (
-        lambda: backend.write([Write("k", record(2))], birth),
-        lambda: backend.write([Write("k", record(2)), Write("l", record(3, 5000))], birth),
-        lambda: backend.write_if(Write("k", record(2)), None, birth),
-        lambda: backend.append(SERIES, HEAD, [row], birth),
-        lambda: backend.append(SERIES, HEAD, [row, Row(2, 0, b"\x01")], birth),
-        lambda: backend.commit(SERIES, Commit(create=HEAD, put_rows=[row]), birth),
+        lambda: backend.write([Write("k", record(2))], incarnation),
+        lambda: backend.write([Write("k", record(2)), Write("l", record(3, 5000))], incarnation),
+        lambda: backend.write_if(Write("k", record(2)), None, incarnation),
+        lambda: backend.append(SERIES, HEAD, [row], incarnation),
+        lambda: backend.append(SERIES, HEAD, [row, Row(2, 0, b"\x01")], incarnation),
+        lambda: backend.commit(SERIES, Commit(create=HEAD, put_rows=[row]), incarnation),
         lambda: backend.add_fact("f", b"1"),
     ):
         with pytest.raises(NamespaceGone):
             write()
     assert (backend.count(), backend.logs(Model.SERIES), backend.facts()) == (0, [], (None, {}))
-    birth = backend.create()
-    backend.write([Write("k", record(2))], birth)
+    incarnation = backend.create()
+    backend.write([Write("k", record(2))], incarnation)
     assert backend.count() == 1
 
 
@@ -305,29 +308,29 @@ def test_a_fact_is_kept_once(backend: Backend) -> None:
 
 
 def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     a, b = Row(1, 0, b"a"), Row(2, 0, b"b")
-    assert not backend.commit(SERIES, Commit(put_rows=[a]), birth)
-    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=b"other", put_rows=[a]), birth)
+    assert not backend.commit(SERIES, Commit(put_rows=[a]), incarnation)
+    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=b"other", put_rows=[a]), incarnation)
     assert backend.view(SERIES).head is None
-    assert backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, if_version=None, put_rows=[a, b]), birth)
-    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, put_rows=[]), birth)
-    assert not backend.commit(SERIES, Commit(if_epoch=HEAD.epoch, if_version=b"other", drop_rows=[a, b]), birth)
+    assert backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, if_version=None, put_rows=[a, b]), incarnation)
+    assert not backend.commit(SERIES, Commit(create=HEAD, if_epoch=None, put_rows=[]), incarnation)
+    assert not backend.commit(SERIES, Commit(if_epoch=HEAD.epoch, if_version=b"other", drop_rows=[a, b]), incarnation)
     assert backend.view(SERIES).rows == [a, b]
     chunk = Chunk((1, 0), (2, 0), 2, b"meta", b"body")
     assert backend.commit(
         SERIES,
         Commit(if_epoch=HEAD.epoch, epoch=b"n", facts=b"f", drop_rows=[a, b._replace(body=b"?")], put_chunks=[chunk]),
-        birth,
+        incarnation,
     )
     view = backend.view(SERIES)
     assert (view.head, view.rows, view.chunks) == (Head(b"n", HEAD.version, sealed=False, facts=b"f"), [b], [chunk])
     assert backend.hot(SERIES) == (1, 1)
-    assert not backend.append(SERIES, HEAD._replace(sealed=True), [a], birth)
+    assert not backend.append(SERIES, HEAD._replace(sealed=True), [a], incarnation)
     assert not backend.drop(SERIES, if_version=b"other")
-    assert backend.commit(SERIES, Commit(drop_rows=[b], drop_if_empty=True), birth)
+    assert backend.commit(SERIES, Commit(drop_rows=[b], drop_if_empty=True), incarnation)
     assert backend.view(SERIES).chunks == [chunk]
-    assert backend.commit(SERIES, Commit(drop_chunks=[(1, 0)], drop_if_empty=True), birth)
+    assert backend.commit(SERIES, Commit(drop_chunks=[(1, 0)], drop_if_empty=True), incarnation)
     assert backend.view(SERIES).head is None
     assert not backend.drop(SERIES)
 
@@ -335,10 +338,10 @@ def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
 @pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql", "redis"], indirect=True)
 def test_a_transaction_is_done_whole_or_not_at_all(backend: Backend) -> None:
     """Steps within steps."""
-    birth = backend.create()
+    incarnation = backend.create()
     other = Log(Model.EVENTS, "other")
     for log in (SERIES, other):
-        assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(1, 0, b"row")]), birth)
+        assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(1, 0, b"row")]), incarnation)
 
     def logs() -> tuple[list[str], list[str]]:
         return backend.logs(Model.SERIES), backend.logs(Model.EVENTS)
@@ -359,12 +362,12 @@ def test_a_transaction_is_done_whole_or_not_at_all(backend: Backend) -> None:
 
 
 def test_a_view_leaves_behind_what_has_not_changed(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     rows, chunk = [Row(5, 0, b"row")], Chunk((1, 0), (2, 0), 2, b"meta", b"body")
     checkpoint = Row(3, 0, b"state")
     log = Log(Model.EVENTS, "e")
     commit = Commit(create=HEAD, put_rows=rows, put_chunks=[chunk], put_checkpoints=[checkpoint])
-    assert backend.commit(log, commit, birth)
+    assert backend.commit(log, commit, incarnation)
     view = backend.view(log, unless_version=HEAD.version)
     assert view == View(view.now_ms, HEAD)
     view = backend.view(log, from_checkpoint=LAST, unless_version=HEAD.version)
@@ -377,11 +380,11 @@ def test_a_view_leaves_behind_what_has_not_changed(backend: Backend) -> None:
 
 
 def test_views_are_those_of_the_single_logs(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     logs = [Log(Model.SERIES, key) for key in ("b", "a", "none", "b")]
     for log in logs[:2]:
         chunks = [Chunk((t, 0), (t + 1, 0), 2, b"meta", log.key.encode()) for t in (0, 10)]
-        assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(20, 0, b"row")], put_chunks=chunks), birth)
+        assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(20, 0, b"row")], put_chunks=chunks), incarnation)
     asked: list[dict[str, Any]] = [{}, {"lo": (5, 0), "hi": (15, 0)}, {"limit": 1, "reverse": True, "bodies": False}]
     for ask in asked:
         found = [(view.head, view.rows, view.chunks) for view in backend.views(logs, **ask)]
@@ -445,7 +448,7 @@ def test_a_view_is_a_view_of_the_reference(
 
 
 def test_a_watcher_is_woken_by_every_write(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     with backend.watcher(["other"], "k") as watcher, backend.watcher([], "k") as second:
         every_s = watcher.every_s
 
@@ -456,15 +459,15 @@ def test_a_watcher_is_woken_by_every_write(backend: Backend) -> None:
             return watcher.wait(0.9)  # what is not heard is looked for after a second
 
         assert every_s is None or every_s >= 1
-        assert wakes(lambda: backend.write([Write("k", record(1))], birth))
-        assert wakes(lambda: backend.write([Write("k", record(2), 100_000)], birth))
-        assert wakes(lambda: backend.write([Write(f"k{i}", record(i)) for i in range(2100)], birth))
-        assert wakes(lambda: backend.write_if(Write("k", record(3)), version_of(record(2)), birth))
+        assert wakes(lambda: backend.write([Write("k", record(1))], incarnation))
+        assert wakes(lambda: backend.write([Write("k", record(2), 100_000)], incarnation))
+        assert wakes(lambda: backend.write([Write(f"k{i}", record(i)) for i in range(2100)], incarnation))
+        assert wakes(lambda: backend.write_if(Write("k", record(3)), version_of(record(2)), incarnation))
         assert wakes(lambda: backend.touch("k", 100_000))
         assert wakes(lambda: backend.delete(["k"]))
         assert wakes(lambda: backend.delete_range("k1", "k2"))
         assert wakes(backend.clear)
-        assert wakes(lambda: backend.write([Write("k", record(4))], birth))
+        assert wakes(lambda: backend.write([Write("k", record(4))], incarnation))
         assert wakes(backend.discard)
         assert wakes(lambda: backend.write([Write("k", record(5))], backend.create()))
         assert second.wait(0.9)
@@ -474,13 +477,13 @@ def test_a_watcher_is_woken_by_every_write(backend: Backend) -> None:
 
 
 def test_a_wait_ends_as_soon_as_something_is_written(backend: Backend) -> None:
-    birth = backend.create()
+    incarnation = backend.create()
     with backend.watcher(["k"], None) as watcher, ThreadPoolExecutor(1) as pool:
         while watcher.wait(0.0):
             pass
         began = time.monotonic()
         waiting = pool.submit(watcher.wait, 5.0)
         time.sleep(0.01)
-        backend.write([Write("k", record(1))], birth)
+        backend.write([Write("k", record(1))], incarnation)
         assert waiting.result()
         assert time.monotonic() - began < 1

@@ -21,8 +21,8 @@ from rstore import (
     StoreNotAvailableError,
     generate_key,
 )
-from rstore.backends.nouns import Row
 from rstore.backends.sqlite import care
+from rstore.backends.types import Row
 from rstore.codec.changes import Step, Tally, pack_change, pack_state
 from rstore.codec.chunks import pack_meta, segment_of_rows
 from rstore.codec.envelope import Cell, Envelope, at_position, at_run
@@ -280,7 +280,7 @@ def test_a_backup_that_is_broken_off_leaves_nothing(
     def break_off(_: object, __: str) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(care.SqliteCare, "save", break_off)
+    monkeypatch.setattr(care.SqliteMaintenance, "save", break_off)
     with Store(path, frozen=False) as store:
         with pytest.raises(KeyboardInterrupt):
             store.backup(tmp_path / "copy.db")
@@ -331,13 +331,13 @@ def test_a_log_that_another_file_of_the_name_left_behind_is_not_taken_for_that_o
 def test_a_file_that_comes_up_meanwhile_is_not_replaced(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = care.SqliteCare.save
+    save = care.SqliteMaintenance.save
 
-    def meanwhile(self: care.SqliteCare, made: str) -> bool:
+    def meanwhile(self: care.SqliteMaintenance, made: str) -> bool:
         (tmp_path / "copy.db").write_text("mine")
         return save(self, made)
 
-    monkeypatch.setattr(care.SqliteCare, "save", meanwhile)
+    monkeypatch.setattr(care.SqliteMaintenance, "save", meanwhile)
     with Store(path, frozen=False) as store, pytest.raises(InvalidValueError, match="there already"):
         store.backup(tmp_path / "copy.db")
     assert [one.read_text() for one in tmp_path.glob("copy*")] == ["mine"]

@@ -18,9 +18,9 @@ import zstandard
 from processes import linux
 
 from rstore import CorruptionError, InvalidArgumentError, KeyRequiredError, Store, UnsafeValueError
-from rstore.backends import make_backend
-from rstore.backends.base import Backend
-from rstore.backends.nouns import Options, Write
+from rstore.backends.contract import Backend
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Options, Write
 
 PATH = Path(__file__).parent / "vectors" / "compressed.json"
 VECTORS = cast("list[dict[str, Any]]", json.loads(PATH.read_text())["vectors"])

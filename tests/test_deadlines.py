@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rstore import Store, StoreBusyError
-from rstore.backends.nouns import NamespaceGone
+from rstore.backends.types import NamespaceGone
 
 TIMEOUT_S = 0.2
 LOST_RACES: dict[str, Callable[[Store], Any]] = {

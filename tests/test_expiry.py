@@ -16,7 +16,7 @@ from postgresql import Server
 from redis_servers import Server as RedisServer
 
 from rstore import Store
-from rstore.values import leases
+from rstore.keyvalue import leases
 
 
 def rows(path: Path) -> tuple[int, int]:
@@ -97,7 +97,7 @@ def test_postgresql_reclaims_what_nobody_is_refreshing(postgresql: Server, postg
 COMPUTES = """
 import sys, time
 from rstore import Store
-from rstore.values import leases
+from rstore.keyvalue import leases
 leases.LEASE_S = 0.5
 with Store(sys.argv[1], frozen=False) as store:
     def factory():

@@ -29,7 +29,7 @@ from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import column_of
 from rstore.codec.formats import Json, Pickle
 from rstore.codec.serializers import Codec
-from rstore.states import CannotFold, State
+from rstore.events.state import CannotFold, State
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 

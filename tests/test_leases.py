@@ -12,7 +12,7 @@ from interrupting import Interrupting
 from waiting import until
 
 from rstore import Store
-from rstore.values import atomic, leases
+from rstore.keyvalue import atomic, leases
 
 FILES = {atomic.__file__, leases.__file__, threading.__file__}
 

@@ -10,10 +10,10 @@ import apsw
 import pytest
 
 from rstore import CorruptionError, Store, generate_key
-from rstore.backends.nouns import Commit, Log
 from rstore.backends.sqlite.backend import SqliteBackend
+from rstore.backends.types import Commit, Log
 from rstore.codec.changes import unpack_change
-from rstore.log import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
+from rstore.log.writer import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
@@ -69,12 +69,12 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
     together: list[int] = []  # by commits that are part of one transaction
     commit = SqliteBackend.commit
 
-    def spy(self: SqliteBackend, log: Log, what: Commit, birth: bytes) -> bool:
+    def spy(self: SqliteBackend, log: Log, what: Commit, incarnation: bytes) -> bool:
         link = self._file.local.link
         (dropped if link.bound is None else together).append(len(what.drop_rows))
-        return commit(self, log, what, birth)
+        return commit(self, log, what, incarnation)
 
-    monkeypatch.setattr(SqliteBackend, "most_rows", 80)
+    monkeypatch.setattr(SqliteBackend, "max_rows", 80)
     monkeypatch.setattr(SqliteBackend, "commit", spy)
     if verb == "seal":
         store.compact("s")
@@ -213,7 +213,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(body)
         return unpack_change(body)
 
-    monkeypatch.setattr("rstore.history.unpack_change", count)
+    monkeypatch.setattr("rstore.events.history.unpack_change", count)
     return seen
 
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 import pytest
 
 from rstore import CorruptionError, PlaintextError, Store, StoreError, TamperedError
-from rstore.backends.nouns import FIRST, Chunk, Commit, Head, Log, Model, Row
+from rstore.backends.types import FIRST, Chunk, Commit, Head, Log, Model, Row
 from rstore.codec.chunks import Segment, pack_chunk, pack_meta
 from rstore.codec.envelope import Cell, at_run
-from rstore.log_reading import mark_of
+from rstore.log.reader import mark_of
 from rstore.testing.flavours import pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about
 
@@ -88,7 +88,7 @@ def _seal(store: Store, model: Model, key: str, rows: Segment, *, claim: Segment
 
 def _commit(store: Store, model: Model, key: str, commit: Commit) -> None:
     session = store._writer
-    assert session.backend.commit(Log(model, key), commit, session.birth)
+    assert session.backend.commit(Log(model, key), commit, session.incarnation)
 
 
 def _fill(store: Store) -> None:
@@ -170,7 +170,7 @@ class PlantingSuite(Suite):
             view = session.series.view("s")
             copies = [Row(t, 1, body) for t, _, body in view.rows]
             assert view.head is not None
-            assert session.backend.append(Log(Model.SERIES, "s"), view.head, copies, session.birth)
+            assert session.backend.append(Log(Model.SERIES, "s"), view.head, copies, session.incarnation)
         elsewhere = {"range from", "replace_range", "remove", "extend_many"}
         few = {name: verb for name, verb in SERIES_VERBS.items() if name not in elsewhere}
         _refuses_all(opener, few | {"last": lambda s: s.last("s"), "latest": lambda s: s.latest("s")}, "s")

@@ -21,10 +21,10 @@ from rstore import (
     StoreError,
     StoreNotAvailableError,
 )
-from rstore.backends import make_backend
-from rstore.backends.base import Backend
-from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
+from rstore.backends.contract import Backend
 from rstore.backends.postgres.link import Statement
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Commit, Head, Log, Model, Options, Row, Write
 
 LOG = Log(Model.EVENTS, "e")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
@@ -274,9 +274,11 @@ def test_a_write_that_waits_still_when_its_second_copy_gives_up(
             pass
 
 
-def exclusively(backend: Backend, birth: bytes, *, before_the_end: Callable[[], None]) -> None:
+def exclusively(backend: Backend, incarnation: bytes, *, before_the_end: Callable[[], None]) -> None:
     with backend.exclusive(LOG):
-        assert backend.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), birth)
+        assert backend.commit(
+            LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), incarnation
+        )
         before_the_end()
 
 
@@ -286,24 +288,24 @@ def test_the_end_of_a_transaction_is_known_by_its_receipt(
     """Nothing that it wrote is there any more when it is looked for, or it never reached the server."""
     backend = make_backend(dsn, "default", Options(frozen=False, durability="full", timeout_s=5))
     backend.open()
-    birth = backend.create()
-    assert backend.commit(LOG, Commit(create=HEAD), birth)
+    incarnation = backend.create()
+    assert backend.commit(LOG, Commit(create=HEAD), incarnation)
 
     def lose_the_answer() -> None:
         proxy.answers_to_lose = 1
         proxy.then = lambda: postgresql.execute(f"UPDATE \"{postgresql_schema}\".logs SET epoch = 'another'")
 
-    exclusively(backend, birth, before_the_end=lose_the_answer)
+    exclusively(backend, incarnation, before_the_end=lose_the_answer)
     assert backend.view(LOG).rows == [Row(1, 0, b"row")]
 
     assert backend.drop(LOG)
-    assert backend.commit(LOG, Commit(create=HEAD), birth)
+    assert backend.commit(LOG, Commit(create=HEAD), incarnation)
 
     def lose_the_question() -> None:
         proxy.questions_to_lose = 1
 
     with pytest.raises(StoreNotAvailableError, match="nothing was applied"):
-        exclusively(backend, birth, before_the_end=lose_the_question)
+        exclusively(backend, incarnation, before_the_end=lose_the_question)
     assert backend.view(LOG).rows == []
     backend.discard()
     backend.close()
@@ -444,15 +446,18 @@ def test_a_lock_is_waited_for_no_longer_than_the_time_out(postgresql: Server, po
     options = Options(frozen=False, durability="full", timeout_s=10)
     holder = make_backend(dsn, "default", options)
     holder.open()
-    birth = holder.create()
-    holder.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"\x01")]), birth)
+    incarnation = holder.create()
+    holder.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"\x01")]), incarnation)
     waiting = make_backend(dsn, "default", options.__class__(frozen=False, durability="full", timeout_s=0.5))
     waiting.open()
     with holder.exclusive(LOG):
-        holder.write([Write("k", b"1" * 20)], birth)
+        holder.write([Write("k", b"1" * 20)], incarnation)
         writes: list[tuple[str, Callable[[], object]]] = [
-            ("'k' in namespace", lambda: waiting.write([Write("k", b"2" * 20)], birth)),
-            ("'e' in namespace", lambda: waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), birth)),
+            ("'k' in namespace", lambda: waiting.write([Write("k", b"2" * 20)], incarnation)),
+            (
+                "'e' in namespace",
+                lambda: waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), incarnation),
+            ),
             ("namespace", waiting.discard),
         ]
         for named, write in writes:
@@ -461,9 +466,9 @@ def test_a_lock_is_waited_for_no_longer_than_the_time_out(postgresql: Server, po
                 write()
             assert 0.4 < monotonic() - began < 3
         assert waiting.get("k") is None  # a read waits for nobody
-        assert waiting.append(LOG, HEAD, [Row(2, 0, b"\x01")], birth)  # nor does an append for a rewrite
+        assert waiting.append(LOG, HEAD, [Row(2, 0, b"\x01")], incarnation)  # nor does an append for a rewrite
     assert waiting.get("k") == b"1" * 20
-    assert waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), birth)
+    assert waiting.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16), incarnation)
     waiting.discard()
     for backend in (waiting, holder):
         backend.close()

@@ -189,6 +189,6 @@ def test_a_missing_namespace_names_those_that_are_there(dsn: str) -> None:
 def test_a_namespace_that_is_discarded_each_time_that_it_is_created(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Store(dsn, frozen=False, timeout=0.2) as store:
         backend = store._writer.backend  # noqa: SLF001
-        monkeypatch.setattr(backend, "_birth", lambda: None)
+        monkeypatch.setattr(backend, "_incarnation", lambda: None)
         with pytest.raises(StoreBusyError, match="'default' keeps being discarded concurrently; nothing was applied"):
             backend.create()

@@ -13,8 +13,8 @@ from postgresql import Server
 from processes import forked
 
 from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError, log, session
-from rstore.backends import make_backend
-from rstore.backends.nouns import Chunk, Commit, Head, Log, Model, Options
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options
 
 POINTS = 200_000
 """More than the chunks that are fetched at once."""
@@ -191,16 +191,18 @@ def test_dropping_a_chunk_costs_what_is_dropped(postgresql: Server, postgresql_s
     options = Options(frozen=False, durability="normal", timeout_s=5)
     backend = make_backend(postgresql.dsn(schema=postgresql_schema), "default", options)
     backend.open()
-    birth = backend.create()
+    incarnation = backend.create()
     chunks = [Chunk((t, 0), (t, 0), 1, b"meta", b"body") for t in range(2000)]
-    assert backend.commit(log, Commit(create=Head(b"1" * 16, b"v" * 16, sealed=False), put_chunks=chunks), birth)
+    assert backend.commit(log, Commit(create=Head(b"1" * 16, b"v" * 16, sealed=False), put_chunks=chunks), incarnation)
     fetched = f"SELECT idx_tup_fetch + seq_tup_read FROM pg_stat_user_tables WHERE schemaname = '{postgresql_schema}'"
     fetched += " AND relname = 'chunks'"
     backend.close()  # what a session did is counted for sure when it has ended
     ((before,),) = postgresql.execute(fetched)
     backend = make_backend(postgresql.dsn(schema=postgresql_schema), "default", options)
     backend.open()
-    assert backend.commit(log, Commit(if_epoch=b"1" * 16, epoch=b"2" * 16, drop_chunks=[(1000, 0), (1001, 0)]), birth)
+    assert backend.commit(
+        log, Commit(if_epoch=b"1" * 16, epoch=b"2" * 16, drop_chunks=[(1000, 0), (1001, 0)]), incarnation
+    )
     assert len(backend.view(log, (990, 0), (1010, 0)).chunks) == 19
     backend.close()
     ((after,),) = postgresql.execute(fetched)

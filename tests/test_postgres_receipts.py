@@ -14,7 +14,7 @@ from postgresql import DEBIAN_15, Server
 from waiting import until
 
 from rstore import ConflictError, OutcomeUnknownError, Store, StoreError, StoreNotAvailableError, Transaction
-from rstore.backends.nouns import Log, Model
+from rstore.backends.types import Log, Model
 
 # No WAL is written but for a commit: what a crash loses is known.
 LAZY: dict[str, Any] = {"wal_writer_delay": "10s", "bgwriter_delay": "10s"}

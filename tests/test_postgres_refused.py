@@ -26,9 +26,9 @@ from rstore import (
     StoreError,
     StoreNotAvailableError,
 )
-from rstore.backends import make_backend
-from rstore.backends.nouns import Commit, Log, Model, Options, Row, Write
 from rstore.backends.postgres import pool
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Commit, Log, Model, Options, Row, Write
 
 
 @pytest.fixture
@@ -464,12 +464,12 @@ def test_what_is_too_large_is_refused_before_it_is_sent(postgresql_dsn: str) -> 
     large = bytes(1_000_000_001)  # the system hands out no memory for zeros that nobody looks at
     backend = make_backend(postgresql_dsn, "default", Options(frozen=False, durability="normal", timeout_s=5))
     backend.open()
-    birth = backend.create()
+    incarnation = backend.create()
     for writes in ([Write("k", large)], [Write("a", b"1"), Write("k", large)]):
         with pytest.raises(NotSupportedError, match="'k' in namespace 'default' takes 1,000,000,001 bytes"):
-            backend.write(writes, birth)
+            backend.write(writes, incarnation)
     with pytest.raises(NotSupportedError, match="'k' in namespace 'default'"):
-        backend.write_if(Write("k", large), None, birth)
+        backend.write_if(Write("k", large), None, incarnation)
     with Store(postgresql_dsn, frozen=False) as store:
         store.extend("s", (1, 1))
         head = backend.view(Log(Model.SERIES, "s")).head
@@ -477,9 +477,9 @@ def test_what_is_too_large_is_refused_before_it_is_sent(postgresql_dsn: str) -> 
         log = Log(Model.SERIES, "s")
         for rows in ([Row(2, 0, large)], [Row(2, 0, b"1"), Row(3, 0, large)]):
             with pytest.raises(NotSupportedError, match="'s' in namespace 'default' takes 1,000,000,001 bytes"):
-                backend.append(log, head, rows, birth)
+                backend.append(log, head, rows, incarnation)
             with pytest.raises(NotSupportedError, match="'s' in namespace 'default'"):
-                backend.commit(log, Commit(if_epoch=head.epoch, put_rows=rows), birth)
+                backend.commit(log, Commit(if_epoch=head.epoch, put_rows=rows), incarnation)
         assert (store.keys(), store.range("s")) == ([], [(1, 1)])
     backend.close()
 

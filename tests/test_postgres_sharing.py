@@ -17,8 +17,8 @@ from processes import Program, forked
 from waiting import until
 
 from rstore import Store, StoreClosedError, StoreNotAvailableError
-from rstore.backends import make_backend
-from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Commit, Head, Log, Model, Options, Row
 
 PROCESSES = 8
 ROUNDS = 40
@@ -120,14 +120,14 @@ def test_an_exclusive_log_is_closed_to_other_commits_and_open_to_appends(dsn: st
     one, two = (make_backend(dsn, "default", OPTIONS) for _ in range(2))
     for backend in (one, two):
         backend.open()
-    birth = one.create()
-    one.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"a")]), birth)
-    late = threading.Thread(target=two.commit, args=(LOG, Commit(if_epoch=b"e" * 16, epoch=b"2" * 16), birth))
+    incarnation = one.create()
+    one.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"a")]), incarnation)
+    late = threading.Thread(target=two.commit, args=(LOG, Commit(if_epoch=b"e" * 16, epoch=b"2" * 16), incarnation))
     with one.exclusive(LOG):
         late.start()
-        assert two.append(LOG, HEAD, [Row(2, 0, b"b")], birth)
+        assert two.append(LOG, HEAD, [Row(2, 0, b"b")], incarnation)
         assert [row.t for row in one.view(LOG).rows] == [1, 2]
-        assert one.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), birth)
+        assert one.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), incarnation)
     late.join()
     head = one.view(LOG).head
     assert head is not None
@@ -135,7 +135,7 @@ def test_an_exclusive_log_is_closed_to_other_commits_and_open_to_appends(dsn: st
 
     def fail() -> None:
         with one.exclusive(LOG):
-            assert one.commit(LOG, Commit(if_epoch=b"1" * 16, epoch=b"3" * 16), birth)
+            assert one.commit(LOG, Commit(if_epoch=b"1" * 16, epoch=b"3" * 16), incarnation)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -223,14 +223,14 @@ def test_a_fork_while_threads_write(dsn: str) -> None:
 def test_a_fork_inside_a_transaction(dsn: str) -> None:
     backend = make_backend(dsn, "default", OPTIONS)
     backend.open()
-    birth = backend.create()
-    backend.commit(LOG, Commit(create=HEAD), birth)
+    incarnation = backend.create()
+    backend.commit(LOG, Commit(create=HEAD), incarnation)
     with backend.exclusive(LOG):
-        assert backend.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), birth)
+        assert backend.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), incarnation)
 
         def child() -> None:
             # The transaction is its parent's; outside of it, the child would do at once what is inside.
-            for use in (lambda: backend.view(LOG), lambda: backend.commit(LOG, Commit(epoch=b"2" * 16), birth)):
+            for use in (lambda: backend.view(LOG), lambda: backend.commit(LOG, Commit(epoch=b"2" * 16), incarnation)):
                 with pytest.raises(StoreNotAvailableError, match="fork"):
                     use()
 

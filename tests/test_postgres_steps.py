@@ -21,10 +21,10 @@ from rstore import (
     StoreNotAvailableError,
     Transaction,
 )
-from rstore.backends import make_backend
-from rstore.backends.base import Backend
-from rstore.backends.nouns import Commit, Head, Log, Model, Options, Row, Write
+from rstore.backends.contract import Backend
 from rstore.backends.postgres.link import Call, Link
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Commit, Head, Log, Model, Options, Row, Write
 
 LOG = Log(Model.EVENTS, "e")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
@@ -167,7 +167,7 @@ def test_a_connection_that_breaks_in_the_middle_of_several_keys(postgresql: Serv
 def test_a_namespace_that_is_made_anew_while_it_is_discarded(
     postgresql: Server, postgresql_schema: str, dsn: str
 ) -> None:
-    """What is written under the new birth is not of the namespace that was to be discarded."""
+    """What is written under the new incarnation is not of the namespace that was to be discarded."""
     s = f'"{postgresql_schema}"'
     with Store(dsn, frozen=False) as store:
         store.set("k", "old")
@@ -344,14 +344,14 @@ def test_a_transaction_sees_what_was_committed_meanwhile_whatever_the_level(
     with postgresql.role("strict", "SUPERUSER"):
         strict = make_backend(postgresql.dsn(schema=postgresql_schema, user="strict"), "default", OPTIONS)
         strict.open()
-        birth = strict.create()
-        assert strict.commit(LOG, Commit(create=HEAD), birth)
+        incarnation = strict.create()
+        assert strict.commit(LOG, Commit(create=HEAD), incarnation)
         postgresql.execute("ALTER ROLE strict SET default_transaction_isolation = 'serializable'")
         postgresql.terminate()
         with strict.exclusive(LOG), Store(dsn, frozen=False) as other:
             assert strict.view(LOG).rows == []
             other_backend = other._writer.backend  # noqa: SLF001 - rows that this test can name
-            assert other_backend.append(LOG, HEAD, [Row(1, 0, b"row")], birth)
+            assert other_backend.append(LOG, HEAD, [Row(1, 0, b"row")], incarnation)
             assert strict.view(LOG).rows == [Row(1, 0, b"row")]
         strict.discard()
         strict.close()
@@ -365,16 +365,16 @@ def test_a_step_whose_first_statement_fails_leaves_the_rest(backend: Backend, ds
     """A lock that was waited for too long; without a savepoint the server would refuse all that follows."""
     hasty = make_backend(dsn, "default", Options(frozen=False, durability="normal", timeout_s=0.2))
     hasty.open()
-    birth = backend.create()
-    assert backend.commit(LOG, Commit(create=HEAD), birth)
+    incarnation = backend.create()
+    assert backend.commit(LOG, Commit(create=HEAD), incarnation)
     with hasty.transaction():
-        hasty.write([Write("before", b"1" * 20)], birth)
+        hasty.write([Write("before", b"1" * 20)], incarnation)
         with backend.exclusive(LOG), pytest.raises(StoreBusyError), hasty.exclusive(LOG):
             pass
         with suppress(ZeroDivisionError), hasty.transaction():
-            hasty.write([Write("inside", b"1" * 20)], birth)
+            hasty.write([Write("inside", b"1" * 20)], incarnation)
             raise ZeroDivisionError
-        hasty.write([Write("behind", b"1" * 20)], birth)
+        hasty.write([Write("behind", b"1" * 20)], incarnation)
     assert [key for key, _, _ in backend.scan(limit=10).records] == ["before", "behind"]
     hasty.close()
 

@@ -12,7 +12,7 @@ import pytest
 
 import rstore
 import rstore.errors
-from rstore.backends import SCHEMES
+from rstore.backends.registry import SCHEMES
 from rstore.backends.telemetry import Occurrence
 
 ROOT = Path(__file__).parent.parent

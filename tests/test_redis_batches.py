@@ -11,13 +11,13 @@ from redis_proxy import Proxy
 from redis_servers import Server
 
 from rstore import Store, StoreBusyError, StoreError, StoreFullError
-from rstore.backends import make_backend
-from rstore.backends.nouns import Options, Write
 from rstore.backends.redis import batches
-from rstore.backends.redis.batches import MOST_RECORDS
+from rstore.backends.redis.batches import MAX_RECORDS
 from rstore.backends.redis.client import Script
+from rstore.backends.registry import make_backend
+from rstore.backends.types import Options, Write
 
-N = 3 * MOST_RECORDS + 7
+N = 3 * MAX_RECORDS + 7
 WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)
 
 
@@ -105,10 +105,10 @@ def test_a_writer_that_dies_between_leaves_all_or_nothing(redis_server: Server) 
 def test_an_expired_record_of_a_batch_does_not_bring_back_the_one_it_replaced(redis_dsn: str) -> None:
     backend = make_backend(redis_dsn, "default", WRITABLE)
     backend.open()
-    birth = backend.create()
+    incarnation = backend.create()
     old, new = b"\x01" + b"1" * 9, b"\x01" + b"2" * 9
-    backend.write([Write(f"{i}", old) for i in range(10)], birth)
-    backend.write([Write(f"{i}", new, 1500 if i < 5 else None) for i in range(N)], birth)
+    backend.write([Write(f"{i}", old) for i in range(10)], incarnation)
+    backend.write([Write(f"{i}", new, 1500 if i < 5 else None) for i in range(N)], incarnation)
     assert (backend.get("1"), backend.get("7"), backend.count()) == (new, new, N)
     deadline = time.monotonic() + 10
     while backend.get("1") is not None and time.monotonic() < deadline:
@@ -119,7 +119,7 @@ def test_an_expired_record_of_a_batch_does_not_bring_back_the_one_it_replaced(re
     assert backend.count() == N - 5
     page = [key for key, _, _ in backend.scan(start="0", stop="1001", limit=10).records]
     assert page == ["10", "100", "1000"]
-    assert backend.write_if(Write("1", old), None, birth)
+    assert backend.write_if(Write("1", old), None, incarnation)
     assert backend.get("1") == old
     backend.close()
 

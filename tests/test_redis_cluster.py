@@ -17,7 +17,7 @@ from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
 from rstore.backends.redis.client import Client
-from rstore.backends.redis.layout import MOST_BUCKETS, SLOTS, TAGS, slot_of
+from rstore.backends.redis.layout import MAX_BUCKETS, SLOTS, TAGS, slot_of
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def opened(dsn: str) -> Store:
 
 
 def test_the_tags_fall_evenly_on_the_slots() -> None:
-    assert [slot_of(b"rs{%b}v" % tag) for tag in TAGS] == list(range(0, SLOTS, SLOTS // MOST_BUCKETS))
+    assert [slot_of(b"rs{%b}v" % tag) for tag in TAGS] == list(range(0, SLOTS, SLOTS // MAX_BUCKETS))
 
 
 def test_everything_of_a_namespace_spreads_evenly(redis_cluster: Cluster, redis_cluster_dsn: str) -> None:
@@ -112,7 +112,7 @@ def test_slots_that_move_while_they_are_written_to(cluster: Cluster, dsn: str) -
     with writers(lambda: opened(dsn), expected=()) as results:
         after(results, 20)
         to = take_precedence(cluster, cluster.masters()[0])
-        for slot in range(0, SLOTS, 5 * SLOTS // MOST_BUCKETS):
+        for slot in range(0, SLOTS, 5 * SLOTS // MAX_BUCKETS):
             move(cluster, slot, to, pause_s=0.005)
         after(results, 20)
     with opened(dsn) as store:
@@ -143,7 +143,7 @@ def test_reading_while_slots_move(cluster: Cluster, dsn: str) -> None:
         thread = threading.Thread(target=read)
         thread.start()
         to = take_precedence(cluster, cluster.masters()[1])
-        for slot in range(0, SLOTS, 7 * SLOTS // MOST_BUCKETS):
+        for slot in range(0, SLOTS, 7 * SLOTS // MAX_BUCKETS):
             move(cluster, slot, to)
         done.set()
         thread.join()
@@ -165,7 +165,7 @@ def test_watching_while_slots_move_and_a_replica_takes_over(cluster: Cluster, ds
 
         follow(0)
         to = take_precedence(cluster, cluster.masters()[0])
-        for slot in range(0, SLOTS, 40 * SLOTS // MOST_BUCKETS):
+        for slot in range(0, SLOTS, 40 * SLOTS // MAX_BUCKETS):
             move(cluster, slot, to)
         follow(1)
         replica = next(server for server in cluster.servers if server not in cluster.masters())

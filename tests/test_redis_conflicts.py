@@ -15,21 +15,21 @@ from processes import forked
 from redis_transactions import HEAD, LOG, OTHER, Work, append, fail, opened, put, record, seed, transact
 
 from rstore import NotSupportedError, Store, StoreClosedError, StoreNotAvailableError
-from rstore.backends.base import Backend
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.redis import inside
+from rstore.backends.redis.batches import MAX_RECORDS
+from rstore.backends.redis.optimistic import Watch
+from rstore.backends.types import (
     LAST,
     Commit,
     Log,
     Model,
     NamespaceGone,
+    RolledBack,
     Row,
-    Undone,
     Write,
     version_of,
 )
-from rstore.backends.redis import inside
-from rstore.backends.redis.batches import MOST_RECORDS
-from rstore.backends.redis.optimistic import Watch
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -124,7 +124,7 @@ def test_who_is_in_whose_way(pair: tuple[Backend, Backend], write: str) -> None:
         mine.discard()
         seed(mine)
         undone = True
-        with suppress(Undone):
+        with suppress(RolledBack):
             transact(mine, lambda: put(mine, "mine", 1), partial(read, mine), partial(change, others))
             undone = False
         assert undone == (name in overtaken), name
@@ -139,10 +139,10 @@ def test_what_is_only_read_is_of_one_moment(pair: tuple[Backend, Backend]) -> No
     with mine.transaction():
         assert (mine.get("k"), mine.get("l")) == (record(1), record(2))
     two = [Write("k", record(3)), Write("l", record(3))]
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(mine, lambda: mine.get("k"), lambda: others.write(two, others.create()), lambda: mine.get("l"))
     again = (lambda: mine.get("k"), lambda: put(others, "k", 4), lambda: mine.get("k"))
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(mine, *again, fail("it could have been found out"))
 
 
@@ -161,7 +161,7 @@ def test_others_may_write_between_what_commits_on_conditions(pair: tuple[Backend
         assert others.commit(LOG, Commit(epoch=b"o" * 16), others.create())
         assert not mine.commit(LOG, Commit(if_epoch=b"m" * 16), mine.create())
     last = Commit(drop_rows=others.view(LOG).rows, drop_chunks=[(1, 0)], drop_if_empty=True)
-    with suppress(Undone), mine.transaction(serializable=False):
+    with suppress(RolledBack), mine.transaction(serializable=False):
         assert mine.commit(LOG, last, mine.create())
         append(others, LOG, 6)  # it is not empty any more
     assert [row.t for row in others.view(LOG).rows] == [4, 5, 6]
@@ -210,12 +210,12 @@ def test_several_keys_that_others_change_all_the_time(redis_dsn: str) -> None:
 
 def test_many_records_that_are_written_meanwhile(pair: tuple[Backend, Backend]) -> None:
     mine, others = pair
-    many = [Write(f"{i}", record(i)) for i in range(MOST_RECORDS + 1)]
-    with pytest.raises(Undone):
+    many = [Write(f"{i}", record(i)) for i in range(MAX_RECORDS + 1)]
+    with pytest.raises(RolledBack):
         transact(mine, lambda: put(mine, "a", 1), mine.count, lambda: others.write(many, others.create()))
     with mine.transaction():
-        assert mine.count() == MOST_RECORDS + 3
-        assert mine.delete_range("", "a") == MOST_RECORDS + 1
+        assert mine.count() == MAX_RECORDS + 3
+        assert mine.delete_range("", "a") == MAX_RECORDS + 1
     assert others.count() == 2
 
 
@@ -234,7 +234,7 @@ def test_a_log_that_somebody_holds(alone: Backend, redis_dsn: str) -> None:
     with alone.transaction(), alone.exclusive(LOG):
         append(alone, LOG, 7)  # nobody is in the way of that
     began = time.monotonic()
-    with pytest.raises(Undone), alone.transaction(), alone.exclusive(LOG):
+    with pytest.raises(RolledBack), alone.transaction(), alone.exclusive(LOG):
         assert alone.drop(LOG)
     assert time.monotonic() - began > 0.01
     with alone.transaction():
@@ -262,7 +262,7 @@ def test_a_record_that_expires_inside(alone: Backend, read: Work) -> None:
         alone.delete(["mine"])
         put(alone, "soon", 1, ttl_ms)
         in_time, began = False, time.monotonic()
-        with suppress(Undone), alone.transaction():
+        with suppress(RolledBack), alone.transaction():
             put(alone, "mine", 1)
             read(alone)
             in_time = time.monotonic() - began < ttl_ms / 1000
@@ -360,20 +360,20 @@ def test_a_store_that_is_closed_inside(alone: Backend, redis_dsn: str) -> None:
 def test_several_places(request: pytest.FixtureRequest, where: str) -> None:
     name = where[1:].partition("}")[0]
     backend = opened(where.format(**{name: request.getfixturevalue(name)}))
-    birth = backend.create()
+    incarnation = backend.create()
     assert not backend.transactional
     with pytest.raises(NotSupportedError, match="buckets=1"), backend.transaction():
         pytest.fail("it has begun")
-    assert birth == backend.create()
+    assert incarnation == backend.create()
     backend.close()
 
 
 def test_one_that_is_too_large(alone: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inside, "MOST", 20)
-    birth = alone.create()
+    incarnation = alone.create()
     works: list[Work] = [
-        lambda b: b.write([Write(f"{i}", record(i)) for i in range(21)], birth),
-        lambda b: b.append(OTHER, HEAD, [Row(i, 0, b"x") for i in range(21)], birth),
+        lambda b: b.write([Write(f"{i}", record(i)) for i in range(21)], incarnation),
+        lambda b: b.append(OTHER, HEAD, [Row(i, 0, b"x") for i in range(21)], incarnation),
         lambda b: b.views([Log(Model.EVENTS, f"{i}") for i in range(21)]),
         lambda b: b.fetch([f"{i}" for i in range(21)]),
         lambda b: transact(b, *(partial(append, b, OTHER, i) for i in range(21))),
@@ -390,14 +390,14 @@ def test_a_namespace_that_is_not_there(redis_dsn: str) -> None:
         assert (backend.get("k"), backend.count(), backend.logs(Model.EVENTS)) == (None, 0, [])
         assert (backend.view(LOG).head, backend.drop(LOG), backend.delete(["k"])) == (None, False, 0)
         with pytest.raises(NamespaceGone):
-            backend.write([Write("k", record(1))], b"birth")
+            backend.write([Write("k", record(1))], b"incarnation")
     assert backend.facts()[1] == {}
     with backend.transaction():
-        birth = backend.create()
+        incarnation = backend.create()
         put(backend, "k", 1)
         with pytest.raises(NotSupportedError, match="leave it first"):
             backend.discard()
         with pytest.raises(NamespaceGone):
-            backend.append(LOG, HEAD, [Row(1, 0, b"x")], b"birth")
-    assert (backend.create(), backend.get("k")) == (birth, record(1))
+            backend.append(LOG, HEAD, [Row(1, 0, b"x")], b"incarnation")
+    assert (backend.create(), backend.get("k")) == (incarnation, record(1))
     backend.close()

@@ -17,7 +17,7 @@ from rstore import CorruptionError, NotSupportedError, OutcomeUnknownError, Stor
 from rstore.backends.redis.client import Script
 
 TIMEOUT_S = 2.0
-MOST_S = 1.6 * TIMEOUT_S
+MAX_S = 1.6 * TIMEOUT_S
 
 
 def reopen(store: Store) -> None:
@@ -115,7 +115,7 @@ def test_no_verb_outlasts_the_timeout_where_the_servers_fall_silent(servers: dic
     if kind == "cluster":  # which says so before it sends anything
         assert isinstance(ended.pop("transaction"), NotSupportedError)
     assert {name: error for name, error in ended.items() if not isinstance(error, StoreError)} == {}
-    assert {name: (s, found[name][1]) for name, (s, _) in found.items() if s > MOST_S} == {}
+    assert {name: (s, found[name][1]) for name, (s, _) in found.items() if s > MAX_S} == {}
     for store in stores.values():
         store.close()
 
@@ -145,7 +145,7 @@ def test_a_server_that_falls_silent_in_the_middle_of_a_verb(
         s, error = took_s(verb, store)
         assert proxy.lost == 1
         assert isinstance(error, StoreError)
-        assert s < MOST_S
+        assert s < MAX_S
         store.close()
 
 
@@ -175,9 +175,9 @@ def key_of(server: Server, kind: bytes) -> bytes:
 
 
 DAMAGES: dict[str, Callable[[Server], object]] = {
-    "a birth that is too short": lambda s: s.do("HSET", "rs:default", "birth", b"x"),
-    "a birth of no bucket": lambda s: s.do("HSET", "rs:default", "birth", b"\xff" * 16),
-    "no birth": lambda s: s.do("HDEL", "rs:default", "birth"),
+    "an incarnation that is too short": lambda s: s.do("HSET", "rs:default", "incarnation", b"x"),
+    "an incarnation of no bucket": lambda s: s.do("HSET", "rs:default", "incarnation", b"\xff" * 16),
+    "no incarnation": lambda s: s.do("HDEL", "rs:default", "incarnation"),
     "neither alive nor dead": lambda s: s.do("HSET", "rs:default", "alive", "7"),
     "a fact whose name is no text": lambda s: s.do("HSET", "rs:default", b"fact:\xff", b"x"),
     "a marker of no bucket": lambda s: s.do("SET", key_of(s, b"m"), b"\xff" * 40),
@@ -254,9 +254,9 @@ def test_a_namespace_that_others_discard_again_and_again(
         create = backend.create
 
         def created() -> bytes:
-            birth: bytes = create()
+            incarnation: bytes = create()
             other.discard()
-            return birth
+            return incarnation
 
         monkeypatch.setattr(backend, "create", created)
         other.discard()
@@ -274,7 +274,7 @@ def test_a_replica_that_never_confirms_takes_no_longer_than_the_timeout(redis_ds
         for verb in (VERBS["set"], VERBS["extend"], VERBS["bulk"]):
             s, error = took_s(verb, store)
             assert isinstance(error, OutcomeUnknownError | StoreBusyError)
-            assert s < MOST_S
+            assert s < MAX_S
 
 
 @pytest.mark.parametrize("verb", ["open", "set", "update", "bulk", "extend", "extend_many", "apply", "transaction"])

@@ -25,7 +25,7 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
+from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.namespace import GARBAGE_A_STEP, RedisNamespace
 
 
@@ -281,11 +281,11 @@ def test_a_namespace_that_begins_anew_while_it_is_discarded_leaves_nothing_behin
         store.update({f"{i}": i for i in range(4 * GARBAGE_A_STEP)})
         lay_out = RedisNamespace._lay_out  # noqa: SLF001 - comes after it has ended, before its buckets are buried
 
-        def between(backend: RedisNamespace, birth: bytes) -> None:
+        def between(backend: RedisNamespace, incarnation: bytes) -> None:
             monkeypatch.undo()
             with opened(server) as again:
                 again.set("new", 1)
-            lay_out(backend, birth)
+            lay_out(backend, incarnation)
 
         monkeypatch.setattr(RedisNamespace, "_lay_out", between)
         store.discard()
@@ -396,7 +396,7 @@ def test_clearing_while_a_large_write_becomes_visible(server: Server, monkeypatc
             # As a writer that dies before it folds its batch in.
             with monkeypatch.context() as without_folding:
                 without_folding.setattr(RedisBatches, "_fold", lambda *_: None)
-                other.update({f"{i}": i for i in range(MOST_RECORDS + 1)})
+                other.update({f"{i}": i for i in range(MAX_RECORDS + 1)})
 
         monkeypatch.setattr(RedisNamespace, "_refresh_all", between)
         store.clear()

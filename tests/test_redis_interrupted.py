@@ -17,15 +17,15 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends.base import Backend
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.redis.records import RedisRecords
+from rstore.backends.types import (
     Chunk,
     Commit,
     Model,
     Options,
-    Undone,
+    RolledBack,
 )
-from rstore.backends.redis.records import RedisRecords
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_an_end_that_nobody_tells_of(proxied: tuple[Backend, Proxy], monkeypatch
 
 def test_a_lost_end_of_what_only_reads(proxied: tuple[Backend, Proxy]) -> None:
     backend, proxy = proxied
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(backend, lambda: backend.view(LOG), lambda: proxy.lose(b"EXEC", forward=True))
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(backend, lambda: backend.get("k"), lambda: proxy.lose(b"\r\nEVAL\r\n", forward=True))
 
 
@@ -99,9 +99,9 @@ def test_a_connection_that_breaks_before_the_end(alone: Backend, redis_server: S
     def cut() -> None:
         redis_server.client().client_kill_filter(_type="normal", skipme=True)
 
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(alone, lambda: put(alone, "mine", 1), lambda: alone.view(LOG), cut)
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(alone, lambda: alone.view(LOG), cut, alone.count, fail("another connection watches nothing"))
     assert not alone.has("mine")
     transact(alone, lambda: put(alone, "mine", 1), cut)
@@ -151,7 +151,7 @@ def test_bodies_that_waited_too_long(alone: Backend, redis_server: Server) -> No
             if redis_server.do("PTTL", name) > 0:
                 redis_server.do("DEL", name)
 
-    with pytest.raises(Undone):
+    with pytest.raises(RolledBack):
         transact(alone, load, expire)
     assert len(alone.view(LOG).chunks) == 1
 

@@ -17,7 +17,7 @@ from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store
 from rstore.backends.redis import commits, namespace
-from rstore.backends.redis.batches import MOST_RECORDS
+from rstore.backends.redis.batches import MAX_RECORDS
 from rstore.backends.redis.client import Client, Script
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
@@ -260,7 +260,7 @@ def test_a_server_that_is_gone_after_clearing_is_no_matter(proxy: Proxy, redis_s
 def test_a_range_that_is_deleted_in_part_when_the_server_is_gone_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    n = 2 * MOST_RECORDS + 1
+    n = 2 * MAX_RECORDS + 1
     run: Callable[..., list[Any]] = Client.run
     steps: list[int] = []
 
@@ -279,7 +279,7 @@ def test_a_range_that_is_deleted_in_part_when_the_server_is_gone_is_unknown(
         monkeypatch.undo()
         server.start()
         with Store(server.dsn) as store:
-            assert len(store) == n - MOST_RECORDS
+            assert len(store) == n - MAX_RECORDS
 
 
 def test_a_removal_whose_reply_is_lost_is_unknown(store: Store, other: Store, proxy: Proxy) -> None:

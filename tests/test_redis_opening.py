@@ -349,8 +349,8 @@ def test_what_a_crash_left_behind_is_deleted_by_whoever_comes_next(server: Serve
         store.extend("hot", (1, 1))
         script = (Path(parse.__code__.co_filename).parent / "scripts" / "bury.lua").read_text()
         marker = server.do("KEYS", "rs{*}mdefault")[0]
-        birth = server.do("GET", marker)[:16]
-        server.do("EVAL", script, 2, marker, marker[:7] + b"g", birth, 1000)
+        incarnation = server.do("GET", marker)[:16]
+        server.do("EVAL", script, 2, marker, marker[:7] + b"g", incarnation, 1000)
         server.do("HSET", "rs:default", "alive", "0")
         assert store.keys() == store.timeseries() == []
         assert server.do("DBSIZE") > 2500
@@ -410,11 +410,11 @@ def test_a_discarding_of_which_a_failover_lost_the_first_step_is_finished(
         other.set("k", 1)
         registry = registry_of(redis_server)
         [marker, *_] = redis_server.do("KEYS", "rs{*}mdefault")
-        birth = redis_server.do("GET", marker)
+        incarnation = redis_server.do("GET", marker)
         store.discard()
         lose_in_a_failover(redis_server, registry)
         if buckets > 1:
-            redis_server.do("SET", marker, birth)  # which was lost as well
+            redis_server.do("SET", marker, incarnation)  # which was lost as well
         with Store(dsn) as frozen:
             assert (frozen.keys(), frozen.namespaces()) == ([], [])
         with other if opened_before else Store(dsn, frozen=False, timeout=2) as again:
@@ -422,7 +422,7 @@ def test_a_discarding_of_which_a_failover_lost_the_first_step_is_finished(
             again.update(values)
             assert dict(again) == dict(store) == values
             assert again.check() == []
-        assert redis_server.do("HGET", "rs:default", "birth") != birth[:16]
+        assert redis_server.do("HGET", "rs:default", "incarnation") != incarnation[:16]
 
 
 def test_a_beginning_of_which_a_failover_lost_the_registry_is_taken_up(redis_dsn: str, redis_server: Server) -> None:
@@ -449,9 +449,9 @@ def test_who_finds_nothing_but_ends_gives_up_when_the_time_is_up(
         register = RedisNamespace._register  # noqa: SLF001 - comes between two of its steps
 
         def between(backend: RedisNamespace) -> bytes:
-            birth = register(backend)
+            incarnation = register(backend)
             other.discard()
-            return birth
+            return incarnation
 
         other.discard()
         monkeypatch.setattr(RedisNamespace, "_register", between)

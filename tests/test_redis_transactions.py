@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_transactions import WRITABLE, Caller, calls
 
-from rstore.backends import make_backend
+from rstore.backends.registry import make_backend
 
 
 @pytest.fixture(params=["redis_dsn", "redis_cluster_dsn"], ids=["redis", "redis+cluster"])

@@ -12,9 +12,9 @@ import pytest
 from redis_servers import VALKEY, Server, executables
 
 from rstore import Store, backends
-from rstore.backends.nouns import Log, Model
 from rstore.backends.redis import leases
 from rstore.backends.redis.batches import RedisBatches
+from rstore.backends.types import Log, Model
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
 from rstore.testing.flavours import PICKLED, Flavour
@@ -107,8 +107,8 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
         backend = store._writer.backend  # noqa: SLF001 - what no verb does without others in its way
         assert backend.add_fact("fact", b"kept") == b"kept"
         server.do("HDEL", "rs:default", "keys", "raised")  # as a failover can lose them
-        birth = backend.create()
-        assert birth == b"".join(server.do("HMGET", "rs:default", "birth", "keys"))
+        incarnation = backend.create()
+        assert incarnation == b"".join(server.do("HMGET", "rs:default", "incarnation", "keys"))
         with monkeypatch.context() as patch:
             patch.setattr(leases, "LEASE_MS", 300)
             with backend.exclusive(Log(Model.SERIES, "hot")):

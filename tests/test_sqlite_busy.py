@@ -20,9 +20,9 @@ import pytest
 from processes import Program, check_file
 
 from rstore import CorruptionError, Store, StoreBusyError, StoreClosedError
-from rstore.backends.nouns import Options
 from rstore.backends.sqlite import turns
 from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.types import Options
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("a", 2),

@@ -148,7 +148,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-class Ledger:
+class CheckpointPolicy:
     """The states that a store may have after calls of one verb."""
 
     def __init__(self, path: Path, call: Call) -> None:
@@ -199,7 +199,7 @@ class Ledger:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("verb", CALLS)
 def test_each_call_of_the_system_fails_once(tmp_path: Path, verb: str, kind: Kind) -> None:
-    ledger = Ledger(tmp_path / "store.db", CALLS[verb])
+    ledger = CheckpointPolicy(tmp_path / "store.db", CALLS[verb])
     with Faulty(tmp_path, kind) as faulty, Store(ledger.path, frozen=False, timeout=2) as store:
         fired = 0
         for n in range(1, MOST):
@@ -224,7 +224,7 @@ def test_each_call_of_the_system_fails_once(tmp_path: Path, verb: str, kind: Kin
 @pytest.mark.parametrize("verb", CALLS)
 def test_no_sync_succeeds_any_more(tmp_path: Path, verb: str, durability: Literal["full", "normal"]) -> None:
     """Nothing is acknowledged in "full" then; what is refused is not there, nor is anything done twice."""
-    ledger = Ledger(tmp_path / "store.db", CALLS[verb])
+    ledger = CheckpointPolicy(tmp_path / "store.db", CALLS[verb])
     options: dict[str, Any] = {"timeout": 2, "durability": durability}
     with Faulty(tmp_path, "sync") as faulty, Store(ledger.path, frozen=False, **options) as store:
         for n in range(3):
@@ -243,7 +243,7 @@ def test_no_sync_succeeds_any_more(tmp_path: Path, verb: str, durability: Litera
 @pytest.mark.parametrize(("times", "code"), [(3, errno.EIO), (3, errno.ENOENT), (10**9, errno.EACCES)])
 @pytest.mark.parametrize("verb", CALLS)
 def test_the_file_cannot_be_looked_at_for_a_while(tmp_path: Path, verb: str, times: int, code: int) -> None:
-    ledger = Ledger(tmp_path / "store.db", CALLS[verb])
+    ledger = CheckpointPolicy(tmp_path / "store.db", CALLS[verb])
     with Faulty(tmp_path, "stat") as faulty, Store(ledger.path, frozen=False, timeout=2) as store:
         for n in range(1, 4):
             ledger.call.begin(store, n)
@@ -262,7 +262,7 @@ def test_a_checkpoint_behind_the_commit_fails(
 ) -> None:
     """Which SQLite makes at once, here: what it cannot write is in the log still, and the commit is done."""
     monkeypatch.setattr(opening, "_CHECKPOINT_PAGES", 1)
-    ledger, said = Ledger(tmp_path / "store.db", CALLS[verb]), list[str]()
+    ledger, said = CheckpointPolicy(tmp_path / "store.db", CALLS[verb]), list[str]()
     with Faulty(tmp_path, kind) as faulty, Store(ledger.path, frozen=False, timeout=2) as store:
         for n in range(1, MOST):
             ledger.call.begin(store, n)

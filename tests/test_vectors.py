@@ -34,10 +34,10 @@ def seal(vector: dict[str, Any]) -> bytes:
     root = hmac.new(key, b"rstore/1/root", hashlib.sha512).digest()
     derived = hmac.new(root, b"rstore/1/seal" + salt, hashlib.sha512).digest()
     header = b"\xc1\x01" + salt + derived[32:] + nonce
-    birth = bytes.fromhex(vector["birth"])
+    incarnation = bytes.fromhex(vector["incarnation"])
     place = (
-        len(birth).to_bytes(4, "big")
-        + birth
+        len(incarnation).to_bytes(4, "big")
+        + incarnation
         + lp(vector["namespace"])
         + bytes([vector["cell"]])
         + lp(vector["cell_key"])
@@ -47,8 +47,10 @@ def seal(vector: dict[str, Any]) -> bytes:
 
 
 def envelope_of(vector: dict[str, Any]) -> Envelope:
-    birth = bytes.fromhex(vector["birth"])
-    return Envelope(vector["namespace"], [Root(Secret(urlsafe_b64decode(vector["key"])), birth)], birth=birth)
+    incarnation = bytes.fromhex(vector["incarnation"])
+    return Envelope(
+        vector["namespace"], [Root(Secret(urlsafe_b64decode(vector["key"])), incarnation)], incarnation=incarnation
+    )
 
 
 def open_with_library(vector: dict[str, Any], sealed: bytes) -> bytes:
@@ -76,11 +78,11 @@ def test_the_layout_opens_what_the_library_seals(vector: dict[str, Any]) -> None
     assert seal(drawn) == sealed
 
 
-@pytest.mark.parametrize("field", ["birth", "namespace", "cell_key", "position", "cell"])
+@pytest.mark.parametrize("field", ["incarnation", "namespace", "cell_key", "position", "cell"])
 @pytest.mark.parametrize("vector", VECTORS, ids=IDS)
 def test_bytes_that_were_moved_are_refused(vector: dict[str, Any], field: str) -> None:
     moved = {
-        "birth": vector["birth"] + "00",
+        "incarnation": vector["incarnation"] + "00",
         "namespace": vector["namespace"] + "x",
         "cell_key": vector["cell_key"] + "x",
         "position": vector["position"] + "00",

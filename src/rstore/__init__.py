@@ -1,7 +1,6 @@
 """Key/value pairs, time series and event sequences in one store, encrypted by adding one argument."""
 
-from rstore.backends.care import Durability, Finding, Stats
-from rstore.care import Reclaimed
+from rstore.backends.maintenance import Durability, Finding, Stats
 from rstore.codec.data_pickle import DataPickle
 from rstore.codec.keys import Passphrase, generate_key
 from rstore.errors import (
@@ -30,11 +29,12 @@ from rstore.errors import (
     UnsafeValueError,
     WrongKeyError,
 )
-from rstore.events import Event
+from rstore.events.verbs import Event
+from rstore.keyvalue import Change, Entry, Watch
+from rstore.maintenance.verbs import Reclaimed
 from rstore.series import Compaction, Span
 from rstore.store import Store
 from rstore.transactions import Snapshot, Transaction
-from rstore.values import Change, Entry, Watch
 
 __all__ = [
     "Change",

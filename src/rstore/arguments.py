@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from rstore.backends.nouns import MAX_INT64, MIN_INT64
+from rstore.backends.types import MAX_INT64, MIN_INT64
 from rstore.errors import InvalidTypeError, InvalidValueError
 
 MAX_KEY_BYTES = 2048

@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from rstore.backends.base import Backend
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.types import (
     ANY,
     FIRST,
     HEAD_BYTES,
     LAST,
-    Birth,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Found,
     Head,
     Log,
     Model,
     NamespaceGone,
+    RolledBack,
     Row,
     Ttl,
-    Undone,
     View,
     Write,
     Writes,
@@ -60,72 +60,72 @@ class GuardedBackend:
         """Return whether one `write` of these keys is all or nothing."""
         return self._backend.transactional or len({*keys}) <= 1
 
-    def put(self, key: str, record: bytes, ttl_ms: Ttl, birth: bytes) -> None:
+    def put(self, key: str, record: bytes, ttl_ms: Ttl, incarnation: bytes) -> None:
         """Put one record."""
-        self._write_one(Write(key, record, ttl_ms), birth)
+        self._write_one(Write(key, record, ttl_ms), incarnation)
 
-    def write(self, writes: Writes, birth: bytes) -> None:
+    def write(self, writes: Writes, incarnation: bytes) -> None:
         """Put and delete records of distinct keys."""
 
         def work() -> None:
             self._check(self._backend.fetch([key for key, _, _ in writes], heads=True))
             if self._backend.transactional:
-                self._backend.write(writes, birth)
+                self._backend.write(writes, incarnation)
             else:
                 for write in writes:
-                    self._write_one(Write(*write), birth)
+                    self._write_one(Write(*write), incarnation)
 
         self._together(work)
 
-    def _write_one(self, write: Write, birth: bytes) -> bool:
+    def _write_one(self, write: Write, incarnation: bytes) -> bool:
         """Put or delete a record; return whether there was one."""
         while True:
             found = self._backend.fetch([write.key], heads=True)
             self._check(found)
             version = version_of(found[0][1]) if found else None
-            if self._backend.write_if(write, version, birth):
+            if self._backend.write_if(write, version, incarnation):
                 return bool(found)
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         """Put or delete a record if it still has that version."""
         if version is not None:  # or nothing is replaced
             self._check(self._backend.fetch([write.key], heads=True))  # the version stays that of what was looked at
-        return self._backend.write_if(write, version, birth)
+        return self._backend.write_if(write, version, incarnation)
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         """Let a record live that long from now on."""
-        birth = self._birth(if_birth)
-        while birth is not None:
+        incarnation = self._incarnation(if_incarnation)
+        while incarnation is not None:
             found = self._backend.fetch([key])
             self._check(found)
             if not found:
                 return False
             record = found[0][1]  # the same once more, which no other way does on condition of its version
-            if self._backend.write_if(Write(key, record, ttl_ms), version_of(record), birth):
+            if self._backend.write_if(Write(key, record, ttl_ms), version_of(record), incarnation):
                 return True
         return False
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         """Delete records, all or none where the backend can."""
-        birth = self._birth(if_birth)
-        if birth is None:
+        incarnation = self._incarnation(if_incarnation)
+        if incarnation is None:
             return 0
         self._check(self._backend.fetch(keys, heads=True))
-        return sum(self._write_one(Write(key, None), birth) for key in dict.fromkeys(keys))
+        return sum(self._write_one(Write(key, None), incarnation) for key in dict.fromkeys(keys))
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         """Delete the records of a range, all or none where the backend can."""
-        birth = self._birth(if_birth)
-        if birth is None:
+        incarnation = self._incarnation(if_incarnation)
+        if incarnation is None:
             return 0
 
         def work() -> int:
             for page in self._pages(start, stop):
                 self._check(page)
             if self._backend.transactional:
-                return self._backend.delete_range(start, stop, if_birth=if_birth)
+                return self._backend.delete_range(start, stop, if_incarnation=if_incarnation)
             pages = self._pages(start, stop)
-            return sum(self._write_one(Write(key, None), birth) for page in pages for key, _, _ in page)
+            return sum(self._write_one(Write(key, None), incarnation) for page in pages for key, _, _ in page)
 
         return self._together(work)
 
@@ -138,7 +138,7 @@ class GuardedBackend:
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         """Put rows, replacing those at the same positions."""
 
         def work() -> bool:
@@ -148,14 +148,14 @@ class GuardedBackend:
                 places = {row[:2] for row in rows}
                 inside = [row for row in view.rows if row[:2] in places]
                 self._check_log(log, view._replace(rows=inside))
-            return self._backend.append(log, head, rows, birth)
+            return self._backend.append(log, head, rows, incarnation)
 
         return self._together(work)
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
         if log.model is Model.LEASES or not (commit.drop_rows or commit.drop_chunks):
-            return self._backend.commit(log, commit, birth)
+            return self._backend.commit(log, commit, incarnation)
 
         def work() -> bool:
             # The rows go only as they were read, and the chunks with the epoch that they were read with.
@@ -165,29 +165,29 @@ class GuardedBackend:
                 view = self._backend.view(log, min(dropped), max(dropped), rows=False)
                 chunks = [chunk for chunk in view.chunks if chunk.first in dropped]
                 self._check_log(log, view._replace(chunks=chunks))
-            return self._backend.commit(log, commit, birth)
+            return self._backend.commit(log, commit, incarnation)
 
         return self._together(work)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         """Delete a log with everything it holds."""
         if log.model is Model.LEASES:
-            return self._backend.drop(log, if_version=if_version, if_birth=if_birth)
+            return self._backend.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 
         def work() -> bool:
             self._check_log(log, self._backend.view(log, FIRST, LAST))
-            return self._backend.drop(log, if_version=if_version, if_birth=if_birth)
+            return self._backend.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 
         return self._together(work)
 
     # -- what is looked at --------------------------------------------------------------------------------------------
 
-    def _birth(self, if_birth: Birth) -> bytes | None:
-        """Return the birth to write under, None if there is no namespace."""
-        birth, _ = self._backend.facts()
-        if birth is not None and if_birth not in (ANY, birth):
+    def _incarnation(self, if_incarnation: ExpectedIncarnation) -> bytes | None:
+        """Return the incarnation to write under, None if there is no namespace."""
+        incarnation, _ = self._backend.facts()
+        if incarnation is not None and if_incarnation not in (ANY, incarnation):
             raise NamespaceGone
-        return birth
+        return incarnation
 
     def _check(self, found: Iterable[Found]) -> None:
         for key, record, _ in found:
@@ -208,7 +208,7 @@ class GuardedBackend:
             try:
                 with self._backend.transaction():
                     return work()
-            except Undone:
+            except RolledBack:
                 races += 1
                 if races == _RACES:
                     raise

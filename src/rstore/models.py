@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rstore.events import Events
+from rstore.events.verbs import Events
+from rstore.keyvalue import Values
 from rstore.series import Series
-from rstore.values import Values
 
 
 class Models(Values, Series, Events):

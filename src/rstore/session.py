@@ -13,11 +13,11 @@ from random import Random
 from struct import Struct
 from typing import Any, Final, NoReturn, TypeVar, cast
 
-from rstore.afterwards import behind_commit
 from rstore.arguments import check_key
-from rstore.backends.base import Backend
-from rstore.backends.nouns import LARGE_BYTES, Found, Model, NamespaceGone, Writes
+from rstore.backends.common.after_commit import behind_commit
+from rstore.backends.contract import Backend
 from rstore.backends.telemetry import Telemetry
+from rstore.backends.types import LARGE_BYTES, Found, Model, NamespaceGone, Writes
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.failures import cannot_load
@@ -30,10 +30,10 @@ from rstore.errors import (
     StoreClosedError,
     StoreError,
 )
-from rstore.generations import Generations
-from rstore.log import Logs
-from rstore.patience import Patience
-from rstore.states import Readings
+from rstore.events.state import StateCache
+from rstore.incarnation import Incarnations
+from rstore.log.writer import Logs
+from rstore.retry import Patience
 
 T = TypeVar("T")
 
@@ -52,32 +52,32 @@ class Session:
     """Everything that an open store holds. Threads share it."""
 
     def __init__(
-        self, backend: Backend, codec: Codec, generations: Generations, timeout_s: float, telemetry: Telemetry
+        self, backend: Backend, codec: Codec, incarnations: Incarnations, timeout_s: float, telemetry: Telemetry
     ) -> None:
         self.backend = backend
         self.codec = codec
-        self.generations = generations
+        self.incarnations = incarnations
         self.timeout_s = timeout_s
         self.telemetry = telemetry
         self.closed = False
         self._encode = self._encode_compressed if codec.compresses else codec.encode
-        self.plain_loads = codec.loads_by_byte if generations.opens_plaintext else _NO_LOADS
+        self.plain_loads = codec.loads_by_byte if incarnations.opens_plaintext else _NO_LOADS
         """What loads the body of a plain record, by its codec byte; None where the envelope has to decide."""
         self.series = Logs(self, Model.SERIES)
         self.events = Logs(self, Model.EVENTS)
-        self.readings = Readings()
+        self.readings = StateCache()
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
 
     @property
-    def birth(self) -> bytes:
-        """The birth that goes with whatever is sealed from now on."""
-        return self.generations.now.birth
+    def incarnation(self) -> bytes:
+        """The incarnation that goes with whatever is sealed from now on."""
+        return self.incarnations.now.incarnation
 
     @property
     def envelope(self) -> Envelope:
         """What seals and opens."""
-        return self.generations.now.envelope
+        return self.incarnations.now.envelope
 
     def check_open(self) -> None:
         """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
@@ -92,9 +92,9 @@ class Session:
         Raises `StoreBusyError` when the time is up.
         """
         patience = self.again(
-            patience, f"the namespace {self.generations.namespace!r} keeps being discarded concurrently"
+            patience, f"the namespace {self.incarnations.namespace!r} keeps being discarded concurrently"
         )
-        self.generations.revive()
+        self.incarnations.revive()
         return patience
 
     def again(self, patience: Patience | None, what: str) -> Patience:
@@ -115,9 +115,11 @@ class Session:
         """Take something away from the generation of now, and return it."""
         patience = None
         while True:
-            birth = self.generations.now.birth  # first: the backend may be the one that goes with a later birth
+            incarnation = (
+                self.incarnations.now.incarnation
+            )  # first: the backend may be the one that goes with a later incarnation
             try:
-                return take(self.backend, birth)
+                return take(self.backend, incarnation)
             except NamespaceGone:
                 patience = self.revive(patience)
 
@@ -125,13 +127,13 @@ class Session:
 
     def place(self, key: str) -> str:
         """Return a key as messages name it."""
-        return f"{key!r} in namespace {self.generations.namespace!r}"
+        return f"{key!r} in namespace {self.incarnations.namespace!r}"
 
     def named(self, error: StoreError, what: str) -> StoreError:
         """Return an error of the codec with the place that it does not know."""
         if "in namespace" in str(error):
             return error
-        return type(error)(f"{what} in namespace {self.generations.namespace!r}: {error}")
+        return type(error)(f"{what} in namespace {self.incarnations.namespace!r}: {error}")
 
     @contextmanager
     def naming(self, what: str) -> Generator[None, None, None]:
@@ -149,7 +151,7 @@ class Session:
         The stamp, or the nonce of what is sealed, is the entry's version: it costs no read before a write and never
         repeats.
         """
-        envelope = self.generations.now.envelope
+        envelope = self.incarnations.now.envelope
         try:
             if not envelope.keyed:
                 # Not drawn ahead: a copy of the process, or of its machine, would give the same ones to other values.
@@ -203,7 +205,7 @@ class Session:
         self._until_sweep -= n
         if self._until_sweep < 0:
             self._until_sweep = self._random.randrange(2 * _SWEEP_EVERY)
-            with behind_commit(f"a sweep of namespace {self.generations.namespace!r}"):  # what is left is found again
+            with behind_commit(f"a sweep of namespace {self.incarnations.namespace!r}"):  # what is left is found again
                 self.backend.sweep(_SWEEP_AT_LEAST + 2 * n)
 
     def seal_values(self, encoded: Mapping[str, bytes], ttl_ms: int | None) -> Writes:

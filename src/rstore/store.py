@@ -14,28 +14,28 @@ from typing import Any, Final, Literal, NoReturn, Self, TypeVar
 from weakref import WeakSet
 
 from rstore.arguments import check_namespace, check_timeout
-from rstore.backends import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.credentials import Credentials
-from rstore.backends.nouns import Options, Undone, close_scope
-from rstore.care import Care
+from rstore.backends.registry import check_dsn, check_login, make_checked_backend, show_dsn
+from rstore.backends.types import Options, RolledBack, close_scope
 from rstore.codec.data_pickle import DataPickle
 from rstore.codec.formats import make_serializer
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError, forgetful
-from rstore.generations import Generations
+from rstore.incarnation import Incarnations
+from rstore.keyvalue import Watching
+from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
-from rstore.patience import Patience
+from rstore.retry import Patience
 from rstore.session import CLOSED, FROZEN, Session
 from rstore.transactions import Own, Snapshot, Transaction, gated, snapshot, transaction
-from rstore.values import Watching
 
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("rstore.store")
 
 
-class Store(Models, Watching, Care):
+class Store(Models, Watching, Maintenance):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
@@ -135,13 +135,13 @@ class Store(Models, Watching, Care):
         backend = make_checked_backend(*self._target, namespace, self._options)
         try:
             backend.open()
-            generations = Generations(
+            incarnations = Incarnations(
                 backend, namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
             session = Session(
-                generations.backend, self._codec(), generations, self._options.timeout_s, self._options.telemetry
+                incarnations.backend, self._codec(), incarnations, self._options.timeout_s, self._options.telemetry
             )
-            generations.adopt = session.adopt
+            incarnations.adopt = session.adopt
         except BaseException:
             backend.close()
             raise
@@ -259,7 +259,7 @@ class Store(Models, Watching, Care):
                 with self.transaction() as inside:
                     return fn(inside)
             except ConflictError as conflict:
-                if nested or not isinstance(conflict.__cause__, Undone):
+                if nested or not isinstance(conflict.__cause__, RolledBack):
                     raise  # in the latter case a version that was known before: it would be in the way again
             patience.wait()
 

@@ -15,10 +15,10 @@ from threading import get_ident, local
 from typing import Any, Final, NoReturn, TypeVar, cast
 from weakref import ref
 
-from rstore.backends.base import Backend
-from rstore.backends.nouns import Found, Undone, close_scope
+from rstore.backends.contract import Backend
+from rstore.backends.types import Found, RolledBack, close_scope
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
-from rstore.generations import Generations
+from rstore.incarnation import Incarnations
 from rstore.models import Models
 from rstore.session import Session, refuse_dunder
 
@@ -120,7 +120,7 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
     scope = session.backend.transaction()
     try:
         with scope:
-            guard = _Guard(session.backend, session.generations)
+            guard = _Guard(session.backend, session.incarnations)
             inside = _Inside(session, guard, scope, opened)
             try:
                 opened.begin(inside)
@@ -133,9 +133,9 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
                 if inside in ended:  # else it was itself open inside of one that has ended
                     opened.parts = before
                     _end(ended[len(before) :])
-    except Undone as error:
+    except RolledBack as error:
         raise ConflictError(
-            f"others changed what a transaction in namespace {session.generations.namespace!r} had read or written; "
+            f"others changed what a transaction in namespace {session.incarnations.namespace!r} had read or written; "
             "nothing was applied: run(fn) tries again"
         ) from error
     finally:
@@ -150,7 +150,7 @@ def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, No
     scope = session.backend.moment()
     try:
         with scope as backend:
-            inside = Session(backend, session.codec, session.generations, session.timeout_s, session.telemetry)
+            inside = Session(backend, session.codec, session.incarnations, session.timeout_s, session.telemetry)
             view = Snapshot(inside, freq)
             try:
                 yield view
@@ -165,7 +165,7 @@ class _Inside(Session):
     """The session of a transaction: it puts off what can wait until others need not wait for it."""
 
     def __init__(self, outer: Session, guard: _Guard, scope: AbstractContextManager[None], opened: Opened) -> None:
-        super().__init__(cast("Backend", guard), outer.codec, outer.generations, outer.timeout_s, outer.telemetry)
+        super().__init__(cast("Backend", guard), outer.codec, outer.incarnations, outer.timeout_s, outer.telemetry)
         self.opened = opened
         self.end_also: Callable[[_Over], None] = _nothing  # ends what has been given to the user
         self._guard = guard
@@ -226,11 +226,11 @@ def _adding(counter: Counter[str]) -> Callable[[str, int], None]:
 class _Guard:
     """Stands before the backend of a transaction: a backend binds transactions to threads, and would not notice."""
 
-    def __init__(self, backend: Backend, generations: Generations) -> None:
+    def __init__(self, backend: Backend, incarnations: Incarnations) -> None:
         self.over = ""  # why it cannot be used any more
         self._backend = backend
-        self._generations = generations
-        self._begun_with = generations.backend
+        self._generations = incarnations
+        self._begun_with = incarnations.backend
         self._owner = os.getpid(), get_ident()
 
     def __getattr__(self, name: str) -> Any:
@@ -239,7 +239,7 @@ class _Guard:
             raise StoreClosedError(self.over)
         self._check_thread()
         if self._generations.backend is not self._begun_with:
-            raise Undone("the namespace got another key during a transaction; nothing was applied")
+            raise RolledBack("the namespace got another key during a transaction; nothing was applied")
         return getattr(self._backend, name)
 
     def check_end(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from rstore.backends.nouns import Position, Row
+from rstore.backends.types import Position, Row
 from rstore.codec.columns import (
     FLOATS,
     LIMITS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Final
 
+from rstore.backends.common.interpreter import check_running
 from rstore.codec.secrets import Secret
-from rstore.ending import check_running
 
 PREFIX_BYTES: Final = 50
 NONCE_BYTES: Final = 12

@@ -30,10 +30,10 @@ _PCO: Final = ChunkConfig(compression_level=5, enable_8_bit=True)
 # What rises is told by its steps: to try other orders of differences takes a third of the time, and finds the same.
 _PCO_RISING: Final = ChunkConfig(compression_level=5, delta_spec=DeltaSpec.try_consecutive(1))
 _ZSTD_LEVEL: Final = 3
-_MOST_BYTES: Final = 2**20
+_MAX_BYTES: Final = 2**20
 """No column of several values is larger than this unpacked; those that are written have half as many bytes at most."""
-_MOST_ONE: Final = 2**22
-_MOST_TIMES: Final = 10
+_MAX_ONE: Final = 2**22
+_MAX_TIMES: Final = 10
 """A value that is larger than 4 MiB and ten times what it is packed into is not packed: 143 bytes that were stored as
 a column asked for 16 GiB."""
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -388,7 +388,7 @@ def _unpack_blobs(data: bytes, n: int) -> Blobs:
 
 def _most_bytes(n: int, packed: bytes) -> int:
     """Return how many bytes `n` values may have that are packed into these."""
-    return _MOST_BYTES if n > 1 else _MOST_ONE + _MOST_TIMES * len(packed)
+    return _MAX_BYTES if n > 1 else _MAX_ONE + _MAX_TIMES * len(packed)
 
 
 def _pack_str(values: list[str]) -> bytes:
@@ -424,13 +424,13 @@ def _unpack_str(data: bytes, n: int) -> list[str]:
     packed = _unpack_blobs(data[9 : 9 + size], count)
     words = _decode_all(packed)
     if count == 1:
-        if n > 1 and len(packed.raw) * n > _MOST_BYTES:
+        if n > 1 and len(packed.raw) * n > _MAX_BYTES:
             raise _too_long()
         return words * n
     indexes = unpack_numbers(data[9 + size :], np.uint32, n)
     if int(indexes.max()) >= count:
         raise CorruptionError("a dictionary of strings contradicts itself")
-    if int(np.diff(packed.offsets)[indexes].sum()) > _MOST_BYTES:
+    if int(np.diff(packed.offsets)[indexes].sum()) > _MAX_BYTES:
         raise _too_long()
     return list(map(words.__getitem__, indexes.tolist()))
 

@@ -10,12 +10,12 @@ from typing import Final
 
 import zstandard
 
-from rstore.backends.nouns import LARGE_BYTES
+from rstore.backends.types import LARGE_BYTES
 from rstore.errors import CorruptionError
 
 COMPRESSED: Final = 0x06
 _LEVEL: Final = 3
-_LEAST_BYTES: Final = 1024
+_MIN_BYTES: Final = 1024
 _WORTHWHILE: Final = 0.9
 """More than this of a value's size does not pay for unpacking it at each reading."""
 _SAMPLED_BYTES: Final = 128 * 1024
@@ -25,16 +25,16 @@ _PIECE_BYTES: Final = 1024 * 1024
 _FED_BYTES: Final = 1024
 """So much is unpacked at once, to 32 MiB at most: four bytes can stand for 128 KiB."""
 _FREE_BYTES: Final = 64 * 1024 * 1024
-_MOST_TIMES: Final = 10
+_MAX_TIMES: Final = 10
 """A value that is larger than 64 MiB and ten times its frame is not stored as one, and not unpacked from one."""
-_MOST_WINDOW: Final = 8 * 1024 * 1024
+_MAX_WINDOW: Final = 8 * 1024 * 1024
 """A frame says how much memory unpacking it takes; those that are written say 2 MiB."""
 
 
 def compress(encoded: bytes) -> bytes:
     """Return an encoded value in fewer bytes, or as it is where that does not save a tenth."""
     size = len(encoded)
-    if size < _LEAST_BYTES or (size > _SAMPLED_BYTES and not _may_shrink(encoded)):
+    if size < _MIN_BYTES or (size > _SAMPLED_BYTES and not _may_shrink(encoded)):
         return encoded
     whole, most = memoryview(encoded)[1:], int(size * _WORTHWHILE)
     # With a checksum: without one, most flipped bits unpack to another value in silence.
@@ -54,7 +54,7 @@ def compress(encoded: bytes) -> bytes:
 
 
 def _most_bytes(packed: int) -> int:
-    return _FREE_BYTES + _MOST_TIMES * packed
+    return _FREE_BYTES + _MAX_TIMES * packed
 
 
 def _may_shrink(encoded: bytes) -> bool:
@@ -85,7 +85,7 @@ def decompress(frame: bytes | memoryview) -> bytes:
 def _decompress_large(frame: bytes | memoryview, size: int) -> bytes:
     # Not in one go: the memory for as much as it says would be asked for before any of it is there.
     body, whole = BytesIO(), memoryview(frame)
-    unpacking = zstandard.ZstdDecompressor(max_window_size=_MOST_WINDOW).decompressobj()
+    unpacking = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
     for begin in range(0, len(whole), _FED_BYTES):
         if unpacking.eof:
             return _refuse()

@@ -19,7 +19,7 @@ from hmac import compare_digest
 from typing import Final
 from weakref import WeakSet
 
-from rstore.backends.nouns import LARGE_BYTES
+from rstore.backends.types import LARGE_BYTES
 from rstore.codec.ciphers import HEADER_BYTES, NONCE_BYTES, PREFIX_BYTES, TAG_BYTES, Cipher
 from rstore.codec.keys import Root
 from rstore.errors import (
@@ -108,14 +108,14 @@ class Envelope:
         namespace: str,
         roots: Sequence[Root] = (),
         *,
-        birth: bytes = b"",
+        incarnation: bytes = b"",
         keyed: bool = False,
         allow_plaintext: bool = False,
         refresh: Callable[[Envelope], Envelope | None] | None = None,
     ) -> None:
         self.keyed: Final = keyed or bool(roots)
-        # What is not sealed is the same in a copy, which has another birth.
-        self._bound = len(birth).to_bytes(4, "big") + birth if self.keyed else b""
+        # What is not sealed is the same in a copy, which has another incarnation.
+        self._bound = len(incarnation).to_bytes(4, "big") + incarnation if self.keyed else b""
         self._cells = {cell: self._bound + _prefixed(namespace) + bytes((cell,)) for cell in Cell}
         self._allow_plaintext = allow_plaintext
         self._refresh = refresh  # returns another envelope if the keys are others by now
@@ -130,7 +130,7 @@ class Envelope:
         self._seal: tuple[bytes, Cipher] | None = None
 
     def where(self, cell: Cell, key: str) -> bytes:
-        """Return the part of a place that is the same for all positions of a key: birth, namespace, kind, and key."""
+        """Return the part of a place that is the same for all positions of a key: incarnation, namespace, kind, and key."""
         raw = key.encode()  # written out: a frame would take a tenth of sealing
         return self._cells[cell] + len(raw).to_bytes(4, "big") + raw
 

@@ -30,20 +30,20 @@ _COMMITMENT_BYTES: Final = 32
 _salted = struct.Struct(">BIIB16s")
 _RAW: Final = b"\x01"
 _PASSPHRASE: Final = b"\x02"
-_MOST_PASSPHRASES: Final = 16
+_MAX_PASSPHRASES: Final = 16
 """So many a namespace knows at most: to find out which of them one is takes the time of Argon2id for each."""
-_MOST_WORK: Final = _MOST_PASSPHRASES * _DEFAULT_COST[0] * _DEFAULT_COST[1]
+_MAX_WORK: Final = _MAX_PASSPHRASES * _DEFAULT_COST[0] * _DEFAULT_COST[1]
 """So much is done to find one, in passes over a KiB: what takes the time of that many, at the cost of today."""
 
 
 class Root:
-    """The secret that all keys of one given key are derived from, and its commitment to the birth of a namespace."""
+    """The secret that all keys of one given key are derived from, and its commitment to the incarnation of a namespace."""
 
-    __slots__ = ("_birth", "_secret")
+    __slots__ = ("_incarnation", "_secret")
 
-    def __init__(self, key: Secret, birth: bytes) -> None:
+    def __init__(self, key: Secret, incarnation: bytes) -> None:
         self._secret = key.digest(b"rstore/1/root")
-        self._birth = birth
+        self._incarnation = incarnation
 
     def derive(self, salt: bytes) -> tuple[Cipher, bytes]:
         """Return the key that seals under a salt, and the commitment to it."""
@@ -52,7 +52,7 @@ class Root:
 
     def commit(self, told: bytes) -> bytes:
         """Return the key fact of this key: what is told about it, and the proof that its holder told it."""
-        return told + self._secret.digest(b"rstore/1/key" + self._birth + told).reveal()[:_COMMITMENT_BYTES]
+        return told + self._secret.digest(b"rstore/1/key" + self._incarnation + told).reveal()[:_COMMITMENT_BYTES]
 
     def made(self, fact: bytes) -> bool:
         """Return whether a key fact is one of this key, every byte of it."""
@@ -176,22 +176,22 @@ class Keyring(NamedTuple):
     """Whether the namespace has keys that are not among them."""
 
 
-def find_keyring(keys: Sequence[CheckedKey], facts: Sequence[bytes], birth: bytes) -> Keyring | None:
+def find_keyring(keys: Sequence[CheckedKey], facts: Sequence[bytes], incarnation: bytes) -> Keyring | None:
     """Return the keyring of keys in a namespace with these key facts, the oldest first; None if all facts are others'.
 
     Raises `CorruptionError` if the salt or the cost of a passphrase was altered.
     """
-    roots: list[Root | None] = [Root(key, birth) if isinstance(key, Secret) else None for key in keys]
+    roots: list[Root | None] = [Root(key, incarnation) if isinstance(key, Secret) else None for key in keys]
     found = {i for i, root in enumerate(roots) if root is not None and any(map(root.made, facts))}
     opened = sum(any(root is not None and root.made(fact) for root in roots) for fact in facts)
     # The newest first: mostly the first one is it, and the others need not be derived.
-    left = _MOST_WORK * sum(isinstance(key, Passphrase) for key in keys)
+    left = _MAX_WORK * sum(isinstance(key, Passphrase) for key in keys)
     for fact in [fact for fact in facts[::-1] if fact[:1] == _PASSPHRASE]:
         for i, key in enumerate(keys):
             if isinstance(key, Passphrase) and roots[i] is None and left > 0:
                 salted = fact[:-_COMMITMENT_BYTES]
                 left -= _work_of(salted)
-                root = Root(key.derive(salted), birth)
+                root = Root(key.derive(salted), incarnation)
                 if root.made(fact):
                     roots[i], opened = root, opened + 1
                     found.add(i)
@@ -201,13 +201,13 @@ def find_keyring(keys: Sequence[CheckedKey], facts: Sequence[bytes], birth: byte
     return Keyring([root for root in roots if root is not None], known=0 in found, lacking=opened < len(facts))
 
 
-def new_key_fact(key: CheckedKey, facts: Sequence[bytes], birth: bytes) -> bytes:
+def new_key_fact(key: CheckedKey, facts: Sequence[bytes], incarnation: bytes) -> bytes:
     """Return the fact by which a namespace knows a key from now on; of a passphrase with a fresh salt and the cost."""
     if isinstance(key, Secret):
-        return Root(key, birth).commit(_RAW)
-    if sum(fact[:1] == _PASSPHRASE for fact in facts) >= _MOST_PASSPHRASES:
+        return Root(key, incarnation).commit(_RAW)
+    if sum(fact[:1] == _PASSPHRASE for fact in facts) >= _MAX_PASSPHRASES:
         raise NotSupportedError(
-            f"a namespace knows {_MOST_PASSPHRASES} passphrases at most: move what is in it to another namespace"
+            f"a namespace knows {_MAX_PASSPHRASES} passphrases at most: move what is in it to another namespace"
         )
     salted = _salted.pack(_PASSPHRASE[0], *_DEFAULT_COST, os.urandom(_SALT_BYTES))
-    return Root(key.derive(salted), birth).commit(salted)
+    return Root(key.derive(salted), incarnation).commit(salted)

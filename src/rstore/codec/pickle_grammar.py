@@ -32,7 +32,7 @@ def _run(bare: bytes, gets: bytes) -> bytes:
 
 _BARE: Final = _OTHERS + b"".join(_TUPLES)
 _FEW: Final = 12
-_LEAST_SHARING: Final = 144
+_MIN_SHARING: Final = 144
 """Two uses of a tuple in another one take 6 bytes, and 24 of them in a row make a hash of a tenth of a second."""
 _short: Final = re.compile(_run(_BARE, _GETS), re.DOTALL)
 _whole: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_BARE, _GETS), re.DOTALL)
@@ -50,7 +50,7 @@ _PROTO_BYTES: Final = 2
 # BINUNICODE, BINBYTES, LONG4; BINUNICODE8, BINBYTES8, BYTEARRAY8: how many bytes tell their length.
 _COUNTED: Final = {0x58: 4, 0x42: 4, 0x8B: 4, 0x8D: 8, 0x8E: 8, 0x96: 8}
 _STOP: Final = 0x2E
-_MOST_NESTED: Final = 5_000
+_MAX_NESTED: Final = 5_000
 """So deep a tuple may be hashed within the 128 KiB of the smallest stacks; no Pickler goes deeper than 1,000."""
 
 
@@ -113,7 +113,7 @@ def check_written(body: bytes) -> None:
     Raises `UnsafeValueError` if not.
     """
     # A Pickler puts each tuple that it may use again into the memo at once.
-    if len(body) >= _LEAST_SHARING and (
+    if len(body) >= _MIN_SHARING and (
         b"\x86" in body or b"\x87" in body or b"\x85" in body or b"t\x94" in body
     ):  # single bytes where they will do: two take fifteen times as long to find, and a pattern thirty times
         _check_hashes(body)
@@ -128,10 +128,10 @@ def _check_hashes(body: bytes | memoryview) -> None:
     Raises `UnsafeValueError` if not.
     """
     whole = bytes(body)
-    if sum(map(whole.count, _TUPLES)) <= _MOST_NESTED and not _may_share(whole):
+    if sum(map(whole.count, _TUPLES)) <= _MAX_NESTED and not _may_share(whole):
         return
     deepest, hashed = _measure(whole)
-    if deepest > _MOST_NESTED:
+    if deepest > _MAX_NESTED:
         raise UnsafeValueError("a pickle nests tuples deeper than any Pickler writes: it was not loaded")
     if hashed > most_hashed(len(whole)):
         raise UnsafeValueError("a pickle holds a key whose hash takes too long: it was not loaded")

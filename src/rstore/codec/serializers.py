@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from rstore.backends.nouns import LARGE_BYTES
+from rstore.backends.types import LARGE_BYTES
 from rstore.codec.compression import COMPRESSED, decompress
 from rstore.codec.failures import cannot_dump, cannot_load
 from rstore.codec.formats import JSON, MSGPACK, PICKLE, Json, MsgPack, Serializer

@@ -13,9 +13,9 @@ R = TypeVar("R")
 
 _WORTH: Final = 4
 """With fewer items, handing them to other threads takes longer than the work."""
-_MOST_TOGETHER: Final = 16
+_MAX_TOGETHER: Final = 16
 """So many items a thread takes at once. One by one, the handing over takes as long as unpacking a chunk."""
-_MOST_THREADS: Final = 8
+_MAX_THREADS: Final = 8
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -26,10 +26,10 @@ def _cpus() -> int:
 
 def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yield what `work` returns for each item, in order; several are worked on at once, a few ahead of the caller."""
-    if len(items) < _WORTH or (threads := min(_MOST_THREADS, _cpus())) == 1:
+    if len(items) < _WORTH or (threads := min(_MAX_THREADS, _cpus())) == 1:
         yield from map(work, items)
         return
-    size = min(_MOST_TOGETHER, max(1, len(items) // (2 * threads)))
+    size = min(_MAX_TOGETHER, max(1, len(items) // (2 * threads)))
     groups = [items[i : i + size] for i in range(0, len(items), size)]
 
     def work_on(group: Sequence[T]) -> list[R]:

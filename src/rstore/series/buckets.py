@@ -16,12 +16,12 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from rstore.backends.nouns import MIN_INT64
+from rstore.backends.types import MIN_INT64
 from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError
-from rstore.pieces import Piece, Summary, reading
 from rstore.series.points import Point, point_between
+from rstore.series.reader import Piece, Summary, reading
 from rstore.session import Session
 
 Named: TypeAlias = Literal["count", "sum", "mean", "min", "max", "first", "last", "std", "median", "twa"]

@@ -13,10 +13,10 @@ from rstore.arguments import check_freq, check_key, check_range
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
 from rstore.errors import InvalidValueError
-from rstore.log import Keep
-from rstore.pieces import reading
+from rstore.log.writer import Keep
 from rstore.series.arrays import Unit, column_from, timestamps_of
 from rstore.series.points import Points
+from rstore.series.reader import reading
 from rstore.series.writing import check_keep, put
 from rstore.session import Session
 

@@ -10,11 +10,11 @@ import numpy as np
 from rstore.arguments import check_int64, check_key, check_range
 from rstore.codec.chunks import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.pieces import Summary, reading
 from rstore.series.points import Points
+from rstore.series.reader import Summary, reading
 
 Grid: TypeAlias = range  # inside the classes, `range` is a verb
-_MOST_MISSING: Final = 10_000_000
+_MAX_MISSING: Final = 10_000_000
 """A list of more timestamps takes half a gigabyte."""
 
 
@@ -37,9 +37,9 @@ class Grids(Points):
         missing: list[int] = []
         for run in self._missing(key, self._grid(start, end, freq)):
             # Not `len(run)`, which cannot tell of more than 2**63.
-            if len(missing) + (run.stop - run.start - 1) // run.step >= _MOST_MISSING:
+            if len(missing) + (run.stop - run.start - 1) // run.step >= _MAX_MISSING:
                 raise InvalidValueError(
-                    f"the series {self._reader.place(key)} lacks more than {_MOST_MISSING:,} of the timestamps: "
+                    f"the series {self._reader.place(key)} lacks more than {_MAX_MISSING:,} of the timestamps: "
                     "ask for a shorter range, or for gaps()"
                 )
             missing += run

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_key
-from rstore.backends.nouns import LAST, MAX_INT64, MIN_INT64
+from rstore.backends.types import LAST, MAX_INT64, MIN_INT64
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError
-from rstore.pieces import Summary, reading
 from rstore.series.arrays import Unit, timestamp_of, timestamps_of
 from rstore.series.points import Point, Points, point_between
+from rstore.series.reader import Summary, reading
 from rstore.session import Session
 
 Method: TypeAlias = Literal["exact", "previous", "next", "nearest", "linear"]

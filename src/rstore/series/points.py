@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from rstore.arguments import check_count, check_freq, check_key, check_range
-from rstore.backends.nouns import MAX_INT64, MIN_INT64, View
+from rstore.backends.types import MAX_INT64, MIN_INT64, View
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
 from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.log import DIRECT_ROWS, Keep, Logs
-from rstore.pieces import Summary, reading
-from rstore.series.given import few_times, split_points, times_of
+from rstore.log.writer import DIRECT_ROWS, Keep, Logs
+from rstore.series.inputs import few_times, split_points, times_of
+from rstore.series.reader import Summary, reading
 from rstore.series.thinning import thinner
 from rstore.series.writing import check_keep, put
 from rstore.session import Session, Verbs

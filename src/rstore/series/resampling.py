@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
-from rstore.backends.nouns import FIRST, MAX_INT64, MIN_INT64
+from rstore.backends.common.interpreter import check_running
+from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
-from rstore.ending import check_running
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
-from rstore.pieces import Summary, reading
 from rstore.series.buckets import (
     Aggregate,
     Buckets,
@@ -30,10 +29,11 @@ from rstore.series.buckets import (
     suffices,
 )
 from rstore.series.points import Point, Points
+from rstore.series.reader import Summary, reading
 from rstore.session import Session
 
 _NAMES: Final = get_args(Named)
-_MOST_BUCKETS: Final = 1_000_000
+_MAX_BUCKETS: Final = 1_000_000
 """As tuples and dicts, that many take a quarter of a gigabyte."""
 
 
@@ -245,9 +245,9 @@ def _find(
 def _filled(found: list[_Found], aggregates: list[Aggregate], fill: Any) -> list[tuple[int, dict[str, Any]]]:
     """Return the buckets with those between that have no points."""
     size = found[-1].number - found[0].number + 1
-    if size > _MOST_BUCKETS:
+    if size > _MAX_BUCKETS:
         raise InvalidValueError(
-            f"{size:,} buckets are too many to be filled, the most are {_MOST_BUCKETS:,}: choose a larger every, or a "
+            f"{size:,} buckets are too many to be filled, the most are {_MAX_BUCKETS:,}: choose a larger every, or a "
             "shorter range"
         )
     filled: list[tuple[int, dict[str, Any]]] = []

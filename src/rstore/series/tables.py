@@ -13,7 +13,7 @@ from rstore.arguments import check_key, check_range
 from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
-from rstore.log import Keep
+from rstore.log.writer import Keep
 from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys

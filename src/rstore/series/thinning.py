@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rstore.backends.nouns import MIN_INT64
+from rstore.backends.types import MIN_INT64
 from rstore.codec.chunks import Segment, steps_of
 from rstore.codec.columns import Int64s
 

@@ -8,10 +8,10 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from rstore.arguments import check_choice
-from rstore.backends.nouns import Position
+from rstore.backends.types import Position
 from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s
-from rstore.log import DIRECT_ROWS, Keep, Logs
+from rstore.log.writer import DIRECT_ROWS, Keep, Logs
 
 
 def check_keep(on_duplicate: Any) -> Keep:
@@ -42,7 +42,7 @@ def put_together(logs: Logs, given: Mapping[str, Segment], keep: Keep) -> None:
     """Put points into several series: into all of them or, if it raises, into none."""
     given = {key: given[key] for key in sorted(given) if len(given[key])}
     # As hot rows, a table of a thousand lines would be more than the step at the end of a transaction of Redis can do.
-    pack = sum(map(len, given.values())) > 2 * logs.most_rows
+    pack = sum(map(len, given.values())) > 2 * logs.max_rows
 
     def work(inside: Logs) -> None:
         for key, segment in given.items():  # in one order for all, or they would wait for one another

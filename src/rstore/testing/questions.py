@@ -75,7 +75,7 @@ class QuestionSuite(Suite):
 
     @pickled
     def test_reading_bit_by_bit_while_others_write(self, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rstore.pieces.AT_ONCE", 1)  # so that two chunks are as long as a long series is
+        monkeypatch.setattr("rstore.series.reader.AT_ONCE", 1)  # so that two chunks are as long as a long series is
         with opener() as store, opener() as other:
             points = fill(store, "k").points()
             for size, reverse in ((1000, False), (7001, True), (10**6, False)):

@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Final
 
-from rstore.backends.base import Backend
-from rstore.backends.care import RECORDS, Durability, Finding, Stats, no_namespace, stats_of
+from rstore.backends.contract import Backend
+from rstore.backends.maintenance import RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.memory.dicts import LogDicts, Namespace
 from rstore.backends.memory.places import Placed, changed, lock, writes
-from rstore.backends.nouns import (
+from rstore.backends.types import (
     ANY,
     FIRST,
     HEAD_BYTES,
     KEYS_BYTES,
     LAST,
-    Birth,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Found,
     Head,
     Log,
@@ -87,7 +87,7 @@ class MemoryBackend(Placed, Backend):
                 with self._writing():
                     namespace = self._find() or Namespace()
                     self._put_namespace(namespace)
-            return namespace.birth
+            return namespace.incarnation
 
     def close(self) -> None:
         self._closed = True
@@ -101,7 +101,7 @@ class MemoryBackend(Placed, Backend):
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         with lock:
             namespace = self._find()
-            return (None, {}) if namespace is None else (namespace.birth, namespace.facts.copy())
+            return (None, {}) if namespace is None else (namespace.incarnation, namespace.facts.copy())
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         with self._writing():
@@ -109,13 +109,13 @@ class MemoryBackend(Placed, Backend):
                 raise NamespaceGone
             if name not in namespace.facts:
                 namespace.facts[name] = fact
-                namespace.birth = identity_of(namespace.birth) + os.urandom(KEYS_BYTES)
+                namespace.incarnation = identity_of(namespace.incarnation) + os.urandom(KEYS_BYTES)
             return namespace.facts[name]
 
-    def _check_birth(self, birth: Birth) -> None:
-        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
+    def _check_incarnation(self, incarnation: ExpectedIncarnation) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
         namespace = self._find()
-        if namespace is not None and birth not in (ANY, namespace.birth):
+        if namespace is not None and incarnation not in (ANY, namespace.incarnation):
             raise NamespaceGone
 
     # -- key/value ----------------------------------------------------------------------------------------------------
@@ -138,17 +138,17 @@ class MemoryBackend(Placed, Backend):
         with lock:
             return len(self._between(start, stop))
 
-    def write(self, writes: Writes, birth: bytes) -> None:
+    def write(self, writes: Writes, incarnation: bytes) -> None:
         with self._writing():
-            namespace = self._expect(birth)
+            namespace = self._expect(incarnation)
             now = _now_ms()  # one moment for all of them
             for write in writes:
                 namespace.put(Write(*write), now)
             self._wrote()
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         with self._writing():
-            namespace = self._expect(birth)
+            namespace = self._expect(incarnation)
             record = self.get(write.key)
             if version != (None if record is None else version_of(record)):
                 return False
@@ -156,9 +156,9 @@ class MemoryBackend(Placed, Backend):
             self._wrote()
             return True
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         with self._writing():
-            self._check_birth(if_birth)
+            self._check_incarnation(if_incarnation)
             namespace, record = self._find(), self.get(key)
             if namespace is None or record is None:
                 return False
@@ -166,9 +166,9 @@ class MemoryBackend(Placed, Backend):
             self._wrote()
             return True
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         with self._writing():
-            self._check_birth(if_birth)
+            self._check_incarnation(if_incarnation)
             namespace = self._find()
             if namespace is None:
                 return 0
@@ -178,9 +178,9 @@ class MemoryBackend(Placed, Backend):
             self._wrote()
             return len(found)
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         with self._writing():
-            return self.delete(self._between(start, stop), if_birth=if_birth)
+            return self.delete(self._between(start, stop), if_incarnation=if_incarnation)
 
     def sweep(self, limit: int) -> int:
         with lock:
@@ -283,9 +283,9 @@ class MemoryBackend(Placed, Backend):
                 chunks = [chunk._replace(body=b"") for chunk in chunks]
             return View(_now_ms(), found.head, hot, chunks, checkpoint)
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         with self._writing():
-            found = self._expect(birth).logs.setdefault(log, LogDicts(head))
+            found = self._expect(incarnation).logs.setdefault(log, LogDicts(head))
             if found.head.sealed != head.sealed:
                 return False
             for t, seq, body in rows:
@@ -297,9 +297,9 @@ class MemoryBackend(Placed, Backend):
             found = self._log(log)
             return (0, 0) if found is None else (len(found.rows), sum(map(len, found.rows.values())))
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         with self._writing():
-            logs = self._expect(birth).logs
+            logs = self._expect(incarnation).logs
             found = logs.get(log)
             if found is None and commit.create is None:
                 return False
@@ -316,9 +316,9 @@ class MemoryBackend(Placed, Backend):
                     del logs[log]
             return True
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         with self._writing():
-            self._check_birth(if_birth)
+            self._check_incarnation(if_incarnation)
             namespace, found = self._find(), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False

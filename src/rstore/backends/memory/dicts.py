@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from rstore.backends.nouns import KEEP, KEYS_BYTES, LAST, Chunk, Commit, Head, Log, Position, Write
+from rstore.backends.types import KEEP, KEYS_BYTES, LAST, Chunk, Commit, Head, Log, Position, Write
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class LogDicts:
 class Namespace:
     """One namespace, without its name."""
 
-    birth: bytes = field(default_factory=lambda: os.urandom(16 + KEYS_BYTES))
+    incarnation: bytes = field(default_factory=lambda: os.urandom(16 + KEYS_BYTES))
     facts: dict[str, bytes] = field(default_factory=dict)
     records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
     logs: dict[Log, LogDicts] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Namespace:
     def copy(self) -> Namespace:
         """Return another one that holds the same."""
         logs = {log: one.copy() for log, one in self.logs.items()}
-        return Namespace(self.birth, self.facts.copy(), self.records.copy(), logs)
+        return Namespace(self.incarnation, self.facts.copy(), self.records.copy(), logs)
 
     def put(self, write: Write, now_ms: int) -> None:
         """Put or delete a record."""

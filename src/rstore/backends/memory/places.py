@@ -13,7 +13,7 @@ from threading import Condition, RLock, local
 from time import monotonic
 
 from rstore.backends.memory.dicts import Namespace
-from rstore.backends.nouns import NamespaceGone, Options
+from rstore.backends.types import NamespaceGone, Options
 from rstore.errors import StoreBusyError, StoreClosedError
 
 
@@ -132,9 +132,9 @@ class Placed:
         else:
             self._place.namespaces[self._namespace] = namespace
 
-    def _expect(self, birth: bytes) -> Namespace:
+    def _expect(self, incarnation: bytes) -> Namespace:
         namespace = self._find()
-        if namespace is None or namespace.birth != birth:
+        if namespace is None or namespace.incarnation != incarnation:
             raise NamespaceGone
         return namespace
 

@@ -7,14 +7,14 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.base import Ahead
-from rstore.backends.nouns import Found, Page
+from rstore.backends.contract import Ahead
 from rstore.backends.postgres.link import Call, Failed, Link, Lost, Results, Silent
 from rstore.backends.postgres.pool import Pool
+from rstore.backends.types import Found, Page
 
-FEWEST_AHEAD: Final = 100
+MIN_AHEAD: Final = 100
 """For fewer records it is not worth a connection: they are large, and take the client long."""
-_MOST_BYTES: Final = 112 * 1024
+_MAX_BYTES: Final = 112 * 1024
 """So much fits into the buffers of a connection: the server can send it and be done, whenever it is taken in."""
 _BESIDE_BYTES: Final = 32
 
@@ -22,7 +22,7 @@ _BESIDE_BYTES: Final = 32
 def most_ahead(before: Sequence[Found]) -> int:
     """Return how many records like these may be asked for ahead."""
     size = sum(len(key) + len(record) + _BESIDE_BYTES for key, record, _ in before)
-    return _MOST_BYTES * len(before) // size
+    return _MAX_BYTES * len(before) // size
 
 
 class Asked:

@@ -11,15 +11,38 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.base import Backend
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.postgres.binary import (
+    boolean,
+    int4,
+    int8,
+    number,
+    truth,
+)
+from rstore.backends.postgres.link import Call, Statement
+from rstore.backends.postgres.logs import (
+    MAX_BYTES,
+    TooLargeError,
+    address_of,
+    begun_over,
+    columns_of,
+    columns_of_head,
+    columns_of_row,
+    plan,
+)
+from rstore.backends.postgres.maintenance import PostgresMaintenance
+from rstore.backends.postgres.moments import Moment, Turns
+from rstore.backends.postgres.records import was_done
+from rstore.backends.postgres.sql import EMPTIED_BYTES
+from rstore.backends.postgres.view import view_call, view_of
+from rstore.backends.types import (
     ANY,
     FIRST,
     LAST,
-    Birth,
     Chunk,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Head,
     HeldSnapshot,
     Log,
@@ -31,36 +54,13 @@ from rstore.backends.nouns import (
     View,
     too_large,
 )
-from rstore.backends.postgres.binary import (
-    boolean,
-    int4,
-    int8,
-    number,
-    truth,
-)
-from rstore.backends.postgres.care import PostgresCare
-from rstore.backends.postgres.link import Call, Statement
-from rstore.backends.postgres.logs import (
-    MOST_BYTES,
-    TooLargeError,
-    address_of,
-    begun_over,
-    columns_of,
-    columns_of_head,
-    columns_of_row,
-    plan,
-)
-from rstore.backends.postgres.moments import Moment, Turns
-from rstore.backends.postgres.records import was_done
-from rstore.backends.postgres.sql import EMPTIED_BYTES
-from rstore.backends.postgres.view import view_call, view_of
 from rstore.errors import StoreBusyError
 
 _FEW_CHUNKS: Final = 8
 """So many are fetched at once: a transaction would ask the server more often, and keep a connection."""
 
 
-class PostgresBackend(PostgresCare):
+class PostgresBackend(PostgresMaintenance):
     """One namespace of one schema."""
 
     is_remote = True
@@ -126,16 +126,16 @@ class PostgresBackend(PostgresCare):
         finally:
             scope.close()
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
-        address = address_of(self._name, birth, log)
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
+        address = address_of(self._name, incarnation, log)
         place = *address, boolean(head.sealed)
         try:
             if len(rows) == 1:
-                append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0]), birth))]
+                append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0]), incarnation))]
             else:
-                append = [(self._logs.append, (*place, *columns, birth)) for columns in columns_of(rows)]
+                append = [(self._logs.append, (*place, *columns, incarnation)) for columns in columns_of(rows)]
         except TooLargeError as error:
-            raise too_large(log.key, self._namespace, error.size, MOST_BYTES, "PostgreSQL") from None
+            raise too_large(log.key, self._namespace, error.size, MAX_BYTES, "PostgreSQL") from None
         # In one transaction with its first rows: nobody sees a log that holds nothing, whoever dies meanwhile.
         create = [(self._logs.hold_or_create, (*address, *columns_of_head(head))), *append]
 
@@ -153,10 +153,10 @@ class PostgresBackend(PostgresCare):
             if not truth(results[-1], 0):
                 raise NamespaceGone
             sealed = results[-1].get_value(0, 1)
-            if sealed is not None and (sealed == boolean(head.sealed) or self._emptied.find(log, birth) is None):
+            if sealed is not None and (sealed == boolean(head.sealed) or self._emptied.find(log, incarnation) is None):
                 return sealed == boolean(head.sealed)
             if sealed is not None:
-                self._emptied.remove(log, birth)
+                self._emptied.remove(log, incarnation)
             self._check_time(deadline, log)
             calls = create
 
@@ -172,35 +172,35 @@ class PostgresBackend(PostgresCare):
         (found,) = self._reads.read((self._logs.hot, self._named(log)))
         return number(found, 0), number(found, 1)
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         deadline = monotonic() + self._connections.timeout_s
         if commit.if_epoch is not ANY or commit.if_version is not ANY:
-            return self._try_commit(log, commit, birth, deadline)
+            return self._try_commit(log, commit, incarnation, deadline)
         while True:
             # Only bound to a head, or to there being none, can the later statements tell whether the first one won.
             head = self._head(log)
-            if self._try_commit(log, commit._replace(if_epoch=head and head.epoch), birth, deadline):
+            if self._try_commit(log, commit._replace(if_epoch=head and head.epoch), incarnation, deadline):
                 return True
             if head is None and commit.create is None:
                 return False
             self._check_time(deadline, log)
 
-    def _try_commit(self, log: Log, commit: Commit, birth: bytes, deadline: float) -> bool:
+    def _try_commit(self, log: Log, commit: Commit, incarnation: bytes, deadline: float) -> bool:
         while True:
-            outcome = self._commit_once(log, commit, birth, deadline)
+            outcome = self._commit_once(log, commit, incarnation, deadline)
             if isinstance(outcome, bool):
                 return outcome
             commit = outcome
 
-    def _commit_once(self, log: Log, commit: Commit, birth: bytes, deadline: float) -> bool | Commit:
+    def _commit_once(self, log: Log, commit: Commit, incarnation: bytes, deadline: float) -> bool | Commit:
         """Do a commit if its conditions hold; return the one to try next where an emptied head was in the way."""
         stays = self._head_stays(log)
         try:
-            planned = plan(self._logs, address_of(self._name, birth, log), commit, heads_stay=stays)
+            planned = plan(self._logs, address_of(self._name, incarnation, log), commit, heads_stay=stays)
         except TooLargeError as error:
-            raise too_large(log.key, self._namespace, error.size, MOST_BYTES, "PostgreSQL") from None
+            raise too_large(log.key, self._namespace, error.size, MAX_BYTES, "PostgreSQL") from None
         if planned is None:
-            if self._birth() != birth:
+            if self._incarnation() != incarnation:
                 raise NamespaceGone
             return False
 
@@ -211,41 +211,41 @@ class PostgresBackend(PostgresCare):
 
         results = self._write(log.key, planned.calls, look, lambda results: truth(results[planned.claim], 1))
         if planned.empties and results is not None and results[-1].command_tuples:
-            self._emptied.remove_later(log, birth)
+            self._emptied.remove_later(log, incarnation)
         if was_done(None if results is None else results[planned.claim]):
             return True
         # Who begins a series finds that there is a head: it may be one that nobody sees.
         if planned.before is not None or commit.create is None or log.model is not Model.SERIES:
             return False
-        emptied = self._emptied.find(log, birth)
+        emptied = self._emptied.find(log, incarnation)
         if emptied is None:
             return False
         if stays and emptied.sealed == commit.create.sealed:
             return begun_over(commit, emptied.epoch)
         self._check_time(deadline, log)
-        self._emptied.remove(log, birth)
+        self._emptied.remove(log, incarnation)
         return commit
 
     def _head_stays(self, log: Log) -> bool:
         """Return whether the log must not be removed here: others may have appended what cannot be seen."""
         return log.model is Model.SERIES and self._connections.serializable
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         stays = self._head_stays(log)
 
         # In a transaction, whose name says what became of it: that a log is gone does not say who removed it.
         def remove(found: Sequence[pq.abc.PGresult]) -> bool:
             (head,) = found
-            if head.ntuples and if_birth not in (ANY, head.get_value(0, 3)):
+            if head.ntuples and if_incarnation not in (ANY, head.get_value(0, 3)):
                 raise NamespaceGone
             if not head.ntuples or if_version not in (ANY, head.get_value(0, 1)):
                 return False
-            birth, epoch = head.get_value(0, 0) or b"", head.get_value(0, 2) or b""
-            this = birth, int4(log.model), log.key.encode()
+            incarnation, epoch = head.get_value(0, 0) or b"", head.get_value(0, 2) or b""
+            this = incarnation, int4(log.model), log.key.encode()
             last: Call = self._logs.remove_head, this
             if stays:
                 last = self._logs.empty, (*this, None, None, os.urandom(EMPTIED_BYTES))
-                self._emptied.remove_later(log, birth)
+                self._emptied.remove_later(log, incarnation)
             rows = [(one, this) for one in self._logs.remove_rows]
             results = self._connections.write([*rows, last], lambda: None) or []
             return len(epoch) < EMPTIED_BYTES or any(result.command_tuples for result in results[: len(rows)])

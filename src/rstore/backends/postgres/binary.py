@@ -13,7 +13,7 @@ import psycopg
 from psycopg import pq
 from psycopg.adapt import Transformer
 
-from rstore.backends.nouns import Found
+from rstore.backends.types import Found
 from rstore.errors import CorruptionError
 
 _BYTEA: Final = 17

@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 
 import psycopg
 
-from rstore.backends.nouns import Options
 from rstore.backends.postgres.binary import boolean, int4, truth
 from rstore.backends.postgres.connecting import connect
 from rstore.backends.postgres.dsn import Place
@@ -36,6 +35,7 @@ from rstore.backends.postgres.errors import (
 from rstore.backends.postgres.link import AtWork, Call, Failed, Link, Lost, Results, Silent, Statement, Unconfirmed
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.schema import check_layout, quoted
+from rstore.backends.types import Options
 from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
 
 T = TypeVar("T")

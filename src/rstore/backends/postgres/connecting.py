@@ -17,8 +17,8 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
+from rstore.backends.common.interpreter import check_running
 from rstore.backends.postgres.link import poll_until
-from rstore.ending import check_running
 
 # A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
 _KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}

@@ -12,7 +12,6 @@ from random import SystemRandom
 from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar
 
-from rstore.backends.nouns import Options, Undone
 from rstore.backends.postgres.ahead import Asked, ask
 from rstore.backends.postgres.binary import truth
 from rstore.backends.postgres.caller import BEHIND_S, MOMENT_S, RETRIES, Caller, set_local
@@ -32,6 +31,7 @@ from rstore.backends.postgres.receipts import REMOVE_EVERY, Receipt, Receipts
 from rstore.backends.postgres.schema import BEGIN, COMMIT
 from rstore.backends.postgres.scopes import Around, MomentScope, Scope
 from rstore.backends.telemetry import Occurrence
+from rstore.backends.types import Options, RolledBack
 from rstore.errors import (
     ConflictError,
     NotSupportedError,
@@ -51,7 +51,7 @@ it may be sent again; None, that cannot be told. That something is absent tells 
 
 _LOOKS: Final = 6
 _STALL_S: Final = 60.0
-_MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
+_MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 _OVER_S: Final = 2.7
 """So much longer than its time-out may a call take whose server falls silent, until what became of it is known, or not:
 half of it the server has to give up, and a look takes the rest. The documentation promises three seconds."""
@@ -183,7 +183,7 @@ class Connections(Caller):
 
     def shrink(self, carried: int) -> None:
         """Let go of idle connections after one has carried so many bytes: its buffers would stay that large."""
-        if carried > _MOST_KEPT_BYTES:
+        if carried > _MAX_KEPT_BYTES:
             self.pool.drop_idle()
 
     # -- transactions -------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ class Connections(Caller):
             try:
                 with scope:
                     return work(scope.found)
-            except Undone:
+            except RolledBack:
                 self._telemetry.note(_log, Occurrence.RETRY, "%s: a transaction is done again", self.place.show)
                 # A step keeps the locks of what was before it, and they would be in the way again.
                 if self.bound or tries == RETRIES - 1:
@@ -213,7 +213,7 @@ class Connections(Caller):
         It begins with some statements, whose results are its `found`. Inside another one it is a step of that: all of
         it or nothing. `serializable`: what was read inside is what there is at its end.
 
-        Raises `Undone` if the server undid it, and it may be done again.
+        Raises `RolledBack` if the server undid it, and it may be done again.
         """
         return Scope(self, first, around, serializable=serializable)
 

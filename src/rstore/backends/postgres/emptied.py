@@ -15,13 +15,13 @@ from threading import local
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from rstore.backends.nouns import Log
 from rstore.backends.postgres.binary import int4, truth
 from rstore.backends.postgres.caller import BEHIND_S, set_local
 from rstore.backends.postgres.connections import Connections
 from rstore.backends.postgres.errors import Passed
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.logs import ns_of
+from rstore.backends.types import Log
 from rstore.errors import NotSupportedError, StoreBusyError, StoreError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EmptiedHead(NamedTuple):
 class _Own(local):
     """What belongs to one thread."""
 
-    later: dict[Log, bytes]  # what to look at behind its transaction, with the births
+    later: dict[Log, bytes]  # what to look at behind its transaction, with the incarnations
 
 
 class Emptied:
@@ -49,30 +49,30 @@ class Emptied:
         self._sql = sql
         self._own = _Own()
 
-    def find(self, log: Log, birth: bytes) -> EmptiedHead | None:
+    def find(self, log: Log, incarnation: bytes) -> EmptiedHead | None:
         """Return the head that is in the way of whoever begins a series, if it is one that nobody sees."""
-        (found,) = self._connections.read((self._sql.emptied, _this(log, birth)))
+        (found,) = self._connections.read((self._sql.emptied, _this(log, incarnation)))
         return EmptiedHead(found.get_value(0, 0) or b"", truth(found, 1)) if found.ntuples else None
 
-    def remove(self, log: Log, birth: bytes) -> None:
+    def remove(self, log: Log, incarnation: bytes) -> None:
         """Remove a head if it is empty still. Not in a transaction that cannot see whether it is.
 
-        There it raises `Undone` and is done behind it, or `NotSupportedError` where that would not help.
+        There it raises `RolledBack` and is done behind it, or `NotSupportedError` where that would not help.
         """
         if not self._connections.serializable:
-            self._remove(log, birth, self._sql.take_this)
+            self._remove(log, incarnation, self._sql.take_this)
             return
         if log in self._own.later:
             raise NotSupportedError(
                 f"the series {log.key!r} was encrypted and is not to be, or the other way round: PostgreSQL cannot "
                 "remove it and begin it anew in one transaction; remove it before"
             )
-        self.remove_later(log, birth)
+        self.remove_later(log, incarnation)
         raise Passed(f"the series {log.key!r} was emptied by another transaction; nothing was applied")
 
-    def remove_later(self, log: Log, birth: bytes) -> None:
+    def remove_later(self, log: Log, incarnation: bytes) -> None:
         """Remove a head, if it is empty then, when the transaction of this thread has ended."""
-        self._own.later[log] = birth
+        self._own.later[log] = incarnation
 
     def begin(self) -> None:
         """Begin what is a transaction of this thread: nothing is to be removed behind it yet."""
@@ -89,20 +89,20 @@ class Emptied:
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
 
         def remove(deadline: float) -> None:
-            for log, birth in later.items():
+            for log, incarnation in later.items():
                 if monotonic() > deadline:
                     break
                 with suppress(StoreBusyError):
-                    self._remove(log, birth, self._sql.take_this_now, bounds)
+                    self._remove(log, incarnation, self._sql.take_this_now, bounds)
 
         with suppress(StoreError):
             self._connections.within(BEHIND_S, remove)
 
-    def _remove(self, log: Log, birth: bytes, take: Statement, bounds: Sequence[Call] = ()) -> None:
-        this = _this(log, birth)
+    def _remove(self, log: Log, incarnation: bytes, take: Statement, bounds: Sequence[Call] = ()) -> None:
+        this = _this(log, incarnation)
         remove = [(one, (*this, None, None)) for one in self._sql.remove_if_empty]
         self._connections.write([*bounds, (take, this), *remove], lambda: False)
 
 
-def _this(log: Log, birth: bytes) -> tuple[bytes, bytes, bytes]:
-    return ns_of(birth), int4(log.model), log.key.encode()
+def _this(log: Log, incarnation: bytes) -> tuple[bytes, bytes, bytes]:
+    return ns_of(incarnation), int4(log.model), log.key.encode()

@@ -7,7 +7,7 @@ from typing import Final
 
 import psycopg
 
-from rstore.backends.nouns import Undone
+from rstore.backends.types import RolledBack
 from rstore.errors import (
     CorruptionError,
     NotSupportedError,
@@ -18,11 +18,11 @@ from rstore.errors import (
 )
 
 
-class Passed(Undone, StoreBusyError):  # noqa: N818 - as its base
+class Passed(RolledBack, StoreBusyError):  # noqa: N818 - as its base
     """The transaction was undone so that others could pass, or because another session would know its statements."""
 
 
-class CutOff(Undone, StoreNotAvailableError):  # noqa: N818 - the same
+class CutOff(RolledBack, StoreNotAvailableError):  # noqa: N818 - the same
     """The connection was lost before the end of the transaction."""
 
 

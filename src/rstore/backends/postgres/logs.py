@@ -6,15 +6,15 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from rstore.backends.nouns import ANY, Commit, Expected, Head, Log, Row
 from rstore.backends.postgres.binary import blobs, boolean, int4, int4s, int8, int8s
 from rstore.backends.postgres.link import Call
 from rstore.backends.postgres.sql import EMPTIED_BYTES, LogSql
+from rstore.backends.types import ANY, Commit, Expected, Head, Log, Row
 from rstore.errors import NotSupportedError
 
 T = TypeVar("T")
 
-MOST_BYTES: Final = 1_000_000_000
+MAX_BYTES: Final = 1_000_000_000
 """PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
 _BATCH_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -23,22 +23,22 @@ Address = tuple[bytes, bytes, bytes, bytes]
 """The name of a namespace, its ns, the model and the key of a log."""
 
 
-def ns_of(birth: bytes) -> bytes:
+def ns_of(incarnation: bytes) -> bytes:
     """Return the number by which the rows of a namespace are found."""
-    return birth[:8]
+    return incarnation[:8]
 
 
 class TooLargeError(NotSupportedError):
     """What PostgreSQL cannot hold. Whoever knows where it belongs says so."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(f"a value of {size:,} bytes: PostgreSQL holds up to {MOST_BYTES:,}; nothing was applied")
+        super().__init__(f"a value of {size:,} bytes: PostgreSQL holds up to {MAX_BYTES:,}; nothing was applied")
         self.size = size
 
 
 def check_size(size: int) -> int:
     """Refuse what PostgreSQL cannot hold, before it is sent."""
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise TooLargeError(size)
     return size
 
@@ -71,9 +71,9 @@ def columns_of_row(row: Row) -> tuple[bytes, bytes, bytes]:
     return int8(row.t), int4(row.seq), row.body
 
 
-def address_of(name: bytes, birth: bytes, log: Log) -> Address:
+def address_of(name: bytes, incarnation: bytes, log: Log) -> Address:
     """Return a log as parameters."""
-    return name, ns_of(birth), int4(log.model), log.key.encode()
+    return name, ns_of(incarnation), int4(log.model), log.key.encode()
 
 
 def columns_of_head(head: Head) -> tuple[bytes, bytes, bytes, bytes]:

@@ -33,7 +33,7 @@ from rstore.errors import StoreBusyError, StoreClosedError
 
 _log: Final = logging.getLogger("rstore.postgres")
 _IDLE_S: Final = 300.0
-_LEAST_S: Final = 1.0
+_MIN_S: Final = 1.0
 """So long is a server given to take a connection, however short the time-out is: a distant one needs some of that."""
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.5
@@ -234,7 +234,7 @@ class Pool:
             return seat
 
     def _connect(self, seat: Seat, deadline: float) -> Link | psycopg.Error:
-        connection = connect(self._place.login(), max(deadline, monotonic() + _LEAST_S))
+        connection = connect(self._place.login(), max(deadline, monotonic() + _MIN_S))
         if isinstance(connection, psycopg.Error):
             return connection
         link = Link(connection, prepare=self.prepare)

@@ -13,25 +13,9 @@ from typing import Final, Unpack
 
 from psycopg import pq
 
-from rstore.backends.base import Ahead, Backend
-from rstore.backends.care import no_namespace
-from rstore.backends.nouns import (
-    ANY,
-    KEEP,
-    KEYS_BYTES,
-    Birth,
-    Found,
-    NamespaceGone,
-    Options,
-    Page,
-    Scan,
-    Ttl,
-    Write,
-    Writes,
-    too_large,
-    version_of,
-)
-from rstore.backends.postgres.ahead import FEWEST_AHEAD, PageAhead, most_ahead
+from rstore.backends.contract import Ahead, Backend
+from rstore.backends.maintenance import no_namespace
+from rstore.backends.postgres.ahead import MIN_AHEAD, PageAhead, most_ahead
 from rstore.backends.postgres.binary import (
     blobs,
     changed,
@@ -47,14 +31,30 @@ from rstore.backends.postgres.connections import Connections, Look
 from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.emptied import Emptied
 from rstore.backends.postgres.link import Call, Calls, Results, Statement
-from rstore.backends.postgres.logs import MOST_BYTES, batches, ns_of
+from rstore.backends.postgres.logs import MAX_BYTES, batches, ns_of
 from rstore.backends.postgres.moments import Turns
 from rstore.backends.postgres.sql import LogSql, RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
+from rstore.backends.types import (
+    ANY,
+    KEEP,
+    KEYS_BYTES,
+    ExpectedIncarnation,
+    Found,
+    NamespaceGone,
+    Options,
+    Page,
+    Scan,
+    Ttl,
+    Write,
+    Writes,
+    too_large,
+    version_of,
+)
 from rstore.errors import StoreBusyError
 
 _NO_SORT: Final = set_local("enable_sort", "off")
-_BIRTH_BYTES: Final = 8 + KEYS_BYTES
+_INCARNATION_BYTES: Final = 8 + KEYS_BYTES
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _LOOKED_AT: Final = 10
 """After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
@@ -77,33 +77,33 @@ class PostgresRecords(Backend):
 
     def open(self) -> None:
         self._connections.set_up()
-        if self._frozen and self._birth() is None:
+        if self._frozen and self._incarnation() is None:
             raise no_namespace(self, self._namespace, f"in {self._place.show}")
 
     def create(self) -> bytes:
         deadline = monotonic() + self._connections.timeout_s
-        while (birth := self._birth()) is None:
+        while (incarnation := self._incarnation()) is None:
             if monotonic() > deadline:
                 raise StoreBusyError(
                     f"the namespace {self._namespace!r} keeps being discarded concurrently; nothing was applied"
                 )
-            birth = os.urandom(8 + KEYS_BYTES)
-            create = self._records.create, (self._name, ns_of(birth), birth)
+            incarnation = os.urandom(8 + KEYS_BYTES)
+            create = self._records.create, (self._name, ns_of(incarnation), incarnation)
             # What was lost is tried again as it is: the look is the loop.
-            self._connections.write([create], lambda: self._birth() is not None)
-        return birth
+            self._connections.write([create], lambda: self._incarnation() is not None)
+        return incarnation
 
     def close(self) -> None:
         self._connections.pool.close()
 
     def discard(self) -> None:
-        birth = self._birth()
-        if birth is None:
+        incarnation = self._incarnation()
+        if incarnation is None:
             return
-        space, empty = (self._name, ns_of(birth)), [(one, (ns_of(birth),)) for one in self._records.empty]
+        space, empty = (self._name, ns_of(incarnation)), [(one, (ns_of(incarnation),)) for one in self._records.empty]
         calls = [(self._records.close, space), *empty, (self._records.discard, space)]
-        # Births never come back, so that it happens once, however often it is sent.
-        self._write(None, calls, lambda: ns_of(self._birth() or b"") != ns_of(birth), patient=True)
+        # Incarnations never come back, so that it happens once, however often it is sent.
+        self._write(None, calls, lambda: ns_of(self._incarnation() or b"") != ns_of(incarnation), patient=True)
 
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         (found,) = self._reads.read((self._records.facts, (self._name,)))
@@ -112,23 +112,23 @@ class PostgresRecords(Backend):
         return (rows[0][0] if rows else None), facts
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
-        birth = self._birth()
-        if birth is None:
+        incarnation = self._incarnation()
+        if incarnation is None:
             raise NamespaceGone
-        new = ns_of(birth) + os.urandom(KEYS_BYTES)
-        add = self._records.add_fact, (self._name, name.encode(), fact, ns_of(birth), new)
+        new = ns_of(incarnation) + os.urandom(KEYS_BYTES)
+        add = self._records.add_fact, (self._name, name.encode(), fact, ns_of(incarnation), new)
         self._connections.write([add], lambda: name in self.facts()[1])
         kept = self.facts()[1].get(name)
         if kept is None:
             raise NamespaceGone
         return kept
 
-    def _birth(self) -> bytes | None:
+    def _incarnation(self) -> bytes | None:
         (found,) = self._reads.read((self._records.find, (self._name,)))
-        birth = found.get_value(0, 0) if found.ntuples else None
-        if found.ntuples and (birth is None or len(birth) != _BIRTH_BYTES):
+        incarnation = found.get_value(0, 0) if found.ntuples else None
+        if found.ntuples and (incarnation is None or len(incarnation) != _INCARNATION_BYTES):
             raise changed()
-        return birth
+        return incarnation
 
     def _write(
         self,
@@ -176,14 +176,14 @@ class PostgresRecords(Backend):
     def _range(self, start: str, stop: str | None) -> tuple[bytes, ...]:
         return self._name, start.encode(), *(() if stop is None else (stop.encode(),))
 
-    def write(self, writes: Writes, birth: bytes) -> None:
+    def write(self, writes: Writes, incarnation: bytes) -> None:
         def look() -> bool | None:
             # All or none was done, and records carry random stamps: one of them that is there is enough.
             some = islice(((key, record) for key, record, _ in writes if record is not None), _LOOKED_AT)
             return True if any(self.get(key) == record for key, record in some) else None
 
         size = self._check_sizes(writes)
-        space = self._name, birth
+        space = self._name, incarnation
         if len(writes) == 1 and (record := writes[0][1]) is not None:
             key, _, ttl_ms = writes[0]
             put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
@@ -214,12 +214,12 @@ class PostgresRecords(Backend):
         if len(kept) < len(writes):
             yield self._records.delete, (self._name, texts(key for key, record, _ in ordered if record is None), None)
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         key, record, ttl_ms = write
-        space, lives = (self._name, birth, key.encode()), _int8_or_null(ttl_ms)
+        space, lives = (self._name, incarnation, key.encode()), _int8_or_null(ttl_ms)
         if record is None:
             if version is None:
-                return self._is_absent(key, birth)
+                return self._is_absent(key, incarnation)
             call: Call = self._records.delete_if, (*space, version)
         elif version is None:
             call = self._records.put_if_absent, (*space, record, lives)
@@ -244,27 +244,27 @@ class PostgresRecords(Backend):
         """Return the size of the largest record; refuse what PostgreSQL cannot hold, before it is sent."""
         sizes = [0 if record is None else len(record) for _, record, _ in writes]
         largest = max(sizes, default=0)
-        if largest > MOST_BYTES:
-            raise too_large(writes[sizes.index(largest)][0], self._namespace, largest, MOST_BYTES, "PostgreSQL")
+        if largest > MAX_BYTES:
+            raise too_large(writes[sizes.index(largest)][0], self._namespace, largest, MAX_BYTES, "PostgreSQL")
         return largest
 
-    def _is_absent(self, key: str, birth: bytes) -> bool:
-        if self._birth() != birth:
+    def _is_absent(self, key: str, incarnation: bytes) -> bool:
+        if self._incarnation() != incarnation:
             raise NamespaceGone
         return not self.has(key)
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         named = self._name, key.encode(), _int8_or_null(ttl_ms)
-        return self._take_away(self._records.touch, *named, key=key, if_birth=if_birth) > 0
+        return self._take_away(self._records.touch, *named, key=key, if_incarnation=if_incarnation) > 0
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         key = keys[0] if len(keys) == 1 else None
         named = self._name, texts(sorted(set(keys)))
-        return self._take_away(self._records.delete, *named, key=key, if_birth=if_birth)
+        return self._take_away(self._records.delete, *named, key=key, if_incarnation=if_incarnation)
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         statement = self._records.delete_range(stop=stop is not None)
-        return self._take_away(statement, *self._range(start, stop), patient=True, if_birth=if_birth)
+        return self._take_away(statement, *self._range(start, stop), patient=True, if_incarnation=if_incarnation)
 
     def _take_away(
         self,
@@ -272,12 +272,12 @@ class PostgresRecords(Backend):
         *parameters: bytes | None,
         key: str | None = None,
         patient: bool = False,
-        if_birth: Birth,
+        if_incarnation: ExpectedIncarnation,
     ) -> int:
-        birth = None if if_birth is ANY else if_birth
-        n = self._count_of(statement, *parameters, birth, key=key, patient=patient)
-        if n == 0 and birth is not None and self._birth() not in (None, birth):
-            raise NamespaceGone  # births never come back: the one of now was that of the statement, or this is raised
+        incarnation = None if if_incarnation is ANY else if_incarnation
+        n = self._count_of(statement, *parameters, incarnation, key=key, patient=patient)
+        if n == 0 and incarnation is not None and self._incarnation() not in (None, incarnation):
+            raise NamespaceGone  # incarnations never come back: the one of now was that of the statement, or this is raised
         return n
 
     def sweep(self, limit: int) -> int:
@@ -296,7 +296,7 @@ class PostgresRecords(Backend):
 
     def scan_ahead(self, before: Sequence[Found], **asked: Unpack[Scan]) -> Ahead | None:
         asked["limit"] = min(asked["limit"], most_ahead(before))
-        if asked["limit"] < FEWEST_AHEAD:
+        if asked["limit"] < MIN_AHEAD:
             return None
         under_way = self._reads.ask(*self._page_calls(_PAGE_BYTES // asked["limit"], summed=False, **asked))
         if under_way is None:

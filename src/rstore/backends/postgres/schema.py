@@ -23,7 +23,7 @@ INSERT INTO {s}.format VALUES ('rstore', 0);
 CREATE TABLE {s}.namespaces (
   name {text} COLLATE {c} PRIMARY KEY,
   ns {bigint} NOT NULL UNIQUE,  -- random: what is written under a dead one is found by nobody
-  birth {bytea} NOT NULL,  -- ns, and eight bytes that every new fact replaces
+  incarnation {bytea} NOT NULL,  -- ns, and eight bytes that every new fact replaces
   watched_until {timestamptz}  -- until then writers wake those who listen
 );
 CREATE TABLE {s}.facts (

@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from rstore.backends.nouns import Undone
 from rstore.backends.postgres.link import Call, Link, Results, Statement
 from rstore.backends.postgres.moments import Moment
 from rstore.backends.postgres.receipts import Receipt
+from rstore.backends.types import RolledBack
 
 if TYPE_CHECKING:
     from rstore.backends.postgres.connections import Connections
@@ -71,7 +71,7 @@ class Scope(AbstractContextManager[None]):
             return
         if self._link is None:
             return  # it was ended before
-        link, receipt, undone = self._link, None, isinstance(error, Undone)
+        link, receipt, undone = self._link, None, isinstance(error, RolledBack)
         try:
             if error is None:
                 receipt = self._connections.receipt(link)
@@ -79,7 +79,7 @@ class Scope(AbstractContextManager[None]):
             else:
                 self._connections.undo(link)
         except BaseException as failed:
-            undone = isinstance(failed, Undone)
+            undone = isinstance(failed, RolledBack)
             self._connections.undo(link)
             raise
         finally:

@@ -27,9 +27,9 @@ from functools import cache
 from hashlib import sha256
 from typing import Final
 
-from rstore.backends.nouns import HEAD_BYTES
 from rstore.backends.postgres.link import Statement
 from rstore.backends.postgres.schema import TABLES, quoted
+from rstore.backends.types import HEAD_BYTES
 
 NOW: Final = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 """The server's clock at the beginning of the statement: the same for all of its rows."""
@@ -63,7 +63,7 @@ def seen(s: str) -> str:
 class Tables:
     """The statements on the tables of one schema: what is common to those of records and of logs.
 
-    $1 is the name of the namespace, and $2 its birth in what puts a record, its ns in what writes into a log.
+    $1 is the name of the namespace, and $2 its incarnation in what puts a record, its ns in what writes into a log.
     """
 
     def __init__(self, schema: str) -> None:
@@ -96,36 +96,36 @@ class RecordSql(Tables):
         woken = f"CASE WHEN watched_until > statement_timestamp() THEN pg_notify('{self.channel}', $1) END"
         # The clock is read there too: for each row of many it would take a tenth of the time.
         alive = self._alive = f"""alive AS MATERIALIZED (
-  SELECT ns, {NOW} AS now_ms, {woken} FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE)"""
+  SELECT ns, {NOW} AS now_ms, {woken} FROM {s}.namespaces WHERE name = $1 AND incarnation = $2 FOR KEY SHARE)"""
 
-        def locked(birth: str) -> str:
+        def locked(incarnation: str) -> str:
             return f"""locked AS MATERIALIZED (
-  SELECT ns, {woken} FROM {s}.namespaces WHERE name = $1 AND birth = coalesce({birth}, birth) FOR KEY SHARE)"""
+  SELECT ns, {woken} FROM {s}.namespaces WHERE name = $1 AND incarnation = coalesce({incarnation}, incarnation) FOR KEY SHARE)"""
 
         self._locked = locked
         locked_one = "(SELECT ns FROM locked)"
 
         self.names = Statement(f"SELECT name FROM {s}.namespaces ORDER BY name")
-        self.find = Statement(f"SELECT birth FROM {s}.namespaces WHERE name = $1")
+        self.find = Statement(f"SELECT incarnation FROM {s}.namespaces WHERE name = $1")
         self.create = Statement(f"""
 WITH made AS (
-  INSERT INTO {s}.namespaces (name, ns, birth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
+  INSERT INTO {s}.namespaces (name, ns, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
 SELECT pg_notify('{self.channel}', name) FROM made""")
-        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE")
-        # By its birth alone: somebody else may have discarded it meanwhile, and a third created another of that name.
+        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND incarnation = $2 FOR KEY SHARE")
+        # By its incarnation alone: somebody else may have discarded it meanwhile, and a third created another of that name.
         self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
         self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
         self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
         self.facts = Statement(f"""
-SELECT birth, facts.name, fact FROM {s}.namespaces LEFT JOIN {s}.facts ON facts.ns = namespaces.ns
+SELECT incarnation, facts.name, fact FROM {s}.namespaces LEFT JOIN {s}.facts ON facts.ns = namespaces.ns
 WHERE namespaces.name = $1""")
-        # FOR UPDATE waits for all who write, and who comes later finds another birth.
+        # FOR UPDATE waits for all who write, and who comes later finds another incarnation.
         self.add_fact = Statement(f"""
 WITH held AS MATERIALIZED (SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $4 FOR UPDATE),
 added AS (
   INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM held
   ON CONFLICT DO NOTHING RETURNING ns)
-UPDATE {s}.namespaces SET birth = $5 FROM added WHERE namespaces.ns = added.ns""")
+UPDATE {s}.namespaces SET incarnation = $5 FROM added WHERE namespaces.ns = added.ns""")
 
         self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
         self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
@@ -221,9 +221,9 @@ def _between(*, stop: bool) -> str:
 
 
 class LogSql(Tables):
-    """The statements on logs. $3 and $4 are model and key of a log, where there is a birth before them.
+    """The statements on logs. $3 and $4 are model and key of a log, where there is an incarnation before them.
 
-    Behind the first statement of a commit, $1 is the birth and $2 and $3 are model and key; $4 and $5 are the stamps
+    Behind the first statement of a commit, $1 is the incarnation and $2 and $3 are model and key; $4 and $5 are the stamps
     that the head has by then, or has still, NULL for any.
     """
 
@@ -242,8 +242,8 @@ FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
 SELECT body FROM {s}.chunks WHERE ns = {ns} AND model = $2 AND key = $3 AND first_t = $4 AND first_seq = $5""")
         self.take, self.hold = (
             Statement(f"""
-WITH space AS MATERIALIZED (SELECT ns, birth FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)
-SELECT logs.ns, version, epoch, space.birth FROM {s}.logs JOIN space ON logs.ns = space.ns
+WITH space AS MATERIALIZED (SELECT ns, incarnation FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)
+SELECT logs.ns, version, epoch, space.incarnation FROM {s}.logs JOIN space ON logs.ns = space.ns
 WHERE model = $2 AND key = $3 FOR {lock} OF logs""")
             for lock in ("UPDATE", "NO KEY UPDATE")
         )
@@ -251,9 +251,9 @@ WHERE model = $2 AND key = $3 FOR {lock} OF logs""")
         # Asked only where there is no head that says so.
         named = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2)"
 
-        # What is put over rows may be put over those of another key: the birth says whether all keys are known.
+        # What is put over rows may be put over those of another key: the incarnation says whether all keys are known.
         def append(one: str) -> Statement:
-            born = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $9)"
+            born = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND incarnation = $9)"
             return Statement(f"""
 WITH head AS MATERIALIZED (
   SELECT sealed FROM {s}.logs WHERE ns = $2 AND model = $3 AND key = $4 AND {born} FOR KEY SHARE),

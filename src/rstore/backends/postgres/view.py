@@ -9,11 +9,11 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.nouns import Chunk, Head, Position, Row, View
 from rstore.backends.postgres.binary import changed, int8, place, rows_of, run
 from rstore.backends.postgres.link import Call, Statement
 from rstore.backends.postgres.schema import quoted
 from rstore.backends.postgres.sql import NOW, seen
+from rstore.backends.types import Chunk, Head, Position, Row, View
 
 _SEQ: Final = itemgetter(1)
 _BODY: Final = itemgetter(2)

@@ -6,13 +6,13 @@ import time
 from time import monotonic
 from typing import Final
 
-from rstore.backends.nouns import Watcher
 from rstore.backends.postgres.binary import number
 from rstore.backends.postgres.dsn import Place
 from rstore.backends.postgres.link import Call, Failed, Link, Lost, Statement
 from rstore.backends.postgres.pool import Pool
 from rstore.backends.postgres.sql import WATCHED_S, RecordSql
 from rstore.backends.telemetry import Telemetry
+from rstore.backends.types import Watcher
 from rstore.errors import StoreError
 
 _RENEW_S: Final = WATCHED_S / 3

@@ -9,15 +9,20 @@ from threading import local
 from time import monotonic
 from typing import Self
 
-from rstore.backends.base import Backend
-from rstore.backends.care import Durability, Finding, Stats
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.maintenance import Durability, Finding, Stats
+from rstore.backends.redis.dsn import Target, parse, parse_socket
+from rstore.backends.redis.greeting import named
+from rstore.backends.redis.namespace import EvictionWarning
+from rstore.backends.redis.plain import Plain
+from rstore.backends.redis.transaction import Transaction
+from rstore.backends.types import (
     ANY,
     FIRST,
     LAST,
-    Birth,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Found,
     Head,
     Log,
@@ -32,11 +37,6 @@ from rstore.backends.nouns import (
     Write,
     Writes,
 )
-from rstore.backends.redis.dsn import Target, parse, parse_socket
-from rstore.backends.redis.greeting import named
-from rstore.backends.redis.namespace import EvictionWarning
-from rstore.backends.redis.plain import Plain
-from rstore.backends.redis.transaction import Transaction
 from rstore.errors import InvalidValueError, NotSupportedError, StoreNotAvailableError
 
 __all__ = [
@@ -65,7 +65,7 @@ class _Redis(Backend):
     sentinel = False
     tls = False
     is_remote = True
-    most_rows = Plain.most_rows
+    max_rows = Plain.max_rows
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
         target = named(self._parse(rest, options), namespace)
@@ -138,20 +138,20 @@ class _Redis(Backend):
     def is_one_place(self, keys: Iterable[str]) -> bool:
         return self._verbs.is_one_place(keys)
 
-    def write(self, writes: Writes, birth: bytes) -> None:
-        self._verbs.write(writes, birth)
+    def write(self, writes: Writes, incarnation: bytes) -> None:
+        self._verbs.write(writes, incarnation)
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
-        return self._verbs.write_if(write, version, birth)
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
+        return self._verbs.write_if(write, version, incarnation)
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
-        return self._verbs.touch(key, ttl_ms, if_birth=if_birth)
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        return self._verbs.touch(key, ttl_ms, if_incarnation=if_incarnation)
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
-        return self._verbs.delete(keys, if_birth=if_birth)
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        return self._verbs.delete(keys, if_incarnation=if_incarnation)
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
-        return self._verbs.delete_range(start, stop, if_birth=if_birth)
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        return self._verbs.delete_range(start, stop, if_incarnation=if_incarnation)
 
     def sweep(self, limit: int) -> int:
         return self._verbs.sweep(limit)
@@ -224,17 +224,17 @@ class _Redis(Backend):
     def snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> AbstractContextManager[Snapshot]:
         return self._verbs.snapshot(log, lo, hi)
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
-        return self._verbs.append(log, head, rows, birth)
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
+        return self._verbs.append(log, head, rows, incarnation)
 
     def hot(self, log: Log) -> tuple[int, int]:
         return self._verbs.hot(log)
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
-        return self._verbs.commit(log, commit, birth)
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
+        return self._verbs.commit(log, commit, incarnation)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
-        return self._verbs.drop(log, if_version=if_version, if_birth=if_birth)
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        return self._verbs.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 
     def reading_around_damage(self) -> Self:
         other = super().reading_around_damage()

@@ -12,12 +12,12 @@ from contextlib import suppress
 from operator import itemgetter
 from typing import Any, Final
 
-from rstore.backends.nouns import LARGE_BYTES, NamespaceGone, Writes
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.layout import GENERATION_BYTES, Place
 from rstore.backends.redis.namespace import RedisNamespace
 from rstore.backends.redis.patience import Patience
+from rstore.backends.types import LARGE_BYTES, NamespaceGone, Writes
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
 
 _FIND: Final = Script("find")
@@ -26,9 +26,9 @@ _PUBLISH: Final = Script("publish")
 _STAGE: Final = Script("stage")
 WRITE: Final = Script("write")
 
-MOST_RECORDS: Final = 2000
+MAX_RECORDS: Final = 2000
 """So many records one script writes or moves: less than 10 ms."""
-_MOST_BYTES: Final = 8 * 1024 * 1024
+_MAX_BYTES: Final = 8 * 1024 * 1024
 _STAGED_S: Final = 3600
 """After so long a batch that was not made visible is given up, and becomes garbage."""
 
@@ -36,13 +36,13 @@ _STAGED_S: Final = 3600
 class RedisBatches(RedisNamespace):
     """Batches of records, as far as reading and writing single ones has to know of them."""
 
-    def _write_batch(self, place_now: Callable[[], Place], writes: Writes, birth: bytes) -> None:
+    def _write_batch(self, place_now: Callable[[], Place], writes: Writes, incarnation: bytes) -> None:
         """Write many records of one bucket, all or nothing."""
         place = self._current(place_now)
-        if place.birth != birth:
+        if place.incarnation != incarnation:
             raise NamespaceGone
         batch = os.urandom(GENERATION_BYTES)
-        publish = _PUBLISH.on(place.slot, (place.marker_key, place.staged), birth, batch, write=True, again=False)
+        publish = _PUBLISH.on(place.slot, (place.marker_key, place.staged), incarnation, batch, write=True, again=False)
         try:
             self._stage_batch(place, batch, writes)
             self._client.deadline.begin()
@@ -70,7 +70,7 @@ class RedisBatches(RedisNamespace):
         ]
         until_s = int(seconds) + _STAGED_S
         entry = _STAGE.on(place.slot, (place.marker_key, place.staged), batch, b"%d" % until_s, write=True, again=True)
-        beside = place.of_batch(batch)._replace(marker=place.birth)
+        beside = place.of_batch(batch)._replace(marker=place.incarnation)
         with self._unseen():
             self._client.call(entry)  # before there is anything that might be left behind
             self._run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
@@ -92,7 +92,7 @@ class RedisBatches(RedisNamespace):
                 )
         beside = place.of_batch(place.batch)
         keys = (place.marker_key, beside.key_index, beside.expiry_index, place.key_index, place.expiry_index)
-        call = _FOLD.on(place.slot, keys, place.mark, b"%d" % MOST_RECORDS, write=True, again=True)
+        call = _FOLD.on(place.slot, keys, place.mark, b"%d" % MAX_RECORDS, write=True, again=True)
         with self._unseen():
             while self._client.call(call):
                 self._client.deadline.begin()
@@ -114,7 +114,7 @@ def is_large(writes: Writes) -> bool:
     # Deletions have no place in a batch. Nobody writes many of them together.
     return (
         len(writes) > 1
-        and (len(writes) > MOST_RECORDS or sum(len(record or b"") for _, record, _ in writes) > _MOST_BYTES)
+        and (len(writes) > MAX_RECORDS or sum(len(record or b"") for _, record, _ in writes) > _MAX_BYTES)
         and all(record is not None for _, record, _ in writes)
     )
 
@@ -122,7 +122,7 @@ def is_large(writes: Writes) -> bool:
 def _pieces(writes: Writes) -> Iterator[Writes]:
     start = size = 0
     for i, (_, record, _) in enumerate(writes):
-        if i > start and (i - start == MOST_RECORDS or size + len(record or b"") > _MOST_BYTES):
+        if i > start and (i - start == MAX_RECORDS or size + len(record or b"") > _MAX_BYTES):
             yield writes[start:i]
             start, size = i, 0
         size += len(record or b"")

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeAlias
 
-from rstore.backends.nouns import LAST, Commit, Head, Log, Position, Row
 from rstore.backends.redis.layout import GENERATION_BYTES, REPLACED_MS, Place, make_place, pack_position, pack_rows
+from rstore.backends.types import LAST, Commit, Head, Log, Position, Row
 
 Command: TypeAlias = tuple[bytes, ...]
 """Its name, its key, its arguments."""
@@ -170,7 +170,7 @@ class Changes:
         found: list[Command] = []
         now = place
         if self.cleared:
-            marker = place.birth + os.urandom(GENERATION_BYTES)
+            marker = place.incarnation + os.urandom(GENERATION_BYTES)
             now = make_place(place.bucket, place.tag, namespace, marker)
             found.append((b"SADD", place.garbage, b"r" + place.records[-GENERATION_BYTES:]))
         found += self._records(now)

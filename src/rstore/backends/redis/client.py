@@ -31,7 +31,7 @@ from rstore.backends.redis.errors import (
 )
 from rstore.backends.redis.nodes import FAILURES, Nodes, ask
 from rstore.backends.redis.patience import Deadline, Patience
-from rstore.backends.redis.pool import LEAST_S, Connection, Pool, pack_command, pack_pieces
+from rstore.backends.redis.pool import MIN_S, Connection, Pool, pack_command, pack_pieces
 from rstore.backends.redis.probing import tls_on_one_side
 from rstore.backends.redis.sentinel import SentinelNodes
 from rstore.backends.telemetry import Occurrence, Telemetry
@@ -40,7 +40,7 @@ from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError, Store
 _log: Final = logging.getLogger("rstore.redis")
 _HANDSHAKE_S: Final = 2.0
 """After so long without an answer a server is asked, once, whether it speaks TLS at all."""
-_MOST_KEPT_BYTES: Final = 16 * 1024 * 1024
+_MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
 
 
 _NO_MASTER: Final = driver.ConnectionError("the server answered, and another one became the master meanwhile")
@@ -182,7 +182,7 @@ class Client:
 
     def shrink(self, slot: int, carried: int) -> None:
         """Let go of idle connections after one has carried a reply of so many bytes: its buffer stays that large."""
-        if carried > _MOST_KEPT_BYTES:
+        if carried > _MAX_KEPT_BYTES:
             self._nodes.reconnect(slot)
 
     def call(self, call: Call) -> Any:
@@ -396,7 +396,7 @@ class Client:
         """Let a connection wait no longer than until the deadline; return whether that is sooner than by itself."""
         if time.monotonic() - self.deadline.began <= self._soon_s:
             return False
-        connection.update_current_socket_timeout(max(self.deadline.left_s(), LEAST_S))
+        connection.update_current_socket_timeout(max(self.deadline.left_s(), MIN_S))
         return True
 
     def _pack(

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from rstore.backends.nouns import ANY, LAST, Birth, Chunk, Commit, Expected, Log
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, REPLACED_MS, Place, pack_chunk, pack_position, pack_rows
 from rstore.backends.redis.leases import RedisLeases
 from rstore.backends.redis.logs import behind, fields
 from rstore.backends.redis.patience import Patience
+from rstore.backends.types import ANY, LAST, Chunk, Commit, Expected, ExpectedIncarnation, Log
 
 _COMMIT: Final = Script("commit")
 _DROP: Final = Script("drop")
@@ -26,9 +26,9 @@ _STAGED_BYTES: Final = 16 * 1024 * 1024
 class RedisCommits(RedisLeases):
     """What changes whole logs of a namespace."""
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         def attempt() -> bool:
-            return self._unleased(log.key, lambda: self._commit(log, commit, birth))
+            return self._unleased(log.key, lambda: self._commit(log, commit, incarnation))
 
         try:
             return attempt()
@@ -40,7 +40,7 @@ class RedisCommits(RedisLeases):
                 return True
             raise self._unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
 
-    def _commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def _commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in commit.put_chunks]
 
         def call(place: Place) -> Call:
@@ -49,10 +49,10 @@ class RedisCommits(RedisLeases):
         patience: Patience | None = None
         while True:
             place = self._place_of_log(log)
-            if entries and place.birth == birth:
+            if entries and place.incarnation == incarnation:
                 self._stage(place, entries, commit.put_chunks)
             try:
-                return bool(self._write(lambda: self._place_of_log(log), birth, call))
+                return bool(self._write(lambda: self._place_of_log(log), incarnation, call))
             except Signal as signal:
                 self._check_head(log, signal)
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: somebody else was faster
@@ -134,7 +134,7 @@ class RedisCommits(RedisLeases):
             or (commit.create is not None and head.epoch == commit.create.epoch)
         )
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         def call(place: Place) -> Call:
             parts = (place.log(kind, log) for kind in (b"h", b"r", b"c", b"k", b"t"))
             keys = (place.marker_key, place.logs(log.model), *parts, place.garbage, place.dropped(os.urandom(8)))
@@ -143,7 +143,7 @@ class RedisCommits(RedisLeases):
 
         try:
             place_now = partial(self._place_of_log, log)
-            done = self._unleased(log.key, lambda: self._read(place_now, call, 0, if_birth=if_birth))
+            done = self._unleased(log.key, lambda: self._read(place_now, call, 0, if_incarnation=if_incarnation))
         except LostReplyError as lost:
             raise self._unknown(f"{log.key!r} was removed", lost) from lost.__cause__
         if done:

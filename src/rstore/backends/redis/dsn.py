@@ -25,7 +25,7 @@ _BUCKETS: Final = tuple(f"{1 << power}" for power in range(9))
 _OPTIONS: Final = frozenset({"db", "wait_replicas", "buckets", "max_connections", "client_name"})
 _SENTINEL: Final = frozenset({"sentinel_user", "sentinel_password"})
 _SENTINEL_PORT: Final = 26379
-_MOST_CONNECTIONS: Final = 64
+_MAX_CONNECTIONS: Final = 64
 """To one server, unless the DSN says otherwise: one for each call that is under way."""
 _PRINTABLE: Final = re.compile(r"[!-~]{1,200}")
 
@@ -46,7 +46,7 @@ class Target:
     """Of a namespace that is created here."""
     wait_replicas: int = 0
     read_from_replica: bool = False
-    max_connections: int = _MOST_CONNECTIONS
+    max_connections: int = _MAX_CONNECTIONS
     """To each server."""
     client_name: str | None = None
     credentials: dict[str, str] = field(default_factory=dict, repr=False)
@@ -120,7 +120,7 @@ def parse(
     name = options.get("client_name")
     if name is not None and _PRINTABLE.fullmatch(name) is None:
         raise InvalidValueError("client_name of a Redis DSN is up to 200 printable ASCII characters without a space")
-    most = _number(options.get("max_connections", f"{_MOST_CONNECTIONS}"), "max_connections")
+    most = _number(options.get("max_connections", f"{_MAX_CONNECTIONS}"), "max_connections")
     if most < 1:
         raise InvalidValueError("max_connections of a Redis DSN is 1 or more")
     port = _SENTINEL_PORT if sentinel else _DEFAULT_PORT

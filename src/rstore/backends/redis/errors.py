@@ -34,7 +34,7 @@ _REPEATED: Final = re.compile(
     r"|,? with args beginning with.*|,? ?script: [0-9a-f]{40}.*",
     re.DOTALL,
 )
-_MOST_WORDS: Final = 300
+_MAX_WORDS: Final = 300
 _UNKNOWN_COMMAND: Final = ("unknown command", "unknown redis command", "unknown subcommand")
 _TOO_MANY: Final = "max number of clients reached"
 _CODES: Final[dict[type[Exception], str]] = {
@@ -108,7 +108,7 @@ def code_of(error: Exception) -> str:
 def words_of(error: Exception) -> str:
     """Return the words of a server in one line, without parts of a command that it repeats: they may hold a value."""
     words = " ".join(_REPEATED.sub("", str(error)).split())
-    return f"{words[:_MOST_WORDS]}…" if len(words) > _MOST_WORDS else words
+    return f"{words[:_MAX_WORDS]}…" if len(words) > _MAX_WORDS else words
 
 
 def refusal(error: Exception, where: str, command: str = "") -> StoreError:

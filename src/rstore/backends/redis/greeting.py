@@ -13,13 +13,13 @@ from redis import exceptions as driver
 
 from rstore.backends.redis.dsn import Target
 
-_MOST_BYTES: Final = 200
+_MAX_BYTES: Final = 200
 _pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 
 
 def named(target: Target, namespace: str) -> Target:
     """Return the target with the name that its connections bear: that of the DSN, or one made of the namespace."""
-    name = target.client_name or f"rstore:{quote(namespace, safe='')}"[:_MOST_BYTES]
+    name = target.client_name or f"rstore:{quote(namespace, safe='')}"[:_MAX_BYTES]
     return replace(target, client_name=name)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from rstore.backends.nouns import ANY, Birth, Head, Log, NamespaceGone, Undone
 from rstore.backends.redis.changes import Changes
 from rstore.backends.redis.layout import Place
 from rstore.backends.redis.plain import Plain, Seen
+from rstore.backends.types import ANY, ExpectedIncarnation, Head, Log, NamespaceGone, RolledBack
 from rstore.errors import NotSupportedError
 
 MOST: Final = 6_000
@@ -33,26 +33,26 @@ class Inside:
     def create(self) -> bytes:
         if self._nowhere:
             raise self._overtaken("the namespace")
-        return self._place.birth
+        return self._place.incarnation
 
     @property
     def _nowhere(self) -> bool:
         """Whether there was no namespace when it began."""
-        return not self._place.birth
+        return not self._place.incarnation
 
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
-        birth, facts = self._plain.facts()
-        if birth != (self._place.birth or None):
+        incarnation, facts = self._plain.facts()
+        if incarnation != (self._place.incarnation or None):
             raise self._overtaken("the namespace")
-        return birth, facts
+        return incarnation, facts
 
-    def _check_birth(self, birth: Birth) -> None:
-        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
-        if not self._nowhere and birth not in (ANY, self._place.birth):
+    def _check_incarnation(self, incarnation: ExpectedIncarnation) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
+        if not self._nowhere and incarnation not in (ANY, self._place.incarnation):
             raise NamespaceGone
 
-    def _expect(self, birth: bytes) -> None:
-        if birth != self._place.birth or self._nowhere:
+    def _expect(self, incarnation: bytes) -> None:
+        if incarnation != self._place.incarnation or self._nowhere:
             raise NamespaceGone
 
     def _watching(self, keys: Iterable[bytes]) -> None:
@@ -74,5 +74,5 @@ class Inside:
                 f"a transaction on Redis ends as one script, of {MOST:,} records and rows at most: split it"
             )
 
-    def _overtaken(self, what: str) -> Undone:
-        return Undone(f"somebody else changed {what} during a transaction; nothing was applied")
+    def _overtaken(self, what: str) -> RolledBack:
+        return RolledBack(f"somebody else changed {what} during a transaction; nothing was applied")

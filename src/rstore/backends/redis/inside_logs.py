@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from rstore.backends.nouns import (
+from rstore.backends.redis.changes import LogChanges
+from rstore.backends.redis.inside import Inside
+from rstore.backends.redis.layout import unpack_chunk
+from rstore.backends.types import (
     ANY,
     FIRST,
     LAST,
     MAX_SEQ,
-    Birth,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Head,
     HeldSnapshot,
     Log,
@@ -24,9 +27,6 @@ from rstore.backends.nouns import (
     first_of,
     overlapping,
 )
-from rstore.backends.redis.changes import LogChanges
-from rstore.backends.redis.inside import Inside
-from rstore.backends.redis.layout import unpack_chunk
 
 
 class InsideLogs(Inside):
@@ -174,8 +174,8 @@ class InsideLogs(Inside):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
-        self._expect(birth)
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
+        self._expect(incarnation)
         changes = self._changes_of(log)
         if changes.head is not None and changes.head.sealed != head.sealed:
             return False
@@ -185,8 +185,8 @@ class InsideLogs(Inside):
         self._changes.logs[log] = changes
         return True
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
-        self._expect(birth)
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
+        self._expect(incarnation)
         changes = self._changes_of(log)
         epoch, version = (None, None) if changes.head is None else (changes.head.epoch, changes.head.version)
         if (
@@ -213,8 +213,8 @@ class InsideLogs(Inside):
         left = self.view(log, limit=1, bodies=False)
         return not (left.rows or left.chunks)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
-        self._check_birth(if_birth)
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        self._check_incarnation(if_incarnation)
         if self._nowhere:
             return False
         changes = self._changes_of(log)

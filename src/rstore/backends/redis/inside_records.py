@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 
-from rstore.backends.nouns import ANY, HEAD_BYTES, KEEP, Birth, Found, Page, Write, Writes, version_of
-from rstore.backends.redis.batches import MOST_RECORDS
+from rstore.backends.redis.batches import MAX_RECORDS
 from rstore.backends.redis.changes import Held
 from rstore.backends.redis.inside import Inside
 from rstore.backends.redis.plain import Seen
 from rstore.backends.redis.ranges import cut
+from rstore.backends.types import ANY, HEAD_BYTES, KEEP, ExpectedIncarnation, Found, Page, Write, Writes, version_of
 
 
 class InsideRecords(Inside):
@@ -94,14 +94,14 @@ class InsideRecords(Inside):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def write(self, writes: Writes, birth: bytes) -> None:
-        self._expect(birth)
+    def write(self, writes: Writes, incarnation: bytes) -> None:
+        self._expect(incarnation)
         self._grow(len(writes))
         expiry = cache(self._expiry)  # one look at the clock, and one moment at which all of them expire
         self._changes.records.update([(write[0], _held(Write(*write), None, expiry)) for write in writes])
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
-        self._expect(birth)
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
+        self._expect(incarnation)
         [seen] = self._peek([write.key])
         if (None if seen is None else seen[0]) != version:
             return False
@@ -109,8 +109,8 @@ class InsideRecords(Inside):
         self._changes.records[write.key] = _held(write, seen, self._expiry)
         return True
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
-        self._check_birth(if_birth)
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        self._check_incarnation(if_incarnation)
         [seen] = self._peek([key])
         if seen is None:
             return False
@@ -119,17 +119,17 @@ class InsideRecords(Inside):
         self._changes.records[key] = Held(seen[0], self._expiry(ttl_ms), None if held is None else held.record)
         return True
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
-        self._check_birth(if_birth)
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        self._check_incarnation(if_incarnation)
         keys = list(dict.fromkeys(keys))
         return self._forget([key for key, seen in zip(keys, self._peek(keys), strict=True) if seen is not None])
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
-        self._check_birth(if_birth)
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        self._check_incarnation(if_incarnation)
         n, more = 0, True
         after: str | None = None
         while more:
-            page, more = self.scan(start=start, after=after, stop=stop, limit=MOST_RECORDS, keys_only=True)
+            page, more = self.scan(start=start, after=after, stop=stop, limit=MAX_RECORDS, keys_only=True)
             n += self._forget([key for key, _, _ in page])
             after = page[-1][0] if page else None
         return n

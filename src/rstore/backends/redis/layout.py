@@ -1,7 +1,7 @@
 """How a namespace lies in Redis: its buckets, the names of its keys, and positions as bytes that sort as they do.
 
 Nouns: a *bucket* (a hash tag, and all keys that have it: they lie in one slot of a cluster), a *marker* (what says
-which birth of the namespace a bucket is of) and a *place* (the names that go with one marker).
+which incarnation of the namespace a bucket is of) and a *place* (the names that go with one marker).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from rstore.backends.nouns import KEYS_BYTES, MAX_SEQ, Chunk, Log, Position, Row
+from rstore.backends.types import KEYS_BYTES, MAX_SEQ, Chunk, Log, Position, Row
 from rstore.errors import CorruptionError
 
 SLOTS: Final = 16384
-MOST_BUCKETS: Final = 256
+MAX_BUCKETS: Final = 256
 
 _TAGS: Final = """
 1bz 5n3 53t d5m nbd 7me j3j 3xc 04s a2j if5 0i4 o4m cu4 kec 2jb dlj 5js 574 92e 3el bcu 74b fvs 003 4xr akm
@@ -34,10 +34,10 @@ TAGS: Final = [tag.encode() for tag in _TAGS.split()]
 of three digits or letters that do."""
 
 IDENTITY_BYTES: Final = 16
-BIRTH_BYTES: Final = IDENTITY_BYTES + KEYS_BYTES
+INCARNATION_BYTES: Final = IDENTITY_BYTES + KEYS_BYTES
 GENERATION_BYTES: Final = 8
 _TIME_BYTES: Final = 8
-_BATCH_AT: Final = BIRTH_BYTES + GENERATION_BYTES
+_BATCH_AT: Final = INCARNATION_BYTES + GENERATION_BYTES
 _MARKER_SIZES: Final = (IDENTITY_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
 BODY_ID_BYTES: Final = 12
 REPLACED_MS: Final = 600_000
@@ -51,7 +51,7 @@ _ZERO: Final = 2**63  # what makes signed timestamps sort as unsigned bytes
 
 
 NAMESPACES: Final = b"rs{namespaces}"
-"""Name of the hash from all namespaces to their births. It may name one that is gone, never lack one that is there."""
+"""Name of the hash from all namespaces to their incarnations. It may name one that is gone, never lack one that is there."""
 
 
 class Place(NamedTuple):
@@ -64,7 +64,7 @@ class Place(NamedTuple):
     prefix: bytes
     marker_key: bytes
     marker: bytes | None
-    birth: bytes
+    incarnation: bytes
     records: bytes
     """What the name of a record begins with; 16 bytes, the key follows."""
     key_index: bytes
@@ -81,8 +81,8 @@ class Place(NamedTuple):
 
     @property
     def identity(self) -> bytes:
-        """The part of the birth that names are made of: what facts are added changes none of them."""
-        return self.birth[:IDENTITY_BYTES]
+        """The part of the incarnation that names are made of: what facts are added changes none of them."""
+        return self.incarnation[:IDENTITY_BYTES]
 
     @property
     def garbage(self) -> bytes:
@@ -126,31 +126,35 @@ class Place(NamedTuple):
 
 def make_places(buckets: int, namespace: bytes) -> list[Place]:
     """Return the places of a namespace of which nothing is known yet, as far from each other as can be."""
-    return [make_place(bucket, bucket * MOST_BUCKETS // buckets, namespace, None) for bucket in range(buckets)]
+    return [make_place(bucket, bucket * MAX_BUCKETS // buckets, namespace, None) for bucket in range(buckets)]
 
 
 def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) -> Place:
     """Return the place that a marker stands for.
 
-    A marker is a birth, the generation of the records, and the batch that is visible, if any. A tombstone is the
-    identity of a birth alone, and stands for nothing.
+    A marker is an incarnation, the generation of the records, and the batch that is visible, if any. A tombstone is the
+    identity of an incarnation alone, and stands for nothing.
     """
-    if marker is not None and not (is_birth(marker[:BIRTH_BYTES]) and len(marker) in _MARKER_SIZES):
+    if marker is not None and not (is_incarnation(marker[:INCARNATION_BYTES]) and len(marker) in _MARKER_SIZES):
         raise CorruptionError(
             f"the marker of a bucket on the Redis server is damaged: the key {b'rs{%b}m%b' % (TAGS[tag], namespace)!r}"
         )
     prefix = b"rs{%b}" % TAGS[tag]
-    birth, generation, batch = b"", bytes(GENERATION_BYTES), b""
+    incarnation, generation, batch = b"", bytes(GENERATION_BYTES), b""
     if marker is not None and len(marker) > IDENTITY_BYTES:
-        birth, generation, batch = marker[:BIRTH_BYTES], marker[BIRTH_BYTES:_BATCH_AT], marker[_BATCH_AT:]
+        incarnation, generation, batch = (
+            marker[:INCARNATION_BYTES],
+            marker[INCARNATION_BYTES:_BATCH_AT],
+            marker[_BATCH_AT:],
+        )
     return Place(
         bucket,
         tag,
-        tag * (SLOTS // MOST_BUCKETS),
+        tag * (SLOTS // MAX_BUCKETS),
         prefix,
         prefix + b"m" + namespace,
         marker,
-        birth,
+        incarnation,
         prefix + b"v" + generation,
         prefix + b"i" + generation,
         prefix + b"x" + generation,
@@ -158,27 +162,29 @@ def make_place(bucket: int, tag: int, namespace: bytes, marker: bytes | None) ->
     )
 
 
-def is_birth(birth: bytes) -> bool:
-    """Return whether some bytes can be a birth, or its identity, whose last one says how many buckets there are."""
-    return len(birth) in (IDENTITY_BYTES, BIRTH_BYTES) and buckets_of(birth) <= MOST_BUCKETS
+def is_incarnation(incarnation: bytes) -> bool:
+    """Return whether some bytes can be an incarnation, or its identity, whose last one says how many buckets there are."""
+    return len(incarnation) in (IDENTITY_BYTES, INCARNATION_BYTES) and buckets_of(incarnation) <= MAX_BUCKETS
 
 
-def is_of(marker: bytes | None, birth: bytes) -> bool:
-    """Return whether a marker says that the bucket belongs to a birth."""
-    return marker is not None and len(marker) > IDENTITY_BYTES and marker[:BIRTH_BYTES] == birth
+def is_of(marker: bytes | None, incarnation: bytes) -> bool:
+    """Return whether a marker says that the bucket belongs to an incarnation."""
+    return marker is not None and len(marker) > IDENTITY_BYTES and marker[:INCARNATION_BYTES] == incarnation
 
 
-def buckets_of(birth: bytes) -> int:
+def buckets_of(incarnation: bytes) -> int:
     """Return in how many buckets a namespace lies."""
-    return 1 << birth[IDENTITY_BYTES - 1]
+    return 1 << incarnation[IDENTITY_BYTES - 1]
 
 
-def tells_of_end(marker: bytes | None, birth: bytes) -> bool:
-    """Return whether a marker is the tombstone of a birth, or is of a later one, which begins when others have ended.
+def tells_of_end(marker: bytes | None, incarnation: bytes) -> bool:
+    """Return whether a marker is the tombstone of an incarnation, or is of a later one, which begins when others have ended.
 
     Times are compared, as the scripts do, and not what was drawn.
     """
-    return marker is not None and (marker == birth[:IDENTITY_BYTES] or marker[:_TIME_BYTES] > birth[:_TIME_BYTES])
+    return marker is not None and (
+        marker == incarnation[:IDENTITY_BYTES] or marker[:_TIME_BYTES] > incarnation[:_TIME_BYTES]
+    )
 
 
 def names_of(raws: Iterable[bytes], what: str, *, around_damage: bool = False) -> list[str]:

@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Thread, local
 from typing import Final, TypeVar
 
-from rstore.backends.nouns import Log, Options
 from rstore.backends.redis.client import Script
 from rstore.backends.redis.dsn import Target
 from rstore.backends.redis.errors import Signal
 from rstore.backends.redis.logs import RedisLogs
 from rstore.backends.redis.patience import Patience
+from rstore.backends.types import Log, Options
 from rstore.errors import StoreBusyError, StoreError
 
 T = TypeVar("T")
@@ -54,8 +54,8 @@ class RedisLeases(RedisLogs):
             yield
             return
         place = self._place_of_log(log)
-        if not place.birth:
-            place = self._current(lambda: self._place_of_log(log))  # others look for the lease under its birth
+        if not place.incarnation:
+            place = self._current(lambda: self._place_of_log(log))  # others look for the lease under its incarnation
         name, token = place.log(b"t", log), os.urandom(16)
         lasts_ms = b"%d" % LEASE_MS
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from rstore.backends.nouns import FIRST, LAST, Chunk, Head, HeldSnapshot, Log, Model, Position, Row, Snapshot, View
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import (
@@ -25,6 +24,7 @@ from rstore.backends.redis.layout import (
 )
 from rstore.backends.redis.namespace import RedisNamespace
 from rstore.backends.redis.patience import Patience
+from rstore.backends.types import FIRST, LAST, Chunk, Head, HeldSnapshot, Log, Model, Position, Row, Snapshot, View
 from rstore.errors import ConflictError, CorruptionError, StoreClosedError
 
 _APPEND: Final = Script("append")
@@ -39,7 +39,7 @@ _KEYS_A_CALL: Final = 20_000
 class RedisLogs(RedisNamespace):
     """The logs of a namespace."""
 
-    most_rows: ClassVar = 2000  # 2 ms of the server's only thread
+    max_rows: ClassVar = 2000  # 2 ms of the server's only thread
 
     def logs(self, model: Model) -> list[str]:
         what = f"a log in namespace {self._name!r}"
@@ -142,7 +142,7 @@ class RedisLogs(RedisNamespace):
     ) -> list[View]:
         ask = _asking(lo, hi, limit=limit, reverse=reverse)
         places = [self._place_of_log(log) for log in logs]
-        if not all(place.birth for place in places):
+        if not all(place.incarnation for place in places):
             return [self.view(log, lo, hi, limit=limit, reverse=reverse, bodies=bodies) for log in logs]
         replies = self._client.run([ask(place, log) for place, log in zip(places, logs, strict=True)])
         for reply in replies:
@@ -211,7 +211,7 @@ class RedisLogs(RedisNamespace):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         members = pack_rows(rows)
         first, last = (members[0], members[0]) if len(members) == 1 else (min(members), max(members))
 
@@ -231,7 +231,7 @@ class RedisLogs(RedisNamespace):
             )
 
         try:
-            return bool(self._write(lambda: self._place_of_log(log), birth, call))
+            return bool(self._write(lambda: self._place_of_log(log), incarnation, call))
         except Signal as signal:
             self._check_head(log, signal)
             raise

@@ -1,6 +1,6 @@
 """A namespace in Redis: how it is found, created and discarded, and what every method on it begins with.
 
-Nouns: the *registry* (one hash a namespace: its birth, whether it is alive, its facts), the *places* (what is known of
+Nouns: the *registry* (one hash a namespace: its incarnation, whether it is alive, its facts), the *places* (what is known of
 each bucket) and *garbage* (what nobody can see any more, deleted a bounded part at a time).
 """
 
@@ -15,18 +15,17 @@ from random import Random
 from typing import Any, Final
 from zlib import crc32
 
-from rstore.backends.nouns import ANY, KEYS_BYTES, Birth, Log, NamespaceGone, Options, identity_of
 from rstore.backends.redis.client import Call, Client, Script
 from rstore.backends.redis.dsn import Target
 from rstore.backends.redis.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.layout import (
-    BIRTH_BYTES,
     GENERATION_BYTES,
     IDENTITY_BYTES,
+    INCARNATION_BYTES,
     NAMESPACES,
     Place,
     buckets_of,
-    is_birth,
+    is_incarnation,
     is_of,
     make_place,
     make_places,
@@ -37,6 +36,7 @@ from rstore.backends.redis.layout import (
 )
 from rstore.backends.redis.patience import Patience, Revivals
 from rstore.backends.redis.tls import check_files
+from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, Log, NamespaceGone, Options, identity_of
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError, StoreNotAvailableError
 
 _CREATE: Final = Script("create")
@@ -86,7 +86,7 @@ class RedisNamespace:
         self._seed = crc32(self._namespace)
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._revivals = Revivals()
-        self._created = b""  # the birth that `create` returned last
+        self._created = b""  # the incarnation that `create` returned last
         # Replaced as a whole or one by one, never changed: a thread that has taken a place finds out by its marker
         # that it is out of date.
         self._places = make_places(target.buckets, self._namespace)
@@ -98,8 +98,8 @@ class RedisNamespace:
             check_files(self._target.ssl)
         for where, info in self._client.open():
             self._check_server(where, info)
-        birth, _ = self._look_up()
-        if birth is None and self._frozen:
+        incarnation, _ = self._look_up()
+        if incarnation is None and self._frozen:
             raise self._no_namespace(f"on the Redis server {self._target}")
 
     def _no_namespace(self, where: str) -> StoreError:
@@ -129,10 +129,10 @@ class RedisNamespace:
     def create(self) -> bytes:
         self._count_revival()
         with self._unseen():
-            birth = self._create()
-        # Whoever comes again for the same birth has found a bucket without its marker: a failover lost it.
-        self._created = birth
-        return birth
+            incarnation = self._create()
+        # Whoever comes again for the same incarnation has found a bucket without its marker: a failover lost it.
+        self._created = incarnation
+        return incarnation
 
     def _count_revival(self) -> None:
         """Raise `StoreBusyError` where a thread does nothing but create the namespace until the time is up."""
@@ -164,25 +164,29 @@ class RedisNamespace:
     def _create(self) -> bytes:
         patience: Patience | None = None
         while True:
-            birth, raised = self._look_up()
-            if birth is None:
-                birth, raised = self._register(), False
-            known = raised and birth != self._created
-            found = (birth if self._look_into_some(birth) else None) if known else self._raise_markers(birth)
+            incarnation, raised = self._look_up()
+            if incarnation is None:
+                incarnation, raised = self._register(), False
+            known = raised and incarnation != self._created
+            found = (
+                (incarnation if self._look_into_some(incarnation) else None)
+                if known
+                else self._raise_markers(incarnation)
+            )
             if found is not None:
                 return found
             # Either the namespace was discarded since it was looked up, or a failover lost that it had been: then the
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
-            self._collect(self._end(birth), steps=1)
+            self._collect(self._end(incarnation), steps=1)
             patience = self._again(patience)
 
     def _look_up(self) -> tuple[bytes | None, bool]:
-        """Return the birth in the registry, and whether all markers, and the index, are known to be raised to it.
+        """Return the incarnation in the registry, and whether all markers, and the index, are known to be raised to it.
 
-        Lays the places out as it says. There is no birth if there is no namespace.
+        Lays the places out as it says. There is no incarnation if there is no namespace.
         """
-        names = (b"birth", b"alive", b"keys", b"raised")
+        names = (b"incarnation", b"alive", b"keys", b"raised")
         (identity, alive, keys, raised), listed = self._run(
             (
                 Call(self._registry_slot, (b"HMGET", self._registry, *names)),
@@ -191,21 +195,21 @@ class RedisNamespace:
         )
         if identity is None or not self._is_alive(alive):
             return None, False
-        birth = bytes(identity + (keys or bytes(KEYS_BYTES)))
-        self._lay_out(birth)
-        return birth, birth == raised and identity == listed
+        incarnation = bytes(identity + (keys or bytes(KEYS_BYTES)))
+        self._lay_out(incarnation)
+        return incarnation, incarnation == raised and identity == listed
 
-    def _lay_out(self, birth: bytes) -> None:
-        self._check_birth(birth)
-        buckets = buckets_of(birth)
+    def _lay_out(self, incarnation: bytes) -> None:
+        self._check_incarnation(incarnation)
+        buckets = buckets_of(incarnation)
         if len(self._places) != buckets:
             self._places = make_places(buckets, self._namespace)
 
-    def _check_birth(self, birth: bytes) -> None:
-        if not is_birth(birth):
+    def _check_incarnation(self, incarnation: bytes) -> None:
+        if not is_incarnation(incarnation):
             raise CorruptionError(
                 f"the registry of the namespace {self._name!r} on the Redis server {self._target} is damaged: "
-                f"the birth in the hash {self._registry!r} is none; restore it, or delete the keys of the namespace"
+                f"the incarnation in the hash {self._registry!r} is none; restore it, or delete the keys of the namespace"
             )
 
     def _is_alive(self, alive: bytes | None) -> bool:
@@ -218,90 +222,97 @@ class RedisNamespace:
         return alive == b"1"
 
     def _register(self) -> bytes:
-        """Return the birth in the registry, entering one if there is none."""
+        """Return the incarnation in the registry, entering one if there is none."""
         # A failover can lose what was registered last. The markers then still tell of it, and so does every bucket's
         # data: what they say is taken up again, unless the registry knows of one as late.
         marker = self._client.call(Call(self._places[0].slot, (b"GET", self._places[0].marker_key)))
-        lost = make_place(0, 0, self._namespace, marker).birth  # whatever the number of its buckets
+        lost = make_place(0, 0, self._namespace, marker).incarnation  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self._target.buckets.bit_length() - 1,))
         call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
-        birth = b"".join(self._client.call(call))
-        self._lay_out(birth)
-        return birth
+        incarnation = b"".join(self._client.call(call))
+        self._lay_out(incarnation)
+        return incarnation
 
-    def _raise_markers(self, birth: bytes) -> bytes | None:
-        """Bring the markers of all buckets to a birth, and return it; None if one of them tells of its end.
+    def _raise_markers(self, incarnation: bytes) -> bytes | None:
+        """Bring the markers of all buckets to an incarnation, and return it; None if one of them tells of its end.
 
         It is a later one where a failover lost that a fact was added.
         """
         places = self._places
         generation = os.urandom(GENERATION_BYTES)
         markers = self._run(
-            _RAISE.on(place.slot, (place.marker_key, place.garbage), birth, generation, write=True, again=True)
+            _RAISE.on(place.slot, (place.marker_key, place.garbage), incarnation, generation, write=True, again=True)
             for place in places
         )
         self._places = [self._with_marker(place, marker) for place, marker in zip(places, markers, strict=True)]
-        latest = max(marker[:BIRTH_BYTES] for marker in markers)
-        if identity_of(latest) == identity_of(birth) and latest > birth:
+        latest = max(marker[:INCARNATION_BYTES] for marker in markers)
+        if identity_of(latest) == identity_of(incarnation) and latest > incarnation:
             # With the fact, it was lost that others are out of date: they still are.
-            told = identity_of(birth), latest[-KEYS_BYTES:]
+            told = identity_of(incarnation), latest[-KEYS_BYTES:]
             self._client.call(_CATCH_UP.on(self._registry_slot, (self._registry,), *told, write=True, again=True))
             return self._raise_markers(latest)
-        if not all(is_of(marker, birth) for marker in markers):
+        if not all(is_of(marker, incarnation) for marker in markers):
             return None
         # Not before it is registered: whoever discards an earlier one may strike out the name until then. And before
         # anybody writes into it: whoever dies here leaves it to the next one, who finds that it is not done.
-        self._list(_ENLIST, birth)
+        self._list(_ENLIST, incarnation)
         with suppress(StoreError):  # it only saves the next one this work
-            call = _RAISED.on(self._registry_slot, (self._registry,), identity_of(birth), birth, write=True, again=True)
+            call = _RAISED.on(
+                self._registry_slot, (self._registry,), identity_of(incarnation), incarnation, write=True, again=True
+            )
             self._client.call(call)
-        return birth
+        return incarnation
 
-    def _list(self, script: Script, birth: bytes) -> None:
-        """Enter this birth of the namespace into the index of all, or strike it out."""
-        listed = self._namespace, birth[:IDENTITY_BYTES]
+    def _list(self, script: Script, incarnation: bytes) -> None:
+        """Enter this incarnation of the namespace into the index of all, or strike it out."""
+        listed = self._namespace, incarnation[:IDENTITY_BYTES]
         call = script.on(slot_of(NAMESPACES), (NAMESPACES,), *listed, write=True, again=True)
         self._client.call(call)
 
     # -- discarding ---------------------------------------------------------------------------------------------------
 
     def discard(self) -> None:
-        birth = self._client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
-        if birth is not None:
-            self._check_birth(birth)
-            self._collect(self._end(bytes(birth)))
+        incarnation = self._client.call(Call(self._registry_slot, (b"HGET", self._registry, b"incarnation")))
+        if incarnation is not None:
+            self._check_incarnation(incarnation)
+            self._collect(self._end(bytes(incarnation)))
 
-    def _end(self, birth: bytes) -> list[Place]:
-        """End one birth of the namespace, or what is left of it; return the buckets that have garbage then.
+    def _end(self, incarnation: bytes) -> list[Place]:
+        """End one incarnation of the namespace, or what is left of it; return the buckets that have garbage then.
 
         A later one is left alone, so that each step may be done again, whoever has begun it.
         """
-        birth = birth[:IDENTITY_BYTES]
-        self._client.call(self._ending(birth, b""))
-        self._lay_out(birth)
+        incarnation = incarnation[:IDENTITY_BYTES]
+        self._client.call(self._ending(incarnation, b""))
+        self._lay_out(incarnation)
         places = self._places
         try:
             left = self._run(
                 _BURY.on(
-                    place.slot, (place.marker_key, place.garbage), birth, b"%d" % TOMBSTONE_MS, write=True, again=True
+                    place.slot,
+                    (place.marker_key, place.garbage),
+                    incarnation,
+                    b"%d" % TOMBSTONE_MS,
+                    write=True,
+                    again=True,
                 )
                 for place in places
             )
             # Not before the markers are buried: whoever comes after a discarder that died has to find its trace.
-            self._client.call(self._ending(birth, b"%d" % TOMBSTONE_MS))
+            self._client.call(self._ending(incarnation, b"%d" % TOMBSTONE_MS))
         except StoreError as error:
             raise OutcomeUnknownError(
                 f"the namespace {self._name!r} is discarded in part: discard it again ({reason_of(error)})"
             ) from error
         with suppress(StoreError):  # who is named and is not there is not told of
-            self._list(_STRIKE, birth)
+            self._list(_STRIKE, incarnation)
         return [place for place, entries in zip(places, left, strict=True) if entries]
 
-    def _ending(self, birth: bytes, stays_ms: bytes) -> Call:
-        return _END.on(self._registry_slot, (self._registry,), birth, stays_ms, write=True, again=True)
+    def _ending(self, incarnation: bytes, stays_ms: bytes) -> Call:
+        return _END.on(self._registry_slot, (self._registry,), incarnation, stays_ms, write=True, again=True)
 
-    def _look_into_some(self, birth: bytes) -> bool:
-        """Delete a little of what others left behind; return False if a bucket is found that has seen the birth end."""
+    def _look_into_some(self, incarnation: bytes) -> bool:
+        """Delete a little of what others left behind; return False if a bucket is found that has seen the incarnation end."""
         places = self._places
         places = self._random.sample(places, min(len(places), _BUCKETS_LOOKED_INTO))
         replies = self._run(
@@ -311,7 +322,7 @@ class RedisNamespace:
         )
         dirty, markers = replies[::2], replies[1::2]
         self._collect((place for place, one in zip(places, dirty, strict=True) if one), steps=1)
-        return not any(tells_of_end(marker, birth) for marker in markers)
+        return not any(tells_of_end(marker, incarnation) for marker in markers)
 
     def _collect(self, places: Iterable[Place], steps: int | None = None, *, given_up: bytes = b"") -> None:
         """Delete garbage. What fails is left to whoever comes next: the call that made it garbage has done its work."""
@@ -340,13 +351,13 @@ class RedisNamespace:
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         fields = self._client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
-        if b"birth" not in known or not self._is_alive(known.get(b"alive")):
+        if b"incarnation" not in known or not self._is_alive(known.get(b"alive")):
             return None, {}
-        birth = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
-        self._check_birth(birth)
+        incarnation = bytes(known[b"incarnation"] + known.get(b"keys", bytes(KEYS_BYTES)))
+        self._check_incarnation(incarnation)
         named = {name[len(_FACT) :]: bytes(fact) for name, fact in known.items() if name[: len(_FACT)] == _FACT}
         names = names_of(named, f"a fact about the namespace {self._name!r}")
-        return birth, dict(zip(names, named.values(), strict=True))
+        return incarnation, dict(zip(names, named.values(), strict=True))
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         field = _FACT + name.encode()
@@ -357,8 +368,8 @@ class RedisNamespace:
             raise NamespaceGone from signal
         self._revivals.n = 0
         # Not before nobody can write any more who does not know of it.
-        birth, raised = self._look_up()
-        if birth is None or not (raised or self._raise_markers(birth)):
+        incarnation, raised = self._look_up()
+        if incarnation is None or not (raised or self._raise_markers(incarnation)):
             raise NamespaceGone
         return kept
 
@@ -386,9 +397,9 @@ class RedisNamespace:
 
     def _with_marker(self, place: Place, marker: bytes | None) -> Place:
         fresh = make_place(place.bucket, place.tag, self._namespace, marker)
-        if fresh.birth and buckets_of(fresh.birth) != len(self._places):
+        if fresh.incarnation and buckets_of(fresh.incarnation) != len(self._places):
             # Of a namespace in another number of buckets, which share their tags: whoever looks it up lays it out anew.
-            return fresh._replace(birth=b"", batch=b"")
+            return fresh._replace(incarnation=b"", batch=b"")
         return fresh
 
     @contextmanager
@@ -410,11 +421,11 @@ class RedisNamespace:
         return self._places is not places
 
     def _current(self, place_now: Callable[[], Place]) -> Place:
-        """Return a place by its marker of now; one without a birth if there is no namespace."""
+        """Return a place by its marker of now; one without an incarnation if there is no namespace."""
         patience: Patience | None = None
         while True:
             place = self._refreshed(place_now())
-            if place.birth or not self._is_laid_out_anew():
+            if place.incarnation or not self._is_laid_out_anew():
                 return place
             patience = self._again(patience)
 
@@ -424,20 +435,20 @@ class RedisNamespace:
         call: Callable[[Place], Call],
         nothing: Any,
         *,
-        if_birth: Birth = ANY,
+        if_incarnation: ExpectedIncarnation = ANY,
     ) -> Any:
         """Return the reply of a script on one bucket; `nothing` if there is no namespace.
 
-        Raises `NamespaceGone` if it is not of the birth that was asked for.
+        Raises `NamespaceGone` if it is not of the incarnation that was asked for.
         """
         place = place_now()
         patience: Patience | None = None
         while True:
-            if not place.birth or if_birth not in (ANY, place.birth):
+            if not place.incarnation or if_incarnation not in (ANY, place.incarnation):
                 place = self._current(place_now)
-                if not place.birth:
+                if not place.incarnation:
                     return nothing
-                if if_birth not in (ANY, place.birth):
+                if if_incarnation not in (ANY, place.incarnation):
                     raise NamespaceGone
             try:
                 return self._client.call(call(place))
@@ -452,13 +463,13 @@ class RedisNamespace:
         patience: Patience | None = None
         while True:
             places = self._places
-            if not all(place.birth for place in places):
+            if not all(place.incarnation for place in places):
                 self._refresh_all()
-                if not any(place.birth for place in places) and self._is_laid_out_anew():
+                if not any(place.incarnation for place in places) and self._is_laid_out_anew():
                     patience = self._again(patience)
                     continue
             try:
-                replies = self._client.run([call(place) for place in places if place.birth])
+                replies = self._client.run([call(place) for place in places if place.incarnation])
             except Signal as signal:
                 replies = [signal]
             if any(isinstance(reply, Signal) for reply in replies):
@@ -476,17 +487,17 @@ class RedisNamespace:
         for place, marker in zip(places, markers, strict=True):
             self._adopt(place, marker)
 
-    def _write(self, place_now: Callable[[], Place], birth: bytes, call: Callable[[Place], Call]) -> Any:
-        """Return the reply of a script that writes into one birth of the namespace.
+    def _write(self, place_now: Callable[[], Place], incarnation: bytes, call: Callable[[Place], Call]) -> Any:
+        """Return the reply of a script that writes into one incarnation of the namespace.
 
-        Raises `NamespaceGone` if it is gone, or of another birth; the other signals of the script; `LostReplyError`.
+        Raises `NamespaceGone` if it is gone, or of another incarnation; the other signals of the script; `LostReplyError`.
         """
         place = place_now()
         patience: Patience | None = None
         while True:
-            if place.birth != birth:
+            if place.incarnation != incarnation:
                 place = self._current(place_now)
-                if place.birth != birth:
+                if place.incarnation != incarnation:
                     raise NamespaceGone
             try:
                 reply = self._client.call(call(place))

@@ -14,7 +14,7 @@ from rstore.backends.redis.dsn import Address, Target
 from rstore.backends.redis.errors import code_of, refusal, unreachable
 from rstore.backends.redis.layout import SLOTS
 from rstore.backends.redis.patience import Deadline
-from rstore.backends.redis.pool import LEAST_S, Pool, connector, pack_command
+from rstore.backends.redis.pool import MIN_S, Pool, connector, pack_command
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
@@ -174,7 +174,7 @@ def ask(pool: Pool, *command: bytes, within_s: float | None = None) -> Any:
     """Return the reply to a command that only reads, on a connection that the server has not closed."""
     connection = pool.take(checked=True, within_s=within_s)
     if within_s is not None and within_s < connection.socket_timeout:
-        connection.update_current_socket_timeout(max(within_s, LEAST_S))
+        connection.update_current_socket_timeout(max(within_s, MIN_S))
     try:
         connection.send_packed_command((pack_command(command),), check_health=False)
         reply = connection.read_response(disable_decoding=True)

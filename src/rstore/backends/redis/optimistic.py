@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
-from rstore.backends.nouns import Undone
 from rstore.backends.redis.changes import Command
 from rstore.backends.redis.client import Client
 from rstore.backends.redis.errors import REDIRECTED, LostReplyError, TooFewReplicasError, code_of, refusal, unreachable
 from rstore.backends.redis.nodes import FAILURES
-from rstore.backends.redis.pool import LEAST_S, Connection, is_alive, pack_command
+from rstore.backends.redis.pool import MIN_S, Connection, is_alive, pack_command
+from rstore.backends.types import RolledBack
 from rstore.errors import StoreBusyError, StoreClosedError
 
 _KEYS_A_COMMAND: Final = 50
@@ -56,7 +56,7 @@ class Watch:
     def finish(self, command: Command, *, replicas: int = 0, wait_ms: int = 0) -> Any:
         """Run one command if nothing that is watched has changed, and return its reply.
 
-        Raises `Undone` if something has; `LostReplyError` if it is not known.
+        Raises `RolledBack` if something has; `LostReplyError` if it is not known.
         """
         # Where nothing is watched without MULTI, of which a server whose memory is full refuses whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
@@ -121,7 +121,7 @@ class Watch:
         return connection
 
     def _left_s(self) -> float:
-        return max(LEAST_S, self._client.deadline.left_s())
+        return max(MIN_S, self._client.deadline.left_s())
 
     def _limit(self, connection: Connection) -> None:
         """Let the connection wait until the deadline of the call, and not as long as one that had none."""
@@ -149,5 +149,7 @@ class Watch:
             raise self._overtaken() from reply
         raise refusal(reply, self._client.where) from reply
 
-    def _overtaken(self) -> Undone:
-        return Undone("somebody else changed what a transaction read, or the connection was lost; nothing was applied")
+    def _overtaken(self) -> RolledBack:
+        return RolledBack(
+            "somebody else changed what a transaction read, or the connection was lost; nothing was applied"
+        )

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from rstore.backends.nouns import LAST, Chunk, Head, Log, Position, Undone
-from rstore.backends.redis.care import RedisCare
 from rstore.backends.redis.changes import Changes, Command, stamps_of
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import BODY_ID_BYTES, Place, pack_chunk, unpack_chunk
+from rstore.backends.redis.maintenance import RedisMaintenance
 from rstore.backends.redis.optimistic import Watch
 from rstore.backends.redis.patience import Deadline, Patience
+from rstore.backends.types import LAST, Chunk, Head, Log, Position, RolledBack
 from rstore.errors import NotSupportedError, OutcomeUnknownError
 
 _FINISH: Final = Script("finish")
@@ -22,7 +22,7 @@ Seen = tuple[bytes, int | None]
 """The version of a record, and when it expires."""
 
 
-class Plain(RedisCare):
+class Plain(RedisMaintenance):
     """Every method is done at once."""
 
     @property
@@ -30,7 +30,7 @@ class Plain(RedisCare):
         return len(self._places) == 1
 
     def begin(self, *, create: bool) -> Place:
-        """Return the one place of a transaction; without a birth, if there is no namespace and none is to be made."""
+        """Return the one place of a transaction; without an incarnation, if there is no namespace and none is to be made."""
         patience: Patience | None = None
         while True:
             if not self.transactional:
@@ -39,7 +39,7 @@ class Plain(RedisCare):
                     "create it with ?buckets=1 in the DSN, or on a single server"
                 )
             place = self._current(lambda: self._places[0])
-            if not place.birth and create and not self._frozen:
+            if not place.incarnation and create and not self._frozen:
                 self.create()
                 place = self._current(lambda: self._places[0])
             try:
@@ -77,7 +77,7 @@ class Plain(RedisCare):
         """Return chunks with their bodies."""
         bodies = self._bodies(place, entries)
         if bodies is None:
-            raise Undone(f"what was read of {log.key!r} in the namespace {self._name!r} was replaced long ago")
+            raise RolledBack(f"what was read of {log.key!r} in the namespace {self._name!r} was replaced long ago")
         return [unpack_chunk(entry, body) for entry, body in zip(entries, bodies, strict=True)]
 
     def stage(self, place: Place, chunks: Sequence[Chunk]) -> list[bytes]:

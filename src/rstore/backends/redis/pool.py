@@ -17,12 +17,12 @@ import hiredis
 import redis
 from redis import exceptions as driver
 
+from rstore.backends.common.interpreter import check_running
 from rstore.backends.redis.bound import Bound, socket_of
 from rstore.backends.redis.dsn import Address, Target
 from rstore.backends.redis.greeting import greeter
 from rstore.backends.redis.logins import AskedLogin
 from rstore.backends.telemetry import Telemetry
-from rstore.ending import check_running
 from rstore.errors import StoreClosedError, forgetful
 
 # Not the method of a connection: it tries other ways first. Bytes alone: an int is packed by its str(), which looks for
@@ -33,7 +33,7 @@ _PIECE_BYTES: Final = 16 * 1024 * 1024
 _SHORTEST_TIMEOUT_S: Final = 1.0
 _CONNECT_S: Final = 5.0
 """In a cluster, so long a machine is waited for that may be gone: a replica stands in for it meanwhile."""
-LEAST_S: Final = 0.05
+MIN_S: Final = 0.05
 """So long is waited for what is most likely there already, though the time is up."""
 _FRESH_S: Final = 0.0002
 """A connection that was in use so shortly before is not looked at: in a loop that writes, it would take a tenth."""
@@ -246,7 +246,7 @@ def connected(
     connection = make(address)
     usual_s = connection.socket_timeout
     if within_s is not None and within_s < usual_s:
-        connection.socket_timeout = max(within_s, LEAST_S)
+        connection.socket_timeout = max(within_s, MIN_S)
         connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
     check_running("the server cannot be connected to")
     try:

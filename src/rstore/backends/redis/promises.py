@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rstore.backends.care import Durability
+from rstore.backends.maintenance import Durability
 
 _MEANINGS = {
     "always": "what a call has stored is on the server's disk, as far as the disk keeps its promises",

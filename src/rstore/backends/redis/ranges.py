@@ -11,12 +11,12 @@ from math import isqrt
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
-from rstore.backends.nouns import ANY, HEAD_BYTES, Birth, Found, NamespaceGone, Page
-from rstore.backends.redis.batches import MOST_RECORDS, RedisBatches
+from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.layout import GENERATION_BYTES, Place, is_name
 from rstore.backends.redis.patience import Patience
+from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, NamespaceGone, Page
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
 
 _CLEAR: Final = Script("clear")
@@ -46,7 +46,7 @@ class RedisRanges(RedisBatches):
             return sum(counts)
         n, after, more = 0, None, True
         while more:
-            records, more = self.scan(start=start, after=after, stop=stop, limit=MOST_RECORDS, keys_only=True)
+            records, more = self.scan(start=start, after=after, stop=stop, limit=MAX_RECORDS, keys_only=True)
             n += len(records)
             after = records[-1][0] if records else None
             self._client.deadline.begin()
@@ -125,16 +125,16 @@ class RedisRanges(RedisBatches):
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         low, high = _bounds(start, stop)
         self._refresh_all()
-        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+        if not any(place.incarnation for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
         outcomes: list[Any] = []
         todo = [(place, low) for place in self._places]
         patience: Patience | None = None
-        while todo := [(place, begin) for place, begin in todo if place.birth]:
-            if if_birth is not ANY and any(place.birth != if_birth for place, _ in todo):
+        while todo := [(place, begin) for place, begin in todo if place.incarnation]:
+            if if_incarnation is not ANY and any(place.incarnation != if_incarnation for place, _ in todo):
                 raise NamespaceGone
             done = len(outcomes)
             try:
@@ -177,15 +177,15 @@ class RedisRanges(RedisBatches):
         def call(place: Place) -> Call:
             self._fold(place)
             keys = (place.marker_key, place.key_index, place.expiry_index)
-            return _SWEEP.on(place.slot, keys, place.mark, b"%d" % min(share, MOST_RECORDS), write=True, again=True)
+            return _SWEEP.on(place.slot, keys, place.mark, b"%d" % min(share, MAX_RECORDS), write=True, again=True)
 
         return sum(self._read_all(call))
 
     def clear(self) -> None:
         self._refresh_all()
-        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+        if not any(place.incarnation for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
-        todo = [place for place in self._places if place.birth]
+        todo = [place for place in self._places if place.incarnation]
         outcomes: list[Any] = []
         cleared: list[Place] = []
         patience: Patience | None = None
@@ -196,7 +196,7 @@ class RedisRanges(RedisBatches):
                         place.slot,
                         (place.marker_key, place.garbage, place.key_index),
                         place.mark,
-                        place.birth + os.urandom(GENERATION_BYTES),
+                        place.incarnation + os.urandom(GENERATION_BYTES),
                         write=True,
                         again=True,
                     )
@@ -214,7 +214,7 @@ class RedisRanges(RedisBatches):
                 raise OutcomeUnknownError(
                     f"whether the records of the namespace {self._name!r} were cleared is unknown: {reason_of(error)}"
                 ) from error
-            todo = [now for was, now in fresh if now.birth == was.birth and now.records == was.records]
+            todo = [now for was, now in fresh if now.incarnation == was.incarnation and now.records == was.records]
             if todo:
                 try:
                     patience = self._again(patience)
@@ -279,4 +279,4 @@ def expires_ms_of(last_ms: bytes | None) -> int | None:
 
 def _deleting_range(place: Place, low: bytes, high: bytes) -> Call:
     keys = (place.marker_key, place.key_index, place.expiry_index)
-    return _DELETE_RANGE.on(place.slot, keys, place.mark, low, high, b"%d" % MOST_RECORDS, write=True, again=False)
+    return _DELETE_RANGE.on(place.slot, keys, place.mark, low, high, b"%d" % MAX_RECORDS, write=True, again=False)

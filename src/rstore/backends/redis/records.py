@@ -10,20 +10,7 @@ from itertools import repeat
 from os.path import commonprefix
 from typing import Final
 
-from rstore.backends.nouns import (
-    ANY,
-    HEAD_BYTES,
-    KEEP,
-    LARGE_BYTES,
-    Birth,
-    Found,
-    NamespaceGone,
-    Ttl,
-    Write,
-    Writes,
-    too_large,
-)
-from rstore.backends.redis.batches import MOST_RECORDS, WRITE, is_large, writing
+from rstore.backends.redis.batches import MAX_RECORDS, WRITE, is_large, writing
 from rstore.backends.redis.client import Call, Script
 from rstore.backends.redis.errors import LostReplyError, Signal
 from rstore.backends.redis.layout import Place
@@ -31,9 +18,22 @@ from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.pool import connector
 from rstore.backends.redis.ranges import PAGE_BYTES, RedisRanges, expires_ms_of
 from rstore.backends.redis.watcher import RedisWatcher
+from rstore.backends.types import (
+    ANY,
+    HEAD_BYTES,
+    KEEP,
+    LARGE_BYTES,
+    ExpectedIncarnation,
+    Found,
+    NamespaceGone,
+    Ttl,
+    Write,
+    Writes,
+    too_large,
+)
 from rstore.errors import StoreError
 
-_MOST_BYTES: Final = 512 * 1024 * 1024
+_MAX_BYTES: Final = 512 * 1024 * 1024
 """So much a server takes unless its `proto-max-bulk-len` says otherwise."""
 _WRITE_IF: Final = Script("write_if")
 _DELETE: Final = Script("delete")
@@ -55,7 +55,7 @@ class RedisRecords(RedisRanges):
             marker, record = self._client.call(call)
             if marker != place.marker:
                 self._adopt(place, marker)
-            elif place.birth:
+            elif place.incarnation:
                 if record is not None:
                     self._client.shrink(place.slot, len(record))
                 return record  # type: ignore[no-any-return]
@@ -79,7 +79,7 @@ class RedisRecords(RedisRanges):
             )
             if marker != place.marker:
                 self._adopt(place, marker)
-            elif place.birth:
+            elif place.incarnation:
                 return bool(there)
             elif not self._is_laid_out_anew():
                 return False
@@ -103,17 +103,17 @@ class RedisRecords(RedisRanges):
         left = [key.encode() for key in keys]
         patience: Patience | None = None
         while left:
-            if not all(place.birth for place in self._places):
+            if not all(place.incarnation for place in self._places):
                 self._refresh_all()
-                if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+                if not any(place.incarnation for place in self._places) and self._is_laid_out_anew():
                     patience = self._again(patience)
                     continue
             groups: dict[Place, list[bytes]] = defaultdict(list)
             for name in left:
-                if (place := self._place_of(name)).birth:
+                if (place := self._place_of(name)).incarnation:
                     groups[place].append(name)
             try:
-                replies = self._run(call(place, names[:MOST_RECORDS]) for place, names in groups.items())
+                replies = self._run(call(place, names[:MAX_RECORDS]) for place, names in groups.items())
             except Signal:
                 patience = self._again(patience)
                 self._refresh_all()
@@ -135,39 +135,39 @@ class RedisRecords(RedisRanges):
     def is_one_place(self, keys: Iterable[str]) -> bool:
         return len(self._places) == 1 or len({self._place_of(key.encode()).bucket for key in keys}) <= 1
 
-    def write(self, writes: Writes, birth: bytes) -> None:
+    def write(self, writes: Writes, incarnation: bytes) -> None:
         if len(writes) == 1:
             # The common case, written out: what is general takes a fifth longer.
             key, record, ttl_ms = writes[0]
             name = key.encode()
             place = self._place_of(name)
-            fits = ttl_ms is None and place.birth == birth and not place.batch
+            fits = ttl_ms is None and place.incarnation == incarnation and not place.batch
             if fits and record is not None and len(record) <= LARGE_BYTES:
                 keys = (place.marker_key, place.key_index, place.expiry_index, place.records + name)
                 call = WRITE.on(place.slot, keys, place.mark, b"1", b"0", record, write=True, again=False)
                 try:
                     self._client.call(call)
                 except (Signal, LostReplyError) as outcome:
-                    self._settle(writes, birth, outcome)
+                    self._settle(writes, incarnation, outcome)
                 self._revivals.n = 0
                 return None
         self._check_sizes(writes)
         if len(writes) == 1 or len(self._places) == 1:
-            return self._write_bucket(writes, birth)
+            return self._write_bucket(writes, incarnation)
         groups: dict[Place, list[tuple[str, bytes | None, Ttl]]] = defaultdict(list)
         for write in writes:
             groups[self._place_of(write[0].encode())].append(write)
-        if any(place.birth != birth for place in groups):
+        if any(place.incarnation != incarnation for place in groups):
             self._refresh_all()
-            if not all(place.birth == birth for place in self._places):
+            if not all(place.incarnation == incarnation for place in self._places):
                 raise NamespaceGone
-            return self.write(writes, birth)
+            return self.write(writes, incarnation)
         if any(place.batch or is_large(group) for place, group in groups.items()):
-            replies = [self._outcome(partial(self._write_bucket, group, birth)) for group in groups.values()]
+            replies = [self._outcome(partial(self._write_bucket, group, incarnation)) for group in groups.values()]
         else:
             calls = [writing(place, group) for place, group in groups.items()]
             replies = [
-                self._outcome(partial(self._settle, group, birth, reply))
+                self._outcome(partial(self._settle, group, incarnation, reply))
                 if isinstance(reply, Signal | LostReplyError)
                 else reply
                 for group, reply in zip(groups.values(), self._client.run(calls), strict=True)
@@ -175,14 +175,14 @@ class RedisRecords(RedisRanges):
         self._total([reply or 0 for reply in replies], "written")
         return None
 
-    def _settle(self, group: Writes, birth: bytes, reply: Signal | LostReplyError) -> None:
+    def _settle(self, group: Writes, incarnation: bytes, reply: Signal | LostReplyError) -> None:
         """Do what is left to do for some records of one bucket."""
         if isinstance(reply, Signal):
-            self._write_bucket(group, birth)
+            self._write_bucket(group, incarnation)
         elif not self._found_out(self._place_of(group[0][0].encode()), lambda: self._is_written(group)):
             raise self._unknown(f"{len(group)} records were written", reply)
 
-    def _write_bucket(self, writes: Writes, birth: bytes) -> None:
+    def _write_bucket(self, writes: Writes, incarnation: bytes) -> None:
         name = writes[0][0].encode()
 
         def call(place: Place) -> Call:
@@ -191,9 +191,9 @@ class RedisRecords(RedisRanges):
 
         try:
             if is_large(writes):
-                self._write_batch(lambda: self._place_of(name), writes, birth)
+                self._write_batch(lambda: self._place_of(name), writes, incarnation)
             else:
-                self._write(lambda: self._place_of(name), birth, call)
+                self._write(lambda: self._place_of(name), incarnation, call)
         except LostReplyError as lost:
             if not self._found_out(self._place_of(name), lambda: self._is_written(writes)):
                 raise self._unknown(f"{len(writes)} records were written", lost) from lost.__cause__
@@ -202,7 +202,7 @@ class RedisRecords(RedisRanges):
         """Return whether one of these records is there: then all were written, for each has a stamp of its own."""
         return any(record is not None and self.get(key) == record for key, record, _ in writes[:10])
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         self._check_sizes([write])
         name, large = write.key.encode(), len(write.record or b"") > LARGE_BYTES
 
@@ -219,7 +219,7 @@ class RedisRecords(RedisRanges):
             return _WRITE_IF.on(place.slot, keys, *arguments, write=True, again=False)._replace(large=large)
 
         try:
-            return bool(self._write(lambda: self._place_of(name), birth, call))
+            return bool(self._write(lambda: self._place_of(name), incarnation, call))
         except LostReplyError as lost:
             if self._found_out(self._place_of(name), lambda: self._is_written([write])):
                 return True
@@ -233,12 +233,12 @@ class RedisRecords(RedisRanges):
                 try:
                     _, limit = self._client.call(Call(slot, (b"CONFIG", b"GET", b"proto-max-bulk-len")))
                 except (StoreError, ValueError):  # not for this user, or of another name
-                    limit = _MOST_BYTES
+                    limit = _MAX_BYTES
                 if size > int(limit):
                     server = f"the Redis server {self._target} (proto-max-bulk-len)"
                     raise too_large(key, self._name, size, int(limit), server)
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         name = key.encode()
 
         def call(place: Place) -> Call:
@@ -248,22 +248,22 @@ class RedisRecords(RedisRanges):
             return _TOUCH.on(place.slot, keys, place.mark, lives, write=True, again=False)
 
         try:
-            return bool(self._read(lambda: self._place_of(name), call, 0, if_birth=if_birth))
+            return bool(self._read(lambda: self._place_of(name), call, 0, if_incarnation=if_incarnation))
         except LostReplyError as lost:
             raise self._unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         layout = len(self._places)
         buckets: dict[int, list[bytes]] = defaultdict(list)
         for key in dict.fromkeys(keys):
             name = key.encode()
             buckets[self._place_of(name).bucket].append(name)
         # Not more than that at once: deleting is promised for each key, not for all of them as one.
-        groups = [names[i : i + MOST_RECORDS] for names in buckets.values() for i in range(0, len(names), MOST_RECORDS)]
+        groups = [names[i : i + MAX_RECORDS] for names in buckets.values() for i in range(0, len(names), MAX_RECORDS)]
         places = [self._place_of(names[0]) for names in groups]
-        delete = partial(self._delete_bucket, layout=layout, if_birth=if_birth)
+        delete = partial(self._delete_bucket, layout=layout, if_incarnation=if_incarnation)
         if len(groups) == 1 or any(
-            place.batch or not place.birth or if_birth not in (ANY, place.birth) for place in places
+            place.batch or not place.incarnation or if_incarnation not in (ANY, place.incarnation) for place in places
         ):
             return self._total([self._outcome(partial(delete, names)) for names in groups], "deleted")
         replies = self._client.run([_deleting(place, names) for place, names in zip(places, groups, strict=True)])
@@ -275,7 +275,7 @@ class RedisRecords(RedisRanges):
             "deleted",
         )
 
-    def _delete_bucket(self, names: Sequence[bytes], *, layout: int, if_birth: Birth) -> int:
+    def _delete_bucket(self, names: Sequence[bytes], *, layout: int, if_incarnation: ExpectedIncarnation) -> int:
         """Delete records that are in one bucket where the namespace lies in so many."""
 
         def call(place: Place) -> Call:
@@ -285,9 +285,9 @@ class RedisRecords(RedisRanges):
             return _deleting(place, names)
 
         try:
-            return int(self._read(lambda: self._place_of(names[0]), call, 0, if_birth=if_birth))
+            return int(self._read(lambda: self._place_of(names[0]), call, 0, if_incarnation=if_incarnation))
         except Signal:  # the namespace was made anew, and these are not in one bucket any more
-            return self.delete([name.decode() for name in names], if_birth=if_birth)
+            return self.delete([name.decode() for name in names], if_incarnation=if_incarnation)
 
     # -- watching -----------------------------------------------------------------------------------------------------
 

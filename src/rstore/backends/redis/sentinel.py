@@ -23,7 +23,7 @@ from rstore.backends.redis.errors import code_of, refusal
 from rstore.backends.redis.masters import MasterPool, Tenure
 from rstore.backends.redis.nodes import FAILURES, Nodes
 from rstore.backends.redis.patience import Deadline
-from rstore.backends.redis.pool import LEAST_S, Connection, Pool, connector, pack_command
+from rstore.backends.redis.pool import MIN_S, Connection, Pool, connector, pack_command
 from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 
@@ -175,7 +175,7 @@ class SentinelNodes(Nodes):
                 look(sentinel)
             return failures
         enough_at = monotonic() + _ENOUGH_S
-        until = monotonic() + min(_ASKING_S, max(LEAST_S, self._deadline.left_s()))
+        until = monotonic() + min(_ASKING_S, max(MIN_S, self._deadline.left_s()))
         while (left := [thread for thread in threads if thread.is_alive()]) and monotonic() < until:
             # One that is gone may have gone with the master: the others say who has taken over.
             if 2 * len(left) < len(threads) and monotonic() > enough_at:

@@ -26,7 +26,7 @@ class Transaction(InsideRecords, InsideLogs):
     def finish(self) -> None:
         """Do all of it, or nothing.
 
-        Raises `Undone` if what was read is not so any more.
+        Raises `RolledBack` if what was read is not so any more.
         """
         changes = self._changes
         if self._nowhere or not (changes or self._seen or self._heads or len(self._watch)):

@@ -13,12 +13,12 @@ from typing import Final
 
 from redis import exceptions as driver
 
-from rstore.backends.nouns import Watcher
 from rstore.backends.redis.client import Client
 from rstore.backends.redis.dsn import Address
 from rstore.backends.redis.layout import Place
 from rstore.backends.redis.nodes import FAILURES
 from rstore.backends.redis.pool import Connection, pack_command
+from rstore.backends.types import Watcher
 
 _TRACKING_S: Final = 1.0
 """What happens between a failover, or a slot that moves, and the notice of it is not heard of."""

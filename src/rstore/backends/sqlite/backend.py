@@ -14,16 +14,26 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.base import Backend
-from rstore.backends.care import no_namespace
-from rstore.backends.nouns import (
+from rstore.backends.contract import Backend
+from rstore.backends.maintenance import no_namespace
+from rstore.backends.sqlite import logs, records
+from rstore.backends.sqlite.cells import bytes_of, damaged_names, found_of, head_of, is_name, names_of
+from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
+from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.sqlite.link import execute_alone, transaction
+from rstore.backends.sqlite.maintenance import SqliteMaintenance
+from rstore.backends.sqlite.pinned import Pinned
+from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, NS_OF_INCARNATION, now_ms
+from rstore.backends.sqlite.snapshot import SqliteSnapshot
+from rstore.backends.sqlite.watcher import SqliteWatcher
+from rstore.backends.types import (
     ANY,
     FIRST,
     KEYS_BYTES,
     LAST,
-    Birth,
     Commit,
     Expected,
+    ExpectedIncarnation,
     Found,
     Head,
     HeldSnapshot,
@@ -41,29 +51,19 @@ from rstore.backends.nouns import (
     Writes,
     identity_of,
 )
-from rstore.backends.sqlite import logs, records
-from rstore.backends.sqlite.care import SqliteCare
-from rstore.backends.sqlite.cells import bytes_of, damaged_names, found_of, head_of, is_name, names_of
-from rstore.backends.sqlite.errors import CommitInDoubtError, is_in_doubt
-from rstore.backends.sqlite.file import SqliteFile
-from rstore.backends.sqlite.link import execute_alone, transaction
-from rstore.backends.sqlite.pinned import Pinned
-from rstore.backends.sqlite.records import INLINE_BYTES, LIVE, NS, NS_OF_BIRTH, now_ms
-from rstore.backends.sqlite.snapshot import SqliteSnapshot
-from rstore.backends.sqlite.watcher import SqliteWatcher
 from rstore.errors import CorruptionError
 
-_BIRTH_BYTES: Final = 16 + KEYS_BYTES
+_INCARNATION_BYTES: Final = 16 + KEYS_BYTES
 _LOG: Final = f"(SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"
 # Not INSERT OR REPLACE: it deletes the row first.
 _APPEND: Final = """
 INSERT INTO hot (log, t, seq, body) VALUES (
   (SELECT logs.id FROM namespaces JOIN logs ON logs.ns = namespaces.id
-  WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
+  WHERE namespaces.name = ? AND incarnation = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
 ON CONFLICT DO UPDATE SET body = excluded.body"""
 
 
-class SqliteBackend(SqliteCare):
+class SqliteBackend(SqliteMaintenance):
     """One namespace of one SQLite file."""
 
     def __init__(self, path: str, namespace: str, options: Options) -> None:
@@ -81,13 +81,13 @@ class SqliteBackend(SqliteCare):
 
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
-            find = "SELECT birth FROM namespaces WHERE name = ?"
-            if (birth := connection.execute(find, (self._namespace,)).get) is None:  # mostly it is there: no lock
+            find = "SELECT incarnation FROM namespaces WHERE name = ?"
+            if (incarnation := connection.execute(find, (self._namespace,)).get) is None:  # mostly it is there: no lock
                 with transaction(connection):
-                    insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
-                    connection.execute(insert, (self._namespace, os.urandom(_BIRTH_BYTES)))
-                    birth = connection.execute(find, (self._namespace,)).get
-            return bytes_of(birth, f"the namespace {self._namespace!r} in {self._file.path!r}")
+                    insert = "INSERT OR IGNORE INTO namespaces (name, incarnation) VALUES (?, ?)"
+                    connection.execute(insert, (self._namespace, os.urandom(_INCARNATION_BYTES)))
+                    incarnation = connection.execute(find, (self._namespace,)).get
+            return bytes_of(incarnation, f"the namespace {self._namespace!r} in {self._file.path!r}")
 
         return self._file.write(work, arm=False)
 
@@ -113,17 +113,17 @@ class SqliteBackend(SqliteCare):
 
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         sql = (
-            "SELECT birth, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id "
+            "SELECT incarnation, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id "
             "WHERE namespaces.name = ?"
         )
         rows: list[Any] = self._reads.read(lambda connection: [*connection.execute(sql, (self._namespace,))])
         if not rows:
             return None, {}
-        birth = bytes_of(rows[0][0], f"the namespace {self._namespace!r} in {self._file.path!r}")
+        incarnation = bytes_of(rows[0][0], f"the namespace {self._namespace!r} in {self._file.path!r}")
         facts = {name: self._bytes_of_fact(fact, name) for _, name, fact in rows if name is not None}
         if not {*map(type, facts)} <= {str}:
             raise CorruptionError(f"the name of a fact of the namespace {self._namespace!r} is damaged, it is no text")
-        return birth, facts
+        return incarnation, facts
 
     def add_fact(self, name: str, fact: bytes) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
@@ -134,10 +134,10 @@ class SqliteBackend(SqliteCare):
                 if (kept := connection.execute(find, (ns, name)).get) is not None:
                     return self._bytes_of_fact(kept, name)
                 connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (ns, name, fact))
-                birth: Any = connection.execute("SELECT birth FROM namespaces WHERE id = ?", (ns,)).get
-                birth = bytes_of(birth, f"the namespace {self._namespace!r} in {self._file.path!r}")
-                birth = identity_of(birth) + os.urandom(KEYS_BYTES)
-                connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (birth, ns))
+                incarnation: Any = connection.execute("SELECT incarnation FROM namespaces WHERE id = ?", (ns,)).get
+                incarnation = bytes_of(incarnation, f"the namespace {self._namespace!r} in {self._file.path!r}")
+                incarnation = identity_of(incarnation) + os.urandom(KEYS_BYTES)
+                connection.execute("UPDATE namespaces SET incarnation = ? WHERE id = ?", (incarnation, ns))
                 return fact
 
         return self._file.write(work)
@@ -149,18 +149,18 @@ class SqliteBackend(SqliteCare):
         found: int | None = connection.execute("SELECT id FROM namespaces WHERE name = ?", (self._namespace,)).get
         return found
 
-    def _expect(self, connection: apsw.Connection, birth: bytes) -> int:
+    def _expect(self, connection: apsw.Connection, incarnation: bytes) -> int:
         found: int | None = connection.execute(
-            "SELECT id FROM namespaces WHERE name = ? AND birth = ?", (self._namespace, birth)
+            "SELECT id FROM namespaces WHERE name = ? AND incarnation = ?", (self._namespace, incarnation)
         ).get
         if found is None:
             raise NamespaceGone
         return found
 
-    def _check_birth(self, connection: apsw.Connection, birth: Birth) -> None:
-        """Raise `NamespaceGone` if the namespace is there, and of another birth."""
-        find = "SELECT birth FROM namespaces WHERE name = ?"
-        if birth is not ANY and connection.execute(find, (self._namespace,)).get not in (None, birth):
+    def _check_incarnation(self, connection: apsw.Connection, incarnation: ExpectedIncarnation) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
+        find = "SELECT incarnation FROM namespaces WHERE name = ?"
+        if incarnation is not ANY and connection.execute(find, (self._namespace,)).get not in (None, incarnation):
             raise NamespaceGone
 
     # -- key/value ----------------------------------------------------------------------------------------------------
@@ -210,25 +210,25 @@ class SqliteBackend(SqliteCare):
         sql, named = records.of_range("SELECT count(*)", stop), self._range(start, stop)
         return self._reads.read(lambda connection: int(connection.execute(sql, named).get))
 
-    def write(self, writes: Writes, birth: bytes) -> None:
+    def write(self, writes: Writes, incarnation: bytes) -> None:
         if len(writes) == 1 and (record := writes[0][1]) is not None:
             key, _, ttl_ms = writes[0]
-            self.put(key, record, ttl_ms, birth)
+            self.put(key, record, ttl_ms, incarnation)
         else:
-            self._write(writes, birth)
+            self._write(writes, incarnation)
 
-    def _write(self, writes: Writes, birth: bytes) -> None:
+    def _write(self, writes: Writes, incarnation: bytes) -> None:
         def work(connection: apsw.Connection) -> None:
             with transaction(connection):
-                number = self._expect(connection, birth)
+                number = self._expect(connection, incarnation)
                 records.know(self._file.local.link, connection, number)
                 records.put_many(connection, writes, number, self._namespace)
 
         self._file.write(work)
 
-    def put(self, key: str, record: bytes, ttl_ms: Ttl, birth: bytes) -> None:
+    def put(self, key: str, record: bytes, ttl_ms: Ttl, incarnation: bytes) -> None:
         # Most of what `_write` does for one record, by one statement and without the frames around it, which would take
-        # a fifth of the time. What it did not do is for that: somebody else writes, there is another birth or file,
+        # a fifth of the time. What it did not do is for that: somebody else writes, there is another incarnation or file,
         # or something large or that expires in its place.
         link, failed = self._file.local.link, None
         with link.lock:
@@ -239,9 +239,9 @@ class SqliteBackend(SqliteCare):
             if connection is not None and execute is not None and len(record) <= INLINE_BYTES:
                 try:
                     if ttl_ms is None:
-                        execute(link.insert, (birth, key, record))
+                        execute(link.insert, (incarnation, key, record))
                     else:
-                        execute(link.insert_expiring, (birth, key, record, records.expires_ms(ttl_ms)))
+                        execute(link.insert_expiring, (incarnation, key, record, records.expires_ms(ttl_ms)))
                     if bound is not None or link.is_in_place(connection):
                         return
                     done = True
@@ -253,12 +253,12 @@ class SqliteBackend(SqliteCare):
         if failed is not None:
             raise self._file.distrusted(failed) from failed
         if not (done and self._file.settle()):
-            self._write(((key, record, ttl_ms),), birth)
+            self._write(((key, record, ttl_ms),), incarnation)
 
-    def write_if(self, write: Write, version: bytes | None, birth: bytes) -> bool:
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
-                number = self._expect(connection, birth)
+                number = self._expect(connection, incarnation)
                 if version != records.version(connection, self._namespace, write.key):
                     return False
                 records.put(connection, write, number, self._namespace)
@@ -266,11 +266,11 @@ class SqliteBackend(SqliteCare):
 
         return self._file.write(work)
 
-    def touch(self, key: str, ttl_ms: int | None, *, if_birth: Birth = ANY) -> bool:
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         named = {"ns": self._namespace, "now": now_ms(), "key": key, "expires": records.expires_ms(ttl_ms)}
-        return self._delete(records.TOUCH, named, if_birth) > 0
+        return self._delete(records.TOUCH, named, if_incarnation) > 0
 
-    def delete(self, keys: Sequence[str], *, if_birth: Birth = ANY) -> int:
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         sql = f"DELETE FROM records WHERE ns = {NS} AND {LIVE} AND key "
         named: dict[str, Any] = {"ns": self._namespace, "now": now_ms()}
         if len(keys) == 1:
@@ -278,10 +278,10 @@ class SqliteBackend(SqliteCare):
         else:
             sql, named["keys"] = sql + "IN (SELECT value FROM json_each(:keys))", json.dumps(keys)
 
-        return self._delete(sql, named, if_birth)
+        return self._delete(sql, named, if_incarnation)
 
-    def delete_range(self, start: str, stop: str | None, *, if_birth: Birth = ANY) -> int:
-        return self._delete(records.of_range("DELETE", stop), self._range(start, stop), if_birth)
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        return self._delete(records.of_range("DELETE", stop), self._range(start, stop), if_incarnation)
 
     def sweep(self, limit: int) -> int:
         named = {"ns": self._namespace, "now": now_ms(), "limit": limit}
@@ -289,15 +289,17 @@ class SqliteBackend(SqliteCare):
             return 0  # without a lock, which others might wait for
         return self._delete(records.SWEEP, named)
 
-    def _delete(self, sql: str, named: dict[str, Any], if_birth: Birth = ANY) -> int:
-        if if_birth is not ANY:
-            sql, named["birth"] = sql.replace(NS, NS_OF_BIRTH), if_birth
+    def _delete(self, sql: str, named: dict[str, Any], if_incarnation: ExpectedIncarnation = ANY) -> int:
+        if if_incarnation is not ANY:
+            sql, named["incarnation"] = sql.replace(NS, NS_OF_INCARNATION), if_incarnation
 
         def work(connection: apsw.Connection) -> int:
             execute_alone(connection, sql, named)
             n = connection.changes()
-            if n == 0 and if_birth is not ANY:  # births never come back: the one of now was that of the statement
-                self._check_birth(connection, if_birth)
+            if (
+                n == 0 and if_incarnation is not ANY
+            ):  # incarnations never come back: the one of now was that of the statement
+                self._check_incarnation(connection, if_incarnation)
             return n
 
         return self._file.delete(work)
@@ -426,8 +428,8 @@ class SqliteBackend(SqliteCare):
             other._reads = pinned  # noqa: SLF001 - of its own class
             yield other
 
-    def append(self, log: Log, head: Head, rows: Sequence[Row], birth: bytes) -> bool:
-        place = self._namespace, birth, int(log.model), log.key, head.sealed
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
+        place = self._namespace, incarnation, int(log.model), log.key, head.sealed
 
         def work(connection: apsw.Connection) -> bool:
             if len(rows) == 1:
@@ -436,7 +438,7 @@ class SqliteBackend(SqliteCare):
                     return True
             with transaction(connection):
                 number, known = self._find(connection, log) or (None, head)
-                ns = self._expect(connection, birth)
+                ns = self._expect(connection, incarnation)
                 if known.sealed != head.sealed:
                     return False
                 if number is None:
@@ -456,10 +458,10 @@ class SqliteBackend(SqliteCare):
 
         return self._reads.read(work)
 
-    def commit(self, log: Log, commit: Commit, birth: bytes) -> bool:
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
-                ns = self._expect(connection, birth)
+                ns = self._expect(connection, incarnation)
                 number, head = self._find(connection, log) or (None, None)
                 if commit.if_epoch is not ANY and commit.if_epoch != (head and head.epoch):
                     return False
@@ -474,10 +476,10 @@ class SqliteBackend(SqliteCare):
 
         return self._file.write(work)
 
-    def drop(self, log: Log, *, if_version: Expected = ANY, if_birth: Birth = ANY) -> bool:
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         def work(connection: apsw.Connection) -> bool:
             with transaction(connection):
-                self._check_birth(connection, if_birth)
+                self._check_incarnation(connection, if_incarnation)
                 found = self._find(connection, log)
                 if found is None or if_version not in (ANY, found[1].version):
                     return False

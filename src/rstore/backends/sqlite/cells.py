@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.nouns import MAX_SEQ, Chunk, Found, Head, Row
+from rstore.backends.types import MAX_SEQ, Chunk, Found, Head, Row
 from rstore.errors import CorruptionError
 
 _SECOND: Final = itemgetter(1)

@@ -18,7 +18,6 @@ from weakref import WeakSet
 
 import apsw
 
-from rstore.backends.nouns import Options
 from rstore.backends.sqlite.doubt import dispel, distrust
 from rstore.backends.sqlite.errors import CommitInDoubtError, is_failed_sync, is_failed_write, translated
 from rstore.backends.sqlite.format import add_triggers, check_schema
@@ -30,6 +29,7 @@ from rstore.backends.sqlite.removing import remove_if_unused
 from rstore.backends.sqlite.replaced import are_others, leave, leave_others
 from rstore.backends.sqlite.turns import Turn, set_patience, take_turn
 from rstore.backends.telemetry import Occurrence
+from rstore.backends.types import Options
 from rstore.errors import (
     ConflictError,
     OutcomeUnknownError,
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 _log: Final = logging.getLogger("rstore.sqlite")
 _FIRST_SAFE_SQLITE: Final = 3_051_003  # before it, a checkpoint that races with a WAL reset can corrupt the file
-_MOST_SPARE: Final = 2
+_MAX_SPARE: Final = 2
 _FAILURES: Final = (apsw.Error, UnicodeDecodeError)
 """The errors of a statement; the second where a text in the file is no UTF-8."""
 _OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError)
@@ -336,7 +336,7 @@ class SqliteFile:
             return self.new_link()
 
     def _give_back(self, link: Link) -> None:
-        if len(self._spare) < _MOST_SPARE:
+        if len(self._spare) < _MAX_SPARE:
             self._spare.append(link)
         else:
             with link.lock:

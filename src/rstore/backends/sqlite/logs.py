@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.nouns import Chunk, Commit, Head, Log, Position, Row
 from rstore.backends.sqlite.cells import bytes_of, chunk_of, rows_of
+from rstore.backends.types import Chunk, Commit, Head, Log, Position, Row
 
 PUT_ROW: Final = "INSERT INTO hot VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 _CHUNK: Final = "first_t, first_seq, last_t, last_seq, n, meta"

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.nouns import (
+from rstore.backends.sqlite.cells import damaged_names, found_of, missing, unsound
+from rstore.backends.sqlite.link import Link
+from rstore.backends.types import (
     HEAD_BYTES,
     KEEP,
     LARGE_BYTES,
@@ -25,8 +27,6 @@ from rstore.backends.nouns import (
     too_large,
     version_of,
 )
-from rstore.backends.sqlite.cells import damaged_names, found_of, missing, unsound
-from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError
 
 INLINE_BYTES: Final = 1024
@@ -38,7 +38,7 @@ _ROW_BYTES: Final = 64
 """More than what a row of `blobs` holds beside its record."""
 
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
-NS_OF_BIRTH: Final = "(SELECT id FROM namespaces WHERE name = :ns AND birth = :birth)"
+NS_OF_INCARNATION: Final = "(SELECT id FROM namespaces WHERE name = :ns AND incarnation = :incarnation)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
 RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob), 0)"
 """0 where a large one is missing: it must not look as if there were none."""
@@ -70,8 +70,8 @@ _OVER_PLAIN: Final = "ON CONFLICT DO UPDATE SET record = iif(blob IS NULL AND ex
 _OVER_SMALL: Final = """
 ON CONFLICT DO UPDATE SET record = iif(blob IS NULL, excluded.record, 0), expires_ms = excluded.expires_ms"""
 # Of a namespace that is known by its number already: found by its name, it would take as long as half of the rest. If
-# that is not its birth, it is NULL, and it fails.
-_NUMBER: Final = "(SELECT id FROM namespaces WHERE id = {0} AND birth = ?)"
+# that is not its incarnation, it is NULL, and it fails.
+_NUMBER: Final = "(SELECT id FROM namespaces WHERE id = {0} AND incarnation = ?)"
 _INSERT: Final = f"INSERT INTO records (ns, key, record) VALUES ({_NUMBER}, ?, ?) {_OVER_PLAIN}"
 _INSERT_EXPIRING: Final = f"INSERT INTO records (ns, key, record, expires_ms) VALUES ({_NUMBER}, ?, ?, ?) {_OVER_SMALL}"
 _ROWS_AT_ONCE: Final = 50

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import apsw
 
-from rstore.backends.nouns import Chunk, Head, Log, Position, Snapshot, View
 from rstore.backends.sqlite import logs
 from rstore.backends.sqlite.pinned import Pinned
 from rstore.backends.sqlite.records import now_ms
+from rstore.backends.types import Chunk, Head, Log, Position, Snapshot, View
 
 
 class SqliteSnapshot(Snapshot):

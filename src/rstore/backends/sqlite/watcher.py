@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from rstore.backends.nouns import Watcher
 from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.types import Watcher
 
 _POLL_S: Final = 0.02
 """A look takes some 10 µs. Not the operating system's notices of changed files: a commit changes memory that processes

@@ -1,10 +1,10 @@
--- Makes the marker of a bucket the tombstone of a birth, and remembers what has to be cleaned up; returns how much that
+-- Makes the marker of a bucket the tombstone of an incarnation, and remembers what has to be cleaned up; returns how much that
 -- is.
 --
--- A tombstone, not nothing: whoever was about to raise the marker to this birth must find that it is late. It expires
+-- A tombstone, not nothing: whoever was about to raise the marker to this incarnation must find that it is late. It expires
 -- long after anybody could still be about to.
 --
--- KEYS: marker, garbage. ARGV: identity of the birth, milliseconds that the tombstone stays.
+-- KEYS: marker, garbage. ARGV: identity of the incarnation, milliseconds that the tombstone stays.
 local marker = redis.call('GET', KEYS[1])
 if marker and marker:sub(1, 16) ~= ARGV[1]
     and struct.unpack('>I8', marker) > struct.unpack('>I8', ARGV[1]) then

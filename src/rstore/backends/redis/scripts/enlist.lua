@@ -1,6 +1,6 @@
--- Enters a namespace with its birth into the index of namespaces, unless it is there with the same birth or a later one.
+-- Enters a namespace with its incarnation into the index of namespaces, unless it is there with the same incarnation or a later one.
 --
--- KEYS: index of namespaces. ARGV: name, birth.
+-- KEYS: index of namespaces. ARGV: name, incarnation.
 local known = redis.call('HGET', KEYS[1], ARGV[1])
 if known and (known == ARGV[2] or struct.unpack('>I8', known) > struct.unpack('>I8', ARGV[2])) then
   return 0

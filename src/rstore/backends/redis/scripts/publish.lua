@@ -1,7 +1,7 @@
 -- Makes a staged batch of records visible: from now on the marker names it. Returns 0 if there is another one that is not
 -- folded in yet.
 --
--- KEYS: marker, staged batches. ARGV: birth, the batch.
+-- KEYS: marker, staged batches. ARGV: incarnation, the batch.
 local marker = redis.call('GET', KEYS[1])
 if not marker or marker:sub(1, 24) ~= ARGV[1] then
   return {err = 'STALE'}

@@ -1,8 +1,8 @@
--- Raises the marker of a bucket to a birth, never lowers it; returns the marker that is in place then.
+-- Raises the marker of a bucket to an incarnation, never lowers it; returns the marker that is in place then.
 --
 -- Where only a fact was added, the generation of the records and the batch that is visible stay.
 --
--- KEYS: marker, garbage. ARGV: birth, the generation of the records.
+-- KEYS: marker, garbage. ARGV: incarnation, the generation of the records.
 local marker = redis.call('GET', KEYS[1])
 if marker then
   local identity = marker:sub(1, 16)

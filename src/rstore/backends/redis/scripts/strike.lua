@@ -1,6 +1,6 @@
--- Takes a namespace out of the index of namespaces, unless somebody has entered it with a later birth.
+-- Takes a namespace out of the index of namespaces, unless somebody has entered it with a later incarnation.
 --
--- KEYS: index of namespaces. ARGV: name, birth.
+-- KEYS: index of namespaces. ARGV: name, incarnation.
 if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end

@@ -10,8 +10,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {err = 'STALE'}
 end
 local index, begin, part, place, left = KEYS[2], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local bucket, birth_and_model = index:sub(1, 7), index:sub(9)
-local bodies = bucket .. 'b' .. birth_and_model:sub(1, 16)
+local bucket, incarnation_and_model = index:sub(1, 7), index:sub(9)
+local bodies = bucket .. 'b' .. incarnation_and_model:sub(1, 16)
 local KINDS = {'r', 'c', 'k'}
 local logs, rows, size, problems = 0, 0, 0, {}
 
@@ -43,14 +43,14 @@ while left > 0 do
   end
   if part == 0 or begin ~= '[' .. key then  -- another one, where that one was dropped meanwhile
     logs, left = logs + 1, left - 1
-    local head = redis.call('HMGET', bucket .. 'h' .. birth_and_model .. key, 'e', 'v', 's', 'f')
+    local head = redis.call('HMGET', bucket .. 'h' .. incarnation_and_model .. key, 'e', 'v', 's', 'f')
     if not (head[1] and head[2] and head[3] and head[4]) then
       complain(key, 'head')
     end
     begin, part, place = '[' .. key, 1, '-'
   end
   while part <= #KINDS and left > 0 do
-    local name, most = bucket .. KINDS[part] .. birth_and_model .. key, left
+    local name, most = bucket .. KINDS[part] .. incarnation_and_model .. key, left
     local members = redis.call('ZRANGEBYLEX', name, place, '+', 'LIMIT', 0, most)
     for _, member in ipairs(members) do
       count(KINDS[part], key, member)

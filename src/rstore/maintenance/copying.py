@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from rstore.backends import check_dsn, make_checked_backend
-from rstore.backends.base import Backend
-from rstore.backends.nouns import FIRST, Commit, Log, Model, Options, Write
+from rstore.backends.contract import Backend
+from rstore.backends.registry import check_dsn, make_checked_backend
+from rstore.backends.types import FIRST, Commit, Log, Model, Options, Write
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
-from rstore.generations import ORIGIN_FACT, sealed_for
-from rstore.pieces import AT_ONCE
+from rstore.incarnation import ORIGIN_FACT, sealed_for
+from rstore.series.reader import AT_ONCE
 
 _A_PAGE: Final = 1000
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -122,16 +122,16 @@ def _copy(source: Backend, namespace: str, path: str) -> None:
         sealed_since, facts = source.facts()
         for name, fact in {**facts, ORIGIN_FACT: sealed_for(sealed_since, facts)}.items():
             target.add_fact(name, fact)
-        birth = target.create()
-        _copy_records(source, target, birth)
+        incarnation = target.create()
+        _copy_records(source, target, incarnation)
         for model in (Model.SERIES, Model.EVENTS):
             for key in source.logs(model):
-                _copy_log(source, target, Log(model, key), birth)
+                _copy_log(source, target, Log(model, key), incarnation)
     finally:
         target.close()
 
 
-def _copy_records(source: Backend, target: Backend, birth: bytes) -> None:
+def _copy_records(source: Backend, target: Backend, incarnation: bytes) -> None:
     after, more = None, True
     while more:
         records, more = source.scan(after=after, limit=_A_PAGE)
@@ -139,21 +139,21 @@ def _copy_records(source: Backend, target: Backend, birth: bytes) -> None:
         lives = (None if expires_ms is None else expires_ms - now_ms for _, _, expires_ms in records)
         found = zip(records, lives, strict=True)
         writes = [Write(key, record, ttl_ms) for (key, record, _), ttl_ms in found if ttl_ms is None or ttl_ms > 0]
-        target.write(writes, birth)
+        target.write(writes, incarnation)
         after = records[-1][0] if records else None
 
 
-def _copy_log(source: Backend, target: Backend, log: Log, birth: bytes) -> None:
+def _copy_log(source: Backend, target: Backend, log: Log, incarnation: bytes) -> None:
     view = source.view(log, bodies=False)
     if view.head is None:
         return
-    target.commit(log, Commit(create=view.head, put_rows=view.rows), birth)
+    target.commit(log, Commit(create=view.head, put_rows=view.rows), incarnation)
     # All of them, though they are but a cache: who asks about the past makes none, and would fold half of it each time.
     checkpoints = source.checkpoints(log)
     while states := tuple(islice(checkpoints, AT_ONCE)):
-        target.commit(log, Commit(put_checkpoints=states), birth)
+        target.commit(log, Commit(put_checkpoints=states), incarnation)
     # Not `snapshot`: at a moment that stays, some chunks at a time can be asked for.
     for start in range(0, len(view.chunks), AT_ONCE):
         some = view.chunks[start : start + AT_ONCE]
         whole = source.view(log, some[0].first, some[-1].last, rows=False)
-        target.commit(log, Commit(put_chunks=whole.chunks), birth)
+        target.commit(log, Commit(put_chunks=whole.chunks), incarnation)

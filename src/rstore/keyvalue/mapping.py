@@ -12,11 +12,11 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
-from rstore.backends.nouns import ANY, Expected, NamespaceGone, version_of
+from rstore.backends.types import ANY, Expected, NamespaceGone, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
+from rstore.keyvalue.keys import Keys, Sweep
+from rstore.keyvalue.records import Records, encode_pairs, prefix_end
 from rstore.session import BODY_AT, Session
-from rstore.values.keys import Keys, Sweep
-from rstore.values.records import Records, encode_pairs, prefix_end
 
 _MISSING: Final = object()
 
@@ -116,11 +116,11 @@ class Mapped(Records, MutableMapping[str, Any]):
             return put.version
         patience = None
         while True:
-            birth = session.generations.now.birth
+            incarnation = session.incarnations.now.incarnation
             # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
             record = session.make_record(key, value)
             try:
-                session.backend.put(key, record, ttl_ms, birth)
+                session.backend.put(key, record, ttl_ms, incarnation)
             except NamespaceGone:
                 patience = session.revive(patience)
                 continue
@@ -146,11 +146,11 @@ class Mapped(Records, MutableMapping[str, Any]):
                 session.check_open()
                 return 0
             try:  # what `take_away` does, without its frames
-                birth = session.generations.now.birth
-                return session.backend.delete(checked, if_birth=birth)
+                incarnation = session.incarnations.now.incarnation
+                return session.backend.delete(checked, if_incarnation=incarnation)
             except NamespaceGone:
                 session.revive()
-            return session.take_away(lambda backend, birth: backend.delete(checked, if_birth=birth))
+            return session.take_away(lambda backend, incarnation: backend.delete(checked, if_incarnation=incarnation))
         version = check_version(if_version)
         if len(checked) != 1:
             raise InvalidValueError(f"if_version is the version of one key, not of {len(checked)}")

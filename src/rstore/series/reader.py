@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from rstore.backends.nouns import Chunk, Position, Row, Snapshot
+from rstore.backends.types import Chunk, Position, Row, Snapshot
 from rstore.codec.chunks import Meta, Segment, merge
 from rstore.codec.threads import spread
-from rstore.log_reading import LogReader
+from rstore.log.reader import LogReader
 
 AT_ONCE: Final = 8
 """So many chunks are fetched and unpacked at once: enough for all cores, and no more than some megabytes."""

@@ -12,9 +12,9 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Final, Self
 
-from rstore.backends.nouns import LAST, Commit, Head, Log, Model, NamespaceGone
+from rstore.backends.types import LAST, Commit, Head, Log, Model, NamespaceGone
 from rstore.errors import StoreError
-from rstore.log import new_stamp
+from rstore.log.writer import new_stamp
 from rstore.session import Session
 
 LEASE_S: Final = 5.0
@@ -39,7 +39,7 @@ class Lease:
         """Return whether the lease is one's own now."""
         backend, token, patience = self._session.backend, new_stamp(), None
         while True:
-            birth = self._session.birth
+            incarnation = self._session.incarnation
             view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
             # For longer than one is given: the clock was set back, or somebody wrote it. Nobody would ever compute.
             left_ms = 0 if view.head is None else int.from_bytes(view.head.facts, "big") - view.now_ms
@@ -55,7 +55,7 @@ class Lease:
             )
             self._token = token  # before it is taken: what is interrupted here may be done all the same
             try:
-                taken = backend.commit(self._log, commit, birth)
+                taken = backend.commit(self._log, commit, incarnation)
             except NamespaceGone:
                 patience = self._session.revive(patience)
                 continue
@@ -85,13 +85,13 @@ class Lease:
                 self._session.backend.drop(self._log, if_version=self._token)
 
     def _renew(self) -> None:
-        backend, birth = self._session.backend, self._session.birth
+        backend, incarnation = self._session.backend, self._session.incarnation
         # If it cannot be renewed, the lease runs out, and a second caller computes: the first of the two is stored.
         with suppress(StoreError, NamespaceGone):
             while not self.held.acquire(timeout=LEASE_S / 3):
                 view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
                 commit = Commit(if_version=self._token, facts=_until(view.now_ms))
-                if not backend.commit(self._log, commit, birth):
+                if not backend.commit(self._log, commit, incarnation):
                     return
 
 

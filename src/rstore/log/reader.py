@@ -10,15 +10,15 @@ from itertools import islice, repeat
 from operator import itemgetter, lt
 from typing import Any, Final, NamedTuple, Protocol
 
-from rstore.backends.base import Backend
-from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot, View
+from rstore.backends.contract import Backend
 from rstore.backends.telemetry import Telemetry
+from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot, View
 from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
-from rstore.patience import Patience
+from rstore.retry import Patience
 
 _MAGIC: Final = bytes((MAGIC,))
 # Of rows, in C: a generator takes twice as long, and readings check all of the rows that they open.
@@ -62,7 +62,7 @@ class Namespace(Protocol):
         ...
 
     @property
-    def birth(self) -> bytes:
+    def incarnation(self) -> bytes:
         """What goes with every write."""
         ...
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, Self
 
-from rstore.backends.nouns import Model
+from rstore.backends.types import Model
 from rstore.errors import StoreError, StoreNotAvailableError
 
 RECORDS: Final = 0
@@ -69,7 +69,7 @@ MODELS: Final[Mapping[int, str]] = {RECORDS: "values", Model.SERIES: "series", M
 """What findings call the models."""
 
 
-class Care(ABC):
+class BackendMaintenance(ABC):
     """What a backend does for a store as a whole. None of it needs more than the right to read, but `reclaim`."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class Care(ABC):
         """
 
 
-_MOST_NAMES: Final = 10
+_MAX_NAMES: Final = 10
 
 
 class Named(Protocol):
@@ -141,7 +141,7 @@ def no_namespace(backend: Named, namespace: str, where: str) -> StoreNotAvailabl
     message = f"there is no namespace {namespace!r} {where}"
     with suppress(StoreError):  # of damage, which is not what was asked about
         names = backend.namespaces()
-        shown = ", ".join(map(repr, names[:_MOST_NAMES])) + (", …" if len(names) > _MOST_NAMES else "")
+        shown = ", ".join(map(repr, names[:_MAX_NAMES])) + (", …" if len(names) > _MAX_NAMES else "")
         message += f"; there {'is' if len(names) == 1 else 'are'} {shown}" if names else "; there is none at all"
     return StoreNotAvailableError(message)
 

@@ -18,8 +18,9 @@ from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 
-from rstore.afterwards import behind_commit
-from rstore.backends.nouns import (
+from rstore.backends.common.after_commit import behind_commit
+from rstore.backends.telemetry import Occurrence
+from rstore.backends.types import (
     ANY,
     FIRST,
     LAST,
@@ -32,12 +33,11 @@ from rstore.backends.nouns import (
     Model,
     NamespaceGone,
     Position,
+    RolledBack,
     Row,
-    Undone,
     View,
     close_scope,
 )
-from rstore.backends.telemetry import Occurrence
 from rstore.codec import chunks as chunk_codec
 from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
 from rstore.codec.envelope import Cell, at_run
@@ -50,7 +50,7 @@ from rstore.errors import (
     StoreFullError,
     StoreIntegrityError,
 )
-from rstore.log_reading import LogReader, Namespace, mark_of, position_of
+from rstore.log.reader import LogReader, Namespace, mark_of, position_of
 
 T = TypeVar("T")
 _log: Final = logging.getLogger("rstore.log")
@@ -70,7 +70,7 @@ HOT_CHANGES: Final = 4096
 HOT_BYTES: Final = 8 * 1024 * 1024
 """A log with more hot points or changes, or more bytes in them, is due for sealing."""
 
-MOST_HOT_ROWS: Final = 4 * HOT_ROWS
+MAX_HOT_ROWS: Final = 4 * HOT_ROWS
 """With more of them, even a thin batch is worth a rewrite: it folds all hot rows that lie in its range."""
 
 CHECK_EVERY: Final = 256
@@ -86,7 +86,7 @@ FOLD_CHUNKS: Final = 8
 RACES: Final = 3
 """After so many lost races a rewrite holds the lock while it works."""
 
-MOST_RACES: Final = 10
+MAX_RACES: Final = 10
 """After so many, whoever was undone although it held the lock gives up."""
 
 
@@ -124,14 +124,14 @@ class Logs(LogReader):
         self._until_check = self._random.randrange(2 * CHECK_EVERY)
 
     @property
-    def birth(self) -> bytes:
-        """The birth of the namespace: to be taken before anything is sealed that is written with it."""
-        return self._namespace.birth
+    def incarnation(self) -> bytes:
+        """The incarnation of the namespace: to be taken before anything is sealed that is written with it."""
+        return self._namespace.incarnation
 
     @property
-    def most_rows(self) -> int:
+    def max_rows(self) -> int:
         """How many hot rows one step writes without holding everybody else up for long."""
-        return self._backend.most_rows
+        return self._backend.max_rows
 
     @property
     def _least(self) -> int:
@@ -155,10 +155,10 @@ class Logs(LogReader):
         """Put a few rows, whatever stood at their positions, without reading anything."""
         patience = None
         while True:
-            birth = self.birth
+            incarnation = self.incarnation
             sealed = self.seal_rows(key, rows)
             try:
-                done = self._backend.append(Log(self._model, key), self.new_head(), sealed, birth)
+                done = self._backend.append(Log(self._model, key), self.new_head(), sealed, incarnation)
             except NamespaceGone:
                 patience = self._namespace.revive(patience)
                 continue
@@ -179,15 +179,15 @@ class Logs(LogReader):
 
     def _is_thin(self, key: str, batch: Segment, lo: Position, hi: Position) -> bool:
         touched = sum(chunk.n for chunk in self.view(key, lo, hi, rows=False, bodies=False).chunks)
-        if touched <= THIN * len(batch) or len(batch) > self._backend.most_rows:
+        if touched <= THIN * len(batch) or len(batch) > self._backend.max_rows:
             return False
         hot, _ = self._backend.hot(Log(self._model, key))
-        return hot + len(batch) <= min(MOST_HOT_ROWS, 8 * self._backend.most_rows)
+        return hot + len(batch) <= min(MAX_HOT_ROWS, 8 * self._backend.max_rows)
 
-    def commit(self, key: str, commit: Commit, birth: bytes) -> bool:
+    def commit(self, key: str, commit: Commit, incarnation: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
         try:
-            return self._backend.commit(Log(self._model, key), commit, birth)
+            return self._backend.commit(Log(self._model, key), commit, incarnation)
         except NamespaceGone:
             self._namespace.revive()
             return False
@@ -196,9 +196,9 @@ class Logs(LogReader):
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
         patience = None
         while True:
-            birth = self.birth
+            incarnation = self.incarnation
             try:
-                return self._backend.drop(Log(self._model, key), if_version=if_version, if_birth=birth)
+                return self._backend.drop(Log(self._model, key), if_version=if_version, if_incarnation=incarnation)
             except NamespaceGone:
                 patience = self._namespace.revive(patience)
 
@@ -246,9 +246,9 @@ class Logs(LogReader):
                         stack.enter_context(scope)
                     done = work(inside)
                 break
-            except Undone:
+            except RolledBack:
                 races += 1
-                if races == MOST_RACES:
+                if races == MAX_RACES:
                     raise
             finally:
                 for scope in reversed(scopes):
@@ -266,7 +266,7 @@ class Logs(LogReader):
         """
         races, patience = 0, None
         while True:
-            won = attempt() if races < RACES else self._alone(key, attempt, last=races >= MOST_RACES)
+            won = attempt() if races < RACES else self._alone(key, attempt, last=races >= MAX_RACES)
             if won is not None:
                 self.wrote(key, rows)  # not before the lock is released: others must not wait for a compression
                 return won
@@ -280,7 +280,7 @@ class Logs(LogReader):
         try:
             with scope:
                 return attempt()
-        except Undone:
+        except RolledBack:
             if last:
                 raise
             return None
@@ -309,7 +309,7 @@ class Logs(LogReader):
         self._fold_ahead(key, lo, hi)
 
         def attempt() -> bool | None:
-            birth = self.birth
+            incarnation = self.incarnation
             view = self.view(key, lo, hi, bodies=not remove, neighbours=not remove)
             if view.head is None and add is None:
                 return False
@@ -325,7 +325,7 @@ class Logs(LogReader):
             if kept is None:
                 return None
             commit = self._rewriting(key, view, chunks, self._added(key, kept, add, keep))
-            return self.commit(key, commit, birth) or None
+            return self.commit(key, commit, incarnation) or None
 
         done = self.until_won(key, attempt)
         if done:
@@ -339,7 +339,7 @@ class Logs(LogReader):
 
         `among`: so many logs share that step.
         """
-        most = self._backend.most_rows
+        most = self._backend.max_rows
         share = max(1, most // among)
         if most == MAX_SEQ or self._backend.hot(Log(self._model, key))[0] <= share:
             return
@@ -449,7 +449,7 @@ class Logs(LogReader):
         self._until_check = CHECK_EVERY  # where it fails the rows stay hot, and the next look is soon
         with behind_commit(f"the sealing of {self._namespace.place(key)}"):
             n, size = self._backend.hot(Log(self._model, key))
-            most = min(HOT_ROWS, 4 * self._backend.most_rows) if self._model is Model.SERIES else HOT_CHANGES
+            most = min(HOT_ROWS, 4 * self._backend.max_rows) if self._model is Model.SERIES else HOT_CHANGES
             if n >= most or (size >= HOT_BYTES and n > 1):
                 self.seal(key, self.view(key, bodies=False))
             self._until_check = self._random.randrange(2 * CHECK_EVERY)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from rstore.arguments import check_timestamp
-from rstore.backends.nouns import MAX_INT64, MIN_INT64
+from rstore.backends.types import MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s, sole_type
 from rstore.errors import InvalidTypeError, InvalidValueError
 

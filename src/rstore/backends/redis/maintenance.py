@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, no_namespace, stats_of
-from rstore.backends.nouns import Model
+from rstore.backends.maintenance import MODELS, RECORDS, Durability, Finding, Stats, no_namespace, stats_of
 from rstore.backends.redis.client import Call, Script, parse_info
 from rstore.backends.redis.commits import RedisCommits
 from rstore.backends.redis.errors import Signal, unreachable
@@ -15,6 +14,7 @@ from rstore.backends.redis.layout import NAMESPACES, Place, is_name, names_of, r
 from rstore.backends.redis.patience import Patience
 from rstore.backends.redis.promises import SETTINGS, Promise, promise_of
 from rstore.backends.redis.records import RedisRecords
+from rstore.backends.types import Model
 from rstore.errors import NotSupportedError, StoreError
 
 _SURVEY: Final = Script("survey")
@@ -33,7 +33,7 @@ _PROBLEMS: Final = {
 _SETTINGS: Final = tuple(name.encode() for name in SETTINGS)
 
 
-class RedisCare(RedisRecords, RedisCommits):
+class RedisMaintenance(RedisRecords, RedisCommits):
     """What concerns the server, or all servers of a cluster."""
 
     def _no_namespace(self, where: str) -> StoreError:
@@ -61,8 +61,8 @@ class RedisCare(RedisRecords, RedisCommits):
 
     def findings(self) -> Iterator[Finding]:
         self._refresh_all()
-        birth, raised = self._look_up()
-        lost = sum(place.birth != birth for place in self._places)
+        incarnation, raised = self._look_up()
+        lost = sum(place.incarnation != incarnation for place in self._places)
         if lost and raised:  # otherwise it is being created at this moment
             of = f"{lost} of {len(self._places)} buckets" if len(self._places) > 1 else "the bucket"
             yield Finding("store", None, f"{of} of the namespace lost the marker, and what is there is out of sight")
@@ -111,11 +111,11 @@ class RedisCare(RedisRecords, RedisCommits):
         The script is given where to begin, and answers with where to go on, b"" at the end, before all else.
         """
         self._refresh_all()
-        if not any(place.birth for place in self._places) and self._is_laid_out_anew():
+        if not any(place.incarnation for place in self._places) and self._is_laid_out_anew():
             self._refresh_all()
         todo = [(place, first) for place in self._places]
         patience: Patience | None = None
-        while todo := [(place, begin) for place, begin in todo if place.birth]:
+        while todo := [(place, begin) for place, begin in todo if place.incarnation]:
             for place, _ in todo:
                 with suppress(Signal):
                     self._fold(place)

@@ -11,8 +11,8 @@ from contextlib import suppress
 from itertools import count
 from typing import Final, NamedTuple, cast
 
-from rstore.backends.base import Backend
-from rstore.backends.nouns import NamespaceGone, identity_of
+from rstore.backends.contract import Backend
+from rstore.backends.types import NamespaceGone, identity_of
 from rstore.codec.envelope import Envelope
 from rstore.codec.keys import CheckedKey, Keyring, Passphrase, find_keyring, new_key_fact
 from rstore.errors import StoreBusyError, UnencryptedWarning, WrongKeyError
@@ -22,28 +22,28 @@ _TRIES: Final = 100
 _KEY_FACT: Final = "key "
 """The beginning of the name of a key fact; a number follows."""
 ORIGIN_FACT: Final = "origin"
-"""The name of the fact that says, of a copy, which birth its values are sealed for: that of the namespace copied."""
+"""The name of the fact that says, of a copy, which incarnation its values are sealed for: that of the namespace copied."""
 
 
-class Generation(NamedTuple):
-    """A namespace between its creation and its discarding: its birth, and the envelope that seals for it.
+class Incarnation(NamedTuple):
+    """A namespace between its creation and its discarding: its incarnation, and the envelope that seals for it.
 
-    Whoever writes takes the birth first and seals then: if the namespace is replaced meanwhile, or gets another key,
-    the birth that goes with the write is no longer the one in the store, and the write is refused instead of sealed
+    Whoever writes takes the incarnation first and seals then: if the namespace is replaced meanwhile, or gets another key,
+    the incarnation that goes with the write is no longer the one in the store, and the write is refused instead of sealed
     under a dead key, or put over what this store cannot open.
     """
 
-    birth: bytes
+    incarnation: bytes
     envelope: Envelope
 
 
-def sealed_for(birth: bytes | None, facts: dict[str, bytes]) -> bytes:
+def sealed_for(incarnation: bytes | None, facts: dict[str, bytes]) -> bytes:
     """Return the identity that the keys of a namespace are bound to."""
-    return facts.get(ORIGIN_FACT, b"" if birth is None else identity_of(birth))
+    return facts.get(ORIGIN_FACT, b"" if incarnation is None else identity_of(incarnation))
 
 
-class Generations:
-    """The generations of one namespace, of which the last one is `now`. Threads share it.
+class Incarnations:
+    """The incarnations of one namespace, of which the last one is `now`. Threads share it.
 
     `backend` is what writes go through: one that guards what the keys at hand do not open, where there is any.
     """
@@ -77,27 +77,27 @@ class Generations:
         for _ in range(_TRIES):
             if not self._frozen:
                 self._bare.create()
-            birth, facts = self._found = self._bare.facts()
-            if birth is None and not self._frozen:
+            incarnation, facts = self._found = self._bare.facts()
+            if incarnation is None and not self._frozen:
                 continue  # discarded in between
-            keyring = self._find_keyring(birth, facts)
+            keyring = self._find_keyring(incarnation, facts)
             if self._frozen or not self._keys or keyring.known:
                 break
-            self._register(birth, facts)
+            self._register(incarnation, facts)
         else:
             raise StoreBusyError(f"the namespace {self.namespace!r} is changed again and again; nothing was applied")
         envelope = Envelope(
             self.namespace,
             keyring.roots,
-            birth=sealed_for(birth, facts),
+            incarnation=sealed_for(incarnation, facts),
             keyed=bool(self._keys),
             allow_plaintext=self.opens_plaintext,
             refresh=self._refresh if self._keys else None,
         )
-        # In this order: whoever takes the new birth writes through what goes with it.
+        # In this order: whoever takes the new incarnation writes through what goes with it.
         self.backend = cast("Backend", GuardedBackend(self._bare, envelope)) if keyring.lacking else self._bare
         self.adopt(self.backend)
-        self.now = Generation(birth or b"", envelope)
+        self.now = Incarnation(incarnation or b"", envelope)
         if keyring.lacking and self._warns:
             self._warns = False
             warnings.warn(
@@ -107,8 +107,8 @@ class Generations:
                 stacklevel=7,
             )
 
-    def _find_keyring(self, birth: bytes | None, facts: dict[str, bytes]) -> Keyring:
-        keyring = find_keyring(self._keys, _key_facts(facts), sealed_for(birth, facts))
+    def _find_keyring(self, incarnation: bytes | None, facts: dict[str, bytes]) -> Keyring:
+        keyring = find_keyring(self._keys, _key_facts(facts), sealed_for(incarnation, facts))
         if keyring is None:
             one = any(isinstance(key, Passphrase) for key in self._keys)
             raise WrongKeyError(
@@ -118,9 +118,9 @@ class Generations:
             )
         return keyring
 
-    def _register(self, birth: bytes | None, facts: dict[str, bytes]) -> None:
+    def _register(self, incarnation: bytes | None, facts: dict[str, bytes]) -> None:
         """Let the namespace know the key that seals from now on, unless others were faster: then look again."""
-        fact = new_key_fact(self._keys[0], _key_facts(facts), sealed_for(birth, facts))
+        fact = new_key_fact(self._keys[0], _key_facts(facts), sealed_for(incarnation, facts))
         # Under the first number that is free: of several keys that come at once to a new namespace, one is the first.
         names = (f"{_KEY_FACT}{n}" for n in count())
         with suppress(NamespaceGone):

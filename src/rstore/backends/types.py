@@ -1,8 +1,8 @@
-"""What goes between a backend and those above it.
+"""The types that a backend and the layers above it exchange.
 
 Nouns: a *record* (the bytes of one key), a *log* (one series or one event sequence) with its *head*, *rows*,
-*chunks* and *checkpoints*, a *view* (what a log held at one moment), a *snapshot* (the same, bit by bit), a *commit*
-(one atomic step of a log) and a *watcher* (what says that records may have changed).
+*chunks* and *checkpoints*, a *view* (a log at one moment), a *log snapshot* (the same, read bit by bit), a *commit*
+(one atomic step of a log) and a *watcher* (hears that records may have changed).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, Final, Literal, NamedTuple, Required, TypeAlias, TypedDict
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from rstore.backends.credentials import Credentials
 from rstore.backends.telemetry import Telemetry
@@ -45,16 +45,16 @@ Expected: TypeAlias = bytes | Literal[Always.ANY] | None
 
 
 KEYS_BYTES: Final = 8
-"""So many bytes at the end of a birth are replaced with every fact that is added."""
+"""So many bytes at the end of an incarnation are replaced with every fact that is added."""
 
 
-def identity_of(birth: bytes) -> bytes:
-    """Return the part of a birth that stays from the creation of a namespace to its discarding."""
-    return birth[:-KEYS_BYTES]
+def identity_of(incarnation: bytes) -> bytes:
+    """Return the part of an incarnation that stays from the creation of a namespace to its discarding."""
+    return incarnation[:-KEYS_BYTES]
 
 
-Birth: TypeAlias = bytes | Literal[Always.ANY]
-"""A condition on the birth of a namespace: this one, or `ANY`."""
+ExpectedIncarnation: TypeAlias = bytes | Literal[Always.ANY]
+"""A condition on the incarnation of a namespace: this one, or `ANY`."""
 
 
 class Keeping(enum.Enum):
@@ -133,7 +133,7 @@ class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, whi
     """Somebody discarded the namespace: nothing was written. `Backend.create` makes it again."""
 
 
-class Undone(StoreError):  # noqa: N818 - what became of it, not what is wrong
+class RolledBack(StoreError):  # noqa: N818 - what became of it, not what is wrong
     """A transaction was undone by its server: nothing was applied, and all of it may be done again.
 
     Backends raise it together with the error that it is where nobody does so.
@@ -159,16 +159,19 @@ Found: TypeAlias = tuple[str, bytes, int | None]
 """A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""
 
 
-class Scan(TypedDict, total=False):
-    """What `Backend.scan` takes, where it is handed on."""
+class ScanQuery(NamedTuple):
+    """Asks for the records from `start` (included) to `stop` (excluded), in key order."""
 
-    start: str
-    after: str | None
-    stop: str | None
-    limit: Required[int]
-    reverse: bool
-    keys_only: bool
-    heads: bool
+    limit: int
+    """At most so many records a page."""
+    start: str = ""
+    stop: str | None = None
+    after: str | None = None
+    """The last key of the page before: the run goes on behind it (before it, in reverse)."""
+    reverse: bool = False
+    keys_only: bool = False
+    heads: bool = False
+    """Only the first `HEAD_BYTES` of each record, without moving the rest."""
 
 
 class Page(NamedTuple):
@@ -178,8 +181,41 @@ class Page(NamedTuple):
     more: bool
 
 
+class Prefetch(ABC):
+    """A page that was asked for ahead of its use."""
+
+    @abstractmethod
+    def page(self) -> Page:
+        """Return the page, waiting for it."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Free what it holds; after `page` it holds nothing."""
+
+
+class ViewQuery(NamedTuple):
+    """Asks for a part of a log, at one moment."""
+
+    lo: Position = FIRST
+    hi: Position = LAST
+    """Both included; the result is in this order."""
+    limit: int | None = None
+    """No more than needed for the first `limit` positions (the last, in `reverse`): that many rows, and chunks up to
+    the one with which those after the first chunk hold that many."""
+    reverse: bool = False
+    rows: bool = True
+    bodies: bool = True
+    """Whether to move the chunks' bodies."""
+    neighbours: bool = False
+    """Adds the chunk before and the chunk after those that overlap."""
+    from_checkpoint: Position | None = None
+    """Finds the newest checkpoint at or before this position, and begins behind it instead of at `lo`."""
+    unless_version: bytes | None = None
+    """Nothing but the head if its version is this one, for callers that kept what they read."""
+
+
 class View(NamedTuple):
-    """What a log held at one moment, between two positions."""
+    """A log at one moment, between two positions."""
 
     now_ms: int
     """The backend's clock, POSIX milliseconds."""
@@ -241,8 +277,8 @@ def overlapping(chunks: list[Chunk], lo: Position, hi: Position, *, neighbours: 
     return [chunks[i] for i in found]
 
 
-class Snapshot(ABC):
-    """What a log held at one moment, for as long as it is asked; bodies of chunks are fetched when they are needed."""
+class LogSnapshot(ABC):
+    """A log at one moment, for as long as it is read; bodies of chunks are fetched when they are needed."""
 
     view: View
     """Without bodies."""
@@ -255,7 +291,7 @@ class Snapshot(ABC):
         """
 
 
-class HeldSnapshot(Snapshot):
+class HeldLogSnapshot(LogSnapshot):
     """A view with all of its bodies. Chunks are immutable, so that holding them is enough."""
 
     def __init__(self, view: View) -> None:

@@ -8,12 +8,12 @@ from itertools import islice
 from time import perf_counter
 from typing import Final, NamedTuple
 
-from rstore.backends.care import Durability, Finding, Stats
-from rstore.checking import check_all
-from rstore.copying import back_up
+from rstore.backends.maintenance import Durability, Finding, Stats
+from rstore.maintenance.checking import check_all
+from rstore.maintenance.copying import back_up
 from rstore.session import Verbs
 
-_MOST_FINDINGS: Final = 1000
+_MAX_FINDINGS: Final = 1000
 _A_SWEEP: Final = 20_000
 """How many expired pairs go at once: others wait for the lock that long."""
 
@@ -27,7 +27,7 @@ class Reclaimed(NamedTuple):
     """How much smaller the store is now; None where the backend does not say."""
 
 
-class Care(Verbs):
+class Maintenance(Verbs):
     """Taking care of a store."""
 
     def namespaces(self) -> list[str]:
@@ -97,7 +97,7 @@ class Care(Verbs):
         []
         """
         self._check_alone("check")
-        return list(islice(check_all(self._reader), _MOST_FINDINGS))
+        return list(islice(check_all(self._reader), _MAX_FINDINGS))
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the store, as it is at one moment, into a new SQLite file, while others go on writing.
@@ -113,7 +113,7 @@ class Care(Verbs):
         """
         self._check_alone("backup")
         session = self._reader
-        back_up(session.backend, session.generations.namespace, path)
+        back_up(session.backend, session.incarnations.namespace, path)
 
     def vacuum(self) -> Reclaimed:
         """Remove all pairs that have expired, and give back space that is not used any more; return what came of it.

@@ -7,7 +7,7 @@ from typing import Any
 
 from rstore.arguments import check_count, check_edge, check_key, check_ttl
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError
-from rstore.values.records import Entry, Records, encode_pairs, entry_of, prefix_end
+from rstore.keyvalue.records import Entry, Records, encode_pairs, entry_of, prefix_end
 
 
 class Entries(Records):
@@ -85,7 +85,7 @@ class Entries(Records):
         """
         session = self._writer
         key, ttl_ms = check_key(key), check_ttl(ttl)
-        return session.take_away(lambda backend, birth: backend.touch(key, ttl_ms, if_birth=birth))
+        return session.take_away(lambda backend, incarnation: backend.touch(key, ttl_ms, if_incarnation=incarnation))
 
     def scan(
         self,
@@ -138,7 +138,7 @@ class Entries(Records):
         if check_edge(prefix, "prefix") == "":
             raise InvalidValueError("the prefix is empty: to delete all keys, use clear()")
         bounds = _range(prefix, None, None)
-        return session.take_away(lambda backend, birth: backend.delete_range(*bounds, if_birth=birth))
+        return session.take_away(lambda backend, incarnation: backend.delete_range(*bounds, if_incarnation=incarnation))
 
 
 def _range(prefix: str, start: str | None, stop: str | None) -> tuple[str, str | None]:

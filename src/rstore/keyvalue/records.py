@@ -11,8 +11,8 @@ from itertools import chain
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
-from rstore.backends.base import Ahead
-from rstore.backends.nouns import Found, NamespaceGone, Ttl, Write, version_of
+from rstore.backends.contract import Ahead
+from rstore.backends.types import Found, NamespaceGone, Ttl, Write, version_of
 from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
 
@@ -57,10 +57,10 @@ class Records(Verbs):
         """Put many records, whatever was there."""
         patience = None
         while True:
-            birth = session.birth
+            incarnation = session.incarnation
             writes = session.seal_values(encoded, ttl_ms)
             try:
-                session.backend.write(writes, birth)
+                session.backend.write(writes, incarnation)
             except NamespaceGone:
                 patience = session.revive(patience)
                 continue
@@ -82,11 +82,11 @@ class Records(Verbs):
         """
         patience = None
         while True:
-            birth = session.birth
+            incarnation = session.incarnation
             record = session.make_record(key, value)
             stored = Stored(version_of(record), session.reread(key, value, record) if reads else None)
             try:
-                done = session.backend.write_if(Write(key, record, ttl_ms), version, birth)
+                done = session.backend.write_if(Write(key, record, ttl_ms), version, incarnation)
             except NamespaceGone:
                 patience = session.revive(patience)
                 continue
@@ -98,7 +98,7 @@ class Records(Verbs):
         patience = None
         while True:
             try:
-                return session.backend.write_if(Write(key, None), version, session.birth)
+                return session.backend.write_if(Write(key, None), version, session.incarnation)
             except NamespaceGone:
                 patience = session.revive(patience)
 

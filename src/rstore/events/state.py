@@ -17,13 +17,13 @@ from struct import Struct
 from time import monotonic
 from typing import Any, Final
 
-from rstore.backends.nouns import Head, Model, Position
+from rstore.backends.types import Head, Model, Position
 from rstore.codec.changes import NONE, Step, Tally, pack_horizon, pack_state, unpack_horizon, unpack_state
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.serializers import Codec
 from rstore.errors import SerializationError, TamperedError
-from rstore.log_reading import mark_of
-from rstore.operators import SEQUENCES, stored_operator
+from rstore.events.operators import SEQUENCES, stored_operator
+from rstore.log.reader import mark_of
 
 CHECKPOINT_CHANGES: Final = 96
 """A checkpoint is due after so many changes, if they also take more bytes than the state itself."""
@@ -32,12 +32,12 @@ _ITEM_BYTES: Final = 6
 _CARRIED_S: Final = 1.0
 """So long a clock that was read once goes on by one's own: no clock drifts by a millisecond meanwhile."""
 _SMALL_BYTES: Final = 2048
-_MOST_SMALL: Final = 4096
+_MAX_SMALL: Final = 4096
 _OBJECT_BYTES: Final = 160
 """What an item takes in memory beside its bytes."""
 _LARGE_BYTES: Final = 256 * 1024
 """A larger state is folded again each time: reading and writing it takes long anyway."""
-_MOST_LARGE: Final = 64
+_MAX_LARGE: Final = 64
 """Together no more than about 30 MB, and mostly far less."""
 
 _tally = Struct(">IQ")
@@ -252,7 +252,7 @@ def _version_place(envelope: Envelope, key: str, head: Head | None) -> tuple[byt
 
 
 @dataclass(slots=True)
-class Ledger:
+class CheckpointPolicy:
     """What was folded since the last checkpoint: how many changes, and how many bytes of them."""
 
     changes: int = 0
@@ -285,7 +285,7 @@ class Reading:
     horizon: int | None
     state: State
     last: Position | None
-    ledger: Ledger
+    ledger: CheckpointPolicy
     now_ms: int
     """The backend's clock at that time, POSIX milliseconds."""
     tally: Tally = NONE
@@ -295,13 +295,13 @@ class Reading:
 
     def copy(self) -> Reading:
         """Return a reading of one's own, to go on from."""
-        ledger = Ledger(self.ledger.changes, self.ledger.size, self.ledger.enough)
+        ledger = CheckpointPolicy(self.ledger.changes, self.ledger.size, self.ledger.enough)
         return Reading(
             self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.tally, self.trusted
         )
 
 
-class Readings:
+class StateCache:
     """The readings of the sequences that were used last, and the backend's clock.
 
     Threads share them, so that nobody changes their states.
@@ -323,9 +323,9 @@ class Readings:
         self._large.pop(key, None)
         size = reading.state.size() + _OBJECT_BYTES * len(reading.state)
         if size <= _SMALL_BYTES:
-            _keep(self._small, key, reading, _MOST_SMALL)
+            _keep(self._small, key, reading, _MAX_SMALL)
         elif size <= _LARGE_BYTES:
-            _keep(self._large, key, reading, _MOST_LARGE)
+            _keep(self._large, key, reading, _MAX_LARGE)
 
     def asked(self, now_ms: int) -> None:
         """Take note of what the backend's clock said just now; an answer that was long on its way is older."""

@@ -13,18 +13,18 @@ from itertools import pairwise
 from typing import Final
 
 from rstore.arguments import key_or_none
-from rstore.backends.care import MODELS, RECORDS, Finding
-from rstore.backends.nouns import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
+from rstore.backends.maintenance import MODELS, RECORDS, Finding
+from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
 from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.codec.chunks import Segment, pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
 from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
-from rstore.log_reading import LogReader, mark_of, position_of
-from rstore.pieces import AT_ONCE
+from rstore.events.state import CannotFold, Run, State, open_horizon, problem_of, tally_of
+from rstore.log.reader import LogReader, mark_of, position_of
+from rstore.series.reader import AT_ONCE
 from rstore.session import Session
-from rstore.states import CannotFold, Run, State, open_horizon, problem_of, tally_of
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3

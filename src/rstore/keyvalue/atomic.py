@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 
 from rstore.arguments import check_key, check_ttl
-from rstore.backends.nouns import KEEP, version_of
+from rstore.backends.types import KEEP, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.patience import Patience
+from rstore.keyvalue.leases import Lease
+from rstore.keyvalue.records import Records
+from rstore.retry import Patience
 from rstore.session import Session
-from rstore.values.leases import Lease
-from rstore.values.records import Records
 
 _MISSING: Final = object()
 

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_item, check_key, check_range, check_timestamp
-from rstore.backends.nouns import MAX_SEQ
+from rstore.backends.types import MAX_SEQ
 from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
-from rstore.history import History
-from rstore.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
+from rstore.events.history import History
+from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
+from rstore.events.state import Reading
 from rstore.session import Session, Verbs
-from rstore.states import Reading
 
 
 class Event(NamedTuple):

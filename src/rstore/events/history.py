@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rstore.backends.nouns import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Model, Position, Row
+from rstore.backends.types import ANY, FIRST, LAST, MAX_SEQ, MIN_INT64, Commit, Head, Model, Position, Row
 from rstore.codec.changes import Step, Tally, new_tag, pack_change, repack, tag_of, unpack_change
 from rstore.codec.envelope import Cell, Envelope, at_position
 from rstore.errors import (
@@ -21,13 +21,10 @@ from rstore.errors import (
     StoreError,
     StoreIntegrityError,
 )
-from rstore.log import new_stamp
-from rstore.log_reading import mark_of
-from rstore.operators import OPERATORS, Oversized, Unfit, stored_operator
-from rstore.session import Session
-from rstore.states import (
+from rstore.events.operators import OPERATORS, Oversized, Unfit, stored_operator
+from rstore.events.state import (
     CannotFold,
-    Ledger,
+    CheckpointPolicy,
     Reading,
     State,
     open_horizon,
@@ -36,6 +33,9 @@ from rstore.states import (
     seal_tally,
     tally_of,
 )
+from rstore.log.reader import mark_of
+from rstore.log.writer import new_stamp
+from rstore.session import Session
 
 
 class History:
@@ -104,7 +104,7 @@ class History:
             ), ()
         horizon = self._horizon(view.head, known)
         state, trusted = State(self._codec, horizon), known is None
-        reading = Reading(view.head, horizon, state, None, Ledger(), view.now_ms, trusted=trusted)
+        reading = Reading(view.head, horizon, state, None, CheckpointPolicy(), view.now_ms, trusted=trusted)
         if view.checkpoint is None:
             return reading, self._logs.rows(self._key, view, hi=hi)
         t, seq, sealed = view.checkpoint
@@ -167,20 +167,20 @@ class History:
         return self._append(self.read(), steps, t, readings.now_ms())
 
     def _append(self, reading: Reading, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
-        birth = self._logs.birth
+        incarnation = self._logs.incarnation
         self._logs.check_kind(self._key, reading.head)
         # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
         reading = reading.copy()
         if t is not None and reading.last is not None and t <= reading.last[0]:
-            return self._try_insert(steps, t, birth)
+            return self._try_insert(steps, t, incarnation)
         at = _next(reading.last, now_ms) if t is None else (t, 0)
         body = self._pack(steps)
         self._fold_new(reading.state, at[0], steps)
         reading.tally = reading.tally.plus(body)
         due = reading.ledger.due(body, reading.state)
-        return self._commit(reading, at, body, [self._checkpoint(at, reading)] if due else [], birth)
+        return self._commit(reading, at, body, [self._checkpoint(at, reading)] if due else [], incarnation)
 
-    def _try_insert(self, steps: Sequence[Step], t: int, birth: bytes) -> dict[str, Any] | None:
+    def _try_insert(self, steps: Sequence[Step], t: int, incarnation: bytes) -> dict[str, Any] | None:
         """Record a change in the past: everything behind it is replayed on top of it first."""
         reading, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
         self.check_horizon(reading.horizon, t, writing=True)
@@ -220,7 +220,7 @@ class History:
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
         tally = reading.tally
         self.check_whole(reading.head, Tally.of(tally.n - 1, tally.tags - tag_of(body)))
-        return self._commit(reading, at, body, checkpoints, birth, insert=True)
+        return self._commit(reading, at, body, checkpoints, incarnation, insert=True)
 
     def _pack(self, steps: Sequence[Step]) -> bytes:
         return pack_change(steps, new_tag() if self._envelope.keyed else b"")
@@ -261,7 +261,7 @@ class History:
         at: Position,
         body: bytes,
         checkpoints: list[Row],
-        birth: bytes,
+        incarnation: bytes,
         *,
         insert: bool = False,
     ) -> dict[str, Any] | None:
@@ -280,7 +280,7 @@ class History:
             put_checkpoints=checkpoints,
         )
         values = reading.state.values()  # first: a state that cannot be loaded must not be recorded
-        if not self._logs.commit(self._key, commit, birth):
+        if not self._logs.commit(self._key, commit, incarnation):
             return None
         begun = head or create
         if not insert and begun is not None and commit.version is not None:
@@ -292,7 +292,7 @@ class History:
 
     def try_prune(self, *, remove: bool) -> int | None:
         """Drop the steps that are superseded; return how many, or None if somebody else was faster."""
-        birth = self._logs.birth
+        incarnation = self._logs.incarnation
         view = self._logs.view(self._key)
         if view.head is None:
             return 0
@@ -304,7 +304,7 @@ class History:
         head = view.head._replace(facts=facts)
         self.check_whole(view.head, Tally.of_all([change.body for change, _ in changes]))
         state, checkpoints = State(self._codec, horizon), []
-        reading = Reading(head, horizon, state, None, Ledger(), view.now_ms)
+        reading = Reading(head, horizon, state, None, CheckpointPolicy(), view.now_ms)
         for change in kept:
             try:
                 state.fold(unpack_change(change.body), change.t)
@@ -330,7 +330,7 @@ class History:
             put_checkpoints=checkpoints,
             **self._logs.lay_out(self._key, kept, head),
         )
-        return obsolete if self._logs.commit(self._key, commit, birth) else None
+        return obsolete if self._logs.commit(self._key, commit, incarnation) else None
 
 
 def _next(last: Position | None, now_ms: int) -> Position:

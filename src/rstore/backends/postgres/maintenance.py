@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
-from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
+from rstore.backends.maintenance import MODELS, RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.postgres.binary import number, truth
 from rstore.backends.postgres.link import Statement
 from rstore.backends.postgres.records import PostgresRecords
@@ -30,7 +30,7 @@ _COPIED: Final = {
 _LOG_TABLES: Final = ("hot", "chunks", "checkpoints")
 
 
-class PostgresCare(PostgresRecords):
+class PostgresMaintenance(PostgresRecords):
     """What concerns the schema as a whole."""
 
     def namespaces(self) -> list[str]:

@@ -18,18 +18,18 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from rstore.arguments import check_edge, check_key, check_timeout
-from rstore.backends.nouns import LAST, Found, Log, Model, Watcher, version_of
+from rstore.backends.types import LAST, Found, Log, Model, Watcher, version_of
 from rstore.errors import NotSupportedError, StoreClosedError
+from rstore.keyvalue.records import Entry, Records, entry_of, prefix_end
 from rstore.session import Session
-from rstore.values.records import Entry, Records, entry_of, prefix_end
 
 _SLICE_S: Final = 0.05
 """No wait is longer in one piece: so soon it is noticed that the store, or the watch, was closed by another thread."""
 _SELDOM: Final = 20
 """Looks that nothing called for take this part of the time at most. Those that were called for take half of it."""
 _FRESH_S: Final = 0.1
-_MOST_AT_ONCE: Final = 100
-_MOST_BYTES: Final = 1024 * 1024
+_MAX_AT_ONCE: Final = 100
+_MAX_BYTES: Final = 1024 * 1024
 _KEYS_A_QUESTION: Final = 500
 
 
@@ -175,7 +175,7 @@ class Watch(Iterator[Change]):
         self._read_at = monotonic()
         self._read = {**dict.fromkeys(keys), **{found[0]: found for found in self._session.backend.fetch(keys)}}
         size = sum(len(found[1]) for found in self._read.values() if found is not None)
-        self._at_once = min(2 * self._at_once, _MOST_AT_ONCE) if size < _MOST_BYTES else 1
+        self._at_once = min(2 * self._at_once, _MAX_AT_ONCE) if size < _MAX_BYTES else 1
 
 
 class Watching(Records):

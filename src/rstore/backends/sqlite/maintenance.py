@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.base import Backend
-from rstore.backends.care import MODELS, RECORDS, Durability, Finding, Stats, stats_of
-from rstore.backends.nouns import Model
+from rstore.backends.contract import Backend
+from rstore.backends.maintenance import MODELS, RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.sqlite.cells import damaged_names, is_name, names_of
 from rstore.backends.sqlite.file import SqliteFile
 from rstore.backends.sqlite.format import differences, oddities, schema_of
@@ -20,6 +19,7 @@ from rstore.backends.sqlite.opening import KEEP_IN_MEMORY
 from rstore.backends.sqlite.place import log_names, status
 from rstore.backends.sqlite.records import LIVE, NS, RECORD, now_ms
 from rstore.backends.sqlite.turns import Turn, take_turn
+from rstore.backends.types import Model
 from rstore.errors import CorruptionError, NotSupportedError, StoreBusyError, StoreFullError
 
 # One statement, one moment. `length` reads the header of a large value, and not the value.
@@ -45,12 +45,12 @@ _MISSING: Final = f"""
 SELECT CAST(key AS BLOB) FROM records
 WHERE ns = {NS} AND (typeof({RECORD}) <> 'blob' OR typeof(expires_ms) NOT IN ('integer', 'null'))"""
 _TWICE: Final = f"SELECT CAST(key AS BLOB) FROM records WHERE ns = {NS} AND record IS NOT NULL AND blob IS NOT NULL"
-_MOST_COMPLAINTS: Final = 100
+_MAX_COMPLAINTS: Final = 100
 _PAGES_A_STEP: Final = 1024
 _SYNCHRONOUS: Final = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
 
 
-class SqliteCare(Backend):
+class SqliteMaintenance(Backend):
     """What concerns the file as a whole."""
 
     _file: SqliteFile
@@ -100,7 +100,7 @@ class SqliteCare(Backend):
 
     def findings(self) -> Iterator[Finding]:
         def complaints(connection: apsw.Connection) -> list[str]:
-            return [line for (line,) in connection.execute(f"PRAGMA integrity_check({_MOST_COMPLAINTS})")]
+            return [line for (line,) in connection.execute(f"PRAGMA integrity_check({_MAX_COMPLAINTS})")]
 
         for complaint in self._file.read(complaints):
             if complaint != "ok":
@@ -132,7 +132,7 @@ class SqliteCare(Backend):
         return [
             (model, raw)
             for model, what, bindings in asked
-            for raw in islice(damaged_names(connection, what, bindings), _MOST_COMPLAINTS)
+            for raw in islice(damaged_names(connection, what, bindings), _MAX_COMPLAINTS)
         ]
 
     def _count(self, what: str) -> int:

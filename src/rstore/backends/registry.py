@@ -1,0 +1,202 @@
+"""Where bytes are kept. `base` is the contract; a backend is one file and one entry in the table of schemes."""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+from rstore.backends.common.interpreter import check_running
+from rstore.backends.contract import Backend
+from rstore.backends.credentials import Credentials, check_credentials
+from rstore.backends.types import Options
+from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
+
+
+class Scheme(NamedTuple):
+    """Where the backend of a scheme is found, and the extra that installs its driver (None: it comes with the core)."""
+
+    module: str
+    backend: str
+    extra: str | None
+
+    @property
+    def is_server(self) -> bool:
+        """Whether there is a server that asks for a login."""
+        return self.extra is not None
+
+
+SCHEMES: Final[dict[str, Scheme]] = {
+    "sqlite": Scheme("rstore.backends.sqlite.backend", "SqliteBackend", None),
+    "memory": Scheme("rstore.backends.memory.backend", "MemoryBackend", None),
+    "postgresql": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
+    "postgres": Scheme("rstore.backends.postgres.backend", "PostgresBackend", "postgresql"),
+    **{
+        name.replace("redis", server): Scheme("rstore.backends.redis.backend", backend, "redis")
+        for name, backend in {
+            "redis": "RedisBackend",
+            "rediss": "TlsRedisBackend",
+            "redis+cluster": "RedisClusterBackend",
+            "rediss+cluster": "TlsRedisClusterBackend",
+            "redis+sentinel": "RedisSentinelBackend",
+            "rediss+sentinel": "TlsRedisSentinelBackend",
+            "redis+unix": "RedisSocketBackend",
+        }.items()
+        for server in ("redis", "valkey")  # which speaks the same protocol
+    },
+    "unix": Scheme("rstore.backends.redis.backend", "RedisSocketBackend", "redis"),
+}
+
+_dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_servers = re.compile(r"(?:postgres(?:ql)?|(?:redis|valkey)s?(?:\+\w+)?)(?::/*[^/]*@|:?//)", re.IGNORECASE)
+"""A server's dsn, also one that has lost a colon, or a slash as `pathlib.Path` takes it away."""
+_keywords = re.compile(
+    r"(?:^|[\s;])(?:host|hostaddr|port|dbname|user|\w*password|pwd|passfile|service|sslmode)\s*=", re.IGNORECASE
+)
+_login = re.compile(r"/{0,2}[^/@:]*:[^/@]*@[^/@]+(?:/|:[0-9]+$)")
+"""USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@HOST:PORT, without the scheme in front."""
+_ALIASES: Final = {
+    "psql": "postgresql",
+    "pgsql": "postgresql",
+    "postgis": "postgresql",
+    "sqlite3": "sqlite",
+    "file": "sqlite",
+}
+_slip = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?!//)")
+# Up to the last @, and to the end: a password may hold whatever else ends one.
+_credentials = re.compile("//.*@", re.DOTALL)
+_passwords = re.compile("([?&][^=&]*password=).*", re.DOTALL)
+
+
+def check_dsn(dsn: Any) -> tuple[str, str]:
+    """Return (scheme, what comes after the two slashes); a bare path is of scheme sqlite."""
+    if not isinstance(dsn, str | os.PathLike):
+        raise InvalidTypeError(f"a dsn is a str or a path, not {type(dsn).__name__}")
+    text = os.fspath(dsn)
+    if not isinstance(text, str):
+        raise InvalidTypeError("a path of type bytes is not a dsn: os.fsdecode(path) is")
+    match = _dsn.fullmatch(text) if isinstance(dsn, str) else None
+    scheme, rest = (match[1].lower(), match[2]) if match else ("sqlite", text)
+    _check_spelling(scheme)
+    if scheme not in SCHEMES:
+        [*meant] = get_close_matches(scheme, SCHEMES, 1)
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise InvalidValueError(
+            f"the scheme {scheme}:// is unknown{''.join(f', did you mean {name}://?' for name in meant) or ':'} "
+            f"this version has {known} and bare paths"
+        )
+    slip = _slip.match(text) if match is None and isinstance(dsn, str) else None
+    if slip is not None and slip[1].lower() in SCHEMES:
+        raise InvalidValueError(f"a dsn begins with {slip[1]}://; a file of such a name is ./{slip[1]}:…")
+    if scheme == "sqlite":
+        _check_path(rest, written=isinstance(dsn, str))
+    if SCHEMES[scheme].is_server and rest != rest.strip():
+        raise InvalidValueError(f"a dsn ends without a blank or a line break; this one, of {scheme}://, has one")
+    if "\0" in rest:
+        raise InvalidValueError("a dsn holds no NUL character")
+    try:
+        rest.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate") from error
+    return scheme, _absolute(rest) if scheme == "sqlite" else rest
+
+
+def check_login(credentials: Any, scheme: str) -> Credentials | None:
+    """Return `credentials` if it is a function that the backend of a scheme can ask, or None."""
+    checked = check_credentials(credentials)
+    if checked is not None and not SCHEMES[scheme].is_server:
+        raise InvalidValueError(f"credentials is for PostgreSQL and Redis: {scheme}:// asks for no login")
+    return checked
+
+
+def _check_spelling(scheme: str) -> None:
+    """Refuse a scheme that another library has for what is here, and name the one that is meant."""
+    if scheme in SCHEMES:
+        return
+    meant = _ALIASES.get(scheme, scheme.partition("+")[0])
+    slip = get_close_matches(scheme, [known for known in SCHEMES if "+" in known], 1, 0.85)
+    if meant in SCHEMES and not slip:
+        raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
+
+
+def _check_path(path: str, *, written: bool) -> None:
+    """Refuse what is no path of a file; where it is `written` as a str, also what was surely meant in another way.
+
+    It quotes nothing: what is taken for a path may be the dsn of a server, with its password.
+    """
+    if not path:
+        raise InvalidValueError("the path of the SQLite file is empty: sqlite://PATH, or just PATH")
+    if _servers.search(path) or (written and "://" in path):
+        raise InvalidValueError(
+            "the dsn begins with no scheme, and holds one: it begins with SCHEME://, without a blank, a quotation mark "
+            "or anything else before it"
+        )
+    if not written:
+        return
+    if _keywords.search(path):
+        raise InvalidValueError(
+            "the dsn is made of keywords, as libpq and ODBC have them: write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DBNAME; a file of such a name is ./…"
+        )
+    if _login.match(path):
+        raise InvalidValueError(
+            "the dsn is a login of a server without its scheme: it begins with postgresql:// or redis://; a file of "
+            "such a name is ./…"
+        )
+    if path.startswith("file:"):
+        raise InvalidValueError(
+            "a URI of SQLite is no dsn: write the path alone, and frozen=True for mode=ro; a file of such a name is "
+            "./file:…"
+        )
+    name = re.split(r"[/\\]", path)[-1]
+    if name.startswith(":memory:"):
+        raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
+    if name in (".", ".."):
+        raise InvalidValueError("the path names a directory, and a store is a file")
+    if re.match(r"~(\w*[/\\]|$)", path):
+        raise InvalidValueError(
+            "~ stands for no directory here: pass os.path.expanduser(path); a file of such a name is ./~…"
+        )
+    if os.name != "nt" and re.match(r"[A-Za-z]:[/\\]", path):
+        raise InvalidValueError("the dsn is a path of Windows on another system; a file of such a name is ./…")
+
+
+def _absolute(path: str) -> str:
+    """Return a path that means the directory of now, also where the store is opened again later."""
+    if path.endswith(os.sep):
+        raise InvalidValueError(f"{path!r} names a directory, and a store is a file")
+    try:
+        return os.path.join(os.getcwd(), path)  # not `abspath`: of link/../file it would make another file
+    except FileNotFoundError as error:
+        raise StoreNotAvailableError(f"the current directory is gone, and {path!r} is relative to it") from error
+
+
+def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) -> Backend:
+    """Return the backend for a dsn, not open yet.
+
+    Raises `StoreNotAvailableError`, naming the extra, if its driver is not installed.
+    """
+    return make_checked_backend(*check_dsn(dsn), namespace, options)
+
+
+def make_checked_backend(name: str, rest: str, namespace: str, options: Options) -> Backend:
+    """Return the backend for what `check_dsn` returned."""
+    check_running("no store can be opened")
+    scheme = SCHEMES[name]
+    try:
+        module = import_module(scheme.module)
+    except ModuleNotFoundError as error:
+        if scheme.extra is None:
+            raise
+        raise StoreNotAvailableError(
+            f"{name}:// needs a driver that is not installed: pip install 'rlib-store[{scheme.extra}]'"
+        ) from error
+    backend: Backend = getattr(module, scheme.backend)(rest, namespace, options)
+    return backend
+
+
+def show_dsn(dsn: str | os.PathLike[str]) -> str:
+    """Return a dsn without its credentials, for messages."""
+    return _credentials.sub("//…@", _passwords.sub(r"\1…", os.fspath(dsn)))

@@ -1,0 +1,1 @@
+"""Event sequences: how a dict came to hold its items, replayable to any moment."""

@@ -1,0 +1,1 @@
+"""Verbs about a store as a whole: statistics, durability, checks and copies."""
