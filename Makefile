@@ -31,7 +31,7 @@ test-oldest: ## run all tests with the oldest version of everything that pyproje
 	@$(MAKE) --no-print-directory VENV=$(VENV)-oldest CONSTRAINTS=$(VENV)-oldest/oldest.txt test
 
 docs: $(TEST) ## run the examples of README.md, docs/ and the docstrings
-	@$(BIN)/python -m pytest --quiet tests/test_readme.py src/rstore
+	@$(BIN)/python -m pytest --quiet tests/docs src/rstore
 
 lint: $(DEV) ## check style and formatting
 	@$(BIN)/ruff check

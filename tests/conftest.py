@@ -3,12 +3,35 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from postgres_proxy import Proxy
 from postgresql import PASSWORD, Server, check_schema
 from redis_servers import Cluster
 from redis_servers import Server as RedisServer
+
+collect_ignore = ["helpers"]  # which hold no examples, and are imported by their own names
+
+TESTS = Path(__file__).parent
+FOLDERS = {"postgres": "server", "redis": "server", "cluster": "server", "crash": "crash"}
+SERVERS = {"postgresql", "redis_server", "redis_cluster"}
+"""The fixtures that start a server."""
+NAMES = {"postgres", "postgresql", "redis", "cluster", "redis in buckets", "redis+cluster"}
+"""The parameters that stand for a server, beside the names of fixtures: a test asks for the fixture when it runs."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses among them
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its folder, and by the servers that it asks for."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and (mark := FOLDERS.get(item.path.relative_to(TESTS).parts[0])):
+            item.add_marker(mark)
+        parameters = vars(item).get("callspec")
+        values = parameters.params.values() if parameters else ()
+        names = {value.removesuffix("_dsn") for value in values if isinstance(value, str)}
+        if SERVERS & set(getattr(item, "fixturenames", ())) or NAMES & names:
+            item.add_marker("server")
 
 
 def pytest_xdist_auto_num_workers() -> int:

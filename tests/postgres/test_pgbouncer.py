@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgresql import PASSWORD, Server
-from test_postgres_layout import use
+from statements import use
 
 from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreNotAvailableError
 

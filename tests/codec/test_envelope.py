@@ -19,7 +19,7 @@ from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.keys import Root
 from rstore.codec.secrets import Secret
 
-PATH = Path(__file__).parent / "vectors" / "envelope.json"
+PATH = Path(__file__).parents[1] / "vectors" / "envelope.json"
 VECTORS = cast("list[dict[str, Any]]", json.loads(PATH.read_text())["vectors"])
 IDS = [vector["name"] for vector in VECTORS]
 

@@ -326,7 +326,7 @@ def test_the_rights_that_the_documentation_names_are_enough(cluster: Cluster, ds
         "writer": "~rs* +@all -@admin -@dangerous +info +cluster|slots",
         "reader": "~rs* +@read +@connection +info +eval +evalsha +time +@transaction +cluster|slots",
     }
-    text = (Path(__file__).parent.parent / "docs" / "redis.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "redis.md").read_text(encoding="utf-8")
     for server in cluster.servers:
         for user, given in rights.items():
             assert given.removesuffix(" +cluster|slots") in text

@@ -39,7 +39,7 @@ def test_a_large_value_takes_three_times_its_size(
     request: pytest.FixtureRequest,
 ) -> None:
     """Four times are promised, the value included; three are taken, so that one copy more is found here."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks" / "programs")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "programs")
     local = {"memory": "memory://large", "sqlite": "sqlite://{directory}/large.db"}
     dsn = local[backend] if backend in local else request.getfixturevalue(f"{backend}_dsn")
     measured: Iterator[dict[str, float]] = import_module("large").measure(

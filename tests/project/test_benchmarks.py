@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from redis_servers import executables
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 NEW: dict[str, Any] = {"first_release": False, "options": {"durability": "normal"}}
 REDIS: dict[str, Any] = {"executable": str(next(iter(executables().values())))}

@@ -22,7 +22,7 @@ from rstore.backends.contract import Backend
 from rstore.backends.registry import make_backend
 from rstore.backends.types import Options, Write
 
-PATH = Path(__file__).parent / "vectors" / "compressed.json"
+PATH = Path(__file__).parents[1] / "vectors" / "compressed.json"
 VECTORS = cast("list[dict[str, Any]]", json.loads(PATH.read_text())["vectors"])
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 TEXT = "again and " * 300

@@ -15,7 +15,7 @@ import rstore.errors
 from rstore.backends.registry import SCHEMES
 from rstore.backends.telemetry import Occurrence
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 

@@ -338,7 +338,7 @@ def test_patterns_are_soon_matched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_bytes_take_little_and_raise_errors_of_ours(seed: int) -> None:
-    program = Path(__file__).with_name("decoder_fuzz.py")
+    program = Path(__file__).parents[1] / "helpers" / "decoder_fuzz.py"
     done = subprocess.run(
         [sys.executable, str(program), str(seed), "4"], capture_output=True, text=True, timeout=100, check=False
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rstore import Store
 
-DEMO = Path(__file__).parent.parent / "examples" / "demo.py"
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
 
 def run_demo(room: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-API = Path(__file__).parent / "typing" / "api.py"
+API = Path(__file__).parents[1] / "typing" / "api.py"
 
 
 def test_the_api_as_it_is_typed_also_runs(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_wrong_use_is_a_type_error(tmp_path: Path) -> None:
     source.write_text(
         "from rstore import Store\n\n\ndef use(store: Store) -> None:\n    " + "\n    ".join(WRONG) + "\n"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     output, _, status = api.run(["--strict", "--config-file", str(root / "pyproject.toml"), str(source)])
     assert status == 1, output
     for line, wrong in enumerate(WRONG, 5):

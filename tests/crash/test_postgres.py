@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import LiteralString
 
 import psycopg
+import pytest
 from postgresql import Server, check_schema
 from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError, Transaction
+
+pytestmark = pytest.mark.server
 
 CRASHES = 3
 

@@ -28,6 +28,8 @@ from rstore import (
 from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.namespace import GARBAGE_A_STEP, RedisNamespace
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(params=executables())
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
