@@ -1,19 +1,18 @@
 """Writing where others have sealed values that the keys at hand do not open: what is there is looked at first.
 
-Nouns: a *guarded* backend (one that leaves alone what cannot be opened).
+Noun: a *guarded* transaction (one that leaves alone what cannot be opened).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from rstore.backends.contract import Backend
+from rstore.backends.common.forwarding import Forwarding
+from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import (
     ANY,
-    FIRST,
     HEAD_BYTES,
-    LAST,
     Commit,
     Expected,
     ExpectedIncarnation,
@@ -24,10 +23,13 @@ from rstore.backends.types import (
     NamespaceGone,
     RolledBack,
     Row,
+    ScanQuery,
     Ttl,
     View,
+    ViewQuery,
     Write,
     Writes,
+    close_scope,
     version_of,
 )
 from rstore.codec.envelope import Cell, Envelope
@@ -39,69 +41,73 @@ _RACES: Final = 100
 _CELLS: Final = {Model.SERIES: Cell.POINT, Model.EVENTS: Cell.CHANGE}
 
 
-class GuardedBackend:
-    """A backend whose methods that replace, change or delete raise an error for what the envelope cannot open.
+class GuardedTransaction(Forwarding):
+    """A transaction whose methods that replace, change or delete refuse what the envelope cannot open.
 
-    `KeyRequiredError` without a key, else `WrongKeyError`, and nothing was done. Discarding, clearing and expiry take
+    They raise `KeyRequiredError` without a key, else `WrongKeyError`, and nothing was done. Discarding, clearing and expiry take
     everything. It costs a look at what is there before each write: a store that holds all keys of its namespace, or of
     whose namespace nobody has sealed anything, goes without.
     """
 
-    def __init__(self, backend: Backend, envelope: Envelope) -> None:
-        self._backend = backend
+    def __init__(self, inner: WriteTransaction, envelope: Envelope) -> None:
+        self._guarded = inner
         self._envelope = envelope
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+    @property
+    def _inner(self) -> WriteTransaction:
+        return self._guarded
+
+    def _wrap(self, inner: WriteTransaction) -> WriteTransaction:
+        return GuardedTransaction(inner, self._envelope)
 
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def is_one_place(self, keys: Iterable[str]) -> bool:
         """Return whether one `write` of these keys is all or nothing."""
-        return self._backend.transactional or len({*keys}) <= 1
+        return self._inner.transactional or len({*keys}) <= 1
 
     def put(self, key: str, record: bytes, ttl_ms: Ttl, incarnation: bytes) -> None:
         """Put one record."""
-        self._write_one(Write(key, record, ttl_ms), incarnation)
+        self._write_one(self._inner, Write(key, record, ttl_ms), incarnation)
 
     def write(self, writes: Writes, incarnation: bytes) -> None:
         """Put and delete records of distinct keys."""
 
-        def work() -> None:
-            self._check(self._backend.fetch([key for key, _, _ in writes], heads=True))
-            if self._backend.transactional:
-                self._backend.write(writes, incarnation)
+        def work(backend: WriteTransaction) -> None:
+            self._check(backend.fetch([key for key, _, _ in writes], heads=True))
+            if backend.transactional:
+                backend.write(writes, incarnation)
             else:
                 for write in writes:
-                    self._write_one(Write(*write), incarnation)
+                    self._write_one(backend, Write(*write), incarnation)
 
         self._together(work)
 
-    def _write_one(self, write: Write, incarnation: bytes) -> bool:
+    def _write_one(self, backend: WriteTransaction, write: Write, incarnation: bytes) -> bool:
         """Put or delete a record; return whether there was one."""
         while True:
-            found = self._backend.fetch([write.key], heads=True)
+            found = backend.fetch([write.key], heads=True)
             self._check(found)
             version = version_of(found[0][1]) if found else None
-            if self._backend.write_if(write, version, incarnation):
+            if backend.write_if(write, version, incarnation):
                 return bool(found)
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         """Put or delete a record if it still has that version."""
         if version is not None:  # or nothing is replaced
-            self._check(self._backend.fetch([write.key], heads=True))  # the version stays that of what was looked at
-        return self._backend.write_if(write, version, incarnation)
+            self._check(self._inner.fetch([write.key], heads=True))  # the version stays that of what was looked at
+        return self._inner.write_if(write, version, incarnation)
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         """Let a record live that long from now on."""
         incarnation = self._incarnation(if_incarnation)
         while incarnation is not None:
-            found = self._backend.fetch([key])
+            found = self._inner.fetch([key])
             self._check(found)
             if not found:
                 return False
             record = found[0][1]  # the same once more, which no other way does on condition of its version
-            if self._backend.write_if(Write(key, record, ttl_ms), version_of(record), incarnation):
+            if self._inner.write_if(Write(key, record, ttl_ms), version_of(record), incarnation):
                 return True
         return False
 
@@ -110,8 +116,8 @@ class GuardedBackend:
         incarnation = self._incarnation(if_incarnation)
         if incarnation is None:
             return 0
-        self._check(self._backend.fetch(keys, heads=True))
-        return sum(self._write_one(Write(key, None), incarnation) for key in dict.fromkeys(keys))
+        self._check(self._inner.fetch(keys, heads=True))
+        return sum(self._write_one(self._inner, Write(key, None), incarnation) for key in dict.fromkeys(keys))
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         """Delete the records of a range, all or none where the backend can."""
@@ -119,20 +125,20 @@ class GuardedBackend:
         if incarnation is None:
             return 0
 
-        def work() -> int:
-            for page in self._pages(start, stop):
+        def work(backend: WriteTransaction) -> int:
+            for page in self._pages(backend, start, stop):
                 self._check(page)
-            if self._backend.transactional:
-                return self._backend.delete_range(start, stop, if_incarnation=if_incarnation)
-            pages = self._pages(start, stop)
-            return sum(self._write_one(Write(key, None), incarnation) for page in pages for key, _, _ in page)
+            if backend.transactional:
+                return backend.delete_range(start, stop, if_incarnation=if_incarnation)
+            pages = self._pages(backend, start, stop)
+            return sum(self._write_one(backend, Write(key, None), incarnation) for page in pages for key, _, _ in page)
 
         return self._together(work)
 
-    def _pages(self, start: str, stop: str | None) -> Iterable[list[Found]]:
+    def _pages(self, backend: WriteTransaction, start: str, stop: str | None) -> Iterable[list[Found]]:
         after, more = None, True
         while more:
-            page, more = self._backend.scan(start=start, after=after, stop=stop, limit=_PAGE, heads=True)
+            page, more = backend.scan(ScanQuery(_PAGE, start, stop, after, heads=True))
             yield page
             after = page[-1][0] if page else None
 
@@ -141,42 +147,42 @@ class GuardedBackend:
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         """Put rows, replacing those at the same positions."""
 
-        def work() -> bool:
+        def work(backend: WriteTransaction) -> bool:
             first, last = min(rows)[:2], max(rows)[:2]
-            view = self._backend.view(log, first, last)
+            view = backend.view(log, ViewQuery(first, last))
             if view.head is None or view.head.sealed == head.sealed:
                 places = {row[:2] for row in rows}
                 inside = [row for row in view.rows if row[:2] in places]
                 self._check_log(log, view._replace(rows=inside))
-            return self._backend.append(log, head, rows, incarnation)
+            return backend.append(log, head, rows, incarnation)
 
         return self._together(work)
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         """Do all of a commit, or return False if a condition does not hold."""
         if log.model is Model.LEASES or not (commit.drop_rows or commit.drop_chunks):
-            return self._backend.commit(log, commit, incarnation)
+            return self._inner.commit(log, commit, incarnation)
 
-        def work() -> bool:
+        def work(backend: WriteTransaction) -> bool:
             # The rows go only as they were read, and the chunks with the epoch that they were read with.
             self._check_log(log, View(0, None, commit.drop_rows))
             if commit.drop_chunks:
                 dropped = set(commit.drop_chunks)
-                view = self._backend.view(log, min(dropped), max(dropped), rows=False)
+                view = backend.view(log, ViewQuery(min(dropped), max(dropped), rows=False))
                 chunks = [chunk for chunk in view.chunks if chunk.first in dropped]
                 self._check_log(log, view._replace(chunks=chunks))
-            return self._backend.commit(log, commit, incarnation)
+            return backend.commit(log, commit, incarnation)
 
         return self._together(work)
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         """Delete a log with everything it holds."""
         if log.model is Model.LEASES:
-            return self._backend.drop(log, if_version=if_version, if_incarnation=if_incarnation)
+            return self._inner.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 
-        def work() -> bool:
-            self._check_log(log, self._backend.view(log, FIRST, LAST))
-            return self._backend.drop(log, if_version=if_version, if_incarnation=if_incarnation)
+        def work(backend: WriteTransaction) -> bool:
+            self._check_log(log, backend.view(log))
+            return backend.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 
         return self._together(work)
 
@@ -184,7 +190,7 @@ class GuardedBackend:
 
     def _incarnation(self, if_incarnation: ExpectedIncarnation) -> bytes | None:
         """Return the incarnation to write under, None if there is no namespace."""
-        incarnation, _ = self._backend.facts()
+        incarnation, _ = self._inner.facts()
         if incarnation is not None and if_incarnation not in (ANY, incarnation):
             raise NamespaceGone
         return incarnation
@@ -199,16 +205,19 @@ class GuardedBackend:
         if not all(self._envelope.holds(body[:HEAD_BYTES]) for body in sealed):
             raise self._envelope.refusal(self._envelope.where(_CELLS[log.model], log.key))
 
-    def _together(self, work: Callable[[], T]) -> T:
+    def _together(self, work: Callable[[WriteTransaction], T]) -> T:
         """Do the work as one step, where the backend can do several calls as one."""
-        if not self._backend.transactional:
-            return work()
+        if not self._inner.transactional:
+            return work(self._inner)
         races = 0
         while True:
+            scope = self._inner.transaction()
             try:
-                with self._backend.transaction():
-                    return work()
+                with scope as inside:
+                    return work(inside)
             except RolledBack:
                 races += 1
                 if races == _RACES:
                     raise
+            finally:
+                close_scope(scope)

@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
-from rstore.backends.contract import Backend
+from rstore.backends.contract import Backend, WriteTransaction
 from rstore.backends.types import NamespaceGone, identity_of
 from rstore.codec.envelope import Envelope
 from rstore.codec.keys import CheckedKey, Keyring, Passphrase, find_keyring, new_key_fact
 from rstore.errors import StoreBusyError, UnencryptedWarning, WrongKeyError
-from rstore.guard import GuardedBackend
+from rstore.guard import GuardedTransaction
 
 _TRIES: Final = 100
 _KEY_FACT: Final = "key "
@@ -59,31 +59,31 @@ class Incarnations:
     ) -> None:
         self.namespace = namespace
         self.opens_plaintext = not keys or allow_plaintext
-        self.backend = backend
-        self.adopt: Callable[[Backend], None] = _nothing
+        self.backend: WriteTransaction = backend
+        self.adopt: Callable[[WriteTransaction], None] = _nothing
         """Takes the backend of another generation, before anything can be written to that."""
-        self._bare = backend
+        self.bare = backend
         self._keys = keys
         self._frozen = frozen
         self._warns = not (frozen or keys or allow_plaintext)
         self._found: tuple[bytes | None, dict[str, bytes]] = (None, {})
-        self._begin()
+        self._begin(backend)
 
-    def revive(self) -> None:
+    def revive(self, through: WriteTransaction) -> None:
         """Look again at a namespace that was discarded, which creates it, or that got another key."""
-        self._begin()
+        self._begin(through)
 
-    def _begin(self) -> None:
+    def _begin(self, through: WriteTransaction) -> None:
         for _ in range(_TRIES):
             if not self._frozen:
-                self._bare.create()
-            incarnation, facts = self._found = self._bare.facts()
+                through.create()
+            incarnation, facts = self._found = through.facts()
             if incarnation is None and not self._frozen:
                 continue  # discarded in between
             keyring = self._find_keyring(incarnation, facts)
             if self._frozen or not self._keys or keyring.known:
                 break
-            self._register(incarnation, facts)
+            self._register(through, incarnation, facts)
         else:
             raise StoreBusyError(f"the namespace {self.namespace!r} is changed again and again; nothing was applied")
         envelope = Envelope(
@@ -92,10 +92,9 @@ class Incarnations:
             incarnation=sealed_for(incarnation, facts),
             keyed=bool(self._keys),
             allow_plaintext=self.opens_plaintext,
-            refresh=self._refresh if self._keys else None,
         )
         # In this order: whoever takes the new incarnation writes through what goes with it.
-        self.backend = cast("Backend", GuardedBackend(self._bare, envelope)) if keyring.lacking else self._bare
+        self.backend = GuardedTransaction(self.bare, envelope) if keyring.lacking else self.bare
         self.adopt(self.backend)
         self.now = Incarnation(incarnation or b"", envelope)
         if keyring.lacking and self._warns:
@@ -118,21 +117,27 @@ class Incarnations:
             )
         return keyring
 
-    def _register(self, incarnation: bytes | None, facts: dict[str, bytes]) -> None:
+    def _register(self, through: WriteTransaction, incarnation: bytes | None, facts: dict[str, bytes]) -> None:
         """Let the namespace know the key that seals from now on, unless others were faster: then look again."""
         fact = new_key_fact(self._keys[0], _key_facts(facts), sealed_for(incarnation, facts))
         # Under the first number that is free: of several keys that come at once to a new namespace, one is the first.
         names = (f"{_KEY_FACT}{n}" for n in count())
         with suppress(NamespaceGone):
-            self._bare.add_fact(next(name for name in names if name not in facts), fact)
+            through.add_fact(next(name for name in names if name not in facts), fact)
 
-    def _refresh(self, envelope: Envelope) -> Envelope | None:
-        """Return another envelope if the namespace was discarded meanwhile, or has other keys."""
+    def refreshed(self, envelope: Envelope) -> Envelope | None:
+        """Return another envelope if the namespace was discarded meanwhile, or has other keys.
+
+        For callers that an envelope has refused by `WrongKeyError` or `TamperedError`: with the other one they open
+        once more, at the place (`where`) that this one gives.
+        """
+        if not self._keys:
+            return None
         if self.now.envelope is not envelope:
             return self.now.envelope  # another thread was faster
-        if self._bare.facts() == self._found:
+        if self.bare.facts() == self._found:
             return None
-        self._begin()
+        self._begin(self.bare)
         return self.now.envelope
 
 
@@ -142,5 +147,5 @@ def _key_facts(facts: dict[str, bytes]) -> list[bytes]:
     return [facts[name] for name in sorted(names, key=lambda name: (len(name), name))]
 
 
-def _nothing(_: Backend) -> None:
+def _nothing(_: WriteTransaction) -> None:
     pass

@@ -15,9 +15,9 @@ from typing import Any, Final, NoReturn, TypeVar, cast
 
 from rstore.arguments import check_key
 from rstore.backends.common.after_commit import behind_commit
-from rstore.backends.contract import Backend
+from rstore.backends.contract import WriteTransaction
 from rstore.backends.telemetry import Telemetry
-from rstore.backends.types import LARGE_BYTES, Found, Model, NamespaceGone, Writes
+from rstore.backends.types import LARGE_BYTES, Found, Model, NamespaceGone, RolledBack, Writes
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell, Envelope
 from rstore.codec.failures import cannot_load
@@ -52,7 +52,12 @@ class Session:
     """Everything that an open store holds. Threads share it."""
 
     def __init__(
-        self, backend: Backend, codec: Codec, incarnations: Incarnations, timeout_s: float, telemetry: Telemetry
+        self,
+        backend: WriteTransaction,
+        codec: Codec,
+        incarnations: Incarnations,
+        timeout_s: float,
+        telemetry: Telemetry,
     ) -> None:
         self.backend = backend
         self.codec = codec
@@ -60,6 +65,8 @@ class Session:
         self.timeout_s = timeout_s
         self.telemetry = telemetry
         self.closed = False
+        self.begun_with: WriteTransaction | None = None
+        """In a transaction, the backend that it began with: another one looks more closely at what is replaced."""
         self._encode = self._encode_compressed if codec.compresses else codec.encode
         self.plain_loads = codec.loads_by_byte if incarnations.opens_plaintext else _NO_LOADS
         """What loads the body of a plain record, by its codec byte; None where the envelope has to decide."""
@@ -79,6 +86,13 @@ class Session:
         """What seals and opens."""
         return self.incarnations.now.envelope
 
+    def within(self, backend: WriteTransaction) -> Session:
+        """Return the session of a transaction of the backend."""
+        inside = Session(backend, self.codec, self.incarnations, self.timeout_s, self.telemetry)
+        inside.readings = self.readings
+        inside.begun_with = self.incarnations.backend
+        return inside
+
     def check_open(self) -> None:
         """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
         if self.closed:
@@ -94,7 +108,9 @@ class Session:
         patience = self.again(
             patience, f"the namespace {self.incarnations.namespace!r} keeps being discarded concurrently"
         )
-        self.incarnations.revive()
+        self.incarnations.revive(self.backend)
+        if self.begun_with not in (None, self.incarnations.backend):
+            raise RolledBack("the namespace got another key during a transaction; nothing was applied")
         return patience
 
     def again(self, patience: Patience | None, what: str) -> Patience:
@@ -107,11 +123,11 @@ class Session:
         patience.wait()
         return patience
 
-    def adopt(self, backend: Backend) -> None:
+    def adopt(self, backend: WriteTransaction) -> None:
         """Go on with the backend of another generation."""
         self.backend = backend
 
-    def take_away(self, take: Callable[[Backend, bytes], T]) -> T:
+    def take_away(self, take: Callable[[WriteTransaction, bytes], T]) -> T:
         """Take something away from the generation of now, and return it."""
         patience = None
         while True:

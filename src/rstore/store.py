@@ -165,7 +165,7 @@ class Store(Models, Watching, Maintenance):
                 session, self._session = self._session, CLOSED
                 session.closed = True
                 self._admit()
-                session.backend.close()
+                session.incarnations.bare.close()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -181,7 +181,7 @@ class Store(Models, Watching, Maintenance):
         Raises `NotSupportedError` inside a transaction.
         """
         self._check_alone("discard")
-        self._writer.backend.discard()
+        self._writer.incarnations.bare.discard()
 
     # -- several verbs as one -----------------------------------------------------------------------------------------
 

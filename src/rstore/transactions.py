@@ -15,7 +15,7 @@ from threading import get_ident, local
 from typing import Any, Final, NoReturn, TypeVar, cast
 from weakref import ref
 
-from rstore.backends.contract import Backend
+from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import Found, RolledBack, close_scope
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
 from rstore.incarnation import Incarnations
@@ -119,8 +119,8 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
     inside: _Inside | None = None
     scope = session.backend.transaction()
     try:
-        with scope:
-            guard = _Guard(session.backend, session.incarnations)
+        with scope as backend:
+            guard = _Guard(backend, session.incarnations)
             inside = _Inside(session, guard, scope, opened)
             try:
                 opened.begin(inside)
@@ -147,16 +147,22 @@ def transaction(session: Session, freq: int | None, opened: Opened) -> Generator
 @contextmanager
 def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, None]:
     """Read as of one moment."""
-    scope = session.backend.moment()
+    scope = session.incarnations.bare.snapshot()
     try:
         with scope as backend:
-            inside = Session(backend, session.codec, session.incarnations, session.timeout_s, session.telemetry)
+            inside = Session(
+                cast("WriteTransaction", backend),
+                session.codec,
+                session.incarnations,
+                session.timeout_s,
+                session.telemetry,
+            )
             view = Snapshot(inside, freq)
             try:
                 yield view
             finally:
                 view._end(_SNAPSHOT_OVER)  # noqa: SLF001 - a part of its own
-                inside.backend = cast("Backend", _SNAPSHOT_OVER)  # for what another thread is in the middle of
+                inside.backend = cast("WriteTransaction", _SNAPSHOT_OVER)  # for what another thread is in the middle of
     finally:
         close_scope(scope)
 
@@ -164,8 +170,12 @@ def snapshot(session: Session, freq: int | None) -> Generator[Snapshot, None, No
 class _Inside(Session):
     """The session of a transaction: it puts off what can wait until others need not wait for it."""
 
-    def __init__(self, outer: Session, guard: _Guard, scope: AbstractContextManager[None], opened: Opened) -> None:
-        super().__init__(cast("Backend", guard), outer.codec, outer.incarnations, outer.timeout_s, outer.telemetry)
+    def __init__(
+        self, outer: Session, guard: _Guard, scope: AbstractContextManager[WriteTransaction], opened: Opened
+    ) -> None:
+        super().__init__(
+            cast("WriteTransaction", guard), outer.codec, outer.incarnations, outer.timeout_s, outer.telemetry
+        )
         self.opened = opened
         self.end_also: Callable[[_Over], None] = _nothing  # ends what has been given to the user
         self._guard = guard
@@ -180,6 +190,11 @@ class _Inside(Session):
 
     def wrote(self, n: int) -> None:
         self._records += n
+
+    def within(self, backend: WriteTransaction) -> Session:
+        inside = super().within(backend)
+        inside.series.put_off, inside.events.put_off = self.series.put_off, self.events.put_off
+        return inside
 
     def end(self, why: str = _ENDED) -> None:
         """Refuse whatever is asked for from now on."""
@@ -226,7 +241,7 @@ def _adding(counter: Counter[str]) -> Callable[[str, int], None]:
 class _Guard:
     """Stands before the backend of a transaction: a backend binds transactions to threads, and would not notice."""
 
-    def __init__(self, backend: Backend, incarnations: Incarnations) -> None:
+    def __init__(self, backend: WriteTransaction, incarnations: Incarnations) -> None:
         self.over = ""  # why it cannot be used any more
         self._backend = backend
         self._generations = incarnations

@@ -214,6 +214,10 @@ class ViewQuery(NamedTuple):
     """Nothing but the head if its version is this one, for callers that kept what they read."""
 
 
+HEAD_ONLY: Final = ViewQuery(LAST, LAST, rows=False, bodies=False)
+"""Asks for the head of a log and for the backend's time, and for next to nothing else."""
+
+
 class View(NamedTuple):
     """A log at one moment, between two positions."""
 

@@ -34,18 +34,18 @@ from rstore.events.state import (
     tally_of,
 )
 from rstore.log.reader import mark_of
-from rstore.log.writer import new_stamp
+from rstore.log.writer import Logs, new_stamp
 from rstore.session import Session
 
 
 class History:
     """One event sequence of an open store."""
 
-    def __init__(self, session: Session, key: str) -> None:
+    def __init__(self, session: Session, key: str, logs: Logs | None = None) -> None:
         self._key = key
         self._session = session
         self._codec = session.codec
-        self._logs = session.events
+        self._logs = session.events if logs is None else logs
 
     @property
     def _envelope(self) -> Envelope:
@@ -154,7 +154,7 @@ class History:
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
         """Record a change if it can be replayed; return the current state, or None if somebody else was faster."""
         readings = self._session.readings
-        if not self._session.backend.is_remote:  # where to ask takes less than to find out by the commit
+        if not self._logs.is_remote:  # where to ask takes less than to find out by the commit
             reading = self.read()
             return self._append(reading, steps, t, reading.now_ms)
         known = readings.get(self._key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_item, check_key, check_range, check_timestamp
@@ -13,6 +12,7 @@ from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
 from rstore.events.state import Reading
+from rstore.log.writer import Logs
 from rstore.session import Session, Verbs
 
 
@@ -54,9 +54,8 @@ class Events(Verbs):
         steps = _steps(session, state)
         if not steps:
             return self.current(key)
-        history = History(session, key)
         try:  # what `naming` does, which would take a thirtieth of the time
-            return logs.until_won(key, lambda: history.try_apply(steps, at), rows=1)
+            return logs.until_won(key, lambda logs: History(session, key, logs).try_apply(steps, at), rows=1)
         except (SerializationError, CorruptionError) as error:
             raise session.named(error, f"the event sequence {key!r}") from error.__cause__ or error
 
@@ -157,13 +156,13 @@ class Events(Verbs):
         if not keys:
             raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
         # In one order for all, or they would wait for one another.
-        histories = {key: History(session, key) for key in sorted({check_key(key) for key in keys})}
+        checked = sorted({check_key(key) for key in keys})
 
-        def prune_one(key: str, history: History) -> int:
+        def prune_one(key: str, logs: Logs) -> int:
             with session.naming(f"the event sequence {key!r}"):
-                return session.events.until_won(key, partial(history.try_prune, remove=remove))
+                return logs.until_won(key, lambda logs: History(session, key, logs).try_prune(remove=remove))
 
-        return session.events.together(histories, lambda _: sum(prune_one(*one) for one in histories.items()))
+        return session.events.together(checked, lambda logs: sum(prune_one(key, logs) for key in checked))
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""

@@ -12,7 +12,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Final, Self
 
-from rstore.backends.types import LAST, Commit, Head, Log, Model, NamespaceGone
+from rstore.backends.types import HEAD_ONLY, Commit, Head, Log, Model, NamespaceGone
 from rstore.errors import StoreError
 from rstore.log.writer import new_stamp
 from rstore.session import Session
@@ -40,7 +40,7 @@ class Lease:
         backend, token, patience = self._session.backend, new_stamp(), None
         while True:
             incarnation = self._session.incarnation
-            view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
+            view = backend.view(self._log, HEAD_ONLY)
             # For longer than one is given: the clock was set back, or somebody wrote it. Nobody would ever compute.
             left_ms = 0 if view.head is None else int.from_bytes(view.head.facts, "big") - view.now_ms
             if 0 < left_ms <= 2 * LEASE_S * 1000:
@@ -89,7 +89,7 @@ class Lease:
         # If it cannot be renewed, the lease runs out, and a second caller computes: the first of the two is stored.
         with suppress(StoreError, NamespaceGone):
             while not self.held.acquire(timeout=LEASE_S / 3):
-                view = backend.view(self._log, LAST, LAST, rows=False, bodies=False)
+                view = backend.view(self._log, HEAD_ONLY)
                 commit = Commit(if_version=self._token, facts=_until(view.now_ms))
                 if not backend.commit(self._log, commit, incarnation):
                     return

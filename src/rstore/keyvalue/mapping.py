@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
-from rstore.backends.types import ANY, Expected, NamespaceGone, version_of
+from rstore.backends.types import ANY, Expected, NamespaceGone, ScanQuery, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.keyvalue.keys import Keys, Sweep
 from rstore.keyvalue.records import Records, encode_pairs, prefix_end
@@ -263,7 +263,7 @@ class Mapped(Records, MutableMapping[str, Any]):
     def popitem(self) -> tuple[str, Any]:
         """Remove the last key in order, and return it with its value."""
         session, patience = self._writer, None
-        while records := session.backend.scan(limit=1, reverse=True).records:
+        while records := session.backend.scan(ScanQuery(1, reverse=True)).records:
             key, record, _ = records[0]
             version, value = version_of(record), session.open_value(key, record)
             del records, record

@@ -5,18 +5,14 @@ Nouns: an *entry* (a key with its value, version and expiry) and *pairs* (what `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from time import monotonic
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
-from rstore.backends.contract import Ahead
-from rstore.backends.types import Found, NamespaceGone, Ttl, Write, version_of
+from rstore.backends.types import Found, NamespaceGone, Prefetch, ScanQuery, Ttl, Write, version_of
 from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError
 from rstore.session import Session, Verbs
-
-T = TypeVar("T")
 
 _PAGE: Final = 1000
 _QUICK_S: Final = 0.1
@@ -131,24 +127,21 @@ class Records(Verbs):
     ) -> Iterator[list[Found]]:
         after, left = None, limit
 
-        def ask(scan: Callable[..., T]) -> T:
-            most = _PAGE if left is None else min(left, _PAGE)
-            return scan(
-                start=start, after=after, stop=stop, limit=most, reverse=reverse, keys_only=keys_only, heads=heads
-            )
+        def query() -> ScanQuery:
+            return ScanQuery(_PAGE if left is None else min(left, _PAGE), start, stop, after, reverse, keys_only, heads)
 
-        ahead: Ahead | None = None
+        ahead: Prefetch | None = None
         quick = False
         try:
             while left is None or left > 0:
-                page = ask(session.backend.scan) if ahead is None else ahead.page()
+                page = session.backend.scan(query()) if ahead is None else ahead.page()
                 ahead = None
                 if page.more:
                     after = page.records[-1][0]
                     left = None if left is None else left - len(page.records)
                     # For whoever has come back at once for this page, and so is likely to come back for the next one.
                     if quick and left != 0:
-                        ahead = ask(partial(session.backend.scan_ahead, page.records))
+                        ahead = session.backend.prefetch(query(), page.records)
                 given_at = monotonic()
                 yield page.records
                 quick = monotonic() - given_at < _QUICK_S

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from rstore.arguments import check_edge, check_key, check_timeout
-from rstore.backends.types import LAST, Found, Log, Model, Watcher, version_of
+from rstore.backends.types import HEAD_ONLY, Found, Log, Model, Watcher, version_of
 from rstore.errors import NotSupportedError, StoreClosedError
 from rstore.keyvalue.records import Entry, Records, entry_of, prefix_end
 from rstore.session import Session
@@ -152,7 +152,7 @@ class Watch(Iterator[Change]):
 
     def _now_ms(self) -> int:
         # By the backend's clock, which alone judges expiry. The view of a log that cannot be there says what it is.
-        return self._session.backend.view(Log(Model.LEASES, ""), LAST, LAST, rows=False, bodies=False).now_ms
+        return self._session.backend.view(Log(Model.LEASES, ""), HEAD_ONLY).now_ms
 
     def _tell(self) -> Change | None:
         """Return the next change, by what is there at this moment; None if nothing is left to be told."""
@@ -222,5 +222,5 @@ class Watching(Records):
             if prefix is not None:
                 yield from self._scan(session, prefix, prefix_end(prefix), heads=True)
 
-        watcher = session.backend.watcher(single, prefix)
+        watcher = session.incarnations.bare.watcher(single, prefix)
         return Watch(session, watcher, heads, check, timeout_s)

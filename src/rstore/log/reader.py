@@ -10,12 +10,14 @@ from itertools import islice, repeat
 from operator import itemgetter, lt
 from typing import Any, Final, NamedTuple, Protocol
 
-from rstore.backends.contract import Backend
+from rstore.backends.contract import WriteTransaction
 from rstore.backends.telemetry import Telemetry
-from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot, View
-from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, View, ViewQuery
+from rstore.codec.chunk_meta import Meta, unpack_meta
+from rstore.codec.chunks import unpack_chunk
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.codec.segments import MAX_ROWS, Segment, ascending, merge, segment_of_rows
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
 from rstore.retry import Patience
@@ -57,8 +59,8 @@ class Namespace(Protocol):
     """What a log needs to know of the namespace that it is in."""
 
     @property
-    def backend(self) -> Backend:
-        """Where it is kept."""
+    def backend(self) -> WriteTransaction:
+        """Where it is kept: the store itself, or a transaction of it."""
         ...
 
     @property
@@ -84,6 +86,10 @@ class Namespace(Protocol):
         """Create it again after somebody discarded it; return how long that may go on."""
         ...
 
+    def within(self, backend: WriteTransaction) -> Namespace:
+        """Return the namespace as a transaction sees it."""
+        ...
+
     def again(self, patience: Patience | None, what: str) -> Patience:
         """Return how long a verb may try again; None begins to count."""
         ...
@@ -98,12 +104,17 @@ class LogReader:
         self._kind = _KINDS[model]
 
     @property
-    def _backend(self) -> Backend:
+    def _backend(self) -> WriteTransaction:
         return self._namespace.backend
 
     @property
     def _envelope(self) -> Envelope:
         return self._namespace.envelope
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether every call takes a round trip."""
+        return self._backend.is_remote
 
     def keys(self) -> list[str]:
         """Return the keys of all logs."""
@@ -127,18 +138,8 @@ class LogReader:
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """
-        view = self._backend.view(
-            Log(self._model, key),
-            lo,
-            hi,
-            limit=limit,
-            reverse=reverse,
-            rows=rows,
-            bodies=bodies,
-            neighbours=neighbours,
-            from_checkpoint=from_checkpoint,
-            unless_version=unless_version,
-        )
+        query = ViewQuery(lo, hi, limit, reverse, rows, bodies, neighbours, from_checkpoint, unless_version)
+        view = self._backend.view(Log(self._model, key), query)
         if view.chunks and (problem := self.problem_of_chunks(view.chunks)) is not None:
             raise self.unsound(key, problem)
         return view
@@ -155,15 +156,15 @@ class LogReader:
     ) -> list[View]:
         """Return the views of several logs, each of one moment, in one call."""
         logs = [Log(self._model, key) for key in keys]
-        views = self._backend.views(logs, lo, hi, limit=limit, reverse=reverse, bodies=bodies)
+        views = self._backend.views(logs, ViewQuery(lo, hi, limit, reverse, bodies=bodies))
         for key, view in zip(keys, views, strict=True):
             self._check_chunks(key, view.chunks)
         return views
 
     @contextmanager
-    def snapshot(self, key: str, lo: Position, hi: Position) -> Generator[Snapshot, None, None]:
+    def snapshot(self, key: str, lo: Position, hi: Position) -> Generator[LogSnapshot, None, None]:
         """Return what the log holds between two positions at one moment, to be read bit by bit."""
-        with self._backend.snapshot(Log(self._model, key), lo, hi) as snapshot:
+        with self._backend.log_snapshot(Log(self._model, key), lo, hi) as snapshot:
             self._check_chunks(key, snapshot.view.chunks)
             yield snapshot
 

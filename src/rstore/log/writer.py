@@ -11,7 +11,7 @@ import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from random import Random
 from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
@@ -19,6 +19,7 @@ from typing import Final, Literal, TypeAlias, TypedDict, TypeVar
 import numpy as np
 
 from rstore.backends.common.after_commit import behind_commit
+from rstore.backends.contract import WriteTransaction
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import (
     ANY,
@@ -38,9 +39,10 @@ from rstore.backends.types import (
     View,
     close_scope,
 )
-from rstore.codec import chunks as chunk_codec
-from rstore.codec.chunks import Segment, merge, pack_chunk, pack_meta, split
+from rstore.codec.chunk_meta import pack_meta
+from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
+from rstore.codec.segments import MAX_BYTES, MIN_CHANGES, MIN_ROWS, Segment, merge, split
 from rstore.codec.threads import spread
 from rstore.errors import (
     CorruptionError,
@@ -136,7 +138,7 @@ class Logs(LogReader):
     @property
     def _least(self) -> int:
         """How many rows a chunk has at least."""
-        return chunk_codec.MIN_ROWS if self._model is Model.SERIES else chunk_codec.MIN_CHANGES
+        return MIN_ROWS if self._model is Model.SERIES else MIN_CHANGES
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -234,17 +236,19 @@ class Logs(LogReader):
         if within is not None:  # what is hot goes into chunks before, so that all of them together are not too many
             for key in keys:
                 self._fold_ahead(key, *within, among=len(keys))
-        inside, races = Logs(self._namespace, self._model), 0
+        races = 0
         while True:
-            inside.put_off = (written := _Written()).add
+            written = _Written()
             locked = sorted(keys) if races >= RACES else ()
-            scopes = [self._backend.exclusive(Log(self._model, key)) for key in locked]
-            scopes.append(self._backend.transaction(create=create, serializable=False))
+            scopes: list[AbstractContextManager[WriteTransaction]] = []
             try:
                 with ExitStack() as stack:
-                    for scope in scopes:
-                        stack.enter_context(scope)
-                    done = work(inside)
+                    backend = self._backend
+                    for key in locked:
+                        scopes.append(backend.exclusive(Log(self._model, key)))
+                        backend = stack.enter_context(scopes[-1])
+                    scopes.append(backend.transaction(create=create, serializable=False))
+                    done = work(self._within(stack.enter_context(scopes[-1]), written.add))
                 break
             except RolledBack:
                 races += 1
@@ -257,7 +261,13 @@ class Logs(LogReader):
             self.wrote(key, rows)  # not before the end: others must not wait for a compression
         return done
 
-    def until_won(self, key: str, attempt: Callable[[], T | None], *, rows: int = 0) -> T:
+    def _within(self, backend: WriteTransaction, put_off: Callable[[str, int], None] | None) -> Logs:
+        """Return these logs as a transaction sees them."""
+        inside = Logs(self._namespace.within(backend), self._model)
+        inside.put_off = put_off
+        return inside
+
+    def until_won(self, key: str, attempt: Callable[[Logs], T | None], *, rows: int = 0) -> T:
         """Return what an attempt returns that was not overtaken by somebody else; None says that it was.
 
         After some lost races it holds the lock while it tries. `rows` is how many it writes.
@@ -266,7 +276,7 @@ class Logs(LogReader):
         """
         races, patience = 0, None
         while True:
-            won = attempt() if races < RACES else self._alone(key, attempt, last=races >= MAX_RACES)
+            won = attempt(self) if races < RACES else self._alone(key, attempt, last=races >= MAX_RACES)
             if won is not None:
                 self.wrote(key, rows)  # not before the lock is released: others must not wait for a compression
                 return won
@@ -275,11 +285,11 @@ class Logs(LogReader):
                 where = self._namespace.place(key)
                 patience = self._namespace.again(patience, f"others were faster in changing {where}")
 
-    def _alone(self, key: str, attempt: Callable[[], T | None], *, last: bool) -> T | None:
+    def _alone(self, key: str, attempt: Callable[[Logs], T | None], *, last: bool) -> T | None:
         scope = self._backend.exclusive(Log(self._model, key))
         try:
-            with scope:
-                return attempt()
+            with scope as backend:
+                return attempt(self._within(backend, self.put_off))
         except RolledBack:
             if last:
                 raise
@@ -308,15 +318,15 @@ class Logs(LogReader):
         """
         self._fold_ahead(key, lo, hi)
 
-        def attempt() -> bool | None:
-            incarnation = self.incarnation
-            view = self.view(key, lo, hi, bodies=not remove, neighbours=not remove)
+        def attempt(logs: Logs) -> bool | None:
+            incarnation = logs.incarnation
+            view = logs.view(key, lo, hi, bodies=not remove, neighbours=not remove)
             if view.head is None and add is None:
                 return False
             self.check_kind(key, view.head)
             kept: list[Segment] | None
             if remove:
-                kept = self._remainders(key, view, lo, hi)
+                kept = logs._remainders(key, view, lo, hi)
                 chunks = view.chunks
             else:
                 chunks = self._worth_rewriting(view.chunks, lo, hi)
@@ -325,7 +335,7 @@ class Logs(LogReader):
             if kept is None:
                 return None
             commit = self._rewriting(key, view, chunks, self._added(key, kept, add, keep))
-            return self.commit(key, commit, incarnation) or None
+            return logs.commit(key, commit, incarnation) or None
 
         done = self.until_won(key, attempt)
         if done:
@@ -352,8 +362,7 @@ class Logs(LogReader):
         return [
             chunk
             for chunk in chunks
-            if (chunk.last >= lo and chunk.first <= hi)
-            or (chunk.n < self._least and len(chunk.body) < chunk_codec.MAX_BYTES // 4)
+            if (chunk.last >= lo and chunk.first <= hi) or (chunk.n < self._least and len(chunk.body) < MAX_BYTES // 4)
         ]
 
     def _remainders(self, key: str, view: View, lo: Position, hi: Position) -> list[Segment] | None:

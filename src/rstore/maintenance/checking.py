@@ -14,11 +14,12 @@ from typing import Final
 
 from rstore.arguments import key_or_none
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
-from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, Model, Position, Row, Snapshot
+from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery
 from rstore.codec.changes import Step, Tally, unpack_change
-from rstore.codec.chunks import Segment, pack_meta, unpack_meta
+from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, at_position
+from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
 from rstore.events.state import CannotFold, Run, State, open_horizon, problem_of, tally_of
@@ -37,7 +38,7 @@ _OPAQUE: Final = b""
 
 def check_all(session: Session) -> Iterator[Finding]:
     """Yield all that is wrong with a namespace, and with the store around it."""
-    yield from _or_why_not("store", session.backend.findings())
+    yield from _or_why_not("store", session.incarnations.bare.findings())
     yield from _or_why_not(MODELS[RECORDS], _check_values(session))
     for model, logs in ((Model.SERIES, session.series), (Model.EVENTS, session.events)):
         yield from _or_why_not(MODELS[model], _check_logs(session, logs, model))
@@ -51,10 +52,10 @@ def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 
 def _check_values(session: Session) -> Iterator[Finding]:
-    backend = session.backend.reading_around_damage()
+    backend = session.incarnations.bare.reading_around_damage()
     after, more = None, True
     while more:
-        records, more = backend.scan(after=after, limit=_A_PAGE)
+        records, more = backend.scan(ScanQuery(_A_PAGE, after=after))
         for key, record, _ in records:
             if after is not None and key <= after:
                 yield Finding(MODELS[RECORDS], key, "it comes in the wrong place: the index of keys is damaged")
@@ -68,7 +69,7 @@ def _check_values(session: Session) -> Iterator[Finding]:
 
 
 def _check_logs(session: Session, logs: LogReader, model: Model) -> Iterator[Finding]:
-    for key in session.backend.reading_around_damage().logs(model):
+    for key in session.incarnations.bare.reading_around_damage().logs(model):
         if key_or_none(key) is None:
             yield Finding(MODELS[model], key, "its name is one that no key can have")
         for problem in _problems_of_log(session, logs, model, key):
@@ -108,7 +109,7 @@ class _LogLook:
     def run(self) -> None:
         """Look at all of it; what is found is in `problems` and `doubts`."""
         # The backend's own: that of the logs refuses at once a log whose chunks cannot be, and says no more.
-        with self._session.backend.snapshot(Log(self._model, self._key), FIRST, LAST) as snapshot:
+        with self._session.incarnations.bare.log_snapshot(Log(self._model, self._key)) as snapshot:
             view, self.head = snapshot.view, snapshot.view.head
             if view.head is None:
                 return
@@ -152,7 +153,7 @@ class _LogLook:
             self.problems.append(f"{failed} rows are damaged, {first}")
         return opened
 
-    def _open_chunks(self, snapshot: Snapshot) -> Iterator[tuple[Chunk, Segment | None]]:
+    def _open_chunks(self, snapshot: LogSnapshot) -> Iterator[tuple[Chunk, Segment | None]]:
         """Yield each chunk, and what is in it if it can be opened, in constant memory."""
         chunks = snapshot.view.chunks
         for some in chunks[:1], *pairwise(chunks):
@@ -186,7 +187,9 @@ class _LogLook:
         """Fold all changes, and compare what they come to with the states that were kept on the way."""
         session, envelope = self._session, self._session.envelope
         state = _Replay(session.codec, open_horizon(envelope, self._key, head))
-        kept = [position_of(checkpoint) for checkpoint in session.backend.checkpoints(Log(self._model, self._key))]
+        kept = [
+            position_of(checkpoint) for checkpoint in session.incarnations.bare.checkpoints(Log(self._model, self._key))
+        ]
         for change in changes:
             while kept and kept[-1] < position_of(change):
                 self._compare(kept.pop(), state)

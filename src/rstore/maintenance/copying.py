@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from rstore.backends.contract import Backend
+from rstore.backends.contract import Backend, ReadTransaction
 from rstore.backends.registry import check_dsn, make_checked_backend
-from rstore.backends.types import FIRST, Commit, Log, Model, Options, Write
+from rstore.backends.types import HEAD_ONLY, Commit, Log, Model, Options, ScanQuery, ViewQuery, Write
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreFullError, StoreNotAvailableError
 from rstore.incarnation import ORIGIN_FACT, sealed_for
 from rstore.series.reader import AT_ONCE
@@ -28,7 +28,7 @@ def back_up(backend: Backend, namespace: str, path: str | os.PathLike[str]) -> N
     """Write a store, as it is at one moment, into a new SQLite file."""
     with _new_file(_check_path(path)) as made:
         if not backend.save(str(made)):
-            with backend.moment() as still:
+            with backend.snapshot() as still:
                 _copy(still, namespace, str(made))
 
 
@@ -112,7 +112,7 @@ def _sync(path: Path) -> None:
 # -- through the contract ---------------------------------------------------------------------------------------------
 
 
-def _copy(source: Backend, namespace: str, path: str) -> None:
+def _copy(source: ReadTransaction, namespace: str, path: str) -> None:
     """Copy a namespace byte for byte: what is sealed is bound to the namespace and the key, not to the backend."""
     options = Options(frozen=False, durability="normal", timeout_s=60.0)
     target = make_checked_backend("sqlite", path, namespace, options)
@@ -131,11 +131,11 @@ def _copy(source: Backend, namespace: str, path: str) -> None:
         target.close()
 
 
-def _copy_records(source: Backend, target: Backend, incarnation: bytes) -> None:
+def _copy_records(source: ReadTransaction, target: Backend, incarnation: bytes) -> None:
     after, more = None, True
     while more:
-        records, more = source.scan(after=after, limit=_A_PAGE)
-        now_ms = source.view(_CLOCK, hi=FIRST, rows=False, bodies=False).now_ms
+        records, more = source.scan(ScanQuery(_A_PAGE, after=after))
+        now_ms = source.view(_CLOCK, HEAD_ONLY).now_ms
         lives = (None if expires_ms is None else expires_ms - now_ms for _, _, expires_ms in records)
         found = zip(records, lives, strict=True)
         writes = [Write(key, record, ttl_ms) for (key, record, _), ttl_ms in found if ttl_ms is None or ttl_ms > 0]
@@ -143,8 +143,8 @@ def _copy_records(source: Backend, target: Backend, incarnation: bytes) -> None:
         after = records[-1][0] if records else None
 
 
-def _copy_log(source: Backend, target: Backend, log: Log, incarnation: bytes) -> None:
-    view = source.view(log, bodies=False)
+def _copy_log(source: ReadTransaction, target: Backend, log: Log, incarnation: bytes) -> None:
+    view = source.view(log, ViewQuery(bodies=False))
     if view.head is None:
         return
     target.commit(log, Commit(create=view.head, put_rows=view.rows), incarnation)
@@ -152,8 +152,8 @@ def _copy_log(source: Backend, target: Backend, log: Log, incarnation: bytes) ->
     checkpoints = source.checkpoints(log)
     while states := tuple(islice(checkpoints, AT_ONCE)):
         target.commit(log, Commit(put_checkpoints=states), incarnation)
-    # Not `snapshot`: at a moment that stays, some chunks at a time can be asked for.
+    # Not `log_snapshot`: at a moment that stays, some chunks at a time can be asked for.
     for start in range(0, len(view.chunks), AT_ONCE):
         some = view.chunks[start : start + AT_ONCE]
-        whole = source.view(log, some[0].first, some[-1].last, rows=False)
+        whole = source.view(log, ViewQuery(some[0].first, some[-1].last, rows=False))
         target.commit(log, Commit(put_chunks=whole.chunks), incarnation)

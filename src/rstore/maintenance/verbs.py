@@ -37,7 +37,7 @@ class Maintenance(Verbs):
         ['docstrings']
         """
         self._check_alone("namespaces")
-        return self._reader.backend.namespaces()
+        return self._reader.incarnations.bare.namespaces()
 
     def ping(self) -> float:
         """Return how many seconds it took until the store answered: the file, or every server of it.
@@ -50,7 +50,7 @@ class Maintenance(Verbs):
         True
         """
         self._check_alone("ping")
-        backend = self._reader.backend
+        backend = self._reader.incarnations.bare
         begun = perf_counter()
         backend.ping()
         return perf_counter() - begun
@@ -73,7 +73,7 @@ class Maintenance(Verbs):
         """
         self._check_alone("stats")
         session = self._reader
-        return replace(session.backend.stats(), counters=session.telemetry.counts())
+        return replace(session.incarnations.bare.stats(), counters=session.telemetry.counts())
 
     def durability(self) -> Durability:
         """Return what becomes of a call that has returned when something goes wrong, as the backend is set up now.
@@ -84,7 +84,7 @@ class Maintenance(Verbs):
         True
         """
         self._check_alone("durability")
-        return self._reader.backend.durability()
+        return self._reader.incarnations.bare.durability()
 
     def check(self) -> list[Finding]:
         """Return what is wrong with the store, as (model, key, problem); an empty list means that it is sound.
@@ -113,7 +113,7 @@ class Maintenance(Verbs):
         """
         self._check_alone("backup")
         session = self._reader
-        back_up(session.backend, session.incarnations.namespace, path)
+        back_up(session.incarnations.bare, session.incarnations.namespace, path)
 
     def vacuum(self) -> Reclaimed:
         """Remove all pairs that have expired, and give back space that is not used any more; return what came of it.
@@ -127,7 +127,7 @@ class Maintenance(Verbs):
         0
         """
         self._check_alone("vacuum")
-        backend = self._writer.backend
+        backend = self._writer.incarnations.bare
         expired = 0
         while n := backend.sweep(_A_SWEEP):
             expired += n

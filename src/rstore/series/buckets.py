@@ -17,8 +17,9 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from rstore.backends.types import MIN_INT64
-from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
+from rstore.codec.chunk_meta import ChunkStats, stats_of
 from rstore.codec.numbers import number_of
+from rstore.codec.segments import Segment, steps_of
 from rstore.errors import InvalidTypeError
 from rstore.series.points import Point, point_between
 from rstore.series.reader import Piece, Summary, reading
@@ -37,7 +38,7 @@ class Part:
     n: int
     first: Point
     last: Point
-    stats: Stats | None
+    stats: ChunkStats | None
     values: Any = None
 
 
@@ -216,7 +217,7 @@ def aggregated(aggregate: Aggregate, parts: list[Part], begin: int, end: int, ca
     return _mean_over_time(parts, stats, begin, end, carried)
 
 
-def _mean_over_time(parts: list[Part], stats: list[Stats], begin: int, end: int, carried: Point | None) -> float:
+def _mean_over_time(parts: list[Part], stats: list[ChunkStats], begin: int, end: int, carried: Point | None) -> float:
     """Return the mean of a function that is constant from each point to the next one."""
     since, area = parts[0].first[0], 0.0
     if carried is not None:

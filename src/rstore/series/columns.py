@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_freq, check_key, check_range
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidValueError
 from rstore.log.writer import Keep
 from rstore.series.arrays import Unit, column_from, timestamps_of

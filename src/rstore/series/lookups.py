@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_key
 from rstore.backends.types import LAST, MAX_INT64, MIN_INT64
-from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.codec.numbers import number_of
+from rstore.codec.segments import Segment, merge
 from rstore.errors import InvalidTypeError
 from rstore.series.arrays import Unit, timestamp_of, timestamps_of
 from rstore.series.points import Point, Points, point_between

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rstore.arguments import check_count, check_freq, check_key, check_range
 from rstore.backends.types import MAX_INT64, MIN_INT64, View
-from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s, column_of
+from rstore.codec.segments import Segment, merge
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.log.writer import DIRECT_ROWS, Keep, Logs
 from rstore.series.inputs import few_times, split_points, times_of

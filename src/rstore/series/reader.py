@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from rstore.backends.types import Chunk, Position, Row, Snapshot
-from rstore.codec.chunks import Meta, Segment, merge
+from rstore.backends.types import Chunk, LogSnapshot, Position, Row
+from rstore.codec.chunk_meta import Meta
+from rstore.codec.segments import Segment, merge
 from rstore.codec.threads import spread
 from rstore.log.reader import LogReader
 
@@ -44,7 +45,7 @@ class _Part(NamedTuple):
 class Reader:
     """A series between two timestamps, both included, as it was at one moment."""
 
-    def __init__(self, logs: LogReader, key: str, snapshot: Snapshot, lo: int, hi: int) -> None:
+    def __init__(self, logs: LogReader, key: str, snapshot: LogSnapshot, lo: int, hi: int) -> None:
         self._logs = logs
         self._key = key
         self._snapshot = snapshot

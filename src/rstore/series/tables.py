@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_key, check_range
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
 from rstore.log.writer import Keep
 from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of

@@ -9,8 +9,8 @@ import numpy as np
 
 from rstore.arguments import check_choice
 from rstore.backends.types import Position
-from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s
+from rstore.codec.segments import Segment, merge
 from rstore.log.writer import DIRECT_ROWS, Keep, Logs
 
 

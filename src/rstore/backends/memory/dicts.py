@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from rstore.backends.common.heads import changed
 from rstore.backends.types import KEEP, KEYS_BYTES, LAST, Chunk, Commit, Head, Log, Position, Write
 
 T = TypeVar("T")
@@ -75,12 +76,11 @@ class LogDicts:
             self.chunks[chunk.first] = chunk
         for t, seq, body in commit.put_checkpoints:
             self.checkpoints[t, seq] = body
-        changed = {"epoch": commit.epoch, "version": commit.version, "facts": commit.facts}
-        self.head = self.head._replace(**{name: value for name, value in changed.items() if value is not None})  # type: ignore[arg-type]
+        self.head = changed(self.head, commit)
 
 
 @dataclass(slots=True, eq=False)
-class Namespace:
+class MemoryNamespace:
     """One namespace, without its name."""
 
     incarnation: bytes = field(default_factory=lambda: os.urandom(16 + KEYS_BYTES))
@@ -88,10 +88,10 @@ class Namespace:
     records: dict[str, tuple[bytes, int | None]] = field(default_factory=dict)
     logs: dict[Log, LogDicts] = field(default_factory=dict)
 
-    def copy(self) -> Namespace:
+    def copy(self) -> MemoryNamespace:
         """Return another one that holds the same."""
         logs = {log: one.copy() for log, one in self.logs.items()}
-        return Namespace(self.incarnation, self.facts.copy(), self.records.copy(), logs)
+        return MemoryNamespace(self.incarnation, self.facts.copy(), self.records.copy(), logs)
 
     def put(self, write: Write, now_ms: int) -> None:
         """Put or delete a record."""
@@ -101,3 +101,8 @@ class Namespace:
             self.records[write.key] = write.record, self.records[write.key][1]
         else:
             self.records[write.key] = write.record, None if write.ttl_ms is None else now_ms + write.ttl_ms
+
+
+def copy_of(namespace: MemoryNamespace | None) -> MemoryNamespace | None:
+    """Return another namespace that holds the same, None of none."""
+    return None if namespace is None else namespace.copy()

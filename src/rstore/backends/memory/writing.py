@@ -1,0 +1,247 @@
+"""Writing a namespace of dicts: call by call, or in a transaction that works on a copy."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from rstore.backends.common.heads import admits
+from rstore.backends.contract import WriteTransaction
+from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, copy_of
+from rstore.backends.memory.places import MemoryPlace, MemoryTurn, lock
+from rstore.backends.memory.reading import MemoryReads, now_ms
+from rstore.backends.types import (
+    ANY,
+    KEYS_BYTES,
+    Commit,
+    Expected,
+    ExpectedIncarnation,
+    Head,
+    Log,
+    NamespaceGone,
+    Row,
+    Write,
+    Writes,
+    identity_of,
+    version_of,
+)
+from rstore.errors import StoreClosedError
+
+
+class MemoryWrites(MemoryReads, WriteTransaction):
+    """Reads and writes a namespace of dicts."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[None]:
+        """Let one step write, when no transaction of others has the turn."""
+
+    @abstractmethod
+    def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
+        """Put a namespace in place of the one that is there, or of none."""
+
+    @abstractmethod
+    def _wrote(self) -> None:
+        """Let watchers know that records were written."""
+
+    def create(self) -> bytes:
+        with lock:
+            if (namespace := self._find()) is None:  # mostly it is there, and nothing has to wait
+                with self._writing():
+                    namespace = self._find() or MemoryNamespace()
+                    self._put_namespace(namespace)
+            return namespace.incarnation
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        with self._writing():
+            if (namespace := self._find()) is None:
+                raise NamespaceGone
+            if name not in namespace.facts:
+                namespace.facts[name] = fact
+                namespace.incarnation = identity_of(namespace.incarnation) + os.urandom(KEYS_BYTES)
+            return namespace.facts[name]
+
+    def _expect(self, incarnation: bytes) -> MemoryNamespace:
+        namespace = self._find()
+        if namespace is None or namespace.incarnation != incarnation:
+            raise NamespaceGone
+        return namespace
+
+    def _take_from(self, if_incarnation: ExpectedIncarnation) -> MemoryNamespace | None:
+        """Return the namespace to take something away from, None if there is none."""
+        namespace = self._find()
+        if namespace is not None and if_incarnation not in (ANY, namespace.incarnation):
+            raise NamespaceGone
+        return namespace
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def write(self, writes: Writes, incarnation: bytes) -> None:
+        with self._writing():
+            namespace = self._expect(incarnation)
+            now = now_ms()  # one moment for all of them
+            for write in writes:
+                namespace.put(Write(*write), now)
+            self._wrote()
+
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
+        with self._writing():
+            namespace = self._expect(incarnation)
+            record = self.get(write.key)
+            if version != (None if record is None else version_of(record)):
+                return False
+            namespace.put(write, now_ms())
+            self._wrote()
+            return True
+
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        with self._writing():
+            namespace, record = self._take_from(if_incarnation), self.get(key)
+            if namespace is None or record is None:
+                return False
+            namespace.put(Write(key, record, ttl_ms), now_ms())
+            self._wrote()
+            return True
+
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        with self._writing():
+            namespace = self._take_from(if_incarnation)
+            if namespace is None:
+                return 0
+            found = {key for key in keys if self.has(key)}
+            for key in found:
+                del namespace.records[key]
+            self._wrote()
+            return len(found)
+
+    def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        with self._writing():
+            return self.delete(self._between(start, stop), if_incarnation=if_incarnation)
+
+    def sweep(self, limit: int) -> int:
+        with lock:
+            if not self._expired(limit):
+                return 0  # without waiting for others
+        with self._writing():
+            records, expired = self._records(), self._expired(limit)
+            for key in expired:
+                del records[key]
+            return len(expired)
+
+    def _expired(self, limit: int) -> list[str]:
+        now, records = now_ms(), self._records()
+        return [key for key, (_, expires_ms) in records.items() if expires_ms is not None and expires_ms <= now][:limit]
+
+    def _records(self) -> dict[str, tuple[bytes, int | None]]:
+        namespace = self._find()
+        return {} if namespace is None else namespace.records
+
+    def clear(self) -> None:
+        with self._writing():
+            self._records().clear()
+            self._wrote()
+
+    # -- logs ---------------------------------------------------------------------------------------------------------
+
+    def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
+        with self._writing():
+            found = self._expect(incarnation).logs.setdefault(log, LogDicts(head))
+            if found.head.sealed != head.sealed:
+                return False
+            for t, seq, body in rows:
+                found.rows[t, seq] = body
+            return True
+
+    def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
+        with self._writing():
+            logs = self._expect(incarnation).logs
+            found = logs.get(log)
+            if not admits(None if found is None else found.head, commit):
+                return False
+            if found is None and commit.create is not None:
+                found = logs[log] = LogDicts(commit.create)
+            if found is not None:
+                found.apply(commit)
+                if commit.drop_if_empty and not found.rows and not found.chunks:
+                    del logs[log]
+            return True
+
+    def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        with self._writing():
+            namespace, found = self._take_from(if_incarnation), self._log(log)
+            if namespace is None or found is None or if_version not in (ANY, found.head.version):
+                return False
+            del namespace.logs[log]
+            return True
+
+
+class MemoryExclusive(MemoryWrites):
+    """Writes call by call, while it has the turn."""
+
+    def __init__(self, backend: MemoryWrites, place: MemoryPlace, turn: MemoryTurn) -> None:
+        self._backend = backend
+        self._place = place
+        self._turn = turn
+
+    def _find(self) -> MemoryNamespace | None:
+        return self._backend._find()  # noqa: SLF001 - of its own kind, here and below
+
+    def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
+        self._backend._put_namespace(namespace)  # noqa: SLF001
+
+    def _wrote(self) -> None:
+        self._backend._wrote()  # noqa: SLF001
+
+    @contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        with lock:
+            if self._place.turn is not self._turn:
+                raise StoreClosedError("the transaction is over, or that of another process; nothing was applied")
+            yield
+
+    @contextmanager
+    def exclusive(self, log: Log) -> Generator[WriteTransaction, None, None]:
+        yield self
+
+    @contextmanager
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
+        with lock:
+            transaction = MemoryTransaction(self, self._place, self._turn)
+        yield transaction
+        with self._writing():
+            transaction.apply()
+
+
+class MemoryTransaction(MemoryExclusive):
+    """Works on a copy of the namespace, which takes the place of the namespace at the end."""
+
+    _has_written = False
+
+    def __init__(self, backend: MemoryWrites, place: MemoryPlace, turn: MemoryTurn) -> None:
+        super().__init__(backend, place, turn)
+        self._copy = copy_of(super()._find())
+
+    def apply(self) -> None:
+        """Let all see it."""
+        super()._put_namespace(self._copy)
+        if self._has_written:
+            super()._wrote()
+
+    def _find(self) -> MemoryNamespace | None:
+        return self._copy
+
+    def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
+        self._copy = namespace
+
+    def _wrote(self) -> None:
+        self._has_written = True
+
+    @contextmanager
+    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
+        before = copy_of(self._copy)
+        try:
+            yield self
+        except BaseException:
+            self._copy = before
+            raise
