@@ -21,12 +21,16 @@ from rstore.errors import (
 
 _FAILED_WRITES: Final = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE, apsw.SQLITE_IOERR_SHMSIZE}
 _FAILED_SYNCS: Final = {apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC}
-_AFTER_THE_LOG: Final = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP}
+_AFTER_THE_WAL: Final = {apsw.SQLITE_IOERR_SHMSIZE, apsw.SQLITE_IOERR_SHMMAP}
 _OUT_OF_DESCRIPTORS: Final = errno.EMFILE, errno.ENFILE
+_OF_MIXED_FILES: Final = (apsw.CorruptError, apsw.NotADBError)
+
+FAILURES: Final = (apsw.Error, UnicodeDecodeError)
+"""The errors of a statement; the second where a text in the file is no UTF-8."""
 
 
 class CommitInDoubtError(apsw.Error):
-    """A commit failed when all of it was in the log: SQLite took it back, and the next recovery may find it there."""
+    """A commit failed when all of it was in the write-ahead log: the next recovery may find it there."""
 
 
 def code_of(error: Exception) -> int:
@@ -35,7 +39,7 @@ def code_of(error: Exception) -> int:
 
 
 def is_failed_sync(error: Exception) -> bool:
-    """Return whether the system could not bring something to the disk: what it has in memory is not what is there."""
+    """Return whether the system could not bring something to the disk: its memory differs from the disk then."""
     return code_of(error) in _FAILED_SYNCS
 
 
@@ -44,13 +48,20 @@ def is_failed_write(error: apsw.Error) -> bool:
     return code_of(error) in _FAILED_WRITES
 
 
-def is_in_doubt(error: apsw.Error) -> bool:
-    """Return whether what failed with an error, a COMMIT or a statement without a transaction, may be done.
+def may_pass(error: apsw.Error | UnicodeDecodeError) -> bool:
+    """Return whether a failed write may succeed on a new connection."""
+    if isinstance(error, apsw.IOError):  # many kinds of it while others remove the file; to write again proves nothing
+        return not is_failed_write(error)
+    return isinstance(error, (*_OF_MIXED_FILES, apsw.ReadOnlyError))
 
-    The log is written and synced first, the index of the log in shared memory follows. What fails before that was not
-    written as a whole, and is nothing.
+
+def is_in_doubt(error: apsw.Error) -> bool:
+    """Return whether a commit that failed with an error, or a statement without a transaction, may be done.
+
+    The write-ahead log is written and synced first, its index in shared memory follows. A commit that fails before
+    that was not written as a whole, and is nothing.
     """
-    return isinstance(error, apsw.NoMemError) or code_of(error) in _FAILED_SYNCS | _AFTER_THE_LOG
+    return isinstance(error, apsw.NoMemError) or code_of(error) in _FAILED_SYNCS | _AFTER_THE_WAL
 
 
 def unknown(error: BaseException, path: str) -> OutcomeUnknownError:

@@ -1,4 +1,4 @@
-"""Removing a SQLite file in which nothing is left, and that nobody else uses."""
+"""Removing a SQLite file in which nothing is left, and that no other connection uses."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from contextlib import closing, contextmanager, suppress
 
 import apsw
 
-from rstore.backends.sqlite.link import Link, hold, release
-from rstore.backends.sqlite.place import Identity, identity
+from rstore.backends.sqlite.transport.filesystem import Identity, identity
+from rstore.backends.sqlite.transport.forks import hold, release
+from rstore.backends.sqlite.transport.slot import Slot
 from rstore.errors import StoreBusyError, StoreError
 
 
 def remove_if_unused(
     path: str,
     opened: Identity,
-    mine: Callable[[Link], bool],
+    mine: Callable[[Slot], bool],
     is_unused: Callable[[apsw.Connection], bool],
     timeout_s: float,
 ) -> None:
-    """Close one's own links, and remove the file that was opened if nobody else has it open and nothing is in it.
+    """Close the slots of this store, and remove the file that was opened if nothing is in it and no other has it open.
 
-    Whatever is in the way: what was in the file is deleted, and the file stays.
+    With anything in the way the file stays, empty.
     """
     try:
         held = hold(mine, timeout_s)
     except StoreBusyError:
         return
     try:
-        for link in held:
-            link.close()
-        place = os.path.realpath(path)  # once: a link that is turned meanwhile leads to a file of somebody else
-        with suppress(apsw.Error, StoreError, OSError), _parent(place) as (name, parent):
-            if identity(place) != opened:
+        for slot in held:
+            slot.close()
+        real_path = os.path.realpath(path)  # once: a symbolic link may be turned meanwhile
+        with suppress(apsw.Error, StoreError, OSError), _parent(real_path) as (name, parent):
+            if identity(real_path) != opened:
                 return
-            with closing(apsw.Connection(place, flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            with closing(apsw.Connection(real_path, flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
                 # Leaving WAL takes an exclusive lock: the proof of being alone. A newcomer could have entered it since.
                 if connection.pragma("journal_mode", "delete") != "delete":
                     return
@@ -50,13 +51,13 @@ def remove_if_unused(
 
 
 @contextmanager
-def _parent(place: str) -> Generator[tuple[str, int | None], None, None]:
-    """Keep to the directory that a file lies in, whatever becomes of its name; give the name of the file in it."""
+def _parent(real_path: str) -> Generator[tuple[str, int | None], None, None]:
+    """Yield the name of a file in its directory, and the directory, whatever becomes of its name."""
     if os.unlink not in os.supports_dir_fd:  # on Windows, where a file that is open stays
-        yield place, None
+        yield real_path, None
         return
-    parent = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY)
+    parent = os.open(os.path.dirname(real_path), os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield os.path.basename(place), parent
+        yield os.path.basename(real_path), parent
     finally:
         os.close(parent)

@@ -1,4 +1,4 @@
-"""The place of a SQLite file in the file system: what bears its name now, and the log that lies beside it.
+"""What bears the name of a SQLite file now, and the files that lie beside it.
 
 "There is none" and "cannot be told" are two answers: where the system gives none, `StoreNotAvailableError` is raised.
 """
@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from rstore.errors import StoreNotAvailableError
 
 Identity: TypeAlias = tuple[int, int]
-"""The device and the number of a file: what tells it from every other one that is there at the same time."""
+"""The device and the number of a file: they tell it from every other one that is there at the same time."""
 
 _ABSENT: Final = FileNotFoundError, NotADirectoryError
 
@@ -33,12 +33,12 @@ def identity(path: str) -> Identity | None:
 
 
 def is_there(path: str) -> bool:
-    """Return whether a file bears a name. Not `os.path.exists`: it takes what cannot be told for a no."""
+    """Return whether a file bears a name. Not `os.path.exists`: it takes an error of the system for a no."""
     return status(path) is not None
 
 
 def bears(path: str, known: Identity | None) -> bool:
-    """Return whether a name is borne by the file of that identity, having made sure of a no.
+    """Return whether the file of that identity bears a name, having made sure of a no.
 
     A moment without the directory, as of a volume that is mounted anew, must not pass for a file that was deleted.
     """
@@ -66,15 +66,18 @@ def unreachable(path: str, error: Exception) -> StoreNotAvailableError:
     return StoreNotAvailableError(f"{path!r} cannot be reached: {reason}")
 
 
-def log_names(place: str) -> tuple[str, str]:
-    """Return the log and its index: SQLite keeps them beside the file that a link leads to, not beside the link."""
-    return place + "-wal", place + "-shm"
+def wal_names(real_path: str) -> tuple[str, str]:
+    """Return the names of the write-ahead log and its index.
+
+    SQLite keeps them beside the file that a link leads to, not beside the link.
+    """
+    return real_path + "-wal", real_path + "-shm"
 
 
-def has_log(place: str) -> bool:
+def has_wal(real_path: str) -> bool:
     """Return whether there is a write-ahead log with something in it; frozen connections leave empty ones."""
-    log = status(log_names(place)[0])
-    return log is not None and log.st_size > 0
+    wal = status(wal_names(real_path)[0])
+    return wal is not None and wal.st_size > 0
 
 
 def stamp(path: str) -> tuple[int, ...] | None:

@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 import apsw
 
-from rstore.backends.sqlite.link import Link
 from rstore.errors import CorruptionError, StoreNotAvailableError
 
 APPLICATION_ID: Final = 0x72737472
@@ -68,7 +67,7 @@ CREATE TABLE checkpoints (
 
 # The file's own triggers are for versions of this library that still run them. This one runs no trigger that a file
 # brings along, since it could undo every write, and does the same by its own, which SQLite keeps with the connection.
-_OWN_TRIGGERS: Final = """
+OWN_TRIGGERS: Final = """
 CREATE TEMP TRIGGER records_replaced AFTER UPDATE OF blob ON main.records WHEN old.blob IS NOT NULL
   BEGIN DELETE FROM blobs WHERE id = old.blob; END;
 CREATE TEMP TRIGGER records_deleted AFTER DELETE ON main.records WHEN old.blob IS NOT NULL
@@ -86,7 +85,7 @@ _COMMENT: Final = re.compile(r"--[^\n]*")
 _SPACE: Final = re.compile(r"[ \t\n\f\r]+")  # of SQLite: what else Python takes for space is part of a name there
 
 
-class Part(NamedTuple):
+class SchemaPart(NamedTuple):
     """One row of a schema."""
 
     kind: str
@@ -118,16 +117,6 @@ def distrust(connection: apsw.Connection) -> None:
         connection.config(option, value)
 
 
-def add_triggers(link: Link, connection: apsw.Connection) -> None:
-    """Let a connection that writes remove large records with the rows that lead to them.
-
-    Not when it is opened: that takes a tenth of an opening, and most of what is opened is read.
-    """
-    if not link.armed:
-        connection.execute(_OWN_TRIGGERS)
-        link.armed = True
-
-
 def is_fresh(connection: apsw.Connection, path: str) -> bool:
     """Return whether the database is empty; refuse what is no store of this format.
 
@@ -143,7 +132,7 @@ def is_fresh(connection: apsw.Connection, path: str) -> bool:
     except UnicodeDecodeError as error:
         raise CorruptionError(f"{path!r}: a name in its schema is no UTF-8") from error
     application, version, encoding, _ = rows.pop()
-    parts = [*map(Part._make, rows)]
+    parts = [*map(SchemaPart._make, rows)]
     if not _MARKS.isdisjoint(part.name.lower() for part in parts):  # it is a table that was read in place of the marks
         application = None
     if application == APPLICATION_ID and version > FORMAT:
@@ -161,12 +150,9 @@ def is_fresh(connection: apsw.Connection, path: str) -> bool:
     return False
 
 
-def check_schema(link: Link, connection: apsw.Connection) -> None:
-    """Refuse a file whose tables were changed since it was opened; it costs next to nothing where they were not."""
-    version = connection.pragma("schema_version")
-    if version != link.schema_version:
-        _refuse(differences(connection, schema_of(connection)), link.path)
-        link.schema_version = version
+def refuse_changes(connection: apsw.Connection, path: str) -> None:
+    """Refuse a file whose tables were changed since it was made."""
+    _refuse(differences(connection, schema_of(connection)), path)
 
 
 def _refuse(differences: Iterator[str], path: str) -> None:
@@ -177,12 +163,12 @@ def _refuse(differences: Iterator[str], path: str) -> None:
 # -- the schema -------------------------------------------------------------------------------------------------------
 
 
-def schema_of(connection: apsw.Connection) -> list[Part]:
+def schema_of(connection: apsw.Connection) -> list[SchemaPart]:
     """Return the schema of a file as it says itself."""
-    return [*map(Part._make, connection.execute(_SCHEMA))]
+    return [*map(SchemaPart._make, connection.execute(_SCHEMA))]
 
 
-def differences(connection: apsw.Connection, parts: Sequence[Part]) -> Iterator[str]:
+def differences(connection: apsw.Connection, parts: Sequence[SchemaPart]) -> Iterator[str]:
     """Yield how a schema differs from the layout in what could change the meaning of a statement.
 
     A unique index of others does: it decides which row `ON CONFLICT` finds. Their tables, views, triggers and other
@@ -200,7 +186,7 @@ def differences(connection: apsw.Connection, parts: Sequence[Part]) -> Iterator[
                 yield f"its table {table!r} has another unique index, {part.name!r}"
 
 
-def oddities(parts: Sequence[Part]) -> Iterator[str]:
+def oddities(parts: Sequence[SchemaPart]) -> Iterator[str]:
     """Yield how a schema differs from the layout in what no statement depends on."""
     layout, there = _layout(), {part.name: part for part in parts}
     for known in layout.values():
@@ -211,7 +197,7 @@ def oddities(parts: Sequence[Part]) -> Iterator[str]:
             yield f"its trigger {part.name!r} on {part.table!r} is another's, and is not run"
 
 
-def _difference(known: Part, found: Part | None) -> Iterator[str]:
+def _difference(known: SchemaPart, found: SchemaPart | None) -> Iterator[str]:
     if found is None:
         yield f"its {known.kind} {known.name!r} is missing"
     elif found.kind != known.kind or _bare(found.sql or "") not in _accepted(known):
@@ -219,7 +205,7 @@ def _difference(known: Part, found: Part | None) -> Iterator[str]:
 
 
 @cache
-def _layout() -> dict[str, Part]:
+def _layout() -> dict[str, SchemaPart]:
     connection = apsw.Connection(":memory:")
     lay_out(connection)
     parts = schema_of(connection)
@@ -237,7 +223,7 @@ def _indexes(connection: apsw.Connection, table: str) -> set[str]:
 
 
 @cache
-def _accepted(known: Part) -> frozenset[str]:
+def _accepted(known: SchemaPart) -> frozenset[str]:
     texts = [known.sql or ""]
     if known.kind == "table" and known.name in _OLDER:
         texts.append(_OLDER[known.name])

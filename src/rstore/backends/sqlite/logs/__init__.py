@@ -1,0 +1,1 @@
+"""Logs in a SQLite file: heads, hot rows, chunks and checkpoints."""
