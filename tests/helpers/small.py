@@ -27,7 +27,9 @@ _SIZES: dict[str, int] = {
 def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
-        where = [module for module in (checkpoints, points, sealing, segments, writer, writing) if hasattr(module, name)]
+        where = [
+            module for module in (checkpoints, points, sealing, segments, writer, writing) if hasattr(module, name)
+        ]
         assert where, name
         for module in where:
             setattr_(module, name, size)
