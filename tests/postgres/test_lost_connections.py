@@ -22,6 +22,7 @@ from rstore import (
     StoreNotAvailableError,
 )
 from rstore.backends.contract import Backend
+from rstore.backends.postgres.transport.statements import Statement
 from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Head, Log, Model, Options, Row, Write
 
@@ -88,23 +89,23 @@ def _writes(calls: Any) -> bool:
 
 
 def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
-    connections, real = backend._connections, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
-    real_on = connections._on  # noqa: SLF001
+    session, real = backend._session, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
+    real_run = session.run_on
     lost: list[bytes] = []  # what was sent once already: in what is done again, the answer arrives
 
     def losing(*args: Any, **kwargs: Any) -> Any:
-        def on(link: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
+        def run_on(connection: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
             sql = b"".join(statement.sql for statement, _ in calls)
             if sql not in lost and _writes(calls):
                 lost.append(sql)
                 proxy.answers_to_lose = 1
-            return real_on(link, calls, timeout_s, **more)
+            return real_run(connection, calls, timeout_s, **more)
 
-        connections._on = on  # noqa: SLF001
+        session.run_on = run_on
         try:
             return real(*args, **kwargs)
         finally:
-            connections._on = real_on  # noqa: SLF001
+            session.run_on = real_run
             assert lost
 
     setattr(backend, name, losing)
@@ -150,8 +151,8 @@ def test_what_others_took_before_it_is_looked_for(
         store.update(k="old", n=1)
         store.extend("s", (0, 0))
         store.apply("e", {"n": 1})
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-        real = connections._on  # noqa: SLF001
+        session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        real = session.run_on
         left: list[Any] = []
 
         def all_there_is() -> Any:
@@ -163,12 +164,12 @@ def test_what_others_took_before_it_is_looked_for(
             take(other)
             left.append(all_there_is())
 
-        def on(link: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
+        def run_on(connection: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
             if _writes(calls) and not left:
                 proxy.answers_to_lose, proxy.then = 1, take_it
-            return real(link, calls, timeout_s, **more)
+            return real(connection, calls, timeout_s, **more)
 
-        connections._on = on  # noqa: SLF001
+        session.run_on = run_on
         with pytest.raises(OutcomeUnknownError):
             write(store)
         assert left == [all_there_is()]
@@ -274,10 +275,8 @@ def test_a_write_that_waits_still_when_its_second_copy_gives_up(
 
 
 def exclusively(backend: Backend, incarnation: bytes, *, before_the_end: Callable[[], None]) -> None:
-    with backend.exclusive(LOG):
-        assert backend.commit(
-            LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), incarnation
-        )
+    with backend.exclusive(LOG) as tx:
+        assert tx.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), incarnation)
         before_the_end()
 
 
@@ -319,14 +318,14 @@ def test_what_cannot_be_told_is_said(dsn: str, proxy: Proxy) -> None:
             store.delete("a")
         assert store.keys() == ["b"]
         backend = store._writer.backend  # noqa: SLF001 - another writer between the loss and the look
-        connections: Any = backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        real = connections._was_done  # noqa: SLF001
+        session: Any = backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+        real = session.was_done
 
         def meanwhile(*arguments: Any) -> Any:
             other.set("b", "other")
             return real(*arguments)
 
-        connections._was_done = meanwhile  # noqa: SLF001
+        session.was_done = meanwhile
         proxy.answers_to_lose = 1
         with pytest.raises(OutcomeUnknownError):
             store.set("b", 3)
@@ -347,6 +346,96 @@ def test_a_lost_answer_with_the_server_gone_for_good(dsn: str, proxy: Proxy) -> 
         assert store["k"] == 2
 
 
+def _transact(store: Store, proxy: Proxy) -> None:
+    proxy.deaf = False
+    with store.transaction() as tx:
+        tx.set("k", 2)
+        proxy.deaf = True
+
+
+SILENCES: dict[str, tuple[Callable[[Store, Proxy], Any], type[StoreError]]] = {
+    "get": (lambda s, _: s.get("k"), StoreNotAvailableError),
+    "scan": (lambda s, _: s.items(), StoreNotAvailableError),
+    "set": (lambda s, _: s.set("k", 2), OutcomeUnknownError),
+    "add": (lambda s, _: s.add("other", 2), OutcomeUnknownError),
+    "extend": (lambda s, _: s.extend("s", (1, 1)), OutcomeUnknownError),
+    "the end of a transaction": (_transact, OutcomeUnknownError),
+    "discard": (lambda s, _: s.discard(), StoreNotAvailableError),
+    "clear": (lambda s, _: s.clear(), OutcomeUnknownError),
+    "delete_prefix": (lambda s, _: s.delete_prefix("k"), OutcomeUnknownError),
+    "stats": (lambda s, _: s.stats(), StoreNotAvailableError),
+    "check": (lambda s, _: s.check(), StoreNotAvailableError),
+    "vacuum": (lambda s, _: s.vacuum(), OutcomeUnknownError),
+    "namespaces": (lambda s, _: s.namespaces(), StoreNotAvailableError),
+    "durability": (lambda s, _: s.durability(), StoreNotAvailableError),
+    "len": (lambda s, _: len(s), StoreNotAvailableError),
+    "incr": (lambda s, _: s.incr("n"), StoreNotAvailableError),
+    "apply": (lambda s, _: s.apply("e", {"x": 1}), StoreNotAvailableError),
+    "remove": (lambda s, _: s.remove("s"), StoreNotAvailableError),
+    "backup": (lambda s, _: s.backup("/nowhere/copy"), StoreNotAvailableError),
+    "compact": (lambda s, _: s.compact("s"), StoreNotAvailableError),
+    "snapshot": (lambda s, _: s.snapshot().__enter__(), StoreNotAvailableError),
+    "opening": (lambda s, _: Store(s._dsn, timeout=0.5).open(), StoreNotAvailableError),  # noqa: SLF001
+}
+
+
+@pytest.mark.parametrize(("call", "error"), SILENCES.values(), ids=SILENCES)
+def test_a_server_that_falls_silent(
+    dsn: str, proxy: Proxy, call: Callable[[Store, Proxy], Any], error: type[StoreError]
+) -> None:
+    """It has three seconds more than the time-out, all in all: to give up, and to say what became of it.
+
+    What may take long has as much again, for the server to say on another connection that it is at work.
+    """
+    patient = {"discard", "clear", "delete_prefix", "stats", "check"}
+    most_s = 0.5 + 3 + (1.5 if call in (SILENCES[name][0] for name in patient) else 0)
+    with Store(dsn, frozen=False, timeout=0.5) as store:
+        store.set("k", 1)
+        store.extend("s", (0, 0))
+        proxy.deaf = True
+        began = monotonic()
+        with pytest.raises(error):
+            list(call(store, proxy) or ())
+        assert monotonic() - began < most_s
+        proxy.deaf = False
+        assert store.get("k") in (1, 2, None)
+
+
+def test_what_takes_long_takes_as_long_as_the_server_is_at_work(dsn: str) -> None:
+    with Store(dsn, frozen=False, timeout=1) as store:
+        store.update({f"k{i}": i for i in range(5)})
+        backend: Any = store._writer.backend  # noqa: SLF001
+        began = monotonic()
+        slow = Statement("SELECT pg_sleep(5)")
+        backend._session.read((slow, ()), patient=True)  # noqa: SLF001
+        assert monotonic() - began > 5
+        with pytest.raises(StoreBusyError):
+            backend._session.read((slow, ()))  # noqa: SLF001
+
+
+def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(
+    postgresql: Server, postgresql_schema: str, dsn: str
+) -> None:
+    with Store(dsn, frozen=False, timeout=1) as store, psycopg.connect(postgresql.conninfo()) as holder:
+        store["k"] = 1
+        holder.execute(f'LOCK TABLE "{postgresql_schema}".records'.encode())
+        for verb in (store.stats, store.check, store.clear, store.vacuum):
+            began = monotonic()
+            with pytest.raises(StoreBusyError):
+                verb()
+            assert monotonic() - began < 6
+
+
+def test_a_silent_connection_beside_others_that_are_not(dsn: str, proxy: Proxy) -> None:
+    """As when a firewall has forgotten it: a look goes another way, and finds what was done."""
+    with Store(dsn, frozen=False, timeout=0.5) as store:
+        store.set("k", 1)
+        proxy.deaf = True
+        threading.Timer(1.2, setattr, (proxy, "deaf", False)).start()  # after the time-out, and before the look
+        store.set("k", 2)
+        assert store["k"] == 2
+
+
 # -- others hold a lock -----------------------------------------------------------------------------------------------
 
 
@@ -359,8 +448,8 @@ def test_a_lock_is_waited_for_no_longer_than_the_time_out(postgresql: Server, po
     holder.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"\x01")]), incarnation)
     waiting = make_backend(dsn, "default", options.__class__(frozen=False, durability="full", timeout_s=0.5))
     waiting.open()
-    with holder.exclusive(LOG):
-        holder.write([Write("k", b"1" * 20)], incarnation)
+    with holder.exclusive(LOG) as tx:
+        tx.write([Write("k", b"1" * 20)], incarnation)
         writes: list[tuple[str, Callable[[], object]]] = [
             ("'k' in namespace", lambda: waiting.write([Write("k", b"2" * 20)], incarnation)),
             (

@@ -20,8 +20,9 @@ import pytest
 from processes import Program, check_file
 
 from rstore import CorruptionError, Store, StoreBusyError, StoreClosedError
-from rstore.backends.sqlite import turns
-from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.sqlite.transport.file import SqliteFile
+from rstore.backends.sqlite.transport.lockwait import LockWait
+from rstore.backends.sqlite.transport.watcher import SqliteWatcher
 from rstore.backends.types import Options
 
 WRITES: dict[str, Callable[[Store], object]] = {
@@ -188,13 +189,13 @@ def test_pauses_are_short_for_as_long_as_others_take_turns(monkeypatch: pytest.M
 
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     monkeypatch.setattr(time, "sleep", sleep)
-    turn = turns.Turn(2.0)
-    while not turn.is_over:
-        turn.wait()
+    wait = LockWait(2.0)
+    while not wait.is_over:
+        wait.pause()
         assert max(pauses) <= (0.003 if now_s < 100.5 else 0.02)
     assert now_s == pytest.approx(102.0)
     assert len(set(pauses)) > 100  # at random: two that met would meet again
-    assert turns.Turn(0.0).is_over
+    assert LockWait(0.0).is_over
 
 
 def test_waiting_takes_nothing_from_the_random_numbers_of_the_program(path: Path) -> None:
@@ -432,10 +433,10 @@ def test_who_watches_waits_for_a_lock_as_well(path: Path) -> None:
     """As of another process that puts the log in order after a crash."""
     file = SqliteFile(str(path), Options(frozen=False, durability="normal", timeout_s=60))
     file.open()
-    link: Any = file.new_link()
-    before = file.version(link)[1]
-    locked = link.connection = Locked(link.connection, 3)
-    assert file.version(link)[1] == before
+    watcher = SqliteWatcher(file)
+    slot: Any = watcher._slot  # noqa: SLF001
+    locked = slot.connection = Locked(slot.connection, 3)
+    assert watcher._data_version()[1] == watcher._seen[1]  # noqa: SLF001
     assert locked.times == 0
     file.close()
 
@@ -450,7 +451,7 @@ def test_a_connection_that_is_closed_in_the_middle_is_opened_again(path: Path, v
     def work(connection: apsw.Connection) -> int:
         if not closed:
             closed.append(connection)
-            file.local.link.close()
+            file.local.slot.close()
         return int(connection.execute("SELECT count(*) FROM records").get)
 
     assert getattr(file, verb)(work) == 1

@@ -232,7 +232,7 @@ def test_a_snapshot_is_read_while_its_owner_is_in_a_statement(path: Path) -> Non
         store["k"] = 1
         with store.snapshot() as view:
             assert view["k"] == 1
-            execute = view._reader.backend._reads.local.link.execute  # type: ignore[attr-defined]  # noqa: SLF001
+            execute = view._reader.backend._connection._slot.statements.execute  # type: ignore[attr-defined]  # noqa: SLF001
             found: list[object] = []
 
             def read() -> None:

@@ -15,7 +15,7 @@ from processes import Remote, check_file, linux
 from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError
-from rstore.backends.sqlite import guard
+from rstore.backends.sqlite.transport import filelock
 
 WRITES: dict[str, Callable[[Store, int], object]] = {
     "set": lambda store, n: store.set(f"set{n}", n),
@@ -42,7 +42,7 @@ def guarded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "guarded" and not linux:
         pytest.skip("there are no locks of open file descriptions here")
     if request.param == "not guarded":
-        monkeypatch.setattr(guard, "_IS_POSSIBLE", False)
+        monkeypatch.setattr(filelock, "_IS_POSSIBLE", False)
     return bool(request.param == "guarded")
 
 
