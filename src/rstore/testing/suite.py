@@ -87,14 +87,14 @@ class Suite:
 
     @pytest.fixture
     def opener(self, dsn: str, flavour: Flavour) -> Iterator[Opener]:
-        """Return what makes stores, for tests that open their own."""
+        """Open stores for tests that open their own."""
         opener = Opener(dsn, flavour)
         yield opener
         opener.discard()
 
     @pytest.fixture
     def oracle(self) -> Oracle:
-        """Return what a test keeps beside its store, to be compared at the end."""
+        """Keep the expected content beside the store, to be compared at the end."""
         return Oracle()
 
     @pytest.fixture
