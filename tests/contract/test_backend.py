@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import make_backend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rstore.backends.contract import Backend
-from rstore.backends.registry import make_backend
 from rstore.backends.types import (
     FIRST,
     HEAD_BYTES,
