@@ -15,7 +15,7 @@ from redis_section import redis_server
 from table import Goal, Table, number, times
 
 # The tests know how to start servers.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
 import postgresql
 import redis_servers
 

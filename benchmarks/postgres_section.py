@@ -12,7 +12,7 @@ from peers import EVENTSOURCING, FIRST_RELEASE, FIRST_RELEASE_SERVER
 from table import Goal, Table, number, times
 
 # The tests know how to start a server.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
 from postgresql import Server
 
 BARE: Final = "executemany", "unnest", "COPY"
