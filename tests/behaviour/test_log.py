@@ -8,9 +8,10 @@ from typing import Any
 
 import apsw
 import pytest
-from rstore.backends.sqlite.logs.writing import LogWrites
 
 from rstore import CorruptionError, Store, generate_key
+from rstore.backends.contract import WriteTransaction
+from rstore.backends.sqlite.backend import SqliteBackend
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change
@@ -68,14 +69,18 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
         store.extend("other", *some)
     dropped: list[int] = []
     together: list[int] = []  # by commits that are part of one transaction
-    commit = LogWrites.commit
 
-    def spy(self: LogWrites, log: Log, what: Commit, incarnation: bytes) -> bool:
-        (together if isinstance(self, SqliteTransaction) else dropped).append(len(what.drop_rows))
-        return commit(self, log, what, incarnation)
+    def spying(commit: Callable[..., bool], counted: list[int]) -> Callable[..., bool]:
+        def spy(self: WriteTransaction, log: Log, what: Commit, incarnation: bytes) -> bool:
+            counted.append(len(what.drop_rows))
+            return commit(self, log, what, incarnation)
 
-    monkeypatch.setattr(LogWrites, "max_rows", 80)
-    monkeypatch.setattr(LogWrites, "commit", spy)
+        return spy
+
+    kinds: list[tuple[type[WriteTransaction], list[int]]] = [(SqliteBackend, dropped), (SqliteTransaction, together)]
+    for kind, counted in kinds:
+        monkeypatch.setattr(kind, "max_rows", 80)
+        monkeypatch.setattr(kind, "commit", spying(kind.commit, counted))
     if verb == "seal":
         store.compact("s")
     elif verb == "remove":
