@@ -173,7 +173,7 @@ def test_removing_most_of_a_series_leaves_the_other_chunks_alone(store: Store, q
 def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: Store) -> None:
     """The row is replaced between the snapshot of a rewrite and its commit: it must overlay the new chunk."""
     store.extend("s", *((t, "old") for t in range(100)))
-    logs = store._reader.series
+    logs = store._writer.series
     pack = logs._seal_chunk
     raced: list[bool] = []
 
@@ -193,7 +193,7 @@ def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: St
 
 def test_of_two_rewrites_the_later_one_starts_again(store: Store) -> None:
     store.extend_many("s", ((t, "old") for t in range(10_000)))
-    logs = store._reader.series
+    logs = store._writer.series
     view = logs._backend.view
     raced: list[bool] = []
 
@@ -204,7 +204,7 @@ def test_of_two_rewrites_the_later_one_starts_again(store: Store) -> None:
             store.extend_many("s", ((t, "middle") for t in range(3000, 8000)))
         return found
 
-    logs._backend.view = overtaken  # type: ignore[method-assign]
+    logs._backend.view = overtaken  # type: ignore[method-assign,assignment]
     store.extend_many("s", ((t, "last") for t in range(5000, 10_000)))
     values = [value for _, value in store.range("s")]
     assert values == ["old"] * 3000 + ["middle"] * 2000 + ["last"] * 5000
@@ -261,7 +261,7 @@ def test_a_sequence_is_sealed_and_reads_the_same(store: Store, query: Callable[.
     for i in range(300):
         store.apply("e", {"n": i} if i == 0 else {"n": (operator.add, 1)}, t=i)
     events = store.events("e")
-    logs = store._reader.events
+    logs = store._writer.events
     logs.seal("e", logs.view("e", ViewQuery(bodies=False)))
     assert query("SELECT count(*) FROM hot") == [(0,)]
     assert query("SELECT n FROM chunks") == [(300,)]

@@ -233,7 +233,7 @@ class LogReader:
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
         if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:
-            raise self.unsound(key, problem)  # what is sealed is as it was written, and for this range
+            raise self.unsound(key, problem)  # a sealed chunk is as it was written, and for this range
         return segment
 
     def problem_of_segment(self, chunk: Chunk, segment: Segment, *, order: bool = False) -> str | None:

@@ -45,7 +45,7 @@ class RewritingLogs(RacingLogs):
         It reads and encodes without holding a lock, and commits only if no concurrent rewrite was faster; else it
         starts again. Rows that were replaced meanwhile survive the commit and overlay the new chunks.
         """
-        # What goes as a whole need not be moved.
+        # A removal opens the chunks at its ends only.
         query = ViewQuery(lo, hi, bodies=not remove, neighbours=not remove)
         views = [self.view(key, query) if view is None else view]
         if len(views[0].rows) > self.max_rows:
@@ -89,7 +89,7 @@ class RewritingLogs(RacingLogs):
     def _fold_ahead(self, key: str, lo: Position, hi: Position, share: int) -> None:
         """Put hot rows into chunks, unseen by readers, until the backend can drop the `share` that is left at once."""
         most = self.max_rows
-        with suppress(StoreFullError):  # what is to be removed makes room: then all of it goes in one step
+        with suppress(StoreFullError):  # a removal makes room: then all of it goes in one step
             while len(rows := self.view(key, ViewQuery(lo, hi, limit=most + 1, bodies=False)).rows) > share:
                 self.rewrite(key, position_of(rows[0]), position_of(rows[:most][-1]))
 
