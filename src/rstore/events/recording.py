@@ -76,9 +76,7 @@ class Recorder(History):
         body, at = self._pack(steps), (t, 0)
         for step in steps:
             if step.encoded is not None:
-                self._codec.decode(
-                    step.encoded
-                )  # an operand that cannot be loaded must not be recorded, even to be replaced
+                self._codec.decode(step.encoded)  # refuses what cannot be loaded, even to be replaced
         checkpoints: list[Row] = []
         placed = False
         change: Row | None = None

@@ -81,7 +81,7 @@ class LogReader:
         return self._backend.logs(self._model)
 
     def view(self, key: str, query: ViewQuery = ViewQuery()) -> View:  # noqa: B008 - immutable
-        """Return what a log holds at one moment, still sealed, as far as the query asks for it.
+        """View a log at one moment, still sealed, as far as the query asks for it.
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """

@@ -13,7 +13,7 @@ from rstore.codec.segments import Segment, steps_of
 
 
 def thinner(step: int) -> Callable[[Segment], Segment]:
-    """Return a function that thins segments: it keeps the first row, then each one `step` or more after the last kept."""
+    """Return a function that thins segments: it keeps the first row, then each one `step` after the last kept."""
     earliest = MIN_INT64
 
     def thin(segment: Segment) -> Segment:
