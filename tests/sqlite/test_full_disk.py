@@ -58,7 +58,7 @@ def fill_by_many(tx: Transaction) -> None:
 def undo(tx: Transaction) -> None:
     """Do what SQLite does when something is full."""
     transaction: Any = tx._get_writer().backend  # noqa: SLF001
-    transaction._opened._connection.execute("ROLLBACK")  # noqa: SLF001
+    transaction._connection._connection.execute("ROLLBACK")  # noqa: SLF001
     tx.has("a")
 
 
