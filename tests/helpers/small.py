@@ -7,7 +7,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from rstore.codec import chunks
+from rstore.codec import segments
 from rstore.events import checkpoints
 from rstore.log import sealing, writer
 from rstore.series import points, writing
@@ -27,7 +27,9 @@ _SIZES: dict[str, int] = {
 def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
-        where = [module for module in (checkpoints, chunks, points, sealing, writer, writing) if hasattr(module, name)]
+        where = [
+            module for module in (checkpoints, points, sealing, segments, writer, writing) if hasattr(module, name)
+        ]
         assert where, name
         for module in where:
             setattr_(module, name, size)
