@@ -8,7 +8,7 @@ from typing import Any
 
 import apsw
 import pytest
-from rstore.backends.sqlite.logs.writing import LogWrites
+from rstore.backends.sqlite.logs import LogWrites
 
 from rstore import CorruptionError, Store, generate_key
 from rstore.backends.sqlite.transaction import SqliteTransaction
