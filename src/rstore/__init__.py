@@ -30,7 +30,8 @@ from rstore.errors import (
     WrongKeyError,
 )
 from rstore.events.verbs import Event
-from rstore.keyvalue import Change, Entry, Watch
+from rstore.keyvalue.record_store import Entry
+from rstore.keyvalue.watching import Change, Watch
 from rstore.maintenance.verbs import Reclaimed
 from rstore.series import Compaction, Span
 from rstore.store import Store

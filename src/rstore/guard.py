@@ -44,9 +44,9 @@ _CELLS: Final = {Model.SERIES: Cell.POINT, Model.EVENTS: Cell.CHANGE}
 class GuardedTransaction(Forwarding):
     """A transaction whose methods that replace, change or delete refuse what the envelope cannot open.
 
-    They raise `KeyRequiredError` without a key, else `WrongKeyError`, and nothing was done. Discarding, clearing and expiry take
-    everything. It costs a look at what is there before each write: a store that holds all keys of its namespace, or of
-    whose namespace nobody has sealed anything, goes without.
+    They raise `KeyRequiredError` without a key, else `WrongKeyError`, and nothing was done. Discarding, clearing and
+    expiry take everything. It costs a look at what is there before each write: a store that holds all keys of its
+    namespace, or in whose namespace nothing was sealed, goes without.
     """
 
     def __init__(self, inner: WriteTransaction, envelope: Envelope) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rstore.events.verbs import Events
-from rstore.keyvalue import Values
+from rstore.keyvalue.verbs import Values
 from rstore.series import Series
 
 

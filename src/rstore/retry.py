@@ -1,51 +1,41 @@
-"""How long a verb tries again: until the store's time-out, then it says so."""
+"""Trying again what a concurrent writer was in the way of, until the store's time-out is over."""
 
 from __future__ import annotations
 
 import logging
-import time
-from random import SystemRandom
 from typing import Final
 
+from rstore.backends.common.backoff import Backoff, Deadline
 from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import StoreBusyError
 
 _log: Final = logging.getLogger("rstore.store")
-_FIRST_PAUSE_S: Final = 0.001
-_LONGEST_PAUSE_S: Final = 0.05
-
-_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 
-class Patience:
-    """How long a verb tries again what others were faster at."""
+class Retries:
+    """The further tries of one verb."""
 
-    def __init__(self, timeout_s: float, what: str, telemetry: Telemetry) -> None:
+    __slots__ = ("_backoff", "_deadline", "_reason", "_telemetry")
+
+    def __init__(self, timeout_s: float, reason: str, telemetry: Telemetry) -> None:
+        """`reason` begins the message of the error: why the verb has to be tried again."""
         self._telemetry = telemetry
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
-        self._longest_s = _FIRST_PAUSE_S
-        self._what = what
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return time.monotonic() >= self._deadline
+        self._reason = reason
+        self._deadline = Deadline(timeout_s)
+        self._backoff = Backoff(self._deadline)
 
     def check(self) -> None:
         """Raise `StoreBusyError` when the time is up."""
-        if self.is_over:
+        if self._deadline.is_over:
             raise StoreBusyError(
-                f"{self._what} for longer than the time-out, {self._timeout_s:g} s; nothing was stored"
+                f"{self._reason} for longer than the time-out, {self._deadline.timeout_s:g} s; nothing was stored"
             )
 
     def wait(self) -> None:
-        """Sleep a little, longer each time; a random time, since two that lost a race to each other would meet again.
+        """Sleep before the next try.
 
         Raises `StoreBusyError` when the time is up.
         """
         self.check()
-        self._telemetry.note(_log, Occurrence.RETRY, "tried again: %s", self._what)
-        left_s = max(0.0, self._deadline - time.monotonic())
-        time.sleep(min(left_s, self._longest_s * _random.random()))
-        self._longest_s = min(2 * self._longest_s, _LONGEST_PAUSE_S)
+        self._telemetry.note(_log, Occurrence.RETRY, "tried again: %s", self._reason)
+        self._backoff.pause()

@@ -21,21 +21,31 @@ from rstore.codec.data_pickle import DataPickle
 from rstore.codec.formats import make_serializer
 from rstore.codec.keys import Key, check_keys
 from rstore.codec.serializers import Codec
-from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreClosedError, forgetful
+from rstore.errors import (
+    ConflictError,
+    FrozenStoreError,
+    InvalidTypeError,
+    InvalidValueError,
+    NotSupportedError,
+    StoreClosedError,
+    forgetful,
+)
 from rstore.incarnation import Incarnations
-from rstore.keyvalue import Watching
+from rstore.keyvalue.leases import Computing
+from rstore.keyvalue.watching import Watching
 from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
-from rstore.retry import Patience
-from rstore.session import CLOSED, FROZEN, Session
-from rstore.transactions import Own, Snapshot, Transaction, gated, snapshot, transaction
+from rstore.namespace import Setup
+from rstore.retry import Retries
+from rstore.session import StoreSession
+from rstore.transactions import Snapshot, ThreadOwn, Transaction, snapshot, transaction
 
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("rstore.store")
 
 
-class Store(Models, Watching, Maintenance):
+class Store(Computing, Models, Watching, Maintenance):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
@@ -110,9 +120,9 @@ class Store(Models, Watching, Maintenance):
         )
         self._lock = RLock()  # guards what follows, but for what is each thread's own
         self._depth = 0
-        self._session = CLOSED
+        self._session: StoreSession | None = None
         self._transactions = 0
-        self._own = Own()
+        self._own = ThreadOwn()
         _stores.add(self)
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -136,24 +146,40 @@ class Store(Models, Watching, Maintenance):
         try:
             backend.open()
             incarnations = Incarnations(
-                backend, namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
+                namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            session = Session(
-                incarnations.backend, self._codec(), incarnations, self._options.timeout_s, self._options.telemetry
-            )
-            incarnations.adopt = session.adopt
+            setup = Setup(self._codec(), incarnations, self._options.timeout_s, self._options.telemetry)
+            self._session = StoreSession(backend, setup)
         except BaseException:
             backend.close()
             raise
-        self._session = session
         self._admit()
 
     def _admit(self) -> None:
-        """Let verbs through to the session: all, or while transactions are open those of other threads."""
-        session = self._session
-        if self._transactions and session is not CLOSED:
-            session = gated(session, self._own)
-        self._reader, self._writer = session, FROZEN if self._frozen and session is not CLOSED else session
+        """Let verbs through to the session at once, or after a check where the store is closed or in transactions."""
+        if self._session is not None and not self._transactions:
+            self._reader = self._session
+            if not self._frozen:
+                self._writer = self._session
+        else:
+            self.__dict__.pop("_reader", None)
+            self.__dict__.pop("_writer", None)
+
+    def _get_reader(self) -> StoreSession:
+        if self._session is None:
+            raise StoreClosedError("the store is not open: use it inside `with store:`, or call open() first")
+        self._own.stack.check_outside()
+        return self._session
+
+    def _get_writer(self) -> StoreSession:
+        if self._frozen and self._session is not None:
+            raise FrozenStoreError("the store is read-only: open it with frozen=False to write")
+        return self._get_reader()
+
+    def _alone(self, verb: str, *, writes: bool = False) -> StoreSession:
+        if self._own.stack.is_here:
+            raise NotSupportedError(f"{verb} is a verb of the store alone, outside of a transaction: end that first")
+        return self._get_writer() if writes else self._get_reader()
 
     def close(self) -> None:
         """Close the store. Closing it once too often is fine."""
@@ -162,10 +188,11 @@ class Store(Models, Watching, Maintenance):
                 return
             self._depth -= 1
             if self._depth == 0:
-                session, self._session = self._session, CLOSED
-                session.closed = True
+                session, self._session = self._session, None
                 self._admit()
-                session.incarnations.bare.close()
+                if session is not None:
+                    session.closed = True
+                    session.whole.close()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -180,8 +207,7 @@ class Store(Models, Watching, Maintenance):
 
         Raises `NotSupportedError` inside a transaction.
         """
-        self._check_alone("discard")
-        self._writer.incarnations.bare.discard()
+        self._alone("discard", writes=True).whole.discard()
 
     # -- several verbs as one -----------------------------------------------------------------------------------------
 
@@ -205,14 +231,12 @@ class Store(Models, Watching, Maintenance):
         (10, 0)
         10
         """
-        opened = self._own.opened  # of this thread, wherever it ends
-        outer = opened.innermost
-        if outer is None:
-            self._writer.check_open()
+        stack = self._own.stack  # of this thread, wherever it ends
         session = self._session
+        outer = stack.innermost or self._get_writer()
         self._count_transactions(1)
         try:
-            with transaction(outer or session, self._freq, opened) as inside:
+            with transaction(outer, self._freq, stack) as inside:
                 yield inside
                 if self._session is not session:
                     raise StoreClosedError("the store was closed inside a transaction; nothing was applied")
@@ -223,9 +247,6 @@ class Store(Models, Watching, Maintenance):
         with self._lock:
             self._transactions += more
             self._admit()
-
-    def _in_transaction(self) -> bool:
-        return self._own.opened.is_here
 
     def run(self, fn: Callable[[Transaction], T]) -> T:
         """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.
@@ -250,8 +271,8 @@ class Store(Models, Watching, Maintenance):
                 "run takes a function that does its work when it is called, not a generator or coroutine function, "
                 "whose work would begin when the transaction is over"
             )
-        nested = self._in_transaction()
-        patience = Patience(
+        nested = self._own.stack.is_here
+        retries = Retries(
             self._options.timeout_s, "others changed what a transaction had read", self._options.telemetry
         )
         while True:
@@ -261,7 +282,7 @@ class Store(Models, Watching, Maintenance):
             except ConflictError as conflict:
                 if nested or not isinstance(conflict.__cause__, RolledBack):
                     raise  # in the latter case a version that was known before: it would be in the way again
-            patience.wait()
+            retries.wait()
 
     @contextmanager
     def snapshot(self) -> Generator[Snapshot, None, None]:
@@ -279,10 +300,7 @@ class Store(Models, Watching, Maintenance):
         ...     view['a'], dict(view), store['a']
         (1, {'a': 1, 'b': 2}, 3)
         """
-        self._check_alone("snapshot")
-        session = self._reader
-        session.check_open()
-        scope = snapshot(session, self._freq)
+        scope = snapshot(self._alone("snapshot"), self._freq)
         try:
             with scope as view:
                 yield view

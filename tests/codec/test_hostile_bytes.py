@@ -25,9 +25,10 @@ from pcodec import ChunkConfig, standalone
 
 from rstore import CorruptionError, InvalidValueError, Store, StoreIntegrityError
 from rstore.codec.changes import Step, pack_change
-from rstore.codec.chunks import Segment, pack_meta, unpack_meta
+from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import column_of
 from rstore.codec.formats import Json, Pickle
+from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec
 from rstore.events.state import CannotFold, State
 

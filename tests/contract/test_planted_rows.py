@@ -16,8 +16,10 @@ import pytest
 
 from rstore import CorruptionError, PlaintextError, Store, StoreError, TamperedError
 from rstore.backends.types import FIRST, Chunk, Commit, Head, Log, Model, Row
-from rstore.codec.chunks import Segment, pack_chunk, pack_meta
+from rstore.codec.chunk_meta import pack_meta
+from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
+from rstore.codec.segments import Segment
 from rstore.log.reader import mark_of
 from rstore.testing.flavours import pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about

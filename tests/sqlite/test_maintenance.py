@@ -24,8 +24,9 @@ from rstore import (
 from rstore.backends.sqlite import care
 from rstore.backends.types import Row
 from rstore.codec.changes import Step, Tally, pack_change, pack_state
-from rstore.codec.chunks import pack_meta, segment_of_rows
+from rstore.codec.chunk_meta import pack_meta
 from rstore.codec.envelope import Cell, Envelope, at_position, at_run
+from rstore.codec.segments import segment_of_rows
 
 KEY = generate_key()
 

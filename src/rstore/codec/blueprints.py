@@ -3,9 +3,9 @@
 Nouns: a *blueprint* (the arguments, state and items that a pickle gives for one object; a class of its own for each
 global) and to *build* (to make the object of a blueprint whose parts are built; `building` does so for a whole pickle).
 
-The pickle machine calls what it finds, and methods of what it made: `append`, `__setitem__`, `__setstate__`. It finds
-blueprints alone, which record, so that no code of a class runs. Classes of C whose constructors take any argument
-(datetime, Decimal, complex) are called at once.
+The pickle machine calls the globals that it finds, and methods of the objects that they return: `append`,
+`__setitem__`, `__setstate__`. It finds only blueprints, which record these calls, so that no code of a class runs.
+Classes written in C whose constructors take any argument (datetime, Decimal, complex) are called at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Blueprint:
     original: ClassVar[Any]
     """The global that this class stands for; None for one that is no data by itself."""
     is_called: ClassVar[bool] = False
-    """Whether a call returns the object at once, and no blueprint."""
+    """Whether calling it returns the object at once instead of a blueprint."""
 
     args: tuple[Any, ...]
     state: Any
@@ -98,7 +98,7 @@ class Bare(Blueprint):
     __slots__ = ()
 
     def build(self) -> Any:
-        """Refuse: a class alone makes no object."""
+        """Refuse: a class alone is no object."""
         raise malformed(self)
 
 
@@ -221,22 +221,22 @@ def _pairs(blueprint: Blueprint, items: list[Any]) -> list[Any]:
 # -- the globals of data ----------------------------------------------------------------------------------------------
 
 
-# Classes, not functions: a pickle may set attributes of a function, `__defaults__` for example, which would stay. Of a
-# class whose `__setstate__` is that of a blueprint it cannot.
+# Classes, not functions: a pickle could set attributes of a function, `__defaults__` for example, for good. It cannot
+# set those of a class with the `__setstate__` of a blueprint.
 class _Zone(Blueprint):
     __slots__ = ()
 
     original = zoneinfo.ZoneInfo
 
     def __new__(cls, key: Any = None, from_cache: Any = 1) -> Any:  # pyright: ignore[reportInconsistentConstructor]
-        # ZoneInfo itself imports packages and opens files by a key that it does not know.
+        # For an unknown key, ZoneInfo itself imports packages and opens files.
         if type(key) is not str or key not in known_zones():
             raise SerializationError("a pickle names a time zone that this machine does not know")
         return zoneinfo.ZoneInfo(key) if from_cache else zoneinfo.ZoneInfo.no_cache(key)
 
 
 class _ZoneMethod(Blueprint):
-    """The function that pickles of time zones get from their class; no other attribute is to be had."""
+    """Stands for `getattr` in pickles: returns the function that rebuilds zones, and refuses all other attributes."""
 
     __slots__ = ()
 

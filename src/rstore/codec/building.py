@@ -1,4 +1,4 @@
-"""What a pickle of data described is built here: each blueprint becomes its object, in its place."""
+"""Builds the objects that a pickle of data describes: each blueprint becomes its object, in its place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build(root: Any, most_hashed: int) -> Any:
 
 
 class _Building:
-    """The building of all that one pickle holds."""
+    """Builds all objects of one pickle."""
 
     def __init__(self, most_hashed: int) -> None:
         self.built: dict[int, Any] = {}
@@ -137,7 +137,7 @@ def _hashed(one: Any) -> Iterable[Any]:
 
 
 def _rebuilt(one: Any, built: dict[int, Any]) -> Any:
-    """Return an object with what replaces its parts in their places."""
+    """Return an object with its parts replaced by those that were built."""
 
     def of(part: Any) -> Any:
         return built.get(id(part), part)

@@ -17,7 +17,7 @@ _TAGGED: Final = 2
 _TAG_BYTES: Final = 8
 
 FOLD_RULES: Final = 2
-"""The version of what operators compute, and of checkpoints. One of other rules is not used."""
+"""The version of the operators' rules. A checkpoint of another version is not used."""
 
 _step = struct.Struct(">HBI")
 _read_step = _step.unpack_from
@@ -28,7 +28,7 @@ _NO_VALUE: Final = 0xFFFFFFFF
 
 
 class Step(NamedTuple):
-    """What happens to one item."""
+    """One operator applied to one item."""
 
     item: str
     op: str
@@ -36,14 +36,14 @@ class Step(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Which changes a sequence has: how many, and of those that are sealed the sum of their tags."""
+    """Identifies the changes of a sequence: their number, and the sum of the tags of sealed ones."""
 
     n: int = 0
     tags: int = 0
 
     @classmethod
     def of(cls, n: int, tags: int) -> Tally:
-        """Return the tally of so many changes, of whose tags this is the sum."""
+        """Return the tally of `n` changes whose tags add up to `tags`."""
         return cls(n, tags & _MASK)
 
     @classmethod
@@ -62,12 +62,12 @@ _MASK: Final = 2 ** (8 * _TAG_BYTES) - 1
 
 
 def new_tag() -> bytes:
-    """Draw the tag that tells a change from every other one."""
+    """Draw the random tag that identifies a sealed change."""
     return os.urandom(_TAG_BYTES)
 
 
 def tag_of(body: bytes) -> int:
-    """Return the tag of a change, 0 if it has none: one that is not sealed."""
+    """Return the tag of a change; 0 if it is not sealed."""
     return int.from_bytes(body[1 : 1 + _TAG_BYTES], "big") if body[:1] == b"\x02" else 0
 
 
@@ -114,7 +114,7 @@ def repack(body: bytes, steps: Iterable[Step]) -> bytes:
 
 
 def pack_state(state: Iterable[tuple[str, bytes]], tally: Tally) -> bytes:
-    """Return the bytes of a checkpoint: the encoded value of every item, behind so many changes."""
+    """Return the bytes of a checkpoint: the encoded value of every item, and the tally of the changes behind it."""
     parts = [_state.pack(FOLD_RULES, *tally)]
     for item, encoded in state:
         raw_item = item.encode()
@@ -123,7 +123,7 @@ def pack_state(state: Iterable[tuple[str, bytes]], tally: Tally) -> bytes:
 
 
 def unpack_state(body: bytes) -> tuple[dict[str, bytes], Tally] | None:
-    """Return the encoded value of every item, and which changes made them; None if other fold rules did."""
+    """Return the encoded value of every item and the tally of their changes; None if other fold rules made them."""
     if body[:1] != bytes((FOLD_RULES,)):
         return None
     state: dict[str, bytes] = {}

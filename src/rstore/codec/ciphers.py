@@ -1,4 +1,4 @@
-"""AES-256-GCM under one derived key: what is sealed as a whole, and what is so large that copies of it count."""
+"""AES-256-GCM under one derived key: in one call, or piece by piece where a copy of the bytes would count."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PIECE_BYTES: Final = 1024 * 1024
 
 
 class Cipher:
-    """A key that seals and opens."""
+    """Encrypts and decrypts under one key."""
 
     __slots__ = ("_key", "decrypt", "encrypt")
 
     def __init__(self, key: Secret) -> None:
         check_running("nothing can be sealed or opened under a new key")
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only who needs it
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # loads OpenSSL: only where it is needed
 
         self._key = key
         aead = AESGCM(key.reveal())
@@ -30,7 +30,7 @@ class Cipher:
         self.decrypt = aead.decrypt
 
     def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
-        """Return header, ciphertext and tag: what the other way to seal makes, with one copy less."""
+        """Return header, ciphertext and tag: the bytes that `encrypt` makes, with one copy less."""
         check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
@@ -47,7 +47,7 @@ class Cipher:
         return sealed.getvalue()
 
     def decrypt_large(self, sealed: bytes, place: bytes) -> bytes:
-        """Return what was sealed, from header, ciphertext and tag.
+        """Return the body from header, ciphertext and tag.
 
         Raises `InvalidTag`.
         """
@@ -61,5 +61,5 @@ class Cipher:
         body, whole = BytesIO(), memoryview(sealed)
         for begin in range(HEADER_BYTES, end, _PIECE_BYTES):
             body.write(opening.update(whole[begin : min(begin + _PIECE_BYTES, end)]))
-        opening.finalize_with_tag(sealed[end:])  # before which nobody sees any of it
+        opening.finalize_with_tag(sealed[end:])  # no byte leaves before this check
         return body.getvalue()

@@ -1,4 +1,4 @@
-"""Columns: many values of one kind, and the bytes they are packed into.
+"""Columns: many values of one kind.
 
 Nouns: a *column* (an array, a list of str, or blobs) and *blobs* (encoded values back to back, with offsets, so that
 one can be taken out without its neighbours).
@@ -14,8 +14,6 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
-from pcodec import ChunkConfig, DeltaSpec, standalone
 
 from rstore.codec import serializers
 from rstore.codec.formats import Pickle
@@ -25,23 +23,9 @@ from rstore.errors import CorruptionError
 
 Int64s: TypeAlias = npt.NDArray[np.int64]
 
-# Level 5 of pcodec: 4 is no faster on two-decimal sensor walks, 8 a third slower for 1 % fewer bytes.
-_PCO: Final = ChunkConfig(compression_level=5, enable_8_bit=True)
-# What rises is told by its steps: to try other orders of differences takes a third of the time, and finds the same.
-_PCO_RISING: Final = ChunkConfig(compression_level=5, delta_spec=DeltaSpec.try_consecutive(1))
-_ZSTD_LEVEL: Final = 3
-_MAX_BYTES: Final = 2**20
-"""No column of several values is larger than this unpacked; those that are written have half as many bytes at most."""
-_MAX_ONE: Final = 2**22
-_MAX_TIMES: Final = 10
-"""A value that is larger than 4 MiB and ten times what it is packed into is not packed: 143 bytes that were stored as
-a column asked for 16 GiB."""
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-"""How a frame begins. No encoded value does, whose first byte is a codec, and no UTF-8."""
-
 
 class Kind(IntEnum):
-    """What a column holds; the numbers are part of the layout, and the codec bytes of single values."""
+    """The kind of a column's values; the numbers are part of the layout, and the codec bytes of single values."""
 
     INT = serializers.INT
     FLOAT = serializers.FLOAT
@@ -65,24 +49,24 @@ class Kind(IntEnum):
 
 
 _KIND_OF_TYPE: Final[dict[type, Kind]] = {int: Kind.INT, float: Kind.FLOAT, bool: Kind.BOOL, str: Kind.STR}
-_DTYPES: Final[dict[Kind, np.dtype[Any]]] = {
+DTYPES: Final[dict[Kind, np.dtype[Any]]] = {
     Kind.INT: np.dtype("<i8"),
     Kind.FLOAT: np.dtype("<f8"),
     Kind.BOOL: np.dtype("?"),
     **{Kind(code): np.dtype("<" + form) for code, form in serializers.NUMBERS.items()},
     **{Kind(code): np.dtype(f"<M8[{unit}]") for code, unit in serializers.DATES.items()},
 }
-_KINDS: Final = {dtype: kind for kind, dtype in _DTYPES.items()}
-_ARRAYS: Final = {int(kind) for kind in _DTYPES}
-WIDTHS: Final = {kind: dtype.itemsize for kind, dtype in _DTYPES.items()}
-"""How many bytes an element has, of the kinds of columns that are arrays."""
-INTS: Final = {kind for kind, dtype in _DTYPES.items() if dtype.kind in "iu"}
-FLOATS: Final = {kind for kind, dtype in _DTYPES.items() if dtype.kind == "f"}
+_KINDS: Final = {dtype: kind for kind, dtype in DTYPES.items()}
+_ARRAYS: Final = {int(kind) for kind in DTYPES}
+WIDTHS: Final = {kind: dtype.itemsize for kind, dtype in DTYPES.items()}
+"""The bytes of one element, for kinds that are stored as arrays."""
+INTS: Final = {kind for kind, dtype in DTYPES.items() if dtype.kind in "iu"}
+FLOATS: Final = {kind for kind, dtype in DTYPES.items() if dtype.kind == "f"}
 LIMITS: Final[dict[Kind, tuple[int, int]]] = {Kind.BOOL: (0, 1)} | {
-    kind: (int(np.iinfo(_DTYPES[kind]).min), int(np.iinfo(_DTYPES[kind]).max)) for kind in INTS
+    kind: (int(np.iinfo(DTYPES[kind]).min), int(np.iinfo(DTYPES[kind]).max)) for kind in INTS
 }
-"""The smallest and the largest value of the kinds that are counted exactly."""
-_DATES: Final = {Kind(code) for code in serializers.DATES}
+"""The smallest and the largest value, for kinds with exact arithmetic."""
+DATE_KINDS: Final = {Kind(code) for code in serializers.DATES}
 
 
 class Blobs:
@@ -101,8 +85,17 @@ class Blobs:
         np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
         return cls(b"".join(parts), offsets)
 
+    @classmethod
+    def of_texts(cls, values: Iterable[str]) -> Blobs:
+        """Return the blobs of some texts, in UTF-8."""
+        return cls.of([value.encode("utf-8", "surrogatepass") for value in values])
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def texts(self) -> list[str]:
+        """Return all as texts."""
+        return [part.decode("utf-8", "surrogatepass") for part in self.tolist()]
 
     def tolist(self) -> list[bytes]:
         """Return all as a list."""
@@ -114,7 +107,7 @@ class Blobs:
         return Blobs(self.raw, self.offsets[start : stop + 1])
 
     def compact(self) -> Blobs:
-        """Return the same without the bytes of others."""
+        """Return the same blobs without the bytes around them."""
         start, stop = int(self.offsets[0]), int(self.offsets[-1])
         return Blobs(self.raw[start:stop], self.offsets - start)
 
@@ -133,8 +126,8 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        """Whether one can compute with the values: they are an array of numbers or bools."""
-        return isinstance(self.data, np.ndarray) and self.kind not in _DATES
+        """Whether the values are an array of numbers or bools, to compute with."""
+        return isinstance(self.data, np.ndarray) and self.kind not in DATE_KINDS
 
     def slice(self, start: int, stop: int) -> Column:
         """Return the values from `start` to `stop`, excluded."""
@@ -161,7 +154,7 @@ class Column:
     def values(self, codec: Codec) -> list[Any]:
         """Return the values as Python objects; of datetime64 as NumPy's, since Python has no nanoseconds."""
         if isinstance(self.data, np.ndarray):
-            return list(self.data) if self.kind in _DATES else list(self.data.tolist())
+            return list(self.data) if self.kind in DATE_KINDS else list(self.data.tolist())
         if isinstance(self.data, Blobs):
             return [codec.decode(encoded) for encoded in self.data.tolist()]
         return list(self.data)
@@ -217,24 +210,24 @@ class Column:
 
     def sizes(self) -> list[int]:
         """Return the bytes of each value, of a column whose size is not 0."""
-        blobs = self.data if isinstance(self.data, Blobs) else _encode_all(self.data)
+        blobs = self.data if isinstance(self.data, Blobs) else Blobs.of_texts(self.data)
         return list(np.diff(blobs.offsets).tolist())
 
 
-# Encodes what has a codec of its own, for columns that become mixed. It never meets anything else.
+# Encodes values that have a codec of their own, when a column becomes mixed. It meets no other value.
 _NATIVE: Final = Codec(Pickle())
 
 
 def sole_type(values: Sequence[Any]) -> type | None:
     """Return the type that all values are of, exactly; None if there are several, or no values."""
-    types = list(map(type, values))  # counting takes two thirds of what a set would, which hashes each
+    types = list(map(type, values))  # counting compares; a set would hash each
     return types[0] if types and types.count(types[0]) == len(types) else None
 
 
 def column_of(values: list[Any], codec: Codec) -> Column:
     """Return the column of some Python values: typed if all are of one type that has a codec of its own.
 
-    It keeps the list, which nobody is to change: a copy of a million takes as long as compressing them.
+    It keeps the list, which must not change any more: copying a million values takes as long as compressing them.
     """
     if codec.typed:
         sole = sole_type(values)
@@ -243,21 +236,21 @@ def column_of(values: list[Any], codec: Codec) -> Column:
             return Column(kind, values)
         if kind is not None:
             try:  # not np.array: it goes through all of them once more to find their type
-                return Column(kind, np.fromiter(values, _DTYPES[kind], len(values)))
+                return Column(kind, np.fromiter(values, DTYPES[kind], len(values)))
             except OverflowError:  # an int beyond 64 bits
                 pass
     return Column(Kind.ENCODED, Blobs.of([codec.encode(value) for value in values]))
 
 
 def column_of_array(array: npt.NDArray[Any], codec: Codec) -> Column | None:
-    """Return the column of a one-dimensional array, whose type it keeps; None if it is none that a column can have."""
+    """Return the column of a one-dimensional array, of the same type; None if no column has that type."""
     is_text = array.dtype.kind in "TU"
     kind = None if is_text else _KINDS.get(array.dtype.newbyteorder("<"))
     if kind is None and not is_text:
         return None
     if kind is None or not codec.typed:
-        return column_of(list(array) if kind in _DATES else array.tolist(), codec)
-    return Column(kind, np.ascontiguousarray(array, _DTYPES[kind]))
+        return column_of(list(array) if kind in DATE_KINDS else array.tolist(), codec)
+    return Column(kind, np.ascontiguousarray(array, DTYPES[kind]))
 
 
 def array_of(columns: Sequence[Column], codec: Codec) -> npt.NDArray[Any]:
@@ -282,7 +275,7 @@ def column_of_encoded(parts: Sequence[bytes]) -> Column:
     try:
         if code in _ARRAYS:
             kind = Kind(code)
-            data = np.frombuffer(b"".join([part[1:] for part in parts]), _DTYPES[kind])
+            data = np.frombuffer(b"".join([part[1:] for part in parts]), DTYPES[kind])
             if len(data) == len(parts):
                 return Column(kind, data)
         if code == Kind.STR:
@@ -293,7 +286,7 @@ def column_of_encoded(parts: Sequence[bytes]) -> Column:
 
 
 def concat(columns: Sequence[Column]) -> Column:
-    """Return one column of several; of mixed kinds it is one of encoded values."""
+    """Join columns into one; mixed kinds become encoded values."""
     if len(columns) == 1:
         return columns[0]
     kinds = {column.kind for column in columns}
@@ -301,148 +294,15 @@ def concat(columns: Sequence[Column]) -> Column:
     if kind is not None:
         if kind is Kind.STR:
             return Column(kind, [value for column in columns for value in column.data])
-        return Column(kind, np.concatenate([column.data for column in columns], dtype=_DTYPES[kind]))
+        return Column(kind, np.concatenate([column.data for column in columns], dtype=DTYPES[kind]))
     return Column(Kind.ENCODED, Blobs.of([part for column in columns for part in column.encoded()]))
 
 
 def _common(kinds: set[Kind]) -> Kind | None:
-    """Return the kind of column that holds values of these kinds exactly, and none of them as another type."""
+    """Return the kind that holds values of all these kinds exactly and as their own type; None if there is none."""
     if len(kinds) == 1:
         return None if Kind.ENCODED in kinds else next(iter(kinds))
     if not (kinds <= INTS or kinds <= FLOATS):
         return None
-    common = np.result_type(*[_DTYPES[kind] for kind in kinds])
+    common = np.result_type(*[DTYPES[kind] for kind in kinds])
     return _KINDS[common] if common.kind != "f" or kinds <= FLOATS else None  # uint64 with int64 would be float64
-
-
-# -- columns <-> bytes ------------------------------------------------------------------------------------------------
-
-_DICTIONARY: Final = 1
-_OFFSETS: Final = 2
-
-
-def pack(column: Column) -> bytes:
-    """Return the bytes of a column."""
-    if column.kind is Kind.BOOL:
-        return np.packbits(column.data).tobytes()
-    if isinstance(column.data, Blobs):
-        return _pack_blobs(column.data.compact())
-    if column.kind is Kind.STR:
-        return _pack_str(column.data)
-    return pack_numbers(column.data.view(np.int64) if column.kind in _DATES else column.data)
-
-
-def unpack(kind: Kind, data: bytes, n: int) -> Column:
-    """Return the column of `n` values that was packed into these bytes."""
-    if kind is Kind.BOOL:
-        if len(data) != (n + 7) // 8:
-            raise CorruptionError("a column of bools has the wrong size")
-        return Column(kind, np.unpackbits(np.frombuffer(data, np.uint8), count=n).astype(np.bool_))
-    if kind is Kind.ENCODED:
-        return Column(kind, _unpack_blobs(data, n))
-    if kind is Kind.STR:
-        return Column(kind, _unpack_str(data, n))
-    if kind in _DATES:
-        return Column(kind, unpack_numbers(data, np.int64, n).view(_DTYPES[kind]))
-    return Column(kind, unpack_numbers(data, _DTYPES[kind], n))
-
-
-def pack_numbers(numbers: npt.NDArray[Any], *, rising: bool = False) -> bytes:
-    """Return the bytes of an array of numbers; `rising` is a hint."""
-    return standalone.simple_compress(np.ascontiguousarray(numbers), _PCO_RISING if rising else _PCO)
-
-
-def unpack_numbers(data: bytes, dtype: Any, n: int) -> npt.NDArray[Any]:
-    """Return the array of `n` numbers; never more, whatever the bytes say."""
-    numbers = np.empty(n, dtype)
-    progress = standalone.simple_decompress_into(data, numbers)
-    if progress.n_processed != n or not progress.finished:
-        raise CorruptionError(f"a column has {progress.n_processed} numbers instead of {n}")
-    return numbers
-
-
-def _pack_blobs(blobs: Blobs) -> bytes:
-    lengths, raw = pack_numbers(np.diff(blobs.offsets)), blobs.raw
-    packed = zstandard.compress(raw, _ZSTD_LEVEL)
-    if len(raw) > _most_bytes(len(blobs), packed):
-        packed = raw  # so that nothing has to be unpacked which is out of proportion to what is stored
-    return len(lengths).to_bytes(4, "big") + lengths + packed
-
-
-def _unpack_blobs(data: bytes, n: int) -> Blobs:
-    size = int.from_bytes(data[:4], "big")
-    lengths = unpack_numbers(data[4 : 4 + size], np.int64, n)
-    packed = data[4 + size :]
-    offsets = np.zeros(n + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    total = int(offsets[-1])
-    is_frame = packed[:4] == _ZSTD_MAGIC
-    # Compared before anything is allocated: the frame's header must not decide how much.
-    sane = n == 0 or (int(lengths.min()) >= 0 and int(lengths.max()) < 2**31 and total <= _most_bytes(n, packed))
-    if not sane or (zstandard.frame_content_size(packed) if is_frame else len(packed)) != total:
-        raise CorruptionError("a column of blobs contradicts itself")
-    if is_frame:
-        packed = zstandard.decompress(packed, max_output_size=total) if total else b""
-    return Blobs(packed, offsets)
-
-
-def _most_bytes(n: int, packed: bytes) -> int:
-    """Return how many bytes `n` values may have that are packed into these."""
-    return _MAX_BYTES if n > 1 else _MAX_ONE + _MAX_TIMES * len(packed)
-
-
-def _pack_str(values: list[str]) -> bytes:
-    some = {values[0], values[len(values) // 2], values[-1]} if values else set()
-    # Counting compares, which is a fifth of the work of hashing; after a look, since it rarely is one word.
-    constant = len(some) == 1 and values.count(values[0]) == len(values)
-    distinct = dict.fromkeys(values[:1] if constant else values)
-    if len(distinct) * 2 > len(values):
-        return bytes((_OFFSETS,)) + _pack_blobs(_encode_all(values))
-    words = _pack_blobs(_encode_all(distinct))
-    if len(distinct) == 1:
-        indexes = b""  # the same word throughout
-    else:
-        index = {word: i for i, word in enumerate(distinct)}
-        indexes = pack_numbers(np.fromiter(map(index.__getitem__, values), np.uint32, len(values)))
-    return b"%c%b%b%b%b" % (
-        _DICTIONARY,
-        len(distinct).to_bytes(4, "big"),
-        len(words).to_bytes(4, "big"),
-        words,
-        indexes,
-    )
-
-
-def _unpack_str(data: bytes, n: int) -> list[str]:
-    if data[0] == _OFFSETS:
-        return _decode_all(_unpack_blobs(data[1:], n))
-    if data[0] != _DICTIONARY:
-        raise CorruptionError(f"a column of strings has the unknown layout {data[0]}")
-    count, size = int.from_bytes(data[1:5], "big"), int.from_bytes(data[5:9], "big")
-    if not 0 < count <= n:
-        raise CorruptionError("a dictionary of strings contradicts itself")
-    packed = _unpack_blobs(data[9 : 9 + size], count)
-    words = _decode_all(packed)
-    if count == 1:
-        if n > 1 and len(packed.raw) * n > _MAX_BYTES:
-            raise _too_long()
-        return words * n
-    indexes = unpack_numbers(data[9 + size :], np.uint32, n)
-    if int(indexes.max()) >= count:
-        raise CorruptionError("a dictionary of strings contradicts itself")
-    if int(np.diff(packed.offsets)[indexes].sum()) > _MAX_BYTES:
-        raise _too_long()
-    return list(map(words.__getitem__, indexes.tolist()))
-
-
-def _too_long() -> CorruptionError:
-    # In a list they share their words, but not in an array, and not where they are packed again.
-    return CorruptionError("a dictionary of strings has longer words than it can have, for so many rows")
-
-
-def _encode_all(values: Iterable[str]) -> Blobs:
-    return Blobs.of([value.encode("utf-8", "surrogatepass") for value in values])
-
-
-def _decode_all(blobs: Blobs) -> list[str]:
-    return [part.decode("utf-8", "surrogatepass") for part in blobs.tolist()]

@@ -1,6 +1,7 @@
-"""Encoded values in fewer bytes: a codec byte of its own, the codec byte of what is inside, a zstd frame of the body.
+"""Compressed values: a codec byte of their own, the codec byte of the value inside, and a zstd frame of its body.
 
-The inner codec byte is outside of the frame, so that a value that is not to be loaded is refused before it is unpacked.
+The inner codec byte stands outside of the frame, so that a value that must not be loaded is refused before it is
+unpacked.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ COMPRESSED: Final = 0x06
 _LEVEL: Final = 3
 _MIN_BYTES: Final = 1024
 _WORTHWHILE: Final = 0.9
-"""More than this of a value's size does not pay for unpacking it at each reading."""
+"""A frame above this share of the value's size does not pay for unpacking at each reading."""
 _SAMPLED_BYTES: Final = 128 * 1024
 _SAMPLES: Final = 8
 _SAMPLE_BYTES: Final = 4096
 _PIECE_BYTES: Final = 1024 * 1024
 _FED_BYTES: Final = 1024
-"""So much is unpacked at once, to 32 MiB at most: four bytes can stand for 128 KiB."""
+"""Unpacked in one step, to 32 MiB at most: four bytes can stand for 128 KiB."""
 _FREE_BYTES: Final = 64 * 1024 * 1024
 _MAX_TIMES: Final = 10
-"""A value that is larger than 64 MiB and ten times its frame is not stored as one, and not unpacked from one."""
+"""A value larger than 64 MiB plus ten times its frame is neither stored as a frame nor unpacked from one."""
 _MAX_WINDOW: Final = 8 * 1024 * 1024
-"""A frame says how much memory unpacking it takes; those that are written say 2 MiB."""
+"""The largest window that a frame may ask for; frames written here ask for 2 MiB."""
 
 
 def compress(encoded: bytes) -> bytes:
@@ -42,7 +43,7 @@ def compress(encoded: bytes) -> bytes:
     if size <= LARGE_BYTES:
         frame = compressor.compress(whole)
         return encoded if len(frame) > most else b"%c%c%b" % (COMPRESSED, encoded[0], frame)
-    # Its value is the buffer itself: a frame made first, and put behind its two bytes then, is there twice.
+    # `getvalue` returns the buffer itself; a frame joined to its two bytes would be held twice.
     packed, pieces = BytesIO(), compressor.compressobj(size=len(whole))
     packed.write(bytes((COMPRESSED, encoded[0])))
     for begin in range(0, len(whole), _PIECE_BYTES):
@@ -58,9 +59,9 @@ def _most_bytes(packed: int) -> int:
 
 
 def _may_shrink(encoded: bytes) -> bool:
-    """Return whether some pieces of a large value shrink, which takes a hundredth of trying all of it.
+    """Return whether samples of a large value shrink; that takes a hundredth of trying all of it.
 
-    What only repeats itself over long distances is taken for random. That costs space, and nothing else.
+    A value that repeats itself only over long distances is taken for random. That costs space and nothing else.
     """
     step = len(encoded) // _SAMPLES
     sample = b"".join(encoded[i * step : i * step + _SAMPLE_BYTES] for i in range(_SAMPLES))
@@ -68,10 +69,10 @@ def _may_shrink(encoded: bytes) -> bool:
 
 
 def decompress(frame: bytes | memoryview) -> bytes:
-    """Return what is in a frame.
+    """Return the content of a frame.
 
-    Raises `CorruptionError` if it is damaged, cut short, followed by something, or does not say truly how much it
-    holds. What it says is believed only as far as it is there: neither is memory taken for more, nor is more unpacked.
+    Raises `CorruptionError` if it is damaged, cut short, followed by other bytes, or states a wrong size. The stated
+    size is not trusted: no memory is allocated for it ahead of the content, and no more than it is unpacked.
     """
     try:
         size = zstandard.frame_content_size(frame)
@@ -83,7 +84,7 @@ def decompress(frame: bytes | memoryview) -> bytes:
 
 
 def _decompress_large(frame: bytes | memoryview, size: int) -> bytes:
-    # Not in one go: the memory for as much as it says would be asked for before any of it is there.
+    # Not in one call: that allocates the stated size before any of the content is there.
     body, whole = BytesIO(), memoryview(frame)
     unpacking = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj()
     for begin in range(0, len(whole), _FED_BYTES):

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from hmac import compare_digest
 from typing import Final
-from weakref import WeakSet
 
 from rstore.backends.types import LARGE_BYTES
 from rstore.codec.ciphers import HEADER_BYTES, NONCE_BYTES, PREFIX_BYTES, TAG_BYTES, Cipher
@@ -30,6 +29,7 @@ from rstore.errors import (
     TamperedError,
     WrongKeyError,
 )
+from rstore.forks import renewed_in_child
 
 MAGIC: Final = 0xC1
 SUITE: Final = 0x01
@@ -42,7 +42,7 @@ _MAX_CACHED_SALTS: Final = 4096
 
 
 class Cell(IntEnum):
-    """What kind of bytes are sealed; the numbers are part of the layout."""
+    """The kind of sealed bytes; the numbers are part of the layout."""
 
     VALUE = 1
     POINT = 2
@@ -111,31 +111,29 @@ class Envelope:
         incarnation: bytes = b"",
         keyed: bool = False,
         allow_plaintext: bool = False,
-        refresh: Callable[[Envelope], Envelope | None] | None = None,
     ) -> None:
         self.keyed: Final = keyed or bool(roots)
-        # What is not sealed is the same in a copy, which has another incarnation.
+        # Unsealed bytes stay valid in a copy, which has another incarnation.
         self._bound = len(incarnation).to_bytes(4, "big") + incarnation if self.keyed else b""
         self._cells = {cell: self._bound + _prefixed(namespace) + bytes((cell,)) for cell in Cell}
         self._allow_plaintext = allow_plaintext
-        self._refresh = refresh  # returns another envelope if the keys are others by now
         self._roots = roots
         self._opened: dict[bytes, Cipher] = {}
-        self._renew()
+        self.renew()
         _envelopes.add(self)
 
-    def _renew(self) -> None:
-        # Both together bound the seals under one derived key, so that random nonces stay unique.
+    def renew(self) -> None:
+        """Draw another salt with the next seal."""
+        # A bound for each salt, and a new salt behind it: so random nonces stay unique under one derived key.
         self._seals_left = _MAX_SEALS
         self._seal: tuple[bytes, Cipher] | None = None
 
     def where(self, cell: Cell, key: str) -> bytes:
-        """Return the part of a place that is the same for all positions of a key: incarnation, namespace, kind, and key."""
-        raw = key.encode()  # written out: a frame would take a tenth of sealing
-        return self._cells[cell] + len(raw).to_bytes(4, "big") + raw
+        """Return the part of a place that all positions of a key share: incarnation, namespace, kind and key."""
+        return self._cells[cell] + _prefixed(key)
 
     def admits(self, *, sealed: bool) -> bool:
-        """Return whether this handle writes bytes of that kind."""
+        """Return whether this handle writes sealed bytes (or unsealed ones)."""
         return sealed == self.keyed
 
     def seal(self, body: bytes, where: bytes, position: bytes = b"") -> bytes:
@@ -143,7 +141,7 @@ class Envelope:
         if not self.keyed:
             return body
         if self._seals_left <= 0:
-            self._renew()
+            self.renew()
         self._seals_left -= 1
         prefix, cipher = self._seal or self._new_salt()
         nonce = os.urandom(NONCE_BYTES)
@@ -153,15 +151,16 @@ class Envelope:
         return header + cipher.encrypt(nonce, body, header + where + position)
 
     def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
-        """Return what was sealed at this place; unencrypted bytes as they are, where they are allowed.
+        """Return the bytes that were sealed at this place; unencrypted bytes as they are, where they are allowed.
 
-        Raises `KeyRequiredError`, `WrongKeyError`, `TamperedError` or `PlaintextError`.
+        Raises `KeyRequiredError` or `PlaintextError`; `WrongKeyError` or `TamperedError`, which may also say that the
+        namespace has other keys or another incarnation by now, for which the layer above has another envelope.
         """
         if data[:1] != b"\xc1":
             if self.keyed and not self._allow_plaintext:
                 raise PlaintextError(
                     f"{self._describe(where)} is not encrypted, and the store was opened with a key: "
-                    "somebody may have replaced it (allow_plaintext=True reads it all the same)"
+                    "it may have been replaced (allow_plaintext=True reads it all the same)"
                 )
             return data
         if (size := len(data)) < HEADER_BYTES + TAG_BYTES:
@@ -173,17 +172,15 @@ class Envelope:
                 return cipher.decrypt_large(data, where + position)
             return cipher.decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
         except _invalid_tag() as error:
-            if self._refresh is not None and (other := self._refresh(self)) is not None:
-                return other.open(data, self._moved(where, other), position)
             raise TamperedError(f"{self._describe(where)} was altered, or moved here from another place") from error
 
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
         """Return the bodies of many keys sealed, each at its place, in order."""
-        # What `seal` does, with the nonces drawn at once: for each of them alone the system would have to be called.
+        # As `seal`, with all nonces drawn at once: each draw is a system call (benchmarks: `paths`).
         nonces, kind, sealed = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell], []
         for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True):
             if self._seals_left <= 0:
-                self._renew()
+                self.renew()
             self._seals_left -= 1
             prefix, cipher = self._seal or self._new_salt()
             nonce, where = nonces[at : at + NONCE_BYTES], kind + _prefixed(key)
@@ -195,15 +192,15 @@ class Envelope:
         return sealed
 
     def opener(self, cell: Cell) -> Callable[[str, bytes], bytes]:
-        """Return what opens the bytes of one key after another; it raises whatever it may of those that are unusual.
+        """Return a function that opens the bytes of one key after another, without the checks of `open`.
 
-        Those are for `open` to judge.
+        It raises any error for bytes that are not sealed under a key known by now: `open` then says why.
         """
         opened, kind = self._opened, self._cells[cell]
 
         def open_one(key: str, data: bytes) -> bytes:
-            header, raw = data[:HEADER_BYTES], key.encode()
-            place = header + kind + len(raw).to_bytes(4, "big") + raw
+            header = data[:HEADER_BYTES]
+            place = header + kind + _prefixed(key)
             return opened[data[:PREFIX_BYTES]].decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], place)
 
         return open_one
@@ -218,7 +215,7 @@ class Envelope:
         return body + zlib.crc32(body, zlib.crc32(where + position)).to_bytes(_CRC_BYTES, "big")
 
     def open_block(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
-        """Return what `seal_block` was given; raises `CorruptionError` if the checksum differs."""
+        """Return the body of a block; raises `CorruptionError` if its checksum differs."""
         opened = self.open(data, where, position)
         if opened is not data:
             return opened
@@ -240,22 +237,18 @@ class Envelope:
         return KeyRequiredError(f"{self._describe(where)} is encrypted: open the store with key=…")
 
     def holds(self, head: bytes) -> bool:
-        """Return whether what begins like this is not sealed, or sealed under a key that is there."""
+        """Return whether bytes with this beginning are unsealed, or sealed under a key of this envelope."""
         return head[:1] != b"\xc1" or head[:PREFIX_BYTES] in self._opened or self._look_for_key(head) is not None
 
     def emptied(self, where: bytes) -> EncryptionError:
-        """Return the error for what is not there, and was sealed."""
+        """Return the error for sealed bytes that are missing."""
         return TamperedError(f"{self._describe(where)} was removed") if self.keyed else self._key_required(where)
 
     def refusal(self, where: bytes) -> EncryptionError:
-        """Return the error for what is sealed under a key that is not there."""
+        """Return the error for bytes sealed under a key that this envelope lacks."""
         if not self.keyed:
             return self._key_required(where)
         return WrongKeyError(f"{self._describe(where)} is encrypted under a key that this store was not given")
-
-    def _moved(self, where: bytes, other: Envelope) -> bytes:
-        """Return a place as another envelope of the same namespace has it."""
-        return other._bound + where[len(self._bound) :]
 
     def _describe(self, where: bytes) -> str:
         where = where[len(self._bound) :]
@@ -272,8 +265,6 @@ class Envelope:
             )
         if (cipher := self._look_for_key(data)) is not None:
             return cipher
-        if self._refresh is not None and (other := self._refresh(self)) is not None:
-            return other._find_key(data, self._moved(where, other))  # noqa: SLF001 - of the same class
         raise self.refusal(where)
 
     def _look_for_key(self, data: bytes) -> Cipher | None:
@@ -293,14 +284,5 @@ def _invalid_tag() -> type[Exception]:
     return InvalidTag
 
 
-_envelopes: WeakSet[Envelope] = WeakSet()
-
-
-def _renew_all() -> None:
-    for envelope in list(_envelopes):
-        envelope._renew()  # noqa: SLF001 - same module
-
-
 # A child must not go on with its parent's salt: with a shared count of seals, nonces could repeat.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+_envelopes = renewed_in_child(Envelope.renew)

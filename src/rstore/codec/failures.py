@@ -1,4 +1,4 @@
-"""Why a value cannot be dumped or loaded: the inner object, and the way out; never the value itself."""
+"""The reasons why a value cannot be dumped or loaded: the inner object and the way out, never the value itself."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _first_failing(value: Any, dump: Callable[[Any], Any]) -> Any:
 
 
 def _failing_key(value: Mapping[Any, Any], dump: Callable[[Any], Any]) -> Any:
-    """Return the first key that can be dumped, and not as a key; None if there is none."""
+    """Return the first key that can be dumped as a value but not as a key; None if there is none."""
     for key in islice(list(value), _MAX_LOOKED_AT):
         try:
             dump({key: None})
@@ -103,7 +103,7 @@ def _name(culprit: Any) -> str:
 
 
 def way_out(culprit: Any, otherwise: str) -> str:
-    """Return the way out for an object that cannot be dumped; `otherwise`, where no better one is known."""
+    """Return advice for an object that cannot be dumped; `otherwise` where there is none better."""
     if isawaitable(culprit):
         return "await it first, and store its result"
     if isgenerator(culprit):

@@ -55,7 +55,7 @@ class Pickle:
     @staticmethod
     def dumps(value: Any, /) -> bytes:
         """Return the pickle of a value."""
-        return pickle.dumps(value, 5)  # a partial with a keyword would take longer than this frame
+        return pickle.dumps(value, 5)  # cheaper than a partial with a keyword
 
     @staticmethod
     def dumps_each(values: Iterable[Any], /) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
-"""Key material: what users pass as `key`, and how it becomes the secret bytes that envelopes derive from.
+"""Key material: the `key` that users pass, and the secret bytes that envelopes derive from it.
 
-Nouns: a *root* (the secret of one key), a *key fact* (what a namespace keeps about one key that seals
-in it) and a *keyring* (what the keys of a store come to there).
+Nouns: a *root* (the secret of one key), a *key fact* (the namespace's record of one key that seals in it) and a
+*keyring* (the keys of a store that are valid in one namespace).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY_BYTES: Final = 32
 
 # RFC 9106, section 4, the second recommended option: 64 MiB, 3 passes, 4 lanes.
 _DEFAULT_COST: Final = (3, 64 * 1024, 4)
-# A database writer can write the cost, too. Beneath it guessing gets cheap, above it opening takes seconds.
+# A writer of the database can write the cost, too: below these bounds guessing gets cheap, above them opening slow.
 _LOWEST_COST: Final = (2, 19 * 1024, 1)
 _HIGHEST_COST: Final = (4, 256 * 1024, 8)
 _SALT_BYTES: Final = 16
@@ -31,13 +31,13 @@ _salted = struct.Struct(">BIIB16s")
 _RAW: Final = b"\x01"
 _PASSPHRASE: Final = b"\x02"
 _MAX_PASSPHRASES: Final = 16
-"""So many a namespace knows at most: to find out which of them one is takes the time of Argon2id for each."""
+"""The most that one namespace knows: finding out which of them is given takes one run of Argon2id each."""
 _MAX_WORK: Final = _MAX_PASSPHRASES * _DEFAULT_COST[0] * _DEFAULT_COST[1]
-"""So much is done to find one, in passes over a KiB: what takes the time of that many, at the cost of today."""
+"""The most work to find one, in passes over a KiB: that of so many runs at today's cost."""
 
 
 class Root:
-    """The secret that all keys of one given key are derived from, and its commitment to the incarnation of a namespace."""
+    """The secret from which all derived keys of one key come, and its commitment to one incarnation."""
 
     __slots__ = ("_incarnation", "_secret")
 
@@ -51,11 +51,11 @@ class Root:
         return Cipher(Secret(derived.reveal()[:KEY_BYTES])), derived.reveal()[KEY_BYTES:]
 
     def commit(self, told: bytes) -> bytes:
-        """Return the key fact of this key: what is told about it, and the proof that its holder told it."""
+        """Return the key fact of this key: a description of it, and the proof that a holder of the key wrote it."""
         return told + self._secret.digest(b"rstore/1/key" + self._incarnation + told).reveal()[:_COMMITMENT_BYTES]
 
     def made(self, fact: bytes) -> bool:
-        """Return whether a key fact is one of this key, every byte of it."""
+        """Return whether a holder of this key wrote every byte of a key fact."""
         return compare_digest(self.commit(fact[:-_COMMITMENT_BYTES]), fact)
 
 
@@ -93,9 +93,9 @@ class Passphrase:
     def derive(self, salted: bytes) -> Secret:
         """Return the key for a salt and a cost that a namespace keeps.
 
-        Raises `CorruptionError` if nobody has written them: the cost is one that was never chosen.
+        Raises `CorruptionError` if the cost is out of bounds: it was altered.
         """
-        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # loads OpenSSL: only who needs it
+        from cryptography.hazmat.primitives.kdf.argon2 import Argon2id  # loads OpenSSL: only where it is needed
 
         (passes, memory, lanes), salt = _unpack(salted)
         kdf = Argon2id(salt=salt, length=KEY_BYTES, iterations=passes, lanes=lanes, memory_cost=memory)
@@ -141,7 +141,7 @@ def _check_key(key: Any) -> CheckedKey:
     if not isinstance(key, str | bytes):
         raise InvalidTypeError(_describe_other(key))
     try:
-        # What a file or an environment variable holds may end with a newline.
+        # The content of a file or an environment variable may end with a newline.
         raw = b64decode(key.strip(), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raw = b""
@@ -169,9 +169,9 @@ class Keyring(NamedTuple):
     """The keys of a store in one namespace."""
 
     roots: Sequence[Root]
-    """Those that open, the first one seals; a frozen store may have none."""
+    """All of them open, the first one seals; a frozen store may have none."""
     known: bool
-    """Whether the namespace knows the one that seals."""
+    """Whether the namespace knows the key that seals."""
     lacking: bool
     """Whether the namespace has keys that are not among them."""
 

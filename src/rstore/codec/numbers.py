@@ -1,4 +1,4 @@
-"""Numbers of any kind among one another: Python's own and NumPy's scalars, of at most 64 bits."""
+"""Conversions between numbers of any kind: Python's own and NumPy's scalars, of at most 64 bits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NUMBERS: Final[dict[type, np.dtype[Any]]] = {
     int: np.dtype(np.int64),
     float: np.dtype(np.float64),
 }
-"""The types of numbers, and what they are in an array."""
+"""The types of numbers, and their dtype in an array."""
 
 
 def array_of_numbers(values: list[Any], types: set[type]) -> npt.NDArray[Any] | None:
-    """Return values of these types as an array of the type that they have in common; None unless all are numbers."""
+    """Return values of these types as an array of their common type; None unless all are numbers."""
     if not types or not types <= NUMBERS.keys():
         return None
     dtypes = {NUMBERS[one] for one in types}

@@ -1,4 +1,4 @@
-"""The grammar of pickles that hold data: read before the pickle machine runs, so that no bytes can hurt it.
+"""The grammar of pickles that hold data, checked before the pickle machine runs, so that no bytes can hurt it.
 
 Nouns: an *opcode* (one byte and its argument).
 """
@@ -33,11 +33,11 @@ def _run(bare: bytes, gets: bytes) -> bytes:
 _BARE: Final = _OTHERS + b"".join(_TUPLES)
 _FEW: Final = 12
 _MIN_SHARING: Final = 144
-"""Two uses of a tuple in another one take 6 bytes, and 24 of them in a row make a hash of a tenth of a second."""
+"""Two uses of a tuple in another one take 6 bytes; a chain of 24 such pairs makes one hash slow (0.1 s)."""
 _short: Final = re.compile(_run(_BARE, _GETS), re.DOTALL)
 _whole: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_BARE, _GETS), re.DOTALL)
 _without_tuples: Final = re.compile(rb"\x80[\x04\x05]%b\." % _run(_OTHERS, _GETS), re.DOTALL)
-# What each MEMOIZE puts into the memo: a group where it may be a tuple. All other opcodes are skipped.
+# Finds each MEMOIZE, with a group where the memoized object may be a tuple; skips all other opcodes.
 _FLAT_THEN: Final = rb"\x8c%b|[)\]}\x8fR\x81\x93]|C%b" % (_LENGTHS, _LENGTHS)
 _memos: Final = re.compile(
     rb"(?:(?:%b)(?!\x94)|K.|h.|j.{4}|G.{8}|[%b]|M..|J.{4}|\x8a%b|\x95.{8})*+(?:(?:%b)\x94|(\x94))|.+"
@@ -51,7 +51,7 @@ _PROTO_BYTES: Final = 2
 _COUNTED: Final = {0x58: 4, 0x42: 4, 0x8B: 4, 0x8D: 8, 0x8E: 8, 0x96: 8}
 _STOP: Final = 0x2E
 _MAX_NESTED: Final = 5_000
-"""So deep a tuple may be hashed within the 128 KiB of the smallest stacks; no Pickler goes deeper than 1,000."""
+"""The deepest tuple whose hash fits the smallest stacks, of 128 KiB; no Pickler nests deeper than 1,000."""
 
 
 def check(body: bytes | memoryview) -> None:
@@ -69,7 +69,7 @@ def check(body: bytes | memoryview) -> None:
 
 
 def _check_by_opcodes(body: bytes | memoryview) -> None:
-    """Do the same for pickles with opcodes whose length takes more than a byte, which the pattern does not know."""
+    """Check a pickle with opcodes whose length takes more than one byte, which the pattern does not know."""
     size = len(body)
     if size < _PROTO_BYTES + 1 or body[0] != 0x80 or body[1] not in (4, 5):
         raise CorruptionError("a pickle does not begin as one of protocol 4 or 5")
@@ -115,15 +115,15 @@ def check_written(body: bytes) -> None:
     # A Pickler puts each tuple that it may use again into the memo at once.
     if len(body) >= _MIN_SHARING and (
         b"\x86" in body or b"\x87" in body or b"\x85" in body or b"t\x94" in body
-    ):  # single bytes where they will do: two take fifteen times as long to find, and a pattern thirty times
+    ):  # single bytes where they suffice: finding one is far faster than finding two, or a pattern
         _check_hashes(body)
 
 
 def _check_hashes(body: bytes | memoryview) -> None:
     """Check that the keys in a pickle can be hashed, as it is loaded.
 
-    The hash of a tuple that holds another one twice, which does so too, and so on, doubles with each: 370 bytes would
-    take for ever. And one that is nested too deep overflows the C stack.
+    A tuple that holds another one twice, which does the same in turn, doubles the time of a hash with each level: 370
+    bytes would take for ever. A tuple nested too deeply overflows the C stack.
 
     Raises `UnsafeValueError` if not.
     """
@@ -138,7 +138,7 @@ def _check_hashes(body: bytes | memoryview) -> None:
 
 
 def _may_share(body: bytes) -> bool:
-    """Return whether hashes may look at far more than there is, since tuples are used more than once."""
+    """Return whether shared tuples may make hashes look at far more objects than the pickle holds."""
     if body.count(b"h") + body.count(b"j") <= _FEW or not any(map(body.count, _TUPLES)):
         return False  # each use doubles it at most
     if _without_tuples.fullmatch(body) is not None:
@@ -157,7 +157,7 @@ def _may_share(body: bytes) -> bool:
 
 
 def _measure(body: bytes) -> tuple[int, int]:
-    """Return how deep tuples are nested at most, and how many objects the hashes of all keys look at."""
+    """Return the deepest nesting of tuples, and the number of objects that the hashes of all keys look at."""
     deepest, hashed, at, size = 0, 0, _PROTO_BYTES, len(body)
     most = most_hashed(size) + 1
     stack: list[tuple[int, int]] = []  # of each object: how deep, and what its hash looks at

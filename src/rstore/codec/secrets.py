@@ -1,7 +1,4 @@
-"""Secret bytes, which no traceback, log or debugger shows by the names of a frame.
-
-Nouns: a *secret*.
-"""
+"""Secret bytes that no traceback, log or debugger shows among the locals of a frame."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ class Secret:
         self._raw = raw
 
     def reveal(self) -> bytes:
-        """Return the bytes; not to be given a name."""
+        """Return the bytes; use them inside an expression, without giving them a name."""
         return self._raw
 
     def digest(self, message: bytes) -> Secret:

@@ -1,6 +1,6 @@
-"""Value <-> bytes: a codec byte that says how, then the body.
+"""Value <-> bytes: a codec byte that names the format, then the body.
 
-Nouns: a *body* (what one value was dumped to) and an *encoded value* (codec byte + body).
+Nouns: a *body* (the dumped bytes of one value) and an *encoded value* (codec byte + body).
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class Codec:
         self, serializer: Serializer, custom: tuple[Dump, Load] | None = None, *, compresses: bool = False
     ) -> None:
         self.compresses = compresses
-        """Whether the values of keys are to be stored in fewer bytes; it has no part in those of the other models."""
+        """Whether values of keys are compressed; series and sequences have compressed chunks anyway."""
         self._dumps, self._dumps_each = serializer.dumps, serializer.dumps_each
         self._mark = bytes((serializer.codec,))
         self._custom = custom
         self.pickles: Final = custom is None and serializer.codec == PICKLE
         """Whether values come back as they were, of whichever type."""
         self._checks_by_loading = (JSON, MSGPACK) if serializer.runs_code else (JSON, MSGPACK, PICKLE)
-        # What may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are harmless
-        # to a pickle store that was one of these before.
+        # The formats that may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are
+        # harmless to a pickle store that used one of these before.
         self.loads: dict[int, Callable[[Any], Any]] = {}
         if custom is None:
             self.loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
@@ -81,7 +81,7 @@ class Codec:
             self.loads |= _NATIVE_LOADS
         self.loads[COMPRESSED] = self._load_compressed
         self.loads_by_byte = [self.loads.get(i) for i in range(256)]
-        """The same for who asks by the byte that there is: a list takes half the time."""
+        """The same, indexed by the codec byte: a list takes half the time of a dict (benchmarks: `paths`)."""
 
     @property
     def typed(self) -> bool:
@@ -106,13 +106,13 @@ class Codec:
             return self._mark + stamp + self._dumps(value)
         except (MemoryError, StoreError):
             raise
-        except Exception as error:  # whatever a value's own __reduce__ raises
+        except Exception as error:  # a value's own __reduce__ may raise any
             raise self.cannot_dump(value, error) from error
 
     def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> Iterator[bytes] | None:
-        """Return what yields what `encode` would return of each value, without a frame for each.
+        """Encode many values without a frame for each (benchmarks: `paths`); None if some have a codec of their own.
 
-        None if not all of them are for the serializer. It raises whatever that, or a value's own `__reduce__`, does.
+        The iterator raises any error of the serializer, or of a value's own `__reduce__`.
         """
         if self._custom is not None or not _NATIVE_DUMPS.keys().isdisjoint(map(type, values)):
             return None
@@ -124,7 +124,7 @@ class Codec:
             return self._dumps(value)
         except (MemoryError, StoreError):
             raise
-        except Exception as error:  # whatever a value's own __reduce__ raises
+        except Exception as error:  # a value's own __reduce__ may raise any
             raise self.cannot_dump(value, error) from error
 
     def cannot_dump(self, value: Any, error: Exception) -> SerializationError:
@@ -137,7 +137,7 @@ class Codec:
             body = dump(value)
         except (MemoryError, StoreError):
             raise
-        except Exception as error:  # whatever a subclass raises
+        except Exception as error:  # a subclass may raise any
             raise self.cannot_dump(value, error) from error
         if isinstance(body, str):
             return b"\x05" + body.encode("utf-8", "surrogatepass")
@@ -155,7 +155,7 @@ class Codec:
         return self.load(encoded[0], encoded[1:])
 
     def check(self, encoded: bytes) -> None:
-        """Raise what `decode` would, as far as that can be told without running code that the writer chose."""
+        """Raise the errors of `decode` that show without running code that the writer chose."""
         if is_native(encoded):
             self.decode(encoded)
         elif not encoded:
@@ -165,7 +165,7 @@ class Codec:
         elif encoded[0] == COMPRESSED:
             codec, body = self._unpack(memoryview(encoded)[1:])
             self.check(b"%c%b" % (codec, body))
-        elif encoded[0] in self._checks_by_loading:  # which runs nothing
+        elif encoded[0] in self._checks_by_loading:  # loading them runs no code
             try:
                 self.decode(encoded)
             except StoreNotAvailableError as error:
@@ -186,14 +186,14 @@ class Codec:
             return load(body)
         except (MemoryError, StoreError):
             raise
-        except Exception as error:  # whatever a value's own __setstate__ or a subclass raises
+        except Exception as error:  # a value's own __setstate__ or a subclass may raise any
             raise cannot_load(body, error) from error
 
     def _load_compressed(self, body: bytes | memoryview) -> Any:
         return self.load(*self._unpack(body))
 
     def _unpack(self, body: bytes | memoryview) -> tuple[int, bytes]:
-        """Return what is inside of a compressed body: codec byte and body; it is judged before it is unpacked."""
+        """Return the codec byte and the body inside a compressed body; the codec is judged before it is unpacked."""
         if len(body) == 0 or body[0] == COMPRESSED:
             raise CorruptionError("a compressed value does not say what is inside")
         if body[0] not in self.loads:

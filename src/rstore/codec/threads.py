@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from rstore.forks import call_in_child
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 _WORTH: Final = 4
 """With fewer items, handing them to other threads takes longer than the work."""
 _MAX_TOGETHER: Final = 16
-"""So many items a thread takes at once. One by one, the handing over takes as long as unpacking a chunk."""
+"""The most items that a thread takes at once: handing over single ones costs about as much as the work."""
 _MAX_THREADS: Final = 8
 
 _pool: ThreadPoolExecutor | None = None
@@ -25,7 +27,7 @@ def _cpus() -> int:
 
 
 def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield what `work` returns for each item, in order; several are worked on at once, a few ahead of the caller."""
+    """Yield the result of `work` for each item, in order; threads work on several, a few ahead of the caller."""
     if len(items) < _WORTH or (threads := min(_MAX_THREADS, _cpus())) == 1:
         yield from map(work, items)
         return
@@ -43,7 +45,7 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
                 ahead.append((groups[i], _submit(_running(threads), work_on, groups[i]), os.getpid()))
                 i += 1
             group, future, process = ahead.popleft()
-            # A child that goes on with what its parent began has none of the threads that were at it.
+            # A forked child that continues the iteration has none of its parent's threads.
             yield from future.result() if process == os.getpid() else work_on(group)
     finally:
         for _, future, process in ahead:
@@ -54,7 +56,7 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 def _submit(pool: ThreadPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
     try:
         return pool.submit(work, item)
-    except RuntimeError:  # the interpreter is ending, and has closed the pool before it calls whoever registered
+    except RuntimeError:  # the ending interpreter closes the pool before it calls the registered exit functions
         done: Future[R] = Future()
         done.set_result(work(item))
         return done
@@ -72,5 +74,4 @@ def _forget() -> None:
     _pool = None  # a child has none of its parent's threads
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+call_in_child(_forget)

@@ -1,46 +1,21 @@
-"""The state of an event sequence: what its changes fold to.
+"""The state of an event sequence: the dict that its changes fold to.
 
-Nouns: a *state* (item -> encoded value), a *fold* (one step applied to a state), a *run* (a text or list that is
-appended to), a *reading* (the state of a sequence at one position, and what it took to fold it) and a *ledger* (counts
-what was folded since the last checkpoint, and says when the next is due).
+Nouns: a *state* (item -> encoded value), a *fold* (one step applied to a state) and a *run* (a text or list that is
+appended to).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain
-from math import inf
-from struct import Struct
-from time import monotonic
 from typing import Any, Final
 
-from rstore.backends.types import Head, Model, Position
-from rstore.codec.changes import NONE, Step, Tally, pack_horizon, pack_state, unpack_horizon, unpack_state
-from rstore.codec.envelope import Cell, Envelope
+from rstore.codec.changes import Step, Tally, pack_state, unpack_state
 from rstore.codec.serializers import Codec
-from rstore.errors import SerializationError, TamperedError
+from rstore.errors import SerializationError
 from rstore.events.operators import SEQUENCES, stored_operator
-from rstore.log.reader import mark_of
-
-CHECKPOINT_CHANGES: Final = 96
-"""A checkpoint is due after so many changes, if they also take more bytes than the state itself."""
 
 _ITEM_BYTES: Final = 6
-_CARRIED_S: Final = 1.0
-"""So long a clock that was read once goes on by one's own: no clock drifts by a millisecond meanwhile."""
-_SMALL_BYTES: Final = 2048
-_MAX_SMALL: Final = 4096
-_OBJECT_BYTES: Final = 160
-"""What an item takes in memory beside its bytes."""
-_LARGE_BYTES: Final = 256 * 1024
-"""A larger state is folded again each time: reading and writing it takes long anyway."""
-_MAX_LARGE: Final = 64
-"""Together no more than about 30 MB, and mostly far less."""
-
-_tally = Struct(">IQ")
 _UNKNOWN: Final = -1
 _SHORTAGES: Final = (MemoryError, RecursionError)
 _CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
@@ -215,154 +190,3 @@ class State:
 def _is_shortage(error: Exception) -> bool:
     # What was computed once can be computed: a process that is short of memory or stack now says just that.
     return isinstance(error.__cause__ or error, _SHORTAGES)
-
-
-def seal_tally(envelope: Envelope, key: str, head: Head | None, tally: Tally) -> bytes | None:
-    """Return the next version of a sealed event sequence that then has these changes; None without a key.
-
-    It tells which they are, so that none of them can be taken away, and no checkpoint put back that a change in the
-    past made void, without putting back an older version and all that goes with it: then it is the sequence as it once
-    was. Their number alone would let another one be taken away than the last. Their tags are known to the holders of
-    the key only, so that nobody else can find changes of the same sum.
-    """
-    if not envelope.keyed:
-        return None
-    return envelope.seal(_tally.pack(*tally), *_version_place(envelope, key, head))
-
-
-def tally_of(envelope: Envelope, key: str, head: Head) -> Tally | None:
-    """Return which changes an event sequence has, by its version; None if it is not sealed."""
-    if not head.sealed:
-        return None
-    opened = envelope.open(head.version, *_version_place(envelope, key, head))
-    if opened is head.version or len(opened) != _tally.size:
-        raise TamperedError(f"the version of the event sequence {key!r} is none that was written here")
-    return Tally(*_tally.unpack(opened))
-
-
-def problem_of(found: Tally, told: Tally) -> str | None:
-    """Return why a sequence with these changes is not the one that its version tells of."""
-    if found.n != told.n:
-        return f"it has {found.n:,} changes instead of {told.n:,}"
-    return None if found == told else "some of its changes are others than it had"
-
-
-def _version_place(envelope: Envelope, key: str, head: Head | None) -> tuple[bytes, bytes]:
-    return envelope.where(Cell.FACT, key), b"n" + mark_of(Model.EVENTS, head)
-
-
-@dataclass(slots=True)
-class CheckpointPolicy:
-    """What was folded since the last checkpoint: how many changes, and how many bytes of them."""
-
-    changes: int = 0
-    size: int = 0
-    enough: int = 0
-    """The state was larger than this when it was last measured, which takes going through it."""
-
-    def due(self, body: bytes, state: State) -> bool:
-        """Count a change, and return whether a checkpoint of the state behind it is due.
-
-        Both conditions: a fold then decodes at most 96 changes or about one state's size, and checkpoints never
-        take more bytes than the changes.
-        """
-        self.changes += 1
-        self.size += len(body)
-        if self.changes < CHECKPOINT_CHANGES or self.size <= self.enough:
-            return False
-        self.enough = state.size()
-        if self.size <= self.enough:
-            return False
-        self.changes = self.size = self.enough = 0
-        return True
-
-
-@dataclass(slots=True)
-class Reading:
-    """A sequence at one position. `head` is None if it is unknown, `last` if nothing happened until then."""
-
-    head: Head | None
-    horizon: int | None
-    state: State
-    last: Position | None
-    ledger: CheckpointPolicy
-    now_ms: int
-    """The backend's clock at that time, POSIX milliseconds."""
-    tally: Tally = NONE
-    """Which changes there are up to `last`."""
-    trusted: bool = True
-    """Whether it is likely still true: nobody else had written when the backend was asked after the one before."""
-
-    def copy(self) -> Reading:
-        """Return a reading of one's own, to go on from."""
-        ledger = CheckpointPolicy(self.ledger.changes, self.ledger.size, self.ledger.enough)
-        return Reading(
-            self.head, self.horizon, self.state.copy(), self.last, ledger, self.now_ms, self.tally, self.trusted
-        )
-
-
-class StateCache:
-    """The readings of the sequences that were used last, and the backend's clock.
-
-    Threads share them, so that nobody changes their states.
-    """
-
-    def __init__(self) -> None:
-        # No lock, which a fork could leave taken: whatever is done to one of these is one step of the interpreter.
-        self._small: OrderedDict[str, Reading] = OrderedDict()
-        self._large: OrderedDict[str, Reading] = OrderedDict()
-        self._clock = 0, -inf  # POSIX milliseconds of the backend, and when it was asked
-
-    def get(self, key: str) -> Reading | None:
-        """Return what was kept of a sequence; whether it is still true is for the caller to ask."""
-        return self._small.get(key) or self._large.get(key)
-
-    def put(self, key: str, reading: Reading) -> None:
-        """Keep a reading, and let go of the one that was put longest ago where there are too many."""
-        self._small.pop(key, None)
-        self._large.pop(key, None)
-        size = reading.state.size() + _OBJECT_BYTES * len(reading.state)
-        if size <= _SMALL_BYTES:
-            _keep(self._small, key, reading, _MAX_SMALL)
-        elif size <= _LARGE_BYTES:
-            _keep(self._large, key, reading, _MAX_LARGE)
-
-    def asked(self, now_ms: int) -> None:
-        """Take note of what the backend's clock said just now; an answer that was long on its way is older."""
-        if not self.has_time or now_ms >= self.now_ms():
-            self._clock = now_ms, monotonic()
-
-    @property
-    def has_time(self) -> bool:
-        """Whether the backend was asked for the time so lately that its clock can be carried on."""
-        return monotonic() - self._clock[1] <= _CARRIED_S
-
-    def now_ms(self) -> int:
-        """Return what the backend's clock says about now; it was asked before."""
-        now_ms, asked_at = self._clock
-        return now_ms + int((monotonic() - asked_at) * 1000)
-
-
-def _keep(readings: OrderedDict[str, Reading], key: str, reading: Reading, most: int) -> None:
-    readings[key] = reading
-    if len(readings) > most:
-        with suppress(KeyError):  # another thread was faster
-            readings.popitem(last=False)
-
-
-def seal_horizon(envelope: Envelope, key: str, horizon: int | None) -> bytes:
-    """Return the facts of an event sequence. With a key, that it has no horizon is sealed, too."""
-    if horizon is None and not envelope.keyed:
-        return b""
-    return envelope.seal_block(pack_horizon(horizon), envelope.where(Cell.FACT, key))
-
-
-def open_horizon(envelope: Envelope, key: str, head: Head) -> int | None:
-    """Return the horizon of an event sequence.
-
-    Raises `TamperedError` if it was taken out of one that is sealed: what was pruned would seem to have never been.
-    """
-    where = envelope.where(Cell.FACT, key)
-    if not head.facts and head.sealed:
-        raise envelope.emptied(where)
-    return unpack_horizon(head.facts and envelope.open_block(head.facts, where))

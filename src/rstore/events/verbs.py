@@ -1,4 +1,4 @@
-"""The event-sequence verbs: how a dict came to be what it is, replayable to any moment."""
+"""The event-sequence verbs: a dict with its history, replayable to any moment."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_item, check_key, check_range, check_timestamp
-from rstore.backends.types import MAX_SEQ
+from rstore.backends.types import MAX_SEQ, ViewQuery
 from rstore.codec.changes import Step, Tally, unpack_change
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
-from rstore.events.state import Reading
-from rstore.log.writer import Logs
-from rstore.session import Session, Verbs
+from rstore.events.pruning import Pruner
+from rstore.events.recording import Recorder
+from rstore.events.replay import Replay
+from rstore.log.sealing import Logs
+from rstore.session import Session
+from rstore.verbs import Verbs
 
 
 class Event(NamedTuple):
-    """What happened to one item: POSIX milliseconds, the item, the operator function, and its operand."""
+    """One operator applied to one item: POSIX milliseconds, the item, the operator function, and its operand."""
 
     timestamp: int
     item: str
@@ -47,17 +50,18 @@ class Events(Verbs):
         >>> store.apply('account', {'balance': (operator.add, 5)})
         {'owner': 'Ada', 'balance': 15}
         """
-        session = self._writer
-        logs = session.events
-        key = check_key(key)
+        session, key = self._writer, check_key(key)
         at = None if t is None else check_timestamp(t)
         steps = _steps(session, state)
         if not steps:
             return self.current(key)
-        try:  # what `naming` does, which would take a thirtieth of the time
-            return logs.until_won(key, lambda logs: History(session, key, logs).try_apply(steps, at), rows=1)
+        logs = session.events
+        try:  # as `naming` does, without its frames
+            current = logs.retry_conflicts(key, lambda logs: Recorder(session, key, logs).try_apply(steps, at))
         except (SerializationError, CorruptionError) as error:
             raise session.named(error, f"the event sequence {key!r}") from error.__cause__ or error
+        logs.maybe_seal(key, 1)  # behind the lock: concurrent writers must not wait for a compression
+        return current
 
     @overload
     def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -95,9 +99,9 @@ class Events(Verbs):
         session, key = self._reader, check_key(key)
         history, at = History(session, key), check_timestamp(t)
         with session.naming(f"the event sequence {key!r}"):
-            reading = history.read((at, MAX_SEQ))
-            history.check_horizon(reading.horizon, at)
-            return _answer(reading, withtimestamp=withtimestamp)
+            replay = history.read((at, MAX_SEQ))
+            history.check_horizon(replay.horizon, at)
+            return _answer(replay, withtimestamp=withtimestamp)
 
     def events(
         self,
@@ -118,18 +122,17 @@ class Events(Verbs):
         >>> store.events('jar', ops=operator.add)
         [Event(timestamp=2, item='coins', op=<built-in function add>, value=2)]
         """
-        session = self._reader
-        key = check_key(key)
+        session, key = self._reader, check_key(key)
         first, last = check_range(start, end)
         lo, hi = (first, 0), (last, MAX_SEQ)
         names = None if ops is None else {one.name for one in _operators(ops)}
-        view = session.events.view(key, lo, hi)
+        view = session.events.view(key, ViewQuery(lo, hi))
         if view.head is None:
             return None
         decode = session.codec.decode
         with session.naming(f"the event sequence {key!r}"):
             changes = session.events.rows(key, view, lo, hi)
-            if start is None and end is None:  # of a part nothing tells whether it is whole
+            if start is None and end is None:  # nothing tells whether a part is whole
                 changes = list(changes)
                 History(session, key).check_whole(view.head, Tally.of_all([change.body for change in changes]))
             return [
@@ -155,14 +158,13 @@ class Events(Verbs):
         session = self._writer
         if not keys:
             raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
-        # In one order for all, or they would wait for one another.
-        checked = sorted({check_key(key) for key in keys})
+        checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
 
         def prune_one(key: str, logs: Logs) -> int:
             with session.naming(f"the event sequence {key!r}"):
-                return logs.until_won(key, lambda logs: History(session, key, logs).try_prune(remove=remove))
+                return logs.retry_conflicts(key, lambda logs: Pruner(session, key, logs).try_prune(remove=remove))
 
-        return session.events.together(checked, lambda logs: sum(prune_one(key, logs) for key in checked))
+        return session.events.atomically(checked, lambda logs: sum(prune_one(key, logs) for key in checked))
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""
@@ -173,11 +175,11 @@ class Events(Verbs):
         return self.eventsources()
 
 
-def _answer(reading: Reading, *, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
-    if reading.last is None:
+def _answer(replay: Replay, *, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
+    if replay.last is None:
         return None
-    state = reading.state.values()
-    return (reading.last[0], state) if withtimestamp else state
+    state = replay.state.values()
+    return (replay.last[0], state) if withtimestamp else state
 
 
 def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:

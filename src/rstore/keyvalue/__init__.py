@@ -1,15 +1,1 @@
-"""The key/value verbs: what is true now."""
-
-from __future__ import annotations
-
-from rstore.keyvalue.atomic import Atomic
-from rstore.keyvalue.entries import Entries
-from rstore.keyvalue.mapping import Mapped
-from rstore.keyvalue.records import Entry as Entry
-from rstore.keyvalue.watching import Change as Change
-from rstore.keyvalue.watching import Watch as Watch
-from rstore.keyvalue.watching import Watching as Watching
-
-
-class Values(Mapped, Entries, Atomic):
-    """A mapping of str to any value, in the order of the keys' UTF-8 bytes."""
+"""Key/value pairs: what is true now."""

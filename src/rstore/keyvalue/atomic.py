@@ -12,9 +12,8 @@ import numpy as np
 from rstore.arguments import check_key, check_ttl
 from rstore.backends.types import KEEP, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.keyvalue.leases import Lease
+from rstore.keyvalue.record_store import Stored
 from rstore.keyvalue.records import Records
-from rstore.retry import Patience
 from rstore.session import Session
 
 _MISSING: Final = object()
@@ -29,9 +28,9 @@ class Atomic(Records):
         >>> store.add('owner', 'ada', ttl=60), store.add('owner', 'alan')
         (True, False)
         """
-        session = self._writer
+        records = self._writer.records
         key, ttl_ms = check_key(key), check_ttl(ttl)
-        return self._put_if(session, key, value, None, ttl_ms) is not None
+        return records.put_if(key, value, None, ttl_ms) is not None
 
     def incr(self, key: str, delta: float = 1, *, default: float = 0) -> Any:
         """Add `delta` to the number under `key`, or to `default` if there is none, and return the sum.
@@ -57,7 +56,7 @@ class Atomic(Records):
                 raise InvalidValueError(f"the sum under {where} {what}; nothing was changed")
             return total
 
-        return self._change(session, key, plus, default)
+        return _change(session, key, plus, default)
 
     def modify(self, key: str, fn: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
         """Replace the value of `key` by the result of `fn`, and return it as it will be read.
@@ -80,7 +79,7 @@ class Atomic(Records):
         if not callable(fn):
             raise InvalidTypeError(f"modify takes a function of the value, not {type(fn).__name__}")
         _refuse_coroutine(fn, "modify")
-        return self._change(session, key, fn, default)
+        return _change(session, key, fn, default)
 
     def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
         """Return the value of `key`; if there is none, what `factory` returns, after storing it.
@@ -104,55 +103,31 @@ class Atomic(Records):
         if not callable(factory):
             raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
         _refuse_coroutine(factory, "get_or_set")
-        if self._in_transaction():  # who renewed a lease would wait for its end, and the end for who renews
-            again = None
-            while (record := self._find(session, key)) is None:
-                if (stored := self._put_if(session, key, factory(), None, ttl_ms, reads=True)) is not None:
-                    return stored.value
-                again = session.again(again, f"others were faster in changing {session.place(key)}")
-            return session.open_value(key, record)
-        patience = Patience(
-            session.timeout_s,
-            f"others compute the value of {session.place(key)}, or died while they did,",
-            session.telemetry,
-        )
-        while (record := self._find(session, key)) is None:
-            with Lease(session, key) as lease:
-                if lease.take():
-                    with lease.held:
-                        lease.renew()
-                        # It may have been stored, and that lease given back, between two looks.
-                        if self._find(session, key) is None:
-                            stored = self._put_if(session, key, factory(), None, ttl_ms, reads=True)
-                            if stored is not None:
-                                return stored.value
-                    patience.check()
-                    continue
-            patience.wait()
-        return session.open_value(key, record)
+        return self._compute_once(session, key, factory, ttl_ms)
 
-    def _change(self, session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
-        patience = Patience(
-            session.timeout_s, f"others were faster in changing {session.place(key)}", session.telemetry
-        )
-        while True:
-            record = self._find(session, key)
-            if record is not None:
-                version, value = version_of(record), session.open_value(key, record)
-                del record  # a large value is there as few times as can be: while it is changed, and written
-            elif default is _MISSING:
-                raise KeyError(key)
-            else:
-                # As if it had been stored: `fn` may change it, and is called again where it lost a race.
-                with session.naming(f"the value of {key!r}"):
-                    version, value = None, session.codec.decode(session.codec.encode(default))
-            new = fn(value)
-            del value
-            stored = self._put_if(session, key, new, version, None if version is None else KEEP, reads=True)
-            del new
-            if stored is not None:
-                return stored.value
-            patience.wait()
+    def _compute_once(self, session: Session, key: str, factory: Callable[[], Any], ttl_ms: int | None) -> Any:
+        # Without a lease: the thread that renews it would wait for the end of the transaction, and that for the thread.
+        return session.records.get_or_put(key, factory, ttl_ms)
+
+
+def _change(session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
+    """Replace a value by what a function makes of it; return it as it will be read."""
+    records = session.records
+
+    def attempt() -> Stored | None:
+        record = records.find(key)
+        if record is not None:
+            version, value = version_of(record), records.open_value(key, record)
+            del record  # a large value is there as few times as can be: while it is changed, and written
+        elif default is _MISSING:
+            raise KeyError(key)
+        else:  # `fn` may change it, and is called again where it lost a race
+            version, value = None, records.as_stored(key, default)
+        new = fn(value)
+        del value
+        return records.put_if(key, new, version, None if version is None else KEEP, reads=True)
+
+    return session.until_won(f"others were faster in changing {session.place(key)}", attempt).value
 
 
 def _refuse_coroutine(fn: Callable[..., Any], verb: str) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rstore.arguments import check_count, check_edge, check_key, check_ttl
+from rstore.backends.types import ScanQuery
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError
-from rstore.keyvalue.records import Entry, Records, encode_pairs, entry_of, prefix_end
+from rstore.keyvalue.record_store import Entry
+from rstore.keyvalue.records import Records, encode_pairs, prefix_end
 
 
 class Entries(Records):
@@ -32,7 +34,7 @@ class Entries(Records):
             session.check_open()
             return {}
         records = {key: record for key, record, _ in session.backend.fetch(asked)}
-        return {key: session.open_value(key, records[key]) for key in asked if key in records}
+        return {key: session.records.open_value(key, records[key]) for key in asked if key in records}
 
     def set_many(
         self, pairs: Mapping[str, Any] | Iterable[tuple[str, Any]], *, ttl: float | None = None, atomic: bool = True
@@ -50,7 +52,7 @@ class Entries(Records):
         """
         session = self._writer
         ttl_ms = check_ttl(ttl)
-        encoded = encode_pairs(session, pairs, {})
+        encoded = encode_pairs(session.records, pairs, {})
         if not encoded:
             return
         if atomic and not session.backend.is_one_place(encoded):
@@ -58,7 +60,7 @@ class Entries(Records):
                 "these keys lie in several slots of a Redis Cluster, which cannot be written as one: "
                 "with atomic=False each bucket is written on its own; nothing was stored"
             )
-        self._write(session, encoded, ttl_ms)
+        session.records.write(encoded, ttl_ms)
 
     def entry(self, key: str) -> Entry | None:
         """Return a key's value with its version and its expiry, or None if there is none.
@@ -70,7 +72,7 @@ class Entries(Records):
         """
         session = self._reader
         for found in session.backend.fetch([check_key(key)]):
-            return entry_of(session, found)
+            return session.records.open_entry(found)
         return None
 
     def touch(self, key: str, ttl: float | None) -> bool:
@@ -85,7 +87,7 @@ class Entries(Records):
         """
         session = self._writer
         key, ttl_ms = check_key(key), check_ttl(ttl)
-        return session.take_away(lambda backend, incarnation: backend.touch(key, ttl_ms, if_incarnation=incarnation))
+        return session.records.touch(key, ttl_ms)
 
     def scan(
         self,
@@ -113,7 +115,8 @@ class Entries(Records):
         session.check_open()
         low, high = _range(prefix, start, stop)
         most = None if limit is None else check_count(limit, "limit")
-        return (entry_of(session, found) for found in self._scan(session, low, high, reverse=bool(reverse), limit=most))
+        query = ScanQuery(1, low, high, reverse=bool(reverse))
+        return map(session.records.open_entry, self._scan(session, query, most))
 
     def count(self, prefix: str = "") -> int:
         """Return how many keys begin with `prefix`, without listing them.
@@ -138,7 +141,7 @@ class Entries(Records):
         if check_edge(prefix, "prefix") == "":
             raise InvalidValueError("the prefix is empty: to delete all keys, use clear()")
         bounds = _range(prefix, None, None)
-        return session.take_away(lambda backend, incarnation: backend.delete_range(*bounds, if_incarnation=incarnation))
+        return session.records.delete_range(*bounds)
 
 
 def _range(prefix: str, start: str | None, stop: str | None) -> tuple[str, str | None]:

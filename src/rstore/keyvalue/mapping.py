@@ -12,11 +12,11 @@ from types import FrameType
 from typing import Any, Final, Self
 
 from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
-from rstore.backends.types import ANY, Expected, NamespaceGone, ScanQuery, version_of
+from rstore.backends.types import ANY, Expected, ScanQuery, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
 from rstore.keyvalue.keys import Keys, Sweep
 from rstore.keyvalue.records import Records, encode_pairs, prefix_end
-from rstore.session import BODY_AT, Session
+from rstore.session import Session
 
 _MISSING: Final = object()
 
@@ -74,12 +74,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             record = session.backend.get(key)
             if record is None:
                 return default
-        elif len(record) >= BODY_AT and (load := session.plain_loads[record[0]]) is not None:
-            try:  # what `open_value` does, without its frame
-                return load(record[BODY_AT:])
-            except Exception:  # noqa: BLE001, S110 - it raises it, with its name
-                pass
-        return session.open_value(key, record)
+        return session.records.open_value(key, record)
 
     def __getitem__(self, key: str) -> Any:
         if self._sweeps and (pair := self._swept(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
@@ -110,22 +105,11 @@ class Mapped(Records, MutableMapping[str, Any]):
         ttl_ms = None if ttl is None else check_ttl(ttl)
         if if_version is not ANY:
             version = check_version(if_version)
-            put = self._put_if(session, key, value, version, ttl_ms)
+            put = session.records.put_if(key, value, version, ttl_ms)
             if put is None:
                 raise _conflict(session, key, version, "stored")
             return put.version
-        patience = None
-        while True:
-            incarnation = session.incarnations.now.incarnation
-            # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
-            record = session.make_record(key, value)
-            try:
-                session.backend.put(key, record, ttl_ms, incarnation)
-            except NamespaceGone:
-                patience = session.revive(patience)
-                continue
-            session.wrote(1)
-            return version_of(record)
+        return session.records.put(key, value, ttl_ms)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)
@@ -145,16 +129,11 @@ class Mapped(Records, MutableMapping[str, Any]):
             if not checked:
                 session.check_open()
                 return 0
-            try:  # what `take_away` does, without its frames
-                incarnation = session.incarnations.now.incarnation
-                return session.backend.delete(checked, if_incarnation=incarnation)
-            except NamespaceGone:
-                session.revive()
-            return session.take_away(lambda backend, incarnation: backend.delete(checked, if_incarnation=incarnation))
+            return session.records.delete(checked)
         version = check_version(if_version)
         if len(checked) != 1:
             raise InvalidValueError(f"if_version is the version of one key, not of {len(checked)}")
-        if not self._take(session, checked[0], version):
+        if not session.records.take(checked[0], version):
             raise _conflict(session, checked[0], version, "deleted")
         return 0 if version is None else 1
 
@@ -177,12 +156,12 @@ class Mapped(Records, MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         session = self._reader
         session.check_open()
-        return (key for key, _, _ in self._scan(session, keys_only=True))
+        return (key for key, _, _ in self._scan(session, ScanQuery(1, keys_only=True)))
 
     def __reversed__(self) -> Iterator[str]:
         session = self._reader
         session.check_open()
-        return (key for key, _, _ in self._scan(session, keys_only=True, reverse=True))
+        return (key for key, _, _ in self._scan(session, ScanQuery(1, keys_only=True, reverse=True)))
 
     def keys(self) -> Keys:  # type: ignore[override]  # a list is promised; `iter(store)` streams
         """Return the list of all keys, in order; it does the set operations of a dict's keys as well.
@@ -240,51 +219,51 @@ class Mapped(Records, MutableMapping[str, Any]):
         # Not a regular expression of one's own: `translate` makes one that does not backtrack from star to star.
         matches = re.compile(translate(pattern.replace("[", "[[]"))).match
         return [
-            (key, session.open_value(key, record))
-            for key, record, _ in self._scan(session, prefix, prefix_end(prefix))
+            (key, session.records.open_value(key, record))
+            for key, record, _ in self._scan(session, ScanQuery(1, prefix, prefix_end(prefix)))
             if matches(key)
         ]
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
         """Remove `key` and return its value, or `default` if there is none; nobody else gets the same value."""
         session = self._writer
-        key, patience = check_key(key), None
-        while (record := self._find(session, key)) is not None:
-            version, value = version_of(record), session.open_value(key, record)
+        records, key = session.records, check_key(key)
+
+        def attempt() -> tuple[Any] | None:
+            record = records.find(key)
+            if record is None:
+                if default is _MISSING:
+                    raise KeyError(key)
+                return (default,)
+            version, value = version_of(record), records.open_value(key, record)
             del record  # a large value is there as few times as can be
-            if self._take(session, key, version):
-                return value
-            del value
-            patience = session.again(patience, f"others were faster in changing {session.place(key)}")
-        if default is _MISSING:
-            raise KeyError(key)
-        return default
+            return (value,) if records.take(key, version) else None
+
+        return session.until_won(f"others were faster in changing {session.place(key)}", attempt)[0]
 
     def popitem(self) -> tuple[str, Any]:
         """Remove the last key in order, and return it with its value."""
-        session, patience = self._writer, None
-        while records := session.backend.scan(ScanQuery(1, reverse=True)).records:
-            key, record, _ = records[0]
-            version, value = version_of(record), session.open_value(key, record)
-            del records, record
-            if self._take(session, key, version):
-                return key, value
-            del value
-            patience = session.again(patience, "others were faster in taking the last key")
-        raise KeyError("the store holds no keys")
+        session = self._writer
+        records = session.records
+
+        def attempt() -> tuple[str, Any] | None:
+            page = session.backend.scan(ScanQuery(1, reverse=True)).records
+            if not page:
+                raise KeyError("the store holds no keys")
+            key, record, _ = page[0]
+            version, value = version_of(record), records.open_value(key, record)
+            del page, record
+            return (key, value) if records.take(key, version) else None
+
+        return session.until_won("others were faster in taking the last key", attempt)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, after storing `default` if there is none; of two callers one stores.
 
         The one that stores gets its value as it will be read: with `serializer='json'`, a list for a tuple.
         """
-        session = self._writer
-        key, patience = check_key(key), None
-        while (record := self._find(session, key)) is None:
-            if (stored := self._put_if(session, key, default, None, reads=True)) is not None:
-                return stored.value
-            patience = session.again(patience, f"others were faster in changing {session.place(key)}")
-        return session.open_value(key, record)
+        records = self._writer.records
+        return records.get_or_put(check_key(key), lambda: default)
 
     def update(self, other: Any = (), /, **kwargs: Any) -> None:
         """Store many pairs, from a mapping, pairs or keywords; none if one of them cannot be stored.
@@ -294,9 +273,9 @@ class Mapped(Records, MutableMapping[str, Any]):
         {'a': 1, 'b': 2}
         """
         session = self._writer
-        encoded = encode_pairs(session, other, kwargs)
+        encoded = encode_pairs(session.records, other, kwargs)
         if encoded:
-            self._write(session, encoded)
+            session.records.write(encoded)
 
     def __or__(self, other: Any) -> dict[Any, Any]:
         return dict(self._stream()) | dict(other) if isinstance(other, Mapping) else NotImplemented
@@ -315,7 +294,7 @@ class Mapped(Records, MutableMapping[str, Any]):
     def _stream(self, *, reverse: bool = False) -> Iterator[tuple[str, Any]]:
         session = self._reader
         session.check_open()
-        return session.open_pairs(self._scan(session, reverse=reverse))
+        return session.records.open_pairs(self._scan(session, ScanQuery(1, reverse=reverse)))
 
 
 _get: Final = Mapped.get  # found in one step

@@ -1,146 +1,35 @@
-"""What the key/value verbs have in common: how records are written and read in runs.
-
-Nouns: an *entry* (a key with its value, version and expiry) and *pairs* (what `update` takes, checked and encoded).
-"""
+"""The base of the key/value verbs: streaming over records, and what `update` takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Any
 
-from rstore.backends.types import Found, NamespaceGone, ScanQuery, Ttl, Write, version_of
-from rstore.errors import CorruptionError, InvalidTypeError, InvalidValueError
-from rstore.session import Session, Verbs
+from rstore.backends.types import Found, ScanQuery
+from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.keyvalue.record_store import RecordStore
+from rstore.session import ReadSession
+from rstore.verbs import Verbs
 
-_PAGE: Final = 1000
-
-
-class Entry(NamedTuple):
-    """A key with its value and what the store knows about it.
-
-    `version` are bytes that every write replaces: what `if_version` takes. `expires` is when the entry expires, in
-    POSIX milliseconds of the backend's clock; None if it does not.
-    """
-
-    key: str
-    value: Any
-    version: bytes
-    expires: int | None
-
-
-class Stored(NamedTuple):
-    """The version of a record that was put, and its value as it will be read."""
-
-    version: bytes
-    value: Any
-
-
-def entry_of(session: Session, found: Found) -> Entry:
-    """Return the entry of a record."""
-    key, record, expires_ms = found
-    if expires_ms is not None and type(expires_ms) is not int:
-        raise CorruptionError(f"the expiry of {session.place(key)} is damaged")
-    return Entry(key, session.open_value(key, record), version_of(record), expires_ms)
+ALL: ScanQuery = ScanQuery(1)
+"""Asks for all records; the limit is that of each page."""
 
 
 class Records(Verbs):
     """The base of the key/value verbs."""
 
-    def _write(self, session: Session, encoded: Mapping[str, bytes], ttl_ms: int | None = None) -> None:
-        """Put many records, whatever was there."""
-        patience = None
-        while True:
-            incarnation = session.incarnation
-            writes = session.seal_values(encoded, ttl_ms)
-            try:
-                session.backend.write(writes, incarnation)
-            except NamespaceGone:
-                patience = session.revive(patience)
-                continue
-            session.wrote(len(writes))
-            return
-
-    def _find(self, session: Session, key: str) -> bytes | None:
-        """Return the record of a key."""
-        record = session.backend.peek(key)
-        return session.backend.get(key) if record is None else record
-
-    def _put_if(
-        self, session: Session, key: str, value: Any, version: bytes | None, ttl_ms: Ttl = None, *, reads: bool = False
-    ) -> Stored | None:
-        """Put a value in place of a version (None: of nothing); return None if that is not there.
-
-        `reads`: also return the value as a read will return it. It is loaded before it is stored, so that a value that
-        cannot be loaded is refused instead.
-        """
-        patience = None
-        while True:
-            incarnation = session.incarnation
-            record = session.make_record(key, value)
-            stored = Stored(version_of(record), session.reread(key, value, record) if reads else None)
-            try:
-                done = session.backend.write_if(Write(key, record, ttl_ms), version, incarnation)
-            except NamespaceGone:
-                patience = session.revive(patience)
-                continue
-            session.wrote(1)
-            return stored if done else None
-
-    def _take(self, session: Session, key: str, version: bytes | None) -> bool:
-        """Delete a record if it has this version (None: find that there is none)."""
-        patience = None
-        while True:
-            try:
-                return session.backend.write_if(Write(key, None), version, session.incarnation)
-            except NamespaceGone:
-                patience = session.revive(patience)
-
-    def _scan(
-        self,
-        session: Session,
-        start: str = "",
-        stop: str | None = None,
-        *,
-        reverse: bool = False,
-        keys_only: bool = False,
-        heads: bool = False,
-        limit: int | None = None,
-    ) -> Iterator[Found]:
+    def _scan(self, session: ReadSession, query: ScanQuery = ALL, limit: int | None = None) -> Iterator[Found]:
         # A page at a time through the hands of the interpreter, and its records through none.
-        return chain.from_iterable(
-            self._pages(session, start, stop, reverse=reverse, keys_only=keys_only, heads=heads, limit=limit)
-        )
+        return chain.from_iterable(self._pages(session, query, limit))
 
-    def _pages(
-        self,
-        session: Session,
-        start: str,
-        stop: str | None,
-        *,
-        reverse: bool,
-        keys_only: bool,
-        heads: bool,
-        limit: int | None,
-    ) -> Iterator[list[Found]]:
-        after, left = None, limit
-
-        def query() -> ScanQuery:
-            return ScanQuery(_PAGE if left is None else min(left, _PAGE), start, stop, after, reverse, keys_only, heads)
-
-        while left is None or left > 0:
-            page = session.backend.scan(query())
-            if page.more:
-                after = page.records[-1][0]
-                left = None if left is None else left - len(page.records)
-            yield page.records
-            if not page.more:
-                return
+    def _pages(self, session: ReadSession, query: ScanQuery, limit: int | None) -> Iterator[list[Found]]:
+        return session.records.pages(query, limit)
 
 
-def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
+def encode_pairs(records: RecordStore, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
     """Return what `update` takes, encoded."""
-    if type(other) is dict and not more and (encoded := session.encode_alike(other)) is not None:
+    if type(other) is dict and not more and (encoded := records.encode_alike(other)) is not None:
         return encoded
     pairs: Iterable[tuple[str, Any]] | dict[str, Any]
     if type(other) is dict:
@@ -152,7 +41,7 @@ def encode_pairs(session: Session, other: Any, more: Mapping[str, Any]) -> dict[
     else:
         pairs = other
     given = pairs.items() if type(pairs) is dict else _pairs(pairs)
-    return session.encode_values(given if not more else chain(given, more.items()))
+    return records.encode_values(given if not more else chain(given, more.items()))
 
 
 def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:

@@ -18,10 +18,12 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from rstore.arguments import check_edge, check_key, check_timeout
-from rstore.backends.types import HEAD_ONLY, Found, Log, Model, Watcher, version_of
-from rstore.errors import NotSupportedError, StoreClosedError
-from rstore.keyvalue.records import Entry, Records, entry_of, prefix_end
-from rstore.session import Session
+from rstore.backends.types import HEAD_ONLY, Found, Log, Model, ScanQuery, Watcher, version_of
+from rstore.errors import StoreClosedError
+from rstore.keyvalue.record_store import Entry
+from rstore.keyvalue.records import Records, prefix_end
+from rstore.session import StoreSession
+from rstore.verbs import StoreVerbs
 
 _SLICE_S: Final = 0.05
 """No wait is longer in one piece: so soon it is noticed that the store, or the watch, was closed by another thread."""
@@ -49,7 +51,7 @@ class Watch(Iterator[Change]):
 
     def __init__(
         self,
-        session: Session,
+        session: StoreSession,
         watcher: AbstractContextManager[Watcher],
         heads: Callable[[], Iterator[Found]],
         check: Callable[[], None],
@@ -167,7 +169,7 @@ class Watch(Iterator[Change]):
                     return Change(key, None)
             elif self._told.get(key) != (version := version_of(found[1])):
                 self._told[key] = version
-                return Change(key, entry_of(self._session, found))
+                return Change(key, self._session.records.open_entry(found))
         return None
 
     def _read_ahead(self) -> None:
@@ -178,7 +180,7 @@ class Watch(Iterator[Change]):
         self._at_once = min(2 * self._at_once, _MAX_AT_ONCE) if size < _MAX_BYTES else 1
 
 
-class Watching(Records):
+class Watching(StoreVerbs, Records):
     """Being told of changes: what only a store can do, since a transaction sees none."""
 
     def watch(self, *keys: str, prefix: str | None = None, timeout: float | None = None) -> Watch:
@@ -200,15 +202,12 @@ class Watching(Records):
         >>> [(key, entry.value) for key, entry in changes]
         [('user:ada', 1815)]
         """
-        self._check_alone("watch")
-        session = self._reader
+        session = self._alone("watch")
 
         def check() -> None:
             session.check_open()
-            if self._in_transaction():
-                raise NotSupportedError("a transaction sees nothing change: end it first, or watch in another thread")
+            self._alone("watch")
 
-        check()
         asked = tuple(dict.fromkeys(check_key(key) for key in keys))
         if prefix is not None or not asked:
             prefix = "" if prefix is None else check_edge(prefix, "prefix")
@@ -220,7 +219,7 @@ class Watching(Records):
             for i in range(0, len(single), _KEYS_A_QUESTION):
                 yield from session.backend.fetch(single[i : i + _KEYS_A_QUESTION], heads=True)
             if prefix is not None:
-                yield from self._scan(session, prefix, prefix_end(prefix), heads=True)
+                yield from self._scan(session, ScanQuery(1, prefix, prefix_end(prefix), heads=True))
 
-        watcher = session.incarnations.bare.watcher(single, prefix)
+        watcher = session.whole.watcher(single, prefix)
         return Watch(session, watcher, heads, check, timeout_s)

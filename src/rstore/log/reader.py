@@ -1,4 +1,4 @@
-"""Reading a log: views, and the segments and rows in them, opened."""
+"""Reading a log: its views, and the rows, chunks and segments in them, opened."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice, repeat
 from operator import itemgetter, lt
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
-from rstore.backends.contract import WriteTransaction
-from rstore.backends.telemetry import Telemetry
+from rstore.backends.contract import ReadTransaction
 from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, View, ViewQuery
-from rstore.codec.chunks import MAX_ROWS, Meta, Segment, ascending, merge, segment_of_rows, unpack_chunk, unpack_meta
+from rstore.codec.chunk_meta import Meta, unpack_meta
+from rstore.codec.chunks import unpack_chunk
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
+from rstore.codec.segments import MAX_ROWS, Segment, ascending, merge, segment_of_rows
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
-from rstore.retry import Patience
+from rstore.namespace import ReadNamespace, reopens
 
 _MAGIC: Final = bytes((MAGIC,))
-# Of rows, in C: a generator takes twice as long, and readings check all of the rows that they open.
+# In C, since every read compares all of its rows.
 _TIME: Final = itemgetter(0)
 _SEQ: Final = itemgetter(1)
 
 
-class _Kind(NamedTuple):
-    """What differs between the logs of the two models."""
+class _LogKind(NamedTuple):
+    """The differences between the logs of the two models."""
 
     row: Cell
     chunk: Cell
@@ -36,77 +37,38 @@ class _Kind(NamedTuple):
 
 
 _KINDS: Final = {
-    Model.SERIES: _Kind(Cell.POINT, Cell.POINTS, opaque=False, position=lambda t, _: at_time(t)),
-    Model.EVENTS: _Kind(Cell.CHANGE, Cell.CHANGES, opaque=True, position=at_position),
+    Model.SERIES: _LogKind(Cell.POINT, Cell.POINTS, opaque=False, position=lambda t, _: at_time(t)),
+    Model.EVENTS: _LogKind(Cell.CHANGE, Cell.CHANGES, opaque=True, position=at_position),
 }
 
 
 def mark_of(model: Model, head: Head | None) -> bytes:
-    """Return the mark that is sealed with the rows of a log, so that they do not open in a later one of the same name.
+    """Return the mark that is sealed with the rows of a log, so that they do not open in a later log of the same name.
 
-    The version of a series, drawn when it begins and never changed. The nonce of a sequence's facts, which are sealed
-    when it begins and whenever it is pruned: then all of its rows are sealed anew. Whoever puts back what was removed
-    has to put back all of the log, as it was.
+    A series has its version, drawn when it begins and never changed. A sequence has the nonce of its facts, which are
+    sealed when it begins and whenever it is pruned, together with all of its rows. So a removed part of a log cannot
+    be put back: only all of it, as it was.
     """
     if head is None or not head.sealed:
         return b""
     return head.version if model is Model.SERIES else head.facts[PREFIX_BYTES:HEADER_BYTES]
 
 
-class Namespace(Protocol):
-    """What a log needs to know of the namespace that it is in."""
-
-    @property
-    def backend(self) -> WriteTransaction:
-        """Where it is kept: the store itself, or a transaction of it."""
-        ...
-
-    @property
-    def incarnation(self) -> bytes:
-        """What goes with every write."""
-        ...
-
-    def place(self, key: str) -> str:
-        """Return a key as messages name it."""
-        ...
-
-    @property
-    def telemetry(self) -> Telemetry:
-        """Where sealing is counted."""
-        ...
-
-    @property
-    def envelope(self) -> Envelope:
-        """What seals and opens."""
-        ...
-
-    def revive(self, patience: Patience | None = None) -> Patience:
-        """Create it again after somebody discarded it; return how long that may go on."""
-        ...
-
-    def within(self, backend: WriteTransaction) -> Namespace:
-        """Return the namespace as a transaction sees it."""
-        ...
-
-    def again(self, patience: Patience | None, what: str) -> Patience:
-        """Return how long a verb may try again; None begins to count."""
-        ...
-
-
 class LogReader:
-    """What reads the logs of one model in one namespace."""
+    """Reads the logs of one model in one namespace."""
 
-    def __init__(self, session: Namespace, model: Model) -> None:
-        self._namespace = session
+    def __init__(self, namespace: ReadNamespace, model: Model) -> None:
+        self._namespace = self.namespace = namespace
         self._model = model
         self._kind = _KINDS[model]
 
     @property
-    def _backend(self) -> WriteTransaction:
+    def _backend(self) -> ReadTransaction:
         return self._namespace.backend
 
     @property
-    def _envelope(self) -> Envelope:
+    def envelope(self) -> Envelope:
+        """Seals and opens bytes."""
         return self._namespace.envelope
 
     @property
@@ -118,50 +80,26 @@ class LogReader:
         """Return the keys of all logs."""
         return self._backend.logs(self._model)
 
-    def view(
-        self,
-        key: str,
-        lo: Position = FIRST,
-        hi: Position = LAST,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-        rows: bool = True,
-        bodies: bool = True,
-        neighbours: bool = False,
-        from_checkpoint: Position | None = None,
-        unless_version: bytes | None = None,
-    ) -> View:
-        """Read the log between two positions at one moment, still sealed.
+    def view(self, key: str, query: ViewQuery = ViewQuery()) -> View:  # noqa: B008 - immutable
+        """Return what a log holds at one moment, still sealed, as far as the query asks for it.
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """
-        query = ViewQuery(lo, hi, limit, reverse, rows, bodies, neighbours, from_checkpoint, unless_version)
         view = self._backend.view(Log(self._model, key), query)
-        if view.chunks and (problem := self.problem_of_chunks(view.chunks)) is not None:
-            raise self.unsound(key, problem)
+        if view.chunks:
+            self._check_chunks(key, view.chunks)
         return view
 
-    def views(
-        self,
-        keys: Sequence[str],
-        lo: Position = FIRST,
-        hi: Position = LAST,
-        *,
-        limit: int | None = None,
-        reverse: bool = False,
-        bodies: bool = True,
-    ) -> list[View]:
+    def views(self, keys: Sequence[str], query: ViewQuery) -> list[View]:
         """Return the views of several logs, each of one moment, in one call."""
-        logs = [Log(self._model, key) for key in keys]
-        views = self._backend.views(logs, ViewQuery(lo, hi, limit, reverse, bodies=bodies))
+        views = self._backend.views([Log(self._model, key) for key in keys], query)
         for key, view in zip(keys, views, strict=True):
             self._check_chunks(key, view.chunks)
         return views
 
     @contextmanager
     def snapshot(self, key: str, lo: Position, hi: Position) -> Generator[LogSnapshot, None, None]:
-        """Return what the log holds between two positions at one moment, to be read bit by bit."""
+        """Hold a log at one moment, from `lo` to `hi`, to be read bit by bit."""
         with self._backend.log_snapshot(Log(self._model, key), lo, hi) as snapshot:
             self._check_chunks(key, snapshot.view.chunks)
             yield snapshot
@@ -174,8 +112,8 @@ class LogReader:
     def problem_of_chunks(self, chunks: Iterable[Chunk]) -> str | None:
         """Return why these cannot be the chunks of a log, in this order: two of them overlap, or one is impossible.
 
-        Sealing binds a chunk to its log and its range. That there is one for each range only, it does not tell: a
-        chunk that was replaced long ago still opens, and would count its rows a second time.
+        Sealing binds a chunk to its log and its range, and cannot tell whether it is the only one of that range. A
+        chunk that was replaced long ago still opens, and its rows would count a second time.
         """
         end: Position | None = None
         series = self._model is Model.SERIES
@@ -191,7 +129,7 @@ class LogReader:
 
     def unsound(self, key: str, problem: str) -> StoreError:
         """Return the error for a log whose parts contradict one another."""
-        kind = TamperedError if self._envelope.keyed else CorruptionError
+        kind = TamperedError if self.envelope.keyed else CorruptionError
         return kind(
             f"{self._described(key)} is damaged, or was altered: {problem} "
             "(check() tells what else is; restore it from a backup)"
@@ -204,11 +142,18 @@ class LogReader:
     def _named(self, key: str, error: CorruptionError) -> CorruptionError:
         return CorruptionError(f"{self._described(key)}: {error}")
 
-    def segments(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[Segment]:
-        """Yield the rows of a view from `lo` to `hi` in order, a chunk at a time: what is not asked for stays packed.
+    def read(self, key: str, query: ViewQuery) -> Iterator[Segment]:
+        """View a log, and return its rows between the two positions of the query, as `segments` yields them."""
+        return self.segments(key, self.view(key, query), query)
+
+    def segments(self, key: str, view: View, query: ViewQuery) -> Iterator[Segment]:
+        """Yield the rows of a view between the two positions of its query, in order, a chunk at a time.
 
         A hot row wins over the row of a chunk at the same position.
         """
+        return self._segments(key, view, query.lo, query.hi)
+
+    def _segments(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Segment]:
         opened, start = self.open_rows(key, view.rows, view.head), 0
         wholes = spread(partial(self.open_chunk, key, head=view.head), view.chunks)
         for chunk, whole in zip(view.chunks, wholes, strict=True):
@@ -226,11 +171,11 @@ class LogReader:
             yield self.segment(opened[start:])
 
     def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
-        """Return the rows of a view from `lo` to `hi` in order, of a log whose bodies are opaque."""
+        """Return the rows of a view of a sequence, from `lo` to `hi` in order."""
         return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows, view.head)
 
     def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
-        for segment in self.segments(key, view, lo, hi):
+        for segment in self._segments(key, view, lo, hi):
             seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
             yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
 
@@ -238,23 +183,25 @@ class LogReader:
         """Return the body of a hot row."""
         return self.open_rows(key, [row], head)[0].body
 
+    @reopens
     def open_meta(self, key: str, chunk: Chunk, head: Head | None) -> Meta:
         """Return the meta of a chunk of points."""
-        where, place = self._envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
-        meta = self._envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
+        where, place = self.envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
+        meta = self.envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
         try:
             return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
 
+    @reopens
     def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:
         """Return hot rows with their bodies opened, once they were seen to be in order."""
         if (problem := self.problem_of_rows(rows)) is not None:
             raise self.unsound(key, problem)
-        if not (self._envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
+        if not (self.envelope.keyed or any(row.body[:1] == _MAGIC for row in rows)):
             return rows
-        unseal, position = self._envelope.open, self._kind.position
-        where = self._envelope.where(self._kind.row, key)
+        unseal, position = self.envelope.open, self._kind.position
+        where = self.envelope.where(self._kind.row, key)
         if not self._kind.opaque:  # points are put without looking at the head
             return [Row(t, seq, unseal(body, where, position(t, seq))) for t, seq, body in rows]
         mark = mark_of(self._model, head)
@@ -276,10 +223,11 @@ class LogReader:
         """Return the segment of hot rows that were opened."""
         return segment_of_rows(rows, opaque=self._kind.opaque)
 
+    @reopens
     def open_chunk(self, key: str, chunk: Chunk, head: Head | None) -> Segment:
         """Return the segment of a chunk."""
-        where, place = self._envelope.where(self._kind.chunk, key), at_run(chunk.first, chunk.last, chunk.n)
-        body = self._envelope.open_block(chunk.body, where, place + mark_of(self._model, head))
+        where, place = self.envelope.where(self._kind.chunk, key), at_run(chunk.first, chunk.last, chunk.n)
+        body = self.envelope.open_block(chunk.body, where, place + mark_of(self._model, head))
         try:
             segment = unpack_chunk(body, chunk.n)
         except CorruptionError as error:

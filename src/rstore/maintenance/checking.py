@@ -14,17 +14,20 @@ from typing import Final
 
 from rstore.arguments import key_or_none
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
-from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery
+from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery, ViewQuery
 from rstore.codec.changes import Step, Tally, unpack_change
-from rstore.codec.chunks import Segment, pack_meta, unpack_meta
+from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Kind
-from rstore.codec.envelope import MAGIC, Cell, at_position
+from rstore.codec.envelope import MAGIC
+from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
-from rstore.events.state import CannotFold, Run, State, open_horizon, problem_of, tally_of
-from rstore.log.reader import LogReader, mark_of, position_of
+from rstore.events.checkpoints import open_checkpoint
+from rstore.events.heads import open_horizon, problem_of, tally_of
+from rstore.events.state import CannotFold, Run, State
+from rstore.log.reader import LogReader, position_of
 from rstore.series.reader import AT_ONCE
-from rstore.session import Session
+from rstore.session import StoreSession
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
@@ -35,9 +38,10 @@ _OPAQUE: Final = b""
 """Stands for a value that is not computed here, since loading what it is computed of could run code."""
 
 
-def check_all(session: Session) -> Iterator[Finding]:
+def check_all(session: StoreSession) -> Iterator[Finding]:
     """Yield all that is wrong with a namespace, and with the store around it."""
-    yield from _or_why_not("store", session.incarnations.bare.findings())
+    session.refresh(session.envelope)  # what is wrong is not to be that others have discarded it, or added a key
+    yield from _or_why_not("store", session.whole.findings())
     yield from _or_why_not(MODELS[RECORDS], _check_values(session))
     for model, logs in ((Model.SERIES, session.series), (Model.EVENTS, session.events)):
         yield from _or_why_not(MODELS[model], _check_logs(session, logs, model))
@@ -50,8 +54,8 @@ def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
         yield Finding(model, None, str(error))
 
 
-def _check_values(session: Session) -> Iterator[Finding]:
-    backend = session.incarnations.bare.reading_around_damage()
+def _check_values(session: StoreSession) -> Iterator[Finding]:
+    backend = session.whole.reading_around_damage()
     after, more = None, True
     while more:
         records, more = backend.scan(ScanQuery(_A_PAGE, after=after))
@@ -62,20 +66,20 @@ def _check_values(session: Session) -> Iterator[Finding]:
             after = key
             if key_or_none(key) is None:
                 yield Finding(MODELS[RECORDS], key, "its name is one that no key can have")
-            problem = _problem(partial(session.check_value, key, record))
+            problem = _problem(partial(session.records.check, key, record))
             if problem is not None:
                 yield Finding(MODELS[RECORDS], key, problem)
 
 
-def _check_logs(session: Session, logs: LogReader, model: Model) -> Iterator[Finding]:
-    for key in session.incarnations.bare.reading_around_damage().logs(model):
+def _check_logs(session: StoreSession, logs: LogReader, model: Model) -> Iterator[Finding]:
+    for key in session.whole.reading_around_damage().logs(model):
         if key_or_none(key) is None:
             yield Finding(MODELS[model], key, "its name is one that no key can have")
         for problem in _problems_of_log(session, logs, model, key):
             yield Finding(MODELS[model], key, problem)
 
 
-def _problems_of_log(session: Session, logs: LogReader, model: Model, key: str) -> list[str]:
+def _problems_of_log(session: StoreSession, logs: LogReader, model: Model, key: str) -> list[str]:
     look = _LogLook(session, logs, model, key)
     for _ in range(_TRIES):
         look = _LogLook(session, logs, model, key)
@@ -88,7 +92,7 @@ def _problems_of_log(session: Session, logs: LogReader, model: Model, key: str) 
         if not look.doubts:
             return look.problems
         # Between two calls others may have changed it, and then it only looks as if the one contradicted the other.
-        if logs.view(key, hi=FIRST, rows=False, bodies=False).head == look.head:
+        if logs.view(key, ViewQuery(hi=FIRST, rows=False, bodies=False)).head == look.head:
             return look.problems + look.doubts
     return look.problems
 
@@ -96,7 +100,7 @@ def _problems_of_log(session: Session, logs: LogReader, model: Model, key: str) 
 class _LogLook:
     """One look at a log: what is wrong for sure, and what is wrong unless somebody changed it meanwhile."""
 
-    def __init__(self, session: Session, logs: LogReader, model: Model, key: str) -> None:
+    def __init__(self, session: StoreSession, logs: LogReader, model: Model, key: str) -> None:
         self.problems: list[str] = []
         self.doubts: list[str] = []
         self.head: Head | None = None
@@ -108,7 +112,7 @@ class _LogLook:
     def run(self) -> None:
         """Look at all of it; what is found is in `problems` and `doubts`."""
         # The backend's own: that of the logs refuses at once a log whose chunks cannot be, and says no more.
-        with self._session.incarnations.bare.log_snapshot(Log(self._model, self._key)) as snapshot:
+        with self._session.whole.log_snapshot(Log(self._model, self._key)) as snapshot:
             view, self.head = snapshot.view, snapshot.view.head
             if view.head is None:
                 return
@@ -125,7 +129,7 @@ class _LogLook:
 
     def _look_for_rows(self) -> None:
         # A log may get its head a moment before its first rows.
-        view = self._logs.view(self._key, limit=1, bodies=False)
+        view = self._logs.view(self._key, ViewQuery(limit=1, bodies=False))
         if view.head is not None and not view.rows and not view.chunks:
             self.doubts.append("it is named, and holds nothing")
 
@@ -185,10 +189,8 @@ class _LogLook:
     def _replay(self, head: Head, changes: Iterable[Row]) -> None:
         """Fold all changes, and compare what they come to with the states that were kept on the way."""
         session, envelope = self._session, self._session.envelope
-        state = _Replay(session.codec, open_horizon(envelope, self._key, head))
-        kept = [
-            position_of(checkpoint) for checkpoint in session.incarnations.bare.checkpoints(Log(self._model, self._key))
-        ]
+        state = _CheckedState(session.codec, open_horizon(envelope, self._key, head))
+        kept = [position_of(checkpoint) for checkpoint in session.whole.checkpoints(Log(self._model, self._key))]
         for change in changes:
             while kept and kept[-1] < position_of(change):
                 self._compare(kept.pop(), state)
@@ -215,16 +217,15 @@ class _LogLook:
 
     def _checkpoint(self, at: Position) -> Row | None:
         """Return the newest checkpoint up to a position."""
-        return self._logs.view(self._key, hi=FIRST, rows=False, bodies=False, from_checkpoint=at).checkpoint
+        query = ViewQuery(hi=FIRST, rows=False, bodies=False, from_checkpoint=at)
+        return self._logs.view(self._key, query).checkpoint
 
-    def _compare(self, at: Position, state: _Replay) -> None:
-        checkpoint, envelope = self._checkpoint(at), self._session.envelope
+    def _compare(self, at: Position, state: _CheckedState) -> None:
+        checkpoint, session = self._checkpoint(at), self._session
         if self.problems or checkpoint is None or position_of(checkpoint) != at:
             return
-        where = envelope.where(Cell.CHECKPOINT, self._key)
         try:
-            place = at_position(*at) + mark_of(self._model, self.head)
-            found = State.unpack(self._session.codec, None, envelope.open_block(checkpoint.body, where, place))
+            found = open_checkpoint(session.envelope, session.codec, self._key, self.head, checkpoint, None)
         except _UNSOUND as error:
             self.problems.append(f"the checkpoint at {at[0]}: {error}")
             return
@@ -232,7 +233,7 @@ class _LogLook:
             self.doubts.append(f"the checkpoint at {at[0]} is not what the changes come to")
 
 
-class _Replay(State):
+class _CheckedState(State):
     """A state that is computed only where everything in it is of a type with a codec of its own."""
 
     __slots__ = ("tally",)

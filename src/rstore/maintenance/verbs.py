@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from rstore.backends.maintenance import Durability, Finding, Stats
 from rstore.maintenance.checking import check_all
 from rstore.maintenance.copying import back_up
-from rstore.session import Verbs
+from rstore.verbs import StoreVerbs
 
 _MAX_FINDINGS: Final = 1000
 _A_SWEEP: Final = 20_000
@@ -27,7 +27,7 @@ class Reclaimed(NamedTuple):
     """How much smaller the store is now; None where the backend does not say."""
 
 
-class Maintenance(Verbs):
+class Maintenance(StoreVerbs):
     """Taking care of a store."""
 
     def namespaces(self) -> list[str]:
@@ -36,8 +36,7 @@ class Maintenance(Verbs):
         >>> store.namespaces()
         ['docstrings']
         """
-        self._check_alone("namespaces")
-        return self._reader.incarnations.bare.namespaces()
+        return self._alone("namespaces").whole.namespaces()
 
     def ping(self) -> float:
         """Return how many seconds it took until the store answered: the file, or every server of it.
@@ -49,8 +48,7 @@ class Maintenance(Verbs):
         >>> store.ping() < 30
         True
         """
-        self._check_alone("ping")
-        backend = self._reader.incarnations.bare
+        backend = self._alone("ping").whole
         begun = perf_counter()
         backend.ping()
         return perf_counter() - begun
@@ -71,9 +69,8 @@ class Maintenance(Verbs):
         >>> store.stats().counters['lost_replies']
         0
         """
-        self._check_alone("stats")
-        session = self._reader
-        return replace(session.incarnations.bare.stats(), counters=session.telemetry.counts())
+        session = self._alone("stats")
+        return replace(session.whole.stats(), counters=session.setup.telemetry.counts())
 
     def durability(self) -> Durability:
         """Return what becomes of a call that has returned when something goes wrong, as the backend is set up now.
@@ -83,8 +80,7 @@ class Maintenance(Verbs):
         ...     store.durability().survives_power_cut
         True
         """
-        self._check_alone("durability")
-        return self._reader.incarnations.bare.durability()
+        return self._alone("durability").whole.durability()
 
     def check(self) -> list[Finding]:
         """Return what is wrong with the store, as (model, key, problem); an empty list means that it is sound.
@@ -96,8 +92,7 @@ class Maintenance(Verbs):
         >>> store.check()
         []
         """
-        self._check_alone("check")
-        return list(islice(check_all(self._reader), _MAX_FINDINGS))
+        return list(islice(check_all(self._alone("check")), _MAX_FINDINGS))
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write a copy of the store, as it is at one moment, into a new SQLite file, while others go on writing.
@@ -111,9 +106,8 @@ class Maintenance(Verbs):
 
         >>> store.backup('copy.db')
         """
-        self._check_alone("backup")
-        session = self._reader
-        back_up(session.incarnations.bare, session.incarnations.namespace, path)
+        session = self._alone("backup")
+        back_up(session.whole, session.name, path)
 
     def vacuum(self) -> Reclaimed:
         """Remove all pairs that have expired, and give back space that is not used any more; return what came of it.
@@ -126,8 +120,7 @@ class Maintenance(Verbs):
         >>> store.vacuum().expired
         0
         """
-        self._check_alone("vacuum")
-        backend = self._writer.incarnations.bare
+        backend = self._alone("vacuum", writes=True).whole
         expired = 0
         while n := backend.sweep(_A_SWEEP):
             expired += n

@@ -7,8 +7,8 @@ from rstore.series.lookups import Lookups
 from rstore.series.points import Compaction as Compaction
 from rstore.series.points import Span as Span
 from rstore.series.resampling import Resampling
-from rstore.series.tables import Tables
+from rstore.series.tables import SeriesTables
 
 
-class Series(Tables, Grids, Lookups, Resampling):
+class Series(SeriesTables, Grids, Lookups, Resampling):
     """Series of (timestamp, value) points; timestamps are int64 of any meaning, points come in time order."""

@@ -17,12 +17,13 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from rstore.backends.types import MIN_INT64
-from rstore.codec.chunks import Segment, Stats, stats_of, steps_of
+from rstore.codec.chunk_meta import ChunkStats, stats_of
 from rstore.codec.numbers import number_of
+from rstore.codec.segments import Segment, steps_of
 from rstore.errors import InvalidTypeError
 from rstore.series.points import Point, point_between
 from rstore.series.reader import Piece, Summary, reading
-from rstore.session import Session
+from rstore.session import ReadSession
 
 Named: TypeAlias = Literal["count", "sum", "mean", "min", "max", "first", "last", "std", "median", "twa"]
 Aggregate: TypeAlias = Named | Callable[[Any], Any]
@@ -37,7 +38,7 @@ class Part:
     n: int
     first: Point
     last: Point
-    stats: Stats | None
+    stats: ChunkStats | None
     values: Any = None
 
 
@@ -85,7 +86,7 @@ def suffices(summary: Summary, buckets: Buckets, aggregates: Sequence[Aggregate]
 
 
 def gathered(
-    session: Session, pieces: Iterator[Piece], buckets: Buckets, aggregates: Sequence[Aggregate]
+    session: ReadSession, pieces: Iterator[Piece], buckets: Buckets, aggregates: Sequence[Aggregate]
 ) -> Iterator[tuple[int, list[Part]]]:
     """Yield each bucket that has points with its parts, in order."""
     current = 0
@@ -102,7 +103,7 @@ def gathered(
 
 
 def _parts(
-    session: Session, piece: Piece, buckets: Buckets, aggregates: Sequence[Aggregate]
+    session: ReadSession, piece: Piece, buckets: Buckets, aggregates: Sequence[Aggregate]
 ) -> Iterator[tuple[int, Part]]:
     if isinstance(piece, Summary):
         first, last = (session.codec.decode(one) for one in (piece.meta.first, piece.meta.last) if one is not None)
@@ -133,7 +134,7 @@ def _parts(
         )
 
 
-def numbers_of(segment: Segment, session: Session, purpose: str) -> Any:
+def numbers_of(segment: Segment, session: ReadSession, purpose: str) -> Any:
     """Return the values of a segment as an array of numbers; `purpose` is what needs them."""
     values = segment.column.numbers(session.codec)
     if values is None:
@@ -142,7 +143,7 @@ def numbers_of(segment: Segment, session: Session, purpose: str) -> Any:
     return values
 
 
-def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
+def _no_number(segment: Segment, session: ReadSession) -> tuple[int, str]:
     """Return where the first value is with which one cannot compute as with the others, and what it is."""
     for t, value in zip(segment.t.tolist(), segment.column.values(session.codec), strict=True):
         if number_of(value) is None:
@@ -150,7 +151,7 @@ def _no_number(segment: Segment, session: Session) -> tuple[int, str]:
     return int(segment.t[0]), "another value"
 
 
-def in_force(session: Session, key: str, t: int) -> int:
+def in_force(session: ReadSession, key: str, t: int) -> int:
     """Return the time of the last value before `t` that is not NaN; `t` if there is none."""
     last = point_between(session, key, MIN_INT64, t - 1, last=True) if t > MIN_INT64 else None
     if last is None or number_of(last[1]) == number_of(last[1]):  # not NaN
@@ -163,7 +164,7 @@ def in_force(session: Session, key: str, t: int) -> int:
     return t
 
 
-def held(session: Session, pieces: Iterator[Piece], t: int) -> tuple[Point | None, Iterator[Piece]]:
+def held(session: ReadSession, pieces: Iterator[Piece], t: int) -> tuple[Point | None, Iterator[Piece]]:
     """Return the last point before `t` that is not NaN, and the pieces from `t` on."""
     last: Point | None = None
     for piece in pieces:
@@ -179,7 +180,7 @@ def held(session: Session, pieces: Iterator[Piece], t: int) -> tuple[Point | Non
     return last, iter(())
 
 
-def _present(segment: Segment, session: Session) -> Any:
+def _present(segment: Segment, session: ReadSession) -> Any:
     values = numbers_of(segment, session, "twa")
     return np.flatnonzero(values == values)  # noqa: PLR0124 - which NaN is not
 
@@ -216,7 +217,7 @@ def aggregated(aggregate: Aggregate, parts: list[Part], begin: int, end: int, ca
     return _mean_over_time(parts, stats, begin, end, carried)
 
 
-def _mean_over_time(parts: list[Part], stats: list[Stats], begin: int, end: int, carried: Point | None) -> float:
+def _mean_over_time(parts: list[Part], stats: list[ChunkStats], begin: int, end: int, carried: Point | None) -> float:
     """Return the mean of a function that is constant from each point to the next one."""
     since, area = parts[0].first[0], 0.0
     if carried is not None:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_freq, check_key, check_range
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s, array_of
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidValueError
-from rstore.log.writer import Keep
+from rstore.log.rewrite import Keep
 from rstore.series.arrays import Unit, column_from, timestamps_of
 from rstore.series.points import Points
-from rstore.series.reader import reading
+from rstore.series.reader import between, reading
 from rstore.series.writing import check_keep, put
-from rstore.session import Session
-
-if TYPE_CHECKING:
-    pass
+from rstore.session import ReadSession
 
 Arrays = tuple[Int64s, npt.NDArray[Any]]
 
@@ -72,8 +69,7 @@ class Columns(Points):
         with session.naming(f"the series {key!r}"):
             if lo > hi:
                 return arrays_of(session, [])
-            view = session.series.view(key, (lo, 0), (hi, 0))
-            return arrays_of(session, list(session.series.segments(key, view, (lo, 0), (hi, 0))))
+            return arrays_of(session, list(session.series.read(key, between(lo, hi))))
 
     def batches(
         self, key: str, start: int | None = None, end: int | None = None, *, size: int = 65536, reverse: bool = False
@@ -100,7 +96,7 @@ class Columns(Points):
         return self._while_open(_batches(session, key, lo, hi, size, reverse=reverse))
 
 
-def segment_of(session: Session, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
+def segment_of(session: ReadSession, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
     """Return the points of two columns."""
     with session.naming(f"a value for the series {key!r}"):
         t = timestamps_of(timestamps, unit)
@@ -115,7 +111,7 @@ def check_lengths(t: int, values: int, what: str) -> None:
         raise InvalidValueError(f"timestamps have {t:,} elements, {what} {values:,}; nothing was stored")
 
 
-def arrays_of(session: Session, segments: list[Segment]) -> Arrays:
+def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
     """Return the timestamps and the values of some segments, as arrays that are the caller's own."""
     if not segments:
         return np.empty(0, np.int64), np.empty(0, np.float64)
@@ -124,7 +120,7 @@ def arrays_of(session: Session, segments: list[Segment]) -> Arrays:
     return t, values if values.flags.writeable else values.copy()  # of hot rows alone they lie in bytes
 
 
-def _batches(session: Session, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
+def _batches(session: ReadSession, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
     if lo > hi:
         return
     held: list[Segment] = []

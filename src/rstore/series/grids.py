@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from rstore.arguments import check_int64, check_key, check_range
-from rstore.codec.chunks import Segment
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.series.points import Points
 from rstore.series.reader import Summary, reading

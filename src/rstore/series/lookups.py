@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_key
-from rstore.backends.types import LAST, MAX_INT64, MIN_INT64
-from rstore.codec.chunks import Segment, merge
+from rstore.backends.types import MAX_INT64, MIN_INT64
 from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.codec.numbers import number_of
+from rstore.codec.segments import Segment, merge
 from rstore.errors import InvalidTypeError
 from rstore.series.arrays import Unit, timestamp_of, timestamps_of
 from rstore.series.points import Point, Points, point_between
-from rstore.series.reader import Summary, reading
-from rstore.session import Session
+from rstore.series.reader import Summary, between, reading
+from rstore.session import ReadSession
 
 Method: TypeAlias = Literal["exact", "previous", "next", "nearest", "linear"]
 _FAR: Final = 2**64
@@ -82,7 +82,7 @@ class Lookups(Points):
             return _at(session, key, timestamp_of(t, unit, "t"), method, limit)
 
 
-def _at(session: Session, key: str, t: int, method: Method, tolerance: int) -> Point | None:
+def _at(session: ReadSession, key: str, t: int, method: Method, tolerance: int) -> Point | None:
     before, after = _around(session, key, t, method)
     if method == "linear":
         return _on_the_line(t, before, after, tolerance)
@@ -108,31 +108,32 @@ def _number(t: int, value: Any) -> float:
     return number
 
 
-def _around(session: Session, key: str, t: int, method: Method) -> tuple[Point | None, Point | None]:
+def _around(session: ReadSession, key: str, t: int, method: Method) -> tuple[Point | None, Point | None]:
     """Return the last point at or before a time, and the first at or after it; only those that the method needs."""
     if method == "exact":
         return point_between(session, key, t, t, last=True), None
     if method == "next":
         return None, point_between(session, key, t, MAX_INT64, last=False)
-    patience = None
-    while True:
+
+    def attempt() -> tuple[Point | None, Point | None] | None:
         before = point_between(session, key, MIN_INT64, t, last=True)
         if method == "previous" or (before is not None and before[0] == t):
             return before, None
         if before is None:
             return None, point_between(session, key, t, MAX_INT64, last=False)
         # Both sides from one moment: whatever was put between the two, or taken away, since `before` was read.
-        view = session.series.view(key, (before[0], 0), LAST, limit=2)
-        segments = session.series.segments(key, view, (before[0], 0), LAST)
+        segments = session.series.read(key, between(before[0], MAX_INT64, limit=2))
         near = merge([segment.slice(0, 2) for segment in segments])
         times = near.t[:2].tolist()
-        if times and times[0] <= t and (len(times) == 1 or times[1] >= t):
-            points = list(zip(times, near.slice(0, len(times)).column.values(session.codec), strict=True))
-            return points[0], points[1] if len(points) > 1 else None
-        patience = session.again(patience, f"others changed {session.place(key)} while it was read")
+        if not times or times[0] > t or (len(times) > 1 and times[1] < t):
+            return None
+        points = list(zip(times, near.slice(0, len(times)).column.values(session.codec), strict=True))
+        return points[0], points[1] if len(points) > 1 else None
+
+    return session.until_won(f"others changed {session.place(key)} while it was read", attempt)
 
 
-def _at_many(session: Session, key: str, asked: Int64s, method: Method, tolerance: int) -> npt.NDArray[Any]:
+def _at_many(session: ReadSession, key: str, asked: Int64s, method: Method, tolerance: int) -> npt.NDArray[Any]:
     if not len(asked):
         return np.empty(0, np.float64)
     t, values = _needed(session, key, np.sort(asked), method)
@@ -167,7 +168,7 @@ def _at_many(session: Session, key: str, asked: Int64s, method: Method, toleranc
     return np.where(between, np.where(exact, low, low + (high - low) * share), np.nan)
 
 
-def _needed(session: Session, key: str, asked: Int64s, method: Method) -> tuple[Int64s, npt.NDArray[Any]]:
+def _needed(session: ReadSession, key: str, asked: Int64s, method: Method) -> tuple[Int64s, npt.NDArray[Any]]:
     """Return the points among which the answers are, as arrays; chunks between two times asked for stay unopened."""
 
     def is_between(summary: Summary) -> bool:

@@ -6,16 +6,18 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 from rstore.arguments import check_count, check_freq, check_key, check_range
-from rstore.backends.types import MAX_INT64, MIN_INT64, View
-from rstore.codec.chunks import Segment, merge
+from rstore.backends.types import MAX_INT64, MIN_INT64, View, ViewQuery
 from rstore.codec.columns import Int64s, column_of
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
-from rstore.log.writer import DIRECT_ROWS, Keep, Logs
+from rstore.log.rewrite import Keep
+from rstore.log.sealing import DIRECT_ROWS, Logs
 from rstore.series.inputs import few_times, split_points, times_of
-from rstore.series.reader import Summary, reading
+from rstore.series.reader import Summary, between, reading
 from rstore.series.thinning import thinner
 from rstore.series.writing import check_keep, put
-from rstore.session import Session, Verbs
+from rstore.session import ReadSession
+from rstore.verbs import Verbs
 
 Point: TypeAlias = tuple[int, Any]
 
@@ -29,7 +31,7 @@ class Span(NamedTuple):
 
 
 class Compaction(NamedTuple):
-    """What `compact` did: in how many series, with how many hot points, and how many chunks there were and are."""
+    """The report of `compact`: how many series, how many hot points in them, how many chunks before and after."""
 
     series: int
     hot: int
@@ -89,7 +91,7 @@ class Points(Verbs):
     def replace_range(self, key: str, points: Iterable[Point], start: int | None = None, end: int | None = None) -> int:
         """Exchange the points from `start` to `end`, both included, for others; return how many these are.
 
-        Nobody ever sees a part of it. Without bounds, the whole series is exchanged.
+        No reader ever sees a part of it. Without bounds, the whole series is exchanged.
 
         Raises `InvalidArgumentError` for a point outside of the range.
 
@@ -109,8 +111,8 @@ class Points(Verbs):
         t = times_of(timestamps)
         if len(t) and not lo <= int(t.min()) <= int(t.max()) <= hi:
             raise InvalidValueError(f"a point lies outside of the range from {lo} to {hi}; nothing was stored")
-        batch = merge([_segment(session, key, t, values)]) if len(t) else None
-        logs.rewrite(key, (lo, 0), (hi, 0), add=batch, remove=True)
+        points = _segment(session, key, t, values) if len(t) else None
+        logs.rewrite(key, (lo, 0), (hi, 0), add=points, remove=True)
         return len(t)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
@@ -139,7 +141,7 @@ class Points(Verbs):
                 elif lo <= hi:
                     logs.rewrite(key, (lo, 0), (hi, 0), remove=True)
 
-        logs.together(checked, take_away)
+        logs.atomically(checked, take_away)
 
     def compact(self, key: str | None = None) -> Compaction:
         """Put the points of a series, or of all, into as few and as full chunks as they fit in, and report it.
@@ -191,9 +193,7 @@ class Points(Verbs):
             return []
         with session.naming(f"the series {key!r}"):
             if step is None:
-                view = session.series.view(key, (lo, 0), (hi, 0), limit=limit)
-                segments = session.series.segments(key, view, (lo, 0), (hi, 0))
-                return _points(session, segments, limit)
+                return _points(session, session.series.read(key, between(lo, hi, limit=limit)), limit)
             with reading(session.series, key, lo, hi) as reader:  # how far it has to read shows on the way
                 return _points(session, map(thinner(step), reader.segments()), limit)
 
@@ -214,10 +214,10 @@ class Points(Verbs):
         if lo > hi:
             session.check_open()
             return {key: [] for key in checked}
-        found = {}
-        for key, view in zip(checked, session.series.views(checked, (lo, 0), (hi, 0)), strict=True):
+        found, query = {}, between(lo, hi)
+        for key, view in zip(checked, session.series.views(checked, query), strict=True):
             with session.naming(f"the series {key!r}"):
-                found[key] = _points(session, session.series.segments(key, view, (lo, 0), (hi, 0)))
+                found[key] = _points(session, session.series.segments(key, view, query))
         return found
 
     def tail(self, key: str, n: int) -> list[Point]:
@@ -234,8 +234,7 @@ class Points(Verbs):
             session.check_open()
             return []
         with session.naming(f"the series {key!r}"):
-            view = session.series.view(key, limit=limit, reverse=True)
-            return _points(session, session.series.segments(key, view))[-limit:]
+            return _points(session, session.series.read(key, ViewQuery(limit=limit, reverse=True)))[-limit:]
 
     def first(self, key: str) -> Point | None:
         """Return the oldest point, or None if the series is unknown."""
@@ -255,7 +254,7 @@ class Points(Verbs):
         """
         session = self._reader
         checked = check_all_keys(keys)
-        views = session.series.views(checked, limit=1, reverse=True, bodies=False)
+        views = session.series.views(checked, ViewQuery(limit=1, reverse=True, bodies=False))
         points = {key: _edge_of(session, key, view, last=True) for key, view in zip(checked, views, strict=True)}
         return {key: point for key, point in points.items() if point is not None}
 
@@ -288,9 +287,9 @@ class Points(Verbs):
         return self._reader.series.keys()
 
     def _edge(self, key: str, *, last: bool) -> Point | None:
-        session = self._reader
-        key = check_key(key)
-        return _edge_of(session, key, session.series.view(key, limit=1, reverse=last, bodies=False), last=last)
+        session, key = self._reader, check_key(key)
+        view = session.series.view(key, ViewQuery(limit=1, reverse=last, bodies=False))
+        return _edge_of(session, key, view, last=last)
 
     def _step(self, freq: int | None) -> int | None:
         freq = self._freq if freq is None else freq
@@ -304,7 +303,7 @@ def check_all_keys(keys: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(check_key, keys)))
 
 
-def _points(session: Session, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:
+def _points(session: ReadSession, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:
     points: list[Point] = []
     for segment in segments:
         few = segment if limit is None else segment.slice(0, min(len(segment), limit - len(points)))
@@ -314,7 +313,7 @@ def _points(session: Session, segments: Iterable[Segment], limit: int | None = N
     return points
 
 
-def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | None:
+def _edge_of(session: ReadSession, key: str, view: View, *, last: bool) -> Point | None:
     """Return the first or the last point of a view that has no bodies."""
     logs, codec = session.series, session.codec
     edge = -1 if last else 0
@@ -332,10 +331,9 @@ def _edge_of(session: Session, key: str, view: View, *, last: bool) -> Point | N
         return None if row is None else (row.t, codec.decode(logs.open_row(key, row, view.head)))
 
 
-def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
+def point_between(session: ReadSession, key: str, lo: int, hi: int, *, last: bool) -> Point | None:
     """Return the first or the last point from `lo` to `hi`, both included."""
-    view = session.series.view(key, (lo, 0), (hi, 0), limit=1, reverse=last)
-    segments = [segment for segment in session.series.segments(key, view, (lo, 0), (hi, 0)) if len(segment)]
+    segments = [*filter(len, session.series.read(key, between(lo, hi, limit=1, reverse=last)))]
     if not segments:
         return None
     segment = segments[-1 if last else 0]
@@ -343,6 +341,6 @@ def point_between(session: Session, key: str, lo: int, hi: int, *, last: bool) -
     return segment.position(i)[0], segment.column.value(i, session.codec)
 
 
-def _segment(session: Session, key: str, t: Int64s, values: list[Any]) -> Segment:
+def _segment(session: ReadSession, key: str, t: Int64s, values: list[Any]) -> Segment:
     with session.naming(f"a value for the series {key!r}"):
         return Segment(t, None, column_of(values, session.codec))

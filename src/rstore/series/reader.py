@@ -1,7 +1,6 @@
-"""A series read bit by bit, from one moment: a summary of each chunk where that is enough, points where it is not.
+"""A series read bit by bit, as of one moment: summaries of chunks where they suffice, points elsewhere.
 
-Nouns: a *piece* (the points of one chunk, or between two chunks) and a *summary* (what is known of a chunk without
-unpacking it).
+Nouns: a *piece* (the points of one chunk, or between two chunks) and a *summary* (a whole chunk, without its points).
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from rstore.backends.types import Chunk, LogSnapshot, Position, Row
-from rstore.codec.chunks import Meta, Segment, merge
+from rstore.backends.types import Chunk, LogSnapshot, Position, Row, ViewQuery
+from rstore.codec.chunk_meta import Meta
+from rstore.codec.segments import Segment, merge
 from rstore.codec.threads import spread
-from rstore.log.reader import LogReader
+from rstore.log.reader import LogReader, position_of
 
 AT_ONCE: Final = 8
 """So many chunks are fetched and unpacked at once: enough for all cores, and no more than some megabytes."""
-_AHEAD: Final = 64
+_MAX_PENDING: Final = 64
 
 
 class Summary(NamedTuple):
@@ -34,15 +34,15 @@ class Summary(NamedTuple):
 Piece: TypeAlias = Segment | Summary
 
 
-class _Part(NamedTuple):
+class _Section(NamedTuple):
     """A chunk with the hot rows between its first and last point, or hot rows between two chunks."""
 
     chunk: Chunk | None
     rows: Sequence[Row]
 
 
-class Reader:
-    """A series between two timestamps, both included, as it was at one moment."""
+class SeriesReader:
+    """Reads a series between two timestamps, both included, as of one moment."""
 
     def __init__(self, logs: LogReader, key: str, snapshot: LogSnapshot, lo: int, hi: int) -> None:
         self._logs = logs
@@ -50,73 +50,74 @@ class Reader:
         self._snapshot = snapshot
         self._lo: Position = (lo, 0)
         self._hi: Position = (hi, 0)
-        self._parts = list(self._divide())
+        self._sections = list(self._divide())
 
-    def _divide(self) -> Iterator[_Part]:
+    def _divide(self) -> Iterator[_Section]:
         view = self._snapshot.view
         rows, start = self._logs.open_rows(self._key, view.rows, view.head), 0
         for chunk in view.chunks:
-            before = bisect_left(rows, chunk.first, lo=start, key=_position)
-            within = bisect_right(rows, chunk.last, lo=before, key=_position)
+            before = bisect_left(rows, chunk.first, lo=start, key=position_of)
+            within = bisect_right(rows, chunk.last, lo=before, key=position_of)
             if before > start:
-                yield _Part(None, rows[start:before])
-            yield _Part(chunk, rows[before:within])
+                yield _Section(None, rows[start:before])
+            yield _Section(chunk, rows[before:within])
             start = within
         if start < len(rows):
-            yield _Part(None, rows[start:])
+            yield _Section(None, rows[start:])
 
     def segments(self, *, reverse: bool = False) -> Generator[Segment, None, None]:
-        """Yield all points, in order of time or, piece by piece, backwards; no piece is empty."""
+        """Yield all points, in order of time or, in `reverse`, the last piece first; no piece is empty."""
         yield from (piece for piece in self.pieces(lambda _: False, reverse=reverse) if isinstance(piece, Segment))
 
     def pieces(self, suffices: Callable[[Summary], bool], *, reverse: bool = False) -> Iterator[Piece]:
         """Yield the pieces in order: the summary of a chunk where it suffices, points elsewhere; none is empty.
 
-        A chunk that lies partly outside, or has hot rows inside, is never summed up.
+        A chunk that lies partly outside the range, or has hot rows inside, has no summary.
         """
-        pending: list[tuple[_Part, Summary | None]] = []
+        pending: list[tuple[_Section, Summary | None]] = []
         opening = 0
-        for part in reversed(self._parts) if reverse else self._parts:
-            summary = self._summary(part)
+        for section in reversed(self._sections) if reverse else self._sections:
+            summary = self._summary(section)
             if summary is not None and not suffices(summary):
                 summary = None
-            opening += part.chunk is not None and summary is None
-            pending.append((part, summary))
-            if opening == AT_ONCE or len(pending) == _AHEAD:
+            opening += section.chunk is not None and summary is None
+            pending.append((section, summary))
+            if opening == AT_ONCE or len(pending) == _MAX_PENDING:
                 yield from self._open(pending)
                 pending, opening = [], 0
         yield from self._open(pending)
 
-    def _summary(self, part: _Part) -> Summary | None:
-        chunk = part.chunk
-        if chunk is None or part.rows or chunk.first < self._lo or chunk.last > self._hi:
+    def _summary(self, section: _Section) -> Summary | None:
+        chunk = section.chunk
+        if chunk is None or section.rows or chunk.first < self._lo or chunk.last > self._hi:
             return None
         return Summary(
             chunk.first[0], chunk.last[0], chunk.n, self._logs.open_meta(self._key, chunk, self._snapshot.view.head)
         )
 
-    def _open(self, pending: Iterable[tuple[_Part, Summary | None]]) -> Iterator[Piece]:
-        wanted = [part.chunk for part, summary in pending if summary is None and part.chunk is not None]
+    def _open(self, pending: Iterable[tuple[_Section, Summary | None]]) -> Iterator[Piece]:
+        wanted = [section.chunk for section, summary in pending if summary is None and section.chunk is not None]
         open_chunk = partial(self._logs.open_chunk, self._key, head=self._snapshot.view.head)
         opened = spread(open_chunk, self._snapshot.bodies(wanted))
-        for part, summary in pending:
+        for section, summary in pending:
             if summary is not None:
                 yield summary
                 continue
-            segments = [] if part.chunk is None else [next(opened).between(self._lo, self._hi)]
-            if part.rows:
-                segments.append(self._logs.segment(part.rows))
+            segments = [] if section.chunk is None else [next(opened).between(self._lo, self._hi)]
+            if section.rows:
+                segments.append(self._logs.segment(section.rows))
             segment = merge(segments) if len(segments) > 1 else segments[0]
             if len(segment):
                 yield segment
 
 
 @contextmanager
-def reading(logs: LogReader, key: str, lo: int, hi: int) -> Generator[Reader, None, None]:
+def reading(logs: LogReader, key: str, lo: int, hi: int) -> Generator[SeriesReader, None, None]:
     """Read a series between two timestamps, both included, as it is now."""
     with logs.snapshot(key, (lo, 0), (hi, 0)) as snapshot:
-        yield Reader(logs, key, snapshot, lo, hi)
+        yield SeriesReader(logs, key, snapshot, lo, hi)
 
 
-def _position(row: Row) -> Position:
-    return row.t, row.seq
+def between(lo: int, hi: int, *, limit: int | None = None, reverse: bool = False) -> ViewQuery:
+    """Ask for the points between two timestamps, both included."""
+    return ViewQuery((lo, 0), (hi, 0), limit, reverse)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rstore.arguments import check_choice, check_count, check_freq, check_int64, check_key, check_range
 from rstore.backends.common.interpreter import check_running
-from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64
+from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64, ViewQuery
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
@@ -30,7 +30,7 @@ from rstore.series.buckets import (
 )
 from rstore.series.points import Point, Points
 from rstore.series.reader import Summary, reading
-from rstore.session import Session
+from rstore.session import ReadSession
 
 _NAMES: Final = get_args(Named)
 _MAX_BUCKETS: Final = 1_000_000
@@ -98,10 +98,10 @@ class Resampling(Points):
             return _nothing(session, key)
         buckets = Buckets(width, base, right=closed == "right")
         with session.naming(f"the series {key!r}"):
-            patience = None
-            while (found := _find(session, key, lo, hi, buckets, aggregates)) is None:
-                # The value that holds at the start was taken away while it was read.
-                patience = session.again(patience, f"others changed {session.place(key)} while it was read")
+            found = session.until_won(  # or the value that holds at the start was taken away while it was read
+                f"others changed {session.place(key)} while it was read",
+                lambda: _find(session, key, lo, hi, buckets, aggregates),
+            )
         if not found:
             return _nothing(session, key)
         points = [(one.number, one.values) for one in found]
@@ -158,7 +158,7 @@ class Resampling(Points):
 
 
 def _thinned(
-    session: Session, key: str, lo: int, hi: int, wanted: int, thin: Any, present: int | None = None
+    session: ReadSession, key: str, lo: int, hi: int, wanted: int, thin: Any, present: int | None = None
 ) -> tuple[Int64s, npt.NDArray[Any], int]:
     """Return about four times the points that are wanted, the lowest and the highest ones of each stretch.
 
@@ -188,9 +188,9 @@ def _thinned(
     return np.concatenate(kept_t), np.concatenate(kept_v) if kept_v else np.empty(0), present
 
 
-def _nothing(session: Session, key: str) -> list[Point]:
+def _nothing(session: ReadSession, key: str) -> list[Point]:
     """Return no points, of a series that is there: of a misspelt key, an empty answer would say nothing."""
-    if session.series.view(key, FIRST, FIRST, limit=1, bodies=False).head is None:
+    if session.series.view(key, ViewQuery(hi=FIRST, limit=1, bodies=False)).head is None:
         raise InvalidValueError(f"there is no series {session.place(key)}; timeseries() lists those there are")
     return []
 
@@ -221,7 +221,7 @@ def _check_aggregates(agg: Any) -> list[Aggregate]:
 
 
 def _find(
-    session: Session, key: str, lo: int, hi: int, buckets: Buckets, aggregates: list[Aggregate]
+    session: ReadSession, key: str, lo: int, hi: int, buckets: Buckets, aggregates: list[Aggregate]
 ) -> list[_Found] | None:
     """Return the buckets that have points; None if the value that holds at `lo` was taken away meanwhile."""
     since = in_force(session, key, lo) if "twa" in aggregates else lo

@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.arguments import check_key, check_range
-from rstore.codec.chunks import Segment
 from rstore.codec.columns import Int64s
+from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
-from rstore.log.writer import Keep
+from rstore.log.rewrite import Keep
 from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys
+from rstore.series.reader import between
 from rstore.series.writing import check_keep, put, put_together
-from rstore.session import Session
+from rstore.session import ReadSession
 
 if TYPE_CHECKING:
     import pandas
@@ -30,7 +31,7 @@ _PANDAS: Final = {"D": "s"}
 """Units of datetimes that pandas does not have, and those that it has instead."""
 
 
-class Tables(Columns):
+class SeriesTables(Columns):
     """Several series as the columns of a table."""
 
     def extend_frame(
@@ -181,10 +182,10 @@ class Tables(Columns):
         if lo > hi:
             session.check_open()
             return {key: arrays_of(session, []) for key in checked}
-        found = {}
-        for key, view in zip(checked, session.series.views(checked, (lo, 0), (hi, 0)), strict=True):
+        found, query = {}, between(lo, hi)
+        for key, view in zip(checked, session.series.views(checked, query), strict=True):
             with session.naming(f"the series {key!r}"):
-                found[key] = arrays_of(session, list(session.series.segments(key, view, (lo, 0), (hi, 0))))
+                found[key] = arrays_of(session, list(session.series.segments(key, view, query)))
         return found
 
 
@@ -195,7 +196,7 @@ def _check_name(name: Any, what: str) -> str:
     return name
 
 
-def _segment(session: Session, key: str, t: Int64s, name: str, given: Any) -> Segment:
+def _segment(session: ReadSession, key: str, t: Int64s, name: str, given: Any) -> Segment:
     """Return the points of a column; where it has no value, there is none."""
     what = f"the values of the column {name!r}"
     with session.naming(f"a value for the series {key!r}"):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from rstore.backends.types import MIN_INT64
-from rstore.codec.chunks import Segment, steps_of
 from rstore.codec.columns import Int64s
+from rstore.codec.segments import Segment, steps_of
 
 
 def thinner(step: int) -> Callable[[Segment], Segment]:

@@ -1,4 +1,4 @@
-"""How points get into a series where some of them may be there already."""
+"""Putting points into a series that may have points at their timestamps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from rstore.arguments import check_choice
 from rstore.backends.types import Position
-from rstore.codec.chunks import Segment, merge
 from rstore.codec.columns import Int64s
-from rstore.log.writer import DIRECT_ROWS, Keep, Logs
+from rstore.codec.segments import Segment
+from rstore.log.rewrite import Keep
+from rstore.log.sealing import DIRECT_ROWS, Logs
 
 
 def check_keep(on_duplicate: Any) -> Keep:
@@ -19,42 +20,41 @@ def check_keep(on_duplicate: Any) -> Keep:
     return cast("Keep", check_choice(on_duplicate, get_args(Keep), "on_duplicate"))
 
 
-def put(logs: Logs, key: str, given: Segment, keep: Keep, *, pack: bool = False) -> None:
+def put(logs: Logs, key: str, points: Segment, keep: Keep, *, pack: bool = False) -> None:
     """Put points, in any order, into a series; of two at one timestamp `keep` says which stays.
 
     `pack`: into chunks, however few they are.
 
     Raises `StoreIntegrityError` if there are two, and `keep` is "error".
     """
-    if not len(given):
+    if not len(points):
         return
-    batch = merge([given if keep == "last" else _reversed(given)])  # of equal timestamps, the last one stays
     if keep == "last" and not pack:
-        logs.put(key, batch)
+        logs.put(key, points)
         return
-    if keep == "error" and len(batch) < len(given):
-        raise logs.taken(key, _repeated(given.t))
-    # What is there has to be read anyway, and a rewrite is what finds that somebody else was faster.
-    logs.rewrite(key, batch.position(0), batch.position(len(batch) - 1), add=batch, keep=keep)
+    if keep == "error":
+        _check_distinct(logs, key, points.t)
+    elif keep == "first":
+        points = _reversed(points)  # of equal timestamps, a merge keeps the last one
+    # What is there has to be read anyway, and a rewrite is what finds that a concurrent one was faster.
+    logs.rewrite(key, *_range([points]), add=points, keep=keep)
 
 
-def put_together(logs: Logs, given: Mapping[str, Segment], keep: Keep) -> None:
+def put_together(logs: Logs, points: Mapping[str, Segment], keep: Keep) -> None:
     """Put points into several series: into all of them or, if it raises, into none."""
-    given = {key: given[key] for key in sorted(given) if len(given[key])}
+    points = {key: points[key] for key in sorted(points) if len(points[key])}
     # As hot rows, a table of a thousand lines would be more than the step at the end of a transaction of Redis can do.
-    pack = sum(map(len, given.values())) > 2 * logs.max_rows
+    pack = sum(map(len, points.values())) > 2 * logs.max_rows
 
     def work(inside: Logs) -> None:
-        for key, segment in given.items():  # in one order for all, or they would wait for one another
+        for key, segment in points.items():  # in one order for all, or they would wait for one another
             put(inside, key, segment, keep, pack=pack)
 
-    replaces = pack or keep != "last" or any(len(segment) >= DIRECT_ROWS for segment in given.values())
-    logs.together(given, work, create=True, within=_range(given.values()) if replaces else None)
+    replaces = pack or keep != "last" or any(len(segment) >= DIRECT_ROWS for segment in points.values())
+    logs.atomically(points, work, create=True, within=_range(points.values()) if points and replaces else None)
 
 
-def _range(segments: Collection[Segment]) -> tuple[Position, Position] | None:
-    if not segments:
-        return None
+def _range(segments: Collection[Segment]) -> tuple[Position, Position]:
     return (min(int(one.t.min()) for one in segments), 0), (max(int(one.t.max()) for one in segments), 0)
 
 
@@ -63,6 +63,8 @@ def _reversed(segment: Segment) -> Segment:
     return Segment(segment.t[::-1], None, segment.column.take(order))
 
 
-def _repeated(t: Int64s) -> int:
+def _check_distinct(logs: Logs, key: str, t: Int64s) -> None:
     ordered = np.sort(t)
-    return int(ordered[1:][ordered[1:] == ordered[:-1]][0])
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise logs.taken(key, int(repeated[0]))

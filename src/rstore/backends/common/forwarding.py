@@ -29,6 +29,7 @@ from rstore.backends.types import (
     ViewQuery,
     Write,
     Writes,
+    close_scope,
 )
 
 
@@ -55,15 +56,21 @@ class Forwarding(WriteTransaction):
     def transactional(self) -> bool:
         return self._inner.transactional
 
-    @contextmanager
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        with self._inner.transaction(create=create, serializable=serializable) as inner:
-            yield self._wrap(inner)
+    def transaction(
+        self, *, create: bool = True, serializable: bool = True
+    ) -> AbstractContextManager[WriteTransaction]:
+        return self._wrapped(self._inner.transaction(create=create, serializable=serializable))
+
+    def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
+        return self._wrapped(self._inner.exclusive(log))
 
     @contextmanager
-    def exclusive(self, log: Log) -> Generator[WriteTransaction, None, None]:
-        with self._inner.exclusive(log) as inner:
-            yield self._wrap(inner)
+    def _wrapped(self, scope: AbstractContextManager[WriteTransaction]) -> Generator[WriteTransaction, None, None]:
+        try:
+            with scope as inner:
+                yield self._wrap(inner)
+        finally:
+            close_scope(scope)
 
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         return self._inner.facts()

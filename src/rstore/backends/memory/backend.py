@@ -90,9 +90,11 @@ class MemoryBackend(MemoryWrites, Backend):
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        with self._place.take_turn(self._options.timeout_s) as turn:
-            with MemoryExclusive(self, self._place, turn).transaction() as inside:
-                yield inside
+        with (
+            self._place.take_turn(self._options.timeout_s) as turn,
+            MemoryExclusive(self, self._place, turn).transaction() as inside,
+        ):
+            yield inside
 
     @contextmanager
     def snapshot(self) -> Generator[ReadTransaction, None, None]:

@@ -24,7 +24,7 @@ from weakref import finalize, ref
 import psycopg
 
 from rstore.backends.common.backoff import Backoff, Deadline
-from rstore.backends.common.forks import renewed_in_child
+from rstore.forks import renewed_in_child
 from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import is_temporary, unreachable
 from rstore.backends.postgres.transport.connect import connect

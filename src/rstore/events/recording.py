@@ -1,0 +1,191 @@
+"""Recording a change: appended to an event sequence, or inserted into its past if all later changes still compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Position, Row
+from rstore.codec.changes import Step, Tally, new_tag, pack_change, tag_of
+from rstore.errors import (
+    ChangeRefusedError,
+    EncryptionError,
+    SerializationError,
+    StoreError,
+    StoreIntegrityError,
+)
+from rstore.events.checkpoints import seal_checkpoint
+from rstore.events.heads import seal_horizon, seal_tally
+from rstore.events.history import History
+from rstore.events.operators import OPERATORS, Oversized, Unfit
+from rstore.events.replay import Replay
+from rstore.events.state import CannotFold, State
+from rstore.log.sealing import Logs
+from rstore.log.writer import new_stamp
+from rstore.session import Session
+
+
+class Recorder(History):
+    """One event sequence, to be changed.
+
+    A change is computed on what was read, and committed if no concurrent change was faster; what was read is kept for
+    the next one.
+    """
+
+    def __init__(self, session: Session, key: str, logs: Logs) -> None:
+        super().__init__(session, key, logs)
+        self._writer = logs
+
+    def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
+        """Record a change if it can be replayed; return the current state, or None if a concurrent one was faster."""
+        states = self._states
+        known = states.get(self._key)
+        if known is not None and _is_past(known, t):  # decided before any state is read or copied
+            return self._insert(steps, t)
+        if not self._writer.is_remote:  # where asking takes less than finding out by the commit
+            replay = self.read()
+            return self._apply(replay, steps, t, replay.now_ms)
+        if known is not None and known.trusted and states.has_time:
+            # Mostly no other client has written since: finding out by the commit takes no longer than asking first.
+            with suppress(StoreIntegrityError, SerializationError, EncryptionError):
+                if (state := self._apply(known, steps, t, states.now_ms())) is not None:
+                    return state
+            known.trusted = False  # what is refused is refused for what is there now
+        return self._apply(self.read(), steps, t, states.now_ms())
+
+    def _apply(self, replay: Replay, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
+        if _is_past(replay, t):
+            return self._insert(steps, t)
+        incarnation = self._writer.incarnation
+        self._writer.check_kind(self._key, replay.head)
+        # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
+        replay = replay.copy()
+        at = _next(replay.last, now_ms) if t is None else (t, 0)
+        body = self._pack(steps)
+        self._fold_new(replay.state, at[0], steps)
+        checkpoints = [self._checkpoint(at, replay)] if replay.count(body) else []
+        return self._commit(replay, at, body, checkpoints, incarnation)
+
+    def _insert(self, steps: Sequence[Step], t: int) -> dict[str, Any] | None:
+        """Record a change in the past, after all later changes were replayed on top of it."""
+        incarnation = self._writer.incarnation
+        replay, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
+        self._writer.check_kind(self._key, replay.head)
+        self.check_horizon(replay.horizon, t, writing=True)
+        body, at = self._pack(steps), (t, 0)
+        for step in steps:
+            if step.encoded is not None:
+                self._codec.decode(step.encoded)  # what cannot be loaded must not be recorded, even to be replaced
+        checkpoints: list[Row] = []
+        placed = False
+        change: Row | None = None
+
+        def place() -> None:
+            nonlocal placed
+            replay.state.settle()
+            placed = True
+            self._fold_new(replay.state, t, steps)
+            if replay.count(body):
+                checkpoints.append(self._checkpoint(at, replay))
+
+        try:
+            for change in changes:
+                if change.t == t:
+                    raise StoreIntegrityError(
+                        f"the timestamp {t} of {self._place} is taken: pick another, or none for now"
+                    )
+                if change.t > t and not placed:
+                    place()
+                if replay.fold(change):
+                    checkpoints.append(self._checkpoint((change.t, change.seq), replay))
+            if not placed:
+                place()  # what was behind it is gone since
+            replay.state.settle()
+        except CannotFold as error:
+            raise self._broken(error, change, steps if placed else (), t) from error.__cause__
+        tally = replay.tally
+        self.check_whole(replay.head, Tally.of(tally.n - 1, tally.tags - tag_of(body)))
+        return self._commit(replay, at, body, checkpoints, incarnation, insert=True)
+
+    def _pack(self, steps: Sequence[Step]) -> bytes:
+        return pack_change(steps, new_tag() if self._envelope.keyed else b"")
+
+    def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
+        try:
+            state.fold(steps, None)
+        except CannotFold as error:
+            cause = error.__cause__
+            raise self._refusal(error.step, t, _why(cause, error.step)) from cause
+
+    def _broken(self, error: CannotFold, change: Row | None, steps: Sequence[Step], t: int) -> StoreError:
+        """Return the error for a change behind time `t` that does not compute any more, or never did."""
+        # Every operator reads and writes one item, so that only a step on the same item can have broken it.
+        step = next((step for step in steps if step.item == error.step.item), None)
+        if step is not None:
+            behind = "" if change is None else f" at t={change.t}"
+            return self._refusal(step, t, f"it would break the {error.step.op}{behind}")
+        return self._unreplayable(t if change is None else change.t, error)
+
+    def _refusal(self, step: Step, t: int, why: str) -> ChangeRefusedError:
+        return ChangeRefusedError(
+            f"{step.op} on the item {step.item!r} of {self._place} at t={t} is refused, nothing was recorded: {why}",
+            key=self._key,
+            t=t,
+            item=step.item,
+            op=OPERATORS[step.op].function,
+        )
+
+    def _checkpoint(self, at: Position, replay: Replay) -> Row:
+        return seal_checkpoint(self._envelope, self._key, replay.head, at, replay.state, replay.tally)
+
+    def _commit(
+        self,
+        replay: Replay,
+        at: Position,
+        body: bytes,
+        checkpoints: list[Row],
+        incarnation: bytes,
+        *,
+        insert: bool = False,
+    ) -> dict[str, Any] | None:
+        head = replay.head
+        # Only where there is none: the stamps of a new one are what a commit is recognised by where its answer is lost.
+        create = self._writer.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
+        begun = head or create
+        commit = Commit(
+            create=create,
+            if_version=None if head is None else head.version,
+            # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
+            # change in the past also depends on where the rows of the past are.
+            if_epoch=head.epoch if insert and head is not None else ANY,
+            version=seal_tally(self._envelope, self._key, begun, replay.tally) or new_stamp(),
+            put_rows=self._writer.seal_rows(self._key, [(*at, body)], begun),
+            drop_checkpoints_from=at if insert else None,
+            put_checkpoints=checkpoints,
+        )
+        values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
+        if not self._writer.commit(self._key, commit, incarnation):
+            return None
+        if not insert and begun is not None and commit.version is not None:
+            replay.head, replay.last = begun._replace(version=commit.version), at
+            self._states.put(self._key, replay)
+        return values
+
+
+def _is_past(replay: Replay, t: int | None) -> bool:
+    return t is not None and replay.last is not None and t <= replay.last[0]
+
+
+def _next(last: Position | None, now_ms: int) -> Position:
+    """Return the position of a change that is to be the last one."""
+    return (now_ms, 0) if last is None or now_ms > last[0] else (last[0], last[1] + 1)
+
+
+def _why(cause: BaseException | None, step: Step) -> str:
+    """Return why a step does not compute, without the values that its cause may tell."""
+    if isinstance(cause, KeyError):
+        return f"{step.item!r} is not there; set it first"
+    if isinstance(cause, Unfit | Oversized) or type(cause) is TypeError:  # of builtin types: it names no more than them
+        return f"{cause}"
+    return f"{type(cause).__name__}, see its cause"

@@ -1,0 +1,46 @@
+"""A replay: a sequence folded up to one position, and all that is needed to go on from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rstore.backends.types import Head, Position, Row
+from rstore.codec.changes import NONE, Tally, unpack_change
+from rstore.events.checkpoints import CheckpointPolicy
+from rstore.events.state import State
+
+
+@dataclass(slots=True)
+class Replay:
+    """A sequence at one position. `head` is None if there is no sequence, `last` if nothing happened until then."""
+
+    head: Head | None
+    horizon: int | None
+    state: State
+    now_ms: int
+    """The backend's clock at that time, POSIX milliseconds."""
+    last: Position | None = None
+    policy: CheckpointPolicy = field(default_factory=CheckpointPolicy)
+    tally: Tally = NONE
+    """Which changes there are up to `last`."""
+    trusted: bool = True
+    """Whether it is likely still true: no other writer was seen when the backend was asked about the one before."""
+
+    def copy(self) -> Replay:
+        """Return a replay of its own, to go on from."""
+        policy = CheckpointPolicy(self.policy.changes, self.policy.size, self.policy.enough)
+        state = self.state.copy()
+        return Replay(self.head, self.horizon, state, self.now_ms, self.last, policy, self.tally, self.trusted)
+
+    def fold(self, change: Row) -> bool:
+        """Apply a recorded change, and return whether a checkpoint behind it is due.
+
+        Raises `CannotFold`.
+        """
+        self.state.fold(unpack_change(change.body), change.t)
+        return self.count(change.body)
+
+    def count(self, body: bytes) -> bool:
+        """Count a change that was folded, and return whether a checkpoint behind it is due."""
+        self.tally = self.tally.plus(body)
+        return self.policy.due(body, self.state)

@@ -1,0 +1,263 @@
+"""An open namespace as its records, series and event sequences see it, and how they go on when it has changed.
+
+Nouns: a *namespace* (the store, or a transaction of it) and a *read namespace* (one of these, or a snapshot).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+
+from rstore.backends.contract import ReadTransaction, WriteTransaction
+from rstore.backends.telemetry import Occurrence, Telemetry
+from rstore.backends.types import NamespaceGone, RolledBack
+from rstore.codec.envelope import Envelope
+from rstore.codec.serializers import Codec
+from rstore.errors import (
+    CorruptionError,
+    SerializationError,
+    StoreClosedError,
+    StoreError,
+    TamperedError,
+    WrongKeyError,
+)
+from rstore.incarnation import Incarnation, Incarnations
+from rstore.retry import Retries
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ReadNamespace(Protocol):
+    """A namespace that can be read."""
+
+    @property
+    def backend(self) -> ReadTransaction:
+        """The backend, or the transaction of it through which all calls go."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes and decodes values."""
+        ...
+
+    @property
+    def envelope(self) -> Envelope:
+        """Seals and opens bytes."""
+        ...
+
+    def refresh(self, envelope: Envelope) -> bool:
+        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
+        ...
+
+    def place(self, key: str) -> str:
+        """Return a key as messages name it."""
+        ...
+
+    def check_open(self) -> None:
+        """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
+        ...
+
+    def until_won(self, reason: str, attempt: Callable[[], T | None]) -> T:
+        """Return the result of an attempt that no other writer overtook; None says that one did.
+
+        Raises `StoreBusyError`, which begins with the `reason`, when the time is up.
+        """
+        ...
+
+    def named(self, error: StoreError, what: str) -> StoreError:
+        """Return an error of the codec with the place that it does not know."""
+        ...
+
+    def naming(self, what: str) -> AbstractContextManager[None]:
+        """Name the place in errors of the codec that are raised inside."""
+        ...
+
+
+class Setup(NamedTuple):
+    """What all sessions of an open store share."""
+
+    codec: Codec
+    incarnations: Incarnations
+    timeout_s: float
+    telemetry: Telemetry
+
+
+class OpenedNamespace:
+    """What an open namespace and a snapshot of it have in common."""
+
+    def __init__(self, setup: Setup, now: Incarnation) -> None:
+        self.setup = setup
+        self.codec = setup.codec
+        self.now = now
+        self.closed = False
+
+    @property
+    def envelope(self) -> Envelope:
+        """Seals and opens bytes."""
+        return self.now.envelope
+
+    @property
+    def name(self) -> str:
+        """The name of the namespace."""
+        return self.setup.incarnations.name
+
+    def place(self, key: str) -> str:
+        """Return a key as messages name it."""
+        return f"{key!r} in namespace {self.name!r}"
+
+    def check_open(self) -> None:
+        """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
+        if self.closed:
+            raise StoreClosedError("the store was closed meanwhile")
+
+    def named(self, error: StoreError, what: str) -> StoreError:
+        """Return an error of the codec with the place that it does not know."""
+        if "in namespace" in str(error):
+            return error
+        return type(error)(f"{what} in namespace {self.name!r}: {error}")
+
+    def retries(self, reason: str) -> Retries:
+        """Return the further tries of a verb; `reason` says why there are any."""
+        return Retries(self.setup.timeout_s, reason, self.setup.telemetry)
+
+    def until_won(self, reason: str, attempt: Callable[[], T | None]) -> T:
+        """Return the result of an attempt that no other writer overtook; None says that one did.
+
+        Raises `StoreBusyError`, which begins with the `reason`, when the time is up.
+        """
+        retries = None
+        while (won := attempt()) is None:
+            retries = retries or self.retries(reason)  # most verbs need none
+            retries.wait()
+        return won
+
+    @contextmanager
+    def naming(self, what: str) -> Generator[None, None, None]:
+        """Name the place in errors of the codec that are raised inside."""
+        try:
+            yield
+        except (SerializationError, CorruptionError) as error:
+            raise self.named(error, what) from error.__cause__ or error
+
+
+class Namespace(OpenedNamespace):
+    """A namespace that can be written: that of a store, which threads share, or as a transaction sees it."""
+
+    def __init__(self, backend: WriteTransaction, setup: Setup, now: Incarnation, outer: Namespace | None) -> None:
+        """`outer` is the namespace that a transaction is part of, None for the store itself."""
+        super().__init__(setup, now)
+        self.backend = backend
+        self._outer = outer
+
+    @property
+    def incarnation(self) -> bytes:
+        """The incarnation that goes with every write: to be taken before anything is sealed for it."""
+        return self.now.incarnation
+
+    def within(self, transaction: WriteTransaction) -> Namespace:
+        """Return the namespace as a transaction of its backend sees it."""
+        return Namespace(transaction, self.setup, self.now, self)
+
+    def note(self, logger: logging.Logger, occurrence: Occurrence, message: str, *args: object) -> None:
+        """Count and log an occurrence."""
+        self.setup.telemetry.note(logger, occurrence, message, *args)
+
+    def revive(self) -> None:
+        """Find the incarnation anew; create the namespace if it was discarded.
+
+        Raises `RolledBack` in a transaction that would have to look more closely at what it has replaced.
+        """
+        self.adopt(self.setup.incarnations.find(self.backend))
+
+    def refresh(self, envelope: Envelope) -> bool:
+        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
+        if self.now.envelope is envelope:
+            if not self.setup.incarnations.differs(self.backend, self.now):
+                return False
+            self.revive()
+        return True
+
+    def adopt(self, found: Incarnation) -> None:
+        """Go on with another incarnation, unless this is a transaction that may have replaced what it could not open.
+
+        Raises `RolledBack`; the next transaction looks before it replaces.
+        """
+        if self._outer is not None:
+            self._outer.adopt(found)
+            if found.is_guarded or self.now.is_guarded:
+                raise RolledBack("the namespace got another key during a transaction; nothing was applied")
+        self.now = found
+
+
+@dataclass(slots=True)
+class Written:
+    """How much a transaction has written: its owner sweeps and seals after its end, when no writer waits for it."""
+
+    records: int = 0
+    points: Counter[str] = field(default_factory=Counter)
+    """By the key of the series."""
+    changes: Counter[str] = field(default_factory=Counter)
+    """By the key of the event sequence."""
+
+
+class Reads(Protocol):
+    """An object that reads a namespace."""
+
+    @property
+    def _namespace(self) -> ReadNamespace: ...
+
+
+class Writes(Protocol):
+    """An object that writes a namespace."""
+
+    @property
+    def _writable(self) -> Namespace: ...
+
+
+R = TypeVar("R", bound=Reads)
+W = TypeVar("W", bound=Writes)
+
+
+def reopens(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P], T]:
+    """Call a method that opens sealed bytes once more, where the namespace has other keys than were known."""
+
+    @wraps(method)
+    def call(self: R, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        envelope = self._namespace.envelope
+        try:
+            return method(self, *args, **kwargs)
+        except (WrongKeyError, TamperedError):
+            if not self._namespace.refresh(envelope):
+                raise
+        return method(self, *args, **kwargs)
+
+    return call
+
+
+def revives(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P], T]:
+    """Call a method that writes anew where the namespace was discarded, or has another incarnation, until it is done.
+
+    Raises `StoreBusyError` when the time is up.
+    """
+
+    @wraps(method)
+    def call(self: W, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except NamespaceGone:
+            name = self._writable.name
+        retries = self._writable.retries(f"the namespace {name!r} keeps being discarded concurrently")
+        while True:
+            self._writable.revive()
+            try:
+                return method(self, *args, **kwargs)
+            except NamespaceGone:
+                retries.wait()
+
+    return call
