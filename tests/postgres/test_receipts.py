@@ -59,7 +59,7 @@ def transact(change: Callable[[Transaction], object]) -> Callable[[Store], None]
 
 def contend(store: Store) -> None:
     """Change a sequence under its lock, as a verb does that has lost races."""
-    with patch("rstore.log.writer.RACES", 0):
+    with patch("rstore.log.races.RACES", 0):
         store.apply("s", {"x": 9})
 
 
