@@ -65,11 +65,15 @@ class ServerSession(Sender, Executor):
         return None
 
     def read(self, *calls: Call, patient: bool = False) -> Results:
+        if not self._frozen and not patient:
+            connection, results = self.send(calls, Deadline(self.timeout_s))
+            self.pool.give_back(connection)
+            return results
         before = [*([_BEGIN_READ] if self._frozen else ()), *([self._lock_timeout] if patient else ())]
-        sent = [*before, *calls, *([_COMMIT] if self._frozen else ())] if before else calls
+        sent = [*before, *calls, *([_COMMIT] if self._frozen else ())]
         connection, results = self.send(sent, Deadline(self.timeout_s), patient=patient)
         self.pool.give_back(connection)
-        return results[len(before) : len(before) + len(calls)] if before else results
+        return results[len(before) : len(before) + len(calls)]
 
     def read_as_writer(self, *calls: Call) -> Results:
         """Return the results of statements that only read, under the parameters of those that write."""
