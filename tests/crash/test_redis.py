@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -25,16 +25,14 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
-from rstore.backends.redis.namespace import GARBAGE_A_STEP, RedisNamespace
+from rstore.backends.redis.namespace.bucket import Bucket
+from rstore.backends.redis.namespace.garbage import GARBAGE_A_STEP
+from rstore.backends.redis.namespace.namespace import RedisNamespace
+from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
+
+SERVERS = executables()
 
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(params=executables())
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path, executable=executables()[request.param]) as server:
-        yield server
 
 
 N_DISCARDED = 100_000
@@ -390,16 +388,17 @@ def test_clearing_while_a_large_write_becomes_visible(server: Server, monkeypatc
     """The marker that it looked at is another by the time it clears, and nobody else has cleared."""
     with Store(server.dsn, frozen=False) as store, Store(server.dsn, frozen=False) as other:
         store.set("k", 1)
-        look = RedisNamespace._refresh_all  # noqa: SLF001 - comes between two of its steps
+        look = RedisNamespace.refresh  # comes between two of its steps
 
-        def between(backend: RedisNamespace) -> None:
+        def between(namespace: RedisNamespace) -> list[Bucket]:
             monkeypatch.undo()
-            look(backend)
+            found = look(namespace)
             # As a writer that dies before it folds its batch in.
             with monkeypatch.context() as without_folding:
                 without_folding.setattr(RedisBatches, "_fold", lambda *_: None)
                 other.update({f"{i}": i for i in range(MAX_RECORDS + 1)})
+            return found
 
-        monkeypatch.setattr(RedisNamespace, "_refresh_all", between)
+        monkeypatch.setattr(RedisNamespace, "refresh", between)
         store.clear()
         assert store.keys() == []

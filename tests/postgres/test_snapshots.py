@@ -153,7 +153,7 @@ def test_a_sequence_that_others_change_is_asked_for_first(
     proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no more once they have stopped."""
-    monkeypatch.setattr(sealing, "CHECK_EVERY", 10**9)  # nobody looks whether it is time to pack it
+    monkeypatch.setattr(sealing, "CHECK_EVERY", 10**9)  # no look whether the log is due for sealing
     with Store(proxied_dsn, frozen=False, durability="normal") as ours, Store(proxied_dsn, frozen=False) as theirs:
         for store in (ours, theirs) * 2:
             store.apply("k", {"n": 0})

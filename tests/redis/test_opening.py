@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -30,17 +29,11 @@ from rstore import (
     generate_key,
 )
 from rstore.backends.redis.backend import EvictionWarning
-from rstore.backends.redis.dsn import parse
-from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.namespace.life import RedisLife
+from rstore.backends.redis.transport.dsn import parse
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
 QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as server:
-        yield server
 
 
 @pytest.mark.parametrize(
@@ -165,8 +158,8 @@ def test_a_user_without_the_right_to_write(server: Server) -> None:
     with Store(f"redis://reader:x@127.0.0.1:{server.port}") as frozen:
         assert frozen.find() == [("k", 1)]
         backend = frozen._reader.backend  # noqa: SLF001 - what it reads inside is watched
-        with backend.transaction():
-            assert backend.count() == 1
+        with backend.transaction() as inside:
+            assert inside.count() == 1
     with (
         Store(f"redis://reader:x@127.0.0.1:{server.port}", frozen=False) as store,
         pytest.raises(StoreNotAvailableError, match="ACL"),
@@ -446,15 +439,15 @@ def test_who_finds_nothing_but_ends_gives_up_when_the_time_is_up(
 ) -> None:
     """Somebody else discards it whenever it has been registered."""
     with Store(redis_dsn, frozen=False) as other:
-        register = RedisNamespace._register  # noqa: SLF001 - comes between two of its steps
+        register = RedisLife._register  # noqa: SLF001 - comes between two of its steps
 
-        def between(backend: RedisNamespace) -> bytes:
+        def between(backend: RedisLife) -> bytes:
             incarnation = register(backend)
             other.discard()
             return incarnation
 
         other.discard()
-        monkeypatch.setattr(RedisNamespace, "_register", between)
+        monkeypatch.setattr(RedisLife, "_register", between)
         with pytest.raises(StoreBusyError, match="nothing was applied"):
             Store(redis_dsn, frozen=False, timeout=0.2).open()
         monkeypatch.undo()

@@ -111,12 +111,12 @@ class RecordReader:
     def pages(self, query: ScanQuery, limit: int | None) -> Iterator[list[Found]]:
         """Yield the records that a query asks for, at most `limit`, a page at a time."""
         left = limit
-        query = query._replace(limit=_PAGE if left is None else min(left, _PAGE))
         while left is None or left > 0:
+            query = query._replace(limit=_PAGE if left is None else min(left, _PAGE))
             page = self._namespace.backend.scan(query)
-            if page.more:
+            if page.more:  # looked at before the page is handed out: the end of a transaction empties it
                 left = None if left is None else left - len(page.records)
-                query = query._replace(after=page.records[-1][0], limit=_PAGE if left is None else min(left, _PAGE))
+                query = query._replace(after=page.records[-1][0])
             yield page.records
             if not page.more:
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from itertools import chain
 from math import ceil
 from typing import Final, TypeVar
@@ -12,11 +13,11 @@ from rstore.backends.common.backoff import Backoff, Deadline
 from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import translated
 from rstore.backends.postgres.sql.schema import COMMIT, check_layout
-from rstore.backends.postgres.transaction.executor import Executor, ExecutorScope, Look
+from rstore.backends.postgres.transaction.executor import Executor, Look, StatementReader
 from rstore.backends.postgres.transaction.probes import MOMENT_S
 from rstore.backends.postgres.transaction.sender import RETRIES, Sender
-from rstore.backends.postgres.transaction.snapshot import MomentScope
-from rstore.backends.postgres.transaction.transaction import TransactionScope
+from rstore.backends.postgres.transaction.snapshot import moment
+from rstore.backends.postgres.transaction.transaction import transaction
 from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent, Unconfirmed
 from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement, set_local
 from rstore.backends.telemetry import Occurrence
@@ -132,8 +133,8 @@ class ServerSession(Sender, Executor):
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    def scope(self, make: Callable[[Executor], T], *first: Call) -> ExecutorScope[T]:
-        return TransactionScope(self, make, first)
+    def scope(self, make: Callable[[Executor, Results], T], *first: Call) -> AbstractContextManager[T]:
+        return transaction(self, make, first)
 
     def in_transaction(self, work: Callable[[Executor, Results], T], *first: Call) -> T:
         for tries in range(RETRIES):
@@ -145,5 +146,5 @@ class ServerSession(Sender, Executor):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def moment(self, *calls: Call) -> MomentScope:
-        return MomentScope(self, calls)
+    def moment(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
+        return moment(self, calls)

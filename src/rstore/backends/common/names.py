@@ -1,0 +1,12 @@
+"""Names as they are stored: bytes, which damage may have made into no text."""
+
+from __future__ import annotations
+
+
+def is_name(raw: bytes) -> bool:
+    """Return whether bytes can be read as a name."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
