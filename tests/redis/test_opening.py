@@ -31,6 +31,7 @@ from rstore import (
 )
 from rstore.backends.redis.backend import EvictionWarning
 from rstore.backends.redis.namespace.life import RedisLife
+from rstore.backends.redis.transport.calls import Script
 from rstore.backends.redis.transport.dsn import parse
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
@@ -347,7 +348,7 @@ def test_what_a_crash_left_behind_is_deleted_by_whoever_comes_next(server: Serve
         store.update({f"{i}": i for i in range(2500)})
         store.extend_many("s", [(t, t) for t in range(50_000)])
         store.extend("hot", (1, 1))
-        script = (Path(parse.__code__.co_filename).parent / "scripts" / "bury.lua").read_text()
+        script = Script("bury").source.decode()
         marker = server.do("KEYS", "rs{*}mdefault")[0]
         incarnation = server.do("GET", marker)[:16]
         server.do("EVAL", script, 2, marker, marker[:7] + b"g", incarnation, 1000)

@@ -168,14 +168,6 @@ class RedisNamespace:
         self.look_up()
         return self.buckets is not buckets
 
-    def present(self, *, refreshed: bool = False) -> list[Bucket]:
-        """Return the buckets that there are, none if there is no namespace; `refreshed` if they are to be looked at."""
-        if refreshed or not all(bucket.incarnation for bucket in self.buckets):
-            self.refresh()
-            if not any(bucket.incarnation for bucket in self.buckets) and self.is_laid_out_anew():
-                self.refresh()
-        return [bucket for bucket in self.buckets if bucket.incarnation]
-
     def current(self, spot: bytes) -> Bucket:
         """Return the bucket of a key by its marker of now; one without an incarnation if there is no namespace."""
         retries = NamespaceRetries(self)
@@ -232,6 +224,8 @@ class RedisNamespace:
         begin: Callable[[], Iterable[tuple[Bucket, S]]],
         ask: Callable[[Bucket, S], Call | None],
         rest: Callable[[S, Any], S | None] = lambda *_: None,
+        *,
+        if_incarnation: ExpectedIncarnation = ANY,
     ) -> Iterator[tuple[Bucket, S, Any]]:
         """Ask several buckets at once, and again those that were out of date or have not done it all.
 
@@ -239,15 +233,17 @@ class RedisNamespace:
         signal that a bucket is out of date. `rest` says from a reply where to go on.
 
         Yields the bucket, the place in it, and the reply. An error is a reply, too, and its round is the last one.
+        Raises `NamespaceGone` as `read` does.
         """
         retries = NamespaceRetries(self)
         todo = list(begin())
-        answered = stuck = False
+        answered = stuck = begun = False
         while todo:
             asked: list[tuple[Bucket, S, Call]] = []
             stale: list[tuple[Bucket, S]] = []
             for bucket, at in todo:
                 try:
+                    self._check(bucket, if_incarnation)
                     call = ask(bucket, at)
                 except Signal:
                     stale.append((bucket, at))
@@ -256,33 +252,40 @@ class RedisNamespace:
             if stuck and (asked or stale):
                 retries.again()
             replies = self.client.run([call for _, _, call in asked]) if asked else []
-            todo, failed, stuck = [], False, True
+            todo, failed, stuck, begun = [], False, begun or bool(asked), True
             for (bucket, at, _), reply in zip(asked, replies, strict=True):
                 if isinstance(reply, Signal):
                     stale.append((bucket, at))
                     continue
-                failed, stuck = failed or isinstance(reply, Exception), False
+                failed, stuck, answered = failed or isinstance(reply, Exception), False, True
                 yield bucket, at, reply
                 if not failed and (left := rest(at, reply)) is not None:
                     todo.append((bucket, left))
             if failed or not (todo or stale):
                 return
-            answered = answered or not stuck
-            if not stuck:
+            if answered and not stuck:
                 retries.progress()  # also since the caller may have paused between the replies
             fresh = self.refresh(bucket for bucket, _ in stale)
             todo += [(bucket, at) for bucket, (_, at) in zip(fresh, stale, strict=True) if bucket.incarnation]
-            if not todo and not answered:  # it was discarded, and made again perhaps
-                todo = list(begin())
+            if any(if_incarnation not in (ANY, bucket.incarnation) for bucket, _ in todo):
+                raise NamespaceGone
+            if not todo and not answered and self.is_laid_out_anew():
+                todo, stuck = list(begin()), True
 
     def replies(
         self, ask: Callable[[Bucket, S], Call], begin: S, rest: Callable[[S, Any], S | None] = lambda *_: None
     ) -> Iterator[Any]:
         """Yield the replies of a script from all buckets there are, as `rounds` does, and raise an error."""
-        for _, _, reply in self.rounds(lambda: [(bucket, begin) for bucket in self.present()], ask, rest):
+        for _, _, reply in self.rounds(lambda: [(bucket, begin) for bucket in self.buckets], ask, rest):
             if isinstance(reply, Exception):
                 raise reply
             yield reply
+
+    @staticmethod
+    def _check(bucket: Bucket, if_incarnation: ExpectedIncarnation) -> None:
+        """Raise the signal that a bucket is out of date where it must be another one."""
+        if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
+            raise Signal("STALE")
 
     def run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""

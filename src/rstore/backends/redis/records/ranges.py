@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import repeat
 from math import isqrt
@@ -16,7 +16,7 @@ from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
 from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.errors import LostReplyError, TooFewReplicasError, reason_of
-from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, NamespaceGone, Page, ScanQuery
+from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, Page, ScanQuery
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreError
 
 _CLEAR: Final = Script("clear")
@@ -125,23 +125,24 @@ class RedisRanges(RedisBatches):
         low, high = _bounds(start, stop)
 
         def begin() -> list[tuple[Bucket, bytes]]:
-            return [(bucket, low) for bucket in self._namespace.present(refreshed=True)]
+            return [(bucket, low) for bucket in self._namespace.buckets]
 
         def ask(bucket: Bucket, low: bytes) -> Call:
-            if if_incarnation not in (ANY, bucket.incarnation):
-                raise NamespaceGone
-            arguments = (low, high, b"%d" % MAX_RECORDS)
-            indexes = self.folded(bucket).indexes
-            return _DELETE_RANGE.on(bucket.slot, indexes, bucket.mark, *arguments, write=True, again=False)
+            arguments = (bucket.mark, low, high, b"%d" % MAX_RECORDS)
+            return _DELETE_RANGE.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=True, again=False)
 
         def rest(_: bytes, reply: Any) -> bytes | None:
             # Behind it: from the beginning, a client that goes on writing there would keep this busy.
             return b"(" + reply[1] if reply[1] else None
 
+        return self._deleted(self._namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation))
+
+    def _deleted(self, rounds: Iterator[tuple[Bucket, Any, Any]]) -> int:
+        """Return how many records some rounds deleted: a reply, or its first part, says how many."""
         outcomes: list[Any] = []
         try:
-            for _, _, reply in self._namespace.rounds(begin, ask, rest):
-                outcomes.append(reply if isinstance(reply, Exception) else reply[0])
+            for _, _, reply in rounds:
+                outcomes.append(reply[0] if isinstance(reply, list) else reply)
         except StoreError as error:
             outcomes.append(error)
         return self._total(outcomes, "deleted")
@@ -157,9 +158,10 @@ class RedisRanges(RedisBatches):
 
     def clear(self) -> None:
         self._deadline.begin()
+        first = iter([self._namespace.refresh()])  # if that fails, nothing was cleared
 
-        present = self._namespace.present(refreshed=True)
-        begin = iter(zip(present, present, strict=True))  # once: what is created meanwhile is not cleared
+        def begin() -> list[tuple[Bucket, Bucket]]:
+            return [(bucket, bucket) for bucket in next(first, ()) or self._namespace.refresh()]
 
         def ask(bucket: Bucket, before: Bucket) -> Call | None:
             if (bucket.incarnation, bucket.records) != (before.incarnation, before.records):
@@ -173,7 +175,7 @@ class RedisRanges(RedisBatches):
         outcomes: list[Any] = []
         dirty: list[Bucket] = []
         try:
-            for bucket, _, left in self._namespace.rounds(lambda: begin, ask):
+            for bucket, _, left in self._namespace.rounds(begin, ask):
                 outcomes.append(left)
                 dirty += [bucket] if left else []
         except StoreError as error:

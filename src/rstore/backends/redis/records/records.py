@@ -98,9 +98,7 @@ class RedisRecords(RedisRanges):
         head_bytes = b"%d" % HEAD_BYTES if heads else b""
 
         def begin() -> list[tuple[Bucket, list[bytes]]]:
-            self._namespace.present()
-            groups = self._grouped(map(str.encode, keys), bytes)
-            return [(bucket, names) for bucket, names in groups if bucket.incarnation]
+            return self._grouped(map(str.encode, keys), bytes)
 
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             prefix = self.folded(bucket).records
@@ -263,43 +261,19 @@ class RedisRecords(RedisRanges):
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._deadline.begin()
-        return self._delete(keys, if_incarnation)
 
-    def _delete(self, keys: Sequence[str], if_incarnation: ExpectedIncarnation) -> int:
-        layout = len(self._namespace.buckets)
-        # Not more than that at once: deleting is promised for each key, not for all of them as one.
-        groups = [
-            (bucket, names[i : i + MAX_RECORDS])
-            for bucket, names in self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
-            for i in range(0, len(names), MAX_RECORDS)
-        ]
-        delete = partial(self._delete_bucket, layout=layout, if_incarnation=if_incarnation)
-        if len(groups) == 1 or any(
-            bucket.batch or not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation)
-            for bucket, _ in groups
-        ):
-            return self._total([self._outcome(partial(delete, names)) for _, names in groups], "deleted")
-        replies = self._client.run([_deleting(bucket, names) for bucket, names in groups])
-        return self._total(
-            [
-                self._outcome(partial(delete, names)) if isinstance(reply, Signal) else reply
-                for (_, names), reply in zip(groups, replies, strict=True)
-            ],
-            "deleted",
-        )
+        def begin() -> list[tuple[Bucket, list[bytes]]]:
+            return self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
 
-    def _delete_bucket(self, names: Sequence[bytes], *, layout: int, if_incarnation: ExpectedIncarnation) -> int:
-        """Delete records that are in one bucket where the namespace lies in so many."""
+        def ask(bucket: Bucket, names: list[bytes]) -> Call:
+            # Not more than that at once: deleting is promised for each key, not for all of them as one.
+            found = (*self.folded(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
+            return _DELETE.on(bucket.slot, found, bucket.mark, write=True, again=False)
 
-        def ask(bucket: Bucket) -> Call:
-            if len(self._namespace.buckets) != layout:
-                raise Signal("REGROUP")
-            return _deleting(self.folded(bucket), names)
+        def rest(names: list[bytes], _: int) -> list[bytes] | None:
+            return names[MAX_RECORDS:] or None
 
-        try:
-            return int(self._namespace.read(names[0], ask, 0, if_incarnation=if_incarnation))
-        except Signal:  # the namespace was made anew, and these are not in one bucket any more
-            return self._delete([name.decode() for name in names], if_incarnation)
+        return self._deleted(self._namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation))
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -320,8 +294,3 @@ class RedisRecords(RedisRanges):
 
 def _name_of(write: tuple[str, bytes | None, Ttl]) -> bytes:
     return write[0].encode()
-
-
-def _deleting(bucket: Bucket, names: Sequence[bytes]) -> Call:
-    keys = (*bucket.indexes, *(bucket.records + name for name in names))
-    return _DELETE.on(bucket.slot, keys, bucket.mark, write=True, again=False)
