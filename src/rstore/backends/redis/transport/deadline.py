@@ -52,12 +52,13 @@ class CallDeadline(local):
 
 
 class Retries:
-    """The tries of one loop, within the deadline of the call."""
+    """The tries of one loop, within the deadline of the call. It costs nothing until the first try has failed."""
+
+    __slots__ = ("_backoff", "_call", "_free", "_must_wait")
 
     def __init__(self, call: CallDeadline) -> None:
-        self._deadline = Deadline(call.began + call.timeout_s - time.monotonic())
-        self._backoff = Backoff(self._deadline, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         self._call = call
+        self._backoff: Backoff | None = None
         self._free = _FREE_TRIES
         self._must_wait = False
 
@@ -65,7 +66,7 @@ class Retries:
         """Return whether there may be another try; `waiting` if only time can help."""
         if waiting or self._free == 0:
             self._must_wait = True
-            return not self._deadline.is_over
+            return time.monotonic() < self._call.began + self._call.timeout_s
         self._free -= 1
         return self._call.left_s > 0
 
@@ -77,6 +78,9 @@ class Retries:
         """Sleep before the next try, if it has to wait."""
         if self._must_wait:
             self._must_wait = False
+            if self._backoff is None:
+                left = Deadline(self._call.began + self._call.timeout_s - time.monotonic())
+                self._backoff = Backoff(left, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
             self._backoff.pause()
 
     def wait(self) -> bool:
