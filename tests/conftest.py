@@ -15,9 +15,9 @@ collect_ignore = ["helpers"]  # which hold no examples, and are imported by thei
 
 TESTS = Path(__file__).parent
 FOLDERS = {"postgres": "server", "redis": "server", "cluster": "server", "crash": "crash"}
-SERVERS = {"postgresql", "redis_server", "redis_cluster"}
+STARTING = {"postgresql", "redis_server", "redis_cluster", "server"}
 """The fixtures that start a server."""
-NAMES = {"postgres", "postgresql", "redis", "cluster", "redis in buckets", "redis+cluster"}
+NAMES = {"postgres", "postgresql", "redis", "redis_cluster", "cluster", "redis in buckets", "redis+cluster"}
 """The parameters that stand for a server, beside the names of fixtures: a test asks for the fixture when it runs."""
 
 
@@ -30,13 +30,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = vars(item).get("callspec")
         values = parameters.params.values() if parameters else ()
         names = {value.removesuffix("_dsn") for value in values if isinstance(value, str)}
-        if SERVERS & set(getattr(item, "fixturenames", ())) or NAMES & names:
+        if STARTING & set(getattr(item, "fixturenames", ())) or NAMES & names:
             item.add_marker("server")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run tests in one process more than there are cores: a fifth of their time they wait, for a server or a clock."""
-    return 1 + (os.cpu_count() or 1)
+    """Run tests in two processes more than there are cores: half their time they wait, for a server or a clock."""
+    return 2 + (os.cpu_count() or 1)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that names its `SERVERS` on each of them."""
+    if "server" in metafunc.fixturenames and hasattr(metafunc.module, "SERVERS"):
+        metafunc.parametrize("server", metafunc.module.SERVERS.values(), ids=metafunc.module.SERVERS, indirect=True)
 
 
 def pytest_collection_finish() -> None:
@@ -46,7 +52,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[Server]:
+def _may_start(pytestconfig: pytest.Config) -> None:
+    """Notice a test that starts a server and is not marked with it."""
+    if "not server" in pytestconfig.option.markexpr:
+        pytest.fail("this test starts a server, and pytest_collection_modifyitems does not see that")
+
+
+@pytest.fixture(scope="session")
+def postgresql(_may_start: None) -> Iterator[Server]:
     """A server for all tests of this process; no machine crashes under it, so that it need not wait for a disk."""
     with Server() as server, server.setting("fsync", "off"):
         yield server
@@ -100,13 +113,20 @@ def proxied_dsn(postgresql: Server, proxy: Proxy, postgresql_schema: str) -> Ite
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def redis_server(_may_start: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
+@pytest.fixture
+def server(_may_start: None, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis server of this test's own: the one that the tests bring, or each of the `SERVERS` of a module."""
+    with RedisServer(tmp_path, executable=getattr(request, "param", None)) as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
-def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def redis_cluster(_may_start: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("redis-cluster"))
     yield cluster
     cluster.kill()

@@ -8,12 +8,13 @@ from typing import Any
 
 import apsw
 import pytest
+from rstore.backends.sqlite.logs.writing import LogWrites
 
 from rstore import CorruptionError, Store, generate_key
-from rstore.backends.sqlite.backend import SqliteBackend
-from rstore.backends.types import Commit, Log
+from rstore.backends.sqlite.transaction import SqliteTransaction
+from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change
-from rstore.log.writer import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
+from rstore.log.sealing import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
@@ -67,15 +68,14 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
         store.extend("other", *some)
     dropped: list[int] = []
     together: list[int] = []  # by commits that are part of one transaction
-    commit = SqliteBackend.commit
+    commit = LogWrites.commit
 
-    def spy(self: SqliteBackend, log: Log, what: Commit, incarnation: bytes) -> bool:
-        link = self._file.local.link
-        (dropped if link.bound is None else together).append(len(what.drop_rows))
+    def spy(self: LogWrites, log: Log, what: Commit, incarnation: bytes) -> bool:
+        (together if isinstance(self, SqliteTransaction) else dropped).append(len(what.drop_rows))
         return commit(self, log, what, incarnation)
 
-    monkeypatch.setattr(SqliteBackend, "max_rows", 80)
-    monkeypatch.setattr(SqliteBackend, "commit", spy)
+    monkeypatch.setattr(LogWrites, "max_rows", 80)
+    monkeypatch.setattr(LogWrites, "commit", spy)
     if verb == "seal":
         store.compact("s")
     elif verb == "remove":
@@ -129,6 +129,7 @@ def test_a_damaged_chunk_is_noticed(store: Store, query: Callable[..., list[Any]
     assert len(store.range("s")) == 10_000
 
 
+@pytest.mark.slow
 def test_hot_rows_do_not_grow_without_limit(store: Store, query: Callable[..., list[Any]]) -> None:
     expected: dict[int, int] = {}
     for batch in range(60):
@@ -178,7 +179,7 @@ def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: St
         return pack(key, head, piece)
 
     logs._seal_chunk = overtaken  # type: ignore[method-assign]
-    logs.seal("s", logs.view("s", bodies=False))
+    logs.seal("s", logs.view("s", ViewQuery(bodies=False)))
     assert raced
     assert store.range("s", 49, end=51) == [(49, "old"), (50, "new"), (51, "old")]
     assert store.last("s") == (1000, "new")
@@ -191,9 +192,9 @@ def test_of_two_rewrites_the_later_one_starts_again(store: Store) -> None:
     view = logs._backend.view
     raced: list[bool] = []
 
-    def overtaken(*args: Any, **kwargs: Any) -> Any:
-        found = view(*args, **kwargs)
-        if kwargs.get("neighbours") and not raced:
+    def overtaken(log: Log, query: ViewQuery) -> View:
+        found = view(log, query)
+        if query.neighbours and not raced:
             raced.append(True)
             store.extend_many("s", ((t, "middle") for t in range(3000, 8000)))
         return found
@@ -213,7 +214,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(body)
         return unpack_change(body)
 
-    monkeypatch.setattr("rstore.events.history.unpack_change", count)
+    for module in ("history", "replay", "pruning"):
+        monkeypatch.setattr(f"rstore.events.{module}.unpack_change", count)
     return seen
 
 
@@ -240,6 +242,7 @@ def test_states_stay_bounded_behind_a_change_in_the_past(store: Store, decoded: 
     assert "late" not in (store.past("e", 14) or {})
 
 
+@pytest.mark.slow
 def test_a_large_state_is_not_written_again_and_again(store: Store, query: Callable[..., list[Any]]) -> None:
     store.apply("e", {f"item {i}": "x" * 100 for i in range(2000)})
     for i in range(500):
@@ -254,7 +257,7 @@ def test_a_sequence_is_sealed_and_reads_the_same(store: Store, query: Callable[.
         store.apply("e", {"n": i} if i == 0 else {"n": (operator.add, 1)}, t=i)
     events = store.events("e")
     logs = store._reader.events
-    logs.seal("e", logs.view("e", bodies=False))
+    logs.seal("e", logs.view("e", ViewQuery(bodies=False)))
     assert query("SELECT count(*) FROM hot") == [(0,)]
     assert query("SELECT n FROM chunks") == [(300,)]
     assert store.events("e") == events

@@ -17,20 +17,21 @@ import pyarrow
 import pytest
 from small import shrink
 
-from rstore import InvalidArgumentError, Store, StoreIntegrityError, log, pieces
-from rstore.codec import chunks, threads
+from rstore import InvalidArgumentError, Store, StoreIntegrityError
+from rstore.codec import segments, threads
+from rstore.log import sealing
+from rstore.series import reader
 from rstore.testing.flavours import KEY
 
 N = 400
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite sealed", "sqlite in small"])
+@pytest.fixture(params=["sqlite", "sqlite sealed in small"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    if request.param == "sqlite in small":
+    if "small" in request.param:
         shrink(monkeypatch.setattr)
-    dsn = f"memory://{tmp_path}" if request.param == "memory" else f"sqlite://{tmp_path}/store.db"
     key = KEY if "sealed" in request.param else None
-    with Store(dsn, key=key, frozen=False, durability="normal") as store:
+    with Store(tmp_path / "store.db", key=key, frozen=False, durability="normal") as store:
         yield store
 
 
@@ -323,6 +324,7 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("method", ["minmaxlttb", "minmax"])
 def test_a_downsampled_series_has_each_point_once_and_nothing_that_is_missing(
@@ -427,14 +429,14 @@ def test_of_many_who_may_not_replace_one_wins(store: Store) -> None:
 
 def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    open_chunk = log.Logs.open_chunk
+    open_chunk = sealing.Logs.open_chunk
 
-    def counting(logs: log.Logs, key: str, chunk: Any, head: Any) -> Any:
+    def counting(logs: sealing.Logs, key: str, chunk: Any, head: Any) -> Any:
         opened.append(chunk.n)
         return open_chunk(logs, key, chunk, head)
 
-    monkeypatch.setattr(log.Logs, "open_chunk", counting)
-    n = 40 * chunks.MIN_ROWS
+    monkeypatch.setattr(sealing.Logs, "open_chunk", counting)
+    n = 40 * segments.MIN_ROWS
     store.extend_columns("k", np.arange(n), np.arange(n) / 2)
 
     def count(call: Callable[[], Any]) -> int:
@@ -456,9 +458,9 @@ def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch:
     assert count(lambda: store.tail("k", 3)) <= 2
     assert count(lambda: store.at("k", n // 2, "previous")) <= 2
     assert count(lambda: store.range("k", freq=n // 4, n=2)) < 40
-    assert count(lambda: next(store.batches("k", size=10))) <= 2 * pieces.AT_ONCE
+    assert count(lambda: next(store.batches("k", size=10))) <= 2 * reader.AT_ONCE
     assert count(lambda: store.remove("k", end=n // 2)) <= 1
-    assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) <= pieces.AT_ONCE
+    assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) <= reader.AT_ONCE
 
 
 def test_what_is_not_yet_sealed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,4 +474,4 @@ def test_what_is_not_yet_sealed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
             store.extend("k", (t, 1.0))
         report = store.compact("k")
         # As many for each chunk as come between two looks, for each chunk that one look folds.
-        assert report.hot < 2 * report.chunks_after * log.CHECK_EVERY / log.FOLD_CHUNKS
+        assert report.hot < 2 * report.chunks_after * sealing.CHECK_EVERY / sealing.FOLD_CHUNKS

@@ -6,7 +6,7 @@ import multiprocessing
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,8 @@ from rstore.backends.redis.transport.client import Client
 from rstore.backends.redis.transport.slots import SLOTS, slot_of
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Return a cluster of this module's own: others do not expect its servers to change roles."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield cluster
-    cluster.kill()
-
-
 @pytest.fixture
 def dsn(cluster: Cluster) -> str:
-    cluster.flush()
     return cluster.dsn
 
 

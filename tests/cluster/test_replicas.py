@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from redis_sentinels import Service
@@ -10,27 +10,6 @@ from redis_servers import Cluster, Server
 from waiting import until
 
 from rstore import InvalidArgumentError, Store, StoreError
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("service"))
-    yield service
-    service.kill()
-
-
-@pytest.fixture
-def service(whole: Service) -> Service:
-    whole.mend()
-    whole.flush()
-    return whole
-
-
-@pytest.fixture(scope="module")
-def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield cluster
-    cluster.kill()
 
 
 def calls(servers: list[Server]) -> int:
@@ -84,9 +63,9 @@ def test_all_of_a_service_is_read_from_a_replica(service: Service) -> None:
     check_where(service.dsn, lambda: [service.master()], service.replicas)
 
 
-def test_all_of_a_cluster_is_read_from_its_replicas(own_cluster: Cluster) -> None:
-    masters = own_cluster.masters()
-    check_where(own_cluster.dsn, lambda: masters, lambda: [one for one in own_cluster.servers if one not in masters])
+def test_all_of_a_cluster_is_read_from_its_replicas(cluster: Cluster) -> None:
+    masters = cluster.masters()
+    check_where(cluster.dsn, lambda: masters, lambda: [one for one in cluster.servers if one not in masters])
 
 
 def test_a_replica_that_is_lost_is_replaced(service: Service) -> None:
@@ -104,13 +83,13 @@ def test_a_replica_that_is_lost_is_replaced(service: Service) -> None:
         until(lambda: frozen.get("k") == 2, "what the new master has got is not read")
 
 
-def test_a_replica_of_a_cluster_that_is_lost_is_replaced(own_cluster: Cluster) -> None:
-    with Store(own_cluster.dsn, frozen=False) as store, Store(f"{own_cluster.dsn}?read_from=replica") as frozen:
+def test_a_replica_of_a_cluster_that_is_lost_is_replaced(cluster: Cluster) -> None:
+    with Store(cluster.dsn, frozen=False) as store, Store(f"{cluster.dsn}?read_from=replica") as frozen:
         store.clear()
         store.update({f"{i}": i for i in range(100)})
         until(lambda: len(frozen) == 100, "the replicas do not get it")
-        masters = own_cluster.masters()
-        replica = next(one for one in own_cluster.servers if one not in masters)
+        masters = cluster.masters()
+        replica = next(one for one in cluster.servers if one not in masters)
         replica.kill()
         assert dict(frozen) == {f"{i}": i for i in range(100)}
         replica.start()

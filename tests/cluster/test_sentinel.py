@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -39,21 +39,6 @@ from rstore.backends.redis.transport.dsn import parse
 # What docs/redis.md grants.
 RIGHTS = "&* -@all +client +psubscribe +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas"
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(tmp_path_factory.mktemp("service"))
-    yield service
-    service.kill()
-
-
-@pytest.fixture
-def service(whole: Service) -> Service:
-    """Return a service that is whole and empty, whatever the test before has done to it."""
-    whole.mend()
-    whole.flush()
-    return whole
 
 
 def opened(dsn: str) -> Store:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from rstore import CorruptionError, PlaintextError, Store, StoreError, TamperedError
-from rstore.backends.types import FIRST, Chunk, Commit, Head, Log, Model, Row
+from rstore.backends.types import FIRST, Chunk, Commit, Head, Log, Model, Row, ViewQuery
 from rstore.codec.chunk_meta import pack_meta
 from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
@@ -248,7 +248,7 @@ class PlantingSuite(Suite):
                 store.apply("e", {"n": t} if t % 100 == 0 else _ADDED, t)
             session = store._writer
             if kind == "chunk":
-                session.events.seal("e", session.events.view("e", bodies=False))
+                session.events.seal("e", session.events.view("e", ViewQuery(bodies=False)))
             old = session.events.view("e")
             states = list(session.backend.checkpoints(Log(Model.EVENTS, "e")))
             assert store.prune("e") == 200
@@ -276,7 +276,7 @@ class PlantingSuite(Suite):
             stale = next(session.backend.checkpoints(log))
             store.apply("e", _ADDED, 15)
             if kind == "a chunk":
-                session.events.seal("e", session.events.view("e", bodies=False))
+                session.events.seal("e", session.events.view("e", ViewQuery(bodies=False)))
             view = session.events.view("e")
             assert view.head is not None
             newest = next(session.backend.checkpoints(log))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -30,13 +30,9 @@ from rstore.backends.redis.namespace.garbage import GARBAGE_A_STEP
 from rstore.backends.redis.namespace.namespace import RedisNamespace
 from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 
+SERVERS = executables()
+
 pytestmark = pytest.mark.server
-
-
-@pytest.fixture(params=executables())
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path, executable=executables()[request.param]) as server:
-        yield server
 
 
 N_DISCARDED = 100_000

@@ -23,7 +23,7 @@ from processes import check_file
 from sqlite_faults import KINDS, Faulty, Kind
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
-from rstore.backends.sqlite import opening
+from rstore.backends.sqlite.transport import opening
 
 MOST = 100
 

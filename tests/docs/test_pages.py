@@ -14,15 +14,15 @@ import rstore
 import rstore.errors
 from rstore.backends.registry import SCHEMES
 from rstore.backends.telemetry import Occurrence
+from rstore.testing.suite import Suite
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^ *print\(.*\)(?: +|\n *)# (.*)$", re.MULTILINE)
-LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-ANCHOR = re.compile(r"\]\(#([^)]+)\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
 MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 
 
@@ -92,14 +92,25 @@ def test_readme_draws_the_tree_of_errors() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    assert [link for link in LINK.findall(text) if not (page.parent / link).exists()] == []
-    titles = [title.lower() for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)]
-    anchors = {re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles}
-    assert set(ANCHOR.findall(text)) <= anchors
+    for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, f"{link}#{anchor}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(MAKE.findall(page.read_text(encoding="utf-8"))) <= targets
+
+
+def test_the_page_on_backends_tells_what_a_backend_may_lack() -> None:
+    table = (
+        (ROOT / "docs" / "backends.md").read_text(encoding="utf-8").partition("| attribute |")[2].partition("\n\n")[0]
+    )
+    assert re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE) == [
+        name for name, on in vars(Suite).items() if on is True
+    ]

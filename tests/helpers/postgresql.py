@@ -225,10 +225,12 @@ class Server:
 
     def left_in(self, schema: str) -> dict[str, int]:
         """Return how many rows there are in the tables of a schema, of those that hold some."""
-        if not self.has_tables(schema):
-            return {}
         counts = ", ".join(f'(SELECT count(*) FROM "{schema}".{table})' for table in TABLES)
-        (row,) = self.execute(f"SELECT {counts}")
+        with psycopg.connect(self.conninfo(), autocommit=True) as connection:
+            if connection.execute("SELECT to_regclass(%s)", (f'"{schema}".format',)).fetchone() == (None,):
+                return {}
+            row = connection.execute(f"SELECT {counts}".encode()).fetchone()
+        assert row is not None
         return {table: n for table, n in zip(TABLES, row, strict=True) if n}
 
 

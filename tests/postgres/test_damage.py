@@ -12,10 +12,10 @@ import pytest
 from damaging import Battery, fill, how_many, shaken
 from postgresql import TABLES, Server
 from psycopg import sql
+from rstore.backends.postgres.schema import script
 from small import shrink
 
 from rstore import Store
-from rstore.backends.postgres.schema import script
 
 pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120, method="thread")
 

@@ -14,6 +14,8 @@ from postgresql import DEBIAN_15, Server
 from waiting import until
 
 from rstore import ConflictError, OutcomeUnknownError, Store, StoreError, StoreNotAvailableError, Transaction
+from rstore.backends.postgres.transaction.receipts import Receipt
+from rstore.backends.postgres.transaction.transaction import OpenTransaction
 from rstore.backends.types import Log, Model
 
 # No WAL is written but for a commit: what a crash loses is known.
@@ -83,23 +85,22 @@ def state(store: Store) -> Any:
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_what_a_crash_has_lost_is_not_told_as_committed(
-    server: Server, store: Store, other: Store, write: Callable[[Store], object]
+    server: Server, store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, write: Callable[[Store], object]
 ) -> None:
     """Its number is another writer's by then, whose transaction is committed."""
-    connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-    real, before = connections.end, state(store)
+    real, before = OpenTransaction.commit, state(store)
     crashes: list[int] = []
 
-    def crash(*arguments: Any) -> None:
+    def crash(self: OpenTransaction) -> Receipt | None:
         if not crashes:
             crashes.append(1)
             server.stop(signal.SIGQUIT)
             server.start()
             for i in range(20):
                 other["x"] = i
-        real(*arguments)
+        return real(self)
 
-    connections.end = crash
+    monkeypatch.setattr(OpenTransaction, "commit", crash)
     try:
         write(store)
     except (OutcomeUnknownError, StoreNotAvailableError, ConflictError):
@@ -145,7 +146,9 @@ def test_what_a_failover_has_lost_is_not_told_as_committed() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WRITES if name != "run"])
-def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(proxied_dsn: str, proxy: Proxy, name: str) -> None:
+def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(
+    proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     with Store(proxied_dsn, frozen=False, timeout=5) as store:
         store.update(a=1, b=1)
         for key in ("s", "t"):
@@ -153,17 +156,16 @@ def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(proxied_dsn: str, pro
             store.apply(key, {"x": 0})
             store.apply(key, {"x": 1})
         before = state(store)
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        real = connections.end
+        real = OpenTransaction.commit
 
-        def lose(*arguments: Any) -> None:
+        def lose(self: OpenTransaction) -> Receipt | None:
             proxy.answers_to_lose = 1
-            real(*arguments)
+            return real(self)
 
-        connections.end = lose
-        WRITES[name](store)
+        with monkeypatch.context() as losing:
+            losing.setattr(OpenTransaction, "commit", lose)
+            WRITES[name](store)
         assert proxy.answers_to_lose == 0
-        connections.end = real
         assert state(store) != before
         store.discard()
 
@@ -190,7 +192,7 @@ def test_a_connection_leaves_one_receipt_and_stale_ones_go(
     postgresql: Server, postgresql_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn = postgresql.dsn(schema=postgresql_schema)
-    monkeypatch.setattr("rstore.backends.postgres.connections.REMOVE_EVERY", 1)
+    monkeypatch.setattr("rstore.backends.postgres.transaction.transaction.REMOVE_EVERY", 1)
     for n in (1, 2):
         with Store(dsn, frozen=False) as store:
             for i in range(3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,6 @@ from rstore.backends.redis.transport import pool as pool_module
 from rstore.backends.redis.transport.pool import RedisPool
 
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as server:
-        yield server
 
 
 def pool_of(store: Store) -> RedisPool:

@@ -21,7 +21,6 @@ from rstore import Store, StoreBusyError, StoreError, StoreNotAvailableError
 from rstore.backends.redis.logs import leases
 from rstore.backends.redis.transport.calls import Script
 from rstore.backends.redis.transport.client import Client
-from rstore.log import writer
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def _contended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every change be made under a lease, as after some lost races."""
-    monkeypatch.setattr(writer, "RACES", 0)
+    monkeypatch.setattr(races, "RACES", 0)
 
 
 def before_commit(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
@@ -110,9 +109,9 @@ def test_a_lease_of_which_the_taking_was_not_acknowledged_is_known_as_ones_own(
 HOLDER = """
 import sys, time
 from rstore import Store
-from rstore.log import writer
+from rstore.log import races
 from rstore.backends.redis.logs.commits import RedisCommits
-writer.RACES = 0
+races.RACES = 0
 def commit(*_):
     print("held", flush=True)
     time.sleep(60)
@@ -183,8 +182,8 @@ def test_a_lease_that_ran_out_lets_no_change_happen_twice_or_not_at_all(
 AT_THE_END = """
 import sys
 from rstore import Store
-from rstore.log import writer
-writer.RACES = 0
+from rstore.log import races
+races.RACES = 0
 store = Store(sys.argv[1], frozen=False, timeout=5).open()
 store.apply("e", {"n": 0})
 class Last:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,6 @@ from rstore import NotSupportedError, Store, StoreError
 from rstore.backends.redis.namespace.life import RedisLife
 
 INDEX = "rs{namespaces}"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as server:
-        yield server
 
 
 # -- namespaces -------------------------------------------------------------------------------------------------------

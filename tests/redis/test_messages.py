@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,7 @@ from rstore import (
 from rstore.backends.redis.namespace.bucket import make_buckets
 from rstore.backends.redis.transport.calls import Script
 
-
-@pytest.fixture(params=executables())
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path, executable=executables()[request.param]) as server:
-        yield server
+SERVERS = executables()
 
 
 def told(dsn: str, kind: type[StoreError] = StoreNotAvailableError, **options: Any) -> str:

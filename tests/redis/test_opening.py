@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -36,12 +35,6 @@ from rstore.backends.redis.transport.dsn import parse
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
 QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as server:
-        yield server
 
 
 @pytest.mark.parametrize(

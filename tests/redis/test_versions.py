@@ -24,6 +24,8 @@ from rstore.testing.series import SeriesSuite
 from rstore.testing.transactions import TransactionSuite
 from rstore.testing.watching import WatchingSuite
 
+SERVERS = executables()
+
 SCRIPTS = {
     path.stem: sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
     for path in (Path(backends.__file__).parent / "redis" / "scripts").glob("*.lua")
@@ -44,8 +46,8 @@ class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite,
     """The suites that use a script, or tracking: what else there is does not depend on the server."""
 
     local_clock = False
-    moments = False
-    copies = False
+    snapshots = False
+    backups = False
 
     @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:
@@ -57,12 +59,6 @@ class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite,
     def dsn(self, valkey: Server) -> str:
         valkey.do("FLUSHALL")
         return valkey.dsn.replace("redis", "valkey")
-
-
-@pytest.fixture(params=executables())
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path, executable=executables()[request.param]) as server:
-        yield server
 
 
 @pytest.mark.parametrize("buckets", [1, 4])

@@ -20,8 +20,9 @@ import pytest
 from processes import Program, check_file
 
 from rstore import CorruptionError, Store, StoreBusyError, StoreClosedError
-from rstore.backends.sqlite import turns
-from rstore.backends.sqlite.file import SqliteFile
+from rstore.backends.sqlite.transport.file import SqliteFile
+from rstore.backends.sqlite.transport.lockwait import LockWait
+from rstore.backends.sqlite.transport.watcher import SqliteWatcher
 from rstore.backends.types import Options
 
 WRITES: dict[str, Callable[[Store], object]] = {
@@ -67,6 +68,7 @@ def holds(store: Store) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_too_long(path: Path) -> None:
     with Store(path, frozen=False, timeout=0.05) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
         assert holder.hear() == "held"
@@ -83,6 +85,7 @@ def test_a_lock_that_is_held_too_long(path: Path) -> None:
             WRITES[verb](store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["set", "update", "many", "apply", "discard"])
 def test_a_lock_that_is_let_go_in_time(path: Path, verb: str) -> None:
     with Store(path, frozen=False, timeout=60) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
@@ -114,6 +117,7 @@ def test_without_patience(path: Path) -> None:
         assert store["a"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_opening_a_file_that_is_locked_in_another_journal_mode(tmp_path: Path, frozen: bool) -> None:
     path = tmp_path / "locked.db"
@@ -185,13 +189,13 @@ def test_pauses_are_short_for_as_long_as_others_take_turns(monkeypatch: pytest.M
 
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     monkeypatch.setattr(time, "sleep", sleep)
-    turn = turns.Turn(2.0)
-    while not turn.is_over:
-        turn.wait()
+    wait = LockWait(2.0)
+    while not wait.is_over:
+        wait.pause()
         assert max(pauses) <= (0.003 if now_s < 100.5 else 0.02)
     assert now_s == pytest.approx(102.0)
     assert len(set(pauses)) > 100  # at random: two that met would meet again
-    assert turns.Turn(0.0).is_over
+    assert LockWait(0.0).is_over
 
 
 def test_waiting_takes_nothing_from_the_random_numbers_of_the_program(path: Path) -> None:
@@ -224,6 +228,7 @@ BLOCKED: dict[str, Callable[[Store], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", BLOCKED)
 def test_a_signal_handler_that_uses_the_store_while_it_waits(path: Path, verb: str) -> None:
     """Whatever it stores is stored, and the call goes on."""
@@ -428,10 +433,10 @@ def test_who_watches_waits_for_a_lock_as_well(path: Path) -> None:
     """As of another process that puts the log in order after a crash."""
     file = SqliteFile(str(path), Options(frozen=False, durability="normal", timeout_s=60))
     file.open()
-    link: Any = file.new_link()
-    before = file.version(link)[1]
-    locked = link.connection = Locked(link.connection, 3)
-    assert file.version(link)[1] == before
+    watcher = SqliteWatcher(file)
+    slot: Any = watcher._slot  # noqa: SLF001
+    locked = slot.connection = Locked(slot.connection, 3)
+    assert watcher._data_version()[1] == watcher._seen[1]  # noqa: SLF001
     assert locked.times == 0
     file.close()
 
@@ -446,7 +451,7 @@ def test_a_connection_that_is_closed_in_the_middle_is_opened_again(path: Path, v
     def work(connection: apsw.Connection) -> int:
         if not closed:
             closed.append(connection)
-            file.local.link.close()
+            file.local.slot.close()
         return int(connection.execute("SELECT count(*) FROM records").get)
 
     assert getattr(file, verb)(work) == 1

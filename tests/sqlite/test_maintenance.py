@@ -21,7 +21,8 @@ from rstore import (
     StoreNotAvailableError,
     generate_key,
 )
-from rstore.backends.sqlite import care
+from rstore.backends.sqlite import maintenance
+from rstore.backends.sqlite.maintenance import SqliteMaintenance
 from rstore.backends.types import Row
 from rstore.codec.changes import Step, Tally, pack_change, pack_state
 from rstore.codec.chunk_meta import pack_meta
@@ -109,6 +110,7 @@ DAMAGE: dict[str, tuple[str, tuple[str, str | None]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
 def test_each_kind_of_damage_is_found(path: Path, tmp_path: Path, key: str | None) -> None:
     fill(path, key)
@@ -251,7 +253,7 @@ def check_moment(copy: Store, who: int) -> int:
 def test_a_backup_is_of_one_moment_while_others_write(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(care, "_PAGES_A_STEP", 4)
+    monkeypatch.setattr(maintenance, "_PAGES_A_STEP", 4)
     with Store(path, frozen=False, durability="normal") as store, Store(path, "other", frozen=False) as other:
         store.update({f"k{i}": b"x" * 900 for i in range(5000)})
         other["k"] = 1
@@ -281,7 +283,7 @@ def test_a_backup_that_is_broken_off_leaves_nothing(
     def break_off(_: object, __: str) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(care.SqliteMaintenance, "save", break_off)
+    monkeypatch.setattr(SqliteMaintenance, "save", break_off)
     with Store(path, frozen=False) as store:
         with pytest.raises(KeyboardInterrupt):
             store.backup(tmp_path / "copy.db")
@@ -332,13 +334,13 @@ def test_a_log_that_another_file_of_the_name_left_behind_is_not_taken_for_that_o
 def test_a_file_that_comes_up_meanwhile_is_not_replaced(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = care.SqliteMaintenance.save
+    save = SqliteMaintenance.save
 
-    def meanwhile(self: care.SqliteMaintenance, made: str) -> bool:
+    def meanwhile(self: SqliteMaintenance, made: str) -> bool:
         (tmp_path / "copy.db").write_text("mine")
         return save(self, made)
 
-    monkeypatch.setattr(care.SqliteMaintenance, "save", meanwhile)
+    monkeypatch.setattr(SqliteMaintenance, "save", meanwhile)
     with Store(path, frozen=False) as store, pytest.raises(InvalidValueError, match="there already"):
         store.backup(tmp_path / "copy.db")
     assert [one.read_text() for one in tmp_path.glob("copy*")] == ["mine"]

@@ -224,8 +224,8 @@ def test_a_memory_error_behind_the_commit(
             raise MemoryError("secret")
 
         monkeypatch.setattr(logs, "seal", fail)
-        monkeypatch.setattr("rstore.log.writer.HOT_ROWS", 10)
-        monkeypatch.setattr("rstore.log.writer.CHECK_EVERY", 5)
+        monkeypatch.setattr("rstore.log.sealing.HOT_ROWS", 10)
+        monkeypatch.setattr("rstore.log.sealing.CHECK_EVERY", 5)
         logs._until_check = 5  # noqa: SLF001
         for t in range(100):
             assert store.extend("s", (t, t)) == 1
@@ -248,7 +248,7 @@ def test_who_asks_the_program_to_stop_is_heard(
             raise error
 
         monkeypatch.setattr(logs, "seal", fail)
-        monkeypatch.setattr("rstore.log.writer.HOT_ROWS", 1)
+        monkeypatch.setattr("rstore.log.sealing.HOT_ROWS", 1)
         logs._until_check = 0  # noqa: SLF001
         with pytest.raises(error):
             store.extend("s", (1, 1))

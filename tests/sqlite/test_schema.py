@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from rstore import CorruptionError, Store, StoreError, StoreNotAvailableError
-from rstore.backends.sqlite import file as sqlite_file
+from rstore.backends.sqlite.transport import file as sqlite_file
 
 OLD_RECORDS = """CREATE TABLE records (
   ns INTEGER NOT NULL, key TEXT NOT NULL,
@@ -80,6 +80,7 @@ def test_changed_tables_are_refused_at_opening(path: Path, statements: tuple[str
         Store(path, frozen=frozen).open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pragma_user_version", "PRAGMA_application_id", "pragma_encoding"])
 def test_a_table_in_the_place_of_a_mark_is_refused(path: Path, name: str) -> None:
     execute(path, f"CREATE TABLE {name} (x)", f"INSERT INTO {name} VALUES (1)")
@@ -196,8 +197,8 @@ def test_no_large_value_stays_behind_after_what_takes_connections_anew(path: Pat
 
 @pytest.fixture
 def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_file, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr("rstore.backends.sqlite.opening.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(sqlite_file, "CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("rstore.backends.sqlite.transport.opening.CHECK_EVERY_S", 0.0)
 
 
 @pytest.mark.usefixtures("looking_often")

@@ -26,9 +26,9 @@ from rstore.backends.types import (
     Log,
     LogSnapshot,
     Model,
+    Options,
     Page,
     Position,
-    Prefetch,
     Row,
     ScanQuery,
     Ttl,
@@ -95,15 +95,6 @@ class ReadTransaction(ABC):
         A page has at most `query.limit` records, fewer where they would exceed some megabytes, and one at least if any
         is left.
         """
-
-    def prefetch(self, query: ScanQuery, before: Sequence[Found]) -> Prefetch | None:
-        """Ask for a page that the caller will want soon, without waiting; None where that is impossible or useless.
-
-        `before` holds the records of the page before it, whose sizes tell how large the next ones may be. The page may
-        have fewer records than `query.limit`, and is of the moment of this call.
-        """
-        del query, before
-        return None
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
@@ -285,6 +276,13 @@ class Backend(WriteTransaction, BackendMaintenance):
     No call needs an interactive transaction: reading and committing are two calls, joined by the stamps that the commit
     expects, so that each is one script. `transaction` is a separate ability on top.
     """
+
+    takes_credentials: ClassVar[bool] = False
+    """Whether it asks `Options.credentials` for a login; only read of a backend that is not built in."""
+
+    @abstractmethod
+    def __init__(self, place: str, namespace: str, options: Options) -> None:
+        """Make the backend, not open yet; `place` is what a DSN says behind its two slashes."""
 
     @abstractmethod
     def open(self) -> None:

@@ -41,7 +41,7 @@ class Recorder(History):
         """Record a change if it can be replayed; return the current state, or None if a concurrent one was faster."""
         states = self._states
         known = states.get(self._key)
-        if known is not None and _is_past(known, t):  # decided before any state is read or copied
+        if t is not None and known is not None and _is_past(t, known):  # before any state is read or copied
             return self._insert(steps, t)
         if not self._writer.is_remote:  # where asking takes less than finding out by the commit
             replay = self.read()
@@ -55,7 +55,7 @@ class Recorder(History):
         return self._apply(self.read(), steps, t, states.now_ms())
 
     def _apply(self, replay: Replay, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
-        if _is_past(replay, t):
+        if t is not None and _is_past(t, replay):
             return self._insert(steps, t)
         incarnation = self._writer.incarnation
         self._writer.check_kind(self._key, replay.head)
@@ -173,8 +173,8 @@ class Recorder(History):
         return values
 
 
-def _is_past(replay: Replay, t: int | None) -> bool:
-    return t is not None and replay.last is not None and t <= replay.last[0]
+def _is_past(t: int, replay: Replay) -> bool:
+    return replay.last is not None and t <= replay.last[0]
 
 
 def _next(last: Position | None, now_ms: int) -> Position:

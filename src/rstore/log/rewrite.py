@@ -114,8 +114,7 @@ class RewritingLogs(RacingLogs):
             if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
                 return None
             opened += again.chunks
-        small = MAX_BYTES // 4
-        return whole + [chunk for chunk in opened if _overlaps(chunk, lo, hi) or len(chunk.body) < small]
+        return whole + [chunk for chunk in opened if _overlaps(chunk, lo, hi) or len(chunk.body) < MAX_BYTES // 4]
 
     def _merged(self, key: str, kept: list[Segment], add: Segment | None, keep: Keep) -> Segment:
         if add is None:

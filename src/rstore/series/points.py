@@ -111,8 +111,8 @@ class Points(Verbs):
         t = times_of(timestamps)
         if len(t) and not lo <= int(t.min()) <= int(t.max()) <= hi:
             raise InvalidValueError(f"a point lies outside of the range from {lo} to {hi}; nothing was stored")
-        points = _segment(session, key, t, values) if len(t) else None
-        logs.rewrite(key, (lo, 0), (hi, 0), add=points, remove=True)
+        segment = _segment(session, key, t, values) if len(t) else None
+        logs.rewrite(key, (lo, 0), (hi, 0), add=segment, remove=True)
         return len(t)
 
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:

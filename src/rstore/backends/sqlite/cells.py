@@ -1,7 +1,7 @@
 """Rows of a file, as far as they are what the layout says.
 
-A damaged byte, or another program, may have put anything into a column: what it holds is looked at once, where it is
-read, and nothing above has to.
+A damaged byte, or another program, may have put anything into a column: each is checked once, where it is read, and no
+layer above has to.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import apsw
 
+from rstore.backends.common.names import is_name
 from rstore.backends.types import MAX_SEQ, Chunk, Found, Head, Row
 from rstore.errors import CorruptionError
 
@@ -27,7 +28,7 @@ _EXPIRY: Final = {int, NoneType}
 def rows_of(found: Iterable[Any]) -> list[Row]:
     """Return the rows of a log."""
     rows = [*map(Row._make, found)]
-    if rows:  # a column at a time, by what loops in C: one by one it would take as long as reading them
+    if rows:  # a column at a time, by loops in C: one by one it would take as long as reading them
         seqs = {*map(_SECOND, rows)}
         if not (
             # They are sorted, and SQLite sorts what is no number behind all numbers.
@@ -73,7 +74,7 @@ def found_of(found: Iterable[Any]) -> list[Found]:
 
 
 def unsound(records: Sequence[Any]) -> CorruptionError:
-    """Return the error for records of which one at least is none."""
+    """Return the error for records of which at least one is damaged."""
     for key, record, _ in records:
         if type(key) is str and type(record) is not bytes:
             return missing(key)
@@ -85,7 +86,7 @@ def missing(key: str) -> CorruptionError:
     return CorruptionError(f"the value of {key!r} is missing from the file, or damaged")
 
 
-def names_of(found: Iterable[Any]) -> list[str]:
+def texts_of(found: Iterable[Any]) -> list[str]:
     """Return the names of namespaces or logs, of rows with nothing else."""
     names = [name for (name,) in found]
     if not {*map(type, names)} <= _TEXT:
@@ -98,15 +99,6 @@ def bytes_of(cell: Any, what: str) -> bytes:
     if type(cell) is not bytes:
         raise CorruptionError(f"{what} is damaged")
     return cell
-
-
-def is_name(raw: bytes) -> bool:
-    """Return whether bytes can be read as a name."""
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def damaged_names(connection: apsw.Connection, what: str, bindings: dict[str, Any]) -> Iterator[bytes]:

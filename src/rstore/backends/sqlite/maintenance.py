@@ -10,15 +10,16 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.contract import Backend
-from rstore.backends.maintenance import MODELS, RECORDS, Durability, Finding, Stats, stats_of
-from rstore.backends.sqlite.cells import damaged_names, is_name, names_of
-from rstore.backends.sqlite.file import SqliteFile
-from rstore.backends.sqlite.format import differences, oddities, schema_of
-from rstore.backends.sqlite.opening import KEEP_IN_MEMORY
-from rstore.backends.sqlite.place import log_names, status
-from rstore.backends.sqlite.records import LIVE, NS, RECORD, now_ms
-from rstore.backends.sqlite.turns import Turn, take_turn
+from rstore.backends.common.names import is_name
+from rstore.backends.maintenance import MODELS, RECORDS, BackendMaintenance, Durability, Finding, Stats, stats_of
+from rstore.backends.sqlite.cells import damaged_names, texts_of
+from rstore.backends.sqlite.schema import differences, oddities, schema_of
+from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
+from rstore.backends.sqlite.transport.file import SqliteFile
+from rstore.backends.sqlite.transport.filesystem import status, wal_names
+from rstore.backends.sqlite.transport.lockwait import LockWait
+from rstore.backends.sqlite.transport.opening import KEEP_IN_MEMORY
+from rstore.backends.sqlite.transport.snapshot import spare_snapshot
 from rstore.backends.types import Model
 from rstore.errors import CorruptionError, NotSupportedError, StoreBusyError, StoreFullError
 
@@ -34,8 +35,8 @@ SELECT model, sum(logs), sum(n), coalesce(sum(size), 0) FROM (
   UNION ALL SELECT model, 0, 0, length(body) FROM logs JOIN checkpoints ON log = logs.id WHERE ns = {NS}
 ) GROUP BY model"""
 
-# Which rows of a table belong to nothing. In the file there are other namespaces, too, and what belongs to none is of
-# nobody: so the whole file is looked at.
+# Which rows of a table belong to nothing. A row that belongs to no namespace is found in none of them, so the whole
+# file is checked.
 _ORPHANS: Final = (
     *((table, f"FROM {table} WHERE ns NOT IN (SELECT id FROM namespaces)") for table in ("facts", "records", "logs")),
     *((table, f"FROM {table} WHERE log NOT IN (SELECT id FROM logs)") for table in ("hot", "chunks", "checkpoints")),
@@ -50,8 +51,8 @@ _PAGES_A_STEP: Final = 1024
 _SYNCHRONOUS: Final = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
 
 
-class SqliteMaintenance(Backend):
-    """What concerns the file as a whole."""
+class SqliteMaintenance(BackendMaintenance):
+    """Answers questions about the file as a whole."""
 
     _file: SqliteFile
     _namespace: str
@@ -60,7 +61,7 @@ class SqliteMaintenance(Backend):
     def namespaces(self) -> list[str]:
         def work(connection: apsw.Connection) -> list[str]:
             try:
-                return names_of(connection.execute("SELECT name FROM namespaces ORDER BY name").fetchall())
+                return texts_of(connection.execute("SELECT name FROM namespaces ORDER BY name").fetchall())
             except (CorruptionError, UnicodeDecodeError) as error:
                 raise self._damaged_namespace(connection) from error
 
@@ -71,7 +72,7 @@ class SqliteMaintenance(Backend):
         return CorruptionError(f"the name {raw!r} of a namespace in {self._file.path!r} is damaged, it is no text")
 
     def ping(self) -> None:
-        # By the file itself, not by what is in memory: a read transaction looks whether it is still the same one.
+        # By the file itself, not by the cache: a read transaction checks whether it is still the same one.
         self._file.read(lambda connection: connection.pragma("data_version"))
 
     def stats(self) -> Stats:
@@ -86,7 +87,7 @@ class SqliteMaintenance(Backend):
         level = settings["synchronous"] = _SYNCHRONOUS.get(settings["synchronous"], settings["synchronous"])
         if self._frozen:
             return Durability(
-                True, None, None, False, "this store writes nothing, and how others do is theirs to know", settings
+                True, None, None, False, "this store writes nothing, and how others write is theirs to know", settings
             )
         if level in ("FULL", "EXTRA"):
             meaning = "what a call has stored is on the disk, as far as the disk keeps its promises"
@@ -142,16 +143,16 @@ class SqliteMaintenance(Backend):
 
     def save(self, path: str) -> bool:
         # At one moment, on a connection of its own: without a transaction that stays there, SQLite would begin anew
-        # whenever somebody writes, and never end where somebody always does.
+        # at every write of others, and never end where they always write.
         try:
             with closing(apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)) as target:
-                # Whoever asked makes it durable when it is whole.
+                # The caller makes it durable when it is whole.
                 target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-                with self._file.pinned() as pinned:
-                    copy = pinned.read(lambda connection: target.backup("main", connection, "main"))
+                with spare_snapshot(self._file) as snapshot:
+                    copy = snapshot.read(lambda connection: target.backup("main", connection, "main"))
                     try:
                         while not copy.done:
-                            pinned.read(lambda _: copy.step(_PAGES_A_STEP))
+                            snapshot.read(lambda _: copy.step(_PAGES_A_STEP))
                     finally:
                         copy.close(force=True)
         except StoreFullError as error:  # names the source, which is only read
@@ -163,39 +164,39 @@ class SqliteMaintenance(Backend):
     # -- space --------------------------------------------------------------------------------------------------------
 
     def reclaim(self) -> int:
-        link = self._file.local.link
+        slot = self._file.local.slot
 
         def work(connection: apsw.Connection) -> int:
             if connection.in_transaction:
                 raise NotSupportedError("SQLite gives no space back inside a transaction: call vacuum outside of it")
-            before, turn = self._size(), self._file.new_turn()
-            # Once before: while others read what is in the log, it would only grow by the whole file.
-            self._empty_log(connection, turn)
+            before, wait = self._size(), self._file.new_wait()
+            # Once before: while others read from the write-ahead log, it would only grow by the whole file.
+            self._empty_wal(connection, wait)
             connection.execute("PRAGMA temp_store = FILE")  # or it would make the whole file anew in memory
             try:
-                take_turn(lambda: connection.execute("VACUUM"), turn)
+                wait.until_done(lambda: connection.execute("VACUUM"))
             except apsw.BusyError as error:  # and not all over again
                 raise self._file.translated(error) from error
             finally:
                 connection.execute(KEEP_IN_MEMORY)
-                link.armed = False  # changing it drops temporary triggers
-            self._empty_log(connection, turn)
+                slot.armed = False  # changing it drops temporary triggers
+            self._empty_wal(connection, wait)
             return before - self._size()
 
-        return self._file.delete(work)
+        return self._file.write(work, create=False)
 
-    def _empty_log(self, connection: apsw.Connection, turn: Turn) -> None:
+    def _empty_wal(self, connection: apsw.Connection, wait: LockWait) -> None:
         while next(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))[0]:
-            if turn.is_over:
+            if wait.is_over:
                 raise StoreBusyError(
                     f"{self._file.path!r}: others read an older state of it for longer than the time-out; nothing is "
                     "lost, and the space is given back when vacuum is called again without them"
                 )
-            turn.wait()
+            wait.pause()
 
     def _size(self) -> int:
-        place = os.path.realpath(self._file.path)
-        paths = place, log_names(place)[0]
+        real_path = os.path.realpath(self._file.path)
+        paths = real_path, wal_names(real_path)[0]
         return sum(found.st_size for path in paths if (found := status(path)) is not None)
 
 

@@ -1,0 +1,189 @@
+"""The layout of a PostgreSQL schema: its tables, how they are created, and how they move to a newer format.
+
+Every table but the small ones is keyed by namespace and key, and no other index is unique: so each can be partitioned
+or distributed by these two.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rstore.backends.postgres.dsn import PostgresPlace
+from rstore.backends.postgres.errors import READ_ONLY_HINT
+from rstore.backends.postgres.transport.binary import number, truth
+from rstore.backends.postgres.transport.protocol import Failed, PostgresConnection
+from rstore.backends.postgres.transport.statements import Statement
+from rstore.errors import StoreNotAvailableError
+
+# The rows that change again and again, records and heads, leave room in their pages: a row whose new version fits
+# beside the old one needs no new entry in the index. With half a page free, a rewrite of all records would be faster
+# still, but every store would take twice the disk.
+_FORMAT_1: Final = """
+CREATE TABLE {s}.format (application {text} NOT NULL, version {int} NOT NULL);
+INSERT INTO {s}.format VALUES ('rstore', 0);
+CREATE TABLE {s}.namespaces (
+  name {text} COLLATE {c} PRIMARY KEY,
+  ns {bigint} NOT NULL UNIQUE,  -- random: no reader finds rows under a dead one
+  incarnation {bytea} NOT NULL,  -- ns, and eight bytes that every new fact replaces
+  watched_until {timestamptz}  -- until then writers wake the watchers
+);
+CREATE TABLE {s}.facts (
+  ns {bigint}, name {text} COLLATE {c}, fact {bytea} NOT NULL,
+  PRIMARY KEY (ns, name)
+);
+CREATE TABLE {s}.records (
+  ns {bigint}, key {text} COLLATE {c}, record {bytea} NOT NULL, expires_ms {bigint},
+  PRIMARY KEY (ns, key)
+) WITH (fillfactor = 90);
+CREATE INDEX records_expiry ON {s}.records (ns, expires_ms) WHERE expires_ms IS NOT NULL;
+CREATE TABLE {s}.logs (
+  ns {bigint}, model {int}, key {text} COLLATE {c},
+  epoch {bytea} NOT NULL, version {bytea} NOT NULL, sealed {boolean} NOT NULL, facts {bytea} NOT NULL,
+  PRIMARY KEY (ns, model, key)
+) WITH (fillfactor = 90);
+CREATE TABLE {s}.hot (
+  ns {bigint}, model {int}, key {text} COLLATE {c}, t {bigint}, seq {int}, body {bytea} NOT NULL,
+  PRIMARY KEY (ns, model, key, t, seq)
+);
+CREATE TABLE {s}.chunks (
+  ns {bigint}, model {int}, key {text} COLLATE {c},
+  first_t {bigint}, first_seq {int}, last_t {bigint} NOT NULL, last_seq {int} NOT NULL,
+  n {int} NOT NULL CHECK (n OPERATOR({catalogue}.>) 0), meta {bytea} NOT NULL, body {bytea} NOT NULL,
+  PRIMARY KEY (ns, model, key, first_t, first_seq)
+);
+CREATE TABLE {s}.checkpoints (
+  ns {bigint}, model {int}, key {text} COLLATE {c}, t {bigint}, seq {int}, body {bytea} NOT NULL,
+  PRIMARY KEY (ns, model, key, t, seq)
+);
+CREATE TABLE {s}.receipts (
+  ns {bigint}, connection {bytea}, receipt {bytea} NOT NULL, left_ms {bigint} NOT NULL,
+  PRIMARY KEY (ns, connection)
+) WITH (fillfactor = 50);
+-- Compressed already, or sealed: trying to compress them again would take longer than storing them.
+ALTER TABLE {s}.chunks ALTER body SET STORAGE EXTERNAL;
+ALTER TABLE {s}.checkpoints ALTER body SET STORAGE EXTERNAL;
+"""
+
+_CATALOGUE: Final = {
+    "bigint": "pg_catalog.int8",
+    "int": "pg_catalog.int4",
+    "boolean": "pg_catalog.bool",
+    "text": "pg_catalog.text",
+    "bytea": "pg_catalog.bytea",
+    "timestamptz": "pg_catalog.timestamptz",
+    "c": 'pg_catalog."C"',
+    "catalogue": "pg_catalog",
+}
+
+MIGRATIONS: Final = [_FORMAT_1]
+"""The script at index n leads from format n to format n + 1."""
+
+TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints", "receipts")
+"""The tables with rows of a namespace, in the order in which it is emptied: heads of logs before rows, see `tables`;
+receipts last, since a transaction leaves its one while it holds the lock of what it wrote."""
+
+_NO_COLUMN: Final = "42703"
+
+BEGIN: Final = Statement("BEGIN ISOLATION LEVEL READ COMMITTED")
+COMMIT: Final = Statement("COMMIT")
+_ISOLATION: Final = Statement("SELECT current_setting('default_transaction_isolation')")
+# The lock is the schema's name, so that stores in two schemas of one database do not wait for one another.
+_LOCK: Final = Statement("SELECT pg_advisory_xact_lock(hashtextextended('rstore.' || $1::text, 0))")
+# Not to_regclass and the like: what these did not find the session remembers, until it begins another transaction.
+_LOOK: Final = Statement("""
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1),
+  EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'format' AND relnamespace = (
+    SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1)),
+  current_setting('transaction_read_only') = 'on'""")
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL holds it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def script(schema: str, version: int = 0) -> list[str]:
+    """Return the statements that lead from a format to the newest one, without BEGIN and COMMIT."""
+    s = quoted(schema)
+    statements: list[str] = []
+    for to, migration in enumerate(MIGRATIONS[version:], version + 1):
+        lines = (line.partition("--")[0].rstrip() for line in migration.splitlines())
+        # The name comes last: it may hold whatever ends a statement or begins a comment.
+        statements += (one.strip().format(s=s, **_CATALOGUE) for one in "\n".join(lines).split(";") if one.strip())
+        statements.append(f"UPDATE {s}.format SET version = {to}")
+    return statements
+
+
+def check_layout(connection: PostgresConnection, place: PostgresPlace, timeout_s: float, *, frozen: bool) -> None:
+    """Make sure that the schema has the layout that this version knows; create or migrate it if it is not frozen.
+
+    Raises `StoreNotAvailableError`.
+    """
+    if connection.encoding != "UTF8":
+        raise StoreNotAvailableError(
+            f"{place.show}: the encoding of the database is {connection.encoding}; create one with ENCODING 'UTF8'"
+        )
+    (isolation,) = connection.run([(_ISOLATION, ())], timeout_s)
+    if not frozen and isolation.get_value(0, 0) != b"read committed":
+        # Statements see what was committed while they waited for a lock; from an older snapshot they would undo it.
+        raise StoreNotAvailableError(
+            f"{place.show}: default_transaction_isolation is not 'read committed': set it so for this role or database"
+        )
+    version, _, read_only = _look(connection, place, timeout_s)
+    if read_only and not frozen:
+        raise StoreNotAvailableError(f"{place.show}: {READ_ONLY_HINT}, or open the store frozen")
+    if frozen and version < len(MIGRATIONS):
+        state = f"is of the older format {version}" if version else "is not there"
+        raise StoreNotAvailableError(f"{place.show} {state}; open it with frozen=False")
+    if version < len(MIGRATIONS):
+        _migrate(connection, place, timeout_s)
+
+
+def _migrate(connection: PostgresConnection, place: PostgresPlace, timeout_s: float) -> None:
+    connection.run([(BEGIN, ())], timeout_s)
+    connection.run([(_LOCK, (place.schema.encode(),))], timeout_s)
+    version, there, _ = _look(connection, place, timeout_s)  # another client may have been faster
+    if version < len(MIGRATIONS):
+        # Not CREATE SCHEMA IF NOT EXISTS: it asks for the right to create one even where there is one.
+        statements = ([] if there else [f"CREATE SCHEMA {quoted(place.schema)}"]) + script(place.schema, version)
+        connection.run([(Statement(one, as_written=True), ()) for one in statements], timeout_s)
+    connection.run([(COMMIT, ())], timeout_s)
+
+
+def _look(connection: PostgresConnection, place: PostgresPlace, timeout_s: float) -> tuple[int, bool, bool]:
+    """Return (the format, 0 if there is none; whether there is the schema; whether the server only reads)."""
+    (seen,) = connection.run([(_LOOK, (place.schema.encode(),))], timeout_s)
+    there, laid_out, read_only = (truth(seen, column) for column in range(3))
+    if not laid_out:
+        return 0, there, read_only
+    table = f"{quoted(place.schema)}.format"
+    sql = f"SELECT (SELECT max(version)::bigint FROM {table} WHERE application = 'rstore'), count(*) FROM {table}"
+    try:
+        (found,) = connection.run([(Statement(sql), ())], timeout_s)
+    except Failed as failure:
+        if failure.sqlstate == _NO_COLUMN:
+            raise _foreign(place) from failure.error
+        raise
+    if number(found, 1) == 0:
+        raise StoreNotAvailableError(
+            f"{place.show} has the tables of a store, and no row in the table format: it was restored without its "
+            "rows; restore them too, or drop the schema"
+        )
+    if found.get_value(0, 0) is None:
+        (rows,) = connection.run([(Statement(f"SELECT EXISTS (SELECT FROM {table})"), ())], timeout_s)
+        if not truth(rows, 0):
+            raise StoreNotAvailableError(
+                f"{place.show} was restored without its rows: its table 'format' is empty; restore it with them, "
+                "or drop the schema for a new store"
+            )
+        raise _foreign(place)
+    version = number(found)
+    if version > len(MIGRATIONS):
+        raise StoreNotAvailableError(f"{place.show} is of format {version}, written by a newer version of rstore")
+    return version, there, read_only
+
+
+def _foreign(place: PostgresPlace) -> StoreNotAvailableError:
+    return StoreNotAvailableError(
+        f"{place.show} holds tables of another application; name another schema with ?schema="
+    )

@@ -1,0 +1,105 @@
+"""A namespace in a SQLite file: whether it is there, which incarnation it is, and its facts."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import apsw
+
+from rstore.backends.contract import ReadTransaction, WriteTransaction
+from rstore.backends.sqlite.cells import bytes_of
+from rstore.backends.sqlite.transport.file import SqliteFile
+from rstore.backends.sqlite.transport.savepoints import atomic
+from rstore.backends.sqlite.transport.snapshot import SnapshotConnection
+from rstore.backends.sqlite.transport.transaction import OpenTransaction
+from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, NamespaceGone, identity_of
+from rstore.errors import CorruptionError
+
+_INCARNATION_BYTES: Final = 16 + KEYS_BYTES
+_FIND: Final = "SELECT incarnation FROM namespaces WHERE name = ?"
+_FACTS: Final = """
+SELECT incarnation, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id
+WHERE namespaces.name = ?"""
+
+
+class NamespaceReads(ReadTransaction):
+    """Reads one namespace by an executor."""
+
+    around_damage = False
+
+    def __init__(self, reader: SqliteFile | OpenTransaction | SnapshotConnection, namespace: str) -> None:
+        self._reader = reader
+        self._namespace = namespace
+
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        rows: list[Any] = self._reader.read(lambda connection: [*connection.execute(_FACTS, (self._namespace,))])
+        if not rows:
+            return None, {}
+        facts = {name: self._bytes_of_fact(fact, name) for _, name, fact in rows if name is not None}
+        if not {*map(type, facts)} <= {str}:
+            raise CorruptionError(f"the name of a fact of the namespace {self._namespace!r} is damaged, it is no text")
+        return bytes_of(rows[0][0], self._place()), facts
+
+    def _place(self) -> str:
+        return f"the namespace {self._namespace!r} in {self._reader.path!r}"
+
+    def _bytes_of_fact(self, fact: Any, name: str) -> bytes:
+        return bytes_of(fact, f"the fact {name!r} of {self._place()}")
+
+    def _number(self, connection: apsw.Connection) -> int | None:
+        found: int | None = connection.execute("SELECT id FROM namespaces WHERE name = ?", (self._namespace,)).get
+        return found
+
+
+class NamespaceWrites(NamespaceReads, WriteTransaction):
+    """Creates the namespace and adds facts."""
+
+    def __init__(self, executor: SqliteFile | OpenTransaction, namespace: str) -> None:
+        super().__init__(executor, namespace)
+        self._executor = executor
+
+    def create(self) -> bytes:
+        def work(connection: apsw.Connection) -> bytes:
+            if (
+                incarnation := connection.execute(_FIND, (self._namespace,)).get
+            ) is None:  # mostly it is there: no lock
+                with atomic(connection):
+                    insert = "INSERT OR IGNORE INTO namespaces (name, incarnation) VALUES (?, ?)"
+                    connection.execute(insert, (self._namespace, os.urandom(_INCARNATION_BYTES)))
+                    incarnation = connection.execute(_FIND, (self._namespace,)).get
+            return bytes_of(incarnation, self._place())
+
+        return self._executor.write(work, arm=False)
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        def work(connection: apsw.Connection) -> bytes:
+            with atomic(connection):
+                if (number := self._number(connection)) is None:
+                    raise NamespaceGone
+                find = "SELECT fact FROM facts WHERE ns = ? AND name = ?"
+                if (kept := connection.execute(find, (number, name)).get) is not None:
+                    return self._bytes_of_fact(kept, name)
+                connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (number, name, fact))
+                incarnation = bytes_of(connection.execute(_FIND, (self._namespace,)).get, self._place())
+                incarnation = identity_of(incarnation) + os.urandom(KEYS_BYTES)
+                connection.execute("UPDATE namespaces SET incarnation = ? WHERE id = ?", (incarnation, number))
+                return fact
+
+        return self._executor.write(work)
+
+    def _expect(self, connection: apsw.Connection, incarnation: bytes) -> int:
+        """Return the number of the namespace.
+
+        Raises `NamespaceGone` if it is not there, or of another incarnation.
+        """
+        find = "SELECT id FROM namespaces WHERE name = ? AND incarnation = ?"
+        found: int | None = connection.execute(find, (self._namespace, incarnation)).get
+        if found is None:
+            raise NamespaceGone
+        return found
+
+    def _check_incarnation(self, connection: apsw.Connection, incarnation: ExpectedIncarnation) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
+        if incarnation is not ANY and connection.execute(_FIND, (self._namespace,)).get not in (None, incarnation):
+            raise NamespaceGone

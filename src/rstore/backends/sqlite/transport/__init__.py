@@ -1,0 +1,1 @@
+"""Connections to one SQLite file: opened, locked, waited for, left and forked."""

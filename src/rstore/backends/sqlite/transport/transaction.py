@@ -1,0 +1,150 @@
+"""A transaction over several calls: it holds the connection of its thread from its beginning to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import apsw
+
+from rstore.backends.sqlite.statements import statements_for
+from rstore.backends.sqlite.transport.errors import FAILURES, CommitInDoubtError, is_failed_sync, may_pass
+from rstore.backends.sqlite.transport.file import SqliteFile
+from rstore.backends.sqlite.transport.savepoints import atomic
+from rstore.backends.sqlite.transport.slot import Slot
+from rstore.errors import (
+    ConflictError,
+    OutcomeUnknownError,
+    StoreClosedError,
+    StoreError,
+    StoreFullError,
+    StoreNotAvailableError,
+)
+
+T = TypeVar("T")
+
+
+class OpenTransaction:
+    """Runs statements on the connection of a transaction, in the thread that began it."""
+
+    def __init__(self, file: SqliteFile, slot: Slot, connection: apsw.Connection) -> None:
+        self.path = file.path
+        self.statements = slot.statements
+        """The statements on one key, which the file must not use meanwhile."""
+        self._file = file
+        self._slot = slot
+        self._connection = connection
+
+    def owns(self) -> bool:
+        """Return whether no other transaction has begun on the connection.
+
+        An interrupt at its beginning may leave one to the garbage collector, which closes it inside of a later one.
+        """
+        return self._slot.connection is self._connection and self._slot.transaction in (None, self)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._slot.transaction is self
+
+    def check(self) -> None:
+        """Refuse to go on where the transaction is not there any more."""
+        slot = self._slot
+        if not self._is_open:
+            raise StoreClosedError("the transaction is over")
+        if slot.connection is not self._connection:
+            self._file.check_usable()
+            raise ConflictError(f"the transaction on {self.path!r} was rolled back; nothing was applied")
+        if self._connection.get_autocommit():  # or what follows would be done at once, without what was before it
+            self.statements = None
+            raise StoreFullError(
+                f"{self.path!r}: the disk or the memory was full, and the whole transaction was rolled back; "
+                "nothing was applied"
+            )
+
+    def know(self, connection: apsw.Connection, number: int) -> None:
+        """Keep the statements on one key of a namespace."""
+        self.statements = statements_for(connection, number, self.statements)
+
+    def read(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Return what `work` reads inside the transaction."""
+        return self.write(work)
+
+    def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
+        """Return what `work` does inside the transaction."""
+        del create, arm  # the transaction began with both
+        self.check()
+        try:
+            return work(self._connection)
+        except FAILURES as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
+        slot = self._slot
+        if is_failed_sync(error):
+            return self._file.distrusted(error)
+        if slot.connection is self._connection and self._connection.get_autocommit():  # it was rolled back as a whole
+            self.statements = None
+            if may_pass(error) or slot.moved():
+                self._file.leave(slot)
+        if slot.connection is not self._connection:
+            self.check()
+        return self._file.translated(error)
+
+    @contextmanager
+    def part(self) -> Generator[None, None, None]:
+        """Do a part of the transaction all or not at all; it ends with the transaction at the latest."""
+        self.check()
+        try:
+            with atomic(self._connection, owns=lambda: self._is_open and self._slot.connection is self._connection):
+                yield
+                if self._is_open:
+                    self.check()
+        except apsw.Error as error:
+            raise self._file.translated(error) from error
+
+
+def _nothing(_: apsw.Connection) -> None:
+    pass
+
+
+@contextmanager
+def begin(file: SqliteFile, *, create: bool) -> Generator[OpenTransaction, None, None]:
+    """Begin a transaction of this thread, and end it.
+
+    `create`: whether to make the file if it is not there.
+    """
+    slot = file.local.slot
+    # Only the caller could repeat the transaction, so it should not begin on a file that is gone. And the triggers come
+    # before it: they would be rolled back with it.
+    file.write(_nothing, create=create)
+    stays, failed, strayed = False, None, False
+    with slot.held():
+        connection = file.connection(slot, create=create)
+        opened = OpenTransaction(file, slot, connection)
+        try:
+            with atomic(connection, begin=file.new_wait().until_done, owns=opened.owns):
+                # Not before: a signal handler may use the store while BEGIN waits.
+                slot.transaction, slot.statements = opened, None
+                yield opened
+                opened.check()
+                if slot.moved():
+                    raise StoreNotAvailableError(f"{file.path!r} was replaced meanwhile; nothing was applied")
+            stays = True
+            strayed = not slot.is_in_place(connection)
+        except (CommitInDoubtError, apsw.ReadOnlyError) as error:
+            failed = error
+        except apsw.Error as error:
+            raise file.translated(error) from error
+        finally:
+            if slot.transaction is opened:
+                # If the namespace was made inside and rolled back, the next one is given its number.
+                slot.statements = opened.statements if stays and slot.connection is connection else None
+                slot.transaction = None
+    if isinstance(failed, CommitInDoubtError):
+        raise file.distrusted(failed) from failed
+    if failed is not None:
+        file.leave(slot)  # for want of descriptors it can only read, and would stay so
+        raise file.translated(failed) from failed
+    if strayed and not file.stays():
+        raise OutcomeUnknownError(f"{file.path!r} was replaced while a transaction was committed; read it again")
