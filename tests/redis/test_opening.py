@@ -12,6 +12,7 @@ import warnings
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from redis_servers import SYSTEM, Server, executables
@@ -28,6 +29,7 @@ from rstore import (
     StoreNotAvailableError,
     generate_key,
 )
+from rstore.backends.contract import Backend
 from rstore.backends.redis.backend import EvictionWarning
 from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.transport.calls import Script
@@ -158,7 +160,7 @@ def test_a_user_without_the_right_to_write(server: Server) -> None:
     server.do("ACL", "SETUSER", "reader", "on", ">x", "~rs*", *rights)
     with Store(f"redis://reader:x@127.0.0.1:{server.port}") as frozen:
         assert frozen.find() == [("k", 1)]
-        backend = frozen._reader.backend  # noqa: SLF001 - what it reads inside is watched
+        backend = cast("Backend", frozen._reader.backend)  # noqa: SLF001 - what it reads inside is watched
         with backend.transaction() as inside:
             assert inside.count() == 1
     with (
