@@ -7,9 +7,10 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
-from rstore import history, log, states
 from rstore.codec import chunks
-from rstore.series import points
+from rstore.events import checkpoints
+from rstore.log import sealing, writer
+from rstore.series import points, writing
 
 _SIZES: dict[str, int] = {
     "MIN_ROWS": 4,
@@ -26,9 +27,9 @@ _SIZES: dict[str, int] = {
 def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
-        where = [module for module in (chunks, history, log, points, states) if hasattr(module, name)]
+        where = [module for module in (checkpoints, chunks, points, sealing, writer, writing) if hasattr(module, name)]
         assert where, name
         for module in where:
             setattr_(module, name, size)
     # The looks at whether a log is due come at random, and would not come again in the same places.
-    setattr_(log, "Random", lambda _: Random(1))
+    setattr_(sealing, "_random", Random(1))

@@ -11,7 +11,7 @@ import apsw
 
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
 from rstore.backends.maintenance import no_namespace
-from rstore.backends.sqlite.logs.writing import LogWrites
+from rstore.backends.sqlite.logs import LogWrites
 from rstore.backends.sqlite.maintenance import SqliteMaintenance
 from rstore.backends.sqlite.records.writing import RecordWrites
 from rstore.backends.sqlite.snapshot import SqliteLogSnapshot, SqliteSnapshot

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.common.names import names_of
+from rstore.backends.common.names import is_name
 from rstore.backends.maintenance import MODELS, RECORDS, BackendMaintenance, Durability, Finding, Stats, stats_of
 from rstore.backends.sqlite.cells import damaged_names, texts_of
 from rstore.backends.sqlite.schema import differences, oddities, schema_of
@@ -122,7 +122,7 @@ class SqliteMaintenance(BackendMaintenance):
 
     def _keys(self, sql: str, named: dict[str, Any]) -> list[str]:
         raws = self._file.read(lambda connection: connection.execute(sql, named).fetchall())
-        return names_of([raw for (raw,) in raws if type(raw) is bytes], "a record", around_damage=True)
+        return [raw.decode() for (raw,) in raws if type(raw) is bytes and is_name(raw)]
 
     def _damaged_names(self, connection: apsw.Connection) -> list[tuple[str, bytes]]:
         named = {"ns": self._namespace}

@@ -9,8 +9,10 @@ import apsw
 
 from rstore.backends.contract import ReadTransaction, WriteTransaction
 from rstore.backends.sqlite.cells import bytes_of
-from rstore.backends.sqlite.transport.executor import Executor, Reader
+from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.savepoints import atomic
+from rstore.backends.sqlite.transport.snapshot import SnapshotConnection
+from rstore.backends.sqlite.transport.transaction import OpenTransaction
 from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, NamespaceGone, identity_of
 from rstore.errors import CorruptionError
 
@@ -26,7 +28,7 @@ class NamespaceReads(ReadTransaction):
 
     around_damage = False
 
-    def __init__(self, reader: Reader, namespace: str) -> None:
+    def __init__(self, reader: SqliteFile | OpenTransaction | SnapshotConnection, namespace: str) -> None:
         self._reader = reader
         self._namespace = namespace
 
@@ -53,7 +55,7 @@ class NamespaceReads(ReadTransaction):
 class NamespaceWrites(NamespaceReads, WriteTransaction):
     """Creates the namespace and adds facts."""
 
-    def __init__(self, executor: Executor, namespace: str) -> None:
+    def __init__(self, executor: SqliteFile | OpenTransaction, namespace: str) -> None:
         super().__init__(executor, namespace)
         self._executor = executor
 

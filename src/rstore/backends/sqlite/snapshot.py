@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from rstore.backends.sqlite.cells import bytes_of
-from rstore.backends.sqlite.logs.reading import LogReads
+from rstore.backends.sqlite.logs import LogReads
 from rstore.backends.sqlite.records.reading import RecordReads
 from rstore.backends.sqlite.transport.snapshot import SnapshotConnection
 from rstore.backends.types import FIRST, LAST, Chunk, Log, LogSnapshot, Position, ViewQuery

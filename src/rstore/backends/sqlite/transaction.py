@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 
 from rstore.backends.contract import WriteTransaction
-from rstore.backends.sqlite.logs.writing import LogWrites
+from rstore.backends.sqlite.logs import LogWrites
 from rstore.backends.sqlite.records.writing import RecordWrites
 from rstore.backends.sqlite.statements import INLINE_BYTES
 from rstore.backends.sqlite.transport.transaction import OpenTransaction

@@ -196,7 +196,7 @@ class SqliteFile:
 
     def leave(self, slot: Slot) -> None:
         """Close all connections of this process to the file that a slot was seen to have under a wrong name."""
-        self._options.telemetry.note(_logger, Occurrence.RECONNECTION, "%s: the file is opened anew", self.path)
+        self._note(Occurrence.RECONNECTION, "the file is opened anew")
         leave(self.path, slot, self._options.timeout_s)
 
     def connection(self, slot: Slot, *, create: bool = True) -> apsw.Connection:
@@ -240,14 +240,12 @@ class SqliteFile:
 
     # -- errors -------------------------------------------------------------------------------------------------------
 
+    def _note(self, occurrence: Occurrence, message: str) -> None:
+        self._options.telemetry.note(_logger, occurrence, f"%s: {message}", self.path)
+
     def distrusted(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """Return the error of rstore for one of the disk, after closing all connections to the file."""
-        self._options.telemetry.note(
-            _logger,
-            Occurrence.LOST_REPLY,
-            "%s: a commit failed, and may be done",
-            self.path,
-        )
+        self._note(Occurrence.LOST_REPLY, "a commit failed, and may be done")
         distrust(self.path)
         return self.translated(error)
 
@@ -256,7 +254,7 @@ class SqliteFile:
         connection = slot.connection
         if isinstance(error, apsw.BusyError) and connection is not None and not in_transaction(connection):
             if wait is None:
-                self._options.telemetry.note(_logger, Occurrence.WAIT, "%s: a call waits for other writers", self.path)
+                self._note(Occurrence.WAIT, "a call waits for other writers")
             wait = wait or self.new_wait()
             if not wait.is_over:
                 return wait

@@ -43,28 +43,6 @@ class Slot:
     refuses to close a connection while a statement runs.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_moved",
-        "_moved_at",
-        "armed",
-        "check_at",
-        "connection",
-        "file_lock",
-        "lock",
-        "opened",
-        "path",
-        "phantom",
-        "real_path",
-        "schema_version",
-        "stamp",
-        "statements",
-        "transaction",
-        "wal",
-        "wal_check_at",
-        "wal_files",
-    )
-
     def __init__(self, path: str) -> None:
         self.path = self.real_path = path  # as it was given, and the file that it led to when that was opened
         self.lock = RLock()  # guards everything below
@@ -211,15 +189,16 @@ class Slot:
 
     def close(self) -> None:
         """Close the connection, if there is one; the slot can be used again."""
-        file_lock, self.file_lock = self.file_lock, None
-        if file_lock is None:
-            self._close()
-            return
-        with gate:  # no other slot joins or leaves meanwhile
-            is_last = filelock.leave(self, file_lock)
-            self._close()
-            if is_last:  # not before: it drops the locks of all connections
-                filelock.forget(file_lock)
+        with self.lock:
+            file_lock, self.file_lock = self.file_lock, None
+            if file_lock is None:
+                self._close()
+                return
+            with gate:  # no other slot joins or leaves meanwhile
+                is_last = filelock.leave(self, file_lock)
+                self._close()
+                if is_last:  # not before: it drops the locks of all connections
+                    filelock.forget(file_lock)
 
     def leave_wal(self) -> None:
         """Leave the write-ahead log as it is when the connection is closed: not moved into the file, not removed."""

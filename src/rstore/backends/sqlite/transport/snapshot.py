@@ -104,8 +104,7 @@ def _give_back(file: SqliteFile, slot: Slot) -> None:
     if len(file.spare) < _MAX_SPARE:
         file.spare.append(slot)
     else:
-        with slot.lock:
-            slot.close()
+        slot.close()
 
 
 @contextmanager

@@ -104,6 +104,10 @@ class OpenTransaction:
             raise self._file.translated(error) from error
 
 
+def _nothing(_: apsw.Connection) -> None:
+    pass
+
+
 @contextmanager
 def begin(file: SqliteFile, *, create: bool) -> Generator[OpenTransaction, None, None]:
     """Begin a transaction of this thread, and end it.
@@ -111,17 +115,14 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[OpenTransaction, None,
     `create`: whether to make the file if it is not there.
     """
     slot = file.local.slot
-    with slot.lock:
-        held = slot.connection if slot.transaction is None and not slot.phantom else None
-        moved = held is not None and not slot.is_in_place(held) and (slot.moved() or slot.has_lost_wal())
-    if moved:  # only the caller could repeat the transaction, so it should not begin on a file that is gone
-        file.leave(slot)
+    # Only the caller could repeat the transaction, so it should not begin on a file that is gone. And the triggers come
+    # before it: they would be rolled back with it.
+    file.write(_nothing, create=create)
     stays, failed, strayed = False, None, False
     with slot.held():
         connection = file.connection(slot, create=create)
         opened = OpenTransaction(file, slot, connection)
         try:
-            slot.arm(connection)  # outside of the transaction, with which it would be rolled back
             with atomic(connection, begin=file.new_wait().until_done, owns=opened.owns):
                 # Not before: a signal handler may use the store while BEGIN waits.
                 slot.transaction, slot.statements = opened, None

@@ -41,5 +41,4 @@ class SqliteWatcher(Watcher):
 
     def close(self) -> None:
         """Close the connection."""
-        with self._slot.lock:
-            self._slot.close()
+        self._slot.close()

@@ -1,1 +1,0 @@
-"""Logs in a SQLite file: heads, hot rows, chunks and checkpoints."""
