@@ -15,7 +15,7 @@ from psycopg import sql
 from small import shrink
 
 from rstore import Store
-from rstore.backends.postgres.schema import script
+from rstore.backends.postgres.sql.schema import script
 
 pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120, method="thread")
 

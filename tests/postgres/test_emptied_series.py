@@ -26,7 +26,7 @@ from rstore import (
     StoreNotAvailableError,
     Transaction,
 )
-from rstore.backends.postgres.emptied import Emptied
+from rstore.backends.postgres.logs.tombstones import Tombstones
 
 KEY = bytes(range(32))
 MANY = [(t, t) for t in range(3000)]
@@ -75,7 +75,7 @@ def _left_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A series whose head was left behind by a process that died when it had committed."""
     store.extend("s", (1, "old"))
     with monkeypatch.context() as dying:
-        dying.setattr(Emptied, "_remove", lambda *_, **__: None)
+        dying.setattr(Tombstones, "remove_behind", lambda *_: None)
         store.run(lambda tx: tx.remove("s"))
 
 
@@ -338,7 +338,7 @@ def test_what_is_left_undone_behind_a_transaction_does_not_say_that_it_failed(
         if trouble == "a lock":
             appending.execute(f'SELECT FROM "{postgresql_schema}".logs FOR KEY SHARE'.encode())
         else:
-            failing.setattr(Emptied, "_remove", fail)
+            failing.setattr(Tombstones, "_removal", fail)
         began = monotonic()
         with store.transaction() as tx:
             tx.remove("s", start=0, end=1)

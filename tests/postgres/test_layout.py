@@ -12,7 +12,7 @@ from postgresql import Server, check_schema
 from statements import use
 
 from rstore import Store
-from rstore.backends.postgres import schema as layout
+from rstore.backends.postgres.sql import schema as layout
 
 DOCS = Path(__file__).parents[2] / "docs" / "postgresql.md"
 
@@ -141,8 +141,8 @@ def test_statements_stay_prepared(postgresql: Server, postgresql_schema: str) ->
     with Store(dsn, frozen=False) as store:
         store.extend_many("s", ((t, t) for t in range(200_000)))  # one statement many times in one pipeline
         store.update({f"{i}": i for i in range(25_000)})
-        connections = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        assert connections.pool.prepare
+        session = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+        assert session.pool.prepare
         store.discard()
 
 
@@ -162,8 +162,8 @@ def test_nothing_stays_behind_in_a_session(postgresql: Server, postgresql_schema
     with Store(postgresql.dsn(schema=postgresql_schema), frozen=False, durability="normal", timeout=7) as store:
         store.set("k", 1)
         store.discard()
-        (link,) = store._writer.backend._connections.pool.links  # type: ignore[attr-defined]  # noqa: SLF001
-        connection = psycopg.Connection(link._pgconn)  # noqa: SLF001
+        (ours,) = store._writer.backend._session.pool.connections  # type: ignore[attr-defined]  # noqa: SLF001
+        connection = psycopg.Connection(ours._pgconn)  # noqa: SLF001
         connection.pgconn.exit_pipeline_mode()
         shown = connection.execute("SELECT name FROM pg_settings WHERE source = 'session'").fetchall()
         assert shown == []

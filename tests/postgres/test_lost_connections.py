@@ -22,7 +22,7 @@ from rstore import (
     StoreNotAvailableError,
 )
 from rstore.backends.contract import Backend
-from rstore.backends.postgres.link import Statement
+from rstore.backends.postgres.transport.statements import Statement
 from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Head, Log, Model, Options, Row, Write
 
@@ -89,23 +89,23 @@ def _writes(calls: Any) -> bool:
 
 
 def _lose_the_answer_of(backend: Any, name: str, proxy: Proxy) -> None:
-    connections, real = backend._connections, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
-    real_on = connections._on  # noqa: SLF001
+    session, real = backend._session, getattr(backend, name)  # noqa: SLF001 - between a call and its answer
+    real_run = session.run_on
     lost: list[bytes] = []  # what was sent once already: in what is done again, the answer arrives
 
     def losing(*args: Any, **kwargs: Any) -> Any:
-        def on(link: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
+        def run_on(connection: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
             sql = b"".join(statement.sql for statement, _ in calls)
             if sql not in lost and _writes(calls):
                 lost.append(sql)
                 proxy.answers_to_lose = 1
-            return real_on(link, calls, timeout_s, **more)
+            return real_run(connection, calls, timeout_s, **more)
 
-        connections._on = on  # noqa: SLF001
+        session.run_on = run_on
         try:
             return real(*args, **kwargs)
         finally:
-            connections._on = real_on  # noqa: SLF001
+            session.run_on = real_run
             assert lost
 
     setattr(backend, name, losing)
@@ -151,8 +151,8 @@ def test_what_others_took_before_it_is_looked_for(
         store.update(k="old", n=1)
         store.extend("s", (0, 0))
         store.apply("e", {"n": 1})
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-        real = connections._on  # noqa: SLF001
+        session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        real = session.run_on
         left: list[Any] = []
 
         def all_there_is() -> Any:
@@ -164,12 +164,12 @@ def test_what_others_took_before_it_is_looked_for(
             take(other)
             left.append(all_there_is())
 
-        def on(link: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
+        def run_on(connection: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
             if _writes(calls) and not left:
                 proxy.answers_to_lose, proxy.then = 1, take_it
-            return real(link, calls, timeout_s, **more)
+            return real(connection, calls, timeout_s, **more)
 
-        connections._on = on  # noqa: SLF001
+        session.run_on = run_on
         with pytest.raises(OutcomeUnknownError):
             write(store)
         assert left == [all_there_is()]
@@ -275,10 +275,8 @@ def test_a_write_that_waits_still_when_its_second_copy_gives_up(
 
 
 def exclusively(backend: Backend, incarnation: bytes, *, before_the_end: Callable[[], None]) -> None:
-    with backend.exclusive(LOG):
-        assert backend.commit(
-            LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), incarnation
-        )
+    with backend.exclusive(LOG) as tx:
+        assert tx.commit(LOG, Commit(if_epoch=HEAD.epoch, epoch=b"n" * 16, put_rows=[Row(1, 0, b"row")]), incarnation)
         before_the_end()
 
 
@@ -320,14 +318,14 @@ def test_what_cannot_be_told_is_said(dsn: str, proxy: Proxy) -> None:
             store.delete("a")
         assert store.keys() == ["b"]
         backend = store._writer.backend  # noqa: SLF001 - another writer between the loss and the look
-        connections: Any = backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        real = connections._was_done  # noqa: SLF001
+        session: Any = backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+        real = session.was_done
 
         def meanwhile(*arguments: Any) -> Any:
             other.set("b", "other")
             return real(*arguments)
 
-        connections._was_done = meanwhile  # noqa: SLF001
+        session.was_done = meanwhile
         proxy.answers_to_lose = 1
         with pytest.raises(OutcomeUnknownError):
             store.set("b", 3)
@@ -409,10 +407,10 @@ def test_what_takes_long_takes_as_long_as_the_server_is_at_work(dsn: str) -> Non
         backend: Any = store._writer.backend  # noqa: SLF001
         began = monotonic()
         slow = Statement("SELECT pg_sleep(5)")
-        backend._connections.read((slow, ()), patient=True)  # noqa: SLF001
+        backend._session.read((slow, ()), patient=True)  # noqa: SLF001
         assert monotonic() - began > 5
         with pytest.raises(StoreBusyError):
-            backend._connections.read((slow, ()))  # noqa: SLF001
+            backend._session.read((slow, ()))  # noqa: SLF001
 
 
 def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(
@@ -450,8 +448,8 @@ def test_a_lock_is_waited_for_no_longer_than_the_time_out(postgresql: Server, po
     holder.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"\x01")]), incarnation)
     waiting = make_backend(dsn, "default", options.__class__(frozen=False, durability="full", timeout_s=0.5))
     waiting.open()
-    with holder.exclusive(LOG):
-        holder.write([Write("k", b"1" * 20)], incarnation)
+    with holder.exclusive(LOG) as tx:
+        tx.write([Write("k", b"1" * 20)], incarnation)
         writes: list[tuple[str, Callable[[], object]]] = [
             ("'k' in namespace", lambda: waiting.write([Write("k", b"2" * 20)], incarnation)),
             (

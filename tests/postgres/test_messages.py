@@ -12,7 +12,7 @@ import pytest
 from postgresql import Server
 
 from rstore import InvalidArgumentError, Store, StoreBusyError, StoreError, StoreNotAvailableError, Transaction
-from rstore.backends.postgres import connections
+from rstore.backends.postgres.transaction import sender
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_transaction_that_takes_longer_than_the_server_allows(postgresql: Serv
 
 
 def test_a_transaction_that_does_nothing(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_STALL_S", 0.5)
+    monkeypatch.setattr(sender, "_STALL_S", 0.5)
 
     def stall(tx: Transaction) -> None:
         tx["k"] = 2

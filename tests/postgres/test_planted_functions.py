@@ -8,14 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 import pytest
 from postgresql import Server
 
 from rstore import HorizonError, InvalidArgumentError, Store
-from rstore.backends.postgres.link import Call, Link
+from rstore.backends.common.backoff import Deadline
+from rstore.backends.postgres.transport.protocol import PostgresConnection
+from rstore.backends.postgres.transport.statements import Call
 from rstore.testing.opening import READS, WRITES
 
 DATABASE = "planted"
@@ -66,11 +67,10 @@ def exercise(dsn: str) -> None:
         with store.watch("a", timeout=5) as changes:
             store["a"] = 2
             next(changes)
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        connections.write([connections._receipts.remove_stale], lambda: None)  # noqa: SLF001
-        connections._run([connections._receipts.make(connections.pool.links[0]).find])  # noqa: SLF001
-        connections._was_committed(b"3", connections._receipts.make(connections.pool.links[0]))  # noqa: SLF001
-        connections._confirm(monotonic() + 5)  # noqa: SLF001
+        session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+        session.run_behind([session.receipts.remove_stale], Deadline(5))
+        session.receipts.make(session.pool.connections[0]).was_committed(b"3", session)
+        session._confirm(Deadline(5))  # noqa: SLF001
     with Store(dsn) as frozen:
         for verb in READS.values():
             with suppress(*REFUSED):
@@ -90,15 +90,15 @@ def database(postgresql: Server) -> Iterator[str]:
 def sent(dsn: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Return all SQL that is sent where nothing is planted."""
     seen: set[str] = set()
-    real = Link._send  # noqa: SLF001
+    real = PostgresConnection._send  # noqa: SLF001
 
-    def spy(self: Link, calls: Any) -> Any:
+    def spy(self: PostgresConnection, calls: Any) -> Any:
         noted: list[Call] = [*calls]
         seen.update(statement.sql.decode() for statement, _ in noted)
         return real(self, noted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Link, "_send", spy)
+        patch.setattr(PostgresConnection, "_send", spy)
         exercise(dsn)
     return seen
 

@@ -12,7 +12,8 @@ import pytest
 from postgresql import Server
 
 from rstore import Store
-from rstore.backends.postgres import pool
+from rstore.backends.common.backoff import Deadline
+from rstore.backends.postgres.transport import pool
 
 THREADS = 8
 USER = "rstore_few"
@@ -75,7 +76,7 @@ def test_threads_use_what_their_store_has_where_the_server_gives_no_more(few: st
     with Store(few, frozen=False, timeout=60) as store:
         noted = held_in_turn(store, 2, 0.05)
         assert len(noted) == 2 * 2 * THREADS
-        assert 0 < len(store._writer.backend._connections.pool.links) <= 2  # type: ignore[attr-defined]  # noqa: SLF001
+        assert 0 < len(store._writer.backend._session.pool.connections) <= 2  # type: ignore[attr-defined]  # noqa: SLF001
         assert most_overtaken(noted) < 2 * THREADS
         store.discard()
 
@@ -105,8 +106,8 @@ def test_a_connection_that_is_garbage_is_not_waited_for(postgresql_dsn: str) -> 
 
 def lose_one(store: Store) -> None:
     """Leave a connection to the tracebacks of an interrupt, which are a cycle."""
-    connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-    cycle = [connections.pool.take(time.monotonic() + 1)]
+    session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+    cycle = [session.pool.take(Deadline(1))]
     cycle.append(cycle)
 
 
@@ -114,17 +115,18 @@ def test_a_connection_that_comes_too_late_goes_to_the_next_one(postgresql_dsn: s
     """It may be handed to a thread that has just given up, or has just found another one."""
     with Store(f"{postgresql_dsn}&pool=1", frozen=False, timeout=5) as store:
         store["a"] = 1
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        ours: pool.Pool = connections.pool
-        link = ours.take(time.monotonic() + 1)
-        late = pool._Waiter(time.monotonic() - 1)  # noqa: SLF001
+        session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+        ours: pool.ConnectionPool = session.pool
+        connection = ours.take(Deadline(1))
+        late = pool._WaitingThread()  # noqa: SLF001
+        late.since -= 1
         late.queued = True
         ours._waiters.append(late)  # noqa: SLF001
-        ours.give_back(link)
-        assert late.link is link
+        ours.give_back(connection)
+        assert late.connection is connection
         ours._leave_queue(late, None)  # noqa: SLF001
-        assert ours.take(time.monotonic() + 1) is link
-        ours.give_back(link)
+        assert ours.take(Deadline(1)) is connection
+        ours.give_back(connection)
         store.discard()
 
 
@@ -132,9 +134,9 @@ def test_no_connection_outlives_a_store_that_is_closed_while_others_wait(postgre
     """Whoever is called then finds the store closed, and leaves what came back where it lies."""
     with Store(postgresql_dsn, frozen=False) as store:
         store.discard()
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        ours: pool.Pool = connections.pool
-        link = ours.take(time.monotonic() + 1)
-        ours._waiters.append(pool._Waiter(time.monotonic()))  # noqa: SLF001
-    ours.give_back(link)
-    assert (ours.links, [*ours._idle]) == ([], [])  # noqa: SLF001
+        session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001
+        ours: pool.ConnectionPool = session.pool
+        connection = ours.take(Deadline(1))
+        ours._waiters.append(pool._WaitingThread())  # noqa: SLF001
+    ours.give_back(connection)
+    assert (ours.connections, [*ours._idle]) == ([], [])  # noqa: SLF001

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from postgres_proxy import Proxy
@@ -14,7 +15,8 @@ from postgresql import DEBIAN_15, Server
 from waiting import until
 
 from rstore import ConflictError, OutcomeUnknownError, Store, StoreError, StoreNotAvailableError, Transaction
-from rstore.backends.types import Log, Model
+from rstore.backends.postgres.transaction.receipts import Receipt
+from rstore.backends.postgres.transaction.transaction import OpenTransaction
 
 # No WAL is written but for a commit: what a crash loses is known.
 LAZY: dict[str, Any] = {"wal_writer_delay": "10s", "bgwriter_delay": "10s"}
@@ -56,9 +58,8 @@ def transact(change: Callable[[Transaction], object]) -> Callable[[Store], None]
 
 
 def contend(store: Store) -> None:
-    """Change a sequence while nobody else may, as a verb does that has lost races."""
-    log = Log(Model.EVENTS, "s")
-    with store._writer.backend.exclusive(log):  # noqa: SLF001
+    """Change a sequence under its lock, as a verb does that has lost races."""
+    with patch("rstore.log.writer.RACES", 0):
         store.apply("s", {"x": 9})
 
 
@@ -83,23 +84,22 @@ def state(store: Store) -> Any:
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_what_a_crash_has_lost_is_not_told_as_committed(
-    server: Server, store: Store, other: Store, write: Callable[[Store], object]
+    server: Server, store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, write: Callable[[Store], object]
 ) -> None:
     """Its number is another writer's by then, whose transaction is committed."""
-    connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-    real, before = connections.end, state(store)
+    real, before = OpenTransaction.commit, state(store)
     crashes: list[int] = []
 
-    def crash(*arguments: Any) -> None:
+    def crash(self: OpenTransaction) -> Receipt | None:
         if not crashes:
             crashes.append(1)
             server.stop(signal.SIGQUIT)
             server.start()
             for i in range(20):
                 other["x"] = i
-        real(*arguments)
+        return real(self)
 
-    connections.end = crash
+    monkeypatch.setattr(OpenTransaction, "commit", crash)
     try:
         write(store)
     except (OutcomeUnknownError, StoreNotAvailableError, ConflictError):
@@ -145,7 +145,9 @@ def test_what_a_failover_has_lost_is_not_told_as_committed() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WRITES if name != "run"])
-def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(proxied_dsn: str, proxy: Proxy, name: str) -> None:
+def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(
+    proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     with Store(proxied_dsn, frozen=False, timeout=5) as store:
         store.update(a=1, b=1)
         for key in ("s", "t"):
@@ -153,17 +155,16 @@ def test_a_lost_answer_to_a_commit_is_known_by_the_receipt(proxied_dsn: str, pro
             store.apply(key, {"x": 0})
             store.apply(key, {"x": 1})
         before = state(store)
-        connections: Any = store._writer.backend._connections  # type: ignore[attr-defined]  # noqa: SLF001
-        real = connections.end
+        real = OpenTransaction.commit
 
-        def lose(*arguments: Any) -> None:
+        def lose(self: OpenTransaction) -> Receipt | None:
             proxy.answers_to_lose = 1
-            real(*arguments)
+            return real(self)
 
-        connections.end = lose
-        WRITES[name](store)
+        with monkeypatch.context() as losing:
+            losing.setattr(OpenTransaction, "commit", lose)
+            WRITES[name](store)
         assert proxy.answers_to_lose == 0
-        connections.end = real
         assert state(store) != before
         store.discard()
 
@@ -190,7 +191,7 @@ def test_a_connection_leaves_one_receipt_and_stale_ones_go(
     postgresql: Server, postgresql_schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn = postgresql.dsn(schema=postgresql_schema)
-    monkeypatch.setattr("rstore.backends.postgres.connections.REMOVE_EVERY", 1)
+    monkeypatch.setattr("rstore.backends.postgres.transaction.transaction.REMOVE_EVERY", 1)
     for n in (1, 2):
         with Store(dsn, frozen=False) as store:
             for i in range(3):

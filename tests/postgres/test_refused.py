@@ -26,7 +26,7 @@ from rstore import (
     StoreError,
     StoreNotAvailableError,
 )
-from rstore.backends.postgres import pool
+from rstore.backends.postgres.transport import pool
 from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Log, Model, Options, Row, Write
 
@@ -152,8 +152,8 @@ def test_a_peer_that_is_gone_is_noticed_as_soon_as_the_user_says(
 ) -> None:
     def idle(dsn: str) -> bytes | None:
         with Store(dsn, frozen=False) as store:
-            (link,) = store._writer.backend._connections.pool.links  # type: ignore[attr-defined]  # noqa: SLF001
-            values: dict[bytes, bytes | None] = {option.keyword: option.val for option in link._pgconn.info}  # noqa: SLF001
+            (connection,) = store._writer.backend._session.pool.connections  # type: ignore[attr-defined]  # noqa: SLF001
+            values: dict[bytes, bytes | None] = {option.keyword: option.val for option in connection._pgconn.info}  # noqa: SLF001
             return values[b"keepalives_idle"]
 
     assert idle(postgresql_dsn) == b"30"

@@ -123,19 +123,19 @@ def test_an_exclusive_log_is_closed_to_other_commits_and_open_to_appends(dsn: st
     incarnation = one.create()
     one.commit(LOG, Commit(create=HEAD, put_rows=[Row(1, 0, b"a")]), incarnation)
     late = threading.Thread(target=two.commit, args=(LOG, Commit(if_epoch=b"e" * 16, epoch=b"2" * 16), incarnation))
-    with one.exclusive(LOG):
+    with one.exclusive(LOG) as tx:
         late.start()
         assert two.append(LOG, HEAD, [Row(2, 0, b"b")], incarnation)
-        assert [row.t for row in one.view(LOG).rows] == [1, 2]
-        assert one.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), incarnation)
+        assert [row.t for row in tx.view(LOG).rows] == [1, 2]
+        assert tx.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), incarnation)
     late.join()
     head = one.view(LOG).head
     assert head is not None
     assert head.epoch == b"1" * 16
 
     def fail() -> None:
-        with one.exclusive(LOG):
-            assert one.commit(LOG, Commit(if_epoch=b"1" * 16, epoch=b"3" * 16), incarnation)
+        with one.exclusive(LOG) as tx:
+            assert tx.commit(LOG, Commit(if_epoch=b"1" * 16, epoch=b"3" * 16), incarnation)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -186,10 +186,10 @@ if os.fork() == 0:
     store["k"]
     sys.exit()
 assert os.wait()[1] == 0
-connections = store._writer.backend._connections
-before = set(connections.pool.links)
+session = store._writer.backend._session
+before = set(session.pool.connections)
 store.set("k", 2)
-assert set(connections.pool.links) == before and len(before) == 1
+assert set(session.pool.connections) == before and len(before) == 1
 print("done")
 """
     with Program(programs.run, program) as running:
@@ -225,12 +225,12 @@ def test_a_fork_inside_a_transaction(dsn: str) -> None:
     backend.open()
     incarnation = backend.create()
     backend.commit(LOG, Commit(create=HEAD), incarnation)
-    with backend.exclusive(LOG):
-        assert backend.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), incarnation)
+    with backend.exclusive(LOG) as tx:
+        assert tx.commit(LOG, Commit(if_epoch=b"e" * 16, epoch=b"1" * 16), incarnation)
 
         def child() -> None:
             # The transaction is its parent's; outside of it, the child would do at once what is inside.
-            for use in (lambda: backend.view(LOG), lambda: backend.commit(LOG, Commit(epoch=b"2" * 16), incarnation)):
+            for use in (lambda: tx.view(LOG), lambda: tx.commit(LOG, Commit(epoch=b"2" * 16), incarnation)):
                 with pytest.raises(StoreNotAvailableError, match="fork"):
                     use()
 

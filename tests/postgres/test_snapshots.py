@@ -12,9 +12,10 @@ from postgres_proxy import Proxy
 from postgresql import Server
 from processes import forked
 
-from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError, log, session
+from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError, session
 from rstore.backends.registry import make_backend
-from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options
+from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options, ViewQuery
+from rstore.log import writer as log_writer
 
 POINTS = 200_000
 """More than the chunks that are fetched at once."""
@@ -125,7 +126,7 @@ def test_how_often_the_server_is_asked(
     proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, most: int, verb: Callable[[Store], object]
 ) -> None:
     monkeypatch.setattr(session, "_SWEEP_EVERY", 10**9)  # which comes at random, and is one more
-    monkeypatch.setattr(log, "CHECK_EVERY", 10**9)
+    monkeypatch.setattr(log_writer, "CHECK_EVERY", 10**9)
     with Store(proxied_dsn, frozen=False, durability="normal") as store:
         store.set("k", 1)
         for key in ("s", "t"):
@@ -151,7 +152,7 @@ def test_a_sequence_that_others_change_is_asked_for_first(
     proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no more once they have stopped."""
-    monkeypatch.setattr(log, "CHECK_EVERY", 10**9)  # nobody looks whether it is time to pack it
+    monkeypatch.setattr(log_writer, "CHECK_EVERY", 10**9)  # nobody looks whether it is time to pack it
     with Store(proxied_dsn, frozen=False, durability="normal") as ours, Store(proxied_dsn, frozen=False) as theirs:
         for store in (ours, theirs) * 2:
             store.apply("k", {"n": 0})
@@ -203,7 +204,7 @@ def test_dropping_a_chunk_costs_what_is_dropped(postgresql: Server, postgresql_s
     assert backend.commit(
         log, Commit(if_epoch=b"1" * 16, epoch=b"2" * 16, drop_chunks=[(1000, 0), (1001, 0)]), incarnation
     )
-    assert len(backend.view(log, (990, 0), (1010, 0)).chunks) == 19
+    assert len(backend.view(log, ViewQuery((990, 0), (1010, 0))).chunks) == 19
     backend.close()
     ((after,),) = postgresql.execute(fetched)
     assert after - before < 200

@@ -22,9 +22,11 @@ from rstore import (
     Transaction,
 )
 from rstore.backends.contract import Backend
-from rstore.backends.postgres.link import Call, Link
+from rstore.backends.postgres.transport.protocol import PostgresConnection
+from rstore.backends.postgres.transport.statements import Call
+from rstore.backends.postgres.writer import PostgresWriter
 from rstore.backends.registry import make_backend
-from rstore.backends.types import Commit, Head, Log, Model, Options, Row, Write
+from rstore.backends.types import Commit, Head, Log, Model, Options, Row, ScanQuery, Write
 
 LOG = Log(Model.EVENTS, "e")
 HEAD = Head(b"e" * 16, b"v" * 16, sealed=False)
@@ -91,7 +93,7 @@ def test_the_same_keys_in_another_order(postgresql: Server, dsn: str) -> None:
 
 @pytest.mark.parametrize("verb", ["remove", "prune"])
 def test_a_deadlock_in_the_middle_of_several_keys(
-    postgresql: Server, postgresql_schema: str, dsn: str, verb: str
+    postgresql: Server, postgresql_schema: str, dsn: str, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """Our side finds it and is undone; all of it is done again."""
     lock = f"SELECT FROM \"{postgresql_schema}\".logs WHERE key = '{{}}' FOR UPDATE"
@@ -111,17 +113,16 @@ def test_a_deadlock_in_the_middle_of_several_keys(
             other.commit()
 
         crossing = threading.Thread(target=cross)
-        backend: Any = store._writer.backend  # noqa: SLF001 - between the two keys
         for name in ("drop", "commit"):
-            unhooked = getattr(backend, name)
+            unhooked = getattr(PostgresWriter, name)
 
-            def between(log: Log, *rest: Any, real: Any = unhooked, **options: Any) -> Any:
+            def between(self: PostgresWriter, log: Log, *rest: Any, real: Any = unhooked, **options: Any) -> Any:
                 if log.key == "b" and crossing.ident is None:
                     crossing.start()
                     postgresql.await_waiting(1)
-                return real(log, *rest, **options)
+                return real(self, log, *rest, **options)
 
-            setattr(backend, name, between)
+            monkeypatch.setattr(PostgresWriter, name, between)
         getattr(store, verb)("a", "b")
         crossing.join()
         assert (store.timeseries(), len(store.events("a") or ()), len(store.events("b") or ())) == (
@@ -137,29 +138,29 @@ def test_statements_that_a_session_forgot_inside_a_transaction(dsn: str) -> None
         for key in ("a", "b"):
             store.extend(key, (1, 1))
         backend: Any = store._writer.backend  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
-        (link,) = backend._connections.pool.links  # noqa: SLF001 - what a pooler does between two transactions
+        (connection,) = backend._session.pool.connections  # noqa: SLF001 - what a pooler does between two transactions
         name = backend._logs.take.name.decode()  # noqa: SLF001
-        link.run([(type(backend._logs.take)(f"DEALLOCATE {name}"), ())], 1)  # noqa: SLF001
+        connection.run([(type(backend._logs.take)(f"DEALLOCATE {name}"), ())], 1)  # noqa: SLF001
         store.remove("a", "b")
         assert store.timeseries() == []
 
 
-def test_a_connection_that_breaks_in_the_middle_of_several_keys(postgresql: Server, dsn: str) -> None:
+def test_a_connection_that_breaks_in_the_middle_of_several_keys(
+    postgresql: Server, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Store(dsn, frozen=False) as store:
         for key in ("a", "b"):
             store.extend(key, (1, 1))
-        backend: Any = store._writer.backend  # noqa: SLF001
-        real = backend.drop
+        real = PostgresWriter.drop
         broken: list[Log] = []
 
-        def drop(log: Log, **options: Any) -> bool:
+        def drop(self: PostgresWriter, log: Log, **options: Any) -> bool:
             if log.key == "b" and not broken:
                 broken.append(log)
                 postgresql.terminate()
-            done: bool = real(log, **options)
-            return done
+            return real(self, log, **options)
 
-        backend.drop = drop
+        monkeypatch.setattr(PostgresWriter, "drop", drop)
         store.remove("a", "b")
         assert (broken, store.timeseries()) == ([Log(Model.SERIES, "b")], [])
 
@@ -200,14 +201,14 @@ def between_statements(monkeypatch: pytest.MonkeyPatch, *works: Callable[[], obj
             has.set()
 
     thread = threading.Thread(target=work)
-    real = Link._send  # noqa: SLF001 - between two statements
+    real = PostgresConnection._send  # noqa: SLF001 - between two statements
 
-    def slowly(link: Link, calls: Iterable[Call]) -> Any:
+    def slowly(connection: PostgresConnection, calls: Iterable[Call]) -> Any:
         def one_by_one() -> Iterator[Call]:
             for i, call in enumerate(calls):
                 if i and b".hot" in call[0].sql and threading.current_thread() is not thread:
-                    link._pgconn.send_flush_request()  # noqa: SLF001
-                    while link._pgconn.flush():  # noqa: SLF001
+                    connection._pgconn.send_flush_request()  # noqa: SLF001
+                    while connection._pgconn.flush():  # noqa: SLF001
                         sleep(0.01)
                     sleep(0.3)  # those before are done by then
                     if i <= len(works):
@@ -215,9 +216,9 @@ def between_statements(monkeypatch: pytest.MonkeyPatch, *works: Callable[[], obj
                         done[i - 1].wait(0.3)
                 yield call
 
-        return real(link, one_by_one())
+        return real(connection, one_by_one())
 
-    monkeypatch.setattr(Link, "_send", slowly)
+    monkeypatch.setattr(PostgresConnection, "_send", slowly)
     thread.start()
     return thread.join
 
@@ -348,11 +349,11 @@ def test_a_transaction_sees_what_was_committed_meanwhile_whatever_the_level(
         assert strict.commit(LOG, Commit(create=HEAD), incarnation)
         postgresql.execute("ALTER ROLE strict SET default_transaction_isolation = 'serializable'")
         postgresql.terminate()
-        with strict.exclusive(LOG), Store(dsn, frozen=False) as other:
-            assert strict.view(LOG).rows == []
+        with strict.exclusive(LOG) as tx, Store(dsn, frozen=False) as other:
+            assert tx.view(LOG).rows == []
             other_backend = other._writer.backend  # noqa: SLF001 - rows that this test can name
             assert other_backend.append(LOG, HEAD, [Row(1, 0, b"row")], incarnation)
-            assert strict.view(LOG).rows == [Row(1, 0, b"row")]
+            assert tx.view(LOG).rows == [Row(1, 0, b"row")]
         strict.discard()
         strict.close()
         postgresql.execute("REASSIGN OWNED BY strict TO postgres")
@@ -367,15 +368,15 @@ def test_a_step_whose_first_statement_fails_leaves_the_rest(backend: Backend, ds
     hasty.open()
     incarnation = backend.create()
     assert backend.commit(LOG, Commit(create=HEAD), incarnation)
-    with hasty.transaction():
-        hasty.write([Write("before", b"1" * 20)], incarnation)
-        with backend.exclusive(LOG), pytest.raises(StoreBusyError), hasty.exclusive(LOG):
+    with hasty.transaction() as tx:
+        tx.write([Write("before", b"1" * 20)], incarnation)
+        with backend.exclusive(LOG), pytest.raises(StoreBusyError), tx.exclusive(LOG):
             pass
-        with suppress(ZeroDivisionError), hasty.transaction():
-            hasty.write([Write("inside", b"1" * 20)], incarnation)
+        with suppress(ZeroDivisionError), tx.transaction() as part:
+            part.write([Write("inside", b"1" * 20)], incarnation)
             raise ZeroDivisionError
-        hasty.write([Write("behind", b"1" * 20)], incarnation)
-    assert [key for key, _, _ in backend.scan(limit=10).records] == ["before", "behind"]
+        tx.write([Write("behind", b"1" * 20)], incarnation)
+    assert [key for key, _, _ in backend.scan(ScanQuery(10)).records] == ["before", "behind"]
     hasty.close()
 
 

@@ -28,7 +28,6 @@ from rstore.backends.types import (
     Model,
     Page,
     Position,
-    Prefetch,
     Row,
     ScanQuery,
     Ttl,
@@ -95,15 +94,6 @@ class ReadTransaction(ABC):
         A page has at most `query.limit` records, fewer where they would exceed some megabytes, and one at least if any
         is left.
         """
-
-    def prefetch(self, query: ScanQuery, before: Sequence[Found]) -> Prefetch | None:
-        """Ask for a page that the caller will want soon, without waiting; None where that is impossible or useless.
-
-        `before` holds the records of the page before it, whose sizes tell how large the next ones may be. The page may
-        have fewer records than `query.limit`, and is of the moment of this call.
-        """
-        del query, before
-        return None
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 

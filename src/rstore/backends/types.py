@@ -181,18 +181,6 @@ class Page(NamedTuple):
     more: bool
 
 
-class Prefetch(ABC):
-    """A page that was asked for ahead of its use."""
-
-    @abstractmethod
-    def page(self) -> Page:
-        """Return the page, waiting for it."""
-
-    @abstractmethod
-    def drop(self) -> None:
-        """Free what it holds; after `page` it holds nothing."""
-
-
 class ViewQuery(NamedTuple):
     """Asks for a part of a log, at one moment."""
 

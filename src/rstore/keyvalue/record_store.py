@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from random import Random
 from struct import Struct
-from time import monotonic
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.arguments import check_key
 from rstore.backends.common.after_commit import behind_commit
-from rstore.backends.types import LARGE_BYTES, Found, Prefetch, ScanQuery, Ttl, Write, version_of
+from rstore.backends.types import LARGE_BYTES, Found, ScanQuery, Ttl, Write, version_of
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell
 from rstore.codec.failures import cannot_load
@@ -31,8 +30,6 @@ _BODY_AT: Final = 1 + _STAMP_BYTES
 """Where the body of a plain record begins."""
 _many_stamps: Final = Struct(f"{_STAMP_BYTES}s" * 64)
 _PAGE: Final = 1000
-_QUICK_S: Final = 0.1
-"""A caller that comes back for a page within this time asks for page after page."""
 _NO_LOADS: Final[list[Callable[[Any], Any] | None]] = [None] * 256
 _SWEEP_EVERY: Final = 500
 """How many records are written, on average, between two sweeps. At random, for the same reasons as in the log."""
@@ -115,29 +112,14 @@ class RecordReader:
         """Yield the records that a query asks for, at most `limit`, a page at a time."""
         left = limit
         query = query._replace(limit=_PAGE if left is None else min(left, _PAGE))
-        ahead: Prefetch | None = None
-        quick = False
-        try:
-            while left is None or left > 0:
-                page = self._namespace.backend.scan(query) if ahead is None else ahead.page()
-                ahead = None
-                if page.more:
-                    left = None if left is None else left - len(page.records)
-                    query = query._replace(after=page.records[-1][0], limit=_PAGE if left is None else min(left, _PAGE))
-                    # A caller that came back at once for this page is likely to come back for the next one.
-                    if quick and left != 0:
-                        ahead = self._namespace.backend.prefetch(query, page.records)
-                given_at = monotonic()
-                yield page.records
-                quick = monotonic() - given_at < _QUICK_S
-                if not page.more:
-                    return
-                if ahead is not None and not quick:
-                    ahead.drop()  # what it holds may be old by now
-                    ahead = None
-        finally:
-            if ahead is not None:
-                ahead.drop()
+        while left is None or left > 0:
+            page = self._namespace.backend.scan(query)
+            if page.more:
+                left = None if left is None else left - len(page.records)
+                query = query._replace(after=page.records[-1][0], limit=_PAGE if left is None else min(left, _PAGE))
+            yield page.records
+            if not page.more:
+                return
 
     def check(self, key: str, record: bytes) -> None:
         """Raise what `open_value` would, without loading a value that is a pickle."""

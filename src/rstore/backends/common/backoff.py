@@ -21,6 +21,12 @@ class Deadline:
         self.timeout_s = timeout_s
         self._at = time.monotonic() + timeout_s
 
+    def extended(self, by_s: float) -> Deadline:
+        """Return the deadline that is `by_s` seconds behind this one."""
+        later = Deadline(self.timeout_s + by_s)
+        later._at = self._at + by_s
+        return later
+
     @property
     def left_s(self) -> float:
         """How many seconds are left, 0 at the least."""
@@ -51,6 +57,11 @@ class Backoff:
         """Sleep before the next try; return False, at once, if the deadline is over."""
         if self._deadline.is_over:
             return False
-        time.sleep(min(self._deadline.left_s, self._pause_s * _random.random()))
-        self._pause_s = min(2 * self._pause_s, self._longest_s)
+        time.sleep(min(self._deadline.left_s, self.draw_s()))
         return True
+
+    def draw_s(self) -> float:
+        """Return the length of the next pause, for a caller that has something else to wait for as well."""
+        pause_s = self._pause_s * _random.random()
+        self._pause_s = min(2 * self._pause_s, self._longest_s)
+        return pause_s

@@ -22,7 +22,6 @@ from rstore.backends.types import (
     Model,
     Page,
     Position,
-    Prefetch,
     Row,
     ScanQuery,
     Ttl,
@@ -101,9 +100,6 @@ class Forwarding(WriteTransaction):
 
     def scan(self, query: ScanQuery) -> Page:
         return self._inner.scan(query)
-
-    def prefetch(self, query: ScanQuery, before: Sequence[Found]) -> Prefetch | None:
-        return self._inner.prefetch(query, before)
 
     def is_one_place(self, keys: Iterable[str]) -> bool:
         return self._inner.is_one_place(keys)

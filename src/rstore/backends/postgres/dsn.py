@@ -1,4 +1,4 @@
-"""Where a PostgreSQL store is: what libpq is told, and what is rstore's own in a DSN."""
+"""The place of a PostgreSQL store: the parameters of libpq, and the options of a DSN that are rstore's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT_POOL: Final = 10
 _OWN: Final = {"schema", "prepare", "pool"}
 
 
-class Place(NamedTuple):
+class PostgresPlace(NamedTuple):
     """A store's place. `show` is for messages and holds no secret."""
 
     parameters: dict[str, str]
@@ -37,10 +37,10 @@ class Place(NamedTuple):
         return {**self.parameters, **({} if user is None else {"user": user}), "password": password}
 
     def __repr__(self) -> str:
-        return f"Place({self.show!r})"  # without the password, which whoever shows variables would see
+        return f"PostgresPlace({self.show!r})"  # without the password: a traceback may show variables
 
 
-def parse(rest: str, credentials: Credentials | None = None) -> Place:
+def parse(rest: str, credentials: Credentials | None = None) -> PostgresPlace:
     """Return the place that a DSN names, of which `rest` follows `postgresql://`.
 
     Raises `InvalidValueError`, without quoting what may be a password.
@@ -73,7 +73,7 @@ def parse(rest: str, credentials: Credentials | None = None) -> Place:
     schema = _schema(own.get("schema", "rstore"))
     show = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}, schema {schema!r}"
     prepare, pool = _prepare(own.get("prepare", "yes")), _pool(own.get("pool", _DEFAULT_POOL))
-    return Place(parameters, schema, prepare, pool, show, credentials)
+    return PostgresPlace(parameters, schema, prepare, pool, show, credentials)
 
 
 def _check_options(pairs: list[tuple[str, str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""What PostgreSQL says, in rstore's errors: the one place where the driver's exceptions are translated."""
+"""The words of PostgreSQL as errors of rstore: the one place where the driver's exceptions are translated."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ _STARTING: Final = re.compile(r"the database system is (starting up|shutting dow
 
 
 def is_refused_by_pooler(error: psycopg.Error) -> bool:
-    """Return whether PgBouncer had no session of the server to spare: what it was sent it has passed on to nobody."""
+    """Return whether PgBouncer had no session of the server to spare: it has passed nothing on."""
     return error.sqlstate == "08P01" and "query_wait_timeout" in str(error)
 
 

@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Final
 
+from rstore.backends.contract import Backend
 from rstore.backends.maintenance import MODELS, RECORDS, Durability, Finding, Stats, stats_of
-from rstore.backends.postgres.binary import number, truth
-from rstore.backends.postgres.link import Statement
-from rstore.backends.postgres.records import PostgresRecords
-from rstore.backends.postgres.schema import TABLES, quoted
-from rstore.backends.postgres.sql import LIVE, seen
+from rstore.backends.postgres.reader import PostgresNamespace
+from rstore.backends.postgres.sql.schema import TABLES, quoted
+from rstore.backends.postgres.sql.tables import LIVE, is_seen
+from rstore.backends.postgres.transaction.session import ServerSession
+from rstore.backends.postgres.transport.binary import number, truth
+from rstore.backends.postgres.transport.statements import Statement
+from rstore.backends.postgres.writer import PostgresWriter
 
 _SETTINGS: Final = ("fsync", "synchronous_commit", "full_page_writes", "synchronous_standby_names")
-# Whoever may not see the state of a standby sees that there is one.
+# A role that may not see the state of a standby sees that there is one.
 _ASK: Final = Statement(f"""
 SELECT {", ".join(f"current_setting('{name}')" for name in _SETTINGS)}, pg_is_in_recovery(),
   (SELECT count(*) FROM pg_catalog.pg_stat_replication WHERE sync_state = ANY ('{{sync,quorum}}'::text[])),
@@ -30,23 +33,29 @@ _COPIED: Final = {
 _LOG_TABLES: Final = ("hot", "chunks", "checkpoints")
 
 
-class PostgresMaintenance(PostgresRecords):
-    """What concerns the schema as a whole."""
+class PostgresMaintenance(PostgresWriter, Backend):
+    """The calls of a backend that concern the schema as a whole."""
+
+    def __init__(self, namespace: PostgresNamespace, session: ServerSession, *, frozen: bool) -> None:
+        super().__init__(namespace, session, session.timeout_s)
+        self._session = session
+        self._schema = namespace.place.schema
+        self._frozen = frozen
 
     def namespaces(self) -> list[str]:
-        (found,) = self._connections.read((self._records.names, ()))
+        (found,) = self._session.read((self._records.names, ()))
         return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
 
     def ping(self) -> None:
-        self._connections.read((_PING, ()))
+        self._session.read((_PING, ()))
 
     def stats(self) -> Stats:
-        (found,) = self._connections.read((_care(self._place.schema).stats, (self._name,)), patient=True)
+        (found,) = self._session.read((_maintenance_sql(self._schema).stats, (self._name,)), patient=True)
         rows = ([_int(found.get_value(row, i)) for i in range(4)] for row in range(found.ntuples))
         return stats_of((model, how_many, n, size) for model, how_many, n, size in rows)
 
     def durability(self) -> Durability:
-        (found,) = self._connections.as_when_writing((_ASK, ()))
+        (found,) = self._session.read_as_writer((_ASK, ()))
         settings = {name: (found.get_value(0, i) or b"").decode() for i, name in enumerate(_SETTINGS)}
         commit, whole = settings["synchronous_commit"], settings["full_page_writes"] == "on"
         standby, synced = truth(found, len(_SETTINGS)), settings["fsync"] == "on"
@@ -69,13 +78,13 @@ class PostgresMaintenance(PostgresRecords):
         return Durability(commit != "off", intact and commit != "off", intact, copied, meaning, settings)
 
     def findings(self) -> Iterator[Finding]:
-        sql = _care(self._place.schema)
-        counts = self._connections.read(*((orphans, ()) for orphans in sql.orphans.values()), patient=True)
+        sql = _maintenance_sql(self._schema)
+        counts = self._session.read(*((orphans, ()) for orphans in sql.orphans.values()), patient=True)
         for table, n in zip(sql.orphans, map(number, counts), strict=True):
             if n:
                 yield Finding("store", None, f"{n} rows of the table {table} belong to no namespace")
         calls = ((strays, (self._name,)) for strays in sql.strays.values())
-        for table, found in zip(sql.strays, self._connections.read(*calls, patient=True), strict=True):
+        for table, found in zip(sql.strays, self._session.read(*calls, patient=True), strict=True):
             for row in range(found.ntuples):
                 model, key, rows = (found.get_value(row, i) or b"" for i in range(3))
                 problem = f"{_int(rows)} rows of the table {table} belong to nothing"
@@ -84,16 +93,16 @@ class PostgresMaintenance(PostgresRecords):
     def reclaim(self) -> int:
         before = self._size()
         for table in ("namespaces", *TABLES):  # those of others the server leaves alone
-            self._connections.alone((Statement(f"VACUUM {quoted(self._place.schema)}.{table}"), ()))
+            self._session.run_alone((Statement(f"VACUUM {quoted(self._schema)}.{table}"), ()))
         # The server may have noted what is free, in files of their own.
         return max(0, before - self._size())
 
     def _size(self) -> int:
-        (found,) = self._connections.read((_care(self._place.schema).size, ()))
+        (found,) = self._session.read((_maintenance_sql(self._schema).size, ()))
         return number(found)
 
 
-class _CareSql:
+class _MaintenanceSql:
     """The statements on all that is in a schema, or in a namespace."""
 
     def __init__(self, schema: str) -> None:
@@ -107,7 +116,7 @@ class _CareSql:
         # The length of a large value is known without reading it.
         parts = [
             total(f"{RECORDS}", 1, "0", "octet_length(record)", "records") + f" AND {LIVE}",
-            total("model", 1, "0", "0", "logs") + f" AND {seen(s)}",
+            total("model", 1, "0", "0", "logs") + f" AND {is_seen(s)}",
             total("model", 0, "1", "octet_length(body)", "hot"),
             total("model", 0, "n", "octet_length(meta) + octet_length(body)", "chunks"),
             total("model", 0, "0", "octet_length(body)", "checkpoints"),
@@ -135,8 +144,8 @@ FROM ({" UNION ALL ".join(parts)}) AS parts GROUP BY model""")
 
 
 @cache
-def _care(schema: str) -> _CareSql:
-    return _CareSql(schema)
+def _maintenance_sql(schema: str) -> _MaintenanceSql:
+    return _MaintenanceSql(schema)
 
 
 def _int(data: bytes | None) -> int:

@@ -1,4 +1,4 @@
-"""Being woken by whoever writes to a namespace: LISTEN and NOTIFY, for which writers pay while somebody watches."""
+"""Being woken by the writers of a namespace: LISTEN and NOTIFY, for which they pay while there is a watcher."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import time
 from time import monotonic
 from typing import Final
 
-from rstore.backends.postgres.binary import number
-from rstore.backends.postgres.dsn import Place
-from rstore.backends.postgres.link import Call, Failed, Link, Lost, Statement
-from rstore.backends.postgres.pool import Pool
-from rstore.backends.postgres.sql import WATCHED_S, RecordSql
+from rstore.backends.common.backoff import Deadline
+from rstore.backends.postgres.dsn import PostgresPlace
+from rstore.backends.postgres.sql.records import WATCHED_S, RecordSql
+from rstore.backends.postgres.transport.binary import number
+from rstore.backends.postgres.transport.pool import ConnectionPool
+from rstore.backends.postgres.transport.protocol import Failed, Lost, PostgresConnection
+from rstore.backends.postgres.transport.statements import Call, Statement
 from rstore.backends.telemetry import Telemetry
 from rstore.backends.types import Watcher
 from rstore.errors import StoreError
 
 _RENEW_S: Final = WATCHED_S / 3
 _LISTENING_S: Final = 1.0
-"""Whoever began to write before it was known that somebody watches does not notify, however late it commits."""
+"""A write that began before it was known that there is a watcher does not notify, however late it commits."""
 _POLLING_S: Final = 0.1
 _AGAIN_S: Final = 1.0
 # A session whose client reads nothing any more would keep the notifications of the whole database from being forgotten.
@@ -28,77 +30,77 @@ SELECT set_config('idle_session_timeout', '60s', false) WHERE current_setting('s
 class PostgresWatcher(Watcher):
     """A session that listens. Where that cannot be, as behind a pooler, on a standby or without rights, it polls."""
 
-    def __init__(self, place: Place, sql: RecordSql, name: bytes, timeout_s: float) -> None:
-        # Not of the store's pool: there a few that watch would leave no connection to those who read and write.
-        self._pool = Pool(place._replace(pool=1), Telemetry())
+    def __init__(self, place: PostgresPlace, sql: RecordSql, name: bytes, timeout_s: float) -> None:
+        # Not of the store's pool: there a few watchers would leave no connection to other calls.
+        self._pool = ConnectionPool(place._replace(pool=1), Telemetry())
         self._sql = sql
         self._name = name
         self._timeout_s = timeout_s
-        self._link: Link | None = None
+        self._connection: PostgresConnection | None = None
         self._renew_at = 0.0
         self._begin_at: float | None = None
         """When to try next to listen; None: it was refused."""
         self._begin()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until somebody has written."""
-        deadline = monotonic() + timeout_s
-        if self._link is None and self._begin_at is not None and monotonic() >= self._begin_at and self._begin():
+        """Wait until a write is heard of."""
+        deadline = Deadline(timeout_s)
+        if self._connection is None and self._begin_at is not None and monotonic() >= self._begin_at and self._begin():
             return True
-        if self._link is None:
-            time.sleep(max(0.0, deadline - monotonic()))
+        if self._connection is None:
+            time.sleep(deadline.left_s)
             return False
         try:
-            return self._hear(self._link, deadline)
+            return self._hear(self._connection, deadline)
         except (Lost, Failed):
-            self._pool.drop(self._link)
+            self._pool.drop(self._connection)
             self._poll(again_at=monotonic())
             return True
 
-    def _hear(self, link: Link, deadline: float) -> bool:
+    def _hear(self, connection: PostgresConnection, deadline: Deadline) -> bool:
         if monotonic() >= self._renew_at:
-            self._renew(link)
+            self._renew(connection)
         while True:
-            left_s = deadline - monotonic()
-            if self._name in link.hear(max(0.0, left_s)):
-                self._renew(link)  # it may be that the namespace was made anew
+            is_over = deadline.is_over
+            if self._name in connection.hear(deadline.left_s):
+                self._renew(connection)  # it may be that the namespace was made anew
                 return True
-            if left_s <= 0:
+            if is_over:
                 return False
 
     def close(self) -> None:
         """Close the connection."""
         self._pool.close()
-        if self._link is not None:
-            self._pool.drop(self._link)
+        if self._connection is not None:
+            self._pool.drop(self._connection)
 
     def _begin(self) -> bool:
         """Return whether it listens from now on."""
         try:
-            link = self._pool.take(monotonic())  # which takes a second at most
+            connection = self._pool.take(Deadline(0))  # which takes a second at most
         except StoreError:
-            # Whoever looks at the data is told what is wrong, unless it is right there, such as with one session less.
+            # A call that reads is told what is wrong, unless it succeeds, such as with one session less.
             self._poll(again_at=monotonic() + _AGAIN_S)
             return False
         try:
-            (pid,) = link.run([(self._sql.who, ())], self._timeout_s)
+            (pid,) = connection.run([(self._sql.session, ())], self._timeout_s)
             # A pooler hands the sessions of its server around: to listen in one would leave it listening for others.
-            if number(pid) == link.pid:
-                link.run([(_FORGET, ()), (self._sql.listen, ()), self._watch], self._timeout_s)
-                self._link, self.every_s, self._renew_at = link, _LISTENING_S, monotonic() + _RENEW_S
+            if number(pid) == connection.pid:
+                connection.run([(_FORGET, ()), (self._sql.listen, ()), self._watch], self._timeout_s)
+                self._connection, self.every_s, self._renew_at = connection, _LISTENING_S, monotonic() + _RENEW_S
                 return True
         except Failed:
             pass
         except Lost:
-            self._pool.drop(link)
+            self._pool.drop(connection)
             self._poll(again_at=monotonic() + _AGAIN_S)
             return False
-        self._pool.drop(link)
+        self._pool.drop(connection)
         self._poll(again_at=None)
         return False
 
-    def _renew(self, link: Link) -> None:
-        link.run([self._watch], self._timeout_s)
+    def _renew(self, connection: PostgresConnection) -> None:
+        connection.run([self._watch], self._timeout_s)
         self._renew_at = monotonic() + _RENEW_S
 
     @property
@@ -106,4 +108,4 @@ class PostgresWatcher(Watcher):
         return self._sql.watch, (self._name,)
 
     def _poll(self, *, again_at: float | None) -> None:
-        self._link, self.every_s, self._begin_at = None, _POLLING_S, again_at
+        self._connection, self.every_s, self._begin_at = None, _POLLING_S, again_at

@@ -1,11 +1,11 @@
-"""SQL in which each function, operator and type is PostgreSQL's own, whatever the `search_path` and whoever may CREATE.
+"""SQL in which each function, operator and type is PostgreSQL's own, whatever the `search_path` and its schemas hold.
 
-A function or an operator that fits better, planted in a schema on the path, would run with the rights of the user who
+A function or an operator that fits better, planted in a schema on the path, would run with the rights of the user that
 opens the store. So every name bears its schema. It is put there when a statement is first used, and not by hand: SQL
 in which each `=` is `OPERATOR(pg_catalog.=)` cannot be read. Not a `search_path` of the session: behind a pooler that
 is the next client's; nor one of the transaction: to set it costs each call a statement, and the server its plans.
 
-What is written in this backend keeps to a few rules, which a test with planted names watches over:
+The SQL of this backend keeps to a few rules, which a test with planted names watches over:
 
 - A function is in lower case and its parenthesis follows at once; everything else that has one is not, or has a blank.
 - All operators bind alike once they are qualified: where two meet, parentheses say which comes first.

@@ -1,15 +1,9 @@
-"""One connection to PostgreSQL: statements go out together, in one round trip, and every wait has an end.
-
-Nouns: a *statement* (SQL, and the name under which a connection keeps it prepared), a *call* (a statement and its
-parameters, in PostgreSQL's binary format) and a *link* (one connection).
-"""
+"""One connection to PostgreSQL: statements go out together, in one round trip, and every wait has an end."""
 
 from __future__ import annotations
 
 import os
-import select
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import sha256
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Final, NamedTuple, TypeAlias
 
@@ -17,68 +11,34 @@ import psycopg
 from psycopg import capabilities, pq
 from psycopg.errors import Diagnostic, error_from_result
 
+from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.errors import ENDED, is_refused_by_pooler
-from rstore.backends.postgres.qualified import qualified
+from rstore.backends.postgres.transport.sockets import READ, WRITE, poll_until, waiter
+from rstore.backends.postgres.transport.statements import Call, Results
 
-# Looked up once: three levels of names take a tenth of a microsecond each time.
+# Looked up once: each use would go through three levels of names.
 _OK: Final = pq.ExecStatus.COMMAND_OK
 _ERROR: Final = pq.ExecStatus.FATAL_ERROR
 _SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
 _BAD: Final = pq.ConnStatus.BAD
 _IDLE: Final = pq.TransactionStatus.IDLE
+_BINARY: Final = [[1] * n for n in range(20)]
+"""Format codes for each number of parameters, all binary."""
 
-_READ: Final = 1
-_WRITE: Final = 4
 _GRACE_S: Final = 1.5
-"""How long a server may take that is asked to give up, until it has said that it did."""
+"""A server that is asked to give up is given so long to say that it did."""
 _WARNING: Final = "WARNING"
 _TERMINATED: Final = "57P01"
 _AWAITING_STANDBYS: Final = "SyncRepWaitForLSN"
 _FLUSH_EVERY: Final = 16
 """After so many statements the server is to say how far it is: a long pipeline must not look like one that hangs."""
 
-
-class Statement:
-    """SQL with its name, which is made of the SQL: behind a pooler two programs may meet on one connection."""
-
-    __slots__ = ("_as_written", "_written", "name", "sql")
-    name: bytes
-    sql: bytes
-
-    def __init__(self, sql: str, *, as_written: bool = False) -> None:
-        """Make one of SQL whose names are qualified here, or are already."""
-        self._written = sql
-        self._as_written = as_written
-
-    def __getattr__(self, name: str) -> bytes:
-        # Not before it is used: to qualify all that there are takes as long as to open the store.
-        if name not in ("name", "sql"):
-            raise AttributeError(name)
-        self.sql = (self._written if self._as_written else qualified(self._written)).encode()
-        self.name = b"rstore_" + sha256(self.sql).hexdigest()[:24].encode()
-        return self.name if name == "name" else self.sql
-
-
-Results: TypeAlias = "list[pq.abc.PGresult]"
-Call: TypeAlias = tuple[Statement, Sequence[bytes | None]]
-
-
-class Calls(Iterable[Call]):
-    """Calls that are made while they are sent: the server is at work on the first ones then. Anew each time."""
-
-    def __init__(self, make: Callable[[], Iterator[Call]]) -> None:
-        self._make = make
-
-    def __iter__(self) -> Iterator[Call]:
-        return self._make()
-
-
-AtWork: TypeAlias = "Callable[[Link], bool | None]"
-"""Returns whether the server is at work on what was sent on a connection, as another one tells; None if none does."""
+AtWork: TypeAlias = "Callable[[PostgresConnection], bool | None]"
+"""Returns whether the server is at work on a connection, as another one tells; None if no other one answers."""
 
 
 class Lost(Exception):  # noqa: N818 - a signal between two files, which no user sees
-    """The connection broke, chained from how. What was sent may have been done, or is being done right now."""
+    """The connection broke, chained from how. The statements may have been done, or are being done right now."""
 
 
 class Silent(Lost):
@@ -86,7 +46,7 @@ class Silent(Lost):
 
 
 class Unconfirmed(Lost):
-    """It is committed on this server, and no standby has confirmed it, as the server was to wait for."""
+    """The write is committed on this server, and no standby has confirmed it, as the server was to wait for."""
 
 
 class Failed(Exception):  # noqa: N818 - the same
@@ -100,7 +60,7 @@ class Failed(Exception):  # noqa: N818 - the same
         self.error = error
 
 
-class Link:
+class PostgresConnection:
     """One connection, for one thread at a time.
 
     It stays in pipeline mode. Statements between two syncs are one transaction, which is committed at the sync, so
@@ -109,12 +69,12 @@ class Link:
     """
 
     def __init__(self, pgconn: pq.abc.PGconn, *, prepare: bool) -> None:
-        # Not a psycopg.Connection: that complains where it is thrown away, as a link is that an interrupt has lost.
+        # Not a psycopg.Connection: that complains where it is thrown away, as after an interrupt.
         self._pgconn = pgconn
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
-        self._wait = _waiter(self._pgconn.socket)
-        self._warnings: list[_Warning] = []
+        self._wait = waiter(self._pgconn.socket)
+        self._warnings: list[_ServerWarning] = []
         self._pgconn.notice_handler = _keeper(self._warnings)
         self._fd = self._pgconn.socket
         self._prepare = prepare
@@ -123,20 +83,18 @@ class Link:
         self.used_at = monotonic()
         self.mark = b""
         """The name of its receipts, once it has left one."""
-        # What follows is its pool's.
+        # The rest belongs to its pool.
         self.home: object = None
         self.seat: object = None
         self.kept = False
-        """Whether somebody reads on it from one moment."""
-        self.aside = False
-        """Whether an answer is under way on it that can be asked for again."""
+        """Whether a snapshot is read on it."""
 
     def alive(self) -> bool:
         """Return whether nothing has arrived since the last answer; on an idle connection that is its end.
 
         A look at the socket costs a microsecond, a `SELECT 1` as much as the statement that follows.
         """
-        return not self._wait(_READ, 0.0)
+        return not self._wait(READ, 0.0)
 
     @property
     def idle(self) -> bool:
@@ -172,30 +130,15 @@ class Link:
         """Return the results of statements that are sent together; all of them are done or none.
 
         `timeout_s` bounds how long the server may be silent. Then it is asked to give up, unless there is no time for
-        `asking`; or unless it is found to be `at_work`, for what may take long.
-
-        Raises `Lost` or `Failed`.
-        """
-        return self.receive(self.send(calls), timeout_s, asking=asking, at_work=at_work)
-
-    def send(self, calls: Iterable[Call]) -> dict[int, bytes]:
-        """Send statements together; what it returns is for `receive`, before which nothing else is sent.
-
-        Raises `Lost`.
-        """
-        try:
-            return self._send(calls)
-        except psycopg.Error as error:
-            raise Lost from error
-
-    def receive(
-        self, prepared: dict[int, bytes], timeout_s: float, *, asking: bool = True, at_work: AtWork | None = None
-    ) -> Results:
-        """Return the results of what was sent; all of it was done or nothing.
+        `asking`, or unless it is found to be `at_work`, for statements that may take long.
 
         Raises `Lost` or `Failed`.
         """
         results: Results = []
+        try:
+            prepared = self._send(calls)
+        except psycopg.Error as error:
+            raise Lost from error
         try:
             self._receive(results, timeout_s, asking=asking, at_work=at_work)
         except TimeoutError as error:
@@ -225,13 +168,13 @@ class Link:
                 raise Unconfirmed from psycopg.OperationalError(warning.words)
 
     def hear(self, timeout_s: float) -> list[bytes]:
-        """Return the payloads of what this session was notified of, waiting for the first one.
+        """Return the payloads of the notifications for this session, waiting for the first one.
 
         Raises `Lost`.
         """
         try:
             heard = self._notified()
-            if not heard and self._wait(_READ, timeout_s):
+            if not heard and self._wait(READ, timeout_s):
                 self._pgconn.consume_input()
                 heard = self._notified()
         except psycopg.Error as error:
@@ -261,7 +204,7 @@ class Link:
         return new
 
     def _learn(self, prepared: dict[int, bytes], results: Results) -> Results:
-        """Take the answers to what was prepared out of the others, and keep in mind what succeeded."""
+        """Remember the statements whose preparation succeeded; return the other results."""
         self._prepared.update(name for i, name in prepared.items() if results[i].status == _OK)
         return [result for i, result in enumerate(results) if i not in prepared or result.status != _OK]
 
@@ -269,24 +212,24 @@ class Link:
         """Take in results, up to the end of the pipeline or of the connection."""
         pgconn, wait = self._pgconn, self._wait
         while pgconn.flush():  # the kernel takes no more: the server may be waiting for us to read
-            ready = wait(_READ | _WRITE, timeout_s)
+            ready = wait(READ | WRITE, timeout_s)
             if not ready:
                 raise TimeoutError("the server does not take what is sent")
-            if ready & _READ:
+            if ready & READ:
                 pgconn.consume_input()
-        give_up_at: float | None = None
+        grace: Deadline | None = None
         while True:
             while pgconn.is_busy():
-                if wait(_READ, timeout_s if give_up_at is None else give_up_at - monotonic()):
+                if wait(READ, timeout_s if grace is None else grace.left_s):
                     pgconn.consume_input()
-                elif give_up_at is None and at_work is not None and (found := at_work(self)) is not False:
+                elif grace is None and at_work is not None and (found := at_work(self)) is not False:
                     if found is None:
                         raise TimeoutError("the server does not answer, nor on another connection")
-                elif give_up_at is not None or not asking:
+                elif grace is not None or not asking:
                     raise TimeoutError("the server does not answer")
                 else:
-                    give_up_at = monotonic() + _GRACE_S
-                    self._cancel(give_up_at)  # whether it did give up is in its answer
+                    grace = Deadline(_GRACE_S)
+                    self._cancel(grace)  # whether it did give up is in its answer
             result = pgconn.get_result()
             if result is not None and result.status == _SYNC:
                 return
@@ -295,7 +238,7 @@ class Link:
             if pgconn.status == _BAD:
                 raise psycopg.OperationalError("the connection is closed")
 
-    def _cancel(self, deadline: float) -> None:
+    def _cancel(self, deadline: Deadline) -> None:
         self._cancelled = True
         if not capabilities.has_cancel_safe():
             self._pgconn.get_cancel().cancel()
@@ -306,67 +249,23 @@ class Link:
         cancelling.finish()
 
 
-class _Warning(NamedTuple):
+class _ServerWarning(NamedTuple):
     sqlstate: str | None
     function: str | None
     words: str
 
 
-def _keeper(warnings: list[_Warning]) -> Callable[[pq.abc.PGresult], None]:
-    """Return what keeps a warning; when it returns, the driver forgets what the server said."""
+def _keeper(warnings: list[_ServerWarning]) -> Callable[[pq.abc.PGresult], None]:
+    """Return the handler that keeps a warning; when it returns, the driver forgets the server's words."""
 
     def keep(result: pq.abc.PGresult) -> None:
         notice = Diagnostic(result)
         if notice.severity_nonlocalized == _WARNING:
-            warnings.append(_Warning(notice.sqlstate, notice.source_function, notice.message_primary or ""))
+            warnings.append(_ServerWarning(notice.sqlstate, notice.source_function, notice.message_primary or ""))
 
     return keep
 
 
-def poll_until(
-    making: pq.abc.PGconn | pq.abc.PGcancelConn, poll: Callable[[], int], deadline: float
-) -> pq.PollingStatus:
-    """Return how far a connection is that is being made: made, failed, or what it waited for still at the deadline."""
-    while (state := pq.PollingStatus(poll())) not in (pq.PollingStatus.OK, pq.PollingStatus.FAILED):
-        what = _READ if state == pq.PollingStatus.READING else _WRITE
-        if not _waiter(making.socket)(what, deadline - monotonic()):
-            break
-    return state
-
-
 def _last_words(results: Results) -> psycopg.Error | None:
-    """Return what the server said before it closed a connection, if it said why."""
+    """Return the reason that the server gave before it closed a connection, if it gave one."""
     return next((error_from_result(result) for result in results if result.status == _ERROR), None)
-
-
-# As many format codes as there are parameters, all binary: making such a list anew takes a tenth of a microsecond.
-_BINARY: Final = [[1] * n for n in range(20)]
-
-
-def _waiter(fd: int) -> Callable[[int, float | None], int]:
-    """Return what waits until a socket can be read or written, and returns which; 0 when the time is up."""
-    if not hasattr(select, "poll"):  # Windows
-        return lambda what, timeout_s: _select(fd, what, timeout_s)
-    reading, either = select.poll(), select.poll()
-    reading.register(fd, select.POLLIN)
-    either.register(fd, select.POLLIN | select.POLLOUT)
-    poll = {_READ: reading.poll, _READ | _WRITE: either.poll, _WRITE: either.poll}
-
-    def wait(what: int, timeout_s: float | None) -> int:
-        events = poll[what](None if timeout_s is None else max(0.0, timeout_s * 1000))
-        # Whatever is wrong with a socket is found by reading it.
-        return (
-            0 if not events else (events[0][1] & select.POLLOUT and _WRITE) | (events[0][1] & ~select.POLLOUT and _READ)
-        )
-
-    return wait
-
-
-def _select(fd: int, what: int, timeout_s: float | None) -> int:
-    readable, writable, broken = select.select(
-        [fd] if what & _READ else [],
-        [fd] if what & _WRITE else [],
-        [fd],
-        None if timeout_s is None else max(0.0, timeout_s),
-    )
-    return (_READ if readable or broken else 0) | (_WRITE if writable else 0)

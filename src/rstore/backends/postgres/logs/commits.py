@@ -1,15 +1,16 @@
-"""Commits as statements: what goes out, and how it is recognised where the answer is lost."""
+"""Commits as statements, and how one is recognised when its answer is lost."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from rstore.backends.postgres.binary import blobs, boolean, int4, int4s, int8, int8s
-from rstore.backends.postgres.link import Call
-from rstore.backends.postgres.sql import EMPTIED_BYTES, LogSql
-from rstore.backends.types import ANY, Commit, Expected, Head, Log, Row
+from rstore.backends.common.heads import changed
+from rstore.backends.postgres.logs.tombstones import draw_tombstone
+from rstore.backends.postgres.sql.logs import LogSql
+from rstore.backends.postgres.transport.binary import blobs, boolean, int4, int4s, int8, int8s
+from rstore.backends.postgres.transport.statements import Call
+from rstore.backends.types import Commit, Expected, Head, Log, Model, Row
 from rstore.errors import NotSupportedError
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ def ns_of(incarnation: bytes) -> bytes:
 
 
 class TooLargeError(NotSupportedError):
-    """What PostgreSQL cannot hold. Whoever knows where it belongs says so."""
+    """PostgreSQL cannot hold a value. The caller knows the key, and names it."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"a value of {size:,} bytes: PostgreSQL holds up to {MAX_BYTES:,}; nothing was applied")
@@ -37,7 +38,7 @@ class TooLargeError(NotSupportedError):
 
 
 def check_size(size: int) -> int:
-    """Refuse what PostgreSQL cannot hold, before it is sent."""
+    """Refuse a value that PostgreSQL cannot hold, before it is sent."""
     if size > MAX_BYTES:
         raise TooLargeError(size)
     return size
@@ -93,21 +94,21 @@ class Stamps(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A commit as statements, the one whose answer says whether it was done, and how it is recognised later."""
+    """A commit as statements, the place of the one that tells whether it was done, and how it is recognised later."""
 
     calls: list[Call]
     claim: int
     before: Stamps | None
-    """What the head is to have; None where there is to be none."""
+    """The stamps that the head is to have; None where there is to be none."""
     fresh: Stamps
-    """What the commit puts there; None where it leaves what there is."""
-    empties: bool
-    """Whether the last statement says whether the head is left without rows and chunks, and stays."""
+    """The stamps that the commit puts there; None where it leaves the old one."""
+    buries: bool
+    """Whether the last statement leaves a tombstone if the log is left without rows and chunks."""
 
     def look(self, head: Head | None) -> bool | None:
         """Return whether the commit is what made this head, False if it can still happen, None if that is unknown.
 
-        That there is none tells nothing: somebody may have read what the commit has put there, and have removed it.
+        An absent head tells nothing: another client may have read the log that the commit made, and have removed it.
         """
         if head is None:
             return None
@@ -119,29 +120,23 @@ class Plan(NamedTuple):
         return False if self.before.fit(head) else None
 
 
-def begun_over(commit: Commit, epoch: bytes) -> Commit:
-    """Return a commit that begins a log as one that goes on with an emptied head of that epoch."""
-    if commit.create is None:
-        return commit
-    head = _replaced(commit.create, commit)
-    return commit._replace(
-        create=None, if_epoch=epoch, if_version=ANY, epoch=head.epoch, version=head.version, facts=head.facts
-    )
-
-
-def plan(sql: LogSql, address: Address, commit: Commit, *, heads_stay: bool = False) -> Plan | None:
+def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay: bool) -> Plan | None:
     """Return a commit as statements; None if its conditions contradict each other.
 
-    The conditions name an epoch, a version, or that there is no such log. `heads_stay`: an empty log is not removed but
-    `emptied`.
+    The conditions name an epoch, a version, or that there is no such log. `heads_stay`: an empty log becomes a
+    tombstone.
     """
     row = _one_row(commit)
     claim: list[Call]
     if commit.if_epoch is None or commit.if_version is None:
         if commit.create is None or isinstance(commit.if_epoch, bytes) or isinstance(commit.if_version, bytes):
             return None
-        before, head = None, _replaced(commit.create, commit)
-        claim = [(sql.create_with_row if row else sql.create, (*address, *columns_of_head(head), *row))]
+        before, head = None, changed(commit.create, commit)
+        if log.model is Model.SERIES:
+            create = sql.create_series_with_row if row else sql.create_series
+        else:
+            create = sql.create_with_row if row else sql.create
+        claim = [(create, (*address, *columns_of_head(head), *row))]
         fresh = after = Stamps(head.epoch, head.version)
     else:
         before = Stamps(_bytes_or_none(commit.if_epoch), _bytes_or_none(commit.if_version))
@@ -152,9 +147,9 @@ def plan(sql: LogSql, address: Address, commit: Commit, *, heads_stay: bool = Fa
     calls = list(_changes(sql, commit, () if row else commit.put_rows, guarded))
     empties = commit.drop_if_empty and not commit.put_rows and not commit.put_chunks
     if empties and heads_stay:
-        calls.append((sql.empty, (*guarded, os.urandom(EMPTIED_BYTES))))
+        calls.append((sql.bury, (*guarded, draw_tombstone())))
     elif empties:
-        # Whoever may remove the head takes its lock first, and in a statement of its own.
+        # A commit that may remove the head takes its lock first, and in a statement of its own.
         claim.insert(0, (sql.lock, address))
         calls += ((remove, guarded) for remove in sql.remove_if_empty)
     return Plan([*claim, *calls], len(claim) - 1, before, fresh, empties and heads_stay)
@@ -169,16 +164,6 @@ def _one_row(commit: Commit) -> tuple[bytes, ...]:
     if len(commit.put_rows) != 1 or commit.drop_rows:  # dropping would have to come before
         return ()
     return columns_of_row(commit.put_rows[0])
-
-
-def _replaced(head: Head, commit: Commit) -> Head:
-    epoch, version, facts = commit.epoch, commit.version, commit.facts
-    return Head(
-        head.epoch if epoch is None else epoch,
-        head.version if version is None else version,
-        head.sealed,
-        head.facts if facts is None else facts,
-    )
 
 
 def _changes(sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tuple[bytes | None, ...]) -> Iterator[Call]:

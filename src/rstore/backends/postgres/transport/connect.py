@@ -1,7 +1,7 @@
 """Opening a connection by a deadline, over several hosts and addresses.
 
-By libpq alone, and not by `psycopg.connect`: that gives each address two seconds at least, so that several of them that
-are silent take longer than any time-out.
+By libpq alone, and not by `psycopg.connect`: that gives each address two seconds at least, so that several silent ones
+take longer than any time-out.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import re
 import socket
 from collections.abc import Iterator
 from random import SystemRandom
-from time import monotonic
 from typing import Final
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
+from rstore.backends.common.backoff import Deadline
 from rstore.backends.common.interpreter import check_running
-from rstore.backends.postgres.link import poll_until
+from rstore.backends.postgres.transport.sockets import poll_until
 
 # A peer that is gone without a word is noticed in a minute, not in the two hours of most systems.
 _KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
@@ -29,11 +29,11 @@ _STANDBY_FIRST: Final = "prefer-standby"
 _random = SystemRandom()
 
 
-def connect(parameters: dict[str, str], deadline: float) -> pq.abc.PGconn | psycopg.Error:
-    """Return a connection, or why there is none.
+def connect(parameters: dict[str, str], deadline: Deadline) -> pq.abc.PGconn | psycopg.Error:
+    """Return a connection, or the error that says why there is none.
 
-    The time that is left is shared by the hosts that are left; `connect_timeout` may give each one less. What went
-    wrong is returned and not raised: in a traceback, the variables of this file would show the password.
+    The time that is left is shared by the hosts that are left; `connect_timeout` may give each one less. The error is
+    returned and not raised: in a traceback, the variables of this file would show the password.
     """
     check_running("the server cannot be connected to")
     known = _known(parameters)
@@ -41,14 +41,14 @@ def connect(parameters: dict[str, str], deadline: float) -> pq.abc.PGconn | psyc
     attempts = [{**keepalive, **parameters, **attempt} for attempt in _attempts(known)]
     if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", known.get("connect_timeout", "0")):
         return psycopg.OperationalError("connect_timeout is not a whole number of seconds")
-    most_s = float(known.get("connect_timeout", 0))
+    max_s = float(known.get("connect_timeout", 0))
     errors: list[str] = []
     for i, attempt in enumerate(attempts):
-        share_s = max(0.0, deadline - monotonic()) / (len(attempts) - i)
-        if most_s > 0:
-            share_s = min(share_s, most_s)
+        share_s = deadline.left_s / (len(attempts) - i)
+        if max_s > 0:
+            share_s = min(share_s, max_s)
         pgconn = pq.PGconn.connect_start(make_conninfo("", **attempt).encode())
-        state = poll_until(pgconn, pgconn.connect_poll, monotonic() + share_s)
+        state = poll_until(pgconn, pgconn.connect_poll, Deadline(share_s))
         if state == pq.PollingStatus.OK:
             return pgconn
         error = pgconn.get_error_message() if state == pq.PollingStatus.FAILED else "no answer in time"
@@ -59,7 +59,7 @@ def connect(parameters: dict[str, str], deadline: float) -> pq.abc.PGconn | psyc
 
 
 def _known(parameters: dict[str, str]) -> dict[str, str]:
-    """Return what libpq knows of where to connect and how, from a service file and the environment as well."""
+    """Return the options of libpq that say where to connect, those of a service file and the environment among them."""
     asking = pq.PGconn.connect_start(make_conninfo("", **(parameters | _IMPOSSIBLE)).encode())
     known = {option.keyword.decode(): (option.val or b"").decode() for option in asking.info}
     asking.finish()

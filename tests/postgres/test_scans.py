@@ -1,22 +1,16 @@
-"""Scans of PostgreSQL, whose next page the server finds while this one is used."""
+"""Scans of PostgreSQL, page by page, while other things happen."""
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 
 import pytest
 from postgresql import PASSWORD, Server
 from processes import forked
 from waiting import until
 
-from rstore import Store, StoreBusyError, StoreClosedError
-from rstore.backends.postgres.link import Call, Link
-from rstore.backends.postgres.pool import Pool
-from rstore.backends.postgres.records import PostgresRecords
+from rstore import Store, StoreClosedError
 
 N = 6500
 KEYS = [f"{i:05}" for i in range(N)]
@@ -29,68 +23,33 @@ def store(postgresql_dsn: str) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether a connection could be spared, each time that a page was to be asked for ahead."""
-    seen: list[bool] = []
-    take = Pool.take_spare
-
-    def spy(pool: Pool) -> object:
-        link = take(pool)
-        seen.append(link is not None)
-        return link
-
-    monkeypatch.setattr(Pool, "take_spare", spy)
-    return seen
-
-
-def test_pages_are_asked_for_ahead(store: Store, asked: list[bool]) -> None:
+def test_a_scan_comes_in_the_order_that_was_asked_for(store: Store, postgresql_dsn: str) -> None:
     assert list(store.items()) == [(key, int(key)) for key in KEYS]
-    assert asked == [True] * 5
     assert [one.key for one in store.scan(reverse=True)] == KEYS[::-1]
     assert [one.key for one in store.scan(start="00010", stop="04000", limit=3500)] == KEYS[10:3510]
     assert [one.key for one in store.scan(limit=3000)] == KEYS[:3000]
-
-
-@pytest.mark.usefixtures("store")
-def test_a_frozen_store_asks_ahead_as_well(postgresql_dsn: str, asked: list[bool]) -> None:
     with Store(postgresql_dsn) as frozen:
         assert list(frozen) == KEYS
-    assert asked == [True] * 5
 
 
-def test_who_is_slow_is_not_waited_for(store: Store, postgresql: Server, asked: list[bool]) -> None:
-    """A server that cannot send what it has found would keep its snapshot, and clean up nothing meanwhile."""
-    for i, _ in enumerate(store):
-        if i % 1000 == 500:
-            time.sleep(0.15)
-            held = postgresql.execute(
-                "SELECT state FROM pg_stat_activity WHERE application_name = 'rstore' AND backend_xmin IS NOT NULL"
-            )
-            assert held == []
-    assert asked == []
-
-
-def test_who_turns_slow_keeps_nothing_at_the_server(store: Store, postgresql: Server) -> None:
+def test_a_slow_scan_keeps_nothing_at_the_server(store: Store, postgresql: Server) -> None:
     store.set_many(dict.fromkeys(KEYS, "x" * 1500))
     for i, _ in enumerate(store.items()):
         if i in (3500, 5200):
-            time.sleep(0.05)  # the server has sent all
+            time.sleep(0.05)
             held = postgresql.execute(
                 "SELECT state FROM pg_stat_activity WHERE application_name = 'rstore' AND backend_xmin IS NOT NULL"
             )
             assert held == []
 
 
-def test_large_ones_among_them(store: Store, asked: list[bool]) -> None:
+def test_large_ones_among_them(store: Store) -> None:
     every = {key: key * (10_000 if i % 700 == 0 else 1) for i, key in enumerate(KEYS)}
     store.set_many(every)
     assert dict(store.items()) == every
-    assert True in asked
 
 
 def test_what_one_writes_oneself_is_seen_behind_the_keys_at_hand(store: Store) -> None:
-    """Though the next page was asked for before."""
     found = []
     for key, value in store.items():
         if key == "02100":
@@ -128,52 +87,6 @@ def test_a_loop_that_writes_where_one_connection_is_all_there_is(postgresql: Ser
                 if int(key) % 100 == 0:
                     store[key] = int(key)
             assert sum(store.values()) == sum(range(0, N, 100))
-
-
-def test_a_page_that_fails_leaves_the_connection_to_who_has_it_now(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scan = iter(store.items())
-    for _ in range(2500):
-        next(scan)
-    begun, go_on = threading.Event(), threading.Event()
-
-    def change() -> None:
-        with store.transaction() as tx:
-            tx["00000"] = -1
-            begun.set()
-            go_on.wait(10)
-
-    with ThreadPoolExecutor(1) as other:
-
-        def fail(*_: object) -> None:
-            changing.append(other.submit(change))
-            begun.wait(10)
-            raise StoreBusyError("the second read of a page with something large")
-
-        changing: list[Future[None]] = []
-        monkeypatch.setattr(PostgresRecords, "_page", fail)
-        with pytest.raises(StoreBusyError, match="second read"):
-            list(scan)
-        go_on.set()
-        changing[0].result(10)
-    assert store["00000"] == -1
-
-
-def test_an_interrupt_while_a_page_is_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    send = Link.send
-
-    def interrupted(link: Link, calls: Iterable[Call]) -> dict[int, bytes]:
-        if sys._getframe(1).f_code.co_filename.endswith("ahead.py"):  # noqa: SLF001 - only there
-            raise KeyboardInterrupt
-        return send(link, calls)
-
-    monkeypatch.setattr(Link, "send", interrupted)
-    for _ in range(10):  # more often than there are connections
-        with pytest.raises(KeyboardInterrupt):
-            list(store)
-    monkeypatch.undo()
-    assert list(store) == KEYS
 
 
 def test_a_scan_that_is_left_leaves_nothing_behind(store: Store, postgresql: Server) -> None:
@@ -226,10 +139,9 @@ def test_a_store_that_is_closed_in_the_middle(store: Store) -> None:
         list(scan)
 
 
-def test_inside_a_transaction_its_own_connection_is_asked(store: Store, asked: list[bool]) -> None:
+def test_inside_a_transaction_its_own_connection_is_asked(store: Store) -> None:
     with store.transaction() as tx:
         tx["00000"] = -1
         assert [*tx.values()] == [-1, *range(1, N)]
     with store.snapshot() as view:
         assert list(view) == KEYS
-    assert asked == []

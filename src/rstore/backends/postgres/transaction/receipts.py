@@ -1,9 +1,9 @@
-"""Receipts: what shows that a transaction was committed, when the answer to its COMMIT is lost.
+"""Receipts: they show that a transaction was committed, when the answer to its COMMIT is lost.
 
 The server's own word is not enough. After a crash or a failover it gives the number of a transaction that was lost to
 the next writer, and `pg_xact_status` speaks of that one then. So each transaction that writes leaves a row of its own,
 sent together with the COMMIT: one for each connection, replaced by the next transaction there.
-Not the stamps of what was written: a transaction that only deletes leaves none, and others replace them.
+Not the stamps of its records and heads: a transaction that only deletes leaves none, and others replace them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,22 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-from rstore.backends.postgres.link import Call, Link, Statement
-from rstore.backends.postgres.schema import quoted
-from rstore.backends.postgres.sql import NOW
+from rstore.backends.postgres.errors import IN_THE_FUTURE
+from rstore.backends.postgres.sql.schema import quoted
+from rstore.backends.postgres.sql.tables import NOW
+from rstore.backends.postgres.transaction.executor import StatementReader
+from rstore.backends.postgres.transport.binary import truth
+from rstore.backends.postgres.transport.protocol import PostgresConnection
+from rstore.backends.postgres.transport.statements import Call, Statement
+from rstore.errors import StoreError
 
 STALE_MS: Final = 24 * 3600 * 1000
 """A receipt is looked for within seconds. The rows of connections that are gone are removed after a day."""
 REMOVE_EVERY: Final = 16
 """How many new rows there are, on average, between two looks for stale ones: at random, since most programs open few
 connections in their life."""
+_STATUS: Final = Statement("SELECT pg_xact_status($1::text::xid8)")
+_STANDBY: Final[Call] = (Statement("SELECT pg_is_in_recovery()"), ())
 
 
 class Receipt(NamedTuple):
@@ -30,6 +37,23 @@ class Receipt(NamedTuple):
     is_new: bool
     """Whether the connection had left none before."""
 
+    def was_committed(self, xid: bytes, reader: StatementReader) -> bool | None:
+        """Look whether the transaction of that number was committed."""
+        (found,) = reader.read(self.find)
+        if found.ntuples:
+            return True
+        try:
+            (told,) = reader.read((_STATUS, (xid,)))
+        except StoreError as error:
+            if getattr(error.__cause__, "sqlstate", None) != IN_THE_FUTURE:
+                raise
+            # A server that crashed has not given this number to any transaction yet. A standby may not know of it.
+            (standby,) = reader.read(_STANDBY)
+            return None if truth(standby, 0) else False
+        # If that number was undone, so was this transaction, or it was lost. If it is committed, and was not a moment
+        # ago, the next look finds the receipt.
+        return False if told.get_value(0, 0) == b"aborted" else None
+
 
 class Receipts:
     """The receipts of one namespace."""
@@ -38,7 +62,7 @@ class Receipts:
         s = quoted(schema)
         ns = f"SELECT ns FROM {s}.namespaces WHERE name = $1"
         self._namespace = namespace
-        # The namespace is not locked for it: what the transaction wrote holds the lock of that or of a head, for which
+        # The namespace is not locked for it: the transaction holds the lock of that or of a head by then, for which
         # `discard` waits before it removes receipts. To lock it here, too, could make the two wait for each other.
         self._leave = Statement(f"""
 INSERT INTO {s}.receipts (ns, connection, receipt, left_ms) SELECT ns, $2::bytea, $3::bytea, {NOW} FROM ({ns}) AS alive
@@ -48,12 +72,12 @@ SELECT FROM {s}.receipts WHERE ns = ({ns}) AND connection = $2 AND receipt = $3:
         self._remove_stale = Statement(f"""
 DELETE FROM {s}.receipts WHERE ns = ({ns}) AND left_ms < ({NOW} - {STALE_MS})""")
 
-    def make(self, link: Link) -> Receipt:
+    def make(self, connection: PostgresConnection) -> Receipt:
         """Return a receipt for a transaction on a connection."""
-        is_new = link.mark == b""
+        is_new = connection.mark == b""
         if is_new:
-            link.mark = os.urandom(16)
-        this = self._namespace, link.mark, os.urandom(16)
+            connection.mark = os.urandom(16)
+        this = self._namespace, connection.mark, os.urandom(16)
         return Receipt((self._leave, this), (self._find, this), is_new)
 
     @property

@@ -1,4 +1,4 @@
-"""The query of a view, and what it found: one statement, and so one moment, inside a transaction and outside of one."""
+"""The statement of a view, and how its result is read: one statement sees one moment."""
 
 from __future__ import annotations
 
@@ -9,49 +9,38 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.postgres.binary import changed, int8, place, rows_of, run
-from rstore.backends.postgres.link import Call, Statement
-from rstore.backends.postgres.schema import quoted
-from rstore.backends.postgres.sql import NOW, seen
-from rstore.backends.types import Chunk, Head, Position, Row, View
+from rstore.backends.postgres.sql.schema import quoted
+from rstore.backends.postgres.sql.tables import NOW, is_seen
+from rstore.backends.postgres.transport.binary import changed, int8, place, rows_of, run
+from rstore.backends.postgres.transport.statements import Call, Statement
+from rstore.backends.types import Chunk, Head, Row, View, ViewQuery
 
 _SEQ: Final = itemgetter(1)
 _BODY: Final = itemgetter(2)
 _BYTES: Final = {bytes}
 
 
-def view_call(
-    schema: str,
-    lo: Position,
-    hi: Position,
-    limit: int | None = None,
-    *,
-    reverse: bool = False,
-    rows: bool = True,
-    bodies: bool = True,
-    neighbours: bool = False,
-    from_checkpoint: Position | None = None,
-) -> Call:
-    """Return the query of a view, and its parameters behind the three that name the log."""
-    query = _query(
+def view_call(schema: str, query: ViewQuery) -> Call:
+    """Return the statement of a view, and its parameters behind the three that name the log."""
+    statement = _statement(
         schema,
-        limited=limit is not None,
-        reverse=reverse,
-        rows=rows,
-        bodies=bodies,
-        neighbours=neighbours,
-        checkpoint=from_checkpoint is not None,
+        limited=query.limit is not None,
+        reverse=query.reverse,
+        rows=query.rows,
+        bodies=query.bodies,
+        neighbours=query.neighbours,
+        checkpoint=query.from_checkpoint is not None,
     )
-    asked: list[bytes] = [*map(int8, (*lo, *hi))]
-    if limit is not None:
-        asked.append(int8(limit))
-    if from_checkpoint is not None:
-        asked += map(int8, from_checkpoint)
-    return query, asked
+    asked: list[bytes] = [*map(int8, (*query.lo, *query.hi))]
+    if query.limit is not None:
+        asked.append(int8(query.limit))
+    if query.from_checkpoint is not None:
+        asked += map(int8, query.from_checkpoint)
+    return statement, asked
 
 
 @cache
-def _query(
+def _statement(
     schema: str,
     *,
     limited: bool,
@@ -61,11 +50,11 @@ def _query(
     neighbours: bool,
     checkpoint: bool,
 ) -> Statement:
-    """Return the query of a view: $1 namespace, $2 model, $3 key, $4 $5 `lo`, $6 $7 `hi`, then the limit if there is
-    one, then the position of the checkpoint if one is asked for.
+    """Return the statement of a view. Its rows are (kind, place, three columns of bytes).
 
-    Its rows are (what, place, three columns of bytes): the head, hot rows, chunks and the checkpoint.
-    """  # noqa: D205 - what the parameters are is one thing
+    $1 namespace, $2 model, $3 key, $4 $5 `lo`, $6 $7 `hi`, then the limit if there is one, then the position of the
+    checkpoint if one is asked for.
+    """
     s = quoted(schema)
     this = "ns = (SELECT ns FROM head) AND model = $2 AND key = $3"
     lo_t, lo_seq, hi = "$4::bigint", "$5::bigint", "($6::bigint, $7::bigint)"
@@ -73,7 +62,7 @@ def _query(
     tables = [
         f"""head AS MATERIALIZED (
   SELECT logs.ns, epoch, version, sealed, facts FROM {s}.namespaces JOIN {s}.logs ON logs.ns = namespaces.ns
-  WHERE name = $1 AND model = $2 AND key = $3 AND {seen(s)})"""
+  WHERE name = $1 AND model = $2 AND key = $3 AND {is_seen(s)})"""
     ]
     parts = [
         f"""
@@ -129,24 +118,24 @@ SELECT 'chunk', int8send(first_t) || int4send(first_seq) || int8send(last_t) || 
 
 
 def view_of(result: pq.abc.PGresult) -> View:
-    """Return what the query of a view found. Its parts come in no order that SQL promises."""
+    """Return the view in a result, whose rows come in no order that SQL promises."""
     now_ms, head, checkpoint = 0, None, None
     rows: list[Row] = []
     chunks: list[Chunk] = []
     try:
-        for what, where, a, b, c in rows_of(result, result.ntuples):
-            if what == "row":
+        for kind, where, a, b, c in rows_of(result, result.ntuples):
+            if kind == "row":
                 t, seq = place(where)
                 rows.append(Row(t, seq, a))
-            elif what == "chunk":
+            elif kind == "chunk":
                 chunks.append(Chunk(*run(where), a, b or b""))
-            elif what == "checkpoint":
+            elif kind == "checkpoint":
                 t, seq = place(where)
                 checkpoint = Row(t, seq, a)
             else:
                 now_ms = int.from_bytes(where, "big", signed=True)
-                if what != "none":
-                    head = Head(a, b, what == "sealed", c)
+                if kind != "none":
+                    head = Head(a, b, kind == "sealed", c)
         _check(head, rows if checkpoint is None else [*rows, checkpoint], chunks)
         rows.sort()
         chunks.sort()

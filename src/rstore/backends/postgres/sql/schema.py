@@ -8,23 +8,24 @@ from __future__ import annotations
 
 from typing import Final
 
-from rstore.backends.postgres.binary import number, truth
-from rstore.backends.postgres.dsn import Place
+from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import READ_ONLY_HINT
-from rstore.backends.postgres.link import Failed, Link, Statement
+from rstore.backends.postgres.transport.binary import number, truth
+from rstore.backends.postgres.transport.protocol import Failed, PostgresConnection
+from rstore.backends.postgres.transport.statements import Statement
 from rstore.errors import StoreNotAvailableError
 
-# What is changed again and again, records and heads, leaves room in its pages: a row whose new version fits beside the
-# old one needs no new entry in the index. Rewriting all records takes half the time. With half a page it would take a
-# third, but every store would take twice the disk.
+# The rows that change again and again, records and heads, leave room in their pages: a row whose new version fits
+# beside the old one needs no new entry in the index. With half a page free, a rewrite of all records would be faster
+# still, but every store would take twice the disk.
 _FORMAT_1: Final = """
 CREATE TABLE {s}.format (application {text} NOT NULL, version {int} NOT NULL);
 INSERT INTO {s}.format VALUES ('rstore', 0);
 CREATE TABLE {s}.namespaces (
   name {text} COLLATE {c} PRIMARY KEY,
-  ns {bigint} NOT NULL UNIQUE,  -- random: what is written under a dead one is found by nobody
+  ns {bigint} NOT NULL UNIQUE,  -- random: no reader finds rows under a dead one
   incarnation {bytea} NOT NULL,  -- ns, and eight bytes that every new fact replaces
-  watched_until {timestamptz}  -- until then writers wake those who listen
+  watched_until {timestamptz}  -- until then writers wake the watchers
 );
 CREATE TABLE {s}.facts (
   ns {bigint}, name {text} COLLATE {c}, fact {bytea} NOT NULL,
@@ -78,7 +79,7 @@ MIGRATIONS: Final = [_FORMAT_1]
 """The script at index n leads from format n to format n + 1."""
 
 TABLES: Final = ("facts", "records", "logs", "hot", "chunks", "checkpoints", "receipts")
-"""What holds rows of a namespace, in the order in which it is emptied: heads of logs before their rows, see `sql`;
+"""The tables with rows of a namespace, in the order in which it is emptied: heads of logs before rows, see `tables`;
 receipts last, since a transaction leaves its one while it holds the lock of what it wrote."""
 
 _NO_COLUMN: Final = "42703"
@@ -113,52 +114,52 @@ def script(schema: str, version: int = 0) -> list[str]:
     return statements
 
 
-def check_layout(link: Link, place: Place, timeout_s: float, *, frozen: bool) -> None:
+def check_layout(connection: PostgresConnection, place: PostgresPlace, timeout_s: float, *, frozen: bool) -> None:
     """Make sure that the schema has the layout that this version knows; create or migrate it if it is not frozen.
 
     Raises `StoreNotAvailableError`.
     """
-    if link.encoding != "UTF8":
+    if connection.encoding != "UTF8":
         raise StoreNotAvailableError(
-            f"{place.show}: the encoding of the database is {link.encoding}; create one with ENCODING 'UTF8'"
+            f"{place.show}: the encoding of the database is {connection.encoding}; create one with ENCODING 'UTF8'"
         )
-    (isolation,) = link.run([(_ISOLATION, ())], timeout_s)
+    (isolation,) = connection.run([(_ISOLATION, ())], timeout_s)
     if not frozen and isolation.get_value(0, 0) != b"read committed":
         # Statements see what was committed while they waited for a lock; from an older snapshot they would undo it.
         raise StoreNotAvailableError(
             f"{place.show}: default_transaction_isolation is not 'read committed': set it so for this role or database"
         )
-    version, _, read_only = _look(link, place, timeout_s)
+    version, _, read_only = _look(connection, place, timeout_s)
     if read_only and not frozen:
         raise StoreNotAvailableError(f"{place.show}: {READ_ONLY_HINT}, or open the store frozen")
     if frozen and version < len(MIGRATIONS):
         state = f"is of the older format {version}" if version else "is not there"
         raise StoreNotAvailableError(f"{place.show} {state}; open it with frozen=False")
     if version < len(MIGRATIONS):
-        _migrate(link, place, timeout_s)
+        _migrate(connection, place, timeout_s)
 
 
-def _migrate(link: Link, place: Place, timeout_s: float) -> None:
-    link.run([(BEGIN, ())], timeout_s)
-    link.run([(_LOCK, (place.schema.encode(),))], timeout_s)
-    version, there, _ = _look(link, place, timeout_s)  # somebody else may have been faster
+def _migrate(connection: PostgresConnection, place: PostgresPlace, timeout_s: float) -> None:
+    connection.run([(BEGIN, ())], timeout_s)
+    connection.run([(_LOCK, (place.schema.encode(),))], timeout_s)
+    version, there, _ = _look(connection, place, timeout_s)  # another client may have been faster
     if version < len(MIGRATIONS):
         # Not CREATE SCHEMA IF NOT EXISTS: it asks for the right to create one even where there is one.
         statements = ([] if there else [f"CREATE SCHEMA {quoted(place.schema)}"]) + script(place.schema, version)
-        link.run([(Statement(one, as_written=True), ()) for one in statements], timeout_s)
-    link.run([(COMMIT, ())], timeout_s)
+        connection.run([(Statement(one, as_written=True), ()) for one in statements], timeout_s)
+    connection.run([(COMMIT, ())], timeout_s)
 
 
-def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
+def _look(connection: PostgresConnection, place: PostgresPlace, timeout_s: float) -> tuple[int, bool, bool]:
     """Return (the format, 0 if there is none; whether there is the schema; whether the server only reads)."""
-    (seen,) = link.run([(_LOOK, (place.schema.encode(),))], timeout_s)
+    (seen,) = connection.run([(_LOOK, (place.schema.encode(),))], timeout_s)
     there, laid_out, read_only = (truth(seen, column) for column in range(3))
     if not laid_out:
         return 0, there, read_only
     table = f"{quoted(place.schema)}.format"
     sql = f"SELECT (SELECT max(version)::bigint FROM {table} WHERE application = 'rstore'), count(*) FROM {table}"
     try:
-        (found,) = link.run([(Statement(sql), ())], timeout_s)
+        (found,) = connection.run([(Statement(sql), ())], timeout_s)
     except Failed as failure:
         if failure.sqlstate == _NO_COLUMN:
             raise _foreign(place) from failure.error
@@ -169,7 +170,7 @@ def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
             "rows; restore them too, or drop the schema"
         )
     if found.get_value(0, 0) is None:
-        (rows,) = link.run([(Statement(f"SELECT EXISTS (SELECT FROM {quoted(place.schema)}.format)"), ())], timeout_s)
+        (rows,) = connection.run([(Statement(f"SELECT EXISTS (SELECT FROM {table})"), ())], timeout_s)
         if not truth(rows, 0):
             raise StoreNotAvailableError(
                 f"{place.show} was restored without its rows: its table 'format' is empty; restore it with them, "
@@ -182,7 +183,7 @@ def _look(link: Link, place: Place, timeout_s: float) -> tuple[int, bool, bool]:
     return version, there, read_only
 
 
-def _foreign(place: Place) -> StoreNotAvailableError:
+def _foreign(place: PostgresPlace) -> StoreNotAvailableError:
     return StoreNotAvailableError(
         f"{place.show} holds tables of another application; name another schema with ?schema="
     )

@@ -1,0 +1,1 @@
+"""Logs in PostgreSQL: views, commits and tombstones."""

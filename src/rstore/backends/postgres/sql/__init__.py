@@ -1,0 +1,1 @@
+"""The SQL of a store, and the layout of its schema."""

@@ -1,0 +1,145 @@
+"""The calls of one open store: each takes a connection for its length, and is a transaction of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from itertools import chain
+from math import ceil
+from typing import Final, TypeVar
+
+from rstore.backends.common.backoff import Backoff, Deadline
+from rstore.backends.postgres.dsn import PostgresPlace
+from rstore.backends.postgres.errors import translated
+from rstore.backends.postgres.sql.schema import COMMIT, check_layout
+from rstore.backends.postgres.transaction.executor import Executor, ExecutorScope, Look
+from rstore.backends.postgres.transaction.probes import MOMENT_S
+from rstore.backends.postgres.transaction.sender import RETRIES, Sender
+from rstore.backends.postgres.transaction.snapshot import MomentScope
+from rstore.backends.postgres.transaction.transaction import TransactionScope
+from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent, Unconfirmed
+from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement, set_local
+from rstore.backends.telemetry import Occurrence
+from rstore.backends.types import Options, RolledBack
+from rstore.errors import StoreError
+
+T = TypeVar("T")
+
+_log: Final = logging.getLogger("rstore.postgres")
+_MAX_KEPT_BYTES: Final = 16 * 1024 * 1024
+_BEGIN_READ: Final[Call] = (Statement("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"), ())
+_COMMIT: Final[Call] = (COMMIT, ())
+
+
+class ServerSession(Sender, Executor):
+    """Runs single calls. Threads share it."""
+
+    def __init__(self, place: PostgresPlace, options: Options, namespace: bytes) -> None:
+        super().__init__(place, options, namespace)
+        self._frozen = options.frozen
+        self._lock_timeout = set_local("lock_timeout", f"{max(1, ceil(options.timeout_s * 1000))}")
+
+    def set_up(self) -> None:
+        """Make sure that the server is there, and that the schema is laid out.
+
+        Raises `StoreNotAvailableError`.
+        """
+        deadline = Deadline(self.timeout_s)
+        pauses = Backoff(deadline)
+        for tries in range(RETRIES):
+            connection = self.pool.take(deadline)
+            try:
+                return check_layout(connection, self.place, max(deadline.left_s, MOMENT_S), frozen=self._frozen)
+            except Failed as failure:
+                self.pool.drop(connection)  # it may be in the middle of a transaction
+                if tries == RETRIES - 1 or not pauses.pause() or not self.may_retry(failure, tries):
+                    raise translated(failure.error, self.place.show) from failure.error
+            except Unconfirmed as lost:
+                self.pool.drop(connection)
+                raise self.unconfirmed() from lost.__cause__
+            except Lost as lost:
+                self.pool.drop(connection)
+                raise self.unavailable(lost) from lost.__cause__
+            finally:
+                self.pool.give_back(connection)
+        return None
+
+    def read(self, *calls: Call, patient: bool = False) -> Results:
+        before = [*([_BEGIN_READ] if self._frozen else ()), *([self._lock_timeout] if patient else ())]
+        sent = [*before, *calls, *([_COMMIT] if self._frozen else ())] if before else calls
+        connection, results = self.send(sent, Deadline(self.timeout_s), patient=patient)
+        self.pool.give_back(connection)
+        return results[len(before) : len(before) + len(calls)] if before else results
+
+    def read_as_writer(self, *calls: Call) -> Results:
+        """Return the results of statements that only read, under the parameters of those that write."""
+        connection, results = self.send([*self._prelude, *calls], Deadline(self.timeout_s))
+        self.pool.give_back(connection)
+        return results[len(self._prelude) :]
+
+    def run_alone(self, call: Call) -> None:
+        """Run a statement that cannot be part of a transaction, may take long, and does no harm when it runs twice."""
+        # Nothing can be said before it, such as how long it may wait for a lock.
+        connection, _ = self.send([call], Deadline(self.timeout_s), patient=True, waits=False)
+        self.pool.give_back(connection)
+
+    def write(
+        self,
+        calls: Iterable[Call],
+        look: Look,
+        was_done: Callable[[Results], bool] = lambda _: True,
+        *,
+        patient: bool = False,
+    ) -> Results | None:
+        prelude = [*self._prelude, *([self._lock_timeout] if patient else ())]
+        sent = Calls(lambda: chain(prelude, calls)) if prelude else calls
+        first: Lost | None = None
+        deadline = Deadline(self.timeout_s)
+        for _ in range(RETRIES):
+            try:
+                connection, results = self.send(sent, deadline, harmless=False, patient=patient)
+                self.pool.give_back(connection)
+                results = results[len(prelude) :]
+            except Lost as lost:
+                first = first or lost
+                if patient:  # until now it was allowed to take long, unless nothing was heard of the server
+                    deadline = Deadline(MOMENT_S if isinstance(lost, Silent) else self.timeout_s)
+                if self.was_done(look, lost, deadline):
+                    return None
+                if deadline.is_over:
+                    break
+            except StoreError:
+                if first is None:
+                    raise
+                if self.was_done(look, first, deadline):
+                    return None  # the first copy was under way still, and the second one met it
+                break  # and it may be under way even now
+            else:
+                if first is None or was_done(results):
+                    return results
+                # The first copy may have waited for a lock while the look found nothing: it was done then, and the
+                # second copy came too late.
+                return None if self.was_done(look, first, deadline) else results
+        raise self.unknown() from first and first.__cause__
+
+    def shrink(self, carried: int) -> None:
+        if carried > _MAX_KEPT_BYTES:
+            self.pool.drop_idle()
+
+    # -- transactions -------------------------------------------------------------------------------------------------
+
+    def scope(self, make: Callable[[Executor], T], *first: Call) -> ExecutorScope[T]:
+        return TransactionScope(self, make, first)
+
+    def in_transaction(self, work: Callable[[Executor, Results], T], *first: Call) -> T:
+        for tries in range(RETRIES):
+            try:
+                return super().in_transaction(work, *first)
+            except RolledBack:
+                self._telemetry.note(_log, Occurrence.RETRY, "%s: a transaction is done again", self.place.show)
+                if tries == RETRIES - 1:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def moment(self, *calls: Call) -> MomentScope:
+        return MomentScope(self, calls)
