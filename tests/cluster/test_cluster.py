@@ -16,8 +16,9 @@ from redis_servers import Cluster, Server
 from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
-from rstore.backends.redis.client import Client
-from rstore.backends.redis.layout import MAX_BUCKETS, SLOTS, TAGS, slot_of
+from rstore.backends.redis.namespace.bucket import MAX_BUCKETS, TAGS
+from rstore.backends.redis.transport.client import Client
+from rstore.backends.redis.transport.slots import SLOTS, slot_of
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +311,7 @@ def test_a_server_that_was_taken_out_of_the_cluster_is_not_asked(dsn: str, tmp_p
 def test_a_fork_while_a_thread_asks_who_serves_what(dsn: str) -> None:
     with opened(dsn) as store:
         store.set("k", 1)
-        nodes = store._writer.backend._plain._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
+        nodes = store._writer.backend._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
         with nodes._lock:  # noqa: SLF001 - as the thread has it, which the child has not
             child = multiprocessing.get_context("fork").Process(target=nodes.discover)
             child.start()

@@ -32,9 +32,9 @@ from rstore import (
     StoreNotAvailableError,
     Transaction,
 )
-from rstore.backends.redis import client
-from rstore.backends.redis.dsn import parse
-from rstore.backends.redis.optimistic import Watch
+from rstore.backends.redis.transaction.watched import WatchedKeys
+from rstore.backends.redis.transport import client, rounds
+from rstore.backends.redis.transport.dsn import parse
 
 # What docs/redis.md grants.
 RIGHTS = "&* -@all +client +psubscribe +sentinel|master +sentinel|get-master-addr-by-name +sentinel|replicas"
@@ -143,7 +143,7 @@ def test_a_failover_that_is_given_up_holds_writers_no_longer(service: Service) -
 
 
 def _holds(store: Store) -> bool:
-    pool = store._writer.backend._plain._client._nodes.only  # type: ignore[attr-defined]  # noqa: SLF001
+    pool = store._writer.backend._client._nodes.only  # type: ignore[attr-defined]  # noqa: SLF001
     return bool(pool.changing)
 
 
@@ -154,7 +154,8 @@ def test_an_answer_of_a_master_that_is_none_any_more_does_not_count(
 ) -> None:
     """It is looked for on the new master, which has got it, or has not."""
     before, inside = service.master(), how == "transaction"
-    place, name = (Watch, "_receive") if inside else (client, "_read")
+    place: Any = WatchedKeys if inside else rounds if how == "waiting" else client
+    name = "_receive" if inside else "read_outcome"
     read: Callable[..., Any] = getattr(place, name)
     left = iter([1, 0] if how == "waiting" else [0])  # the last reply to what is written
 
@@ -170,7 +171,7 @@ def test_an_answer_of_a_master_that_is_none_any_more_does_not_count(
 
     with opened(f"{service.dsn}?wait_replicas={1 if how == 'waiting' else 0}") as store:
         store["k"] = 1
-        pool = store._writer.backend._plain._client._nodes.only  # type: ignore[attr-defined]  # noqa: SLF001
+        pool = store._writer.backend._client._nodes.only  # type: ignore[attr-defined]  # noqa: SLF001
         monkeypatch.setattr(place, name, late)  # comes between a reply and its reader
         unknown = pytest.raises(OutcomeUnknownError) if lost else nullcontext()
         with unknown, store.transaction() if inside else nullcontext(store) as tx:
@@ -233,7 +234,7 @@ def test_a_transaction_that_a_failover_overtakes_is_done_again(service: Service,
 
     with opened(service.dsn) as store:
         store["k"] = 0
-        nodes = store._writer.backend._plain._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
+        nodes = store._writer.backend._client._nodes  # type: ignore[attr-defined]  # noqa: SLF001
         first = nodes.only
         store.run(work)
         assert store["k"] == len(tries) == 2

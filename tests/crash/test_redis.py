@@ -25,8 +25,10 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends.redis.batches import MAX_RECORDS, RedisBatches
-from rstore.backends.redis.namespace import GARBAGE_A_STEP, RedisNamespace
+from rstore.backends.redis.namespace.bucket import Bucket
+from rstore.backends.redis.namespace.garbage import GARBAGE_A_STEP
+from rstore.backends.redis.namespace.namespace import RedisNamespace
+from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 
 pytestmark = pytest.mark.server
 
@@ -390,16 +392,17 @@ def test_clearing_while_a_large_write_becomes_visible(server: Server, monkeypatc
     """The marker that it looked at is another by the time it clears, and nobody else has cleared."""
     with Store(server.dsn, frozen=False) as store, Store(server.dsn, frozen=False) as other:
         store.set("k", 1)
-        look = RedisNamespace._refresh_all  # noqa: SLF001 - comes between two of its steps
+        look = RedisNamespace.refresh  # comes between two of its steps
 
-        def between(backend: RedisNamespace) -> None:
+        def between(namespace: RedisNamespace) -> list[Bucket]:
             monkeypatch.undo()
-            look(backend)
+            found = look(namespace)
             # As a writer that dies before it folds its batch in.
             with monkeypatch.context() as without_folding:
                 without_folding.setattr(RedisBatches, "_fold", lambda *_: None)
                 other.update({f"{i}": i for i in range(MAX_RECORDS + 1)})
+            return found
 
-        monkeypatch.setattr(RedisNamespace, "_refresh_all", between)
+        monkeypatch.setattr(RedisNamespace, "refresh", between)
         store.clear()
         assert store.keys() == []

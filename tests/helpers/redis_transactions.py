@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import pytest
 from hypothesis import strategies as st
 
-from rstore.backends.contract import Backend
+from rstore.backends.contract import Backend, WriteTransaction
 from rstore.backends.registry import make_backend
 from rstore.backends.types import (
     ANY,
     FIRST,
+    HEAD_ONLY,
     KEEP,
     LAST,
     Chunk,
@@ -24,7 +25,9 @@ from rstore.backends.types import (
     Options,
     Position,
     Row,
+    ScanQuery,
     View,
+    ViewQuery,
     Write,
     version_of,
 )
@@ -36,7 +39,7 @@ LOG = Log(Model.EVENTS, "log")
 OTHER = Log(Model.EVENTS, "other")
 LOGS = [Log(Model.SERIES, "s"), Log(Model.SERIES, "t"), Log(Model.EVENTS, "s")]
 
-Work: TypeAlias = Callable[[Backend], object]
+Work: TypeAlias = Callable[[WriteTransaction], object]
 
 keys = st.sampled_from(KEYS)
 stops = st.none() | keys
@@ -72,7 +75,7 @@ reads = st.one_of(
     ),
     st.tuples(st.just("view"), logs, ranges, views()),
     st.tuples(st.just("views"), ranges, st.none() | st.integers(1, 3), st.booleans()),
-    st.tuples(st.just("snapshot"), logs, ranges),
+    st.tuples(st.just("log_snapshot"), logs, ranges),
     st.tuples(st.just("logs"), st.sampled_from([Model.SERIES, Model.EVENTS])),
     st.tuples(st.just("same version"), logs),
 )
@@ -101,7 +104,7 @@ calls: st.SearchStrategy[Any] = st.recursive(
 class Caller:
     """Makes calls of one backend. What a call is to draw at random is counted, so that two of them draw the same."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: WriteTransaction) -> None:
         self.backend = backend
         self._n = 0
 
@@ -121,7 +124,7 @@ class Caller:
     def everything(self) -> Any:
         """Return all that there is."""
         return (
-            [(key, one, expires_ms is None) for key, one, expires_ms in self.backend.scan(limit=100).records],
+            [(key, one, expires_ms is None) for key, one, expires_ms in self.backend.scan(ScanQuery(100)).records],
             [self.make(("logs", model)) for model in (Model.SERIES, Model.EVENTS)],
             [
                 self.make(("view", log, (FIRST, LAST), {"from_checkpoint": until}))
@@ -132,11 +135,15 @@ class Caller:
 
     def _block(self, inner: Sequence[Any], fails: bool, look: Callable[[], None] = lambda: None) -> Any:
         results: list[Any] = []
-        with suppress(ZeroDivisionError), self.backend.transaction():
-            results += map(self.make, inner)
-            look()
-            if fails:
-                raise ZeroDivisionError
+        outer = self.backend
+        try:
+            with suppress(ZeroDivisionError), outer.transaction() as self.backend:
+                results += map(self.make, inner)
+                look()
+                if fails:
+                    raise ZeroDivisionError
+        finally:
+            self.backend = outer
         return results
 
     def _fetch(self, some: Sequence[str]) -> Any:
@@ -145,9 +152,7 @@ class Caller:
     def _scan(self, start: str, stop: str | None, limit: int, reverse: bool, keys_only: bool, after: str | None) -> Any:
         found: list[Any] = []
         while True:
-            page = self.backend.scan(
-                start=start, after=after, stop=stop, limit=limit, reverse=reverse, keys_only=keys_only
-            )
+            page = self.backend.scan(ScanQuery(limit, start, stop, after, reverse, keys_only))
             assert len(page.records) == limit or not page.more
             found += ((key, one, expires_ms is None) for key, one, expires_ms in page.records)
             if not page.more:
@@ -155,19 +160,19 @@ class Caller:
             after = found[-1][0]
 
     def _view(self, log: Log, span: tuple[Position, Position], ask: dict[str, Any]) -> Any:
-        return _timeless(self.backend.view(log, *span, **ask))
+        return _timeless(self.backend.view(log, ViewQuery(*span, **ask)))
 
     def _views(self, span: tuple[Position, Position], limit: int | None, reverse: bool) -> Any:
         reverse = reverse and limit is not None
-        return list(map(_timeless, self.backend.views(LOGS, *span, limit=limit, reverse=reverse)))
+        return list(map(_timeless, self.backend.views(LOGS, ViewQuery(*span, limit, reverse))))
 
-    def _snapshot(self, log: Log, span: tuple[Position, Position]) -> Any:
-        with self.backend.snapshot(log, *span) as snapshot:
+    def _log_snapshot(self, log: Log, span: tuple[Position, Position]) -> Any:
+        with self.backend.log_snapshot(log, *span) as snapshot:
             return _timeless(snapshot.view), snapshot.bodies(snapshot.view.chunks)
 
     def _same_version(self, log: Log) -> Any:
         head = self.backend.view(log).head
-        return head and _timeless(self.backend.view(log, unless_version=head.version))
+        return head and _timeless(self.backend.view(log, ViewQuery(unless_version=head.version)))
 
     def _write(self, some: Sequence[tuple[str, bool, int | None]]) -> Any:
         writes = [Write(key, self._record() if puts else None, ttl_ms if puts else None) for key, puts, ttl_ms in some]
@@ -187,7 +192,7 @@ class Caller:
         return self.backend.append(log, head, some or [Row(0, 0, b"x")], self.backend.create())
 
     def _commit(self, log: Log, condition: str, some: Sequence[Row], creates: bool) -> Any:
-        head = self.backend.view(log, LAST, LAST, rows=False, bodies=False).head or HEAD
+        head = self.backend.view(log, HEAD_ONLY).head or HEAD
         commit = Commit(
             create=Head(self._stamp(), self._stamp(), sealed=False, facts=b"new") if creates else None,
             if_epoch={"epoch": head.epoch, "none": None}.get(condition, ANY),
@@ -199,7 +204,7 @@ class Caller:
         return self.backend.commit(log, commit, self.backend.create())
 
     def _rewrite(self, log: Log, span: tuple[Position, Position], puts: bool) -> Any:
-        view = self.backend.view(log, *span)
+        view = self.backend.view(log, ViewQuery(*span))
         marks = [(row.t, row.seq) for row in view.rows]
         marks += [mark for chunk in view.chunks for mark in (chunk.first, chunk.last)]
         body = self._stamp()
@@ -218,7 +223,7 @@ class Caller:
         return self.backend.commit(log, commit, self.backend.create())
 
     def _drop(self, log: Log, right: bool) -> Any:
-        head = self.backend.view(log, LAST, LAST, rows=False, bodies=False).head
+        head = self.backend.view(log, HEAD_ONLY).head
         return self.backend.drop(log, if_version=head.version if right and head else b"wrong" if right else ANY)
 
 
@@ -236,15 +241,15 @@ def opened(dsn: str, options: Options = WRITABLE) -> Backend:
     return backend
 
 
-def put(backend: Backend, key: str, stamp: int, ttl_ms: int | None = None) -> None:
+def put(backend: WriteTransaction, key: str, stamp: int, ttl_ms: int | None = None) -> None:
     backend.write([Write(key, record(stamp), ttl_ms)], backend.create())
 
 
-def append(backend: Backend, log: Log, t: int) -> None:
+def append(backend: WriteTransaction, log: Log, t: int) -> None:
     assert backend.append(log, HEAD, [Row(t, 0, b"%d" % t)], backend.create())
 
 
-def rewrite(backend: Backend, log: Log) -> None:
+def rewrite(backend: WriteTransaction, log: Log) -> None:
     """Turn the rows of a log into a chunk."""
     rows = backend.view(log).rows
     chunk = Chunk((rows[0].t, 0), (rows[-1].t, 0), len(rows), b"meta", b"body")
@@ -252,7 +257,7 @@ def rewrite(backend: Backend, log: Log) -> None:
     assert backend.commit(log, commit, backend.create())
 
 
-def seed(backend: Backend) -> None:
+def seed(backend: WriteTransaction) -> None:
     put(backend, "k", 1)
     put(backend, "l", 2)
     append(backend, LOG, 1)
@@ -261,12 +266,12 @@ def seed(backend: Backend) -> None:
     append(backend, LOG, 3)
 
 
-def transact(backend: Backend, *steps: Callable[[], object]) -> None:
+def transact(backend: WriteTransaction, *steps: Work) -> None:
     """Do some steps in one transaction."""
-    with backend.transaction():
+    with backend.transaction() as inside:
         for step in steps:
-            step()
+            step(inside)
 
 
-def fail(why: str) -> Callable[[], None]:
-    return lambda: pytest.fail(why)
+def fail(why: str) -> Work:
+    return lambda _: pytest.fail(why)

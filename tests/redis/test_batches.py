@@ -11,11 +11,11 @@ from redis_proxy import Proxy
 from redis_servers import Server
 
 from rstore import Store, StoreBusyError, StoreError, StoreFullError
-from rstore.backends.redis import batches
-from rstore.backends.redis.batches import MAX_RECORDS
-from rstore.backends.redis.client import Script
+from rstore.backends.redis.records import batches
+from rstore.backends.redis.records.batches import MAX_RECORDS
+from rstore.backends.redis.transport.calls import Script
 from rstore.backends.registry import make_backend
-from rstore.backends.types import Options, Write
+from rstore.backends.types import Options, ScanQuery, Write
 
 N = 3 * MAX_RECORDS + 7
 WRITABLE = Options(frozen=False, durability="normal", timeout_s=5)
@@ -117,7 +117,7 @@ def test_an_expired_record_of_a_batch_does_not_bring_back_the_one_it_replaced(re
     assert backend.get("1") is None
     assert not backend.has("1")
     assert backend.count() == N - 5
-    page = [key for key, _, _ in backend.scan(start="0", stop="1001", limit=10).records]
+    page = [key for key, _, _ in backend.scan(ScanQuery(10, "0", "1001")).records]
     assert page == ["10", "100", "1000"]
     assert backend.write_if(Write("1", old), None, incarnation)
     assert backend.get("1") == old

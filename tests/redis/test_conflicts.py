@@ -1,4 +1,4 @@
-"""Two at once on Redis: whoever read what somebody else changed meanwhile is undone, and nobody else."""
+"""Two at once on Redis: a transaction that read what another client changed meanwhile is undone, and no other one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from processes import forked
 from redis_transactions import HEAD, LOG, OTHER, Work, append, fail, opened, put, record, seed, transact
 
 from rstore import NotSupportedError, Store, StoreClosedError, StoreNotAvailableError
-from rstore.backends.contract import Backend
-from rstore.backends.redis import inside
-from rstore.backends.redis.batches import MAX_RECORDS
-from rstore.backends.redis.optimistic import Watch
+from rstore.backends.contract import Backend, WriteTransaction
+from rstore.backends.redis.records.batches import MAX_RECORDS
+from rstore.backends.redis.transaction import overlay
+from rstore.backends.redis.transaction.watched import WatchedKeys
 from rstore.backends.types import (
+    HEAD_ONLY,
     LAST,
     Commit,
     Log,
@@ -27,6 +28,8 @@ from rstore.backends.types import (
     NamespaceGone,
     RolledBack,
     Row,
+    ScanQuery,
+    ViewQuery,
     Write,
     version_of,
 )
@@ -67,20 +70,20 @@ READS: dict[str, Work] = {
     "delete": lambda b: b.delete(["k"]),
     "delete_range": lambda b: b.delete_range("k", "l"),
     "count": lambda b: b.count(),
-    "scan": lambda b: b.scan(start="k", stop="l", limit=10),
-    "keys": lambda b: b.scan(limit=10, keys_only=True),
+    "scan": lambda b: b.scan(ScanQuery(10, "k", "l")),
+    "keys": lambda b: b.scan(ScanQuery(10, keys_only=True)),
     "logs": lambda b: b.logs(Model.EVENTS),
     "view": lambda b: b.view(LOG),
     "views": lambda b: b.views([LOG, OTHER]),
-    "head": lambda b: b.view(LOG, LAST, LAST, rows=False),
-    "checkpoint": lambda b: b.view(LOG, rows=False, from_checkpoint=LAST),
+    "head": lambda b: b.view(LOG, HEAD_ONLY._replace(bodies=True)),
+    "checkpoint": lambda b: b.view(LOG, ViewQuery(rows=False, from_checkpoint=LAST)),
     "commit": lambda b: b.commit(LOG, Commit(if_epoch=b"n" * 16, epoch=b"m" * 16), b.create()),
     "drop": lambda b: b.drop(LOG),
     "append": lambda b: append(b, LOG, 9),
     "append to none": lambda b: append(b, OTHER, 9),
     "write": lambda b: put(b, "k", 9),
 }
-WRITES: dict[str, tuple[Work, set[str]]] = {
+WRITES: dict[str, tuple[Callable[[Backend], object], set[str]]] = {
     "put": (
         lambda b: put(b, "k", 5),
         {"get", "has", "fetch", "write_if", "touch", "delete", "scan"},
@@ -116,6 +119,14 @@ WRITES: dict[str, tuple[Work, set[str]]] = {
 }
 
 
+def _outside(change: Callable[[], object], _: object) -> None:
+    change()
+
+
+def _appending(t: int, inside: WriteTransaction) -> None:
+    append(inside, OTHER, t)
+
+
 @pytest.mark.parametrize("write", WRITES)
 def test_who_is_in_whose_way(pair: tuple[Backend, Backend], write: str) -> None:
     mine, others = pair
@@ -125,44 +136,44 @@ def test_who_is_in_whose_way(pair: tuple[Backend, Backend], write: str) -> None:
         seed(mine)
         undone = True
         with suppress(RolledBack):
-            transact(mine, lambda: put(mine, "mine", 1), partial(read, mine), partial(change, others))
+            transact(mine, lambda b: put(b, "mine", 1), read, partial(_outside, partial(change, others)))
             undone = False
         assert undone == (name in overtaken), name
         assert mine.has("mine") != undone, name
         if undone:
-            transact(mine, lambda: put(mine, "mine", 1), partial(read, mine))
+            transact(mine, lambda b: put(b, "mine", 1), read)
         assert others.has("mine"), name
 
 
 def test_what_is_only_read_is_of_one_moment(pair: tuple[Backend, Backend]) -> None:
     mine, others = pair
-    with mine.transaction():
-        assert (mine.get("k"), mine.get("l")) == (record(1), record(2))
+    with mine.transaction() as inside:
+        assert (inside.get("k"), inside.get("l")) == (record(1), record(2))
     two = [Write("k", record(3)), Write("l", record(3))]
     with pytest.raises(RolledBack):
-        transact(mine, lambda: mine.get("k"), lambda: others.write(two, others.create()), lambda: mine.get("l"))
-    again = (lambda: mine.get("k"), lambda: put(others, "k", 4), lambda: mine.get("k"))
+        transact(mine, lambda b: b.get("k"), lambda _: others.write(two, others.create()), lambda b: b.get("l"))
+    again: list[Work] = [lambda b: b.get("k"), lambda _: put(others, "k", 4), lambda b: b.get("k")]
     with pytest.raises(RolledBack):
         transact(mine, *again, fail("it could have been found out"))
 
 
 def test_others_may_write_between_what_commits_on_conditions(pair: tuple[Backend, Backend]) -> None:
     mine, others = pair
-    with mine.transaction(create=False, serializable=False):
-        view = mine.view(LOG)
+    with mine.transaction(create=False, serializable=False) as inside:
+        view = inside.view(LOG)
         append(others, LOG, 4)
         assert view.head is not None
         commit = Commit(if_epoch=view.head.epoch, drop_rows=view.rows, drop_if_empty=True, epoch=b"m" * 16)
-        assert mine.commit(LOG, commit, mine.create())
+        assert inside.commit(LOG, commit, inside.create())
         append(others, LOG, 5)
     assert [row.t for row in others.view(LOG).rows] == [4, 5]
-    with mine.transaction(serializable=False):
-        view = mine.view(LOG)
+    with mine.transaction(serializable=False) as inside:
+        view = inside.view(LOG)
         assert others.commit(LOG, Commit(epoch=b"o" * 16), others.create())
-        assert not mine.commit(LOG, Commit(if_epoch=b"m" * 16), mine.create())
+        assert not inside.commit(LOG, Commit(if_epoch=b"m" * 16), inside.create())
     last = Commit(drop_rows=others.view(LOG).rows, drop_chunks=[(1, 0)], drop_if_empty=True)
-    with suppress(RolledBack), mine.transaction(serializable=False):
-        assert mine.commit(LOG, last, mine.create())
+    with suppress(RolledBack), mine.transaction(serializable=False) as inside:
+        assert inside.commit(LOG, last, inside.create())
         append(others, LOG, 6)  # it is not empty any more
     assert [row.t for row in others.view(LOG).rows] == [4, 5, 6]
 
@@ -172,16 +183,16 @@ def test_a_row_that_comes_before_the_log_is_watched(
 ) -> None:
     """It was seen to be empty; a log is not dropped with a row that is there since."""
     mine, others = pair
-    watch = Watch.add
+    watch = WatchedKeys.add
 
-    def add(self: Watch, keys: Sequence[bytes]) -> None:
+    def add(self: WatchedKeys, keys: Sequence[bytes]) -> None:
         append(others, LOG, 6)
         watch(self, keys)
 
-    monkeypatch.setattr(Watch, "add", add)
+    monkeypatch.setattr(WatchedKeys, "add", add)
     last = Commit(drop_rows=mine.view(LOG).rows, drop_chunks=[(1, 0)], drop_if_empty=True)
-    with mine.transaction(serializable=False):
-        assert mine.commit(LOG, last, mine.create())
+    with mine.transaction(serializable=False) as inside:
+        assert inside.commit(LOG, last, inside.create())
     assert [row.t for row in others.view(LOG).rows] == [6]
 
 
@@ -212,10 +223,10 @@ def test_many_records_that_are_written_meanwhile(pair: tuple[Backend, Backend]) 
     mine, others = pair
     many = [Write(f"{i}", record(i)) for i in range(MAX_RECORDS + 1)]
     with pytest.raises(RolledBack):
-        transact(mine, lambda: put(mine, "a", 1), mine.count, lambda: others.write(many, others.create()))
-    with mine.transaction():
-        assert mine.count() == MAX_RECORDS + 3
-        assert mine.delete_range("", "a") == MAX_RECORDS + 1
+        transact(mine, lambda b: put(b, "a", 1), lambda b: b.count(), lambda _: others.write(many, others.create()))
+    with mine.transaction() as inside:
+        assert inside.count() == MAX_RECORDS + 3
+        assert inside.delete_range("", "a") == MAX_RECORDS + 1
     assert others.count() == 2
 
 
@@ -231,14 +242,14 @@ def test_a_log_that_somebody_holds(alone: Backend, redis_dsn: str) -> None:
     holder = threading.Thread(target=hold)
     holder.start()
     taken.wait()
-    with alone.transaction(), alone.exclusive(LOG):
-        append(alone, LOG, 7)  # nobody is in the way of that
+    with alone.transaction() as inside, inside.exclusive(LOG) as same:
+        append(same, LOG, 7)  # no lease is in the way of that
     began = time.monotonic()
-    with pytest.raises(RolledBack), alone.transaction(), alone.exclusive(LOG):
-        assert alone.drop(LOG)
+    with pytest.raises(RolledBack), alone.transaction() as inside, inside.exclusive(LOG) as same:
+        assert same.drop(LOG)
     assert time.monotonic() - began > 0.01
-    with alone.transaction():
-        assert alone.drop(LOG)
+    with alone.transaction() as inside:
+        assert inside.drop(LOG)
     holder.join()
     assert other.logs(Model.EVENTS) == []
     other.close()
@@ -250,8 +261,8 @@ def test_a_log_that_somebody_holds(alone: Backend, redis_dsn: str) -> None:
         lambda b: b.get("soon"),
         lambda b: b.has("soon"),
         lambda b: b.count(),
-        lambda b: b.scan(limit=9),
-        lambda b: b.scan(limit=9, keys_only=True),
+        lambda b: b.scan(ScanQuery(9)),
+        lambda b: b.scan(ScanQuery(9, keys_only=True)),
         lambda b: b.delete(["soon"]),
     ],
     ids=["get", "has", "count", "scan", "keys", "delete"],
@@ -262,37 +273,38 @@ def test_a_record_that_expires_inside(alone: Backend, read: Work) -> None:
         alone.delete(["mine"])
         put(alone, "soon", 1, ttl_ms)
         in_time, began = False, time.monotonic()
-        with suppress(RolledBack), alone.transaction():
-            put(alone, "mine", 1)
-            read(alone)
+        with suppress(RolledBack), alone.transaction() as inside:
+            put(inside, "mine", 1)
+            read(inside)
             in_time = time.monotonic() - began < ttl_ms / 1000
             time.sleep((ttl_ms + 2) / 1000)
         undone = not alone.has("mine")
         if in_time:  # otherwise it may have expired before it was read
             break
     assert undone
-    with alone.transaction():
-        put(alone, "mine", 2)
-        read(alone)
+    with alone.transaction() as inside:
+        put(inside, "mine", 2)
+        read(inside)
     assert alone.get("mine") == record(2)
 
 
 def test_a_record_with_an_expiry_of_its_own(alone: Backend) -> None:
-    with alone.transaction():
-        put(alone, "soon", 1, 300)
-        assert alone.touch("l", 300)
-        put(alone, "later", 2, 100_000)
-        assert alone.has("soon")
-        assert (alone.count(), [one[0] for one in alone.scan(limit=9).records]) == (4, ["k", "l", "later", "soon"])
-        ((_, _, expires_ms),) = alone.fetch(["later"])
+    with alone.transaction() as inside:
+        put(inside, "soon", 1, 300)
+        assert inside.touch("l", 300)
+        put(inside, "later", 2, 100_000)
+        assert inside.has("soon")
+        found = [one[0] for one in inside.scan(ScanQuery(9)).records]
+        assert (inside.count(), found) == (4, ["k", "l", "later", "soon"])
+        ((_, _, expires_ms),) = inside.fetch(["later"])
         time.sleep(0.302)
-        assert alone.get("soon") is alone.get("l") is None
-        assert (alone.count(), [one[0] for one in alone.scan(limit=9).records]) == (2, ["k", "later"])
+        assert inside.get("soon") is inside.get("l") is None
+        assert (inside.count(), [one[0] for one in inside.scan(ScanQuery(9)).records]) == (2, ["k", "later"])
     assert alone.get("soon") is alone.get("l") is None
     assert alone.count() == 2
     assert alone.fetch(["later"]) == [("later", record(2), expires_ms)]
-    with alone.transaction():
-        assert alone.touch("later", None)
+    with alone.transaction() as inside:
+        assert inside.touch("later", None)
     assert alone.fetch(["later"]) == [("later", record(2), None)]
 
 
@@ -308,31 +320,32 @@ def test_other_threads_are_outside(alone: Backend) -> None:
 
     thread = threading.Thread(target=look)
     with pytest.raises(ZeroDivisionError):
-        transact(alone, lambda: put(alone, "mine", 1), thread.start, thread.join, lambda: 1 // 0)
+        transact(
+            alone, lambda b: put(b, "mine", 1), lambda _: thread.start(), lambda _: thread.join(), lambda _: 1 // 0
+        )
     assert seen == [None]
     assert (alone.get("mine"), alone.get("theirs")) == (None, record(1))
 
 
 @forks
 def test_a_fork_inside(alone: Backend) -> None:
-    with alone.transaction():
-        put(alone, "mine", 1)
+    with alone.transaction() as inside:
+        put(inside, "mine", 1)
 
         def child() -> None:
-            uses: list[Callable[[], object]] = [lambda: alone.get("k"), lambda: put(alone, "mine", 2)]
-            uses.append(partial(transact, alone))
+            uses: list[Callable[[], object]] = [lambda: inside.get("k"), lambda: put(inside, "mine", 2)]
+            uses.append(partial(transact, inside))
             for use in uses:
                 with pytest.raises(StoreNotAvailableError, match="fork"):
                     use()
 
         forked(child)()
-        assert alone.get("k") == record(1)
+        assert inside.get("k") == record(1)
     assert alone.get("mine") == record(1)
 
     def leaves() -> None:
         transaction = alone.transaction()
-        transaction.__enter__()
-        put(alone, "mine", 3)
+        put(transaction.__enter__(), "mine", 3)
         forked(lambda: _refused(transaction))()
         transaction.__exit__(None, None, None)
 
@@ -347,7 +360,7 @@ def _refused(transaction: Any) -> None:
 
 def test_a_store_that_is_closed_inside(alone: Backend, redis_dsn: str) -> None:
     with pytest.raises(StoreClosedError):
-        transact(alone, lambda: alone.view(LOG), lambda: put(alone, "mine", 1), alone.close)
+        transact(alone, lambda b: b.view(LOG), lambda b: put(b, "mine", 1), lambda _: alone.close())
     other = opened(redis_dsn)
     assert not other.has("mine")
     other.close()
@@ -369,35 +382,33 @@ def test_several_places(request: pytest.FixtureRequest, where: str) -> None:
 
 
 def test_one_that_is_too_large(alone: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inside, "MOST", 20)
+    monkeypatch.setattr(overlay, "MAX_SIZE", 20)
     incarnation = alone.create()
     works: list[Work] = [
         lambda b: b.write([Write(f"{i}", record(i)) for i in range(21)], incarnation),
         lambda b: b.append(OTHER, HEAD, [Row(i, 0, b"x") for i in range(21)], incarnation),
         lambda b: b.views([Log(Model.EVENTS, f"{i}") for i in range(21)]),
         lambda b: b.fetch([f"{i}" for i in range(21)]),
-        lambda b: transact(b, *(partial(append, b, OTHER, i) for i in range(21))),
+        lambda b: transact(b, *(partial(_appending, i) for i in range(21))),
     ]
     for work in works:
         with pytest.raises(NotSupportedError, match="split it"):
-            transact(alone, lambda: put(alone, "mine", 1), partial(work, alone))
+            transact(alone, lambda b: put(b, "mine", 1), work)
         assert (alone.count(), alone.logs(Model.EVENTS)) == (2, ["log"])
 
 
 def test_a_namespace_that_is_not_there(redis_dsn: str) -> None:
     backend = opened(redis_dsn)
-    with backend.transaction(create=False):
-        assert (backend.get("k"), backend.count(), backend.logs(Model.EVENTS)) == (None, 0, [])
-        assert (backend.view(LOG).head, backend.drop(LOG), backend.delete(["k"])) == (None, False, 0)
+    with backend.transaction(create=False) as inside:
+        assert (inside.get("k"), inside.count(), inside.logs(Model.EVENTS)) == (None, 0, [])
+        assert (inside.view(LOG).head, inside.drop(LOG), inside.delete(["k"])) == (None, False, 0)
         with pytest.raises(NamespaceGone):
-            backend.write([Write("k", record(1))], b"incarnation")
+            inside.write([Write("k", record(1))], b"incarnation")
     assert backend.facts()[1] == {}
-    with backend.transaction():
-        incarnation = backend.create()
-        put(backend, "k", 1)
-        with pytest.raises(NotSupportedError, match="leave it first"):
-            backend.discard()
+    with backend.transaction() as inside:
+        incarnation = inside.create()
+        put(inside, "k", 1)
         with pytest.raises(NamespaceGone):
-            backend.append(LOG, HEAD, [Row(1, 0, b"x")], b"incarnation")
+            inside.append(LOG, HEAD, [Row(1, 0, b"x")], b"incarnation")
     assert (backend.create(), backend.get("k")) == (incarnation, record(1))
     backend.close()

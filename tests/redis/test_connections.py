@@ -17,9 +17,9 @@ from redis_servers import Cluster, Server, executables
 from waiting import until
 
 from rstore import InvalidArgumentError, Store, StoreBusyError, StoreNotAvailableError
-from rstore.backends.redis import bound, nodes
-from rstore.backends.redis import pool as pool_module
-from rstore.backends.redis.pool import Pool
+from rstore.backends.redis.transport import nodes, places
+from rstore.backends.redis.transport import pool as pool_module
+from rstore.backends.redis.transport.pool import RedisPool
 
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
 
@@ -30,8 +30,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def pool_of(store: Store) -> Pool:
-    pool: Pool = store._reader.backend._plain._client._nodes.of(0)  # type: ignore[attr-defined]  # noqa: SLF001
+def pool_of(store: Store) -> RedisPool:
+    pool: RedisPool = store._reader.backend._client._nodes.of(0)  # type: ignore[attr-defined]  # noqa: SLF001
     return pool
 
 
@@ -128,7 +128,7 @@ def test_no_place_is_lost_with_a_connection(server: Server, monkeypatch: pytest.
 
 def test_an_interrupt_costs_no_place_wherever_it_comes(server: Server) -> None:
     errors: list[KeyboardInterrupt] = []
-    files = {pool_module.__file__, bound.__file__}
+    files = {pool_module.__file__, places.__file__}
     with Store(f"{server.dsn}?max_connections=1", frozen=False, timeout=5) as store:
         store["k"] = n = 0
         while len(errors) == n:
@@ -152,7 +152,7 @@ def test_an_interrupt_costs_no_place_wherever_it_comes(server: Server) -> None:
 def test_an_interrupt_keeps_nobody_from_asking_the_cluster(redis_cluster: Cluster, redis_cluster_dsn: str) -> None:
     """Who serves what is asked by one thread at a time: it must not stay its turn for ever."""
     with Store(redis_cluster_dsn, frozen=False, timeout=5) as store:
-        look_again = store._writer.backend._plain._client.look_again  # type: ignore[attr-defined]  # noqa: SLF001
+        look_again = store._writer.backend._client.look_again  # type: ignore[attr-defined]  # noqa: SLF001
         assert interrupted_everywhere(look_again, {nodes.__file__}) > 20
         assert redis_cluster.servers
 

@@ -14,7 +14,7 @@ from redis_proxy import Proxy
 from redis_servers import Cluster, Server
 
 from rstore import CorruptionError, NotSupportedError, OutcomeUnknownError, Store, StoreBusyError, StoreError
-from rstore.backends.redis.client import Script
+from rstore.backends.redis.transport.calls import Script
 
 TIMEOUT_S = 2.0
 MAX_S = 1.6 * TIMEOUT_S

@@ -17,9 +17,11 @@ import pytest
 from redis_servers import Server
 from waiting import until
 
-from rstore import Store, StoreBusyError, StoreError, StoreNotAvailableError, log
-from rstore.backends.redis import leases
-from rstore.backends.redis.client import Client, Script
+from rstore import Store, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore.backends.redis.logs import leases
+from rstore.backends.redis.transport.calls import Script
+from rstore.backends.redis.transport.client import Client
+from rstore.log import writer
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def _contended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every change be made under a lease, as after some lost races."""
-    monkeypatch.setattr(log, "RACES", 0)
+    monkeypatch.setattr(writer, "RACES", 0)
 
 
 def before_commit(monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]) -> None:
@@ -107,9 +109,10 @@ def test_a_lease_of_which_the_taking_was_not_acknowledged_is_known_as_ones_own(
 
 HOLDER = """
 import sys, time
-from rstore import Store, log
-from rstore.backends.redis.commits import RedisCommits
-log.RACES = 0
+from rstore import Store
+from rstore.log import writer
+from rstore.backends.redis.logs.commits import RedisCommits
+writer.RACES = 0
 def commit(*_):
     print("held", flush=True)
     time.sleep(60)
@@ -179,8 +182,9 @@ def test_a_lease_that_ran_out_lets_no_change_happen_twice_or_not_at_all(
 
 AT_THE_END = """
 import sys
-from rstore import Store, log
-log.RACES = 0
+from rstore import Store
+from rstore.log import writer
+writer.RACES = 0
 store = Store(sys.argv[1], frozen=False, timeout=5).open()
 store.apply("e", {"n": 0})
 class Last:

@@ -16,9 +16,11 @@ from redis_waits import lose_wait
 from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store
-from rstore.backends.redis import commits, namespace
-from rstore.backends.redis.batches import MAX_RECORDS
-from rstore.backends.redis.client import Client, Script
+from rstore.backends.redis.logs import commits
+from rstore.backends.redis.namespace import life
+from rstore.backends.redis.records.batches import MAX_RECORDS
+from rstore.backends.redis.transport.calls import Script
+from rstore.backends.redis.transport.client import Client
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
 
@@ -342,7 +344,7 @@ def test_what_is_created_before_a_discarder_has_done_does_not_expire(
     proxy: Proxy, redis_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its registry would, and with it the salt of its passphrase."""
-    monkeypatch.setattr(namespace, "TOMBSTONE_MS", 500)
+    monkeypatch.setattr(life, "TOMBSTONE_MS", 500)
     key = Passphrase("secret")
     with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False) as store:
         store.set("k", 1)

@@ -12,7 +12,7 @@ from redis_servers import Cluster, Server
 from waiting import until
 
 from rstore import NotSupportedError, Store, StoreError
-from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.namespace.life import RedisLife
 
 INDEX = "rs{namespaces}"
 
@@ -66,7 +66,7 @@ def test_whoever_dies_before_a_namespace_is_named_has_not_opened_it(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RedisNamespace, "_list", die)
+        patch.setattr(RedisLife, "_list", die)
         with pytest.raises(KeyboardInterrupt), Store(redis_dsn, "a", frozen=False):
             pass
     assert not redis_server.do("EXISTS", INDEX)
@@ -76,10 +76,10 @@ def test_whoever_dies_before_a_namespace_is_named_has_not_opened_it(
 
 def test_a_late_discarder_leaves_the_name_of_the_next_one(redis_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     late: list[tuple[Any, ...]] = []
-    really = RedisNamespace._list  # noqa: SLF001
+    really = RedisLife._list  # noqa: SLF001
     with Store(redis_dsn, "a", frozen=False) as store, Store(redis_dsn, "a", frozen=False) as other:
         with monkeypatch.context() as patch:
-            patch.setattr(RedisNamespace, "_list", lambda *call: late.append(call))
+            patch.setattr(RedisLife, "_list", lambda *call: late.append(call))
             store.discard()
         other["k"] = 1
         assert other.namespaces() == ["a"]
@@ -215,7 +215,7 @@ def test_vacuum_deletes_what_others_left(redis_server: Server, redis_dsn: str, m
         store.set_many({f"k{i}": i for i in range(2500)}, ttl=0.001)
         store.extend_many("s", ((t, t) for t in range(50_000)))
         with monkeypatch.context() as patch:
-            patch.setattr(RedisNamespace, "_collect", lambda *_, **__: None)
+            patch.setattr(RedisLife, "collect", lambda *_, **__: None)
             store.remove("s")
         time.sleep(0.005)
         assert store.vacuum().bytes is None

@@ -23,8 +23,8 @@ from rstore import (
     StoreFullError,
     StoreNotAvailableError,
 )
-from rstore.backends.redis.client import Script
-from rstore.backends.redis.layout import make_places
+from rstore.backends.redis.namespace.bucket import make_buckets
+from rstore.backends.redis.transport.calls import Script
 
 
 @pytest.fixture(params=executables())
@@ -227,7 +227,7 @@ def test_a_server_that_cannot_save_refuses_deletions_too_and_says_why(tmp_path: 
 def test_a_disk_that_is_full_is_told_from_one_that_fails(server: Server) -> None:
     """By the words of the server, which a script says here: no test has a disk of its own to fill."""
     with Store(server.dsn, frozen=False) as store:
-        client = store._writer.backend._plain._client  # type: ignore[attr-defined]  # noqa: SLF001
+        client = store._writer.backend._client  # type: ignore[attr-defined]  # noqa: SLF001
         script = Script("write")
         script.source = b"return {err = 'MISCONF Errors writing to the AOF file: No space left on device'}"
         script.sha = server.do("SCRIPT", "LOAD", script.source)
@@ -245,7 +245,7 @@ def test_a_slot_of_which_a_half_has_moved(redis_cluster: Cluster, redis_cluster_
         "extend": lambda s: s.extend("e", (2, 2)), "apply": lambda s: s.apply("e", {"n": 2}),
         "get_many": lambda s: s.get_many(["k", "l"]),
     }  # fmt: skip
-    slot = make_places(1, b"default")[0].slot
+    slot = make_buckets(1, b"default")[0].slot
     with ExitStack() as stack:
         store = stack.enter_context(Store(f"{redis_cluster_dsn}?buckets=1", frozen=False, timeout=1))
         store.update(k=1, l=1)

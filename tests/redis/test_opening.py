@@ -30,8 +30,9 @@ from rstore import (
     generate_key,
 )
 from rstore.backends.redis.backend import EvictionWarning
-from rstore.backends.redis.dsn import parse
-from rstore.backends.redis.namespace import RedisNamespace
+from rstore.backends.redis.namespace.life import RedisLife
+from rstore.backends.redis.transport.calls import Script
+from rstore.backends.redis.transport.dsn import parse
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
 QUOTED = "hunter2%3A%2F%40%3F%23%C3%A9"
@@ -165,8 +166,8 @@ def test_a_user_without_the_right_to_write(server: Server) -> None:
     with Store(f"redis://reader:x@127.0.0.1:{server.port}") as frozen:
         assert frozen.find() == [("k", 1)]
         backend = frozen._reader.backend  # noqa: SLF001 - what it reads inside is watched
-        with backend.transaction():
-            assert backend.count() == 1
+        with backend.transaction() as inside:
+            assert inside.count() == 1
     with (
         Store(f"redis://reader:x@127.0.0.1:{server.port}", frozen=False) as store,
         pytest.raises(StoreNotAvailableError, match="ACL"),
@@ -347,7 +348,7 @@ def test_what_a_crash_left_behind_is_deleted_by_whoever_comes_next(server: Serve
         store.update({f"{i}": i for i in range(2500)})
         store.extend_many("s", [(t, t) for t in range(50_000)])
         store.extend("hot", (1, 1))
-        script = (Path(parse.__code__.co_filename).parent / "scripts" / "bury.lua").read_text()
+        script = Script("bury").source.decode()
         marker = server.do("KEYS", "rs{*}mdefault")[0]
         incarnation = server.do("GET", marker)[:16]
         server.do("EVAL", script, 2, marker, marker[:7] + b"g", incarnation, 1000)
@@ -446,15 +447,15 @@ def test_who_finds_nothing_but_ends_gives_up_when_the_time_is_up(
 ) -> None:
     """Somebody else discards it whenever it has been registered."""
     with Store(redis_dsn, frozen=False) as other:
-        register = RedisNamespace._register  # noqa: SLF001 - comes between two of its steps
+        register = RedisLife._register  # noqa: SLF001 - comes between two of its steps
 
-        def between(backend: RedisNamespace) -> bytes:
+        def between(backend: RedisLife) -> bytes:
             incarnation = register(backend)
             other.discard()
             return incarnation
 
         other.discard()
-        monkeypatch.setattr(RedisNamespace, "_register", between)
+        monkeypatch.setattr(RedisLife, "_register", between)
         with pytest.raises(StoreBusyError, match="nothing was applied"):
             Store(redis_dsn, frozen=False, timeout=0.2).open()
         monkeypatch.undo()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from redis_transactions import WRITABLE, Caller, calls
 
 from rstore.backends.registry import make_backend
+from rstore.backends.types import ScanQuery
 
 
 @pytest.fixture(params=["redis_dsn", "redis_cluster_dsn"], ids=["redis", "redis+cluster"])
@@ -38,7 +39,7 @@ def test_a_transaction_is_that_of_the_reference(dsn: str, before: Any, inside: A
     expected = reference.make(("block", inside, fails))
 
     def look() -> None:
-        assert redis.backend.count() == len(redis.backend.scan(limit=100, keys_only=True).records)
+        assert redis.backend.count() == len(redis.backend.scan(ScanQuery(100, keys_only=True)).records)
         assert Caller(other).everything() == stored
 
     assert redis.make(("block", inside, fails, look)) == expected

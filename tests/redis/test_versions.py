@@ -12,8 +12,8 @@ import pytest
 from redis_servers import VALKEY, Server, executables
 
 from rstore import Store, backends
-from rstore.backends.redis import leases
-from rstore.backends.redis.batches import RedisBatches
+from rstore.backends.redis.logs import leases
+from rstore.backends.redis.records.batches import RedisBatches
 from rstore.backends.types import Log, Model
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite

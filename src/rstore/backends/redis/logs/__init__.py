@@ -1,0 +1,1 @@
+"""Logs: their rows, chunks and leases."""

@@ -1,0 +1,1 @@
+"""How a namespace lies on the servers, and its life."""

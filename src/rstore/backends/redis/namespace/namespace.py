@@ -1,0 +1,370 @@
+"""A namespace as its buckets know it: finding the bucket of a key, and asking one bucket or all of them.
+
+Nouns: the *registry* (one hash a namespace: its incarnation, whether it is alive, its facts), a *spot* (the bytes that
+choose a bucket) and a *signal* (a script's answer that nothing was done, mostly since the marker is another one).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from threading import local
+from typing import Any, Final, TypeVar
+from zlib import crc32
+
+from rstore.backends.redis.namespace.bucket import (
+    NAMESPACES,
+    Bucket,
+    buckets_of,
+    is_incarnation,
+    make_bucket,
+    make_buckets,
+    registry_key,
+)
+from rstore.backends.redis.transport.calls import Call
+from rstore.backends.redis.transport.client import Client
+from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.dsn import Target
+from rstore.backends.redis.transport.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
+from rstore.backends.redis.transport.slots import slot_of
+from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, Log, NamespaceGone, Options
+from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
+
+S = TypeVar("S")
+_FREE_REVIVALS: Final = 5
+_REVIVAL_S: Final = 0.01
+"""The pause before the next creation where those before were in vain."""
+
+
+class _Revivals(local):
+    """How often in a row a thread made the namespace anew, and did not get to write into it."""
+
+    n = 0
+    since = 0.0
+
+
+class NamespaceRetries:
+    """The tries of one loop that goes by what others may change."""
+
+    def __init__(self, namespace: RedisNamespace) -> None:
+        self._namespace = namespace
+        self._retries: Retries | None = None
+
+    def again(self) -> None:
+        """Pause before the next try, if it has to wait.
+
+        Raises `StoreBusyError` if the time is up.
+        """
+        self._retries = self._retries or Retries(self._namespace.deadline)
+        if not self._retries.allows(waiting=False):
+            raise self._namespace.outrun()
+        self._retries.pause()
+
+    def progress(self) -> None:
+        """Begin anew, with another deadline: a step was done."""
+        self._retries = None
+        self._namespace.deadline.begin()
+
+
+class RedisNamespace:
+    """One namespace on one target. Threads share it."""
+
+    def __init__(self, target: Target, name: str, options: Options) -> None:
+        self.target = target
+        self.name = name
+        self.encoded = name.encode()
+        self.frozen = options.frozen
+        self.timeout_s = options.timeout_s
+        self.client = Client(target, options.timeout_s, options.telemetry)
+        self.deadline = self.client.deadline
+        self._registry = registry_key(self.encoded)
+        self._registry_slot = slot_of(self._registry)
+        self._seed = crc32(self.encoded)
+        self._revivals = _Revivals()
+        # Replaced as a whole or one by one, never changed: a thread that has taken a bucket finds out by its marker
+        # that it is out of date.
+        self.buckets = make_buckets(target.buckets, self.encoded)
+
+    # -- the registry -------------------------------------------------------------------------------------------------
+
+    def look_up(self) -> tuple[bytes | None, bool]:
+        """Return the incarnation in the registry, and whether all markers, and the index, are known to be raised to it.
+
+        Lays the buckets out as it says. There is no incarnation if there is no namespace.
+        """
+        names = (b"incarnation", b"alive", b"keys", b"raised")
+        (identity, alive, keys, raised), listed = self.run(
+            (
+                Call(self._registry_slot, (b"HMGET", self._registry, *names)),
+                Call(slot_of(NAMESPACES), (b"HGET", NAMESPACES, self.encoded)),
+            )
+        )
+        if identity is None or not self._is_alive(alive):
+            return None, False
+        incarnation = bytes(identity + (keys or bytes(KEYS_BYTES)))
+        self._lay_out(incarnation)
+        return incarnation, incarnation == raised and identity == listed
+
+    def _lay_out(self, incarnation: bytes) -> None:
+        self._check_incarnation(incarnation)
+        n = buckets_of(incarnation)
+        if len(self.buckets) != n:
+            self.buckets = make_buckets(n, self.encoded)
+
+    def _check_incarnation(self, incarnation: bytes) -> None:
+        if not is_incarnation(incarnation):
+            raise CorruptionError(
+                f"the registry of the namespace {self.name!r} on the Redis server {self.target} is damaged: "
+                f"the incarnation in the hash {self._registry!r} is none; restore it, or delete the keys of the "
+                "namespace"
+            )
+
+    def _is_alive(self, alive: bytes | None) -> bool:
+        """Read the registry; anything unexpected in it must not be taken for the end of the namespace."""
+        if alive not in (b"0", b"1"):
+            raise CorruptionError(
+                f"the registry of the namespace {self.name!r} on the Redis server {self.target} is damaged: the "
+                f"field 'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it"
+            )
+        return alive == b"1"
+
+    # -- the buckets --------------------------------------------------------------------------------------------------
+
+    def bucket_of(self, spot: bytes) -> Bucket:
+        """Return the bucket of a key."""
+        buckets = self.buckets
+        return buckets[crc32(spot, self._seed) % len(buckets)]
+
+    def bucket_of_log(self, log: Log) -> Bucket:
+        """Return the bucket of a log."""
+        return self.bucket_of(spot_of(log))
+
+    def refresh(self, buckets: Iterable[Bucket] | None = None) -> list[Bucket]:
+        """Return the same buckets, all of them by default, by the markers that are there now."""
+        some = list(self.buckets if buckets is None else buckets)
+        markers = self.run(Call(bucket.slot, (b"GET", bucket.marker_key)) for bucket in some)
+        return [self.adopt(bucket, marker) for bucket, marker in zip(some, markers, strict=True)]
+
+    def adopt(self, bucket: Bucket, marker: bytes | None) -> Bucket:
+        """Return the same bucket by another marker, and go on with it."""
+        fresh = self._with_marker(bucket, marker)
+        buckets = self.buckets
+        # Otherwise the namespace was laid out anew meanwhile, in another number of buckets.
+        if bucket.number < len(buckets) and buckets[bucket.number].tag == bucket.tag:
+            buckets[bucket.number] = fresh
+        return fresh
+
+    def _with_marker(self, bucket: Bucket, marker: bytes | None) -> Bucket:
+        fresh = make_bucket(bucket.number, bucket.tag, self.encoded, marker)
+        if fresh.incarnation and buckets_of(fresh.incarnation) != len(self.buckets):
+            # Of a namespace in another number of buckets, which share their tags: a look at the registry lays it out.
+            return fresh._replace(incarnation=b"", batch=b"")
+        return fresh
+
+    def is_laid_out_anew(self) -> bool:
+        """Return whether the namespace, where no marker of it is found, was created again in other buckets."""
+        buckets = self.buckets
+        self.look_up()
+        return self.buckets is not buckets
+
+    def current(self, spot: bytes) -> Bucket:
+        """Return the bucket of a key by its marker of now; one without an incarnation if there is no namespace."""
+        retries = NamespaceRetries(self)
+        while True:
+            [bucket] = self.refresh([self.bucket_of(spot)])
+            if bucket.incarnation or not self.is_laid_out_anew():
+                return bucket
+            retries.again()
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        spot: bytes,
+        ask: Callable[[Bucket], Call],
+        nothing: Any,
+        *,
+        if_incarnation: ExpectedIncarnation = ANY,
+    ) -> Any:
+        """Return the reply of a script on one bucket; `nothing` if there is no namespace.
+
+        Raises `NamespaceGone` if it is not of the incarnation that was asked for; the other signals of the script.
+        """
+        bucket = self.bucket_of(spot)
+        retries = NamespaceRetries(self)
+        while True:
+            if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
+                bucket = self.current(spot)
+                if not bucket.incarnation:
+                    return nothing
+                if if_incarnation not in (ANY, bucket.incarnation):
+                    raise NamespaceGone
+            try:
+                return self.client.call(ask(bucket))
+            except Signal as signal:
+                if signal.code != "STALE":
+                    raise
+            retries.again()
+            bucket = self.current(spot)
+
+    def write(self, spot: bytes, incarnation: bytes, ask: Callable[[Bucket], Call]) -> Any:
+        """Return the reply of a script that writes into one incarnation of the namespace.
+
+        Raises `NamespaceGone` if it is gone, or of another one; the other signals of the script; `LostReplyError`.
+        """
+        reply = self.read(spot, ask, _GONE, if_incarnation=incarnation)
+        if reply is _GONE:
+            raise NamespaceGone
+        self.wrote()
+        return reply
+
+    def rounds(
+        self,
+        begin: Callable[[], Iterable[tuple[Bucket, S]]],
+        ask: Callable[[Bucket, S], Call | None],
+        rest: Callable[[S, Any], S | None] = lambda *_: None,
+        *,
+        if_incarnation: ExpectedIncarnation = ANY,
+    ) -> Iterator[tuple[Bucket, S, Any]]:
+        """Ask several buckets at once, and again those that were out of date or have not done it all.
+
+        `begin` says which buckets, and where in each. `ask` returns None where nothing is left to do, and may raise the
+        signal that a bucket is out of date. `rest` says from a reply where to go on.
+
+        Yields the bucket, the place in it, and the reply. An error is a reply, too, and its round is the last one.
+        Raises `NamespaceGone` as `read` does.
+        """
+        retries = NamespaceRetries(self)
+        todo = list(begin())
+        answered = stuck = begun = False
+        while todo:
+            asked: list[tuple[Bucket, S, Call]] = []
+            stale: list[tuple[Bucket, S]] = []
+            for bucket, at in todo:
+                try:
+                    self._check(bucket, if_incarnation)
+                    call = ask(bucket, at)
+                except Signal:
+                    stale.append((bucket, at))
+                else:
+                    asked += [] if call is None else [(bucket, at, call)]
+            if stuck and (asked or stale):
+                retries.again()
+            replies = self.client.run([call for _, _, call in asked]) if asked else []
+            todo, failed, stuck, begun = [], False, begun or bool(asked), True
+            for (bucket, at, _), reply in zip(asked, replies, strict=True):
+                if isinstance(reply, Signal):
+                    stale.append((bucket, at))
+                    continue
+                failed, stuck, answered = failed or isinstance(reply, Exception), False, True
+                yield bucket, at, reply
+                if not failed and (left := rest(at, reply)) is not None:
+                    todo.append((bucket, left))
+            if failed or not (todo or stale):
+                return
+            if answered and not stuck:
+                retries.progress()  # also since the caller may have paused between the replies
+            fresh = self.refresh(bucket for bucket, _ in stale)
+            todo += [(bucket, at) for bucket, (_, at) in zip(fresh, stale, strict=True) if bucket.incarnation]
+            if any(if_incarnation not in (ANY, bucket.incarnation) for bucket, _ in todo):
+                raise NamespaceGone
+            if not todo and not answered and self.is_laid_out_anew():
+                todo, stuck = list(begin()), True
+
+    def replies(
+        self, ask: Callable[[Bucket, S], Call], begin: S, rest: Callable[[S, Any], S | None] = lambda *_: None
+    ) -> Iterator[Any]:
+        """Yield the replies of a script from all buckets there are, as `rounds` does, and raise an error."""
+        for _, _, reply in self.rounds(lambda: [(bucket, begin) for bucket in self.buckets], ask, rest):
+            if isinstance(reply, Exception):
+                raise reply
+            yield reply
+
+    @staticmethod
+    def _check(bucket: Bucket, if_incarnation: ExpectedIncarnation) -> None:
+        """Raise the signal that a bucket is out of date where it must be another one."""
+        if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
+            raise Signal("STALE")
+
+    def run(self, calls: Iterable[Call]) -> list[Any]:
+        """Return the replies to calls on several buckets, of which none may fail."""
+        some = list(calls)
+        replies = self.client.run(some) if some else []
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def now_ms(self, slot: int) -> int:
+        """Return the clock of the server of a slot."""
+        seconds, micros = self.client.call(Call(slot, (b"TIME",)))
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    # -- what became of a write ---------------------------------------------------------------------------------------
+
+    def wrote(self) -> None:
+        """Note that the thread got to write into the namespace."""
+        self._revivals.n = 0
+
+    def _count_revival(self) -> None:
+        """Raise `StoreBusyError` where a thread does nothing but create the namespace until the time is up."""
+        mine, now = self._revivals, time.monotonic()
+        mine.n += 1
+        if mine.n <= _FREE_REVIVALS:
+            mine.since = now
+        elif now - mine.since >= self.timeout_s:
+            mine.n = 0
+            raise self.outrun()
+        else:
+            time.sleep(_REVIVAL_S)
+
+    def outrun(self) -> StoreBusyError:
+        """Return the error of a call that others were faster than until its time was up."""
+        return StoreBusyError(f"the namespace {self.name!r} keeps being discarded concurrently; nothing was applied")
+
+    @contextmanager
+    def unseen(self) -> Generator[None, None, None]:
+        """Say that nothing was applied where the outcome of a step is unknown that no reader sees."""
+        try:
+            yield
+        except TooFewReplicasError as error:
+            raise StoreBusyError(
+                f"of the first of several steps on the Redis server {self.target}, {error.why}; nothing was stored"
+            ) from error
+        except OutcomeUnknownError as error:
+            raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error
+
+    def found_out(self, bucket: Bucket, question: Callable[[], bool]) -> bool:
+        """Return whether a question about the outcome of a write is answered by yes; no answer is no.
+
+        Nor is it a yes where the namespace is gone, and with it what tells, or where too few replicas have the write.
+        """
+        self.deadline.extend()
+        try:
+            if not question():
+                return False
+            if self.target.wait_replicas:
+                # A connection waits for what was written before its own last write, on any connection: it writes a key
+                # that is never read.
+                self.client.call(Call(bucket.slot, (b"SET", bucket.awaited, b"", b"PX", b"1"), write=True))
+        except (StoreError, LostReplyError, NamespaceGone):
+            return False
+        return True
+
+    def unknown(self, what: str, lost: LostReplyError) -> OutcomeUnknownError:
+        """Return the error of a write whose reply was lost, and whose outcome could not be found out."""
+        error = OutcomeUnknownError(
+            f"the connection to the Redis server {self.target} was lost: whether {what} in the namespace "
+            f"{self.name!r} is unknown"
+        )
+        error.__cause__ = lost.__cause__
+        return error
+
+
+_GONE: Final = object()
+
+
+def spot_of(log: Log) -> bytes:
+    """Return the bytes that choose the bucket of a log."""
+    return b"%d%b" % (log.model, log.key.encode())

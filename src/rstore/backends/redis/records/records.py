@@ -1,0 +1,296 @@
+"""Key/value records in Redis: a string each, and per bucket an index of the keys and one of those that expire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, closing
+from functools import partial
+from itertools import repeat
+from os.path import commonprefix
+from typing import Any, Final, TypeVar
+
+from rstore.backends.common.pages import PAGE_BYTES
+from rstore.backends.redis.namespace.bucket import Bucket
+from rstore.backends.redis.namespace.namespace import NamespaceRetries
+from rstore.backends.redis.records.batches import MAX_RECORDS, WRITE, is_large, writing
+from rstore.backends.redis.records.ranges import RedisRanges, expires_ms_of
+from rstore.backends.redis.records.watcher import RedisWatcher
+from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.connection import connector
+from rstore.backends.redis.transport.errors import LostReplyError, Signal
+from rstore.backends.types import (
+    ANY,
+    HEAD_BYTES,
+    KEEP,
+    LARGE_BYTES,
+    ExpectedIncarnation,
+    Found,
+    NamespaceGone,
+    Ttl,
+    Write,
+    Writes,
+    too_large,
+)
+from rstore.errors import StoreError
+
+T = TypeVar("T")
+_MAX_BYTES: Final = 512 * 1024 * 1024
+"""The largest string that a server takes unless its `proto-max-bulk-len` says otherwise."""
+_WRITE_IF: Final = Script("write_if")
+_DELETE: Final = Script("delete")
+_FETCH: Final = Script("fetch")
+_TOUCH: Final = Script("touch")
+
+
+class RedisRecords(RedisRanges):
+    """The records of a namespace."""
+
+    def get(self, key: str) -> bytes | None:
+        self._deadline.begin()
+        return self._get(key.encode())
+
+    def _get(self, name: bytes) -> bytes | None:
+        retries = NamespaceRetries(self._namespace)
+        while True:
+            bucket = self._namespace.bucket_of(name)
+            if bucket.batch:
+                return self._find(name, there=False)  # type: ignore[no-any-return]
+            call = Call(bucket.slot, (b"MGET", bucket.marker_key, bucket.records + name))
+            marker, record = self._client.call(call)
+            if self._is_current(bucket, marker):
+                if record is not None:
+                    self._client.shrink(bucket.slot, len(record))
+                return record  # type: ignore[no-any-return]
+            retries.again()
+
+    def has(self, key: str) -> bool:
+        self._deadline.begin()
+        name = key.encode()
+        retries = NamespaceRetries(self._namespace)
+        while True:
+            bucket = self._namespace.bucket_of(name)
+            if bucket.batch:
+                return bool(self._find(name, there=True))
+            # In this order: where the marker is still the same afterwards, the record was one of the namespace.
+            there, marker = self._namespace.run(
+                (
+                    Call(bucket.slot, (b"EXISTS", bucket.records + name)),
+                    Call(bucket.slot, (b"GET", bucket.marker_key)),
+                )
+            )
+            if self._is_current(bucket, marker):
+                return bool(there)
+            retries.again()
+
+    def _is_current(self, bucket: Bucket, marker: bytes | None) -> bool:
+        """Return whether a bucket is the one of its marker; without a namespace, it is, and empty."""
+        if marker != bucket.marker:
+            self._namespace.adopt(bucket, marker)
+            return False
+        return bool(bucket.incarnation) or not self._namespace.is_laid_out_anew()
+
+    def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
+        self._deadline.begin()
+        return self.read_records(keys, heads=heads)
+
+    def read_records(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
+        """Return the records that exist under these keys."""
+        head_bytes = b"%d" % HEAD_BYTES if heads else b""
+
+        def begin() -> list[tuple[Bucket, list[bytes]]]:
+            return self._grouped(map(str.encode, keys), bytes)
+
+        def ask(bucket: Bucket, names: list[bytes]) -> Call:
+            prefix = self.folded(bucket).records
+            found = (bucket.marker_key, bucket.expiry_index, *(prefix + name for name in names[:MAX_RECORDS]))
+            arguments = (bucket.mark, b"%d" % PAGE_BYTES, head_bytes)
+            return _FETCH.on(bucket.slot, found, *arguments, write=False, again=True)
+
+        def rest(names: list[bytes], reply: Any) -> list[bytes] | None:
+            return None if isinstance(reply, Exception) else names[len(reply[0]) :] or None
+
+        found: list[Found] = []
+        for _, names, reply in self._namespace.rounds(begin, ask, rest):
+            if isinstance(reply, Exception):
+                raise reply
+            records, last = reply
+            expiries = map(expires_ms_of, last) if last else repeat(None)
+            found += (
+                (name.decode(), record, expires_ms)
+                for name, record, expires_ms in zip(names, records, expiries, strict=False)
+                if record is not None
+            )
+        return found
+
+    def _grouped(self, items: Iterable[T], name_of: Callable[[T], bytes]) -> list[tuple[Bucket, list[T]]]:
+        """Return items by the buckets of their names."""
+        groups: dict[int, tuple[Bucket, list[T]]] = {}
+        for item in items:
+            bucket = self._namespace.bucket_of(name_of(item))
+            groups.setdefault(bucket.number, (bucket, []))[1].append(item)
+        return list(groups.values())
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def is_one_place(self, keys: Iterable[str]) -> bool:
+        if len(self._namespace.buckets) == 1:
+            return True
+        return len({self._namespace.bucket_of(key.encode()).number for key in keys}) <= 1
+
+    def write(self, writes: Writes, incarnation: bytes) -> None:
+        self._deadline.begin()
+        if len(writes) == 1:
+            # The common case, written out.
+            key, record, ttl_ms = writes[0]
+            name = key.encode()
+            bucket = self._namespace.bucket_of(name)
+            fits = ttl_ms is None and bucket.incarnation == incarnation and not bucket.batch
+            if fits and record is not None and len(record) <= LARGE_BYTES:
+                keys = (*bucket.indexes, bucket.records + name)
+                call = WRITE.on(bucket.slot, keys, bucket.mark, b"1", b"0", record, write=True, again=False)
+                try:
+                    self._client.call(call)
+                except (Signal, LostReplyError) as outcome:
+                    self._settle(writes, incarnation, outcome)
+                self._namespace.wrote()
+                return
+        self._check_sizes(writes)
+        if len(writes) == 1 or len(self._namespace.buckets) == 1:
+            self._write_bucket(writes, incarnation)
+        else:
+            self._write_buckets(writes, incarnation)
+
+    def _write_buckets(self, writes: Writes, incarnation: bytes) -> None:
+        groups = self._grouped(writes, _name_of)
+        if any(bucket.incarnation != incarnation for bucket, _ in groups):
+            if not all(bucket.incarnation == incarnation for bucket in self._namespace.refresh()):
+                raise NamespaceGone
+            groups = self._grouped(writes, _name_of)
+        if any(bucket.batch or is_large(group) for bucket, group in groups):
+            replies = [self._outcome(partial(self._write_bucket, group, incarnation)) for _, group in groups]
+        else:
+            replies = [
+                self._outcome(partial(self._settle, group, incarnation, reply))
+                if isinstance(reply, Signal | LostReplyError)
+                else reply
+                for (_, group), reply in zip(
+                    groups, self._client.run([writing(bucket, group) for bucket, group in groups]), strict=True
+                )
+            ]
+        self._total([reply or 0 for reply in replies], "written")
+
+    def _settle(self, group: Writes, incarnation: bytes, reply: Signal | LostReplyError) -> None:
+        """Do what is left to do for some records of one bucket."""
+        if isinstance(reply, Signal):
+            self._write_bucket(group, incarnation)
+        else:
+            self._find_out_written(group, reply)
+
+    def _write_bucket(self, writes: Writes, incarnation: bytes) -> None:
+        name = writes[0][0].encode()
+        try:
+            if is_large(writes):
+                self._write_batch(name, writes, incarnation)
+            else:
+                self._namespace.write(name, incarnation, lambda bucket: writing(self.folded(bucket), writes))
+        except LostReplyError as lost:
+            self._find_out_written(writes, lost)
+
+    def _find_out_written(self, writes: Writes, lost: LostReplyError) -> None:
+        """Find out whether one of these records is there: then all were written, for each has a stamp of its own.
+
+        Raises `OutcomeUnknownError`.
+        """
+
+        def is_written() -> bool:
+            return any(record is not None and self._get(key.encode()) == record for key, record, _ in writes[:10])
+
+        key = writes[0][0]
+        if not self._namespace.found_out(self._namespace.bucket_of(key.encode()), is_written):
+            what = f"{key!r} was written" if len(writes) == 1 else f"{len(writes)} records were written"
+            raise self._namespace.unknown(what, lost) from lost.__cause__
+
+    def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
+        self._deadline.begin()
+        self._check_sizes([write])
+        name, large = write.key.encode(), len(write.record or b"") > LARGE_BYTES
+        arguments = (
+            version or b"",
+            b"0" if write.record is None else b"1",
+            write.record or b"",
+            b"" if write.ttl_ms is None else b"keep" if write.ttl_ms is KEEP else b"%d" % write.ttl_ms,
+        )
+
+        def ask(bucket: Bucket) -> Call:
+            keys = (*self.folded(bucket).indexes, bucket.records + name)
+            call = _WRITE_IF.on(bucket.slot, keys, bucket.mark, *arguments, write=True, again=False)
+            return call._replace(large=large)
+
+        try:
+            return bool(self._namespace.write(name, incarnation, ask))
+        except LostReplyError as lost:
+            self._find_out_written([write], lost)
+            return True
+
+    def _check_sizes(self, writes: Writes) -> None:
+        """Refuse what a server does not take, before it is sent: it would close the connection in the middle of it."""
+        for key, record, _ in writes:
+            if record is not None and (size := len(record)) > LARGE_BYTES:  # which the limit is never below
+                slot = self._namespace.bucket_of(key.encode()).slot
+                try:
+                    _, limit = self._client.call(Call(slot, (b"CONFIG", b"GET", b"proto-max-bulk-len")))
+                except (StoreError, ValueError):  # not for this user, or of another name
+                    limit = _MAX_BYTES
+                if size > int(limit):
+                    server = f"the Redis server {self._namespace.target} (proto-max-bulk-len)"
+                    raise too_large(key, self._namespace.name, size, int(limit), server)
+
+    def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
+        self._deadline.begin()
+        name = key.encode()
+        lives = b"" if ttl_ms is None else b"%d" % ttl_ms
+
+        def ask(bucket: Bucket) -> Call:
+            keys = (bucket.marker_key, self.folded(bucket).expiry_index, bucket.records + name)
+            return _TOUCH.on(bucket.slot, keys, bucket.mark, lives, write=True, again=False)
+
+        try:
+            return bool(self._namespace.read(name, ask, 0, if_incarnation=if_incarnation))
+        except LostReplyError as lost:
+            raise self._namespace.unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
+
+    def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
+        self._deadline.begin()
+
+        def begin() -> list[tuple[Bucket, list[bytes]]]:
+            return self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
+
+        def ask(bucket: Bucket, names: list[bytes]) -> Call:
+            # Not more than that at once: deleting is promised for each key, not for all of them as one.
+            found = (*self.folded(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
+            return _DELETE.on(bucket.slot, found, bucket.mark, write=True, again=False)
+
+        def rest(names: list[bytes], _: int) -> list[bytes] | None:
+            return names[MAX_RECORDS:] or None
+
+        return self._deleted(self._namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation))
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[RedisWatcher]:
+        self._deadline.begin()
+
+        def watched() -> Collection[Bucket]:
+            if prefix is not None or len(self._namespace.buckets) == 1:
+                return self._namespace.buckets
+            return [bucket for bucket, _ in self._grouped(keys, str.encode)]
+
+        # One prefix for all, since each costs every writer: what is not watched and begins the same wakes, too.
+        stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
+        self._namespace.refresh()
+        connect = connector(self._namespace.target, self._namespace.timeout_s, protocol=3)
+        return closing(RedisWatcher(self._client, connect, watched, stem))
+
+
+def _name_of(write: tuple[str, bytes | None, Ttl]) -> bytes:
+    return write[0].encode()

@@ -1,0 +1,1 @@
+"""Transactions: an overlay over what is stored."""

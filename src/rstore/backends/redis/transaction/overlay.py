@@ -1,0 +1,99 @@
+"""The state of a transaction: the keys that it watches, what it has seen, and the changes that it lays over it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+from rstore.backends.contract import WriteTransaction
+from rstore.backends.redis.autocommit import RedisAutocommit
+from rstore.backends.redis.namespace.bucket import Bucket
+from rstore.backends.redis.transaction.changes import TransactionChanges
+from rstore.backends.types import ANY, ExpectedIncarnation, Head, Log, NamespaceGone, RolledBack
+from rstore.errors import NotSupportedError, StoreNotAvailableError
+
+MAX_SIZE: Final = 6_000
+"""How many records and rows a transaction reads and changes at most: its end is one script, which others wait for."""
+_WATCHED: Final = 4
+"""How many of them a watched key counts for: the server looks through all that are watched for each that is added."""
+
+Seen = tuple[bytes, int | None]
+"""The version of a record, and when it expires."""
+
+
+class Overlay(WriteTransaction):
+    """One transaction, of one thread. It reads as others do; what it writes stays here until the end."""
+
+    is_remote: ClassVar = True
+    max_rows: ClassVar = RedisAutocommit.max_rows
+
+    def __init__(self, stored: RedisAutocommit, *, create: bool, serializable: bool) -> None:
+        self._serializable = serializable
+        self._stored = stored
+        self._pid = os.getpid()
+        self._bucket: Bucket = stored.begin(create=create)
+        self._watched = stored.watch(self._bucket)
+        self._changes = TransactionChanges()
+        self._seen: dict[str, Seen | None] = {}
+        self._heads: dict[Log, Head | None] = {}
+        self._since_ms: int | None = None  # since when nothing may expire: a run of keys was read
+
+    def _begin_call(self) -> None:
+        """Begin a call, which has one deadline for all of its steps."""
+        if self._pid != os.getpid():
+            raise StoreNotAvailableError("a transaction does not outlive a fork: it is its parent's")
+        self._stored.begin_call()
+
+    def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
+        self._begin_call()
+        incarnation, facts = self._stored.facts()
+        if incarnation != (self._bucket.incarnation or None):
+            raise self._overtaken("the namespace")
+        return incarnation, facts
+
+    def create(self) -> bytes:
+        self._begin_call()
+        if self._nowhere:
+            raise self._overtaken("the namespace")
+        return self._bucket.incarnation
+
+    def add_fact(self, name: str, fact: bytes) -> bytes:
+        self._begin_call()
+        return self._stored.add_fact(name, fact)
+
+    @property
+    def _nowhere(self) -> bool:
+        """Whether there was no namespace when it began."""
+        return not self._bucket.incarnation
+
+    def _check_incarnation(self, incarnation: ExpectedIncarnation) -> None:
+        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
+        if not self._nowhere and incarnation not in (ANY, self._bucket.incarnation):
+            raise NamespaceGone
+
+    def _expect(self, incarnation: bytes) -> None:
+        if incarnation != self._bucket.incarnation or self._nowhere:
+            raise NamespaceGone
+
+    def _watch(self, keys: Iterable[bytes]) -> None:
+        """Watch keys that are about to be read, unless others may change them."""
+        if self._serializable:
+            self._always_watch(keys)
+
+    def _always_watch(self, keys: Iterable[bytes]) -> None:
+        if new := self._watched.missing(keys):
+            self._grow(_WATCHED * len(new))
+            self._watched.add(new)
+
+    def _grow(self, n: int) -> None:
+        """Refuse to become larger by so much than one script may be."""
+        changes = self._changes
+        read = len(self._seen) + len(self._heads) + _WATCHED * len(self._watched)
+        if read + len(changes.records) + changes.n + n > MAX_SIZE:
+            raise NotSupportedError(
+                f"a transaction on Redis ends as one script, of {MAX_SIZE:,} records and rows at most: split it"
+            )
+
+    def _overtaken(self, what: str) -> RolledBack:
+        return RolledBack(f"another client changed {what} during a transaction; nothing was applied")

@@ -1,0 +1,155 @@
+"""Connections: redis-py's, with its TLS, its authentication and its parser, and commands as they are sent."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+import hiredis
+import redis
+from redis import exceptions as driver
+
+from rstore.backends.common.interpreter import check_running
+from rstore.backends.redis.transport.dsn import Address, Target
+from rstore.backends.redis.transport.greeting import greeter
+from rstore.backends.redis.transport.logins import AskedLogin
+from rstore.errors import forgetful
+
+Command: TypeAlias = tuple[bytes, ...]
+"""Its name and its arguments."""
+
+# Not the method of a connection: it tries other ways first. Bytes alone: an int is packed by its str(), which looks for
+# signals, and where one is pending that raises, hiredis reads from a null pointer.
+pack_command: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
+FAILURES: Final = (driver.RedisError, OSError)
+"""Whatever goes wrong on a connection."""
+SHORTEST_TIMEOUT_S: Final = 1.0
+"""A shorter time-out is one for what others hold up, not for what a server answers."""
+MIN_S: Final = 0.05
+"""The wait for what is most likely there already, though the time is up."""
+_PIECE_BYTES: Final = 16 * 1024 * 1024
+"""The time-out of a socket is one for each piece that is sent."""
+_CONNECT_S: Final = 5.0
+"""In a cluster, the wait for a machine that may be gone: a replica stands in for it meanwhile."""
+
+
+def pack_pieces(command: Command) -> list[bytes | memoryview]:
+    """Return a command in pieces, without a copy of what is large in it."""
+    pieces: list[bytes | memoryview] = [b"*%d\r\n" % len(command)]
+    for raw in command:
+        whole = memoryview(raw)
+        pieces.append(b"$%d\r\n" % len(raw))
+        pieces += (whole[begin : begin + _PIECE_BYTES] for begin in range(0, len(raw), _PIECE_BYTES))
+        pieces.append(b"\r\n")
+    return pieces
+
+
+class _Packer:
+    """Packs the commands of redis-py's own, which begin a connection, without an int in them."""
+
+    @staticmethod
+    def pack(*arguments: str | bytes | int) -> list[bytes]:
+        """Return a command as it is sent."""
+        return [pack_command(tuple(part if isinstance(part, bytes) else f"{part}".encode() for part in arguments))]
+
+
+class Connection(Protocol):
+    """The part of redis-py's connections that is used."""
+
+    def connect(self) -> None:
+        """Connect, authenticate, select the database."""
+
+    def disconnect(self) -> None:
+        """Close the socket; in a child after a fork without telling the server."""
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Return whether there is something to read: of an idle connection, that it was closed."""
+        ...
+
+    def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None:
+        """Send a command."""
+
+    def update_current_socket_timeout(self, relaxed_timeout: float) -> None:
+        """Wait so long for the socket from now on; -1: as long as the connection does by itself."""
+
+    socket_timeout: float
+    socket_connect_timeout: float
+
+    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any:
+        """Return a reply, or raise the error that it is; with `push_request` also what was not asked for."""
+        ...
+
+
+Connector: TypeAlias = "Callable[[Address | None], Connection]"
+"""Makes a connection to an address, not connected yet."""
+
+
+def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connector:
+    """Return the function that makes connections, not connected yet, to the servers of a target."""
+    timeout_s = max(timeout_s, SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
+    options: dict[str, Any] = {
+        **(target.credentials if target.ask is None else {"credential_provider": _asked(target)}),
+        "db": target.database,
+        "command_packer": _Packer(),
+        "protocol": protocol,
+        "redis_connect_func": greeter(target),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.fails_over else timeout_s,
+        "driver_info": None,  # the greeting says it in one round trip instead of two
+    }
+
+    def make(address: Address | None) -> Connection:
+        kind: Any = redis.UnixDomainSocketConnection  # the constructors are not typed
+        if address is None:
+            return cast("Connection", kind(path=target.path, **options))
+        kind = redis.SSLConnection if target.tls else redis.Connection
+        return cast("Connection", kind(host=address[0], port=address[1], **target.ssl, **options))
+
+    return make
+
+
+def _asked(target: Target) -> AskedLogin | None:
+    return None if target.ask is None else AskedLogin(target.ask, target.credentials.get("username"), str(target))
+
+
+@forgetful
+def connected(make: Connector, address: Address | None, within_s: float) -> Connection:
+    """Return a connection that is connected, within so many seconds if that is less than its own limit."""
+    connection = make(address)
+    usual_s = connection.socket_timeout
+    if within_s < usual_s:
+        connection.socket_timeout = max(within_s, MIN_S)
+        connection.socket_connect_timeout = min(connection.socket_timeout, connection.socket_connect_timeout)
+    check_running("the server cannot be connected to")
+    try:
+        connection.connect()
+    except driver.ConnectionError as error:
+        if not _is_cut(error):
+            raise
+        connection.connect()  # as a call whose connection breaks is sent again; once, since a server may do so to all
+    if connection.socket_timeout != usual_s:
+        connection.socket_timeout = usual_s
+        connection.update_current_socket_timeout(-1)
+    return connection
+
+
+def _is_cut(error: driver.ConnectionError) -> bool:
+    """Return whether a connection was made, and broke before the server had answered what begins it."""
+    cause = error.__cause__ or error.__context__
+    broke = not isinstance(cause, OSError) or isinstance(cause, ConnectionResetError | BrokenPipeError)
+    return type(error) is driver.ConnectionError and broke
+
+
+def is_alive(connection: Connection) -> bool:
+    """Return whether the server has not closed a connection without a reply outstanding: nothing else comes unasked."""
+    try:
+        return not connection.can_read(0)
+    except FAILURES:
+        return False
+
+
+def socket_of(connection: Connection) -> socket.socket | None:
+    """Return the socket of a connection, None if it has none: redis-py 7 does not tell otherwise."""
+    found: socket.socket | None = getattr(connection, "_sock", None)
+    return found

@@ -1,0 +1,183 @@
+"""The servers by the slots that they serve: one server for all, or what a cluster says of itself."""
+
+from __future__ import annotations
+
+from random import randrange
+from threading import Lock, RLock
+from typing import Any, Final
+
+from redis import exceptions as driver
+
+from rstore.backends.redis.transport.connection import FAILURES, connector
+from rstore.backends.redis.transport.deadline import CallDeadline
+from rstore.backends.redis.transport.dsn import Address, Target
+from rstore.backends.redis.transport.errors import code_of, refusal, unreachable
+from rstore.backends.redis.transport.pool import RedisPool
+from rstore.backends.redis.transport.slots import SLOTS
+from rstore.backends.telemetry import Telemetry
+from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
+from rstore.forks import renewed_in_child
+
+_DISCOVERY_S: Final = 2.0
+"""How long one server is waited for that is asked for the slots: there are others to ask."""
+
+
+class Nodes:
+    """The pools of a target, by slot. Threads share it."""
+
+    def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
+        self._target = target
+        self._telemetry = telemetry
+        self._timeout_s = timeout_s
+        self._deadline = deadline
+        self._make = connector(target, timeout_s)
+        self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
+        self._lock = Lock()  # guards the pools by address
+        self._asking = RLock()  # held by the one thread that asks for the slots
+        self._pools: dict[Address | None, RedisPool] = {}
+        self._owners: list[RedisPool | None] = [None] * SLOTS
+        self._serving: list[RedisPool] = []
+        self._turn = 0  # the server that is asked first
+        self._asked = 0  # how often the slots were asked for
+        self.outdated = False  # whether they have to be asked for before anything else
+        self._closed = False
+        self._reading = randrange(1 << 20)  # noqa: S311 - chooses the replica that is read from, if that is wanted
+        self.only: RedisPool | None = (
+            None if target.fails_over else self._pool(target.addresses[0] if target.addresses else None)
+        )
+        """The one server, if it is no cluster."""
+        _all.add(self)
+
+    def of(self, slot: int) -> RedisPool | None:
+        """Return the pool for a slot; None if no server is known to serve it."""
+        return self.only or self._owners[slot]
+
+    def at(self, address: Address) -> RedisPool:
+        """Return the pool for an address."""
+        with self._lock:
+            return self._pool(address)
+
+    def moved(self, slot: int, address: Address) -> None:
+        """Note that a slot is served at an address now."""
+        self._owners[slot] = self.at(address)
+
+    def all(self) -> list[RedisPool]:
+        """Return a pool for every server that serves slots."""
+        return [self.only] if self.only else self._serving
+
+    def host_of(self, slot: int) -> str:
+        """Return the host that a slot is thought to be on."""
+        pool = self.of(slot)
+        return pool.address[0] if pool is not None and pool.address is not None else ""
+
+    def reconnect(self, slot: int) -> None:
+        """Let go of idle connections to the server of a slot: the name may lead elsewhere by now."""
+        pool = self.of(slot)
+        if pool is not None:
+            pool.drop_idle()
+
+    def forget_threads(self) -> None:
+        """Take locks back that threads hold which did not come through a fork."""
+        self._lock, self._asking = Lock(), RLock()
+
+    def discover(self) -> None:
+        """Ask any server of the cluster where each slot is.
+
+        Raises `StoreNotAvailableError` if none answers.
+        """
+        if self.only is not None:
+            return
+        asked = self._asked
+        failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
+        try:
+            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
+                raise failure
+            if asked != self._asked:
+                return  # another thread did, while this one waited
+            addresses = list(dict.fromkeys((*self._pools, *self._target.addresses)))
+            # Another one each time: one that is cut off from the rest goes on telling how it was.
+            self._turn = turn = (self._turn + 1) % len(addresses)
+            for i, address in enumerate(addresses[turn:] + addresses[:turn]):
+                left_s = self._deadline.left_s
+                if left_s <= 0:
+                    break
+                where = f"{address[0]}:{address[1]}" if address else ""
+                asked_pool = RedisPool(self._make_asking, address, where, 1, self._timeout_s, self._telemetry)
+                try:
+                    slots = asked_pool.ask(b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
+                except FAILURES as error:
+                    failure = _no_cluster(error, where)
+                    failure.__cause__ = error
+                    continue
+                finally:
+                    asked_pool.close()
+                # A server that was taken out of the cluster answers, too: it knows of no slots.
+                if self._take_over(address, slots):
+                    self._asked += 1
+                    self.outdated = False
+                    return
+        finally:
+            # Neither a function nor `suppress`: each call is a place for an interrupt, which would leave it locked.
+            try:  # noqa: SIM105
+                self._asking.release()
+            except RuntimeError:  # it was not this thread's turn
+                pass
+        raise failure
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._closed = True
+            for pool in self._pools.values():
+                pool.close()
+
+    def _pool(self, address: Address | None) -> RedisPool:
+        if self._closed:
+            raise StoreClosedError("the store was closed meanwhile")
+        if address not in self._pools:
+            where = f"{address[0]}:{address[1]}" if address else str(self._target)
+            self._pools[address] = RedisPool(
+                self._make, address, where, self._target.max_connections, self._timeout_s, self._telemetry
+            )
+        return self._pools[address]
+
+    def _take_over(self, asked: Address | None, slots: Any) -> bool:
+        owners: list[RedisPool | None] = [None] * SLOTS
+        serving: dict[int, RedisPool] = {}
+        self._reading += 1
+        for first, last, master, *replicas in slots:
+            host, port = self._chosen(master, replicas)
+            # A server that does not know its own name leaves it out.
+            pool = self.at((host.decode() if host and host != b"?" else asked[0] if asked else "", port))
+            serving[id(pool)] = pool
+            owners[first : last + 1] = [pool] * (last - first + 1)
+        if serving:
+            self._owners, self._serving = owners, list(serving.values())
+        return bool(serving)
+
+    def _chosen(self, master: Any, replicas: list[Any]) -> tuple[bytes, int]:
+        """Return the server to ask for some slots: the master, or if that is wanted a replica, another one each time.
+
+        It is asked for again where one was lost; then it is the turn of the master, too.
+        """
+        if self._target.read_from_replica and replicas:
+            among = [*replicas, master] if self._serving else replicas
+            host, port, *_ = among[self._reading % len(among)]
+        else:
+            host, port, *_ = master
+        return host, port
+
+
+def _no_cluster(error: Exception, where: str) -> StoreError:
+    if isinstance(error, driver.ResponseError) and code_of(error) == "ERR":
+        return StoreNotAvailableError(
+            f"the Redis server {where} is not part of a cluster: use redis://, or if it is a Sentinel redis+sentinel://"
+        )
+    return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
+
+
+def _renew(nodes: Nodes) -> None:
+    nodes.forget_threads()
+
+
+_all: Final = renewed_in_child(_renew)
