@@ -2,8 +2,11 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+PROGRAMS := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/$(PROGRAMS)
+WHEEL := $(VENV)-wheel/$(PROGRAMS)
 CONSTRAINTS ?=
+PYTEST := $(BIN)/python -m pytest --quiet
 INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS:%=--constraint %) --editable
 
 # One stamp for each set of packages; pip runs again only when pyproject.toml has changed.
@@ -13,10 +16,11 @@ DEV := $(VENV)/.has-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two pips in one environment get in each other's way
-.PHONY: help demo test test-oldest docs lint types wheel bench clean
+unexport PYTHONDONTWRITEBYTECODE # the tests start hundreds of processes, each of which would compile the library anew
+.PHONY: help demo test test-fast test-oldest docs lint types wheel release-check bench clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it questions
 	@$(BIN)/python examples/demo.py
@@ -24,14 +28,16 @@ demo: $(DEMO) ## store four years of weather in an encrypted file, and ask it qu
 test: $(TEST) ## run all tests
 	@# What fails side by side is run once more, alone: servers that share two cores with all else miss a deadline now and
 	@# then. It is printed both times, and what fails again has failed.
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal --quiet || \
-	  $(BIN)/python -m pytest --quiet --last-failed --last-failed-no-failures none
+	@$(PYTEST) --numprocesses auto --dist worksteal || $(PYTEST) --last-failed --last-failed-no-failures none
+
+test-fast: $(TEST) ## run the tests that need no server and take no time
+	@$(PYTEST) --numprocesses auto --dist worksteal -m 'not server and not crash and not slow'
 
 test-oldest: ## run all tests with the oldest version of everything that pyproject.toml allows
 	@$(MAKE) --no-print-directory VENV=$(VENV)-oldest CONSTRAINTS=$(VENV)-oldest/oldest.txt test
 
 docs: $(TEST) ## run the examples of README.md, docs/ and the docstrings
-	@$(BIN)/python -m pytest --quiet tests/docs src/rstore
+	@$(PYTEST) tests/docs src/rstore
 
 lint: $(DEV) ## check style and formatting
 	@$(BIN)/ruff check
@@ -45,8 +51,13 @@ wheel: $(DEV) ## build the wheel, and use it in an empty environment with core d
 	@rm -rf dist
 	@$(BIN)/python -m build --outdir dist
 	@$(PYTHON) -m venv --clear --without-pip $(VENV)-wheel
-	@$(BIN)/python -m pip --python $(VENV)-wheel/bin/python install --quiet dist/*.whl
-	@$(VENV)-wheel/bin/python -I .ci/use_wheel.py
+	@$(BIN)/python -m pip --python $(WHEEL)/python install --quiet dist/*.whl
+	@$(WHEEL)/python -I .ci/use_wheel.py
+
+release-check: wheel ## inspect the wheel and the sdist before a release, and use a backend beside the wheel
+	@$(BIN)/python .ci/check_release.py
+	@$(BIN)/python -m pip --python $(WHEEL)/python install --quiet ./examples/folder_backend
+	@$(WHEEL)/python -I .ci/use_backend.py
 
 bench: $(TEST) ## measure, and compare with other libraries
 	@$(BIN)/python benchmarks/run.py

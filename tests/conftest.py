@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 FOLDERS = {"postgres": "server", "redis": "server", "cluster": "server", "crash": "crash"}
 SERVERS = {"postgresql", "redis_server", "redis_cluster"}
 """The fixtures that start a server."""
-NAMES = {"postgres", "postgresql", "redis", "cluster", "redis in buckets", "redis+cluster"}
+NAMES = {"postgres", "postgresql", "redis", "redis_cluster", "cluster", "redis in buckets", "redis+cluster"}
 """The parameters that stand for a server, beside the names of fixtures: a test asks for the fixture when it runs."""
 
 

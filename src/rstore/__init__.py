@@ -79,4 +79,4 @@ __all__ = [
     "WrongKeyError",
     "generate_key",
 ]
-__version__ = "0.2.0"
+__version__ = "0.2.0"  # written here alone: pyproject.toml reads it

@@ -107,6 +107,7 @@ with Store(sys.argv[1], frozen=False) as store:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sqlite", "postgresql_dsn", "redis_dsn", "redis_cluster_dsn"])
 def test_another_one_computes_when_the_first_has_died(
     name: str, request: pytest.FixtureRequest, tmp_path: Path

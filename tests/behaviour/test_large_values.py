@@ -19,6 +19,7 @@ KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 MB = 1024 * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not linux, reason="/proc tells how much memory a process has taken")
 @pytest.mark.parametrize(
     ("backend", "key", "kind"),
@@ -50,6 +51,7 @@ def test_a_large_value_takes_three_times_its_size(
     assert figures["get_memory"] < 3.5, figures
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not linux, reason="/proc tells how much memory a process has taken")
 @pytest.mark.parametrize("verb", ["modify", "pop", "popitem"])
 @pytest.mark.parametrize(

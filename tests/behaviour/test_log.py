@@ -129,6 +129,7 @@ def test_a_damaged_chunk_is_noticed(store: Store, query: Callable[..., list[Any]
     assert len(store.range("s")) == 10_000
 
 
+@pytest.mark.slow
 def test_hot_rows_do_not_grow_without_limit(store: Store, query: Callable[..., list[Any]]) -> None:
     expected: dict[int, int] = {}
     for batch in range(60):
@@ -240,6 +241,7 @@ def test_states_stay_bounded_behind_a_change_in_the_past(store: Store, decoded: 
     assert "late" not in (store.past("e", 14) or {})
 
 
+@pytest.mark.slow
 def test_a_large_state_is_not_written_again_and_again(store: Store, query: Callable[..., list[Any]]) -> None:
     store.apply("e", {f"item {i}": "x" * 100 for i in range(2000)})
     for i in range(500):

@@ -135,6 +135,7 @@ def test_of_errors_of_keys(dsn: str) -> None:
         store.discard()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", ["altered", "cut", "plain", "suite", "fact"])
 def test_of_errors_of_what_was_tampered_with(tmp_path: Path, spoil: str) -> None:
     path = tmp_path / "store.db"

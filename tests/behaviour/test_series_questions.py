@@ -24,13 +24,12 @@ from rstore.testing.flavours import KEY
 N = 400
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite sealed", "sqlite in small"])
+@pytest.fixture(params=["sqlite", "sqlite sealed in small"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    if request.param == "sqlite in small":
+    if "small" in request.param:
         shrink(monkeypatch.setattr)
-    dsn = f"memory://{tmp_path}" if request.param == "memory" else f"sqlite://{tmp_path}/store.db"
     key = KEY if "sealed" in request.param else None
-    with Store(dsn, key=key, frozen=False, durability="normal") as store:
+    with Store(tmp_path / "store.db", key=key, frozen=False, durability="normal") as store:
         yield store
 
 
@@ -323,6 +322,7 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("method", ["minmaxlttb", "minmax"])
 def test_a_downsampled_series_has_each_point_once_and_nothing_that_is_missing(

@@ -70,6 +70,7 @@ def bits(values: npt.NDArray[Any]) -> Any:
     return values.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     tables=st.lists(columns(), min_size=1, max_size=4),

@@ -440,6 +440,7 @@ def test_flipped_and_spliced_pickles_run_nothing() -> None:
     assert loaded > 100
 
 
+@pytest.mark.slow
 def test_no_trick_takes_much_memory() -> None:
     """All of them, in a process that may have 1 GiB: what allocates more dies with a MemoryError there."""
     program = (
@@ -460,6 +461,7 @@ def test_no_trick_takes_much_memory() -> None:
     assert int(run.stdout.removesuffix(" MiB\n")) <= 64
 
 
+@pytest.mark.slow
 def test_a_forged_pickle_in_a_store_is_typed_and_checked(tmp_path: Any) -> None:
     path = tmp_path / "store.db"
     with Store(path, frozen=False) as store:

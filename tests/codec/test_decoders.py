@@ -89,6 +89,7 @@ READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("read", "body"), READERS.values(), ids=READERS)
 @given(how=st.sampled_from(["flip", "cut", "insert"]), at=st.integers(0, 10**6), by=st.integers(0, 255))
 @settings(max_examples=200, deadline=None)

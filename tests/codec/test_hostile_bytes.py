@@ -122,6 +122,7 @@ def path(tmp_path: Path) -> Path:
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", [b"\x13", b"\x02"], ids=["text", "JSON"])
 def test_a_compressed_value_does_not_unpack_to_a_gigabyte(path: Path, codec: bytes) -> None:
     file = apsw.Connection(str(path))
@@ -152,6 +153,7 @@ def words(lengths: list[int], n: int) -> bytes:
     return b"\x01" + struct.pack(">II", len(lengths), len(packed)) + packed + indexes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
 def test_a_column_does_not_unpack_to_more_than_it_may(path: Path, column: Callable[[], tuple[int, int, bytes]]) -> None:
     kind, n, values = column()
@@ -167,6 +169,7 @@ def test_a_column_does_not_unpack_to_more_than_it_may(path: Path, column: Callab
     assert took < 5
 
 
+@pytest.mark.slow
 def test_large_values_that_hardly_take_space_come_back(tmp_path: Path) -> None:
     text, longer = "ab" * 3 * MIB, "ab" * 36 * MIB
     with Store(tmp_path / "store.db", frozen=False, compress=True) as store:
@@ -181,6 +184,7 @@ def test_large_values_that_hardly_take_space_come_back(tmp_path: Path) -> None:
         assert store.check() == []
 
 
+@pytest.mark.slow
 def test_check_takes_the_same_memory_however_large_the_store(tmp_path: Path) -> None:
     path, rng = tmp_path / "store.db", np.random.default_rng(1)
     with Store(path, serializer="json", frozen=False, durability="normal") as store:
@@ -209,6 +213,7 @@ CHANGES: Final[dict[str, tuple[Any, tuple[Any, ...], str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CHANGES.values(), ids=CHANGES)
 def test_a_few_hundred_bytes_of_changes_are_soon_folded(path: Path, case: tuple[Any, tuple[Any, ...], str]) -> None:
     value, (op, *operand), outcome = case
@@ -337,6 +342,7 @@ def test_patterns_are_soon_matched(tmp_path: Path) -> None:
 # -- everything -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_bytes_take_little_and_raise_errors_of_ours(seed: int) -> None:
     program = Path(__file__).parents[1] / "helpers" / "decoder_fuzz.py"

@@ -134,6 +134,7 @@ def _flips(data: bytes) -> Iterator[tuple[int, bytes]]:
             yield i, data[:i] + bytes((data[i] ^ (1 << bit),)) + data[i + 1 :]
 
 
+@pytest.mark.slow
 @_places
 def test_every_flipped_bit_of_sealed_bytes_is_noticed(store: Store, file: apsw.Connection, place: Place) -> None:
     data = place.get(file)
@@ -147,6 +148,7 @@ def test_every_flipped_bit_of_sealed_bytes_is_noticed(store: Store, file: apsw.C
     place.read(store)
 
 
+@pytest.mark.slow
 @_places
 def test_sealed_bytes_that_were_cut_short_or_made_longer_are_noticed(
     store: Store, file: apsw.Connection, place: Place
@@ -164,6 +166,7 @@ def test_sealed_bytes_that_were_cut_short_or_made_longer_are_noticed(
             place.read(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None])
 @_places
 def test_damaged_plain_bytes_are_an_error_or_a_value(store: Store, file: apsw.Connection, place: Place) -> None:

@@ -12,12 +12,14 @@ from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.transactions import TransactionSuite
 
 
-class TestMemory(StoreSuite):
-    persistent = False
+class PickledSuite(StoreSuite):
+    """With pickles only: the other serializers are far above what differs between backends, and run on SQLite alone."""
 
-    @pytest.fixture
-    def dsn(self) -> str:
-        return f"memory://{uuid.uuid4()}"
+    @pytest.fixture(params=PICKLED, ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        """Return how the test keeps its values."""
+        flavour: Flavour = request.param
+        return flavour
 
 
 class TestSqlite(StoreSuite):
@@ -26,16 +28,16 @@ class TestSqlite(StoreSuite):
         return f"sqlite://{tmp_path}/store.db"
 
 
-class ServerSuite(StoreSuite):
-    """On a server: with pickles only, since the other serializers are far above what differs there."""
+class TestMemory(PickledSuite):
+    persistent = False
 
+    @pytest.fixture
+    def dsn(self) -> str:
+        return f"memory://{uuid.uuid4()}"
+
+
+class ServerSuite(PickledSuite):
     local_clock = False
-
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values."""
-        flavour: Flavour = request.param
-        return flavour
 
 
 class TestPostgresql(ServerSuite):
@@ -45,8 +47,8 @@ class TestPostgresql(ServerSuite):
 
 
 class TestRedis(ServerSuite):
-    moments = False
-    copies = False
+    snapshots = False
+    backups = False
 
     @pytest.fixture
     def dsn(self, redis_dsn: str) -> str:
@@ -55,9 +57,9 @@ class TestRedis(ServerSuite):
 
 class TestRedisCluster(ServerSuite):
     across_keys = False
-    moments = False
+    snapshots = False
     transactional = False
-    copies = False
+    backups = False
 
     @pytest.fixture
     def dsn(self, redis_cluster_dsn: str) -> str:

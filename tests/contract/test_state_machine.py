@@ -54,11 +54,13 @@ def _schemas(server: Server, schema: str) -> Iterator[str]:
         yield server.dsn(schema=schema)
 
 
+@pytest.mark.slow
 @_flavours
 def test_memory(flavour: Flavour) -> None:
     run_state_machine_as_test(machine(lambda: f"memory://{uuid.uuid4()}", flavour=flavour), settings=_SETTINGS)
 
 
+@pytest.mark.slow
 @_flavours
 def test_sqlite(flavour: Flavour, tmp_path: Path, worker: Worker) -> None:
     files = _files(tmp_path)
@@ -72,6 +74,7 @@ def test_postgresql(flavour: Flavour, postgresql: Server, worker: Worker) -> Non
         run_state_machine_as_test(machine(lambda: next(dsns), flavour=flavour, worker=worker), settings=_FEWER)
 
 
+@pytest.mark.slow
 @_flavours
 def test_memory_in_small(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
@@ -79,6 +82,7 @@ def test_memory_in_small(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> N
     run_state_machine_as_test(tiny, settings=settings(_SETTINGS, max_examples=2 * _SETTINGS.max_examples))
 
 
+@pytest.mark.slow
 @_flavours
 def test_sqlite_in_small(flavour: Flavour, tmp_path: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
@@ -111,7 +115,7 @@ def test_redis(flavour: Flavour, redis_server: RedisServer, worker: Worker) -> N
         redis_server.do("FLUSHALL")
         return redis_server.dsn
 
-    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker, moments=False), settings=_FEWER)
+    run_state_machine_as_test(machine(fresh, flavour=flavour, worker=worker, snapshots=False), settings=_FEWER)
 
 
 @_flavours
@@ -126,7 +130,7 @@ def test_redis_in_small(
     worker.open(PICKLED[0], redis_server.dsn)
     worker.run(_shrink_there)
     worker.close()
-    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60), moments=False)
+    tiny = machine(fresh, flavour=flavour, worker=worker, bulk_sizes=(5, 20, 60), snapshots=False)
     run_state_machine_as_test(tiny, settings=_SETTINGS)
 
 
@@ -137,7 +141,7 @@ def test_redis_cluster(flavour: Flavour, redis_cluster: Cluster, worker: Worker)
         return f"{redis_cluster.dsn}?buckets=16"  # with fewer, since every rule looks through them many times
 
     run_state_machine_as_test(
-        machine(fresh, flavour=flavour, worker=worker, transactional=False, moments=False), settings=_FEWER
+        machine(fresh, flavour=flavour, worker=worker, transactional=False, snapshots=False), settings=_FEWER
     )
 
 

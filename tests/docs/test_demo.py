@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rstore import Store
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
@@ -17,6 +19,7 @@ def run_demo(room: Path) -> str:
     return subprocess.run(command, cwd=room, check=True, capture_output=True, encoding="utf-8").stdout
 
 
+@pytest.mark.slow
 def test_demo_runs_twice(tmp_path: Path) -> None:
     run_demo(tmp_path)
     printed = run_demo(tmp_path)
@@ -34,6 +37,7 @@ def test_demo_runs_twice(tmp_path: Path) -> None:
     assert max(map(len, printed.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_what_the_demo_searches_for_is_in_an_unencrypted_file(tmp_path: Path) -> None:
     demo = runpy.run_path(str(DEMO))
     path = tmp_path / "plain.db"

@@ -14,10 +14,11 @@ import rstore
 import rstore.errors
 from rstore.backends.registry import SCHEMES
 from rstore.backends.telemetry import Occurrence
+from rstore.testing.suite import Suite
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMISE = re.compile(r"^ *print\(.*\)(?: +|\n *)# (.*)$", re.MULTILINE)
@@ -104,3 +105,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(MAKE.findall(page.read_text(encoding="utf-8"))) <= targets
+
+
+def test_the_page_on_backends_tells_what_a_backend_may_lack() -> None:
+    table = (
+        (ROOT / "docs" / "backends.md").read_text(encoding="utf-8").partition("| attribute |")[2].partition("\n\n")[0]
+    )
+    assert re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE) == [
+        name for name, on in vars(Suite).items() if on is True
+    ]

@@ -44,6 +44,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
 KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -79,6 +80,7 @@ def test_programs_are_all_here() -> None:
     }
 
 
+@pytest.mark.slow
 def test_quick_run_prints_tables() -> None:
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "keys"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rstore.backends.types",),
     ("rstore.backends.maintenance", "rstore.retry"),
     ("rstore.backends.contract", "rstore.codec.compression"),
+    ("rstore.backends.plugins",),
     ("rstore.codec.blueprints", "rstore.codec.failures", "rstore.codec.pickle_grammar"),
     ("rstore.codec.building", "rstore.codec.numpy_blueprints"),
     ("rstore.codec.data_pickle",),

@@ -44,8 +44,8 @@ class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite,
     """The suites that use a script, or tracking: what else there is does not depend on the server."""
 
     local_clock = False
-    moments = False
-    copies = False
+    snapshots = False
+    backups = False
 
     @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:

@@ -68,6 +68,7 @@ def holds(store: Store) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_held_too_long(path: Path) -> None:
     with Store(path, frozen=False, timeout=0.05) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
         assert holder.hear() == "held"
@@ -84,6 +85,7 @@ def test_a_lock_that_is_held_too_long(path: Path) -> None:
             WRITES[verb](store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["set", "update", "many", "apply", "discard"])
 def test_a_lock_that_is_let_go_in_time(path: Path, verb: str) -> None:
     with Store(path, frozen=False, timeout=60) as store, Program(programs.hold, path, "BEGIN IMMEDIATE") as holder:
@@ -115,6 +117,7 @@ def test_without_patience(path: Path) -> None:
         assert store["a"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_opening_a_file_that_is_locked_in_another_journal_mode(tmp_path: Path, frozen: bool) -> None:
     path = tmp_path / "locked.db"
@@ -225,6 +228,7 @@ BLOCKED: dict[str, Callable[[Store], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", BLOCKED)
 def test_a_signal_handler_that_uses_the_store_while_it_waits(path: Path, verb: str) -> None:
     """Whatever it stores is stored, and the call goes on."""

@@ -93,6 +93,7 @@ def test_threads_write_the_same_key_series_and_sequence(path: Path, handles: str
             assert [event.value for event in events if event.item == f"own {name}"] == list(range(rounds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "rounds"), [(2, 40), (8, 10)])
 def test_processes_write_the_same_key_series_and_sequence(path: Path, processes: int, rounds: int) -> None:
     with Store(path, frozen=False) as store:
@@ -114,6 +115,7 @@ def test_processes_write_the_same_key_series_and_sequence(path: Path, processes:
         assert len(store.events("same") or ()) == 1 + 3 * processes * rounds
 
 
+@pytest.mark.slow
 def test_eight_processes_open_a_fresh_path_at_once(path: Path) -> None:
     assert together(programs.open_at_once, *((path, f"{name}") for name in range(8))) == [["done"]] * 8
     with Store(path) as store:
@@ -135,12 +137,14 @@ def test_threads_open_a_fresh_path_at_once(tmp_path: Path) -> None:
         check_file(path)
 
 
+@pytest.mark.slow
 def test_a_series_is_sealed_by_two_processes_at_once(path: Path) -> None:
     together(programs.grow, (path, 0, POINTS), (path, 1, POINTS))
     with Store(path) as store:
         assert store.range("s") == [(t, [f"{t % 2}", t]) for t in range(2 * POINTS)]
 
 
+@pytest.mark.slow
 def test_a_series_is_sealed_while_another_process_overwrites_and_removes(path: Path) -> None:
     grown, (said,) = together_different(path)
     assert grown == ["done"]
@@ -221,6 +225,7 @@ def test_readers_see_whole_batches(path: Path) -> None:
             at_once(write, lambda: read(store), lambda: read(frozen))
 
 
+@pytest.mark.slow
 def test_a_snapshot_is_read_while_its_owner_is_in_a_statement(path: Path) -> None:
     slow = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000000) SELECT max(i) FROM n"
     with Store(path, frozen=False) as store:

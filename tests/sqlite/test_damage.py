@@ -96,6 +96,7 @@ def test_names_that_are_no_text(whole: Path, record_property: Callable[[str, obj
     battery.verdict(record_property)
 
 
+@pytest.mark.slow
 def test_cells_of_every_column(whole: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     random, battery, damaged = Random(7), Battery(), tmp_path / "damaged.db"
     places, rows = [(table, column) for table, columns in TABLES.items() for column in columns], count_rows(whole)
@@ -109,6 +110,7 @@ def test_cells_of_every_column(whole: Path, tmp_path: Path, record_property: Cal
     battery.verdict(record_property)
 
 
+@pytest.mark.slow
 def test_names_and_bytes(whole: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     random, battery, damaged = Random(8), Battery(), tmp_path / "damaged.db"
     texts = [("namespaces", "name"), ("records", "key"), ("logs", "key"), ("facts", "name")]
@@ -134,6 +136,7 @@ def test_names_and_bytes(whole: Path, tmp_path: Path, record_property: Callable[
     battery.verdict(record_property)
 
 
+@pytest.mark.slow
 def test_bits_of_the_file(whole: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     random, battery, damaged = Random(9), Battery(), tmp_path / "damaged.db"
     content = whole.read_bytes()

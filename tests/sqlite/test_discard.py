@@ -94,6 +94,7 @@ def test_taking_away_from_a_discarded_store_does_not_make_it_again(path: Path, t
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_store_can_be_opened_while_others_discard_it(path: Path) -> None:
     with ExitStack() as stack:
         others = [stack.enter_context(Program(programs.discard_often, path)) for _ in range(2)]
@@ -220,6 +221,7 @@ def test_a_writer_in_another_thread_goes_on(path: Path) -> None:
     check_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "rounds"), [(2, 60), (4, 25)])
 def test_what_is_written_after_a_discard_is_there(path: Path, processes: int, rounds: int) -> None:
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ from processes import check_file, descriptors, forked, linux
 
 from rstore import ConflictError, Store, StoreClosedError, StoreNotAvailableError
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")]
 
 ROUNDS = 15
 
@@ -169,6 +169,7 @@ def test_forks_while_threads_read_and_write(path: Path) -> None:
         assert frozen.current("same") == {"count": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one value", "many values", "points"])
 def test_a_fork_in_the_middle_of_a_write_of_another_thread(path: Path, kind: str) -> None:
     writes: dict[str, Callable[[Store, int], object]] = {

@@ -126,6 +126,7 @@ def test_a_read_only_directory_after_frozen_use(public: Path) -> None:
     assert as_nobody(public / "store.db") == HELD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffixes", [("-wal", "-shm"), ("-wal",)], ids=["with its index", "without its index"])
 @pytest.mark.parametrize("linked", [False, True], ids=["by its name", "by a link"])
 def test_a_read_only_directory_with_a_log_that_was_left(

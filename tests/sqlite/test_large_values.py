@@ -29,6 +29,7 @@ def blobs(path: Path) -> int:
     return int(n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_fifty_megabytes(path: Path, encrypted: bool) -> None:
     key, value = bytes(32) if encrypted else None, os.urandom(50_000_000)

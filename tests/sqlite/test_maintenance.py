@@ -110,6 +110,7 @@ DAMAGE: dict[str, tuple[str, tuple[str, str | None]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
 def test_each_kind_of_damage_is_found(path: Path, tmp_path: Path, key: str | None) -> None:
     fill(path, key)

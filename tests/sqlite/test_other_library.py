@@ -78,6 +78,7 @@ def after_a_crash(path: Path) -> tuple[dict[str, object], int, object]:
         return contents(crashed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize(("how", "durability"), [(look_in, "full"), (look_in, "normal"), (remove_log, "full")])
 def test_what_is_acknowledged_since_is_there_after_a_crash(
@@ -112,6 +113,7 @@ def test_the_log_stays_where_another_library_closes_the_file(path: Path) -> None
     check_file(path)
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_part(path: Path, guarded: bool) -> None:
     with Store(path, frozen=False) as store:
         store["n"] = 0

@@ -85,6 +85,7 @@ def test_a_replaced_file_is_written_and_keeps_what_it_held(path: Path, verb: str
     check_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [None, lambda store: store.get("nothing")], ids=["at once", "after a look"])
 def test_what_is_written_into_another_file_is_sealed_for_that(
     path: Path, look: Callable[[Store], object] | None
@@ -105,6 +106,7 @@ def test_what_is_written_into_another_file_is_sealed_for_that(
         assert dict(store) == {"there": 1, "new": 1, "newer": 1}
 
 
+@pytest.mark.slow
 def test_a_reader_of_a_writable_store_notices(path: Path) -> None:
     with Store(path, frozen=False) as store:
         fill(store)
@@ -118,6 +120,7 @@ def test_a_reader_of_a_writable_store_notices(path: Path) -> None:
     check_file(path)
 
 
+@pytest.mark.slow
 def test_a_frozen_store_notices(path: Path) -> None:
     with Store(path, frozen=False) as store:
         fill(store)
@@ -158,6 +161,7 @@ def test_a_renamed_file_takes_along_what_it_held(path: Path) -> None:
     check_file(elsewhere)
 
 
+@pytest.mark.slow
 def test_two_handles_and_two_processes_meet_in_the_new_file(path: Path) -> None:
     for replace in (False, True):
         with Store(path, frozen=False) as one, Store(path, frozen=False) as two, Remote(path) as remote:
@@ -263,6 +267,7 @@ def test_a_transaction_of_another_thread_is_not_waited_for_without_end(path: Pat
     check_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["unlink", "unlink all", "replace"])
 def test_threads_write_while_it_happens_again_and_again(path: Path, how: str) -> None:
     with Program(programs.replace_underneath, path, how) as program:  # a mixture of two files can end in a bus error

@@ -80,6 +80,7 @@ def test_changed_tables_are_refused_at_opening(path: Path, statements: tuple[str
         Store(path, frozen=frozen).open()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pragma_user_version", "PRAGMA_application_id", "pragma_encoding"])
 def test_a_table_in_the_place_of_a_mark_is_refused(path: Path, name: str) -> None:
     execute(path, f"CREATE TABLE {name} (x)", f"INSERT INTO {name} VALUES (1)")

@@ -65,6 +65,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_needs_room_elsewhere(tmp_path: Path, files: Counting, verb: str) -> None:
     with Store(tmp_path / "store.db", frozen=False, durability="normal") as store:
@@ -74,6 +75,7 @@ def test_no_verb_needs_room_elsewhere(tmp_path: Path, files: Counting, verb: str
         assert files.opened == 0
 
 
+@pytest.mark.slow
 def test_vacuum_takes_room_elsewhere_rather_than_memory(tmp_path: Path, files: Counting) -> None:
     with Store(tmp_path / "store.db", frozen=False, durability="normal") as store:
         store.set_many({f"{i:06}": bytes(1000) for i in range(30_000)})

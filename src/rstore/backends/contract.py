@@ -26,6 +26,7 @@ from rstore.backends.types import (
     Log,
     LogSnapshot,
     Model,
+    Options,
     Page,
     Position,
     Row,
@@ -275,6 +276,13 @@ class Backend(WriteTransaction, BackendMaintenance):
     No call needs an interactive transaction: reading and committing are two calls, joined by the stamps that the commit
     expects, so that each is one script. `transaction` is a separate ability on top.
     """
+
+    takes_credentials: ClassVar[bool] = False
+    """Whether it asks `Options.credentials` for a login; only read of a backend that is not built in."""
+
+    @abstractmethod
+    def __init__(self, place: str, namespace: str, options: Options) -> None:
+        """Make the backend, not open yet; `place` is what a DSN says behind its two slashes."""
 
     @abstractmethod
     def open(self) -> None:

@@ -79,20 +79,14 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
         raise InvalidTypeError("a path of type bytes is not a dsn: os.fsdecode(path) is")
     match = _dsn.fullmatch(text) if isinstance(dsn, str) else None
     scheme, rest = (match[1].lower(), match[2]) if match else ("sqlite", text)
-    _check_spelling(scheme)
     if scheme not in SCHEMES:
-        [*meant] = get_close_matches(scheme, SCHEMES, 1)
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise InvalidValueError(
-            f"the scheme {scheme}:// is unknown{''.join(f', did you mean {name}://?' for name in meant) or ':'} "
-            f"this version has {known} and bare paths"
-        )
+        _check_unknown(scheme)
     slip = _slip.match(text) if match is None and isinstance(dsn, str) else None
     if slip is not None and slip[1].lower() in SCHEMES:
         raise InvalidValueError(f"a dsn begins with {slip[1]}://; a file of such a name is ./{slip[1]}:…")
     if scheme == "sqlite":
         _check_path(rest, written=isinstance(dsn, str))
-    if SCHEMES[scheme].is_server and rest != rest.strip():
+    if scheme in SCHEMES and SCHEMES[scheme].is_server and rest != rest.strip():
         raise InvalidValueError(f"a dsn ends without a blank or a line break; this one, of {scheme}://, has one")
     if "\0" in rest:
         raise InvalidValueError("a dsn holds no NUL character")
@@ -106,19 +100,35 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
 def check_login(credentials: Any, scheme: str) -> Credentials | None:
     """Return `credentials` if it is a function that the backend of a scheme can ask, or None."""
     checked = check_credentials(credentials)
-    if checked is not None and not SCHEMES[scheme].is_server:
+    if checked is None:
+        return None
+    built_in = SCHEMES.get(scheme)
+    if not (_plugin(scheme).takes_credentials if built_in is None else built_in.is_server):
         raise InvalidValueError(f"credentials is for PostgreSQL and Redis: {scheme}:// asks for no login")
     return checked
 
 
-def _check_spelling(scheme: str) -> None:
-    """Refuse a scheme that another library has for what is here, and name the one that is meant."""
-    if scheme in SCHEMES:
-        return
+def _plugin(scheme: str) -> type[Backend]:
+    from rstore.backends.plugins import load_plugin  # here: built-in schemes need none of it
+
+    return load_plugin(scheme)
+
+
+def _check_unknown(scheme: str) -> None:
+    """Refuse a scheme that is not built in, unless a plugin registers it; name the scheme that was meant."""
     meant = _ALIASES.get(scheme, scheme.partition("+")[0])
     slip = get_close_matches(scheme, [known for known in SCHEMES if "+" in known], 1, 0.85)
     if meant in SCHEMES and not slip:
         raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
+    from rstore.backends.plugins import find_plugins
+
+    known = list(dict.fromkeys([*SCHEMES, *(plugin.scheme for plugin in find_plugins())]))
+    if scheme not in known:
+        [*close] = get_close_matches(scheme, known, 1)
+        raise InvalidValueError(
+            f"the scheme {scheme}:// is unknown{''.join(f', did you mean {name}://?' for name in close) or ':'} "
+            f"this version has {', '.join(f'{name}://' for name in known)} and bare paths"
+        )
 
 
 def _check_path(path: str, *, written: bool) -> None:
@@ -184,7 +194,9 @@ def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) 
 def make_checked_backend(name: str, rest: str, namespace: str, options: Options) -> Backend:
     """Return the backend for what `check_dsn` returned."""
     check_running("no store can be opened")
-    scheme = SCHEMES[name]
+    scheme = SCHEMES.get(name)
+    if scheme is None:
+        return _plugin(name)(rest, namespace, options)
     try:
         module = import_module(scheme.module)
     except ModuleNotFoundError as error:

@@ -7,11 +7,12 @@ Subclass `StoreSuite` in a test module, give it a `dsn` fixture, and pytest runs
         def dsn(self, tmp_path):
             return f'mine://{tmp_path}/store'
 
-Both need the extra `testing`: pytest and hypothesis.
+Both need the extra `testing`: pytest and hypothesis. docs/backends.md says how to write a backend.
 """
 
 from rstore.testing.conformance import StoreSuite
 from rstore.testing.machine import StoreMachine, machine
 from rstore.testing.oracle import Oracle
+from rstore.testing.worker import Worker
 
-__all__ = ["Oracle", "StoreMachine", "StoreSuite", "machine"]
+__all__ = ["Oracle", "StoreMachine", "StoreSuite", "Worker", "machine"]

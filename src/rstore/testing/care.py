@@ -52,9 +52,6 @@ def _explode() -> _Bomb:
 class CareSuite(Suite):
     """What concerns a store as a whole."""
 
-    copies: ClassVar[bool] = True
-    """Whether there is a moment to copy."""
-
     @plain
     def test_namespaces_are_named_while_they_exist(self, opener: Opener) -> None:
         for name in _NAMES:
@@ -146,7 +143,7 @@ class CareSuite(Suite):
         path = tmp_path / "copy.db"
         with opener() as store:
             _fill(store, oracle)
-            if not self.copies:
+            if not self.backups:
                 with pytest.raises(NotSupportedError):
                     store.backup(path)
                 assert list(tmp_path.glob("copy*")) == []
@@ -176,7 +173,7 @@ class CareSuite(Suite):
 
     @plain
     def test_a_backup_never_replaces_a_file(self, opener: Opener, tmp_path: Path) -> None:
-        if not self.copies:
+        if not self.backups:
             pytest.skip("there are no backups")
         path = tmp_path / "copy.db"
         path.write_text("mine")
@@ -200,7 +197,7 @@ class CareSuite(Suite):
 
     @sealed
     def test_a_backup_stays_sealed(self, opener: Opener, tmp_path: Path) -> None:
-        if not self.copies:
+        if not self.backups:
             pytest.skip("there are no backups")
         phrase = Passphrase("correct horse")
         with opener("phrase", key=phrase) as store:

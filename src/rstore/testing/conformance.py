@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from rstore.testing.arithmetic import ArithmeticSuite
 from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
 from rstore.testing.columns import ColumnSuite
-from rstore.testing.compression import CompressionSuite
 from rstore.testing.copying import CopyingSuite
-from rstore.testing.data_values import DataSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
-from rstore.testing.exactness import ExactnessSuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
-from rstore.testing.numbers import NumberSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
 from rstore.testing.racing import RacingSuite
-from rstore.testing.refusals import RefusalSuite
-from rstore.testing.round_trips import RoundTripSuite
-from rstore.testing.serializing import SerializingSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
 from rstore.testing.snapshots import SnapshotSuite
@@ -44,21 +36,13 @@ class StoreSuite(
     FindingSuite,
     EntrySuite,
     RacingSuite,
-    ExactnessSuite,
     SeriesSuite,
     ColumnSuite,
     QuestionSuite,
     BulkSuite,
     EventSuite,
-    RefusalSuite,
-    ArithmeticSuite,
-    NumberSuite,
     HistorySuite,
     PruningSuite,
-    SerializingSuite,
-    DataSuite,
-    RoundTripSuite,
-    CompressionSuite,
     EncryptionSuite,
     GuardingSuite,
     SharingSuite,

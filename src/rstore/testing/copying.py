@@ -215,7 +215,7 @@ class CopyingSuite(Suite):
             assert [*reversed(tx)] == ["c", "b"]
             assert tx.keys() - {"b"} == {"c"}
         oracle.values.update(b=2, c=3)
-        if not self.moments:
+        if not self.snapshots:
             return
         with store.snapshot() as then:
             store.delete("b")

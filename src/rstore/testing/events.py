@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from rstore import (
+    ChangeRefusedError,
     Event,
     Store,
     StoreIntegrityError,
@@ -268,3 +269,54 @@ class EventSuite(Suite):
             log.apply(state, t)
         assert store.past("k", 20) == {"a": [5]}
         assert store.current("k") == {"a": "text!"}
+
+    def test_a_refused_item_refuses_the_whole_change(self, store: Store, oracle: Oracle) -> None:
+        store.apply("k", {"a": 1, "b": "x"}, 1)
+        with pytest.raises(ChangeRefusedError) as refused:
+            store.apply("k", {"new": 1, "a": (operator.add, 1), "b": (operator.add, 1), "z": 5}, 7)
+        assert (refused.value.key, refused.value.t, refused.value.item) == ("k", 7, "b")
+        assert refused.value.op is operator.add
+        assert isinstance(refused.value.__cause__, TypeError)
+        oracle.events["k"] = EventOracle()
+        oracle.events["k"].apply({"a": 1, "b": "x"}, 1)
+
+    def test_an_operator_on_a_missing_item_is_refused(self, store: Store) -> None:
+        for op, operand in ((operator.add, 1), (operator.delitem, None), (operator.not_, None), (operator.concat, "x")):
+            with pytest.raises(ChangeRefusedError) as refused:
+                store.apply("k", {"a": (op, operand)}, 1)
+            assert isinstance(refused.value.__cause__, KeyError)
+            assert (refused.value.key, refused.value.t, refused.value.item, refused.value.op) == ("k", 1, "a", op)
+            assert "'a' is not there; set it first" in str(refused.value)
+        assert store.eventsources() == []
+        assert store.current("k") is None
+
+    @pytest.mark.parametrize(
+        "broken", [(operator.delitem, None), "text", [], None], ids=["delitem", "str", "list", "None"]
+    )
+    def test_a_retroactive_change_that_breaks_a_later_one_is_refused(
+        self, store: Store, oracle: Oracle, broken: Any
+    ) -> None:
+        log = oracle.events["k"] = EventOracle()
+        for t, change in (
+            (10, {"a": 2, "b": 1}),
+            (30, {"b": (operator.add, 1)}),
+            (40, {"a": (operator.floordiv, 3)}),
+            (60, {"a": 5}),
+        ):
+            store.apply("k", change, t)
+            log.apply(change, t)
+        with pytest.raises(ChangeRefusedError) as refused:
+            store.apply("k", {"ok": 1, "a": broken}, 20)
+        # The change that is refused is the one that was asked for, not the one that it would break.
+        assert (refused.value.key, refused.value.t, refused.value.item) == ("k", 20, "a")
+        assert refused.value.op is (operator.delitem if isinstance(broken, tuple) else operator.setitem)
+        assert isinstance(refused.value.__cause__, KeyError if isinstance(broken, tuple) else TypeError)
+
+    def test_a_retroactive_divisor_of_zero_is_refused(self, store: Store, oracle: Oracle) -> None:
+        log = oracle.events["k"] = EventOracle()
+        for t, change in ((10, {"a": 2}), (30, {"a": (operator.pow, -1)})):
+            store.apply("k", change, t)
+            log.apply(change, t)
+        with pytest.raises(ChangeRefusedError) as refused:
+            store.apply("k", {"a": (operator.mul, 0)}, 20)
+        assert isinstance(refused.value.__cause__, ZeroDivisionError)

@@ -135,21 +135,6 @@ class GuardingSuite(Suite):
             opener(key=OTHER_KEY).open()
 
     @plain
-    def test_a_mistyped_passphrase_is_refused_at_opening(self, opener: Opener) -> None:
-        with opener(key=Passphrase("correct horse")) as store:
-            store.set("k", 1)
-        for wrong in ("corect horse", "correct horse ", "Correct horse"):
-            for frozen in (True, False):
-                with pytest.raises(WrongKeyError):
-                    opener(key=Passphrase(wrong), frozen=frozen).open()
-        with opener(key=[Passphrase("new"), Passphrase("correct horse")]) as store:
-            assert store["k"] == 1
-            store.set("k", 2)
-        for key in (Passphrase("new"), [KEY, Passphrase("new")], [Passphrase("wrong"), Passphrase("new")]):
-            with opener(key=key, frozen=True) as store:
-                assert store["k"] == 2
-
-    @plain
     def test_opening_without_a_key_warns_once_where_values_are_sealed(self, opener: Opener) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -26,7 +26,7 @@ class Handles(RuleBasedStateMachine):
     worker: ClassVar[Worker | None] = None
     bulk_sizes: ClassVar[tuple[int, ...]] = (300, 5000, 18_000)
     transactional: ClassVar[bool] = True
-    moments: ClassVar[bool] = True
+    snapshots: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()

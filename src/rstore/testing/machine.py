@@ -61,7 +61,7 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
     @rule(who=_HERE, other=draw.WRITERS, data=st.data(), n=st.integers(1, 4))
     def look_back(self, who: str, other: str, data: st.DataObject, n: int) -> None:
         """Read as of a moment, after others wrote."""
-        if not self.moments:
+        if not self.snapshots:
             return
         with self.stores[who].snapshot() as view:
             before = deepcopy(self.oracle)
@@ -132,7 +132,7 @@ def machine(
     worker: Worker | None = None,
     bulk_sizes: tuple[int, int, int] = StoreMachine.bulk_sizes,  # type: ignore[assignment]
     transactional: bool = True,
-    moments: bool = True,
+    snapshots: bool = True,
 ) -> type[StoreMachine]:
     """Return a state machine over fresh stores: `run_state_machine_as_test` runs it.
 
@@ -142,7 +142,7 @@ def machine(
         worker: The second process; without one, the backend is taken to be this process's own.
         bulk_sizes: How many points a small, a middling and a large batch have.
         transactional: Whether the backend has transactions over several calls.
-        moments: Whether it has snapshots.
+        snapshots: Whether it has snapshots.
     """
     given = {
         "new_dsn": staticmethod(new_dsn),
@@ -150,6 +150,6 @@ def machine(
         "worker": worker,
         "bulk_sizes": bulk_sizes,
         "transactional": transactional,
-        "moments": moments,
+        "snapshots": snapshots,
     }
     return type("Machine", (StoreMachine,), given)

@@ -48,7 +48,7 @@ class SnapshotSuite(Suite):
 
     @pickled
     def test_a_snapshot_is_of_one_moment(self, store: Store, oracle: Oracle, opener: Opener) -> None:
-        if not self.moments:
+        if not self.snapshots:
             with pytest.raises(NotSupportedError), store.snapshot():
                 pytest.fail("there is one")
             return
@@ -78,7 +78,7 @@ class SnapshotSuite(Suite):
 
     @plain
     def test_a_snapshot_reads_only_and_ends(self, store: Store, opener: Opener) -> None:
-        if not self.moments:
+        if not self.snapshots:
             return
         store.update({f"k{i:04}": i for i in range(MANY)})
         store.extend_many("s", ((t, t) for t in range(MANY)))
@@ -120,7 +120,7 @@ class SnapshotSuite(Suite):
 
     @plain
     def test_one_snapshot_after_another_while_others_write(self, store: Store, opener: Opener) -> None:
-        if not self.moments:
+        if not self.snapshots:
             return
         store.update(a=0, b=0)
 

@@ -59,7 +59,7 @@ class Opener:
 
 
 class Suite:
-    """What all tests have: subclass the whole suite, and say where its stores are."""
+    """The ground of all tests. A subclass of the suite names the DSN, and sets what its backend lacks to False."""
 
     persistent: ClassVar[bool] = True
     """Whether another process sees the same store."""
@@ -69,8 +69,10 @@ class Suite:
     """Whether one call on several series or sequences is done to all of them or to none."""
     transactional: ClassVar[bool] = True
     """Whether there are transactions over several calls."""
-    moments: ClassVar[bool] = True
+    snapshots: ClassVar[bool] = True
     """Whether there are snapshots."""
+    backups: ClassVar[bool] = True
+    """Whether the store can be copied as of one moment."""
 
     @pytest.fixture
     def dsn(self) -> str:

@@ -15,6 +15,8 @@ from rstore import Store, Transaction
 from rstore.testing.flavours import Flavour
 
 _TIMEOUT_S = 60.0
+# Not fork: a child must begin with nothing that is its parent's. A server of forks imports the library once for all.
+_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 _ITERATORS = frozenset({"items", "values", "scan", "batches", "__iter__"})
 
@@ -61,8 +63,9 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        # Not fork: a child must begin with nothing that is its parent's.
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_START)
+        if _START == "forkserver":
+            context.set_forkserver_preload([__name__])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import pytest
+from value_suite import ValueSuite
 
 from rstore import InvalidTypeError, SerializationError, Store
 from rstore.testing.flavours import JsonStore, pickled, plain
 from rstore.testing.oracle import same
-from rstore.testing.suite import Opener, Suite
+from rstore.testing.suite import Opener
 
 
 class Sized(NamedTuple):
@@ -49,7 +50,7 @@ def _writing(store: Store, value: Any) -> list[Callable[[], Any]]:
     ]
 
 
-class RoundTripSuite(Suite):
+class TestRoundTrips(ValueSuite):
     """Values there and back."""
 
     @pytest.mark.parametrize(

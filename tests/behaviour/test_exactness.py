@@ -16,11 +16,13 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+from value_suite import ValueSuite
 
 from rstore import Store
 from rstore.testing.flavours import pickled, sealed
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle, same, same_state
-from rstore.testing.suite import Suite, about
+from rstore.testing.suite import about
 
 
 def _nan(bits: int) -> float:
@@ -98,7 +100,7 @@ COLUMNS: dict[str, Callable[[int], Any]] = {
 }  # fmt: skip
 
 
-class ExactnessSuite(Suite):
+class TestExactness(ValueSuite):
     """Values that only pickle can keep, and typed columns."""
 
     @pickled
@@ -124,6 +126,7 @@ class ExactnessSuite(Suite):
         oracle.series["k"] = SeriesOracle(enumerate(VALUES))
         store.extend("k", *enumerate(VALUES))
 
+    @pytest.mark.slow
     @pickled
     def test_columns(self, store: Store, oracle: Oracle) -> None:
         for name, value in COLUMNS.items():
@@ -139,6 +142,7 @@ class ExactnessSuite(Suite):
                 for start, each in ((0, 100), (1, 4099), (8191, 2)):
                     assert same(store.range(name, start * 10, freq=each * 10 - 3), points[start::each])
 
+    @pytest.mark.slow
     @sealed
     def test_columns_written_in_small_batches_and_in_disorder(self, store: Store, oracle: Oracle) -> None:
         for name in ("ints with one beyond 64 bits", "floats of all kinds", "few strs", "everything"):

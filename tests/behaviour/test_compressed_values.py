@@ -6,11 +6,12 @@ import random
 from typing import Any
 
 import pytest
+from value_suite import ValueSuite
 
 from rstore import Store, UnsafeValueError
 from rstore.testing.flavours import COMPRESSED, plain
 from rstore.testing.oracle import Oracle
-from rstore.testing.suite import Opener, Suite
+from rstore.testing.suite import Opener
 
 _random = random.Random(7)
 TEXTS: dict[str, Any] = {
@@ -24,7 +25,7 @@ TEXTS: dict[str, Any] = {
 }
 
 
-class CompressionSuite(Suite):
+class TestCompressedValues(ValueSuite):
     """`compress=True`."""
 
     @pytest.mark.parametrize("flavour", COMPRESSED, indirect=True, ids=str)

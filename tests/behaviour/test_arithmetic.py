@@ -13,11 +13,12 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from value_suite import ValueSuite
 
 from rstore import ChangeRefusedError, Store, StoreError
 from rstore.testing.flavours import pickled, plain
 from rstore.testing.oracle import EventOracle, Op, Oracle, same
-from rstore.testing.suite import Opener, Suite, about, shown
+from rstore.testing.suite import Opener, about, shown
 
 _DAY, _HOUR = dt.timedelta(days=1), dt.timedelta(hours=1)
 _NOON = dt.datetime(2024, 2, 28, 12, tzinfo=dt.UTC)
@@ -153,7 +154,7 @@ def _name(case: tuple[Any, ...]) -> str:
     return f"{case[1].__name__} {shown(case[0])} {shown(case[2])}"
 
 
-class ArithmeticSuite(Suite):
+class TestArithmetic(ValueSuite):
     """The operators of event sequences."""
 
     @plain

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+from value_suite import ValueSuite
 
 from rstore import SerializationError, Store, UnsafeValueError
 from rstore.testing.flavours import FLAVOURS, KEY, Flavour, JsonStore, pickled, plain
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle, same
-from rstore.testing.suite import Opener, Suite
+from rstore.testing.suite import Opener
 
 
 class _Raising:
@@ -124,7 +125,7 @@ _SAFE = pytest.mark.parametrize(
 )  # fmt: skip
 
 
-class SerializingSuite(Suite):
+class TestSerializing(ValueSuite):
     """Values and bytes."""
 
     @pytest.mark.parametrize("make", _UNDUMPABLE.values(), ids=_UNDUMPABLE)
@@ -204,6 +205,7 @@ class SerializingSuite(Suite):
             assert store.current("k") == {f"{i}": value for i, value in enumerate(loaded)}
             assert [event.value for event in store.events("k") or ()] == loaded
 
+    @pytest.mark.slow
     @_HOOKED
     def test_every_point_of_many_passes_through_the_hooks(self, opener: Opener) -> None:
         with opener() as store:

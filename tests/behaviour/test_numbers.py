@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from value_suite import ValueSuite
 
 from rstore import ChangeRefusedError, InvalidTypeError, InvalidValueError, Store
 from rstore.testing.flavours import pickled, plain
 from rstore.testing.oracle import Op, Oracle, SeriesOracle, same
-from rstore.testing.suite import Opener, Suite, about
+from rstore.testing.suite import Opener, about
 
 
 class Level(enum.IntEnum):
@@ -70,7 +71,7 @@ def events(store: Store, key: str) -> list[tuple[Any, ...]]:
     return [tuple(event) for event in store.events(key) or ()]
 
 
-class NumberSuite(Suite):
+class TestNumbers(ValueSuite):
     """Numbers of other libraries."""
 
     @pickled

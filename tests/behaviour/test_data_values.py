@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pytest
+from value_suite import ValueSuite
 
 from rstore import DataPickle, SerializationError, Store, UnsafeValueError
 from rstore.testing.flavours import KEY, Flavour
-from rstore.testing.suite import Opener, Suite
+from rstore.testing.suite import Opener
 
 
 class Point(NamedTuple):
@@ -151,7 +152,7 @@ def _equal_arrays(one: Any, other: Any) -> bool:
     return same and bool((one == other).all())
 
 
-class DataSuite(Suite):
+class TestDataValues(ValueSuite):
     """Values of the serializer `'data'`."""
 
     @_DATA
@@ -255,7 +256,7 @@ class DataSuite(Suite):
         with opener() as store:
             with pytest.raises(SerializationError, match=r"Color.*DataPickle\(allow=\[Color\]\)"):
                 store["k"] = [Color.RED]
-            with pytest.raises(SerializationError, match=r"data_values\.Sub.*store its parts"):
+            with pytest.raises(SerializationError, match=r"test_data_values\.Sub.*store its parts"):
                 store["k"] = Sub(1)
 
     @_DATA
