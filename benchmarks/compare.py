@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from contest import Contestant, Results, compete
 from lab import KEY
-from postgres_section import Server
+from postgresql import Server
 from redis_section import redis_server
 from table import Table, number
 

@@ -97,7 +97,7 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
         assert backend.add_fact("fact", b"kept") == b"kept"
         server.do("HDEL", "rs:default", "keys", "raised")  # as a failover can lose them
         incarnation = backend.create()
-        assert incarnation == b"".join(server.do("HMGET", "rs:default", "incarnation", "keys"))
+        assert incarnation == b"".join(server.do("HMGET", "rs:default", "birth", "keys"))
         with monkeypatch.context() as patch:
             patch.setattr(leases, "LEASE_MS", 300)
             with backend.exclusive(Log(Model.SERIES, "hot")):
