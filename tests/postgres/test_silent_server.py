@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from postgres_proxy import Proxy
 from postgresql import Server
-from rstore.backends.postgres.link import Statement
 
 from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore.backends.postgres.transport.statements import Statement
 
 
 @pytest.fixture
