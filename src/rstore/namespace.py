@@ -80,7 +80,7 @@ class ReadNamespace(Protocol):
 
 
 class Setup(NamedTuple):
-    """What all sessions of an open store share."""
+    """Belongs to all sessions of an open store."""
 
     codec: Codec
     incarnations: Incarnations
@@ -89,7 +89,7 @@ class Setup(NamedTuple):
 
 
 class OpenedNamespace:
-    """What an open namespace and a snapshot of it have in common."""
+    """The common base of an open namespace and of a snapshot."""
 
     def __init__(self, setup: Setup, now: Incarnation) -> None:
         self.setup = setup

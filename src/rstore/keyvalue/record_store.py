@@ -122,7 +122,7 @@ class RecordReader:
                 return
 
     def check(self, key: str, record: bytes) -> None:
-        """Raise what `open_value` would, without loading a value that is a pickle."""
+        """Raise the errors of `open_value`, without loading a value that is a pickle."""
         self._namespace.codec.check(self._opened(key, record))
 
     def _unseal(self, key: str, record: bytes) -> Any:
