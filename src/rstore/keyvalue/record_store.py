@@ -192,7 +192,7 @@ class RecordStore(RecordReader):
         return encoded
 
     def encode_alike(self, pairs: dict[Any, Any]) -> dict[str, bytes] | None:
-        """Return the same of a dict in less time (benchmarks: `paths`); None if some values need a look of their own."""
+        """Return the same of a dict in less time (benchmarks: `paths`); None if some need a look of their own."""
         codec = self._namespace.codec
         if codec.compresses:
             return None
