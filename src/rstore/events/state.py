@@ -58,9 +58,8 @@ class State:
     """Item -> encoded value.
 
     Values stay encoded until they are asked for: a `setitem` then costs no loading, and a computed value is the one
-    that is read back later, wherever checkpoints fall. The results of recorded changes are encoded when all of these are
-    folded, and not behind each: every serializer gives back what it was given. One that may not, a subclass, is asked
-    each time.
+    that is read back later, wherever checkpoints fall. The results of recorded changes are encoded when all of them are
+    folded: every serializer gives back what it was given. One that may not, a subclass, is asked behind each.
     """
 
     __slots__ = ("_codec", "_computed", "_horizon", "_items")
