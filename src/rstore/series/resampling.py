@@ -131,8 +131,6 @@ class Resampling(Points):
         if wanted < 3:
             raise InvalidValueError(f"n is 3 or more, not {wanted}")
         thin, choose = _downsamplers(method)
-        if lo > hi:
-            return _nothing(session, key)
         with session.naming(f"the series {key!r}"):
             t, v, present = _thinned(session, key, lo, hi, wanted, thin)
             if len(t) < min(
