@@ -133,9 +133,7 @@ class Resampling(Points):
         thin, choose = _downsamplers(method)
         with session.naming(f"the series {key!r}"):
             t, v, present = _thinned(session, key, lo, hi, wanted, thin)
-            if len(t) < min(
-                wanted, present
-            ):  # most of those in the summaries are NaN: now it is known how many are not
+            if len(t) < min(wanted, present):  # most of the points that the summaries count are NaN
                 t, v, _ = _thinned(session, key, lo, hi, wanted, thin, present)
         if not len(t):
             return _nothing(session, key)
