@@ -8,9 +8,9 @@ from typing import Any
 
 import apsw
 import pytest
-from rstore.backends.sqlite.logs import LogWrites
 
 from rstore import CorruptionError, Store, generate_key
+from rstore.backends.sqlite.logs import LogWrites
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change

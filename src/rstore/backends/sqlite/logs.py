@@ -40,7 +40,7 @@ WHERE log = (SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :k
 _APPEND: Final = """
 INSERT INTO hot (log, t, seq, body) VALUES (
   (SELECT logs.id FROM namespaces JOIN logs ON logs.ns = namespaces.id
-  WHERE namespaces.name = ? AND incarnation = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
+  WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
 ON CONFLICT DO UPDATE SET body = excluded.body"""
 _PUT_ROW: Final = "INSERT INTO hot VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 _IS_EMPTY: Final = """
