@@ -119,7 +119,7 @@ def test_cells_and_columns(
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(saved))
         with Store(dsn, frozen=False, serializer="json") as store:
             fill(store)
-            store._session.backend.add_fact("passphrase", bytes(26))  # noqa: SLF001
+            store._writer.backend.add_fact("passphrase", bytes(26))  # noqa: SLF001
         schema = Schema(connection, postgresql_schema)
         random.shuffle(schema.columns)
         try:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from backends import make_backend
 from postgres_proxy import Proxy
 from postgresql import Server
 from processes import forked
 
 from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options, ViewQuery
 from rstore.keyvalue import record_store
 from rstore.log import sealing
