@@ -418,7 +418,7 @@ def test_a_discarding_of_which_a_failover_lost_the_first_step_is_finished(
             again.update(values)
             assert dict(again) == dict(store) == values
             assert again.check() == []
-        assert redis_server.do("HGET", "rs:default", "incarnation") != incarnation[:16]
+        assert redis_server.do("HGET", "rs:default", "birth") != incarnation[:16]
 
 
 def test_a_beginning_of_which_a_failover_lost_the_registry_is_taken_up(redis_dsn: str, redis_server: Server) -> None:

@@ -232,7 +232,8 @@ def test_a_snapshot_is_read_while_its_owner_is_in_a_statement(path: Path) -> Non
         store["k"] = 1
         with store.snapshot() as view:
             assert view["k"] == 1
-            execute = view._reader.backend._connection._slot.statements.execute  # type: ignore[attr-defined]  # noqa: SLF001
+            snapshot: Any = view._reader.backend  # noqa: SLF001
+            execute = snapshot._connection._slot.statements.execute  # noqa: SLF001
             found: list[object] = []
 
             def read() -> None:
@@ -241,7 +242,7 @@ def test_a_snapshot_is_read_while_its_owner_is_in_a_statement(path: Path) -> Non
 
             thread = threading.Thread(target=read)
             thread.start()
-            assert execute(slow).get == 6_000_000  # without the link's lock, as a lookup is
+            assert execute(slow).get == 6_000_000  # without the slot's lock, as a lookup is
             thread.join()
             assert found == [(1, 1, True)]
 

@@ -19,7 +19,7 @@ from rstore import Store
 pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120, method="thread")
 
 TABLES = {
-    "namespaces": ("id", "name", "incarnation"),
+    "namespaces": ("id", "name", "birth"),
     "facts": ("ns", "name", "fact"),
     "records": ("ns", "key", "record", "blob", "expires_ms"),
     "blobs": ("id", "record"),
@@ -115,10 +115,7 @@ def test_names_and_bytes(whole: Path, tmp_path: Path, record_property: Callable[
     random, battery, damaged = Random(8), Battery(), tmp_path / "damaged.db"
     texts = [("namespaces", "name"), ("records", "key"), ("logs", "key"), ("facts", "name")]
     blobs = [
-        (t, c)
-        for t, cs in TABLES.items()
-        for c in cs
-        if c in ("record", "epoch", "facts", "body", "meta", "incarnation")
+        (t, c) for t, cs in TABLES.items() for c in cs if c in ("record", "epoch", "facts", "body", "meta", "birth")
     ]
     connection = apsw.Connection(f"{whole}")
     rows: dict[tuple[str, str], list[Any]] = {

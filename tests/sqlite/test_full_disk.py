@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
@@ -56,7 +57,8 @@ def fill_by_many(tx: Transaction) -> None:
 
 def undo(tx: Transaction) -> None:
     """Do what SQLite does when something is full."""
-    tx._reader.backend._backend._opened._connection.execute("ROLLBACK")  # type: ignore[attr-defined]  # noqa: SLF001
+    transaction: Any = tx._get_writer().backend  # noqa: SLF001
+    transaction._connection._connection.execute("ROLLBACK")  # noqa: SLF001
     tx.has("a")
 
 
@@ -73,7 +75,8 @@ def test_nothing_is_done_without_the_transaction_that_was_undone(
 ) -> None:
     with Store(tmp_path / "store.db", frozen=False) as store:
         store["a"] = "old"
-        connection = store._session.backend._file.local.slot.connection  # type: ignore[attr-defined]  # noqa: SLF001
+        session: Any = store._session  # noqa: SLF001
+        connection = session.backend._file.local.slot.connection  # noqa: SLF001
         connection.execute(f"PRAGMA max_page_count = {connection.pragma('page_count') + 20}").fetchall()
 
         def inside(tx: Transaction) -> None:

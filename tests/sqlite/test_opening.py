@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
@@ -19,6 +20,7 @@ from processes import Program, check_file
 from sqlite_faults import Faulty
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
+from rstore.backends.sqlite.transport.file import SqliteFile
 
 
 @pytest.fixture
@@ -193,8 +195,9 @@ def test_discarding_through_a_link_that_is_turned(
             theirs.write_text("important")
         else:
             with Store(theirs, frozen=False) as store:
-                namespaces = store._session.backend._file  # type: ignore[attr-defined]  # noqa: SLF001
-                namespaces.write(lambda connection: connection.execute("DELETE FROM namespaces").fetchall())
+                session: Any = store._session  # noqa: SLF001
+                file: SqliteFile = session.backend._file  # noqa: SLF001
+                file.write(lambda connection: connection.execute("DELETE FROM namespaces").fetchall())
         before = theirs.read_bytes()
         link.unlink(missing_ok=True)
         link.symlink_to(mine)
@@ -218,7 +221,8 @@ def test_a_memory_error_behind_the_commit(
 ) -> None:
     """Sealing comes behind it: what was stored is stored, and sealed some other time."""
     with Store(path, frozen=False) as store:
-        logs = store._session.series  # noqa: SLF001
+        session: Any = store._session  # noqa: SLF001
+        logs = session.series
 
         def fail(*_: object) -> None:
             raise MemoryError("secret")
@@ -242,7 +246,8 @@ def test_who_asks_the_program_to_stop_is_heard(
     path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     with Store(path, frozen=False) as store:
-        logs = store._session.series  # noqa: SLF001
+        session: Any = store._session  # noqa: SLF001
+        logs = session.series
 
         def fail(*_: object) -> None:
             raise error
@@ -261,13 +266,13 @@ def test_a_sweep_that_fails_behind_the_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
 ) -> None:
     with Store(path, frozen=False) as store:
-        session = store._session  # noqa: SLF001
+        session: Any = store._session  # noqa: SLF001
 
         def fail(_: int) -> int:
             raise error
 
         monkeypatch.setattr(session.backend, "sweep", fail)
-        session._until_sweep = 0  # noqa: SLF001
+        session.records._until_sweep = 0  # noqa: SLF001
         store["a"] = 1
         assert f"a sweep of namespace 'default' is put off: {error.__name__}" in caplog.text
         assert store["a"] == 1

@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[StoreError], str]] = {
         "another application",
     ),
     "tables of the same names": (
-        lambda path: run(path, "CREATE TABLE namespaces (id, name, incarnation)", "CREATE TABLE records (ns, key)"),
+        lambda path: run(path, "CREATE TABLE namespaces (id, name, birth)", "CREATE TABLE records (ns, key)"),
         StoreNotAvailableError,
         "another application",
     ),

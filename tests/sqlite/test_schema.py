@@ -47,7 +47,7 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
 CHANGED = {
     "view for namespaces": (
         "ALTER TABLE namespaces RENAME TO n",
-        f"CREATE VIEW namespaces AS SELECT id, name, incarnation FROM n WHERE ({ENDLESS} SELECT count(*) FROM c)",
+        f"CREATE VIEW namespaces AS SELECT id, name, birth FROM n WHERE ({ENDLESS} SELECT count(*) FROM c)",
     ),
     "view for records": (
         "ALTER TABLE records RENAME TO r",

@@ -59,8 +59,6 @@ class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
         if self._file.write(work, create=False):
             self._file.remove_if_unused(_is_unused)
 
-    # -- the most frequent calls --------------------------------------------------------------------------------------
-
     def peek(self, key: Any) -> bytes | None:
         # `Statements.get`, without its frame and the slot's lock: a thread that closes connections waits for a
         # statement that runs, and any failure is nothing found. `pairs` in benchmarks/README.md shows this path.
@@ -95,8 +93,6 @@ class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
             raise self._file.distrusted(failed) from failed
         if not (done and self._file.stays()):
             super().put(key, record, ttl_ms, incarnation)
-
-    # -- several calls as one -----------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:

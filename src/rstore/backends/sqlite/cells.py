@@ -86,14 +86,6 @@ def missing(key: str) -> CorruptionError:
     return CorruptionError(f"the value of {key!r} is missing from the file, or damaged")
 
 
-def texts_of(found: Iterable[Any]) -> list[str]:
-    """Return the names of namespaces or logs, of rows with nothing else."""
-    names = [name for (name,) in found]
-    if not {*map(type, names)} <= _TEXT:
-        raise CorruptionError("a name in the file is damaged, it is no text")
-    return names
-
-
 def bytes_of(cell: Any, what: str) -> bytes:
     """Return a cell that holds bytes."""
     if type(cell) is not bytes:
@@ -101,10 +93,28 @@ def bytes_of(cell: Any, what: str) -> bytes:
     return cell
 
 
-def damaged_names(connection: apsw.Connection, what: str, bindings: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the names in a table that are no text: `what` is `column FROM table …`."""
-    column, _, rest = what.partition(" ")
+def names_of(connection: apsw.Connection, column: str, bindings: dict[str, Any], what: str) -> list[str]:
+    """Return the names in a column, given as `column FROM table …`."""
+    try:
+        names = [name for (name,) in connection.execute(f"SELECT {column}", bindings)]
+        if {*map(type, names)} <= _TEXT:
+            return names
+    except UnicodeDecodeError as error:
+        raise damaged_name(connection, column, bindings, what) from error
+    raise damaged_name(connection, column, bindings, what)
+
+
+def damaged_name(connection: apsw.Connection, column: str, bindings: dict[str, Any], what: str) -> CorruptionError:
+    """Return the error for a column of names that could not be read, naming the first that is damaged."""
+    for raw in damaged_names(connection, column, bindings):
+        return CorruptionError(f"the name {raw!r} of {what} is damaged, it is no text")
+    return CorruptionError(f"{what} is damaged: check() says more")
+
+
+def damaged_names(connection: apsw.Connection, column: str, bindings: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the names in a column that are no text."""
+    name, _, rest = column.partition(" ")
     # SQLite's text may be any bytes, and the driver makes str of it; a blob it hands over as it is.
-    for kind, raw in connection.execute(f"SELECT typeof({column}), CAST({column} AS BLOB) {rest}", bindings):
+    for kind, raw in connection.execute(f"SELECT typeof({name}), CAST({name} AS BLOB) {rest}", bindings):
         if kind != "text" or not is_name(raw):
             yield raw if type(raw) is bytes else b""

@@ -10,7 +10,7 @@ import apsw
 
 from rstore.backends.common.heads import admits, changed
 from rstore.backends.common.names import is_name
-from rstore.backends.sqlite.cells import chunk_of, damaged_names, head_of, rows_of, texts_of
+from rstore.backends.sqlite.cells import chunk_of, head_of, names_of, rows_of
 from rstore.backends.sqlite.namespace import NamespaceReads, NamespaceWrites
 from rstore.backends.sqlite.sql import NS, now_ms
 from rstore.backends.sqlite.transport.savepoints import atomic, commit
@@ -28,7 +28,6 @@ from rstore.backends.types import (
     View,
     ViewQuery,
 )
-from rstore.errors import CorruptionError
 
 _CHUNK: Final = "first_t, first_seq, last_t, last_seq, n, meta"
 _FIND: Final = """
@@ -41,7 +40,7 @@ WHERE log = (SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :k
 _APPEND: Final = """
 INSERT INTO hot (log, t, seq, body) VALUES (
   (SELECT logs.id FROM namespaces JOIN logs ON logs.ns = namespaces.id
-  WHERE namespaces.name = ? AND incarnation = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
+  WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
 ON CONFLICT DO UPDATE SET body = excluded.body"""
 _PUT_ROW: Final = "INSERT INTO hot VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
 _IS_EMPTY: Final = """
@@ -52,20 +51,15 @@ class LogReads(NamespaceReads):
     """Reads logs."""
 
     def logs(self, model: Model) -> list[str]:
-        rest = f"FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
+        column = f"key FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
         named = {"ns": self._namespace, "model": int(model)}
+        what = f"a log in namespace {self._namespace!r}"
 
         def work(connection: apsw.Connection) -> list[str]:
-            if self.around_damage:
-                raws = [raw for (raw,) in connection.execute(f"SELECT CAST(key AS BLOB) {rest}", named)]
-                return [raw.decode() for raw in raws if type(raw) is bytes and is_name(raw)]
-            try:
-                return texts_of(connection.execute(f"SELECT key {rest}", named).fetchall())
-            except (CorruptionError, UnicodeDecodeError) as error:
-                for raw in damaged_names(connection, f"key {rest}", named):
-                    where = f"the name {raw!r} of a log in namespace {self._namespace!r}"
-                    raise CorruptionError(f"{where} is damaged, it is no text") from error
-                raise
+            if not self.around_damage:
+                return names_of(connection, column, named, what)
+            raws = [raw for (raw,) in connection.execute(f"SELECT CAST(key AS BLOB){column[3:]}", named)]
+            return [raw.decode() for raw in raws if type(raw) is bytes and is_name(raw)]
 
         return self._reader.read(work)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import apsw
 
 from rstore.backends.common.names import is_name
 from rstore.backends.maintenance import MODELS, RECORDS, BackendMaintenance, Durability, Finding, Stats, stats_of
-from rstore.backends.sqlite.cells import damaged_names, texts_of
+from rstore.backends.sqlite.cells import damaged_names, names_of
 from rstore.backends.sqlite.schema import differences, oddities, schema_of
 from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
 from rstore.backends.sqlite.transport.file import SqliteFile
@@ -21,7 +22,7 @@ from rstore.backends.sqlite.transport.lockwait import LockWait
 from rstore.backends.sqlite.transport.opening import KEEP_IN_MEMORY
 from rstore.backends.sqlite.transport.snapshot import spare_snapshot
 from rstore.backends.types import Model
-from rstore.errors import CorruptionError, NotSupportedError, StoreBusyError, StoreFullError
+from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
 
 # One statement, one moment. `length` reads the header of a large value, and not the value.
 _STATS: Final = f"""
@@ -59,17 +60,8 @@ class SqliteMaintenance(BackendMaintenance):
     _frozen: bool
 
     def namespaces(self) -> list[str]:
-        def work(connection: apsw.Connection) -> list[str]:
-            try:
-                return texts_of(connection.execute("SELECT name FROM namespaces ORDER BY name").fetchall())
-            except (CorruptionError, UnicodeDecodeError) as error:
-                raise self._damaged_namespace(connection) from error
-
-        return self._file.read(work)
-
-    def _damaged_namespace(self, connection: apsw.Connection) -> CorruptionError:
-        raw = next(damaged_names(connection, "name FROM namespaces", {}), b"")
-        return CorruptionError(f"the name {raw!r} of a namespace in {self._file.path!r} is damaged, it is no text")
+        column, what = "name FROM namespaces ORDER BY name", f"a namespace in {self._file.path!r}"
+        return self._file.read(lambda connection: names_of(connection, column, {}, what))
 
     def ping(self) -> None:
         # By the file itself, not by the cache: a read transaction checks whether it is still the same one.
@@ -97,8 +89,6 @@ class SqliteMaintenance(BackendMaintenance):
             meaning = "a power cut may undo the newest calls, and damage the file"
         return Durability(True, level in ("FULL", "EXTRA"), level != "OFF", False, meaning, settings)
 
-    # -- soundness ----------------------------------------------------------------------------------------------------
-
     def findings(self) -> Iterator[Finding]:
         def complaints(connection: apsw.Connection) -> list[str]:
             return [line for (line,) in connection.execute(f"PRAGMA integrity_check({_MAX_COMPLAINTS})")]
@@ -111,8 +101,8 @@ class SqliteMaintenance(BackendMaintenance):
         for model, name in self._file.read(self._damaged_names):
             yield Finding(model, None, f"a name is damaged, it is no text: {name!r}")
         for table, orphans in _ORPHANS:
-            n = self._count(orphans)
-            if n:
+            count = f"SELECT count(*) {orphans}"
+            if n := self._file.read(partial(_number_of, count)):
                 yield Finding("store", None, f"{n} rows of the table {table} belong to nothing")
         named = {"ns": self._namespace}
         for raw in self._keys(_MISSING, named):
@@ -136,11 +126,6 @@ class SqliteMaintenance(BackendMaintenance):
             for raw in islice(damaged_names(connection, what, bindings), _MAX_COMPLAINTS)
         ]
 
-    def _count(self, what: str) -> int:
-        return self._file.read(lambda connection: int(connection.execute(f"SELECT count(*) {what}").get))
-
-    # -- copying ------------------------------------------------------------------------------------------------------
-
     def save(self, path: str) -> bool:
         # At one moment, on a connection of its own: without a transaction that stays there, SQLite would begin anew
         # at every write of others, and never end where they always write.
@@ -160,8 +145,6 @@ class SqliteMaintenance(BackendMaintenance):
         except apsw.Error as error:
             raise self._file.translated(error) from error
         return True
-
-    # -- space --------------------------------------------------------------------------------------------------------
 
     def reclaim(self) -> int:
         slot = self._file.local.slot
@@ -198,6 +181,10 @@ class SqliteMaintenance(BackendMaintenance):
         real_path = os.path.realpath(self._file.path)
         paths = real_path, wal_names(real_path)[0]
         return sum(found.st_size for path in paths if (found := status(path)) is not None)
+
+
+def _number_of(sql: str, connection: apsw.Connection) -> int:
+    return int(connection.execute(sql).get)
 
 
 def _of_schema(connection: apsw.Connection) -> list[str]:

@@ -12,14 +12,14 @@ from rstore.backends.sqlite.cells import bytes_of
 from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.savepoints import atomic
 from rstore.backends.sqlite.transport.snapshot import SnapshotConnection
-from rstore.backends.sqlite.transport.transaction import OpenTransaction
+from rstore.backends.sqlite.transport.transaction import TransactionConnection
 from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, NamespaceGone, identity_of
 from rstore.errors import CorruptionError
 
 _INCARNATION_BYTES: Final = 16 + KEYS_BYTES
-_FIND: Final = "SELECT incarnation FROM namespaces WHERE name = ?"
+_FIND: Final = "SELECT birth FROM namespaces WHERE name = ?"
 _FACTS: Final = """
-SELECT incarnation, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id
+SELECT birth, facts.name, fact FROM namespaces LEFT JOIN facts ON facts.ns = namespaces.id
 WHERE namespaces.name = ?"""
 
 
@@ -28,7 +28,7 @@ class NamespaceReads(ReadTransaction):
 
     around_damage = False
 
-    def __init__(self, reader: SqliteFile | OpenTransaction | SnapshotConnection, namespace: str) -> None:
+    def __init__(self, reader: SqliteFile | TransactionConnection | SnapshotConnection, namespace: str) -> None:
         self._reader = reader
         self._namespace = namespace
 
@@ -55,7 +55,7 @@ class NamespaceReads(ReadTransaction):
 class NamespaceWrites(NamespaceReads, WriteTransaction):
     """Creates the namespace and adds facts."""
 
-    def __init__(self, executor: SqliteFile | OpenTransaction, namespace: str) -> None:
+    def __init__(self, executor: SqliteFile | TransactionConnection, namespace: str) -> None:
         super().__init__(executor, namespace)
         self._executor = executor
 
@@ -65,7 +65,7 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
                 incarnation := connection.execute(_FIND, (self._namespace,)).get
             ) is None:  # mostly it is there: no lock
                 with atomic(connection):
-                    insert = "INSERT OR IGNORE INTO namespaces (name, incarnation) VALUES (?, ?)"
+                    insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
                     connection.execute(insert, (self._namespace, os.urandom(_INCARNATION_BYTES)))
                     incarnation = connection.execute(_FIND, (self._namespace,)).get
             return bytes_of(incarnation, self._place())
@@ -83,7 +83,7 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
                 connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (number, name, fact))
                 incarnation = bytes_of(connection.execute(_FIND, (self._namespace,)).get, self._place())
                 incarnation = identity_of(incarnation) + os.urandom(KEYS_BYTES)
-                connection.execute("UPDATE namespaces SET incarnation = ? WHERE id = ?", (incarnation, number))
+                connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (incarnation, number))
                 return fact
 
         return self._executor.write(work)
@@ -93,7 +93,7 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
 
         Raises `NamespaceGone` if it is not there, or of another incarnation.
         """
-        find = "SELECT id FROM namespaces WHERE name = ? AND incarnation = ?"
+        find = "SELECT id FROM namespaces WHERE name = ? AND birth = ?"
         found: int | None = connection.execute(find, (self._namespace, incarnation)).get
         if found is None:
             raise NamespaceGone

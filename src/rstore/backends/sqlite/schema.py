@@ -24,7 +24,7 @@ SCHEMA: Final = """
 CREATE TABLE namespaces (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: rows of a discarded namespace cannot come back
   name TEXT NOT NULL UNIQUE,
-  incarnation BLOB NOT NULL                    -- random: tells a namespace from another that takes its name later
+  birth BLOB NOT NULL                    -- the incarnation, which was called so first: stored names stay
 ) STRICT;
 CREATE TABLE facts (
   ns INTEGER NOT NULL, name TEXT NOT NULL, fact BLOB NOT NULL,
@@ -96,7 +96,7 @@ class SchemaPart(NamedTuple):
 
     @property
     def decides(self) -> bool:
-        """Whether what a statement does depends on it: not on a trigger, which is not run, nor on a plain index."""
+        """Whether statements depend on it: not on a trigger, which is not run, nor on a plain index."""
         return self.kind != "trigger" and not (self.sql or "CREATE INDEX ").startswith("CREATE INDEX ")
 
 
@@ -158,9 +158,6 @@ def refuse_changes(connection: apsw.Connection, path: str) -> None:
 def _refuse(differences: Iterator[str], path: str) -> None:
     for difference in differences:
         raise CorruptionError(f"{path!r}: {difference}; undo that change, or restore a backup")
-
-
-# -- the schema -------------------------------------------------------------------------------------------------------
 
 
 def schema_of(connection: apsw.Connection) -> list[SchemaPart]:

@@ -8,7 +8,7 @@ from typing import Final
 from rstore.backends.types import KEEP, Ttl
 
 NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
-NS_OF_INCARNATION: Final = "(SELECT id FROM namespaces WHERE name = :ns AND incarnation = :incarnation)"
+NS_OF_INCARNATION: Final = "(SELECT id FROM namespaces WHERE name = :ns AND birth = :incarnation)"
 LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
 RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob), 0)"
 """0 where a large record is missing: the key must not look absent."""

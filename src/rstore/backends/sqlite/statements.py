@@ -24,7 +24,7 @@ OVER_SMALL: Final = """
 ON CONFLICT DO UPDATE SET record = iif(blob IS NULL, excluded.record, 0), expires_ms = excluded.expires_ms"""
 # By its number: to find the namespace by its name would take as long as half of the rest. With another incarnation it
 # is NULL, and the statement fails.
-_NUMBER: Final = "(SELECT id FROM namespaces WHERE id = {0} AND incarnation = ?)"
+_NUMBER: Final = "(SELECT id FROM namespaces WHERE id = {0} AND birth = ?)"
 _INSERT: Final = f"INSERT INTO records (ns, key, record) VALUES ({_NUMBER}, ?, ?) {OVER_PLAIN}"
 _INSERT_EXPIRING: Final = f"INSERT INTO records (ns, key, record, expires_ms) VALUES ({_NUMBER}, ?, ?, ?) {OVER_SMALL}"
 

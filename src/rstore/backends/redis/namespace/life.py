@@ -183,9 +183,9 @@ class RedisLife(RedisGarbage):
         """Return the incarnation of the namespace and all its facts."""
         fields = self.client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
-        if b"incarnation" not in known or not self._is_alive(known.get(b"alive")):
+        if b"birth" not in known or not self._is_alive(known.get(b"alive")):
             return None, {}
-        incarnation = bytes(known[b"incarnation"] + known.get(b"keys", bytes(KEYS_BYTES)))
+        incarnation = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
         self._check_incarnation(incarnation)
         named = {name[len(_FACT) :]: bytes(fact) for name, fact in known.items() if name[: len(_FACT)] == _FACT}
         names = names_of(named, f"a fact about the namespace {self.name!r}")
@@ -214,7 +214,7 @@ class RedisLife(RedisGarbage):
 
     def discard(self) -> None:
         """Delete everything of the namespace."""
-        incarnation = self.client.call(Call(self._registry_slot, (b"HGET", self._registry, b"incarnation")))
+        incarnation = self.client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
         if incarnation is not None:
             self._check_incarnation(incarnation)
             self.collect(self._end(bytes(incarnation)))

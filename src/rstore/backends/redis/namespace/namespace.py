@@ -70,7 +70,7 @@ class RedisNamespace:
 
         Lays the buckets out as it says. There is no incarnation if there is no namespace.
         """
-        names = (b"incarnation", b"alive", b"keys", b"raised")
+        names = (b"birth", b"alive", b"keys", b"raised")
         (identity, alive, keys, raised), listed = self.run(
             (
                 Call(self._registry_slot, (b"HMGET", self._registry, *names)),

@@ -9,18 +9,18 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.sqlite.cells import damaged_names, found_of, missing
+from rstore.backends.sqlite.cells import damaged_name, found_of, missing
 from rstore.backends.sqlite.namespace import NamespaceReads
 from rstore.backends.sqlite.records.pages import page_around_damage, page_of, page_of_small
 from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
 from rstore.backends.types import HEAD_BYTES, Found, Page, ScanQuery
-from rstore.errors import CorruptionError
 
 _KEYS: Final = "x'', NULL"
 _SMALL: Final = "record, expires_ms"
 _WHOLE: Final = f"{RECORD}, expires_ms"
 _HEADS: Final = f"substr(record, 1, {HEAD_BYTES}), expires_ms, blob"
 
+_ALL_KEYS: Final = f"key FROM records WHERE ns = {NS} ORDER BY key"
 _GET: Final = f"SELECT {RECORD} FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 _HAS: Final = f"SELECT 1 FROM records WHERE ns = {NS} AND key = :key AND {LIVE}"
 _FETCH: Final = f"""
@@ -86,18 +86,10 @@ class RecordReads(NamespaceReads):
                 small = page_of_small(connection.execute(limited.format(columns), named).fetchall(), limit)
                 return small or page_of(connection.execute(limited.format(_WHOLE), named), limit)
             except UnicodeDecodeError as error:
-                raise self._damaged_key(connection) from error
+                what = f"a key in namespace {self._namespace!r}"
+                raise damaged_name(connection, _ALL_KEYS, {"ns": self._namespace}, what) from error
 
         return self._reader.read(work)
-
-    def _damaged_key(self, connection: apsw.Connection) -> CorruptionError:
-        """Return the error for a run of keys that could not be read, naming the one that is damaged."""
-        where = f"key FROM records WHERE ns = {NS} ORDER BY key"
-        for raw in damaged_names(connection, where, {"ns": self._namespace}):
-            return CorruptionError(
-                f"the name {raw!r} of a key in namespace {self._namespace!r} is damaged, it is no text"
-            )
-        return CorruptionError(f"a record in namespace {self._namespace!r} is damaged: check() says more")
 
 
 def of_range(verb: str, stop: str | None) -> str:

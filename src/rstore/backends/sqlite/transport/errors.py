@@ -64,20 +64,15 @@ def is_in_doubt(error: apsw.Error) -> bool:
     return isinstance(error, apsw.NoMemError) or code_of(error) in _FAILED_SYNCS | _AFTER_THE_WAL
 
 
-def unknown(error: BaseException, path: str) -> OutcomeUnknownError:
-    """Return the error for a commit in doubt."""
-    return OutcomeUnknownError(
-        f"{path!r}: {error}, at the commit: all of the call was applied or none of it; read, before you repeat it"
-    )
-
-
 def translated(error: apsw.Error | UnicodeDecodeError, path: str, timeout_s: float) -> StoreError:
     """Return the error of rstore for an error of the driver; it names the file, never a value."""
     if isinstance(error, UnicodeDecodeError):
         return CorruptionError(f"{path!r}: a text in the file is damaged; check() says more")
     reason = f"{path!r}: {error}"
     if isinstance(error, CommitInDoubtError):
-        return unknown(error, path)
+        return OutcomeUnknownError(
+            f"{reason}, at the commit: all of the call was applied or none of it; read, before you repeat it"
+        )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StoreBusyError(f"{reason}; others kept it locked for {timeout_s:g} s")
     if isinstance(error, apsw.FullError | apsw.NoMemError) or _is_out_of_space(error):

@@ -12,7 +12,7 @@ import os
 
 import apsw
 
-from rstore.backends.sqlite.transport.forks import hold, release
+from rstore.backends.sqlite.transport.forks import held
 from rstore.backends.sqlite.transport.slot import Slot
 
 _distrusted: set[str] = set()  # the real paths whose write-ahead log has to be moved first; guarded by the gate
@@ -21,14 +21,11 @@ _distrusted: set[str] = set()  # the real paths whose write-ahead log has to be 
 def distrust(path: str) -> None:
     """Close all connections of this process to a file, leaving its write-ahead log as it is."""
     real_path = os.path.realpath(path)
-    held = hold(lambda slot: os.path.realpath(slot.path) == real_path)
-    try:
+    with held(lambda slot: os.path.realpath(slot.path) == real_path) as slots:
         _distrusted.add(real_path)
-        for slot in held:
+        for slot in slots:
             slot.leave_wal()
             slot.close()
-    finally:
-        release(held)
 
 
 def trust_again(slot: Slot, connection: apsw.Connection) -> None:

@@ -107,10 +107,8 @@ class SqliteFile:
         """Keep the statements on one key of a namespace in this thread."""
         self.local.slot.know(connection, number)
 
-    # -- using it -----------------------------------------------------------------------------------------------------
-
     def read(self, work: Callable[[apsw.Connection], T], slot: Slot | None = None) -> T:
-        """Return what `work` reads from the connection of this thread, or of another slot."""
+        """Call `work` with the connection of this thread, or of another slot, and return its result."""
         slot, wait = slot or self.local.slot, None
         while True:
             waits = None
@@ -133,7 +131,10 @@ class SqliteFile:
                 waits.pause()
 
     def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
-        """Return what `work` does, in one transaction, to the file that bears the name now.
+        """Call `work`, which is one transaction, with a connection to the file that bears the name now.
+
+        `create`: whether to make the file if it is not there; not for calls that only take away.
+        `arm`: whether the work may remove or replace records.
 
         The check comes after the commit and not before: a connection that was used keeps others from removing the
         file, so that a file that is still there after a commit stays.
@@ -238,8 +239,6 @@ class SqliteFile:
     def _refuse_inside(self) -> NoReturn:
         raise NotSupportedError(f"a transaction of this thread is open on {self.path!r}: go through its object")
 
-    # -- errors -------------------------------------------------------------------------------------------------------
-
     def _note(self, occurrence: Occurrence, message: str) -> None:
         self._options.telemetry.note(_logger, occurrence, f"%s: {message}", self.path)
 
@@ -250,7 +249,7 @@ class SqliteFile:
         return self.translated(error)
 
     def _wait(self, error: apsw.Error | UnicodeDecodeError, slot: Slot, wait: LockWait | None) -> LockWait:
-        """Return how to wait for others who have the file locked; raise any other error."""
+        """Return the pauses of a call that meets a lock; raise any other error."""
         connection = slot.connection
         if isinstance(error, apsw.BusyError) and connection is not None and not in_transaction(connection):
             if wait is None:
@@ -279,8 +278,6 @@ class SqliteFile:
                 f"{self.path!r} cannot be used in this process: it was forked inside a transaction, which is its "
                 "parent's; fork outside of transactions, or start processes by 'spawn'"
             )
-
-    # -- opening ------------------------------------------------------------------------------------------------------
 
     def _connect(self, slot: Slot, *, writing: bool) -> apsw.Connection:
         deadline = Deadline(self._options.timeout_s)
@@ -321,8 +318,6 @@ class SqliteFile:
         if not writing and not is_there(self.path):
             return connect_phantom(slot, self._options.durability)
         return connect_writable(slot, self._options.durability)
-
-    # -- removing -----------------------------------------------------------------------------------------------------
 
     def remove_if_unused(self, is_unused: Callable[[apsw.Connection], bool]) -> None:
         """Remove the file if no other connection has it open and nothing is in it; otherwise it stays."""

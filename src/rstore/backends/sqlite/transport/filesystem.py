@@ -1,4 +1,4 @@
-"""What bears the name of a SQLite file now, and the files that lie beside it.
+"""The identity of a SQLite file, and of the files that lie beside it, by their names.
 
 "There is none" and "cannot be told" are two answers: where the system gives none, `StoreNotAvailableError` is raised.
 """

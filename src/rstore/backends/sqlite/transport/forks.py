@@ -1,4 +1,4 @@
-"""Holding the connections of this process: for a fork, or to close those to one file.
+"""Holding the connections of this process: to close those to one file, or all of them for a fork.
 
 SQLite's table of locks is inherited by a child, the locks are not: a child that merely opens a connection of its own
 can lose acknowledged commits when the parent closes its one. So no connection is open at the moment of a fork.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from math import inf
 
 import apsw
@@ -26,24 +27,33 @@ lost_paths: set[str] = set()
 """The real paths of files that cannot be opened in this process any more."""
 
 
-def hold(chosen: Callable[[Slot], bool], timeout_s: float = inf) -> list[Slot]:
-    """Take the gate and the locks of some slots, waiting for their calls to end.
+@contextmanager
+def held(chosen: Callable[[Slot], bool], timeout_s: float = inf) -> Generator[list[Slot], None, None]:
+    """Hold the gate and the locks of some slots, once their calls have ended.
 
     Raises `StoreBusyError` if that takes too long: a thread may stay inside a transaction for as long as it likes.
     """
+    slots = _hold(chosen, timeout_s)
+    try:
+        yield slots
+    finally:
+        _release(slots)
+
+
+def _hold(chosen: Callable[[Slot], bool], timeout_s: float) -> list[Slot]:
     deadline = Deadline(timeout_s)
     while True:
-        held: list[Slot] = []
+        taken: list[Slot] = []
         gate.acquire()
         try:
-            busy = next((slot for slot in all_slots() if chosen(slot) and not _take(slot, held)), None)
+            busy = next((slot for slot in all_slots() if chosen(slot) and not _take(slot, taken)), None)
         except BaseException:
-            release(held)
+            _release(taken)
             raise
         if busy is None:
-            return held
+            return taken
         # Its owner may be waiting for the gate, in order to open a connection: let it.
-        release(held)
+        _release(taken)
         if deadline.is_over:
             raise StoreBusyError(
                 f"{busy.path!r} is to be opened anew, and another thread of this process has been using it for "
@@ -52,31 +62,30 @@ def hold(chosen: Callable[[Slot], bool], timeout_s: float = inf) -> list[Slot]:
         time.sleep(0.001)
 
 
-def _take(slot: Slot, held: list[Slot]) -> bool:
+def _take(slot: Slot, taken: list[Slot]) -> bool:
     if slot.lock.acquire(timeout=0.01):
-        held.append(slot)
+        taken.append(slot)
         return True
     return False
 
 
-def release(held: list[Slot]) -> None:
-    """Release all that `hold` took."""
-    for slot in held:
+def _release(taken: list[Slot]) -> None:
+    for slot in taken:
         slot.lock.release()
     gate.release()
 
 
 def _before_fork() -> None:
-    _held_for_fork[:] = hold(lambda _: True)
+    _held_for_fork[:] = _hold(lambda _: True, inf)
     for slot in _held_for_fork:
         if slot.transaction is None:
             slot.close()
 
 
 def _after_fork() -> None:
-    held = _held_for_fork[:]
+    taken = _held_for_fork[:]
     _held_for_fork.clear()
-    release(held)
+    _release(taken)
 
 
 def _after_fork_in_child() -> None:

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager, suppress
 import apsw
 
 from rstore.backends.sqlite.transport.filesystem import Identity, identity
-from rstore.backends.sqlite.transport.forks import hold, release
+from rstore.backends.sqlite.transport.forks import held
 from rstore.backends.sqlite.transport.slot import Slot
 from rstore.errors import StoreBusyError, StoreError
 
@@ -25,12 +25,8 @@ def remove_if_unused(
 
     With anything in the way the file stays, empty.
     """
-    try:
-        held = hold(mine, timeout_s)
-    except StoreBusyError:
-        return
-    try:
-        for slot in held:
+    with suppress(StoreBusyError), held(mine, timeout_s) as slots:
+        for slot in slots:
             slot.close()
         real_path = os.path.realpath(path)  # once: a symbolic link may be turned meanwhile
         with suppress(apsw.Error, StoreError, OSError), _parent(real_path) as (name, parent):
@@ -46,8 +42,6 @@ def remove_if_unused(
                     if (found.st_dev, found.st_ino) == opened:
                         os.unlink(name, dir_fd=parent)
                 connection.execute("ROLLBACK")
-    finally:
-        release(held)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Nouns: a *slot* (of one thread, of a watcher or of a snapshot) and the *gate* (h
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -91,8 +90,6 @@ class Slot:
             except RuntimeError:  # in another thread: it, and every other one, goes on with a new lock
                 self.lock = RLock()
 
-    # -- is it still the file? ----------------------------------------------------------------------------------------
-
     def settle(self, *, check_always: bool) -> None:
         """Remember the file, and its write-ahead log, that were opened just now.
 
@@ -136,23 +133,17 @@ class Slot:
         False also where it takes a closer look.
         """
         try:
-            connection.file_control("main", _HAS_MOVED, self._moved_at)
+            if self._has_moved(connection):
+                return False
         except apsw.ConnectionClosedError:  # by a signal handler, just now
             return True
-        if self._moved.value:
-            return False
         if (now := time.monotonic()) < self.wal_check_at:
             return True
         if self.wal_check_at:
             self.wal_check_at = now + CHECK_EVERY_S
-        if self.wal is None:
-            return True
-        name, wal = self.wal
-        try:  # as `has_lost_wal`, without its frames
-            found = os.stat(name)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == wal
+        with suppress(StoreNotAvailableError):
+            return not self.has_lost_wal()
+        return False
 
     def has_lost_wal(self) -> bool:
         """Return whether this connection reads and writes another write-ahead log than others find.
@@ -171,8 +162,6 @@ class Slot:
         if self.stamp is not None and (has_wal(self.real_path) or stamp(self.path) != self.stamp):
             return True  # opened as immutable, and written to now or since
         return self.moved() or self.has_lost_wal()
-
-    # -- closing ------------------------------------------------------------------------------------------------------
 
     def calm(self) -> None:
         """Wait until the connection is not in use, by the one statement that runs without the lock."""

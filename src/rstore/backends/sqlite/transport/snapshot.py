@@ -43,7 +43,7 @@ class SnapshotConnection:
         self._slot.know(connection, number)
 
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Return what `work` reads.
+        """Call `work` with the connection, and return its result.
 
         Raises `ConflictError` if the moment is lost.
         """

@@ -17,7 +17,7 @@ import apsw
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.sqlite.transport.errors import translated
 from rstore.backends.sqlite.transport.filesystem import identity, is_there, unreachable, wal_names
-from rstore.backends.sqlite.transport.forks import hold, release
+from rstore.backends.sqlite.transport.forks import held
 from rstore.backends.sqlite.transport.slot import Slot, all_slots
 from rstore.errors import CorruptionError, StoreBusyError
 
@@ -25,18 +25,16 @@ from rstore.errors import CorruptionError, StoreBusyError
 def leave(path: str, mine: Slot, timeout_s: float) -> None:
     """Close all connections of this process to files of the name, after one was seen to have another file."""
     real_path = os.path.realpath(path)
-    held = hold(lambda slot: os.path.realpath(slot.path) == real_path, timeout_s)
-    try:
+    with held(lambda slot: os.path.realpath(slot.path) == real_path, timeout_s) as slots:
+        lost = None
         try:
             _retire(mine, path, timeout_s)
-        except CorruptionError:  # the log is lost, and the next call goes to the one that others have begun
-            for slot in held:
-                slot.close()
-            raise
-        for slot in held:
+        except CorruptionError as error:  # the log is lost, and the next call goes to the one that others have begun
+            lost = error
+        for slot in slots:
             slot.close()
-    finally:
-        release(held)
+        if lost is not None:
+            raise lost
 
 
 def are_others(path: str) -> bool:
@@ -49,13 +47,10 @@ def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
     if not are_others(path):
         return
-    held = hold(_of_another(path), timeout_s)
-    try:
-        for slot in held:
+    with held(_of_another(path), timeout_s) as slots:
+        for slot in slots:
             _retire(slot, path, timeout_s)
             slot.close()
-    finally:
-        release(held)
 
 
 def _of_another(path: str) -> Callable[[Slot], bool]:

@@ -25,7 +25,7 @@ from rstore.errors import (
 T = TypeVar("T")
 
 
-class OpenTransaction:
+class TransactionConnection:
     """Runs statements on the connection of a transaction, in the thread that began it."""
 
     def __init__(self, file: SqliteFile, slot: Slot, connection: apsw.Connection) -> None:
@@ -67,11 +67,11 @@ class OpenTransaction:
         self.statements = statements_for(connection, number, self.statements)
 
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Return what `work` reads inside the transaction."""
+        """Call `work` inside the transaction, and return its result."""
         return self.write(work)
 
     def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
-        """Return what `work` does inside the transaction."""
+        """Call `work` inside the transaction, and return its result."""
         del create, arm  # the transaction began with both
         self.check()
         try:
@@ -95,13 +95,18 @@ class OpenTransaction:
     def part(self) -> Generator[None, None, None]:
         """Do a part of the transaction all or not at all; it ends with the transaction at the latest."""
         self.check()
+        stays = False
         try:
             with atomic(self._connection, owns=lambda: self._is_open and self._slot.connection is self._connection):
                 yield
                 if self._is_open:
                     self.check()
+            stays = True
         except apsw.Error as error:
             raise self._file.translated(error) from error
+        finally:
+            if not stays:  # if the namespace was made inside, the next one is given its number
+                self.statements = None
 
 
 def _nothing(_: apsw.Connection) -> None:
@@ -109,20 +114,19 @@ def _nothing(_: apsw.Connection) -> None:
 
 
 @contextmanager
-def begin(file: SqliteFile, *, create: bool) -> Generator[OpenTransaction, None, None]:
+def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection, None, None]:
     """Begin a transaction of this thread, and end it.
 
     `create`: whether to make the file if it is not there.
     """
     slot = file.local.slot
-    # Only the caller could repeat the transaction, so it should not begin on a file that is gone. And the triggers come
-    # before it: they would be rolled back with it.
-    file.write(_nothing, create=create)
+    file.write(_nothing, create=create)  # leaves a file that is gone: only the caller could repeat a transaction on it
     stays, failed, strayed = False, None, False
     with slot.held():
         connection = file.connection(slot, create=create)
-        opened = OpenTransaction(file, slot, connection)
+        opened = TransactionConnection(file, slot, connection)
         try:
+            slot.arm(connection)  # outside of the transaction, with which the triggers would be rolled back
             with atomic(connection, begin=file.new_wait().until_done, owns=opened.owns):
                 # Not before: a signal handler may use the store while BEGIN waits.
                 slot.transaction, slot.statements = opened, None
@@ -138,9 +142,8 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[OpenTransaction, None,
             raise file.translated(error) from error
         finally:
             if slot.transaction is opened:
-                # If the namespace was made inside and rolled back, the next one is given its number.
-                slot.statements = opened.statements if stays and slot.connection is connection else None
                 slot.transaction = None
+                slot.statements = opened.statements if stays and slot.connection is connection else None
     if isinstance(failed, CommitInDoubtError):
         raise file.distrusted(failed) from failed
     if failed is not None:
