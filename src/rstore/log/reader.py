@@ -72,7 +72,7 @@ def mark_of(model: Model, head: Head | None) -> bytes:
 class LogReader:
     """Reads the logs of one model in one namespace."""
 
-    def __init__(self, namespace: ReadNamespace, model: Model) -> None:
+    def __init__(self, namespace: ReadNamespace[ReadTransaction], model: Model) -> None:
         self._namespace = self.namespace = namespace
         self._model = model
         self._kind = _KINDS[model]
