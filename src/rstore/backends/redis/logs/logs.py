@@ -76,7 +76,7 @@ class RedisLogs(RedisPart):
     def read_view(self, log: Log, query: ViewQuery) -> View:
         """Return what a log holds at one moment."""
         epoch = None
-        retries = Retries(self._deadline)
+        retries: Retries | None = None
         while True:
             looked = self._look(log, query)
             if looked is None:
@@ -89,7 +89,7 @@ class RedisLogs(RedisPart):
             if stamps[0] == epoch:
                 raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self.namespace.name!r} is missing")
             epoch = stamps[0]
-            self.namespace.again(retries)
+            retries = self.namespace.again(retries)
 
     @contextmanager
     def log_snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[LogSnapshot, None, None]:
@@ -153,6 +153,8 @@ class RedisLogs(RedisPart):
 
     def _bodies(self, wanted: Sequence[tuple[Bucket, Sequence[bytes]]]) -> list[list[bytes] | None]:
         """Return the bodies of chunks of several logs; None for a log of which one is gone."""
+        if not any(entries for _, entries in wanted):
+            return [[] for _ in wanted]
         names = [[bucket.body(entry) for entry in entries] for bucket, entries in wanted]
         pages = [[some[i : i + _BODIES_A_CALL] for i in range(0, len(some), _BODIES_A_CALL)] for some in names]
         fetched = iter(

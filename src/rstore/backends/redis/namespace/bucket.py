@@ -113,7 +113,8 @@ class Bucket(NamedTuple):
 
     def parts(self, log: Log, kinds: bytes) -> list[bytes]:
         """Return the names of several parts of a log."""
-        return [self.log(b"%c" % kind, log) for kind in kinds]
+        rest = b"%b%d%b" % (self.identity, log.model, log.key.encode())
+        return [b"%b%c%b" % (self.prefix, kind, rest) for kind in kinds]
 
     def body(self, entry: bytes) -> bytes:
         """Return the name of the body of a chunk."""

@@ -100,7 +100,7 @@ class RedisLife(RedisGarbage):
         return incarnation
 
     def _create(self) -> bytes:
-        retries = Retries(self.deadline)
+        retries: Retries | None = None
         while True:
             incarnation, raised = self.look_up()
             if incarnation is None:
@@ -115,7 +115,7 @@ class RedisLife(RedisGarbage):
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
             self.collect(self._end(incarnation), steps=1)
-            self.again(retries)
+            retries = self.again(retries)
 
     def _register(self) -> bytes:
         """Return the incarnation in the registry, entering one if there is none."""

@@ -48,9 +48,9 @@ class RedisBatches(RedisPart):
         try:
             self._stage_batch(bucket, batch, writes)
             self._deadline.begin()
-            retries = Retries(self._deadline)
+            retries: Retries | None = None
             while not self._client.call(publish):
-                self.namespace.again(retries)
+                retries = self.namespace.again(retries)
                 with suppress(Signal):
                     self.fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:

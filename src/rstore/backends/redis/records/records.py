@@ -50,23 +50,25 @@ class RedisRecords(RedisRanges):
         return self._get(key.encode())
 
     def _get(self, name: bytes) -> bytes | None:
-        retries = Retries(self._deadline)
+        retries: Retries | None = None
         while True:
             bucket = self.namespace.bucket_of(name)
             if bucket.batch:
                 return self._find(name, there=False)  # type: ignore[no-any-return]
             call = Call(bucket.slot, (b"MGET", bucket.marker_key, bucket.records + name))
             marker, record = self._client.call(call)
-            if self._is_current(bucket, marker):
+            if marker != bucket.marker:
+                self.namespace.adopt(bucket, marker)
+            elif bucket.incarnation or not self.namespace.is_laid_out_anew():
                 if record is not None:
                     self._client.shrink(bucket.slot, len(record))
                 return record  # type: ignore[no-any-return]
-            self.namespace.again(retries)
+            retries = self.namespace.again(retries)
 
     def has(self, key: str) -> bool:
         self._deadline.begin()
         name = key.encode()
-        retries = Retries(self._deadline)
+        retries: Retries | None = None
         while True:
             bucket = self.namespace.bucket_of(name)
             if bucket.batch:
@@ -78,16 +80,11 @@ class RedisRecords(RedisRanges):
                     Call(bucket.slot, (b"GET", bucket.marker_key)),
                 )
             )
-            if self._is_current(bucket, marker):
+            if marker != bucket.marker:
+                self.namespace.adopt(bucket, marker)
+            elif bucket.incarnation or not self.namespace.is_laid_out_anew():
                 return bool(there)
-            self.namespace.again(retries)
-
-    def _is_current(self, bucket: Bucket, marker: bytes | None) -> bool:
-        """Return whether a bucket is the one of its marker; without a namespace, it is, and empty."""
-        if marker != bucket.marker:
-            self.namespace.adopt(bucket, marker)
-            return False
-        return bool(bucket.incarnation) or not self.namespace.is_laid_out_anew()
+            retries = self.namespace.again(retries)
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._deadline.begin()

@@ -47,7 +47,7 @@ class Overlay(WriteTransaction):
         """Return the one bucket of a transaction; without an incarnation, if there is no namespace and none is made."""
         namespace = self._namespace
         namespace.deadline.begin()
-        retries = Retries(namespace.deadline)
+        retries: Retries | None = None
         while True:
             if not self._stored.transactional:
                 raise NotSupportedError(
@@ -61,7 +61,7 @@ class Overlay(WriteTransaction):
             try:
                 return self._stored.folded(bucket)
             except Signal:
-                namespace.again(retries)
+                retries = namespace.again(retries)
 
     def _now_ms(self) -> int:
         return self._namespace.now_ms(self._bucket.slot)
