@@ -41,8 +41,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of a module that names its `SERVERS` on each of them."""
-    if "server" in metafunc.fixturenames and hasattr(metafunc.module, "SERVERS"):
-        metafunc.parametrize("server", metafunc.module.SERVERS.values(), ids=metafunc.module.SERVERS, indirect=True)
+    servers: dict[str, Path] | None = getattr(metafunc.module, "SERVERS", None)
+    if servers and "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", servers.values(), ids=servers, indirect=True)
 
 
 def pytest_collection_finish() -> None:

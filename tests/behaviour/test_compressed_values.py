@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from value_suite import ValueSuite
 
 from rstore import Store, UnsafeValueError
-from rstore.testing.flavours import COMPRESSED, plain
+from rstore.testing.flavours import KEY, Flavour, JsonStore, plain
 from rstore.testing.oracle import Oracle
 from rstore.testing.suite import Opener
 
@@ -23,6 +23,12 @@ TEXTS: dict[str, Any] = {
     "random and long": "".join(map(chr, _random.choices(range(0x4E00, 0x9FFF), k=100_000))),
     "rows": [{"id": i, "name": f"user-{i}"} for i in range(300)],
 }
+COMPRESSED: Final = (
+    Flavour("compressed", compress=True),
+    Flavour("compressed-sealed", key=KEY, compress=True),
+    Flavour("compressed-subclass", JsonStore, compress=True),
+    Flavour("compressed-msgpack", serializer="msgpack", compress=True),
+)
 
 
 class TestCompressedValues(ValueSuite):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rstore import Store, StoreBusyError
+from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import NamespaceGone
 
 TIMEOUT_S = 0.2
@@ -52,6 +53,15 @@ def ends(store: Store, verb: Callable[[Store], Any], why: str = "") -> None:
     assert TIMEOUT_S <= monotonic() - began < TIMEOUT_S + 5
 
 
+def replace_calls(monkeypatch: pytest.MonkeyPatch, call: str, by: Callable[..., Any]) -> None:
+    """Replace a call of all backends, and of their transactions."""
+    kinds = [WriteTransaction]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if call in vars(kind):
+            monkeypatch.setattr(kind, call, by)
+
+
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     dsn = f"memory://{tmp_path}" if request.param == "memory" else tmp_path / "store.db"
@@ -65,10 +75,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("name", LOST_RACES)
 def test_a_race_that_is_lost_for_ever(store: Store, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = type(store._writer.backend)  # noqa: SLF001
-    monkeypatch.setattr(backend, "commit", lambda *_: False)
+    replace_calls(monkeypatch, "commit", lambda *_: False)
     if name != "get_or_set":
-        monkeypatch.setattr(backend, "write_if", lambda *_: False)
+        replace_calls(monkeypatch, "write_if", lambda *_: False)
     ends(store, LOST_RACES[name])
 
 
@@ -77,21 +86,20 @@ def test_a_namespace_that_is_discarded_for_ever(store: Store, name: str, monkeyp
     def gone(*_: Any, **__: Any) -> None:
         raise NamespaceGone
 
-    backend = type(store._writer.backend)  # noqa: SLF001
     verbs = ["put", "write", "write_if", "append", "commit", "delete", "delete_range", "touch"]
     for verb in [*verbs, *(["drop"] if name == "remove" else [])]:  # by it, a lease is given back
-        monkeypatch.setattr(backend, verb, gone)
+        replace_calls(monkeypatch, verb, gone)
     # A change that is computed anew each time does not know which of the two was in its way.
     ends(store, GONE[name], "" if name == "apply" else "the namespace 'default' keeps being discarded concurrently")
 
 
 def test_a_value_that_is_computed_and_cannot_be_stored(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(store._writer.backend), "write_if", lambda *_: False)  # noqa: SLF001
+    replace_calls(monkeypatch, "write_if", lambda *_: False)
     ends(store, lambda s: s.get_or_set("absent", lambda: 1))
 
 
 def test_a_value_that_is_computed_in_a_transaction(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(store._writer.backend), "write_if", lambda *_: False)  # noqa: SLF001
+    replace_calls(monkeypatch, "write_if", lambda *_: False)
 
     def transact(store: Store) -> None:
         with store.transaction() as tx:

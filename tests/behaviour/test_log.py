@@ -10,7 +10,8 @@ import apsw
 import pytest
 
 from rstore import CorruptionError, Store, generate_key
-from rstore.backends.sqlite.logs import LogWrites
+from rstore.backends.contract import WriteTransaction
+from rstore.backends.sqlite.backend import SqliteBackend
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change
@@ -68,14 +69,18 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
         store.extend("other", *some)
     dropped: list[int] = []
     together: list[int] = []  # by commits that are part of one transaction
-    commit = LogWrites.commit
 
-    def spy(self: LogWrites, log: Log, what: Commit, incarnation: bytes) -> bool:
-        (together if isinstance(self, SqliteTransaction) else dropped).append(len(what.drop_rows))
-        return commit(self, log, what, incarnation)
+    def spying(commit: Callable[..., bool], counted: list[int]) -> Callable[..., bool]:
+        def spy(self: WriteTransaction, log: Log, what: Commit, incarnation: bytes) -> bool:
+            counted.append(len(what.drop_rows))
+            return commit(self, log, what, incarnation)
 
-    monkeypatch.setattr(LogWrites, "max_rows", 80)
-    monkeypatch.setattr(LogWrites, "commit", spy)
+        return spy
+
+    kinds: list[tuple[type[WriteTransaction], list[int]]] = [(SqliteBackend, dropped), (SqliteTransaction, together)]
+    for kind, counted in kinds:
+        monkeypatch.setattr(kind, "max_rows", 80)
+        monkeypatch.setattr(kind, "commit", spying(kind.commit, counted))
     if verb == "seal":
         store.compact("s")
     elif verb == "remove":
@@ -168,7 +173,7 @@ def test_removing_most_of_a_series_leaves_the_other_chunks_alone(store: Store, q
 def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: Store) -> None:
     """The row is replaced between the snapshot of a rewrite and its commit: it must overlay the new chunk."""
     store.extend("s", *((t, "old") for t in range(100)))
-    logs = store._reader.series
+    logs = store._writer.series
     pack = logs._seal_chunk
     raced: list[bool] = []
 
@@ -188,7 +193,7 @@ def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: St
 
 def test_of_two_rewrites_the_later_one_starts_again(store: Store) -> None:
     store.extend_many("s", ((t, "old") for t in range(10_000)))
-    logs = store._reader.series
+    logs = store._writer.series
     view = logs._backend.view
     raced: list[bool] = []
 
@@ -199,7 +204,7 @@ def test_of_two_rewrites_the_later_one_starts_again(store: Store) -> None:
             store.extend_many("s", ((t, "middle") for t in range(3000, 8000)))
         return found
 
-    logs._backend.view = overtaken  # type: ignore[method-assign]
+    logs._backend.view = overtaken  # type: ignore[method-assign,assignment]
     store.extend_many("s", ((t, "last") for t in range(5000, 10_000)))
     values = [value for _, value in store.range("s")]
     assert values == ["old"] * 3000 + ["middle"] * 2000 + ["last"] * 5000
@@ -256,7 +261,7 @@ def test_a_sequence_is_sealed_and_reads_the_same(store: Store, query: Callable[.
     for i in range(300):
         store.apply("e", {"n": i} if i == 0 else {"n": (operator.add, 1)}, t=i)
     events = store.events("e")
-    logs = store._reader.events
+    logs = store._writer.events
     logs.seal("e", logs.view("e", ViewQuery(bodies=False)))
     assert query("SELECT count(*) FROM hot") == [(0,)]
     assert query("SELECT n FROM chunks") == [(300,)]

@@ -79,7 +79,7 @@ def test_built_in_schemes_read_no_entry_points() -> None:
 
 def test_an_unknown_scheme_is_refused_with_all_that_are_known(site: Path) -> None:
     add_distribution(site, "rstore-attic", {"attic": "attic_of_the_tests:Attic"})
-    with pytest.raises(InvalidValueError, match=r"did you mean attic://\? .*memory://.* attic:// and bare paths"):
+    with pytest.raises(InvalidValueError, match=r"did you mean attic://\? .*memory://.* attic://.* and bare paths"):
         Store("attics://x")
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
-from value_suite import ValueSuite
+from value_suite import FLAVOURS, ValueSuite
 
 from rstore import SerializationError, Store, UnsafeValueError
-from rstore.testing.flavours import FLAVOURS, KEY, Flavour, JsonStore, pickled, plain
+from rstore.testing.flavours import KEY, Flavour, JsonStore, pickled, plain
 from rstore.testing.oracle import EventOracle, Oracle, SeriesOracle, same
 from rstore.testing.suite import Opener
 

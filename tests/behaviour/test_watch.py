@@ -17,7 +17,7 @@ from processes import forked
 from redis_servers import Server as RedisServer
 
 from rstore import Change, Store, StoreClosedError
-from rstore.backends.postgres.sql import RecordSql
+from rstore.backends.postgres.sql.records import RecordSql
 
 PATIENCE_S = 10.0
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

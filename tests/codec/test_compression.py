@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import pytest
 import zstandard
+from backends import make_backend
 from processes import linux
 
 from rstore import CorruptionError, InvalidArgumentError, KeyRequiredError, Store, UnsafeValueError
 from rstore.backends.contract import Backend
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Options, Write
 
 PATH = Path(__file__).parents[1] / "vectors" / "compressed.json"

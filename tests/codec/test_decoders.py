@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rstore import CorruptionError, StoreError
-from rstore.codec import chunks, columns
+from rstore.codec import chunks, columns, packing
 from rstore.codec.changes import Step, Tally, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
+from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.formats import Json, Pickle
 from rstore.codec.keys import Passphrase, check_keys, find_keyring
+from rstore.codec.segments import Segment, merge
 from rstore.codec.serializers import Codec
 
 CODEC = Codec(Pickle())
@@ -31,7 +33,7 @@ EXAMPLES: dict[str, list[Any]] = {
 
 def packed(values: list[Any]) -> bytes:
     t = np.arange(len(values), dtype=np.int64) * 1000 - 7
-    return chunks.pack_chunk(chunks.Segment(t, None, columns.column_of(values, CODEC)))
+    return chunks.pack_chunk(Segment(t, None, columns.column_of(values, CODEC)))
 
 
 def damaged(body: bytes, how: str, at: int, by: int) -> bytes:
@@ -69,14 +71,14 @@ def test_a_chunk_of_random_bytes_is_an_error(body: bytes, n: int) -> None:
         chunks.unpack_chunk(body, n)
 
 
-META = chunks.pack_meta(chunks.Segment(np.arange(3, dtype=np.int64), None, columns.column_of([3, -4, 2**62], CODEC)))
+META = pack_meta(Segment(np.arange(3, dtype=np.int64), None, columns.column_of([3, -4, 2**62], CODEC)))
 CHANGE = pack_change(
     [Step("item", "setitem", b"\x13abc"), Step("é", "delitem", None), Step("n", "add", b"\x10" + bytes(8))]
 )
 TAGGED = pack_change([Step("item", "delitem", None)], bytes(range(8)))
 STATE = pack_state([("a", b"\x13abc"), ("b", b"")], Tally(2, 3))
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
-    "meta": (lambda meta: chunks.unpack_meta(meta, 3, 2), META),
+    "meta": (lambda meta: unpack_meta(meta, 3, 2), META),
     "change": (unpack_change, CHANGE),
     "tagged change": (unpack_change, TAGGED),
     "state": (unpack_state, STATE),
@@ -106,7 +108,7 @@ def test_damaged_bytes_are_read_or_an_error_of_ours(
 
 
 def test_meta_says_what_its_chunk_holds() -> None:
-    meta = chunks.unpack_meta(META, 3, 2)
+    meta = unpack_meta(META, 3, 2)
     assert (CODEC.decode(meta.first or b""), CODEC.decode(meta.last or b"")) == (3, 2**62)
     assert meta.stats is not None
     assert meta.stats[:4] == (3, -4, 2**62, 2**62 - 1)
@@ -115,8 +117,8 @@ def test_meta_says_what_its_chunk_holds() -> None:
 
 def test_the_sum_of_a_chunk_of_large_ints_does_not_wrap_around() -> None:
     values = [-(2**63)] * 1000 + [2**63 - 1] * 10
-    segment = chunks.Segment(np.arange(1010, dtype=np.int64), None, columns.column_of(values, CODEC))
-    stats = chunks.unpack_meta(chunks.pack_meta(segment), 1010, 1009).stats
+    segment = Segment(np.arange(1010, dtype=np.int64), None, columns.column_of(values, CODEC))
+    stats = unpack_meta(pack_meta(segment), 1010, 1009).stats
     assert stats is not None
     assert stats[:4] == (len(values), -(2**63), 2**63 - 1, sum(values))
 
@@ -127,7 +129,7 @@ def test_blobs_are_a_list_of_bytes(parts: list[bytes], data: st.DataObject) -> N
     stop = data.draw(st.integers(start, len(parts)))
     column = Column(Kind.ENCODED, Blobs.of(parts)).slice(start, stop)
     assert column.encoded() == parts[start:stop]
-    again = columns.unpack(Kind.ENCODED, columns.pack(column), stop - start)
+    again = packing.unpack(Kind.ENCODED, packing.pack(column), stop - start)
     assert again.encoded() == parts[start:stop]
 
 
@@ -143,8 +145,8 @@ def test_merging_segments_is_updating_a_dict(layers: list[dict[tuple[int, int], 
         rows = sorted(layer.items())
         t = np.array([position[0] for position, _ in rows], np.int64)
         seq = np.array([position[1] for position, _ in rows], np.int64)
-        segments.append(chunks.Segment(t, seq, columns.column_of([value for _, value in rows], CODEC)))
-    merged = chunks.merge(segments)
+        segments.append(Segment(t, seq, columns.column_of([value for _, value in rows], CODEC)))
+    merged = merge(segments)
     found = {merged.position(i): value for i, value in enumerate(merged.column.values(CODEC))}
     assert list(found.items()) == sorted(expected.items())
 
@@ -156,7 +158,7 @@ def test_what_lies_between_two_positions(
     ordered = sorted(rows)
     t = np.array([position[0] for position in ordered], np.int64)
     seq = np.array([position[1] for position in ordered], np.int64)
-    segment = chunks.Segment(t, seq, columns.column_of([rows[position] for position in ordered], CODEC))
+    segment = Segment(t, seq, columns.column_of([rows[position] for position in ordered], CODEC))
     expected = [position for position in ordered if lo <= position <= hi]
     found = segment.between(lo, hi) if lo <= hi else segment.slice(0, 0)
     assert [found.position(i) for i in range(len(found))] == expected

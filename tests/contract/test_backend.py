@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backends import make_backend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rstore.backends.contract import Backend
-from rstore.backends.registry import make_backend
+from rstore.backends.contract import Backend, ReadTransaction
 from rstore.backends.types import (
     FIRST,
     HEAD_BYTES,
@@ -28,7 +28,9 @@ from rstore.backends.types import (
     Options,
     Position,
     Row,
+    ScanQuery,
     View,
+    ViewQuery,
     Write,
     version_of,
 )
@@ -103,7 +105,7 @@ def test_an_expired_record_is_absent_for_every_method(backend: Backend, pass_ms:
     assert backend.get("soon") == record(3)
     assert backend.count() == 2
     assert (backend.count("g", "l"), backend.count("gone"), backend.count("kept"), backend.count("l")) == (1, 2, 2, 1)
-    assert [one[:2] for one in backend.scan(limit=10).records] == [("kept", record(1)), ("soon", record(3))]
+    assert [one[:2] for one in backend.scan(ScanQuery(limit=10)).records] == [("kept", record(1)), ("soon", record(3))]
     assert [key for key, _, _ in backend.fetch(["gone", "soon", "large"])] == ["soon"]
     assert backend.delete_range("g", "l") == 1
     assert backend.delete(["gone", "large", "soon"]) == 1
@@ -117,7 +119,7 @@ def test_what_sets_an_expiry_and_what_clears_it(backend: Backend) -> None:
 
     def expiry(key: str) -> int | None:
         ((_, _, expires_ms),) = backend.fetch([key])
-        assert [one[2] for one in backend.scan(start=key, limit=1).records] == [expires_ms]
+        assert [one[2] for one in backend.scan(ScanQuery(start=key, limit=1)).records] == [expires_ms]
         return None if expires_ms is None else round((expires_ms - backend.view(SERIES).now_ms) / 10_000) * 10
 
     backend.write(
@@ -173,7 +175,7 @@ def test_a_sweep_reclaims_what_has_expired_and_nothing_else(backend: Backend, pa
         swept.append(n)
     # A server may reclaim some by itself in the meantime; one in buckets takes as many of each.
     assert 0 < sum(swept) <= 38
-    assert sorted(key for key, _, _ in backend.scan(limit=100).records) == ["0", "1", "2", "later", "stays"]
+    assert sorted(key for key, _, _ in backend.scan(ScanQuery(limit=100)).records) == ["0", "1", "2", "later", "stays"]
     assert backend.count() == 5
     backend.write([Write(key, record(9)) for key in keys], incarnation)
     assert backend.count() == 42
@@ -189,7 +191,7 @@ def test_many_expired_records_in_a_range(backend: Backend, pass_ms: Callable[[in
         pass
     assert (backend.count("b", "c"), backend.count("b0"), backend.count()) == (3, 4, 6)
     assert backend.delete_range("b0", "c") == 2
-    assert [key for key, _, _ in backend.scan(limit=10).records] == ["a", "b", "c", "é"]
+    assert [key for key, _, _ in backend.scan(ScanQuery(limit=10)).records] == ["a", "b", "c", "é"]
 
 
 @pytest.mark.parametrize(("start", "stop"), [("", None), ("b", None), ("", "c"), ("b", "d"), ("bb", "c"), ("x", "a")])
@@ -200,7 +202,9 @@ def test_a_range_is_counted_and_deleted(backend: Backend, start: str, stop: str 
     inside = [key for key in keys if start <= key and (stop is None or key < stop)]
     assert backend.count(start, stop) == len(inside)
     assert backend.delete_range(start, stop) == len(inside)
-    assert [key for key, _, _ in backend.scan(limit=100).records] == [key for key in keys if key not in inside]
+    assert [key for key, _, _ in backend.scan(ScanQuery(limit=100)).records] == [
+        key for key in keys if key not in inside
+    ]
     assert backend.delete_range(start, stop) == backend.count(start, stop) == 0
 
 
@@ -223,7 +227,7 @@ def test_a_scan_of_heads_leaves_the_rest_of_records_behind(backend: Backend) -> 
     incarnation = backend.create()
     held = {f"{i}": record(i, size) for i, size in enumerate((1, 50, 60, 1000, 5000, 6_000_000, 2))}
     backend.write([Write(key, one, 100_000) for key, one in held.items()], incarnation)
-    page = backend.scan(limit=10, heads=True)
+    page = backend.scan(ScanQuery(limit=10, heads=True))
     assert [(key, head) for key, head, _ in page.records] == [(key, one[:HEAD_BYTES]) for key, one in held.items()]
     assert all(expires_ms for _, _, expires_ms in page.records)
     assert not page.more
@@ -258,7 +262,9 @@ def test_a_scan_goes_on_where_its_last_page_ended(
         after = None
         while True:
             page = backend.scan(
-                start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only, heads=heads
+                ScanQuery(
+                    start=start, after=after, stop=stop, limit=3, reverse=reverse, keys_only=keys_only, heads=heads
+                )
             )
             assert len(page.records) <= 3
             assert all(bool(one) != keys_only for _, one, _ in page.records)
@@ -272,11 +278,11 @@ def test_a_scan_goes_on_where_its_last_page_ended(
 def test_a_page_of_large_records_is_short_and_holds_at_least_one(backend: Backend) -> None:
     incarnation = backend.create()
     backend.write([Write(f"{i}", record(i, 3_000_000)) for i in range(4)], incarnation)
-    page = backend.scan(limit=100)
+    page = backend.scan(ScanQuery(limit=100))
     assert page.more
     assert 1 <= len(page.records) < 4
     backend.write([Write("0", record(9, 9_000_000))], incarnation)
-    assert len(backend.scan(limit=100).records) == 1
+    assert len(backend.scan(ScanQuery(limit=100)).records) == 1
 
 
 def test_nothing_is_created_in_a_namespace_that_is_gone(backend: Backend) -> None:
@@ -343,22 +349,22 @@ def test_a_transaction_is_done_whole_or_not_at_all(backend: Backend) -> None:
     for log in (SERIES, other):
         assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(1, 0, b"row")]), incarnation)
 
-    def logs() -> tuple[list[str], list[str]]:
-        return backend.logs(Model.SERIES), backend.logs(Model.EVENTS)
+    def logs(reader: ReadTransaction) -> tuple[list[str], list[str]]:
+        return reader.logs(Model.SERIES), reader.logs(Model.EVENTS)
 
-    with suppress(ZeroDivisionError), backend.transaction():
-        assert backend.drop(SERIES)
-        assert logs() == ([], ["other"])
+    with suppress(ZeroDivisionError), backend.transaction() as tx:
+        assert tx.drop(SERIES)
+        assert logs(tx) == ([], ["other"])
         raise ZeroDivisionError
-    assert logs() == (["s"], ["other"])
-    with backend.transaction():
-        with suppress(ZeroDivisionError), backend.transaction():
-            assert backend.drop(SERIES)
+    assert logs(backend) == (["s"], ["other"])
+    with backend.transaction() as tx:
+        with suppress(ZeroDivisionError), tx.transaction() as part:
+            assert part.drop(SERIES)
             raise ZeroDivisionError
-        assert logs() == (["s"], ["other"])
-        with backend.transaction(create=False), backend.exclusive(other):
-            assert backend.drop(other)
-    assert logs() == (["s"], [])
+        assert logs(tx) == (["s"], ["other"])
+        with tx.transaction(create=False) as part, part.exclusive(other) as alone:
+            assert alone.drop(other)
+    assert logs(backend) == (["s"], [])
 
 
 def test_a_view_leaves_behind_what_has_not_changed(backend: Backend) -> None:
@@ -368,15 +374,15 @@ def test_a_view_leaves_behind_what_has_not_changed(backend: Backend) -> None:
     log = Log(Model.EVENTS, "e")
     commit = Commit(create=HEAD, put_rows=rows, put_chunks=[chunk], put_checkpoints=[checkpoint])
     assert backend.commit(log, commit, incarnation)
-    view = backend.view(log, unless_version=HEAD.version)
+    view = backend.view(log, ViewQuery(unless_version=HEAD.version))
     assert view == View(view.now_ms, HEAD)
-    view = backend.view(log, from_checkpoint=LAST, unless_version=HEAD.version)
+    view = backend.view(log, ViewQuery(from_checkpoint=LAST, unless_version=HEAD.version))
     assert view == View(view.now_ms, HEAD)
-    view = backend.view(log, unless_version=b"another")
+    view = backend.view(log, ViewQuery(unless_version=b"another"))
     assert (view.head, view.rows, view.chunks) == (HEAD, rows, [chunk])
-    view = backend.view(log, limit=1, reverse=True, from_checkpoint=LAST, unless_version=b"another")
+    view = backend.view(log, ViewQuery(limit=1, reverse=True, from_checkpoint=LAST, unless_version=b"another"))
     assert (view.head, view.rows, view.checkpoint) == (HEAD, rows, checkpoint)
-    assert backend.view(log._replace(key="none"), unless_version=HEAD.version).head is None
+    assert backend.view(log._replace(key="none"), ViewQuery(unless_version=HEAD.version)).head is None
 
 
 def test_views_are_those_of_the_single_logs(backend: Backend) -> None:
@@ -385,11 +391,10 @@ def test_views_are_those_of_the_single_logs(backend: Backend) -> None:
     for log in logs[:2]:
         chunks = [Chunk((t, 0), (t + 1, 0), 2, b"meta", log.key.encode()) for t in (0, 10)]
         assert backend.commit(log, Commit(create=HEAD, put_rows=[Row(20, 0, b"row")], put_chunks=chunks), incarnation)
-    asked: list[dict[str, Any]] = [{}, {"lo": (5, 0), "hi": (15, 0)}, {"limit": 1, "reverse": True, "bodies": False}]
-    for ask in asked:
-        found = [(view.head, view.rows, view.chunks) for view in backend.views(logs, **ask)]
-        assert found == [(one.head, one.rows, one.chunks) for one in (backend.view(log, **ask) for log in logs)]
-    with backend.snapshot(logs[0], (5, 0), (15, 0)) as snapshot:
+    for query in (ViewQuery(), ViewQuery((5, 0), (15, 0)), ViewQuery(limit=1, reverse=True, bodies=False)):
+        found = [(view.head, view.rows, view.chunks) for view in backend.views(logs, query)]
+        assert found == [(one.head, one.rows, one.chunks) for one in (backend.view(log, query) for log in logs)]
+    with backend.log_snapshot(logs[0], (5, 0), (15, 0)) as snapshot:
         (chunk,) = snapshot.view.chunks
         assert chunk.body == b""
         assert snapshot.bodies([chunk]) == [chunk._replace(body=b"b")]
@@ -440,7 +445,7 @@ def test_a_view_is_a_view_of_the_reference(
         backend = make_backend(dsn, "default", WRITABLE)
         backend.open()
         assert backend.commit(log, commit, backend.create())
-        view = backend.view(log, **ask)
+        view = backend.view(log, ViewQuery(**ask))
         views.append((view.head, view.rows, view.chunks, view.checkpoint))
         backend.drop(log)
         backend.close()

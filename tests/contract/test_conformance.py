@@ -5,30 +5,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from value_suite import AllFlavours
 
 from rstore.testing import StoreSuite
 from rstore.testing.belonging import BelongingSuite
-from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.transactions import TransactionSuite
 
 
-class PickledSuite(StoreSuite):
-    """With pickles only: the other serializers are far above what differs between backends, and run on SQLite alone."""
-
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values."""
-        flavour: Flavour = request.param
-        return flavour
-
-
-class TestSqlite(StoreSuite):
+class TestSqlite(AllFlavours, StoreSuite):
     @pytest.fixture
     def dsn(self, tmp_path: Path) -> str:
         return f"sqlite://{tmp_path}/store.db"
 
 
-class TestMemory(PickledSuite):
+class TestMemory(StoreSuite):
     persistent = False
 
     @pytest.fixture
@@ -36,7 +26,7 @@ class TestMemory(PickledSuite):
         return f"memory://{uuid.uuid4()}"
 
 
-class ServerSuite(PickledSuite):
+class ServerSuite(StoreSuite):
     local_clock = False
 
 

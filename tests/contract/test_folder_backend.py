@@ -7,18 +7,18 @@ import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from distributions import add_distribution
 
 from rstore import CorruptionError, InvalidValueError, Store, StoreBusyError, StoreNotAvailableError
 from rstore.testing import StoreSuite
-from rstore.testing.flavours import PICKLED, Flavour
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "folder_backend"
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Register it as an installation would; second processes get the path of this one."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,16 +29,14 @@ def _registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow  # each of its writes writes a whole namespace
 class TestFolder(StoreSuite):
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values: pickled, plain and encrypted."""
-        flavour: Flavour = request.param
-        return flavour
-
     @pytest.fixture
-    def dsn(self, tmp_path: Path) -> str:
-        return f"folder://{tmp_path}/store"
+    def dsn(self) -> Iterator[str]:
+        # In memory where that is possible: a file system on a disk writes each file when it replaces another one.
+        memory = Path("/dev/shm")  # noqa: S108 - the folder below has a name that is drawn
+        with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+            yield f"folder://{folder}"
 
 
 def _die_inside(dsn: str) -> None:

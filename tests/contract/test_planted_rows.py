@@ -72,7 +72,7 @@ def _segment(store: Store, model: Model, key: str) -> Segment:
     """Return all rows of a log that is in one chunk, or the first chunk of several."""
     session = store._writer
     logs = session.series if model is Model.SERIES else session.events
-    return next(logs.segments(key, logs.view(key)))
+    return next(logs.read(key, ViewQuery()))
 
 
 def _seal(store: Store, model: Model, key: str, rows: Segment, *, claim: Segment | None = None) -> Chunk:
@@ -80,7 +80,7 @@ def _seal(store: Store, model: Model, key: str, rows: Segment, *, claim: Segment
     claim = claim or rows
     first, last, n = claim.position(0), claim.position(len(claim) - 1), len(claim)
     session = store._writer
-    head = (session.series if model is Model.SERIES else session.events).view(key, limit=1).head
+    head = (session.series if model is Model.SERIES else session.events).view(key, ViewQuery(limit=1)).head
     envelope, place = session.envelope, at_run(first, last, n) + mark_of(model, head)
     series = model is Model.SERIES
     body = envelope.seal_block(pack_chunk(rows), envelope.where(Cell.POINTS if series else Cell.CHANGES, key), place)
@@ -99,7 +99,7 @@ def _fill(store: Store) -> None:
     for t in range(1, _CHANGES):
         store.apply("e", _ADDED, t)
     events = store._writer.events
-    events.seal("e", events.view("e", bodies=False))
+    events.seal("e", events.view("e", ViewQuery(bodies=False)))
 
 
 def _plant(opener: Opener, model: Model, key: str, start: int, stop: int) -> Chunk:

@@ -22,7 +22,7 @@ import numpy as np
 import zstandard
 
 from rstore import StoreError
-from rstore.codec import chunks, columns
+from rstore.codec import chunks, columns, packing
 from rstore.codec.changes import (
     Step,
     Tally,
@@ -33,9 +33,11 @@ from rstore.codec.changes import (
     unpack_horizon,
     unpack_state,
 )
+from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.compression import compress, decompress
 from rstore.codec.formats import Json, Pickle
+from rstore.codec.segments import Segment, merge
 from rstore.codec.serializers import Codec
 from rstore.events.state import CannotFold, State
 
@@ -60,7 +62,7 @@ def memory(what: str) -> int:
 # -- sound bytes ------------------------------------------------------------------------------------------------------
 
 
-def segments(rng: random.Random) -> Iterator[chunks.Segment]:
+def segments(rng: random.Random) -> Iterator[Segment]:
     """Yield rows of every kind of column, few and many, smooth and random."""
     while True:
         n = rng.choice((1, 2, 7, 100, 3000, 16383))
@@ -73,11 +75,11 @@ def segments(rng: random.Random) -> Iterator[chunks.Segment]:
         elif kind is Kind.ENCODED:
             column = Column(kind, Blobs.of([SAFE.encode([i, "x" * (i % 30)]) for i in range(n)]))
         else:
-            dtype = columns._DTYPES[kind]  # noqa: SLF001 - what there is
+            dtype = columns.DTYPES[kind]
             raw = np.frombuffer(rng.randbytes(n * dtype.itemsize), dtype if dtype.kind != "b" else np.uint8)
             column = Column(kind, (raw & 1).astype(bool) if dtype.kind == "b" else raw)
         seq = np.arange(n, dtype=np.int64) if rng.random() < 0.2 else None
-        yield chunks.Segment(t, seq, column)
+        yield Segment(t, seq, column)
 
 
 def steps(rng: random.Random) -> list[Step]:
@@ -121,13 +123,13 @@ def bomb(rng: random.Random) -> tuple[bytes, int]:
     """Return the body of a chunk that is well formed, and claims to hold far more than it is long."""
     n, size = rng.choice((1, 2, 16384)), rng.choice((2**16, 2**20, 2**23, 2**26))
     frame = zstandard.ZstdCompressor(1).compress(bytes(size))
-    lengths = columns.pack_numbers(np.full(n, size // n, np.int64))
+    lengths = packing.pack_numbers(np.full(n, size // n, np.int64))
     blobs = struct.pack(">I", len(lengths)) + lengths + frame
     kind = rng.choice((Kind.ENCODED, Kind.STR))
-    one = columns.pack_numbers(np.array([size], np.int64))
+    one = packing.pack_numbers(np.array([size], np.int64))
     word = struct.pack(">I", len(one)) + one + frame
     values = blobs if kind is Kind.ENCODED else b"\x01" + struct.pack(">II", 1, len(word)) + word
-    t = columns.pack_numbers(np.arange(n, dtype=np.int64))
+    t = packing.pack_numbers(np.arange(n, dtype=np.int64))
     return struct.pack(">BBIII", 1, kind, n, len(t), 0) + t + values, n
 
 
@@ -143,14 +145,14 @@ def read_chunk(body: bytes, n: int) -> None:
         column.values(SAFE)
     column.array(SAFE)
     column.encoded()
-    chunks.merge([segment, segment.slice(0, 1)])
+    merge([segment, segment.slice(0, 1)])
     if n > 1:
         chunks.pack_chunk(segment)
 
 
 def read_meta(body: bytes, n: int, span: int) -> None:
     """Unpack a summary, and compute with it."""
-    meta = chunks.unpack_meta(body, n, span)
+    meta = unpack_meta(body, n, span)
     if meta.stats is not None:
         assert meta.stats.low <= meta.stats.high
         assert not meta.stats.squares < 0
@@ -181,7 +183,7 @@ def run(seed: int, seconds: float) -> int:
         state = pack_state(((item, CODEC.encode(1)) for item in ("a", "b", "c")), Tally(3, rng.randrange(2**64)))
         value = SAFE.encode("text " * rng.choice((300, 30_000, 1_000_000)))
         frame = compress(value)[2:]
-        body, meta, bombed = chunks.pack_chunk(segment), chunks.pack_meta(segment), bomb(rng)
+        body, meta, bombed = chunks.pack_chunk(segment), pack_meta(segment), bomb(rng)
         cases: list[tuple[str, Callable[[bytes], Any], bytes]] = [
             ("chunk", partial(read_chunk, n=n), body),
             ("meta", partial(read_meta, n=n, span=span), meta),

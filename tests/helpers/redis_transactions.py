@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 import pytest
+from backends import make_backend
 from hypothesis import strategies as st
 
 from rstore.backends.contract import Backend, WriteTransaction
-from rstore.backends.registry import make_backend
 from rstore.backends.types import (
     ANY,
     FIRST,

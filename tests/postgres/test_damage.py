@@ -12,10 +12,10 @@ import pytest
 from damaging import Battery, fill, how_many, shaken
 from postgresql import TABLES, Server
 from psycopg import sql
-from rstore.backends.postgres.schema import script
 from small import shrink
 
 from rstore import Store
+from rstore.backends.postgres.sql.schema import script
 
 pytestmark = pytest.mark.timeout(0 if "DAMAGES" in os.environ else 120, method="thread")
 
@@ -119,7 +119,7 @@ def test_cells_and_columns(
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(saved))
         with Store(dsn, frozen=False, serializer="json") as store:
             fill(store)
-            store._session.backend.add_fact("passphrase", bytes(26))  # noqa: SLF001
+            store._writer.backend.add_fact("passphrase", bytes(26))  # noqa: SLF001
         schema = Schema(connection, postgresql_schema)
         random.shuffle(schema.columns)
         try:

@@ -7,7 +7,6 @@ import gc
 import sys
 from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -16,15 +15,19 @@ from postgres_proxy import Proxy
 from postgresql import Server
 from waiting import until
 
-import rstore.backends.common
-import rstore.backends.postgres
-import rstore.log
 from rstore import Store, StoreBusyError, store, transactions
-from rstore.backends.postgres.transaction import sender, session
+from rstore.backends.postgres import backend, reader, writer
+from rstore.backends.postgres.logs import tombstones
+from rstore.backends.postgres.transaction import executor, receipts, sender, session, snapshot, transaction
+from rstore.backends.postgres.transport import connect, pool, protocol, sockets
+from rstore.log import races, rewrite, sealing
+from rstore.log import writer as log_writer
 
-PACKAGES = [rstore.backends.common, rstore.backends.postgres, rstore.log]
-MODULES = [path for package in PACKAGES for path in Path(str(package.__file__)).parent.rglob("*.py")]
-FILES = {transactions.__file__, contextlib.__file__, str(store.__file__), *map(str, MODULES)}
+MODULES = [
+    *(backend, reader, writer, tombstones, executor, receipts, sender, session, snapshot, transaction),
+    *(connect, pool, protocol, sockets, races, rewrite, sealing, log_writer, store, transactions),
+]
+FILES = {contextlib.__file__, *(str(module.__file__) for module in MODULES)}
 OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'rstore' AND state LIKE 'idle in transaction%'"
 
 
@@ -48,7 +51,7 @@ def remove(opened: Store, n: int) -> None:
     opened.remove("s", "t", start=n, end=n)
 
 
-def snapshot(opened: Store, _: int) -> None:
+def read_snapshot(opened: Store, _: int) -> None:
     with opened.snapshot() as view:
         assert view["a"] == view["b"]
 
@@ -68,7 +71,7 @@ VERBS: dict[str, tuple[Callable[[Store, int], object], Callable[[Store, int], ob
     "transaction": (nothing, transact),
     "remove of several": (extend, remove),
     "prune of several": (apply, lambda s, _: s.prune("e", "f")),
-    "snapshot": (nothing, snapshot),
+    "snapshot": (nothing, read_snapshot),
     "scan": (nothing, lambda s, _: list(s)),
     "drop": (lambda s, n: s.extend("d", (n, n)), lambda s, _: s.remove("d")),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from backends import make_backend
 from postgres_proxy import Proxy
 from postgresql import Server
 
@@ -23,7 +24,6 @@ from rstore import (
 )
 from rstore.backends.contract import Backend
 from rstore.backends.postgres.transport.statements import Statement
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Head, Log, Model, Options, Row, Write
 
 LOG = Log(Model.EVENTS, "e")

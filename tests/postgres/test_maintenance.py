@@ -139,7 +139,7 @@ def test_vacuum_makes_tables_smaller(postgresql: Server, postgresql_schema: str)
         assert freed > 1_000_000
         assert store.find() == [("stays", 1)]
         with store.transaction(), pytest.raises(NotSupportedError):
-            store._writer.backend.reclaim()  # noqa: SLF001 - the store itself is not to be used there
+            store.vacuum()
 
 
 @pytest.mark.usefixtures("_synced")

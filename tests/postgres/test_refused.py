@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from backends import make_backend
 from postgresql import PASSWORD, Server
 from waiting import until
 
@@ -27,7 +28,6 @@ from rstore import (
     StoreNotAvailableError,
 )
 from rstore.backends.postgres.transport import pool
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Log, Model, Options, Row, Write
 
 

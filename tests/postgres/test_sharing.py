@@ -12,12 +12,12 @@ from functools import partial
 
 import programs
 import pytest
+from backends import make_backend
 from postgresql import Server
 from processes import Program, forked
 from waiting import until
 
 from rstore import Store, StoreClosedError, StoreNotAvailableError
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Head, Log, Model, Options, Row
 
 PROCESSES = 8

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from backends import make_backend
 from postgres_proxy import Proxy
 from postgresql import Server
 from processes import forked
 
-from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError, session
-from rstore.backends.registry import make_backend
-from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options
+from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError
+from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options, ViewQuery
+from rstore.keyvalue import record_store
 from rstore.log import sealing
 
 POINTS = 200_000
@@ -125,7 +126,7 @@ VERBS: dict[str, tuple[int, Callable[[Store], object]]] = {
 def test_how_often_the_server_is_asked(
     proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, most: int, verb: Callable[[Store], object]
 ) -> None:
-    monkeypatch.setattr(session, "_SWEEP_EVERY", 10**9)  # which comes at random, and is one more
+    monkeypatch.setattr(record_store, "_SWEEP_EVERY", 10**9)  # which comes at random, and is one more
     monkeypatch.setattr(sealing, "CHECK_EVERY", 10**9)
     with Store(proxied_dsn, frozen=False, durability="normal") as store:
         store.set("k", 1)
@@ -204,7 +205,7 @@ def test_dropping_a_chunk_costs_what_is_dropped(postgresql: Server, postgresql_s
     assert backend.commit(
         log, Commit(if_epoch=b"1" * 16, epoch=b"2" * 16, drop_chunks=[(1000, 0), (1001, 0)]), incarnation
     )
-    assert len(backend.view(log, (990, 0), (1010, 0)).chunks) == 19
+    assert len(backend.view(log, ViewQuery((990, 0), (1010, 0))).chunks) == 19
     backend.close()
     ((after,),) = postgresql.execute(fetched)
     assert after - before < 200

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from backends import make_backend
 from postgresql import Server, check_schema
 
 from rstore import (
@@ -25,7 +26,6 @@ from rstore.backends.contract import Backend
 from rstore.backends.postgres.transport.protocol import PostgresConnection
 from rstore.backends.postgres.transport.statements import Call
 from rstore.backends.postgres.writer import PostgresWriter
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Commit, Head, Log, Model, Options, Row, ScanQuery, Write
 
 LOG = Log(Model.EVENTS, "e")

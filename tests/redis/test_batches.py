@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from backends import make_backend
 from redis_proxy import Proxy
 from redis_servers import Server
 
@@ -14,7 +15,6 @@ from rstore import Store, StoreBusyError, StoreError, StoreFullError
 from rstore.backends.redis.records import batches
 from rstore.backends.redis.records.batches import MAX_RECORDS
 from rstore.backends.redis.transport.calls import Script
-from rstore.backends.registry import make_backend
 from rstore.backends.types import Options, ScanQuery, Write
 
 N = 3 * MAX_RECORDS + 7

@@ -175,9 +175,9 @@ def key_of(server: Server, kind: bytes) -> bytes:
 
 
 DAMAGES: dict[str, Callable[[Server], object]] = {
-    "an incarnation that is too short": lambda s: s.do("HSET", "rs:default", "incarnation", b"x"),
-    "an incarnation of no bucket": lambda s: s.do("HSET", "rs:default", "incarnation", b"\xff" * 16),
-    "no incarnation": lambda s: s.do("HDEL", "rs:default", "incarnation"),
+    "an incarnation that is too short": lambda s: s.do("HSET", "rs:default", "birth", b"x"),
+    "an incarnation of no bucket": lambda s: s.do("HSET", "rs:default", "birth", b"\xff" * 16),
+    "no incarnation": lambda s: s.do("HDEL", "rs:default", "birth"),
     "neither alive nor dead": lambda s: s.do("HSET", "rs:default", "alive", "7"),
     "a fact whose name is no text": lambda s: s.do("HSET", "rs:default", b"fact:\xff", b"x"),
     "a marker of no bucket": lambda s: s.do("SET", key_of(s, b"m"), b"\xff" * 40),

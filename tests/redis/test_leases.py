@@ -21,6 +21,7 @@ from rstore import Store, StoreBusyError, StoreError, StoreNotAvailableError
 from rstore.backends.redis.logs import leases
 from rstore.backends.redis.transport.calls import Script
 from rstore.backends.redis.transport.client import Client
+from rstore.log import races
 
 
 @pytest.fixture

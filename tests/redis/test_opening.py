@@ -12,6 +12,7 @@ import warnings
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from redis_servers import SYSTEM, Server, executables
@@ -28,8 +29,10 @@ from rstore import (
     StoreNotAvailableError,
     generate_key,
 )
+from rstore.backends.contract import Backend
 from rstore.backends.redis.backend import EvictionWarning
 from rstore.backends.redis.namespace.life import RedisLife
+from rstore.backends.redis.transport.calls import Script
 from rstore.backends.redis.transport.dsn import parse
 
 SECRET = "hunter2:/@?#é"  # noqa: S105 - opens servers of the tests only
@@ -157,7 +160,7 @@ def test_a_user_without_the_right_to_write(server: Server) -> None:
     server.do("ACL", "SETUSER", "reader", "on", ">x", "~rs*", *rights)
     with Store(f"redis://reader:x@127.0.0.1:{server.port}") as frozen:
         assert frozen.find() == [("k", 1)]
-        backend = frozen._reader.backend  # noqa: SLF001 - what it reads inside is watched
+        backend = cast("Backend", frozen._reader.backend)  # noqa: SLF001 - what it reads inside is watched
         with backend.transaction() as inside:
             assert inside.count() == 1
     with (
@@ -340,7 +343,7 @@ def test_what_a_crash_left_behind_is_deleted_by_whoever_comes_next(server: Serve
         store.update({f"{i}": i for i in range(2500)})
         store.extend_many("s", [(t, t) for t in range(50_000)])
         store.extend("hot", (1, 1))
-        script = (Path(parse.__code__.co_filename).parent / "scripts" / "bury.lua").read_text()
+        script = Script("bury").source.decode()
         marker = server.do("KEYS", "rs{*}mdefault")[0]
         incarnation = server.do("GET", marker)[:16]
         server.do("EVAL", script, 2, marker, marker[:7] + b"g", incarnation, 1000)
@@ -415,7 +418,7 @@ def test_a_discarding_of_which_a_failover_lost_the_first_step_is_finished(
             again.update(values)
             assert dict(again) == dict(store) == values
             assert again.check() == []
-        assert redis_server.do("HGET", "rs:default", "incarnation") != incarnation[:16]
+        assert redis_server.do("HGET", "rs:default", "birth") != incarnation[:16]
 
 
 def test_a_beginning_of_which_a_failover_lost_the_registry_is_taken_up(redis_dsn: str, redis_server: Server) -> None:

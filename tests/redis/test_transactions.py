@@ -6,11 +6,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from backends import make_backend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_transactions import WRITABLE, Caller, calls
 
-from rstore.backends.registry import make_backend
 from rstore.backends.types import ScanQuery
 
 

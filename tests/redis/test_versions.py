@@ -17,7 +17,6 @@ from rstore.backends.redis.records.batches import RedisBatches
 from rstore.backends.types import Log, Model
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
-from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.racing import RacingSuite
 from rstore.testing.series import SeriesSuite
@@ -48,12 +47,6 @@ class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite,
     local_clock = False
     snapshots = False
     backups = False
-
-    @pytest.fixture(params=PICKLED, ids=str)
-    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values."""
-        flavour: Flavour = request.param
-        return flavour
 
     @pytest.fixture
     def dsn(self, valkey: Server) -> str:
@@ -104,7 +97,7 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
         assert backend.add_fact("fact", b"kept") == b"kept"
         server.do("HDEL", "rs:default", "keys", "raised")  # as a failover can lose them
         incarnation = backend.create()
-        assert incarnation == b"".join(server.do("HMGET", "rs:default", "incarnation", "keys"))
+        assert incarnation == b"".join(server.do("HMGET", "rs:default", "birth", "keys"))
         with monkeypatch.context() as patch:
             patch.setattr(leases, "LEASE_MS", 300)
             with backend.exclusive(Log(Model.SERIES, "hot")):

@@ -183,14 +183,6 @@ def _absolute(path: str) -> str:
         raise StoreNotAvailableError(f"the current directory is gone, and {path!r} is relative to it") from error
 
 
-def make_backend(dsn: str | os.PathLike[str], namespace: str, options: Options) -> Backend:
-    """Return the backend for a dsn, not open yet.
-
-    Raises `StoreNotAvailableError`, naming the extra, if its driver is not installed.
-    """
-    return make_checked_backend(*check_dsn(dsn), namespace, options)
-
-
 def make_checked_backend(name: str, rest: str, namespace: str, options: Options) -> Backend:
     """Return the backend for what `check_dsn` returned."""
     check_running("no store can be opened")

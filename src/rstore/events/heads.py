@@ -38,7 +38,7 @@ def tally_of(envelope: Envelope, key: str, head: Head) -> Tally | None:
 
 
 def problem_of(found: Tally, told: Tally) -> str | None:
-    """Return why a sequence with the changes that were found is not the one that its version tells of."""
+    """Return why a sequence with the changes that were found contradicts its version."""
     if found.n != told.n:
         return f"it has {found.n:,} changes instead of {told.n:,}"
     return None if found == told else "some of its changes are others than it had"

@@ -1,8 +1,8 @@
-"""The operator table of event sequences: name, arity, what an operator needs, and how it computes.
+"""The operators of event sequences: their names, their operands, and how they compute.
 
-Operators are stored by name. Every operator reads and writes exactly one item and computes from nothing else: exact
-builtin types only, and as these NumPy's scalars and enums of ints and strings; decimals under a fixed context, and
-results of a bounded size.
+Operators are stored by name. Each reads and writes exactly one item and computes from nothing else: from exact builtin
+types only, to which NumPy's scalars and enums of ints and strings are converted, with decimals under a fixed context,
+and to results of a bounded size.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _TIMES: Final = frozenset({dt.datetime, dt.date, dt.time, dt.timedelta})
 _ZONED: Final = frozenset({dt.datetime, dt.time})
 _ZONES: Final = frozenset({type(None), dt.timezone, ZoneInfo})
 _OPERANDS: Final = _NUMBERS | SEQUENCES | _TIMES
-# Whose truth is computed by the interpreter alone.
+# Their truth is computed by the interpreter alone.
 _TRUTHS: Final = _OPERANDS | {type(None), dict, set, frozenset, bytearray}
 
 # Not `longdouble`, which is no float of Python's, nor datetime64 and timedelta64, which may be finer than Python's.
 _SCALARS: Final = frozenset(np.dtype(code).type for code in "?bhilqBHILQefdFDSU")
 
-# A change of 20 bytes, of which compression leaves one, must not take long to replay. Within these bounds the slowest
-# operators take a fifth of a millisecond; a division of integers of 64 KiB took 90.
+# A change of 20 bytes, of which compression leaves one, must not take long to replay: within these bounds the slowest
+# operators take a fraction of a millisecond.
 MAX_BITS: Final = 2**14
 """No integer grows past 2 KiB, 4,932 digits, by computing, and none that is longer is computed with."""
 MAX_FRACTION_BITS: Final = 2**13
@@ -58,7 +58,7 @@ _DECIMALS: Final = decimal.Context(
 )
 
 
-class Oversized(ArithmeticError):  # noqa: N818 - says what is the case; users see it as a cause only
+class Oversized(ArithmeticError):  # noqa: N818 - users see it as a cause only
     """The result would be absurdly large; it was not computed."""
 
 
@@ -77,7 +77,7 @@ class Operator:
     """Whether the item's earlier history no longer matters behind it."""
 
     def compute(self, value: Any, operand: Any, size: int) -> Any:
-        """Return the result of an arithmetic operator; `size` is how many bytes the two take where they are stored."""
+        """Return the result of an operator; `size` is how many bytes the two operands take where they are stored."""
         allowed = _TRUTHS if self.name == "not_" else _OPERANDS
         if type(value) not in allowed or type(operand) not in allowed:
             value, operand = _builtin(value), _builtin(operand)
@@ -85,18 +85,18 @@ class Operator:
         for one in operands:
             if type(one) not in allowed:
                 raise Unfit(f"{self.name} does not take a {type(one).__name__}")
-            if type(one) in _ZONED and type(one.tzinfo) not in _ZONES:  # which would run code of one's own
+            if type(one) in _ZONED and type(one.tzinfo) not in _ZONES:  # others would run code of their own
                 raise Unfit(f"{self.name} takes time zones of datetime and zoneinfo only")
         self._bound(value, operand, size)
         if Decimal in map(type, operands):
             with decimal.localcontext(_DECIMALS):
-                if self.name == "pow":  # whose work the context does not bound, other than that of the others
+                if self.name == "pow":  # the only one whose work the context does not bound
                     operands = tuple(_rounded(one) for one in operands)
                 return self.function(*operands)
         return self.function(*operands)
 
     def _bound(self, value: Any, operand: Any, size: int) -> None:
-        """Refuse, before it is computed, what would take absurdly long or much."""
+        """Refuse operands whose result would be absurdly large, or take absurdly long."""
         if self.name == "mod" and type(value) in _TEXTS:
             raise Unfit("% does not format text here: '%99999999d' % 1 takes 100 MB")
         if self.name == "mul" and (type(value) in SEQUENCES or type(operand) in SEQUENCES):
@@ -109,7 +109,7 @@ class Operator:
             if (len(value) + len(operand) if type(value) in _TEXTS else size) > MAX_APPENDED:
                 raise Oversized("the sequence would be absurdly large: divide it among several items, or keys")
             return
-        if self.name == "not_":  # which looks at the size only
+        if self.name == "not_":  # it looks at the size only
             return
         limit = MAX_FRACTION_BITS if Fraction in (type(value), type(operand)) else MAX_BITS
         bits = _bits(value) + _bits(operand)
@@ -124,9 +124,9 @@ class Operator:
 
 
 def _builtin(value: Any) -> Any:
-    """Return a scalar of NumPy, or a member of an enum of ints or strings, as Python's own; others as they are.
+    """Return a scalar of NumPy, or a member of an enum of ints or strings, as a builtin; others as they are.
 
-    Exactly, and without any method of the enum's class, which would be code of one's own.
+    It calls no method of the enum's class, which could be overridden.
     """
     if type(value) in _SCALARS:
         return value.item()
@@ -173,7 +173,7 @@ SETITEM: Final = OPERATORS["setitem"]
 
 
 def find_operator(function: Any) -> Operator | None:
-    """Return the operator of a function such as `operator.add`; None for whatever is none."""
+    """Return the operator of a function such as `operator.add`; None for anything else."""
     try:
         return _BY_FUNCTION.get(function)
     except TypeError:  # unhashable

@@ -29,8 +29,8 @@ from rstore.session import Session
 class Recorder(History):
     """One event sequence, to be changed.
 
-    A change is computed on what was read, and committed if no concurrent change was faster; what was read is kept for
-    the next one.
+    A change is computed on the state that was read, and committed if no concurrent change was faster. Its result is
+    kept for the next one.
     """
 
     def __init__(self, session: Session, key: str, logs: Logs) -> None:
@@ -51,7 +51,7 @@ class Recorder(History):
             with suppress(StoreIntegrityError, SerializationError, EncryptionError):
                 if (state := self._apply(known, steps, t, states.now_ms())) is not None:
                     return state
-            known.trusted = False  # what is refused is refused for what is there now
+            known.trusted = False  # a change is refused for the state of now only
         return self._apply(self.read(), steps, t, states.now_ms())
 
     def _apply(self, replay: Replay, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
@@ -59,7 +59,7 @@ class Recorder(History):
             return self._insert(steps, t)
         incarnation = self._writer.incarnation
         self._writer.check_kind(self._key, replay.head)
-        # What was read is shared with other threads, and a change that is refused must not leave a trace in it.
+        # The replay is shared with other threads, and a refused change must not leave a trace in it.
         replay = replay.copy()
         at = _next(replay.last, now_ms) if t is None else (t, 0)
         body = self._pack(steps)
@@ -76,7 +76,7 @@ class Recorder(History):
         body, at = self._pack(steps), (t, 0)
         for step in steps:
             if step.encoded is not None:
-                self._codec.decode(step.encoded)  # what cannot be loaded must not be recorded, even to be replaced
+                self._codec.decode(step.encoded)  # refuses what cannot be loaded, even to be replaced
         checkpoints: list[Row] = []
         placed = False
         change: Row | None = None
@@ -100,7 +100,7 @@ class Recorder(History):
                 if replay.fold(change):
                     checkpoints.append(self._checkpoint((change.t, change.seq), replay))
             if not placed:
-                place()  # what was behind it is gone since
+                place()  # the later changes are gone since
             replay.state.settle()
         except CannotFold as error:
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
@@ -150,7 +150,7 @@ class Recorder(History):
         insert: bool = False,
     ) -> dict[str, Any] | None:
         head = replay.head
-        # Only where there is none: the stamps of a new one are what a commit is recognised by where its answer is lost.
+        # Only if there is no head: a commit whose answer is lost is recognised by the stamps of a new one.
         create = self._writer.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
         begun = head or create
         commit = Commit(

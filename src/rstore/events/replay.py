@@ -22,9 +22,9 @@ class Replay:
     last: Position | None = None
     policy: CheckpointPolicy = field(default_factory=CheckpointPolicy)
     tally: Tally = NONE
-    """Which changes there are up to `last`."""
+    """The changes up to `last`."""
     trusted: bool = True
-    """Whether it is likely still true: no other writer was seen when the backend was asked about the one before."""
+    """Whether it is likely still true: no other writer was seen when the backend was asked the time before."""
 
     def copy(self) -> Replay:
         """Return a replay of its own, to go on from."""

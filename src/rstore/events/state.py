@@ -30,10 +30,10 @@ class CannotFold(Exception):  # noqa: N818 - a signal to the layer above, chaine
 
 
 class Run:
-    """A str, bytes, list or tuple that is appended to; it becomes one again when it is asked for.
+    """A str, bytes, list or tuple that is appended to, joined when it is asked for.
 
-    A sequence that is made anew with every change takes the square of the time: 16,384 empty strings appended to 4 MB,
-    which compression stores in 300 bytes, took more than a minute.
+    A sequence that is made anew with every change takes the square of the time: many short strings appended to a long
+    one, which compression stores in a few bytes, would take minutes to replay.
     """
 
     __slots__ = ("_parts", "kind")
@@ -57,10 +57,9 @@ class Run:
 class State:
     """Item -> encoded value.
 
-    Values stay encoded until somebody asks: a `setitem` then costs no loading, and a computed value is what it will be
-    after it was stored and read back, wherever checkpoints fall. What changes that were recorded compute is encoded
-    when they are all folded, not behind each: every serializer gives back what it was given, and a subclass that
-    may not is asked each time.
+    Values stay encoded until they are asked for: a `setitem` then costs no loading, and a computed value is the one
+    that is read back later, wherever checkpoints fall. The results of recorded changes are encoded when all of them are
+    folded, not behind each: every serializer gives back what it was given. A subclass may not, and is asked each time.
     """
 
     __slots__ = ("_codec", "_computed", "_horizon", "_items")
@@ -92,7 +91,7 @@ class State:
         return len(self._items)
 
     def size(self) -> int:
-        """Return about how many bytes a checkpoint would take; goes through all items."""
+        """Return about how many bytes a checkpoint would take; it goes through all items."""
         self.settle()
         return sum(map(len, self._items)) + sum(map(len, self._items.values())) + _ITEM_BYTES * len(self._items)
 
@@ -103,7 +102,7 @@ class State:
         return {item: decode(encoded) for item, encoded in self._items.items()}
 
     def settle(self) -> None:
-        """Encode what was computed. From then on threads may share the state, as long as nobody folds.
+        """Encode the computed values. From then on threads may share the state, as long as none folds.
 
         Raises `CannotFold` for a value that cannot be stored.
         """
@@ -119,8 +118,8 @@ class State:
     def fold(self, steps: Iterable[Step], recorded_at: int | None) -> None:
         """Apply the steps of a change; `recorded_at` is its time, or None if it is about to be recorded.
 
-        Raises `CannotFold` at the first one that does not compute, its item untouched; of one that was recorded, what
-        it lacks where that is memory or stack.
+        Raises `CannotFold` at the first step that does not compute, its item untouched. Where a recorded step fails
+        for lack of memory or stack, that error goes through.
         """
         items = self._items
         for step in steps:
@@ -133,7 +132,7 @@ class State:
                 del items[item]
                 self._computed.pop(item, None)
             elif name == "delitem" and self._is_pruned(recorded_at):
-                pass  # and so was what it deleted
+                pass  # the item that it deleted was pruned, too
             elif recorded_at is not None and self._codec.typed:
                 self._compute_later(step)
             else:
@@ -153,7 +152,7 @@ class State:
             raise CannotFold(step) from error
 
     def _compute_later(self, step: Step) -> None:
-        """Compute a step that was recorded, and leave the result as it is."""
+        """Compute a recorded step, and keep the result unencoded."""
         value, operand, size = self._operands(step)
         name, kind = step.op, type(value)
         try:
@@ -175,12 +174,12 @@ class State:
             raise CannotFold(step) from error
 
     def _operands(self, step: Step) -> tuple[Any, Any, int]:
-        """Return the value of an item, the operand, and how many bytes both take, if the value was not computed."""
+        """Return the value of an item, the operand, and how many bytes both take, unless the value was computed."""
         item, name, encoded = step
         known = self._items.get(item)
         if known is None:
             raise CannotFold(step) from KeyError(f"{name} needs the item {item!r}, which is not there")
-        # Not where it is computed: what cannot be loaded says so itself, and is no fault of the change.
+        # Outside of any `except`: an operand that cannot be loaded says so itself, and is no fault of the change.
         operand = None if encoded is None else self._codec.decode(encoded)
         if self._computed and (computed := self._computed.get(item)) is not None:
             return computed[0], operand, _UNKNOWN
@@ -188,5 +187,5 @@ class State:
 
 
 def _is_shortage(error: Exception) -> bool:
-    # What was computed once can be computed: a process that is short of memory or stack now says just that.
+    # A step that was computed once can be computed again: a process short of memory or stack says just that.
     return isinstance(error.__cause__ or error, _SHORTAGES)

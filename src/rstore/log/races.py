@@ -34,7 +34,7 @@ class RacingLogs(LogWriter):
             if won is not None:
                 return won
             races += 1
-            if races > RACES:  # under the lock no commit overtakes, unless what is stored contradicts itself
+            if races > RACES:  # under the lock no commit overtakes, unless the log contradicts itself
                 if retries is None:
                     retries = self._writable.retries(f"others were faster in changing {self._writable.place(key)}")
                 retries.wait()

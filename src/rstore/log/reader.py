@@ -81,7 +81,7 @@ class LogReader:
         return self._backend.logs(self._model)
 
     def view(self, key: str, query: ViewQuery = ViewQuery()) -> View:  # noqa: B008 - immutable
-        """Return what a log holds at one moment, still sealed, as far as the query asks for it.
+        """View a log at one moment, still sealed, as far as the query asks for it.
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """
@@ -233,7 +233,7 @@ class LogReader:
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
         if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:
-            raise self.unsound(key, problem)  # what is sealed is as it was written, and for this range
+            raise self.unsound(key, problem)  # a sealed chunk is as it was written, and for this range
         return segment
 
     def problem_of_segment(self, chunk: Chunk, segment: Segment, *, order: bool = False) -> str | None:

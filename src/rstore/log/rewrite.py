@@ -39,20 +39,22 @@ class RewritingLogs(RacingLogs):
         """Turn everything from `lo` to `hi`, with the rows of `add` on top, into chunks; `remove` leaves the rest out.
 
         The rows of `add` come in any order. With `keep` "first", rows that are there stay what they are; with "error",
-        one at a position of `add` raises `StoreIntegrityError`. `view` is that of `outline`, if the caller has it.
-        Returns whether there was a log.
+        one at a position of `add` raises `StoreIntegrityError`. A caller that has viewed the range with its neighbours,
+        with bodies or without, gives the `view`. Returns whether there was a log.
 
         It reads and encodes without holding a lock, and commits only if no concurrent rewrite was faster; else it
         starts again. Rows that were replaced meanwhile survive the commit and overlay the new chunks.
         """
-        outlines = [self.outline(key, lo, hi) if view is None else view]
-        if len(outlines[0].rows) > self.max_rows:
+        # A removal opens the chunks at its ends only.
+        query = ViewQuery(lo, hi, bodies=not remove, neighbours=not remove)
+        views = [self.view(key, query) if view is None else view]
+        if len(views[0].rows) > self.max_rows:
             self._fold_ahead(key, lo, hi, self.max_rows)
-            outlines = []
+            views = []
 
         def attempt(logs: RewritingLogs) -> bool | None:
             incarnation = logs.incarnation
-            view = outlines.pop() if outlines else logs.outline(key, lo, hi)
+            view = views.pop() if views else logs.view(key, query)
             if view.head is None and add is None:
                 return False
             logs.check_kind(key, view.head)
@@ -81,18 +83,13 @@ class RewritingLogs(RacingLogs):
 
         done = self.retry_conflicts(key, attempt)
         if done:
-            place = self._writable.place(key)
-            self._writable.note(_logger, Occurrence.SEAL, "%s is packed into chunks", place)
+            self._writable.note(_logger, Occurrence.SEAL, "%s is packed into chunks", self._writable.place(key))
         return done
-
-    def outline(self, key: str, lo: Position, hi: Position) -> View:
-        """Return the rows and the chunks, without bodies, that a rewrite from `lo` to `hi` may replace."""
-        return self.view(key, ViewQuery(lo, hi, bodies=False, neighbours=True))
 
     def _fold_ahead(self, key: str, lo: Position, hi: Position, share: int) -> None:
         """Put hot rows into chunks, unseen by readers, until the backend can drop the `share` that is left at once."""
         most = self.max_rows
-        with suppress(StoreFullError):  # what is to be removed makes room: then all of it goes in one step
+        with suppress(StoreFullError):  # a removal makes room: then all of it goes in one step
             while len(rows := self.view(key, ViewQuery(lo, hi, limit=most + 1, bodies=False)).rows) > share:
                 self.rewrite(key, position_of(rows[0]), position_of(rows[:most][-1]))
 
@@ -101,20 +98,21 @@ class RewritingLogs(RacingLogs):
 
         Returns None if a concurrent rewrite was faster.
         """
-        overlap = [chunk for chunk in view.chunks if _overlaps(chunk, lo, hi)]
         if remove:
+            overlap = [chunk for chunk in view.chunks if _overlaps(chunk, lo, hi)]
             whole = [chunk for chunk in overlap if lo <= chunk.first and chunk.last <= hi]
             ends = [(chunk.first, chunk.first) for chunk in overlap if chunk.first < lo or chunk.last > hi]
         else:  # with undersized neighbours, so that no trail of small chunks is left
-            whole, joined = [], [chunk for chunk in view.chunks if chunk.n < self._min_rows or chunk in overlap]
-            ends = [(joined[0].first, joined[-1].last)] if joined else []
-        opened: list[Chunk] = []
+            whole = [chunk for chunk in view.chunks if chunk.n < self._min_rows or _overlaps(chunk, lo, hi)]
+            ends = []
+            if not all(chunk.body for chunk in whole):
+                whole, ends = [], [(whole[0].first, whole[-1].last)]
         for first, last in ends:
             again = self.view(key, ViewQuery(first, last, rows=False))
             if again.head is None or view.head is None or again.head.epoch != view.head.epoch:
                 return None
-            opened += again.chunks
-        return whole + [chunk for chunk in opened if _overlaps(chunk, lo, hi) or len(chunk.body) < MAX_BYTES // 4]
+            whole += again.chunks
+        return [chunk for chunk in whole if _overlaps(chunk, lo, hi) or len(chunk.body) < MAX_BYTES // 4]
 
     def _merged(self, key: str, kept: list[Segment], add: Segment | None, keep: Keep) -> Segment:
         if add is None:

@@ -37,6 +37,8 @@ DIRECT_ROWS: Final = 1024
 THIN: Final = 32
 """… unless it falls into chunks with this many times its rows: then putting hot rows is less work than rewriting."""
 
+_MAX_THIN: Final = 1000
+
 HOT_ROWS: Final = 16384
 HOT_CHANGES: Final = 4096
 HOT_BYTES: Final = 8 * 1024 * 1024
@@ -63,6 +65,8 @@ class Logs(RewritingLogs):
 
     def __init__(self, namespace: Namespace, model: Model, written: Counter[str] | None = None) -> None:
         super().__init__(namespace, model, written)
+        self._thin: set[str] = set()
+        """The series whose last batch fell thinly into many chunks."""
         self._until_check = _random.randrange(2 * CHECK_EVERY)
 
     def catch_up(self, inside: Self) -> None:
@@ -83,10 +87,16 @@ class Logs(RewritingLogs):
         As hot rows if they are few, or fall thinly into many chunks; as chunks otherwise.
         """
         lo, hi = (int(points.t.min()), 0), (int(points.t.max()), 0)
-        view = self.outline(key, lo, hi) if len(points) >= DIRECT_ROWS else None
-        if view is not None and not self._is_thin(key, len(points), view, lo, hi):
-            self.rewrite(key, lo, hi, add=points, view=view)
-            return
+        if len(points) >= DIRECT_ROWS:
+            # With the hot rows, which a rewrite needs, unless the batch before it was thin as well: these can be many.
+            rows = key not in self._thin
+            view = self.view(key, ViewQuery(lo, hi, rows=rows, bodies=False, neighbours=True))
+            if not self._is_thin(key, len(points), view, lo, hi):
+                self._thin.discard(key)
+                self.rewrite(key, lo, hi, add=points, view=view if rows else None)
+                return
+            if len(self._thin) < _MAX_THIN:
+                self._thin.add(key)
         batch = merge([points])
         self.append(key, [(t, 0, body) for t, body in zip(batch.t.tolist(), batch.column.encoded(), strict=True)])
 

@@ -1,4 +1,4 @@
-"""The time-series verbs: what was measured, and when."""
+"""The time-series verbs: measurements and their times."""
 
 from __future__ import annotations
 

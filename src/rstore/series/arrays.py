@@ -1,7 +1,7 @@
-"""Whatever people keep columns in -> NumPy arrays: NumPy, pandas, polars, Arrow, or a list.
+"""Columns of any library -> NumPy arrays: NumPy, pandas, polars, Arrow, or a list.
 
-Nothing here imports pandas or polars: all of them hand out NumPy arrays. What knows the Arrow C data interface alone
-is read by pyarrow.
+Nothing here imports pandas or polars, which hand out NumPy arrays. An object that knows the Arrow C data interface
+alone is read by pyarrow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rstore.codec.serializers import Codec
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreError, StoreNotAvailableError
 
 Unit: TypeAlias = Literal["D", "s", "ms", "us", "ns"]
-"""What a timestamp counts since 1970-01-01 UTC; the same names as NumPy's."""
+"""The unit of a timestamp, counted since 1970-01-01 UTC; the names are NumPy's."""
 
 UNITS: Final = ("D", "s", "ms", "us", "ns")
 
@@ -93,7 +93,7 @@ def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
 
 
 def cells_from(given: Any, codec: Codec, what: str) -> tuple[Column, Mask | None]:
-    """Return the column of those cells of a table's column that are there, and which those are; None for all.
+    """Return the cells of a table's column that have a value, and a mask of them; None if all have one.
 
     A list has all of its cells: it may hold any value, and None is one.
     """
@@ -104,7 +104,7 @@ def cells_from(given: Any, codec: Codec, what: str) -> tuple[Column, Mask | None
 
 
 def _column_of(array: npt.NDArray[Any], codec: Codec, what: str) -> Column:
-    if not len(array):  # of whatever type: none of its values could become another one
+    if not len(array):  # of any type: it has no value that could become another one
         return Column(Kind.INT, np.empty(0, np.int64))
     if array.dtype.kind == "O" and sole_type(strings := array.tolist()) is str:  # those of Arrow and pandas
         return column_of(strings, codec)
@@ -147,7 +147,7 @@ def _array_from(t: Any) -> str:
 
 
 def _named(given: Any, array: npt.NDArray[Any]) -> str:
-    """Name the kind of an array that holds no timestamps, and the way to make timestamps of it."""
+    """Return the kind of an array that holds no timestamps, and how to make timestamps of it."""
     if getattr(given, "nlevels", 1) > 1:
         return "a MultiIndex: reset_index() makes columns of its levels, and timestamps='…' of extend_frame takes one"
     kind = str(getattr(given, "dtype", array.dtype))
@@ -172,11 +172,11 @@ def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
 
 
 def _read(given: Any, what: str, *, drop: bool = False) -> tuple[npt.NDArray[Any], Mask | None]:
-    """Return the array of a column, and which of its elements were missing; None for none.
+    """Return the array of a column, and a mask of the elements that were missing; None if none were.
 
-    Those are left out of the array if `drop` says so, and refused otherwise.
+    With `drop`, missing elements are left out of the array; otherwise they are refused.
     """
-    dimensions = getattr(given, "shape", (0,))  # of a DataFrame, too, before anybody asks what is missing in it
+    dimensions = getattr(given, "shape", (0,))  # of a DataFrame, too, before it is searched for missing values
     if len(dimensions) != 1:
         raise InvalidValueError(f"{what} have one dimension, not {len(dimensions)}")
     if is_lazy(given):
@@ -194,7 +194,7 @@ def _read(given: Any, what: str, *, drop: bool = False) -> tuple[npt.NDArray[Any
         array = _to_numpy(given)
     except StoreError:
         raise
-    except BaseException as error:  # whatever the library it is from raises where NumPy has no such type
+    except BaseException as error:  # any error of its library, where NumPy has no such type
         check_refusal(error)
         raise InvalidTypeError(f"{what} cannot become an array of NumPy, see the cause") from error
     if array.ndim == 0:
@@ -205,13 +205,13 @@ def _read(given: Any, what: str, *, drop: bool = False) -> tuple[npt.NDArray[Any
 
 
 def check_refusal(error: BaseException) -> None:
-    """Raise what is no refusal of a library: an interrupt, for one. A panic of polars, in Rust, is a refusal."""
+    """Raise an error that is no refusal of a library, such as an interrupt; a panic of polars is a refusal."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
 
 
 def _read_categories(given: Any, what: str, *, drop: bool) -> tuple[npt.NDArray[Any], Mask | None]:
-    """Do the same for the categories of pandas: return the values that they stand for, of the type that these have."""
+    """Do the same for categories of pandas, with the values that they stand for."""
     codes = np.asarray(given.cat.codes if hasattr(given, "cat") else given.codes)
     missing = codes < 0
     if missing.any():
@@ -239,12 +239,12 @@ def _to_numpy(given: Any) -> npt.NDArray[Any]:
 
 
 def is_lazy(given: Any) -> bool:
-    """Return whether something is yet to be computed, as a LazyFrame of polars."""
+    """Return whether an object is yet to be computed, like a LazyFrame of polars."""
     return hasattr(given, "collect") and not hasattr(given, "__len__")
 
 
 def _plain(given: Any) -> Any:
-    """Return what an array stands for, where it is none of its own: Arrow in pandas, a dictionary, runs, a capsule."""
+    """Return the array behind a wrapper: Arrow in pandas, a dictionary, runs, a capsule."""
     if hasattr(getattr(given, "dtype", None), "pyarrow_dtype"):
         given = given.array.__arrow_array__() if hasattr(given, "array") else given.__arrow_array__()
     kind: Any = getattr(given, "type", None)
@@ -282,7 +282,7 @@ def _missing(given: Any) -> Mask | None:
     if isinstance(given, np.ma.MaskedArray):
         missing = np.ma.getmaskarray(given)
     elif isinstance(dtype := getattr(given, "dtype", None), np.dtype):
-        # An array or a Series of NumPy's own types: what can be missing there is NaN, NaT, and None among objects.
+        # An array or a Series of NumPy's own types: missing there are NaN, NaT, and None among objects.
         if hasattr(dtype, "na_object"):
             missing = np.array([type(one) is not str for one in given.tolist()], np.bool_)
         elif dtype.kind == "M":

@@ -117,7 +117,7 @@ def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
         return np.empty(0, np.int64), np.empty(0, np.float64)
     t = np.concatenate([segment.t for segment in segments]) if len(segments) > 1 else segments[0].t
     values = array_of([segment.column for segment in segments], session.codec)
-    return t, values if values.flags.writeable else values.copy()  # of hot rows alone they lie in bytes
+    return t, values if values.flags.writeable else values.copy()  # those of hot rows alone lie in bytes
 
 
 def _batches(session: ReadSession, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:

@@ -1,4 +1,4 @@
-"""What is not there: grids of timestamps that ought to have a point, and gaps between points."""
+"""Missing points: grids of timestamps that ought to have a point, and gaps between points."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Grids(Points):
         """
         missing: list[int] = []
         for run in self._missing(key, self._grid(start, end, freq)):
-            # Not `len(run)`, which cannot tell of more than 2**63.
+            # Not `len(run)`, which fails past 2**63.
             if len(missing) + (run.stop - run.start - 1) // run.step >= _MAX_MISSING:
                 raise InvalidValueError(
                     f"the series {self._reader.place(key)} lacks more than {_MAX_MISSING:,} of the timestamps: "

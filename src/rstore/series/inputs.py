@@ -1,4 +1,4 @@
-"""Points as people hand them in -> their timestamps and their values, checked."""
+"""Points as callers give them -> their timestamps and values, checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONE_BY_ONE: Final = "extend takes points one by one, extend_many an iterable of
 def split_points(given: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     """Return the timestamps, not yet checked, and the values of some points.
 
-    Not `zip(*points)`, which takes ten times as long for a million points.
+    Not `zip(*points)`, which holds an argument for each point.
     """
     points = given if isinstance(given, tuple | list) else _read_all(given)
     mixed = sole_type(points) not in (tuple, list) and not set(map(type, points)) <= {tuple, list}
@@ -48,7 +48,7 @@ def _malformed(points: Sequence[Any]) -> InvalidTypeError:
 
 
 def times_of(timestamps: list[Any]) -> Int64s:
-    """Return many timestamps that were checked; of ints, NumPy itself finds those that are too large."""
+    """Return many timestamps, checked; NumPy itself refuses ints that are too large."""
     if sole_type(timestamps) is int:
         with suppress(OverflowError):
             return np.fromiter(timestamps, np.int64, len(timestamps))
@@ -56,7 +56,7 @@ def times_of(timestamps: list[Any]) -> Int64s:
 
 
 def few_times(timestamps: list[Any]) -> list[int]:
-    """Return a few timestamps that were checked; by the extremes, where all of them are ints."""
+    """Return a few timestamps, checked; if all are ints, by their extremes."""
     if sole_type(timestamps) is int and min(timestamps) >= MIN_INT64 and max(timestamps) <= MAX_INT64:
         return timestamps
     checked = []

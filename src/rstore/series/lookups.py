@@ -1,4 +1,4 @@
-"""The value at a time: exactly then, the one before or after, or between the two."""
+"""The value at a time: at exactly that time, the one before or after, or between the two."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _around(session: ReadSession, key: str, t: int, method: Method) -> tuple[Poi
             return before, None
         if before is None:
             return None, point_between(session, key, t, MAX_INT64, last=False)
-        # Both sides from one moment: whatever was put between the two, or taken away, since `before` was read.
+        # Both sides as of one moment: points may have been put or removed since `before` was read.
         segments = session.series.read(key, between(before[0], MAX_INT64, limit=2))
         near = merge([segment.slice(0, 2) for segment in segments])
         times = near.t[:2].tolist()
@@ -155,7 +155,7 @@ def _at_many(session: ReadSession, key: str, asked: Int64s, method: Method, tole
         away = np.where(left, to_before, to_after)
         return _take(values, np.where(left, before, after), (has_before | has_after) & (away <= far))
     exact = has_before & (to_before == 0)
-    if values.dtype.kind not in "biuf":  # somewhere: what counts is what lies around the times asked for
+    if values.dtype.kind not in "biuf":  # somewhere: only the points around the times asked for have to be numbers
         needed = np.unique(np.concatenate([before[has_before], after[has_after & ~exact]])).tolist()
         numbers = np.full(len(t), np.nan)
         numbers[needed] = [_number(int(t[i]), values[i]) for i in needed]
@@ -169,10 +169,10 @@ def _at_many(session: ReadSession, key: str, asked: Int64s, method: Method, tole
 
 
 def _needed(session: ReadSession, key: str, asked: Int64s, method: Method) -> tuple[Int64s, npt.NDArray[Any]]:
-    """Return the points among which the answers are, as arrays; chunks between two times asked for stay unopened."""
+    """Return the points that can be answers, as arrays; chunks between two times asked for stay unopened."""
 
     def is_between(summary: Summary) -> bool:
-        """Return whether nobody asks for a time inside: then only its edges can be an answer."""
+        """Return whether no time inside is asked for: then only its edges can be an answer."""
         inside = np.searchsorted(asked, summary.last, "right") - np.searchsorted(asked, summary.first)
         return inside == 0 and summary.meta.first is not None
 
@@ -198,7 +198,7 @@ def _distance(later: Int64s, earlier: Int64s) -> npt.NDArray[np.uint64]:
 
 
 def _take(values: npt.NDArray[Any], indexes: Int64s, found: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Return values by index, and nothing where none was found."""
+    """Return values by index, and a missing value where none was found."""
     taken = values[np.clip(indexes, 0, len(values) - 1)]
     if found.all():
         return taken

@@ -16,29 +16,19 @@ from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64, ViewQuery
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
-from rstore.series.buckets import (
-    Aggregate,
-    Buckets,
-    Named,
-    aggregated,
-    gathered,
-    held,
-    in_force,
-    name_of,
-    numbers_of,
-    suffices,
-)
+from rstore.series.aggregates import Aggregate, NamedAggregate, aggregated, name_of
+from rstore.series.buckets import Buckets, gathered, held, in_force, numbers_of, suffices
 from rstore.series.points import Point, Points
 from rstore.series.reader import Summary, reading
 from rstore.session import ReadSession
 
-_NAMES: Final = get_args(Named)
+_NAMES: Final = get_args(NamedAggregate)
 _MAX_BUCKETS: Final = 1_000_000
 """As tuples and dicts, that many take a quarter of a gigabyte."""
 
 
-class _Found(NamedTuple):
-    """A bucket that has points: what they are made into, and the last of them."""
+class _FilledBucket(NamedTuple):
+    """A bucket that has points: their aggregates, and the last point."""
 
     number: int
     values: dict[str, Any]
@@ -145,7 +135,9 @@ class Resampling(Points):
             return _nothing(session, key)
         with session.naming(f"the series {key!r}"):
             t, v, present = _thinned(session, key, lo, hi, wanted, thin)
-            if len(t) < min(wanted, present):  # most of what the summaries count is NaN: now it is known how much
+            if len(t) < min(
+                wanted, present
+            ):  # most of those in the summaries are NaN: now it is known how many are not
                 t, v, _ = _thinned(session, key, lo, hi, wanted, thin, present)
         if not len(t):
             return _nothing(session, key)
@@ -160,9 +152,10 @@ class Resampling(Points):
 def _thinned(
     session: ReadSession, key: str, lo: int, hi: int, wanted: int, thin: Any, present: int | None = None
 ) -> tuple[Int64s, npt.NDArray[Any], int]:
-    """Return about four times the points that are wanted, the lowest and the highest ones of each stretch.
+    """Return about four times the points that are wanted: the lowest and the highest ones of each stretch.
 
-    With how many there are that are not NaN: by the chunks' summaries at most so many if it is not known before.
+    The last result is the number of points that are not NaN. If it is not known before (`present`), the summaries of
+    the chunks give an upper bound.
     """
     with reading(session.series, key, lo, hi) as reader:
         if present is None:
@@ -189,14 +182,14 @@ def _thinned(
 
 
 def _nothing(session: ReadSession, key: str) -> list[Point]:
-    """Return no points, of a series that is there: of a misspelt key, an empty answer would say nothing."""
+    """Return no points of an existing series; a misspelt key must not seem to be an empty one."""
     if session.series.view(key, ViewQuery(hi=FIRST, limit=1, bodies=False)).head is None:
         raise InvalidValueError(f"there is no series {session.place(key)}; timeseries() lists those there are")
     return []
 
 
 def _downsamplers(method: str) -> tuple[Any, Any]:
-    """Return what thins out one piece, and what chooses among all that is left."""
+    """Return two functions: one thins out a piece, the other chooses among all points that are left."""
     check_running("no points can be chosen")
     try:
         tsdownsample = import_module("tsdownsample")
@@ -222,7 +215,7 @@ def _check_aggregates(agg: Any) -> list[Aggregate]:
 
 def _find(
     session: ReadSession, key: str, lo: int, hi: int, buckets: Buckets, aggregates: list[Aggregate]
-) -> list[_Found] | None:
+) -> list[_FilledBucket] | None:
     """Return the buckets that have points; None if the value that holds at `lo` was taken away meanwhile."""
     since = in_force(session, key, lo) if "twa" in aggregates else lo
     with reading(session.series, key, since, hi) as reader:
@@ -232,17 +225,17 @@ def _find(
             carried, pieces = held(session, pieces, lo)
             if carried is None:
                 return None
-        found: list[_Found] = []
+        found: list[_FilledBucket] = []
         for number, parts in gathered(session, pieces, buckets, aggregates):
             begin = buckets.origin + number * buckets.width
             end, begin = begin + buckets.width, max(begin, lo)
             values = {name_of(one): aggregated(one, parts, begin, end, carried) for one in aggregates}
             carried = parts[-1].last
-            found.append(_Found(number, values, carried))
+            found.append(_FilledBucket(number, values, carried))
     return found
 
 
-def _filled(found: list[_Found], aggregates: list[Aggregate], fill: Any) -> list[tuple[int, dict[str, Any]]]:
+def _filled(found: list[_FilledBucket], aggregates: list[Aggregate], fill: Any) -> list[tuple[int, dict[str, Any]]]:
     """Return the buckets with those between that have no points."""
     size = found[-1].number - found[0].number + 1
     if size > _MAX_BUCKETS:
@@ -253,7 +246,7 @@ def _filled(found: list[_Found], aggregates: list[Aggregate], fill: Any) -> list
     filled: list[tuple[int, dict[str, Any]]] = []
     for one, other in pairwise(found):
         filled.append((one.number, one.values))
-        # A mean over time is no longer that of the bucket before: what holds is its last value.
+        # In force is the last value of the bucket before, and not its mean over time.
         kept = one.values | ({"twa": float(one.last[1])} if "twa" in aggregates else {})
         before, after = one.values, other.values
         for number in range(one.number + 1, other.number):

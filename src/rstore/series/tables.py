@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _PANDAS: Final = {"D": "s"}
-"""Units of datetimes that pandas does not have, and those that it has instead."""
+"""Units of datetimes that pandas lacks, and the finer ones that it has instead."""
 
 
 class SeriesTables(Columns):
@@ -197,7 +197,7 @@ def _check_name(name: Any, what: str) -> str:
 
 
 def _segment(session: ReadSession, key: str, t: Int64s, name: str, given: Any) -> Segment:
-    """Return the points of a column; where it has no value, there is none."""
+    """Return the points of a column; a missing value is no point."""
     what = f"the values of the column {name!r}"
     with session.naming(f"a value for the series {key!r}"):
         column, there = cells_from(given, session.codec, what)
@@ -230,7 +230,7 @@ def _all_times(several: Mapping[str, Arrays]) -> Int64s:
 
 
 def _check_one_type(key: str, values: npt.NDArray[Any], library: str) -> None:
-    """Refuse values of several types, of which a library would make some into others, as times of dates."""
+    """Refuse values of several types, some of which a library would convert, such as dates to datetimes."""
     types = set(map(type, values.tolist())) - {type(None)} if values.dtype.kind == "O" else ()
     if len(types) > 1:
         names = ", ".join(sorted(one.__name__ for one in types))
@@ -239,18 +239,18 @@ def _check_one_type(key: str, values: npt.NDArray[Any], library: str) -> None:
 
 @contextmanager
 def _converting(key: str, library: str) -> Generator[None]:
-    """Say of which series the values are that a library takes for none of its columns."""
+    """Name the series whose values a library refuses as a column."""
     try:
         yield
     except (MemoryError, StoreError):
         raise
-    except BaseException as error:  # whatever the library raises
+    except BaseException as error:  # any error of the library
         check_refusal(error)
         raise InvalidTypeError(f"the values of {key!r} cannot be a column of {library}, see the cause") from error
 
 
 def _nullable(values: npt.NDArray[Any]) -> Any:
-    """Return an array as pandas holds numbers and bools of which some are missing, and NaN is none of these."""
+    """Return an array as pandas holds numbers and bools with missing ones, none of which is NaN."""
     from pandas import arrays
 
     kind = {"i": arrays.IntegerArray, "u": arrays.IntegerArray, "f": arrays.FloatingArray, "b": arrays.BooleanArray}
@@ -281,7 +281,7 @@ def _plain(values: npt.NDArray[Any], finer: Mapping[str, str]) -> Any:
 
 
 def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArray[Any]:
-    """Return timestamps as datetimes of `unit`, or of the finer one that a library has instead."""
+    """Return timestamps as datetimes of `unit`, or of the finer unit that a library has instead."""
     if unit is None:
         return t
     times = t.view(f"M8[{check_unit(unit)}]")

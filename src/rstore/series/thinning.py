@@ -13,7 +13,7 @@ from rstore.codec.segments import Segment, steps_of
 
 
 def thinner(step: int) -> Callable[[Segment], Segment]:
-    """Return what keeps the first row, then each next one at least `step` after the last one kept, over segments."""
+    """Return a function that thins segments: it keeps the first row, then each one `step` after the last kept."""
     earliest = MIN_INT64
 
     def thin(segment: Segment) -> Segment:

@@ -36,7 +36,7 @@ def put(logs: Logs, key: str, points: Segment, keep: Keep, *, pack: bool = False
         _check_distinct(logs, key, points.t)
     elif keep == "first":
         points = _reversed(points)  # of equal timestamps, a merge keeps the last one
-    # What is there has to be read anyway, and a rewrite is what finds that a concurrent one was faster.
+    # The points that are there have to be read anyway, and a rewrite notices a concurrent one.
     logs.rewrite(key, *_range([points]), add=points, keep=keep)
 
 

@@ -34,7 +34,7 @@ from rstore.testing.suite import Opener, Suite
 _NAMES = ("a", "a.b", "A", "\u00e4", "\U0001f600", "{a}", "a*", " ")
 _EMPTY = Stats(0, 0, 0, 0, 0, 0, 0, 0)
 _SEALED_BYTES = 200
-"""What a value takes at most beside its own bytes: codec, stamp, envelope, and what a pickle adds."""
+"""The most that a value takes beside its own bytes: codec, stamp, envelope, and what a pickle adds."""
 
 
 class _Bomb:
@@ -50,7 +50,7 @@ def _explode() -> _Bomb:
 
 
 class CareSuite(Suite):
-    """What concerns a store as a whole."""
+    """A store as a whole: its names, numbers, durability, checks and backups."""
 
     @plain
     def test_namespaces_are_named_while_they_exist(self, opener: Opener) -> None:

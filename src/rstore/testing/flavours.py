@@ -44,24 +44,6 @@ class Flavour:
 
 
 PICKLED: Final = (Flavour("plain"), Flavour("sealed", key=KEY))
-FLAVOURS: Final = (
-    *PICKLED,
-    Flavour("plain-subclass", JsonStore),
-    Flavour("sealed-subclass", JsonStore, key=KEY),
-    Flavour("plain-data", serializer="data"),
-    Flavour("plain-json", serializer="json"),
-    Flavour("sealed-json", key=KEY, serializer="json"),
-    Flavour("plain-msgpack", serializer="msgpack"),
-    Flavour("sealed-msgpack", key=KEY, serializer="msgpack"),
-)
-COMPRESSED: Final = (
-    Flavour("compressed", compress=True),
-    Flavour("compressed-sealed", key=KEY, compress=True),
-    Flavour("compressed-subclass", JsonStore, compress=True),
-    Flavour("compressed-msgpack", serializer="msgpack", compress=True),
-)
-"""Only for the tests of compression: where it has no part, they would be those of the others once more."""
-
 pickled = pytest.mark.parametrize("flavour", PICKLED, indirect=True, ids=str)
 """For tests of values that only pickle can keep, and of what no serializer has a part in."""
 sealed = pytest.mark.parametrize("flavour", PICKLED[1:], indirect=True, ids=str)

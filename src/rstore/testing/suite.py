@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rstore import Store
-from rstore.testing.flavours import FLAVOURS, Flavour
+from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.integrity import check_integrity
 from rstore.testing.oracle import Oracle
 
@@ -79,24 +79,22 @@ class Suite:
         """Return the DSN of a store that does not exist yet."""
         raise NotImplementedError
 
-    @pytest.fixture(params=FLAVOURS, ids=str)
+    @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values."""
+        """Return how the test keeps its values: plain and encrypted."""
         flavour: Flavour = request.param
-        if flavour.serializer == "msgpack":
-            pytest.importorskip("msgpack")
         return flavour
 
     @pytest.fixture
     def opener(self, dsn: str, flavour: Flavour) -> Iterator[Opener]:
-        """Return what makes stores, for tests that open their own."""
+        """Open stores for tests that open their own."""
         opener = Opener(dsn, flavour)
         yield opener
         opener.discard()
 
     @pytest.fixture
     def oracle(self) -> Oracle:
-        """Return what a test keeps beside its store, to be compared at the end."""
+        """Keep the expected content beside the store, to be compared at the end."""
         return Oracle()
 
     @pytest.fixture

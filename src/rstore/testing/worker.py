@@ -15,8 +15,6 @@ from rstore import Store, Transaction
 from rstore.testing.flavours import Flavour
 
 _TIMEOUT_S = 60.0
-# Not fork: a child must begin with nothing that is its parent's. A server of forks imports the library once for all.
-_START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 _ITERATORS = frozenset({"items", "values", "scan", "batches", "__iter__"})
 
@@ -56,6 +54,15 @@ def _do(stores: dict[str, Store], task: str, name: str, args: tuple[Any, ...], k
     return call(stores[name], task, *args, **kwargs)
 
 
+def _begin_anew() -> Any:  # of one of two classes, of which Windows lacks the second
+    """Not fork: a child must begin with nothing that is its parent's. A server of forks imports the library once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class Worker:
     """A second process. Its stores have names; a verb that raises there raises the same type of error here.
 
@@ -63,9 +70,7 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context(_START)
-        if _START == "forkserver":
-            context.set_forkserver_preload([__name__])
+        context = _begin_anew()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()

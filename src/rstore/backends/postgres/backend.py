@@ -12,9 +12,8 @@ from rstore.backends.postgres.dsn import parse
 from rstore.backends.postgres.logs.commits import ns_of
 from rstore.backends.postgres.maintenance import PostgresMaintenance
 from rstore.backends.postgres.reader import PostgresNamespace, PostgresReader
-from rstore.backends.postgres.transaction.executor import ExecutorScope
 from rstore.backends.postgres.transaction.session import ServerSession
-from rstore.backends.postgres.transaction.transaction import TransactionScope
+from rstore.backends.postgres.transaction.transaction import transaction
 from rstore.backends.postgres.watcher import PostgresWatcher
 from rstore.backends.types import Options, Watcher, close_scope
 from rstore.errors import StoreBusyError
@@ -46,10 +45,12 @@ class PostgresBackend(PostgresMaintenance):
         # Incarnations never come back, so that it happens once, however often it is sent.
         self._write(None, calls, lambda seen: ns_of(seen.facts()[0] or b"") != ns, patient=True)
 
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> ExecutorScope[WriteTransaction]:
+    def transaction(
+        self, *, create: bool = True, serializable: bool = True
+    ) -> AbstractContextManager[WriteTransaction]:
         del create  # to begin one makes nothing
         behind = partial(self._tombstones.remove_behind, self._session) if serializable else None
-        return TransactionScope(self._session, self._inside(), serializable=serializable, behind=behind)
+        return transaction(self._session, self._inside, serializable=serializable, behind=behind)
 
     @contextmanager
     def snapshot(self) -> Generator[ReadTransaction]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from contextlib import AbstractContextManager
 from itertools import islice
 from operator import itemgetter
 from typing import Final, TypeAlias
@@ -27,7 +27,7 @@ from rstore.backends.postgres.logs.commits import (
 from rstore.backends.postgres.logs.tombstones import Tombstones, draw_tombstone
 from rstore.backends.postgres.reader import INCARNATION_BYTES, PostgresNamespace, PostgresReader
 from rstore.backends.postgres.sql.tables import TOMBSTONE_BYTES
-from rstore.backends.postgres.transaction.executor import Executor, ExecutorScope, StatementReader
+from rstore.backends.postgres.transaction.executor import Executor, StatementReader
 from rstore.backends.postgres.transport.binary import blobs, boolean, int4, int8, int8s_or_null, texts, truth
 from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement
 from rstore.backends.types import (
@@ -356,16 +356,18 @@ class PostgresWriter(PostgresReader, WriteTransaction):
 
     # -- several calls as one -----------------------------------------------------------------------------------------
 
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> ExecutorScope[WriteTransaction]:
+    def transaction(
+        self, *, create: bool = True, serializable: bool = True
+    ) -> AbstractContextManager[WriteTransaction]:
         del create, serializable  # a part is as isolated as its whole
-        return self._executor.scope(self._inside())
+        return self._executor.scope(self._inside)
 
-    def exclusive(self, log: Log) -> ExecutorScope[WriteTransaction]:
+    def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
         # The lock of its head, where it has one: of several calls that create it one wins, and the others find it then.
-        return self._executor.scope(self._inside(), (self._logs.hold, self._named(log)))
+        return self._executor.scope(self._inside, (self._logs.hold, self._named(log)))
 
-    def _inside(self) -> Callable[[Executor], WriteTransaction]:
-        return partial(PostgresWriter, self._namespace, timeout_s=self._timeout_s)
+    def _inside(self, executor: Executor, _: Results) -> WriteTransaction:
+        return PostgresWriter(self._namespace, executor, self._timeout_s)
 
 
 def _int8_or_null(ttl_ms: Ttl) -> bytes | None:

@@ -45,8 +45,8 @@ class _RedisTransactions(RedisAutocommit, Backend):
             yield self
             return
         self._deadline.begin()
-        with self._leases.hold(log) as token:
-            yield _RedisTransactions(self._namespace, self._leases, {**self.held, log: token})
+        with self.leases.hold(log) as token:
+            yield _RedisTransactions(self.namespace, self.leases, {**self.held, log: token})
 
 
 class _Redis(_RedisTransactions):

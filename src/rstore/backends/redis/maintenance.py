@@ -17,7 +17,7 @@ from rstore.backends.redis.transport.client import parse_info
 from rstore.backends.redis.transport.errors import Signal, unreachable
 from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.types import Model, ScanQuery
-from rstore.errors import NotSupportedError, StoreError
+from rstore.errors import NotSupportedError
 
 _SURVEY: Final = Script("survey")
 _SURVEY_LOGS: Final = Script("survey_logs")
@@ -36,15 +36,12 @@ _SETTINGS: Final = tuple(name.encode() for name in SETTINGS)
 
 
 class RedisMaintenance(RedisRecords, RedisCommits):
-    """What concerns the namespace, and the servers, as a whole."""
+    """The methods on the namespace, and on the servers, as a whole."""
 
     def open(self) -> None:
         self._deadline.begin()
-        if not self._namespace.open() and self._namespace.frozen:
-            raise self._no_namespace(f"on the Redis server {self._namespace.target}")
-
-    def _no_namespace(self, where: str) -> StoreError:
-        return no_namespace(self, self._namespace.name, where)
+        if not self.namespace.open() and self.namespace.frozen:
+            raise no_namespace(self, self.namespace.name, f"on the Redis server {self.namespace.target}")
 
     def namespaces(self) -> list[str]:
         slot = slot_of(NAMESPACES)
@@ -56,7 +53,7 @@ class RedisMaintenance(RedisRecords, RedisCommits):
             cursor, named = self._client.call(Call(slot, (b"HSCAN", NAMESPACES, cursor, b"COUNT", b"%d" % _A_STEP)))
             names = list(dict.fromkeys(named[::2]))
             registries = [registry_key(name) for name in names]
-            alive = self._namespace.run(Call(slot_of(key), (b"HGET", key, b"alive")) for key in registries)
+            alive = self.namespace.run(Call(slot_of(key), (b"HGET", key, b"alive")) for key in registries)
             found += [name for name, one in zip(names, alive, strict=True) if one == b"1"]
             if cursor == b"0":
                 return names_of(sorted(set(found)), "a namespace", around_damage=self.around_damage)
@@ -69,8 +66,8 @@ class RedisMaintenance(RedisRecords, RedisCommits):
 
     def findings(self) -> Iterator[Finding]:
         self._deadline.begin()
-        buckets = self._namespace.refresh()
-        incarnation, raised = self._namespace.look_up()
+        buckets = self.namespace.refresh()
+        incarnation, raised = self.namespace.look_up()
         lost = sum(bucket.incarnation != incarnation for bucket in buckets)
         if lost and raised:  # otherwise it is being created at this moment
             of = f"{lost} of {len(buckets)} buckets" if len(buckets) > 1 else "the bucket"
@@ -122,7 +119,7 @@ class RedisMaintenance(RedisRecords, RedisCommits):
         def rest(begin: tuple[Any, ...], reply: Any) -> tuple[Any, ...] | None:
             return tuple(reply[: len(begin)]) if reply[0] else None
 
-        return self._namespace.replies(ask, first, rest)
+        return self.namespace.replies(ask, first, rest)
 
     def ping(self) -> None:
         self._deadline.begin()
@@ -139,7 +136,7 @@ class RedisMaintenance(RedisRecords, RedisCommits):
             durability_of(parse_info(info) if isinstance(info, bytes) else {}, dict(_config(settings)))
             for info, *settings in self._client.ask_all(*questions)
         ]
-        return ServerDurability.weakest(servers, wait_replicas=self._namespace.target.wait_replicas)
+        return ServerDurability.weakest(servers, wait_replicas=self.namespace.target.wait_replicas)
 
     def save(self, path: str) -> bool:
         raise NotSupportedError(
@@ -151,10 +148,10 @@ class RedisMaintenance(RedisRecords, RedisCommits):
 
     def reclaim(self) -> None:
         self._deadline.begin()
-        for bucket in self._namespace.refresh():
+        for bucket in self.namespace.refresh():
             with suppress(Signal):
                 self.folded(bucket)
-        self._namespace.delete_garbage(self._namespace.buckets)
+        self.namespace.delete_garbage(self.namespace.buckets)
 
 
 def _config(replies: Sequence[Any]) -> Iterator[tuple[str, str]]:

@@ -32,8 +32,8 @@ FROM {s}.hot WHERE ns = {ns} AND model = $2 AND key = $3""")
 SELECT body FROM {s}.chunks WHERE ns = {ns} AND model = $2 AND key = $3 AND first_t = $4 AND first_seq = $5""")
         self.take, self.hold = (
             Statement(f"""
-WITH space AS MATERIALIZED (SELECT ns, incarnation FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)
-SELECT logs.ns, version, epoch, space.incarnation FROM {s}.logs JOIN space ON logs.ns = space.ns
+WITH space AS MATERIALIZED (SELECT ns, birth FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE)
+SELECT logs.ns, version, epoch, space.birth FROM {s}.logs JOIN space ON logs.ns = space.ns
 WHERE model = $2 AND key = $3 FOR {lock} OF logs""")
             for lock in ("UPDATE", "NO KEY UPDATE")
         )
@@ -43,7 +43,7 @@ WHERE model = $2 AND key = $3 FOR {lock} OF logs""")
 
         # A row may be put over one that was sealed with another key: the incarnation tells whether all keys are known.
         def append(one: str) -> Statement:
-            born = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND incarnation = $9)"
+            born = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $9)"
             return Statement(f"""
 WITH head AS MATERIALIZED (
   SELECT sealed FROM {s}.logs WHERE ns = $2 AND model = $3 AND key = $4 AND {born} FOR KEY SHARE),

@@ -32,29 +32,29 @@ class RecordSql(SchemaSql):
         woken = f"CASE WHEN watched_until > statement_timestamp() THEN pg_notify('{self.channel}', $1) END"
         # The clock is read there too, once and not for each row of many.
         alive = self._alive = f"""alive AS MATERIALIZED (
-  SELECT ns, {NOW} AS now_ms, {woken} FROM {s}.namespaces WHERE name = $1 AND incarnation = $2 FOR KEY SHARE)"""
+  SELECT ns, {NOW} AS now_ms, {woken} FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE)"""
 
         def locked(incarnation: str) -> str:
             return f"""locked AS MATERIALIZED (
   SELECT ns, {woken} FROM {s}.namespaces
-  WHERE name = $1 AND incarnation = coalesce({incarnation}, incarnation) FOR KEY SHARE)"""
+  WHERE name = $1 AND birth = coalesce({incarnation}, birth) FOR KEY SHARE)"""
 
         self._locked = locked
         locked_one = "(SELECT ns FROM locked)"
 
         self.names = Statement(f"SELECT name FROM {s}.namespaces ORDER BY name")
-        self.find = Statement(f"SELECT incarnation FROM {s}.namespaces WHERE name = $1")
+        self.find = Statement(f"SELECT birth FROM {s}.namespaces WHERE name = $1")
         self.create = Statement(f"""
 WITH made AS (
-  INSERT INTO {s}.namespaces (name, ns, incarnation) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
+  INSERT INTO {s}.namespaces (name, ns, birth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
 SELECT pg_notify('{self.channel}', name) FROM made""")
-        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND incarnation = $2 FOR KEY SHARE")
+        self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE")
         # By its `ns`: other writers may have discarded it meanwhile, and created another one of that name.
         self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
         self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
         self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
         self.facts = Statement(f"""
-SELECT incarnation, facts.name, fact FROM {s}.namespaces LEFT JOIN {s}.facts ON facts.ns = namespaces.ns
+SELECT birth, facts.name, fact FROM {s}.namespaces LEFT JOIN {s}.facts ON facts.ns = namespaces.ns
 WHERE namespaces.name = $1""")
         # FOR UPDATE waits for all writers, and a later one finds another incarnation.
         self.add_fact = Statement(f"""
@@ -62,7 +62,7 @@ WITH held AS MATERIALIZED (SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns 
 added AS (
   INSERT INTO {s}.facts (ns, name, fact) SELECT ns, $2::text, $3::bytea FROM held
   ON CONFLICT DO NOTHING RETURNING ns)
-UPDATE {s}.namespaces SET incarnation = $5 FROM added WHERE namespaces.ns = added.ns""")
+UPDATE {s}.namespaces SET birth = $5 FROM added WHERE namespaces.ns = added.ns""")
 
         self.get = Statement(f"SELECT record FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")
         self.has = Statement(f"SELECT FROM {s}.records WHERE ns = {ns} AND key = $2 AND {LIVE}")

@@ -24,7 +24,7 @@ INSERT INTO {s}.format VALUES ('rstore', 0);
 CREATE TABLE {s}.namespaces (
   name {text} COLLATE {c} PRIMARY KEY,
   ns {bigint} NOT NULL UNIQUE,  -- random: no reader finds rows under a dead one
-  incarnation {bytea} NOT NULL,  -- ns, and eight bytes that every new fact replaces
+  birth {bytea} NOT NULL,  -- the incarnation, under the name it has in stored schemas: ns, and bytes that facts replace
   watched_until {timestamptz}  -- until then writers wake the watchers
 );
 CREATE TABLE {s}.facts (

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias, TypeVar
 
 from rstore.backends.postgres.transport.statements import Call, Results
-from rstore.backends.types import Log
+from rstore.backends.types import Log, close_scope
 
 T = TypeVar("T")
 
@@ -42,21 +42,6 @@ Look: TypeAlias = Callable[[StatementReader], bool | None]
 sent again; None, that cannot be told. An absent record tells nothing: a concurrent write may have removed it."""
 
 
-class ExecutorScope(AbstractContextManager[T]):
-    """The scope of a transaction, or of a part of one. Its user calls `close` behind it.
-
-    Not a generator: an interrupt may come while `with` enters one; then nothing ends it until it is collected, which a
-    cycle of tracebacks puts off. Here a scope is entered by the last step of `__enter__`.
-    """
-
-    found: Results
-    """The results of its first statements."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Undo it, if it was begun and its `with` does not know of it."""
-
-
 class Executor(StatementReader):
     """Runs statements that read and write."""
 
@@ -82,21 +67,25 @@ class Executor(StatementReader):
         """
 
     @abstractmethod
-    def scope(self, make: Callable[[Executor], T], *first: Call) -> ExecutorScope[T]:
-        """Return the scope of a transaction that begins with some statements; it yields `make` of its executor."""
+    def scope(self, make: Callable[[Executor, Results], T], *first: Call) -> AbstractContextManager[T]:
+        """Return the scope of a transaction that begins with some statements.
+
+        It yields the result of `make`, which is given an executor and the results of these. Its user calls
+        `close_scope` behind it: an interrupt may come while `with` enters it.
+        """
 
     def in_transaction(self, work: Callable[[Executor, Results], T], *first: Call) -> T:
-        """Return the result of `work` in a transaction, given the results of the statements at its beginning.
+        """Return the result of `work` in a transaction that begins with some statements; see `scope`.
 
         Single calls do it again where the server undid it.
         """
-        scope = self.scope(_itself, *first)
+        scope = self.scope(_both, *first)
         try:
-            with scope as executor:
-                return work(executor, scope.found)
+            with scope as (executor, found):
+                return work(executor, found)
         finally:
-            scope.close()
+            close_scope(scope)
 
 
-def _itself(executor: Executor) -> Executor:
-    return executor
+def _both(executor: Executor, found: Results) -> tuple[Executor, Results]:
+    return executor, found

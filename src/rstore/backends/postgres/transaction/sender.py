@@ -92,7 +92,7 @@ class Sender:
         Raises `Lost` unless it is `harmless` to send it twice.
         """
         at_work = partial(is_at_work, self.place, timeout_s=self.timeout_s, waits=waits) if patient else None
-        pauses = Backoff(deadline, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
+        pauses: Backoff | None = None
         for tries in range(RETRIES):
             connection = self.pool.take(deadline)
             try:
@@ -104,6 +104,7 @@ class Sender:
                 if tries == RETRIES - 1 or deadline.is_over or not self.may_retry(failure, tries):
                     raise self.refusal(failure) from failure.error
                 if failure.sqlstate in RETRY:
+                    pauses = pauses or Backoff(deadline, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
                     pauses.pause()
             except Lost as lost:
                 if not harmless:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from itertools import chain
 from math import ceil
 from typing import Final, TypeVar
@@ -12,11 +13,11 @@ from rstore.backends.common.backoff import Backoff, Deadline
 from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import translated
 from rstore.backends.postgres.sql.schema import COMMIT, check_layout
-from rstore.backends.postgres.transaction.executor import Executor, ExecutorScope, Look
+from rstore.backends.postgres.transaction.executor import Executor, Look, StatementReader
 from rstore.backends.postgres.transaction.probes import MOMENT_S
 from rstore.backends.postgres.transaction.sender import RETRIES, Sender
-from rstore.backends.postgres.transaction.snapshot import MomentScope
-from rstore.backends.postgres.transaction.transaction import TransactionScope
+from rstore.backends.postgres.transaction.snapshot import moment
+from rstore.backends.postgres.transaction.transaction import transaction
 from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent, Unconfirmed
 from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement, set_local
 from rstore.backends.telemetry import Occurrence
@@ -65,11 +66,15 @@ class ServerSession(Sender, Executor):
         return None
 
     def read(self, *calls: Call, patient: bool = False) -> Results:
+        if not self._frozen and not patient:
+            connection, results = self.send(calls, Deadline(self.timeout_s))
+            self.pool.give_back(connection)
+            return results
         before = [*([_BEGIN_READ] if self._frozen else ()), *([self._lock_timeout] if patient else ())]
-        sent = [*before, *calls, *([_COMMIT] if self._frozen else ())] if before else calls
+        sent = [*before, *calls, *([_COMMIT] if self._frozen else ())]
         connection, results = self.send(sent, Deadline(self.timeout_s), patient=patient)
         self.pool.give_back(connection)
-        return results[len(before) : len(before) + len(calls)] if before else results
+        return results[len(before) : len(before) + len(calls)]
 
     def read_as_writer(self, *calls: Call) -> Results:
         """Return the results of statements that only read, under the parameters of those that write."""
@@ -128,8 +133,8 @@ class ServerSession(Sender, Executor):
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    def scope(self, make: Callable[[Executor], T], *first: Call) -> ExecutorScope[T]:
-        return TransactionScope(self, make, first)
+    def scope(self, make: Callable[[Executor, Results], T], *first: Call) -> AbstractContextManager[T]:
+        return transaction(self, make, first)
 
     def in_transaction(self, work: Callable[[Executor, Results], T], *first: Call) -> T:
         for tries in range(RETRIES):
@@ -141,5 +146,5 @@ class ServerSession(Sender, Executor):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def moment(self, *calls: Call) -> MomentScope:
-        return MomentScope(self, calls)
+    def moment(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
+        return moment(self, calls)

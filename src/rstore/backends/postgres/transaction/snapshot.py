@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import contextmanager
 from threading import Lock
-from types import TracebackType
 from typing import Final
 
 from rstore.backends.common.backoff import Deadline
@@ -53,32 +53,14 @@ class MomentReader(StatementReader):
             raise translated(failure.error, show) from failure.error
 
 
-class MomentScope(AbstractContextManager["tuple[StatementReader, Results] | None"]):
-    """The scope of a moment, as of `StatementReader.moment`; not a generator, as an `ExecutorScope` is not."""
-
-    def __init__(self, sender: Sender, first: tuple[Call, ...]) -> None:
-        self._sender = sender
-        self._first = first
-        self._connection: PostgresConnection | None = None
-
-    def __enter__(self) -> tuple[StatementReader, Results] | None:
-        sender = self._sender
-        self._connection, found = sender.send([_BEGIN, _MAY_IDLE, *self._first], Deadline(sender.timeout_s))
-        if sender.pool.keep(self._connection):
-            return MomentReader(sender, self._connection), found[2:]
-        self.close()
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End it, if it was not ended before."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                self._sender.roll_back(connection)
-            finally:
-                self._sender.pool.give_back(connection)
+@contextmanager
+def moment(sender: Sender, first: tuple[Call, ...]) -> Generator[tuple[StatementReader, Results] | None]:
+    """Begin to read one moment, and end it, as of `StatementReader.moment`."""
+    connection, found = sender.send([_BEGIN, _MAY_IDLE, *first], Deadline(sender.timeout_s))
+    try:
+        yield (MomentReader(sender, connection), found[2:]) if sender.pool.keep(connection) else None
+    finally:
+        try:
+            sender.roll_back(connection)
+        finally:
+            sender.pool.give_back(connection)

@@ -1,18 +1,17 @@
-"""A transaction that is open on a connection of its own, and the scopes of it and of its parts."""
+"""Transactions, each on a connection of its own, and their parts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from random import SystemRandom
-from types import TracebackType
 from typing import Final, TypeVar
 
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.errors import ABORTED, RETRY, CutOff, Passed
 from rstore.backends.postgres.sql.schema import COMMIT
-from rstore.backends.postgres.transaction.executor import Executor, ExecutorScope, Look
+from rstore.backends.postgres.transaction.executor import Executor, Look
 from rstore.backends.postgres.transaction.receipts import REMOVE_EVERY, Receipt
 from rstore.backends.postgres.transaction.sender import BEHIND_S, Sender
 from rstore.backends.postgres.transport.protocol import Failed, Lost, PostgresConnection, Silent
@@ -59,8 +58,17 @@ class OpenTransaction(Executor):
         self._xid = xid.get_value(0, 0)
         return results
 
-    def scope(self, make: Callable[[Executor], T], *first: Call) -> ExecutorScope[T]:
-        return _PartScope(self, make, first)
+    @contextmanager
+    def scope(self, make: Callable[[Executor, Results], T], *first: Call) -> Generator[T]:
+        self.run([_SAVEPOINT])
+        try:
+            yield make(self, self.run(first) if first else [])
+        except BaseException:
+            if self._can_go_on:
+                self.run([_BACK, _RELEASE])
+            raise
+        if self._connection is not None:  # else the whole has ended before
+            self.run([_RELEASE])
 
     def run(self, calls: Iterable[Call]) -> Results:
         """Return the results of a pipeline; only the owner of a transaction can begin it again."""
@@ -98,7 +106,7 @@ class OpenTransaction(Executor):
         return self._connection
 
     @property
-    def can_go_on(self) -> bool:
+    def _can_go_on(self) -> bool:
         """Whether it is still there, failed or not."""
         connection = self._connection
         return connection is not None and connection in self._sender.pool and not connection.idle
@@ -143,107 +151,34 @@ class OpenTransaction(Executor):
             self._sender.pool.give_back(connection)
 
 
-class TransactionScope(ExecutorScope[T]):
-    """The scope of a transaction; `behind` is called with its tombstones if it was committed, or is to be retried."""
+@contextmanager
+def transaction(
+    sender: Sender,
+    make: Callable[[Executor, Results], T],
+    first: Sequence[Call] = (),
+    *,
+    serializable: bool = False,
+    behind: Callable[[Mapping[Log, bytes]], None] | None = None,
+) -> Generator[T]:
+    """Begin a transaction and end it, as of `Executor.scope`.
 
-    def __init__(
-        self,
-        sender: Sender,
-        make: Callable[[Executor], T],
-        first: Sequence[Call] = (),
-        *,
-        serializable: bool = False,
-        behind: Callable[[Mapping[Log, bytes]], None] | None = None,
-    ) -> None:
-        self._sender = sender
-        self._make = make
-        self._first = first
-        self._serializable = serializable
-        self._behind = behind
-        self._open: OpenTransaction | None = None
-
-    def __enter__(self) -> T:
-        connection, self.found = self._sender.begin(self._first, serializable=self._serializable)
-        self._open = OpenTransaction(self._sender, connection, serializable=self._serializable)
-        return self._make(self._open)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        transaction = self._open
-        if transaction is None:
-            return  # it was ended before
-        receipt: Receipt | None = None
-        to_be_retried = isinstance(error, RolledBack)
-        try:
-            if error is None:
-                receipt = transaction.commit()
-            else:
-                transaction.roll_back()
-        except BaseException as failed:
-            to_be_retried = isinstance(failed, RolledBack)
-            transaction.roll_back()
-            raise
-        finally:
-            self._leave(transaction)
-            if to_be_retried:  # a tombstone may have been in the way
-                self._do_behind(transaction)
-        if error is None:
-            self._remove_stale(receipt)
-            self._do_behind(transaction)
-
-    def _remove_stale(self, receipt: Receipt | None) -> None:
-        """Remove now and then, behind a transaction that left one, the receipts of connections that are gone."""
-        if receipt is not None and receipt.is_new and not _random.randrange(REMOVE_EVERY):
-            with suppress(StoreError):  # the transaction is done, and an error here would say that it is not
-                self._sender.run_behind([self._sender.receipts.remove_stale], Deadline(BEHIND_S))
-
-    def _do_behind(self, transaction: OpenTransaction) -> None:
-        if self._behind is not None and transaction.tombstones:
-            self._behind(transaction.tombstones)
-
-    def _leave(self, transaction: OpenTransaction) -> None:
-        self._open = None
-        transaction.leave()
-
-    def close(self) -> None:
-        transaction = self._open
-        if transaction is not None:
-            try:
-                transaction.roll_back()
-            finally:
-                self._leave(transaction)
-
-
-class _PartScope(ExecutorScope[T]):
-    """The scope of a part of a transaction: all of it or nothing."""
-
-    def __init__(self, whole: OpenTransaction, make: Callable[[Executor], T], first: Sequence[Call]) -> None:
-        self._whole = whole
-        self._make = make
-        self._first = first
-        self._is_open = False
-
-    def __enter__(self) -> T:
-        self._whole.run([_SAVEPOINT])
-        self._is_open = True
-        try:
-            self.found = self._whole.run(self._first) if self._first else []
-        except BaseException:
-            self.close()
-            raise
-        return self._make(self._whole)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.close()
-        elif self._is_open:
-            self._is_open = False
-            self._whole.run([_RELEASE])
-
-    def close(self) -> None:
-        is_open, self._is_open = self._is_open, False
-        if is_open and self._whole.can_go_on:
-            self._whole.run([_BACK, _RELEASE])
+    `behind` is called with its tombstones if it was committed, or is to be done again: one may have been in the way.
+    """
+    connection, found = sender.begin(first, serializable=serializable)
+    opened = OpenTransaction(sender, connection, serializable=serializable)
+    is_over = False
+    try:
+        yield make(opened, found)
+        receipt = opened.commit()
+        is_over = True
+    except BaseException as error:
+        is_over = isinstance(error, RolledBack)
+        opened.roll_back()
+        raise
+    finally:
+        opened.leave()
+        if is_over and behind is not None and opened.tombstones:
+            behind(opened.tombstones)
+    if receipt is not None and receipt.is_new and not _random.randrange(REMOVE_EVERY):
+        with suppress(StoreError):  # the transaction is done, and an error here would say that it is not
+            sender.run_behind([sender.receipts.remove_stale], Deadline(BEHIND_S))

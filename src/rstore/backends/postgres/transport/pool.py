@@ -24,13 +24,13 @@ from weakref import finalize, ref
 import psycopg
 
 from rstore.backends.common.backoff import Backoff, Deadline
-from rstore.backends.common.forks import renewed_in_child
 from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import is_temporary, unreachable
 from rstore.backends.postgres.transport.connect import connect
 from rstore.backends.postgres.transport.protocol import PostgresConnection
 from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.errors import StoreBusyError, StoreClosedError
+from rstore.forks import renewed_in_child
 
 _log: Final = logging.getLogger("rstore.postgres")
 _IDLE_S: Final = 300.0

@@ -12,8 +12,9 @@ from rstore.backends.redis.logs.logs import RedisLogs, fields
 from rstore.backends.redis.logs.members import BODY_ID_BYTES, REPLACED_MS, behind, pack_chunk, pack_position, pack_rows
 from rstore.backends.redis.namespace.bucket import Bucket
 from rstore.backends.redis.namespace.life import RedisLife
-from rstore.backends.redis.namespace.namespace import NamespaceRetries, spot_of
+from rstore.backends.redis.namespace.namespace import spot_of
 from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.deadline import Retries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import ANY, HEAD_ONLY, Chunk, Commit, Expected, ExpectedIncarnation, Log
 
@@ -30,7 +31,7 @@ class RedisCommits(RedisLogs):
 
     def __init__(self, namespace: RedisLife, leases: RedisLeases, held: Mapping[Log, bytes]) -> None:
         super().__init__(namespace)
-        self._leases = leases
+        self.leases = leases
         self.held = held
         """The tokens of the leases under which it commits."""
 
@@ -38,29 +39,29 @@ class RedisCommits(RedisLogs):
         self._deadline.begin()
 
         def attempt() -> bool:
-            return self._leases.unleased(log.key, lambda: self._commit(log, commit, incarnation))
+            return self.leases.unleased(log.key, lambda: self._commit(log, commit, incarnation))
 
         try:
             return attempt()
         except LostReplyError as lost:
-            found_out = partial(self._namespace.found_out, self._namespace.bucket_of_log(log))
+            found_out = partial(self.namespace.found_out, self.namespace.bucket_of_log(log))
             if found_out(lambda: self._is_committed(log, commit)):
                 return True
             if _is_safe_twice(commit) and (found_out(attempt) or found_out(lambda: self._is_committed(log, commit))):
                 return True
-            raise self._namespace.unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
+            raise self.namespace.unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
 
     def _commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in commit.put_chunks]
         spot = spot_of(log)
-        retries = NamespaceRetries(self._namespace)
+        retries = Retries(self._deadline)
         while True:
-            bucket = self._namespace.bucket_of(spot)
+            bucket = self.namespace.bucket_of(spot)
             if entries and bucket.incarnation == incarnation:
                 self._stage(bucket, entries, commit.put_chunks)
             try:
                 return bool(
-                    self._namespace.write(
+                    self.namespace.write(
                         spot, incarnation, lambda bucket: self._committing(bucket, log, commit, entries)
                     )
                 )
@@ -72,7 +73,7 @@ class RedisCommits(RedisLogs):
                 # between its look-up and the commit.
                 if signal.code not in ("UNSTAGED", "CHANGED"):
                     raise
-            retries.again()
+            self.namespace.again(retries)
 
     def stage(self, bucket: Bucket, chunks: Sequence[Chunk]) -> list[bytes]:
         """Put the bodies of chunks where no reader finds them, and return their entries."""
@@ -89,18 +90,18 @@ class RedisCommits(RedisLogs):
         expires = (b"PX", b"%d" % STAGED_MS, b"NX")
         calls: list[Call] = []
         size = 0
-        with self._namespace.unseen():
+        with self.namespace.unseen():
             for entry, chunk in zip(entries, chunks, strict=True):
                 calls.append(Call(bucket.slot, (b"SET", bucket.body(entry), chunk.body, *expires), write=True))
                 size += len(chunk.body)
                 if size > _STAGED_BYTES:
-                    self._namespace.run(calls)
+                    self.namespace.run(calls)
                     calls, size = [], 0
-            self._namespace.run(calls)
+            self.namespace.run(calls)
 
     def _committing(self, bucket: Bucket, log: Log, commit: Commit, entries: Sequence[bytes]) -> Call:
         chunks = bucket.log(b"c", log)
-        old = self._namespace.run(
+        old = self.namespace.run(
             Call(bucket.slot, (b"ZRANGEBYLEX", chunks, b"[" + pack_position(first), b"(" + behind(first)))
             for first in commit.drop_chunks
         )
@@ -159,12 +160,12 @@ class RedisCommits(RedisLogs):
             return _DROP.on(bucket.slot, keys, *arguments, write=True, again=False)
 
         try:
-            read = partial(self._namespace.read, spot_of(log), ask, 0, if_incarnation=if_incarnation)
-            done = self._leases.unleased(log.key, read)
+            read = partial(self.namespace.read, spot_of(log), ask, 0, if_incarnation=if_incarnation)
+            done = self.leases.unleased(log.key, read)
         except LostReplyError as lost:
-            raise self._namespace.unknown(f"{log.key!r} was removed", lost) from lost.__cause__
+            raise self.namespace.unknown(f"{log.key!r} was removed", lost) from lost.__cause__
         if done:
-            self._namespace.collect([self._namespace.bucket_of_log(log)])
+            self.namespace.collect([self.namespace.bucket_of_log(log)])
         return bool(done)
 
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Final
 
 from rstore.backends.redis.logs.members import behind, check_order, pack_position, pack_rows, unpack_chunk, unpack_rows
 from rstore.backends.redis.namespace.bucket import Bucket, names_of
-from rstore.backends.redis.namespace.namespace import NamespaceRetries, spot_of
+from rstore.backends.redis.namespace.namespace import spot_of
 from rstore.backends.redis.namespace.part import RedisPart
 from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.deadline import Retries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import (
     FIRST,
@@ -53,7 +54,7 @@ class RedisLogs(RedisPart):
 
     def read_logs(self, model: Model) -> list[str]:
         """Return the keys of all logs of a model, in order."""
-        what = f"a log in namespace {self._namespace.name!r}"
+        what = f"a log in namespace {self.namespace.name!r}"
         return names_of(self._names_of_logs(model), what, around_damage=self.around_damage)
 
     def _names_of_logs(self, model: Model) -> list[bytes]:
@@ -64,7 +65,7 @@ class RedisLogs(RedisPart):
         def rest(_: bytes, keys: Any) -> bytes | None:
             return b"(" + keys[-1] if len(keys) == _KEYS_A_CALL else None
 
-        return sorted(key for keys in self._namespace.replies(ask, b"-", rest) for key in keys)
+        return sorted(key for keys in self.namespace.replies(ask, b"-", rest) for key in keys)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -75,20 +76,20 @@ class RedisLogs(RedisPart):
     def read_view(self, log: Log, query: ViewQuery) -> View:
         """Return what a log holds at one moment."""
         epoch = None
-        retries = NamespaceRetries(self._namespace)
+        retries = Retries(self._deadline)
         while True:
             looked = self._look(log, query)
             if looked is None:
-                return View(self._namespace.now_ms(self._namespace.bucket_of_log(log).slot), None)
+                return View(self.namespace.now_ms(self.namespace.bucket_of_log(log).slot), None)
             [view] = self._whole([looked], query)
             if view is not None:
                 return view
             # The body of a chunk is gone. It was replaced, and then the epoch is another; or the server evicted it.
             stamps = looked[1][1]
             if stamps[0] == epoch:
-                raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self._namespace.name!r} is missing")
+                raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self.namespace.name!r} is missing")
             epoch = stamps[0]
-            retries.again()
+            self.namespace.again(retries)
 
     @contextmanager
     def log_snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[LogSnapshot, None, None]:
@@ -96,7 +97,7 @@ class RedisLogs(RedisPart):
         query = ViewQuery(lo, hi)
         looked = self._look(log, query)
         if looked is None:
-            yield HeldLogSnapshot(View(self._namespace.now_ms(self._namespace.bucket_of_log(log).slot), None))
+            yield HeldLogSnapshot(View(self.namespace.now_ms(self.namespace.bucket_of_log(log).slot), None))
         else:
             bucket, found = looked
             entries = found[3] if len(found) > 3 else []
@@ -112,7 +113,7 @@ class RedisLogs(RedisPart):
             return _asking(bucket, log, arguments)
 
         try:
-            found = self._namespace.read(spot_of(log), ask, None)
+            found = self.namespace.read(spot_of(log), ask, None)
         except Signal as signal:
             self._check_head(log, signal)
             raise
@@ -124,7 +125,7 @@ class RedisLogs(RedisPart):
 
     def read_views(self, logs: Sequence[Log], query: ViewQuery) -> list[View]:
         """Return the views of several logs, each of one moment."""
-        buckets = [self._namespace.bucket_of_log(log) for log in logs]
+        buckets = [self.namespace.bucket_of_log(log) for log in logs]
         if not all(bucket.incarnation for bucket in buckets):
             return [self.read_view(log, query) for log in logs]
         arguments = _arguments(query)
@@ -155,7 +156,7 @@ class RedisLogs(RedisPart):
         names = [[bucket.body(entry) for entry in entries] for bucket, entries in wanted]
         pages = [[some[i : i + _BODIES_A_CALL] for i in range(0, len(some), _BODIES_A_CALL)] for some in names]
         fetched = iter(
-            self._namespace.run(
+            self.namespace.run(
                 Call(bucket.slot, (b"MGET", *page))
                 for (bucket, _), some in zip(wanted, pages, strict=True)
                 for page in some
@@ -177,7 +178,7 @@ class RedisLogs(RedisPart):
         """Raise `CorruptionError` where a script has found that the head of a log lacks a part."""
         if signal.code == "DAMAGED":
             raise CorruptionError(
-                f"a part of the head of {log.key!r} in the namespace {self._namespace.name!r} is missing: another "
+                f"a part of the head of {log.key!r} in the namespace {self.namespace.name!r} is missing: another "
                 "program has changed it; remove it, or restore the server's data"
             ) from signal
 
@@ -188,7 +189,7 @@ class RedisLogs(RedisPart):
             keys = (bucket.marker_key, bucket.log(b"r", log))
             return _HOT.on(bucket.slot, keys, bucket.mark, write=False, again=True)
 
-        n, size = self._namespace.read(spot_of(log), ask, (0, 0))
+        n, size = self.namespace.read(spot_of(log), ask, (0, 0))
         return n, size
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ class RedisLogs(RedisPart):
             return _APPEND.on(bucket.slot, keys, bucket.mark, *arguments, write=True, again=False)
 
         try:
-            return bool(self._namespace.write(spot_of(log), incarnation, ask))
+            return bool(self.namespace.write(spot_of(log), incarnation, ask))
         except Signal as signal:
             self._check_head(log, signal)
             raise
@@ -215,10 +216,10 @@ class RedisLogs(RedisPart):
                 query = ViewQuery(*_span(rows), bodies=False)
                 return set(members) <= set(pack_rows(self.read_view(log, query).rows))
 
-            if self._namespace.found_out(self._namespace.bucket_of_log(log), is_there):
+            if self.namespace.found_out(self.namespace.bucket_of_log(log), is_there):
                 return True
             what = f"{len(rows)} rows of {log.key!r} were written"
-            raise self._namespace.unknown(what, lost) from lost.__cause__
+            raise self.namespace.unknown(what, lost) from lost.__cause__
 
 
 class _IndexSnapshot(LogSnapshot):

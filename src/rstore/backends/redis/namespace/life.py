@@ -20,8 +20,8 @@ from rstore.backends.redis.namespace.bucket import (
     tells_of_end,
 )
 from rstore.backends.redis.namespace.garbage import RedisGarbage
-from rstore.backends.redis.namespace.namespace import NamespaceRetries
 from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.deadline import Retries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import Signal, reason_of
 from rstore.backends.redis.transport.slots import slot_of
@@ -100,7 +100,7 @@ class RedisLife(RedisGarbage):
         return incarnation
 
     def _create(self) -> bytes:
-        retries = NamespaceRetries(self)
+        retries = Retries(self.deadline)
         while True:
             incarnation, raised = self.look_up()
             if incarnation is None:
@@ -115,7 +115,7 @@ class RedisLife(RedisGarbage):
             # registry would say for ever that this one is alive. A bucket knows that it has ended, so that nothing is
             # ended here that is not.
             self.collect(self._end(incarnation), steps=1)
-            retries.again()
+            self.again(retries)
 
     def _register(self) -> bytes:
         """Return the incarnation in the registry, entering one if there is none."""
@@ -183,9 +183,9 @@ class RedisLife(RedisGarbage):
         """Return the incarnation of the namespace and all its facts."""
         fields = self.client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
-        if b"incarnation" not in known or not self._is_alive(known.get(b"alive")):
+        if b"birth" not in known or not self._is_alive(known.get(b"alive")):
             return None, {}
-        incarnation = bytes(known[b"incarnation"] + known.get(b"keys", bytes(KEYS_BYTES)))
+        incarnation = bytes(known[b"birth"] + known.get(b"keys", bytes(KEYS_BYTES)))
         self._check_incarnation(incarnation)
         named = {name[len(_FACT) :]: bytes(fact) for name, fact in known.items() if name[: len(_FACT)] == _FACT}
         names = names_of(named, f"a fact about the namespace {self.name!r}")
@@ -214,7 +214,7 @@ class RedisLife(RedisGarbage):
 
     def discard(self) -> None:
         """Delete everything of the namespace."""
-        incarnation = self.client.call(Call(self._registry_slot, (b"HGET", self._registry, b"incarnation")))
+        incarnation = self.client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
         if incarnation is not None:
             self._check_incarnation(incarnation)
             self.collect(self._end(bytes(incarnation)))

@@ -44,29 +44,6 @@ class _Revivals(local):
     since = 0.0
 
 
-class NamespaceRetries:
-    """The tries of one loop that goes by what others may change."""
-
-    def __init__(self, namespace: RedisNamespace) -> None:
-        self._namespace = namespace
-        self._retries: Retries | None = None
-
-    def again(self) -> None:
-        """Pause before the next try, if it has to wait.
-
-        Raises `StoreBusyError` if the time is up.
-        """
-        self._retries = self._retries or Retries(self._namespace.deadline)
-        if not self._retries.allows(waiting=False):
-            raise self._namespace.outrun()
-        self._retries.pause()
-
-    def progress(self) -> None:
-        """Begin anew, with another deadline: a step was done."""
-        self._retries = None
-        self._namespace.deadline.begin()
-
-
 class RedisNamespace:
     """One namespace on one target. Threads share it."""
 
@@ -93,7 +70,7 @@ class RedisNamespace:
 
         Lays the buckets out as it says. There is no incarnation if there is no namespace.
         """
-        names = (b"incarnation", b"alive", b"keys", b"raised")
+        names = (b"birth", b"alive", b"keys", b"raised")
         (identity, alive, keys, raised), listed = self.run(
             (
                 Call(self._registry_slot, (b"HMGET", self._registry, *names)),
@@ -168,22 +145,14 @@ class RedisNamespace:
         self.look_up()
         return self.buckets is not buckets
 
-    def present(self, *, refreshed: bool = False) -> list[Bucket]:
-        """Return the buckets that there are, none if there is no namespace; `refreshed` if they are to be looked at."""
-        if refreshed or not all(bucket.incarnation for bucket in self.buckets):
-            self.refresh()
-            if not any(bucket.incarnation for bucket in self.buckets) and self.is_laid_out_anew():
-                self.refresh()
-        return [bucket for bucket in self.buckets if bucket.incarnation]
-
     def current(self, spot: bytes) -> Bucket:
         """Return the bucket of a key by its marker of now; one without an incarnation if there is no namespace."""
-        retries = NamespaceRetries(self)
+        retries = Retries(self.deadline)
         while True:
             [bucket] = self.refresh([self.bucket_of(spot)])
             if bucket.incarnation or not self.is_laid_out_anew():
                 return bucket
-            retries.again()
+            self.again(retries)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -200,7 +169,7 @@ class RedisNamespace:
         Raises `NamespaceGone` if it is not of the incarnation that was asked for; the other signals of the script.
         """
         bucket = self.bucket_of(spot)
-        retries = NamespaceRetries(self)
+        retries = Retries(self.deadline)
         while True:
             if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
                 bucket = self.current(spot)
@@ -213,7 +182,7 @@ class RedisNamespace:
             except Signal as signal:
                 if signal.code != "STALE":
                     raise
-            retries.again()
+            self.again(retries)
             bucket = self.current(spot)
 
     def write(self, spot: bytes, incarnation: bytes, ask: Callable[[Bucket], Call]) -> Any:
@@ -232,57 +201,69 @@ class RedisNamespace:
         begin: Callable[[], Iterable[tuple[Bucket, S]]],
         ask: Callable[[Bucket, S], Call | None],
         rest: Callable[[S, Any], S | None] = lambda *_: None,
+        *,
+        if_incarnation: ExpectedIncarnation = ANY,
     ) -> Iterator[tuple[Bucket, S, Any]]:
         """Ask several buckets at once, and again those that were out of date or have not done it all.
 
         `begin` says which buckets, and where in each. `ask` returns None where nothing is left to do, and may raise the
         signal that a bucket is out of date. `rest` says from a reply where to go on.
 
-        Yields the bucket, the place in it, and the reply. An error is a reply, too, and its round is the last one.
+        Yields the bucket, the place in it, and the reply. An error is a reply, too; the round of a refusal is the last.
+        Raises `NamespaceGone` as `read` does.
         """
-        retries = NamespaceRetries(self)
+        retries = Retries(self.deadline)
         todo = list(begin())
-        answered = stuck = False
+        answered = stuck = begun = False
         while todo:
             asked: list[tuple[Bucket, S, Call]] = []
             stale: list[tuple[Bucket, S]] = []
             for bucket, at in todo:
                 try:
+                    self._check(bucket, if_incarnation)
                     call = ask(bucket, at)
                 except Signal:
                     stale.append((bucket, at))
                 else:
                     asked += [] if call is None else [(bucket, at, call)]
             if stuck and (asked or stale):
-                retries.again()
+                self.again(retries)
             replies = self.client.run([call for _, _, call in asked]) if asked else []
-            todo, failed, stuck = [], False, True
+            todo, failed, stuck, begun = [], False, begun or bool(asked), True
             for (bucket, at, _), reply in zip(asked, replies, strict=True):
                 if isinstance(reply, Signal):
                     stale.append((bucket, at))
                     continue
-                failed, stuck = failed or isinstance(reply, Exception), False
+                failed, stuck, answered = failed or isinstance(reply, StoreError), False, True
                 yield bucket, at, reply
-                if not failed and (left := rest(at, reply)) is not None:
+                if not (failed or isinstance(reply, Exception)) and (left := rest(at, reply)) is not None:
                     todo.append((bucket, left))
             if failed or not (todo or stale):
                 return
-            answered = answered or not stuck
-            if not stuck:
-                retries.progress()  # also since the caller may have paused between the replies
+            if answered and not stuck:
+                self.deadline.begin()  # also since the caller may have paused between the replies
+                retries = Retries(self.deadline)
             fresh = self.refresh(bucket for bucket, _ in stale)
             todo += [(bucket, at) for bucket, (_, at) in zip(fresh, stale, strict=True) if bucket.incarnation]
-            if not todo and not answered:  # it was discarded, and made again perhaps
-                todo = list(begin())
+            if any(if_incarnation not in (ANY, bucket.incarnation) for bucket, _ in todo):
+                raise NamespaceGone
+            if not todo and not answered and self.is_laid_out_anew():
+                todo, stuck = list(begin()), True
 
     def replies(
         self, ask: Callable[[Bucket, S], Call], begin: S, rest: Callable[[S, Any], S | None] = lambda *_: None
     ) -> Iterator[Any]:
         """Yield the replies of a script from all buckets there are, as `rounds` does, and raise an error."""
-        for _, _, reply in self.rounds(lambda: [(bucket, begin) for bucket in self.present()], ask, rest):
+        for _, _, reply in self.rounds(lambda: [(bucket, begin) for bucket in self.buckets], ask, rest):
             if isinstance(reply, Exception):
                 raise reply
             yield reply
+
+    @staticmethod
+    def _check(bucket: Bucket, if_incarnation: ExpectedIncarnation) -> None:
+        """Raise the signal that a bucket is out of date where it must be another one."""
+        if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
+            raise Signal("STALE")
 
     def run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""
@@ -312,12 +293,20 @@ class RedisNamespace:
             mine.since = now
         elif now - mine.since >= self.timeout_s:
             mine.n = 0
-            raise self.outrun()
+            raise self._outrun()
         else:
             time.sleep(_REVIVAL_S)
 
-    def outrun(self) -> StoreBusyError:
-        """Return the error of a call that others were faster than until its time was up."""
+    def again(self, retries: Retries) -> None:
+        """Pause before the next try of a loop that goes by what others may change, if it has to wait.
+
+        Raises `StoreBusyError` if the time is up.
+        """
+        if not retries.allows(waiting=False):
+            raise self._outrun()
+        retries.pause()
+
+    def _outrun(self) -> StoreBusyError:
         return StoreBusyError(f"the namespace {self.name!r} keeps being discarded concurrently; nothing was applied")
 
     @contextmanager

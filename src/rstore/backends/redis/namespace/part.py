@@ -1,4 +1,4 @@
-"""What the records and the logs of a namespace share."""
+"""A part of the backend: the base of records and of logs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ class RedisPart:
     """As of a backend."""
 
     def __init__(self, namespace: RedisLife) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
         self._client = namespace.client
         self._deadline = namespace.deadline

@@ -13,7 +13,6 @@ from operator import itemgetter
 from typing import Any, Final
 
 from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
-from rstore.backends.redis.namespace.namespace import NamespaceRetries
 from rstore.backends.redis.namespace.part import RedisPart
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.deadline import Retries
@@ -39,7 +38,7 @@ class RedisBatches(RedisPart):
 
     def _write_batch(self, spot: bytes, writes: Writes, incarnation: bytes) -> None:
         """Write many records of one bucket, all or nothing."""
-        bucket = self._namespace.current(spot)
+        bucket = self.namespace.current(spot)
         if bucket.incarnation != incarnation:
             raise NamespaceGone
         batch = os.urandom(GENERATION_BYTES)
@@ -49,37 +48,37 @@ class RedisBatches(RedisPart):
         try:
             self._stage_batch(bucket, batch, writes)
             self._deadline.begin()
-            retries = NamespaceRetries(self._namespace)
+            retries = Retries(self._deadline)
             while not self._client.call(publish):
-                retries.again()
+                self.namespace.again(retries)
                 with suppress(Signal):
                     self.fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
             # What was staged is in the way of no call, but for its memory.
-            self._namespace.collect([bucket], given_up=batch)
+            self.namespace.collect([bucket], given_up=batch)
             if isinstance(error, StoreError):
                 raise
             raise NamespaceGone from error
-        self._namespace.wrote()
+        self.namespace.wrote()
         # The batch is visible: if it cannot be folded in now, the next writer does it.
         with suppress(Signal, StoreError):
             self.fold_anew(bucket)
 
     def _stage_batch(self, bucket: Bucket, batch: bytes, writes: Writes) -> None:
-        now_ms = self._namespace.now_ms(bucket.slot)
+        now_ms = self.namespace.now_ms(bucket.slot)
         writes = [
             (key, record, now_ms + ttl_ms if isinstance(ttl_ms, int) else ttl_ms) for key, record, ttl_ms in writes
         ]
         until_s = b"%d" % (now_ms // 1000 + _STAGED_S)
         entry = _STAGE.on(bucket.slot, (bucket.marker_key, bucket.staged), batch, until_s, write=True, again=True)
         beside = bucket.of_records(batch)._replace(marker=bucket.incarnation)
-        with self._namespace.unseen():
+        with self.namespace.unseen():
             self._client.call(entry)  # before there is anything that might be left behind
-            self._namespace.run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
+            self.namespace.run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
 
     def fold_anew(self, bucket: Bucket) -> None:
         """Fold in the batch that a bucket has now."""
-        [fresh] = self._namespace.refresh([bucket])
+        [fresh] = self.namespace.refresh([bucket])
         self._fold(fresh)
 
     def folded(self, bucket: Bucket) -> Bucket:
@@ -96,19 +95,19 @@ class RedisBatches(RedisPart):
         if not bucket.batch:
             return
         retries = Retries(self._deadline)
-        while self._namespace.frozen:
-            [fresh] = self._namespace.refresh([bucket])
+        while self.namespace.frozen:
+            [fresh] = self.namespace.refresh([bucket])
             if fresh.marker != bucket.marker:
                 raise Signal("STALE")
             if not retries.wait():
                 raise StoreBusyError(
-                    f"a large write to the namespace {self._namespace.name!r} is not finished; the next writer "
+                    f"a large write to the namespace {self.namespace.name!r} is not finished; the next writer "
                     "finishes it"
                 )
         beside = bucket.of_records(bucket.batch)
         keys = (bucket.marker_key, beside.key_index, beside.expiry_index, bucket.key_index, bucket.expiry_index)
         call = _FOLD.on(bucket.slot, keys, bucket.mark, b"%d" % MAX_RECORDS, write=True, again=True)
-        with self._namespace.unseen():
+        with self.namespace.unseen():
             while self._client.call(call):
                 self._deadline.begin()
         raise Signal("STALE")
@@ -121,7 +120,7 @@ class RedisBatches(RedisPart):
             keys = (bucket.marker_key, beside.key_index, beside.records + name, bucket.records + name)
             return _FIND.on(bucket.slot, keys, bucket.mark, name, b"%d" % there, write=False, again=True)
 
-        return self._namespace.read(name, ask, None)
+        return self.namespace.read(name, ask, None)
 
 
 def is_large(writes: Writes) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import repeat
 from math import isqrt
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from rstore.backends.common.names import is_name
 from rstore.backends.common.pages import PAGE_BYTES, cut
@@ -16,9 +16,10 @@ from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
 from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.errors import LostReplyError, TooFewReplicasError, reason_of
-from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, NamespaceGone, Page, ScanQuery
+from rstore.backends.types import ANY, HEAD_BYTES, ExpectedIncarnation, Found, Page, ScanQuery
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreError
 
+S = TypeVar("S")
 _CLEAR: Final = Script("clear")
 _COUNT: Final = Script("count")
 _DELETE_RANGE: Final = Script("delete_range")
@@ -43,7 +44,7 @@ class RedisRanges(RedisBatches):
         def ask(bucket: Bucket, _: None) -> Call:
             return _COUNT.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, low, high, write=False, again=True)
 
-        counts = list(self._namespace.replies(ask, None))
+        counts = list(self.namespace.replies(ask, None))
         if -1 not in counts:
             return sum(counts)
         n, after, more = 0, None, True
@@ -81,13 +82,13 @@ class RedisRanges(RedisBatches):
         except UnicodeDecodeError as error:
             if self.around_damage:
                 return [(key.decode(), record, expires_ms) for key, record, expires_ms in found if is_name(key)]
-            what = f"of a key in namespace {self._namespace.name!r} is damaged, it is no text"
+            what = f"of a key in namespace {self.namespace.name!r} is damaged, it is no text"
             raise CorruptionError(f"the name {error.object!r} {what}") from error
 
     def _merged(self, low: bytes, high: bytes, query: ScanQuery) -> tuple[list[RawFound], bytes | None]:
         """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
         limit, reverse = query.limit, query.reverse
-        n = len(self._namespace.buckets)
+        n = len(self.namespace.buckets)
         share = limit // n
         arguments = (
             *((high, low) if reverse else (low, high)),
@@ -102,7 +103,7 @@ class RedisRanges(RedisBatches):
         def ask(bucket: Bucket, _: None) -> Call:
             return _SCAN.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, *arguments, write=False, again=True)
 
-        pages = list(self._namespace.replies(ask, None))
+        pages = list(self.namespace.replies(ask, None))
         edges = [page[0] for page in pages if page[0]]
         edge = (max(edges) if reverse else min(edges)) if edges else None
         found: list[RawFound] = []
@@ -125,41 +126,35 @@ class RedisRanges(RedisBatches):
         low, high = _bounds(start, stop)
 
         def begin() -> list[tuple[Bucket, bytes]]:
-            return [(bucket, low) for bucket in self._namespace.present(refreshed=True)]
+            return [(bucket, low) for bucket in self.namespace.buckets]
 
         def ask(bucket: Bucket, low: bytes) -> Call:
-            if if_incarnation not in (ANY, bucket.incarnation):
-                raise NamespaceGone
-            arguments = (low, high, b"%d" % MAX_RECORDS)
-            indexes = self.folded(bucket).indexes
-            return _DELETE_RANGE.on(bucket.slot, indexes, bucket.mark, *arguments, write=True, again=False)
+            arguments = (bucket.mark, low, high, b"%d" % MAX_RECORDS)
+            return _DELETE_RANGE.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=True, again=False)
 
         def rest(_: bytes, reply: Any) -> bytes | None:
             # Behind it: from the beginning, a client that goes on writing there would keep this busy.
             return b"(" + reply[1] if reply[1] else None
 
-        outcomes: list[Any] = []
-        try:
-            for _, _, reply in self._namespace.rounds(begin, ask, rest):
-                outcomes.append(reply if isinstance(reply, Exception) else reply[0])
-        except StoreError as error:
-            outcomes.append(error)
+        rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
+        outcomes = [reply if isinstance(reply, Exception) else reply[0] for _, reply in outcomes_of(rounds)]
         return self._total(outcomes, "deleted")
 
     def sweep(self, limit: int) -> int:
         self._deadline.begin()
-        share = b"%d" % min(max(1, limit // len(self._namespace.buckets)), MAX_RECORDS)
+        share = b"%d" % min(max(1, limit // len(self.namespace.buckets)), MAX_RECORDS)
 
         def ask(bucket: Bucket, _: None) -> Call:
             return _SWEEP.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, share, write=True, again=True)
 
-        return sum(self._namespace.replies(ask, None))
+        return sum(self.namespace.replies(ask, None))
 
     def clear(self) -> None:
         self._deadline.begin()
+        first = iter([self.namespace.refresh()])  # if that fails, nothing was cleared
 
-        present = self._namespace.present(refreshed=True)
-        begin = iter(zip(present, present, strict=True))  # once: what is created meanwhile is not cleared
+        def begin() -> list[tuple[Bucket, Bucket]]:
+            return [(bucket, bucket) for bucket in next(first, ()) or self.namespace.refresh()]
 
         def ask(bucket: Bucket, before: Bucket) -> Call | None:
             if (bucket.incarnation, bucket.records) != (before.incarnation, before.records):
@@ -173,18 +168,18 @@ class RedisRanges(RedisBatches):
         outcomes: list[Any] = []
         dirty: list[Bucket] = []
         try:
-            for bucket, _, left in self._namespace.rounds(lambda: begin, ask):
+            for bucket, _, left in self.namespace.rounds(begin, ask):
                 outcomes.append(left)
                 dirty += [bucket] if left else []
         except StoreError as error:
             raise OutcomeUnknownError(
-                f"whether the records of the namespace {self._namespace.name!r} were cleared is unknown: "
+                f"whether the records of the namespace {self.namespace.name!r} were cleared is unknown: "
                 f"{reason_of(error)}"
             ) from error
         self._total(outcomes, "cleared")
         with suppress(StoreError):  # the next call finds out that the bucket is out of date
-            self._namespace.refresh()
-        self._namespace.collect(dirty)
+            self.namespace.refresh()
+        self.namespace.collect(dirty)
 
     # -- the answers of several buckets -------------------------------------------------------------------------------
 
@@ -205,7 +200,7 @@ class RedisRanges(RedisBatches):
             return sum(outcomes)
         for failure in failures:
             if isinstance(failure, LostReplyError):
-                raise self._namespace.unknown(f"records were {what}", failure) from failure.__cause__
+                raise self.namespace.unknown(f"records were {what}", failure) from failure.__cause__
             if isinstance(failure, OutcomeUnknownError) and not isinstance(failure, TooFewReplicasError):
                 raise failure
         if all(isinstance(failure, TooFewReplicasError) for failure in failures):
@@ -213,10 +208,19 @@ class RedisRanges(RedisBatches):
         refused = next(failure for failure in failures if not isinstance(failure, TooFewReplicasError))
         if len(failures) < len(outcomes) or any(isinstance(failure, TooFewReplicasError) for failure in failures):
             raise OutcomeUnknownError(
-                f"in the namespace {self._namespace.name!r}, some records were {what} and others not: "
+                f"in the namespace {self.namespace.name!r}, some records were {what} and others not: "
                 f"{reason_of(refused)}"
             ) from refused
         raise refused
+
+
+def outcomes_of(rounds: Iterator[tuple[Bucket, S, Any]]) -> Iterator[tuple[S | None, Any]]:
+    """Yield the place and the reply of each step of some rounds; an error that ends them is the last reply."""
+    try:
+        for _, at, reply in rounds:
+            yield at, reply
+    except StoreError as error:
+        yield None, error
 
 
 def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:

@@ -11,12 +11,12 @@ from typing import Any, Final, TypeVar
 
 from rstore.backends.common.pages import PAGE_BYTES
 from rstore.backends.redis.namespace.bucket import Bucket
-from rstore.backends.redis.namespace.namespace import NamespaceRetries
 from rstore.backends.redis.records.batches import MAX_RECORDS, WRITE, is_large, writing
-from rstore.backends.redis.records.ranges import RedisRanges, expires_ms_of
+from rstore.backends.redis.records.ranges import RedisRanges, expires_ms_of, outcomes_of
 from rstore.backends.redis.records.watcher import RedisWatcher
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.connection import connector
+from rstore.backends.redis.transport.deadline import Retries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import (
     ANY,
@@ -50,9 +50,9 @@ class RedisRecords(RedisRanges):
         return self._get(key.encode())
 
     def _get(self, name: bytes) -> bytes | None:
-        retries = NamespaceRetries(self._namespace)
+        retries = Retries(self._deadline)
         while True:
-            bucket = self._namespace.bucket_of(name)
+            bucket = self.namespace.bucket_of(name)
             if bucket.batch:
                 return self._find(name, there=False)  # type: ignore[no-any-return]
             call = Call(bucket.slot, (b"MGET", bucket.marker_key, bucket.records + name))
@@ -61,18 +61,18 @@ class RedisRecords(RedisRanges):
                 if record is not None:
                     self._client.shrink(bucket.slot, len(record))
                 return record  # type: ignore[no-any-return]
-            retries.again()
+            self.namespace.again(retries)
 
     def has(self, key: str) -> bool:
         self._deadline.begin()
         name = key.encode()
-        retries = NamespaceRetries(self._namespace)
+        retries = Retries(self._deadline)
         while True:
-            bucket = self._namespace.bucket_of(name)
+            bucket = self.namespace.bucket_of(name)
             if bucket.batch:
                 return bool(self._find(name, there=True))
             # In this order: where the marker is still the same afterwards, the record was one of the namespace.
-            there, marker = self._namespace.run(
+            there, marker = self.namespace.run(
                 (
                     Call(bucket.slot, (b"EXISTS", bucket.records + name)),
                     Call(bucket.slot, (b"GET", bucket.marker_key)),
@@ -80,14 +80,14 @@ class RedisRecords(RedisRanges):
             )
             if self._is_current(bucket, marker):
                 return bool(there)
-            retries.again()
+            self.namespace.again(retries)
 
     def _is_current(self, bucket: Bucket, marker: bytes | None) -> bool:
         """Return whether a bucket is the one of its marker; without a namespace, it is, and empty."""
         if marker != bucket.marker:
-            self._namespace.adopt(bucket, marker)
+            self.namespace.adopt(bucket, marker)
             return False
-        return bool(bucket.incarnation) or not self._namespace.is_laid_out_anew()
+        return bool(bucket.incarnation) or not self.namespace.is_laid_out_anew()
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._deadline.begin()
@@ -98,9 +98,7 @@ class RedisRecords(RedisRanges):
         head_bytes = b"%d" % HEAD_BYTES if heads else b""
 
         def begin() -> list[tuple[Bucket, list[bytes]]]:
-            self._namespace.present()
-            groups = self._grouped(map(str.encode, keys), bytes)
-            return [(bucket, names) for bucket, names in groups if bucket.incarnation]
+            return self._grouped(map(str.encode, keys), bytes)
 
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             prefix = self.folded(bucket).records
@@ -112,7 +110,7 @@ class RedisRecords(RedisRanges):
             return None if isinstance(reply, Exception) else names[len(reply[0]) :] or None
 
         found: list[Found] = []
-        for _, names, reply in self._namespace.rounds(begin, ask, rest):
+        for _, names, reply in self.namespace.rounds(begin, ask, rest):
             if isinstance(reply, Exception):
                 raise reply
             records, last = reply
@@ -128,16 +126,16 @@ class RedisRecords(RedisRanges):
         """Return items by the buckets of their names."""
         groups: dict[int, tuple[Bucket, list[T]]] = {}
         for item in items:
-            bucket = self._namespace.bucket_of(name_of(item))
+            bucket = self.namespace.bucket_of(name_of(item))
             groups.setdefault(bucket.number, (bucket, []))[1].append(item)
         return list(groups.values())
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def is_one_place(self, keys: Iterable[str]) -> bool:
-        if len(self._namespace.buckets) == 1:
+        if len(self.namespace.buckets) == 1:
             return True
-        return len({self._namespace.bucket_of(key.encode()).number for key in keys}) <= 1
+        return len({self.namespace.bucket_of(key.encode()).number for key in keys}) <= 1
 
     def write(self, writes: Writes, incarnation: bytes) -> None:
         self._deadline.begin()
@@ -145,48 +143,45 @@ class RedisRecords(RedisRanges):
             # The common case, written out.
             key, record, ttl_ms = writes[0]
             name = key.encode()
-            bucket = self._namespace.bucket_of(name)
+            bucket = self.namespace.bucket_of(name)
             fits = ttl_ms is None and bucket.incarnation == incarnation and not bucket.batch
             if fits and record is not None and len(record) <= LARGE_BYTES:
                 keys = (*bucket.indexes, bucket.records + name)
                 call = WRITE.on(bucket.slot, keys, bucket.mark, b"1", b"0", record, write=True, again=False)
                 try:
                     self._client.call(call)
-                except (Signal, LostReplyError) as outcome:
-                    self._settle(writes, incarnation, outcome)
-                self._namespace.wrote()
+                except Signal:
+                    self._write_bucket(writes, incarnation)
+                except LostReplyError as lost:
+                    self._find_out_written(writes, lost)
+                self.namespace.wrote()
                 return
         self._check_sizes(writes)
-        if len(writes) == 1 or len(self._namespace.buckets) == 1:
+        if len(writes) == 1 or len(self.namespace.buckets) == 1:
             self._write_bucket(writes, incarnation)
         else:
             self._write_buckets(writes, incarnation)
 
     def _write_buckets(self, writes: Writes, incarnation: bytes) -> None:
-        groups = self._grouped(writes, _name_of)
-        if any(bucket.incarnation != incarnation for bucket, _ in groups):
-            if not all(bucket.incarnation == incarnation for bucket in self._namespace.refresh()):
-                raise NamespaceGone
-            groups = self._grouped(writes, _name_of)
-        if any(bucket.batch or is_large(group) for bucket, group in groups):
-            replies = [self._outcome(partial(self._write_bucket, group, incarnation)) for _, group in groups]
-        else:
-            replies = [
-                self._outcome(partial(self._settle, group, incarnation, reply))
-                if isinstance(reply, Signal | LostReplyError)
-                else reply
-                for (_, group), reply in zip(
-                    groups, self._client.run([writing(bucket, group) for bucket, group in groups]), strict=True
-                )
-            ]
-        self._total([reply or 0 for reply in replies], "written")
+        def begin() -> list[tuple[Bucket, list[tuple[str, bytes | None, Ttl]]]]:
+            return self._grouped(writes, _name_of)
 
-    def _settle(self, group: Writes, incarnation: bytes, reply: Signal | LostReplyError) -> None:
-        """Do what is left to do for some records of one bucket."""
-        if isinstance(reply, Signal):
-            self._write_bucket(group, incarnation)
+        def ask(bucket: Bucket, group: Writes) -> Call:
+            return writing(self.folded(bucket), group)
+
+        groups, outcomes = begin(), list[Any]()
+        if any(is_large(group) for _, group in groups):
+            outcomes += (self._outcome(partial(self._write_bucket, group, incarnation)) for _, group in groups)
         else:
-            self._find_out_written(group, reply)
+            for group, reply in outcomes_of(self.namespace.rounds(begin, ask, if_incarnation=incarnation)):
+                if group is not None and isinstance(reply, LostReplyError):
+                    outcomes.append(self._outcome(partial(self._find_out_written, group, reply)))
+                else:
+                    outcomes.append(reply)
+        self._total([outcome or 0 for outcome in outcomes], "written")
+        if len(outcomes) < len(groups):
+            raise NamespaceGone
+        self.namespace.wrote()
 
     def _write_bucket(self, writes: Writes, incarnation: bytes) -> None:
         name = writes[0][0].encode()
@@ -194,7 +189,7 @@ class RedisRecords(RedisRanges):
             if is_large(writes):
                 self._write_batch(name, writes, incarnation)
             else:
-                self._namespace.write(name, incarnation, lambda bucket: writing(self.folded(bucket), writes))
+                self.namespace.write(name, incarnation, lambda bucket: writing(self.folded(bucket), writes))
         except LostReplyError as lost:
             self._find_out_written(writes, lost)
 
@@ -208,9 +203,9 @@ class RedisRecords(RedisRanges):
             return any(record is not None and self._get(key.encode()) == record for key, record, _ in writes[:10])
 
         key = writes[0][0]
-        if not self._namespace.found_out(self._namespace.bucket_of(key.encode()), is_written):
+        if not self.namespace.found_out(self.namespace.bucket_of(key.encode()), is_written):
             what = f"{key!r} was written" if len(writes) == 1 else f"{len(writes)} records were written"
-            raise self._namespace.unknown(what, lost) from lost.__cause__
+            raise self.namespace.unknown(what, lost) from lost.__cause__
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         self._deadline.begin()
@@ -229,7 +224,7 @@ class RedisRecords(RedisRanges):
             return call._replace(large=large)
 
         try:
-            return bool(self._namespace.write(name, incarnation, ask))
+            return bool(self.namespace.write(name, incarnation, ask))
         except LostReplyError as lost:
             self._find_out_written([write], lost)
             return True
@@ -238,14 +233,14 @@ class RedisRecords(RedisRanges):
         """Refuse what a server does not take, before it is sent: it would close the connection in the middle of it."""
         for key, record, _ in writes:
             if record is not None and (size := len(record)) > LARGE_BYTES:  # which the limit is never below
-                slot = self._namespace.bucket_of(key.encode()).slot
+                slot = self.namespace.bucket_of(key.encode()).slot
                 try:
                     _, limit = self._client.call(Call(slot, (b"CONFIG", b"GET", b"proto-max-bulk-len")))
                 except (StoreError, ValueError):  # not for this user, or of another name
                     limit = _MAX_BYTES
                 if size > int(limit):
-                    server = f"the Redis server {self._namespace.target} (proto-max-bulk-len)"
-                    raise too_large(key, self._namespace.name, size, int(limit), server)
+                    server = f"the Redis server {self.namespace.target} (proto-max-bulk-len)"
+                    raise too_large(key, self.namespace.name, size, int(limit), server)
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         self._deadline.begin()
@@ -257,49 +252,26 @@ class RedisRecords(RedisRanges):
             return _TOUCH.on(bucket.slot, keys, bucket.mark, lives, write=True, again=False)
 
         try:
-            return bool(self._namespace.read(name, ask, 0, if_incarnation=if_incarnation))
+            return bool(self.namespace.read(name, ask, 0, if_incarnation=if_incarnation))
         except LostReplyError as lost:
-            raise self._namespace.unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
+            raise self.namespace.unknown(f"the expiry of {key!r} was changed", lost) from lost.__cause__
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._deadline.begin()
-        return self._delete(keys, if_incarnation)
 
-    def _delete(self, keys: Sequence[str], if_incarnation: ExpectedIncarnation) -> int:
-        layout = len(self._namespace.buckets)
-        # Not more than that at once: deleting is promised for each key, not for all of them as one.
-        groups = [
-            (bucket, names[i : i + MAX_RECORDS])
-            for bucket, names in self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
-            for i in range(0, len(names), MAX_RECORDS)
-        ]
-        delete = partial(self._delete_bucket, layout=layout, if_incarnation=if_incarnation)
-        if len(groups) == 1 or any(
-            bucket.batch or not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation)
-            for bucket, _ in groups
-        ):
-            return self._total([self._outcome(partial(delete, names)) for _, names in groups], "deleted")
-        replies = self._client.run([_deleting(bucket, names) for bucket, names in groups])
-        return self._total(
-            [
-                self._outcome(partial(delete, names)) if isinstance(reply, Signal) else reply
-                for (_, names), reply in zip(groups, replies, strict=True)
-            ],
-            "deleted",
-        )
+        def begin() -> list[tuple[Bucket, list[bytes]]]:
+            return self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
 
-    def _delete_bucket(self, names: Sequence[bytes], *, layout: int, if_incarnation: ExpectedIncarnation) -> int:
-        """Delete records that are in one bucket where the namespace lies in so many."""
+        def ask(bucket: Bucket, names: list[bytes]) -> Call:
+            # Not more than that at once: deleting is promised for each key, not for all of them as one.
+            found = (*self.folded(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
+            return _DELETE.on(bucket.slot, found, bucket.mark, write=True, again=False)
 
-        def ask(bucket: Bucket) -> Call:
-            if len(self._namespace.buckets) != layout:
-                raise Signal("REGROUP")
-            return _deleting(self.folded(bucket), names)
+        def rest(names: list[bytes], _: int) -> list[bytes] | None:
+            return names[MAX_RECORDS:] or None
 
-        try:
-            return int(self._namespace.read(names[0], ask, 0, if_incarnation=if_incarnation))
-        except Signal:  # the namespace was made anew, and these are not in one bucket any more
-            return self._delete([name.decode() for name in names], if_incarnation)
+        rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
+        return self._total([reply for _, reply in outcomes_of(rounds)], "deleted")
 
     # -- watching -----------------------------------------------------------------------------------------------------
 
@@ -307,21 +279,16 @@ class RedisRecords(RedisRanges):
         self._deadline.begin()
 
         def watched() -> Collection[Bucket]:
-            if prefix is not None or len(self._namespace.buckets) == 1:
-                return self._namespace.buckets
+            if prefix is not None or len(self.namespace.buckets) == 1:
+                return self.namespace.buckets
             return [bucket for bucket, _ in self._grouped(keys, str.encode)]
 
         # One prefix for all, since each costs every writer: what is not watched and begins the same wakes, too.
         stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
-        self._namespace.refresh()
-        connect = connector(self._namespace.target, self._namespace.timeout_s, protocol=3)
+        self.namespace.refresh()
+        connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)
         return closing(RedisWatcher(self._client, connect, watched, stem))
 
 
 def _name_of(write: tuple[str, bytes | None, Ttl]) -> bytes:
     return write[0].encode()
-
-
-def _deleting(bucket: Bucket, names: Sequence[bytes]) -> Call:
-    keys = (*bucket.indexes, *(bucket.records + name for name in names))
-    return _DELETE.on(bucket.slot, keys, bucket.mark, write=True, again=False)

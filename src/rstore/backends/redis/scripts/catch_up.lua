@@ -1,7 +1,7 @@
 -- Takes up the last part of an incarnation as the markers have it, where the registry lost it in a failover. Returns 1 if it did.
 --
 -- KEYS: registry. ARGV: identity of the incarnation, its last eight bytes.
-if redis.call('HGET', KEYS[1], 'incarnation') ~= ARGV[1] then
+if redis.call('HGET', KEYS[1], 'birth') ~= ARGV[1] then
   return 0
 end
 local keys = redis.call('HGET', KEYS[1], 'keys')

@@ -6,7 +6,7 @@
 --
 -- KEYS: registry. ARGV: the drawn bytes; an incarnation to take up again if none as late is known here ('' for none).
 local none = string.rep('\0', 8)
-local identity, alive, keys = unpack(redis.call('HMGET', KEYS[1], 'incarnation', 'alive', 'keys'))
+local identity, alive, keys = unpack(redis.call('HMGET', KEYS[1], 'birth', 'alive', 'keys'))
 if identity and alive == '1' then
   return {identity, keys or none}
 end
@@ -19,6 +19,6 @@ if new == '' or (identity and struct.unpack('>I8', new) <= struct.unpack('>I8', 
   end
   new, rest = struct.pack('>I8', us) .. ARGV[1], none
 end
-redis.call('HSET', KEYS[1], 'incarnation', new, 'alive', '1', 'keys', rest)
+redis.call('HSET', KEYS[1], 'birth', new, 'alive', '1', 'keys', rest)
 redis.call('PERSIST', KEYS[1])
 return {new, rest}

@@ -10,6 +10,9 @@ from rstore.backends.contract import WriteTransaction
 from rstore.backends.redis.autocommit import RedisAutocommit
 from rstore.backends.redis.namespace.bucket import Bucket
 from rstore.backends.redis.transaction.changes import TransactionChanges
+from rstore.backends.redis.transaction.watched import WatchedKeys
+from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.errors import Signal
 from rstore.backends.types import ANY, ExpectedIncarnation, Head, Log, NamespaceGone, RolledBack
 from rstore.errors import NotSupportedError, StoreNotAvailableError
 
@@ -31,19 +34,43 @@ class Overlay(WriteTransaction):
     def __init__(self, stored: RedisAutocommit, *, create: bool, serializable: bool) -> None:
         self._serializable = serializable
         self._stored = stored
+        self._namespace = stored.namespace
         self._pid = os.getpid()
-        self._bucket: Bucket = stored.begin(create=create)
-        self._watched = stored.watch(self._bucket)
+        self._bucket = self._begin(create=create)
+        self._watched = WatchedKeys(self._namespace.client, self._bucket.slot)
         self._changes = TransactionChanges()
         self._seen: dict[str, Seen | None] = {}
         self._heads: dict[Log, Head | None] = {}
         self._since_ms: int | None = None  # since when nothing may expire: a run of keys was read
 
+    def _begin(self, *, create: bool) -> Bucket:
+        """Return the one bucket of a transaction; without an incarnation, if there is no namespace and none is made."""
+        namespace = self._namespace
+        namespace.deadline.begin()
+        retries = Retries(namespace.deadline)
+        while True:
+            if not self._stored.transactional:
+                raise NotSupportedError(
+                    f"the namespace {namespace.name!r} lies in {len(namespace.buckets)} buckets, and a transaction in "
+                    "one: create it with ?buckets=1 in the DSN, or on a single server"
+                )
+            bucket = namespace.current(b"")
+            if not bucket.incarnation and create and not namespace.frozen:
+                namespace.create()
+                bucket = namespace.current(b"")
+            try:
+                return self._stored.folded(bucket)
+            except Signal:
+                namespace.again(retries)
+
+    def _now_ms(self) -> int:
+        return self._namespace.now_ms(self._bucket.slot)
+
     def _begin_call(self) -> None:
         """Begin a call, which has one deadline for all of its steps."""
         if self._pid != os.getpid():
             raise StoreNotAvailableError("a transaction does not outlive a fork: it is its parent's")
-        self._stored.begin_call()
+        self._namespace.deadline.begin()
 
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         self._begin_call()

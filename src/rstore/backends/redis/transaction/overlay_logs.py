@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from rstore.backends.common.heads import admits
-from rstore.backends.redis.autocommit import indexed
 from rstore.backends.redis.logs.members import unpack_chunk
 from rstore.backends.redis.transaction.log_changes import LogChanges
 from rstore.backends.redis.transaction.overlay import Overlay
+from rstore.backends.redis.transport.calls import Call
 from rstore.backends.types import (
     ANY,
     FIRST,
     HEAD_ONLY,
     LAST,
+    Chunk,
     Commit,
     Expected,
     ExpectedIncarnation,
@@ -25,6 +26,7 @@ from rstore.backends.types import (
     LogSnapshot,
     Model,
     Position,
+    RolledBack,
     Row,
     View,
     ViewQuery,
@@ -58,12 +60,12 @@ class OverlayLogs(Overlay):
 
     def _view(self, log: Log, query: ViewQuery) -> View:
         if self._nowhere:
-            return View(self._stored.now_ms(self._bucket), None)
+            return View(self._now_ms(), None)
         self._watch_log(log, b"c" + (b"r" if query.rows else b"") + (b"k" if query.from_checkpoint else b""))
         changes = self._changes.logs.get(log)
         if changes is None:
             return self._saw(log, self._stored.read_view(log, query))
-        now_ms = self._stored.now_ms(self._bucket)
+        now_ms = self._now_ms()
         if changes.head is None or changes.head.version == query.unless_version:
             return View(now_ms, changes.head)
         checkpoint = None if query.from_checkpoint is None else self._checkpoint(log, changes, query.from_checkpoint)
@@ -76,7 +78,7 @@ class OverlayLogs(Overlay):
         if query.limit is not None:
             hot, chunks = first_of(hot, chunks, query.limit, reverse=query.reverse)
         if query.bodies:
-            chunks = self._stored.with_bodies(self._bucket, log, [index[chunk.first] for chunk in chunks])
+            chunks = self._with_bodies(log, [index[chunk.first] for chunk in chunks])
         return View(now_ms, changes.head, hot, chunks, checkpoint)
 
     def views(self, logs: Sequence[Log], query: ViewQuery = _ANY_VIEW) -> list[View]:
@@ -129,8 +131,16 @@ class OverlayLogs(Overlay):
     def _index(self, log: Log, changes: LogChanges) -> dict[Position, bytes]:
         if changes.chunks is None:
             self._watch_log(log, b"c")
-            changes.chunks = self._stored.index(self._bucket, log) if changes.based else {}
+            ask = Call(self._bucket.slot, (b"ZRANGE", self._bucket.log(b"c", log), b"0", b"-1"))
+            changes.chunks = _indexed(self._namespace.client.call(ask)) if changes.based else {}
         return changes.chunks
+
+    def _with_bodies(self, log: Log, entries: Sequence[bytes]) -> list[Chunk]:
+        bodies = self._stored.read_bodies(self._bucket, entries)
+        if bodies is None:
+            where = f"{log.key!r} in the namespace {self._namespace.name!r}"
+            raise RolledBack(f"what was read of {where} was replaced long ago; nothing was applied")
+        return [unpack_chunk(entry, body) for entry, body in zip(entries, bodies, strict=True)]
 
     def _saw(self, log: Log, view: View, *, changed: bool = False) -> View:
         """Return a view of what is stored, whose head must stay what it is, at least since the log was changed."""
@@ -171,7 +181,7 @@ class OverlayLogs(Overlay):
                 return False  # a chunk that is to be dropped: a concurrent rewrite was faster
         lists = (commit.put_rows, commit.drop_rows, commit.put_chunks, commit.drop_chunks, commit.put_checkpoints)
         self._add(1 + sum(map(len, lists)))
-        changes.apply(commit, indexed(self._stored.stage(self._bucket, commit.put_chunks)))
+        changes.apply(commit, _indexed(self._stored.stage(self._bucket, commit.put_chunks)))
         self._changes.logs[log] = changes
         if commit.drop_if_empty and self._is_empty(log):
             self._always_watch(self._bucket.parts(log, b"rc"))
@@ -205,3 +215,8 @@ class OverlayLogs(Overlay):
     def _add(self, n: int) -> None:
         self._grow(n)
         self._changes.n += n
+
+
+def _indexed(entries: Iterable[bytes]) -> dict[Position, bytes]:
+    """Return entries of an index by the positions of the first rows."""
+    return {unpack_chunk(entry, b"").first: entry for entry in entries}

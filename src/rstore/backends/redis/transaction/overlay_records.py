@@ -161,11 +161,11 @@ class OverlayRecords(Overlay):
 
     def _expiry(self, ttl_ms: int | None) -> int | None:
         # From now on, and not from the end on: what is inside sees the expiry that all others will.
-        return None if ttl_ms is None else self._stored.now_ms(self._bucket) + ttl_ms
+        return None if ttl_ms is None else self._now_ms() + ttl_ms
 
     def _clocked(self) -> Callable[[Held], bool]:
         """Return the judge of whether a record has not expired; it looks at the clock once, where it has to."""
-        now_ms = cache(lambda: self._stored.now_ms(self._bucket))
+        now_ms = cache(self._now_ms)
         return lambda held: held.expires_ms is None or held.expires_ms > now_ms()
 
     def _is_bare(self) -> bool:
@@ -183,7 +183,7 @@ class OverlayRecords(Overlay):
             return False
         if self._since_ms is None:
             self._watch((self._bucket.key_index, self._bucket.expiry_index))
-            self._since_ms = self._stored.now_ms(self._bucket)
+            self._since_ms = self._now_ms()
         return True
 
     def _look(self, keys: Sequence[str]) -> list[Seen | None]:

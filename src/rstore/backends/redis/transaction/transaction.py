@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from rstore.backends.contract import WriteTransaction
+from rstore.backends.redis.transaction.log_changes import stamps_of
 from rstore.backends.redis.transaction.overlay_logs import OverlayLogs
 from rstore.backends.redis.transaction.overlay_records import OverlayRecords
-from rstore.backends.redis.transport.calls import Script
+from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.connection import Command
-from rstore.backends.redis.transport.errors import LostReplyError
-from rstore.backends.types import Log
+from rstore.backends.redis.transport.errors import LostReplyError, Signal
+from rstore.backends.types import HEAD_ONLY, Log
 
 _FINISH: Final = Script("finish")
 
@@ -45,19 +46,39 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
         if self._nowhere or not (changes or self._seen or self._heads or len(self._watched)):
             return
         try:
-            answer = self._stored.finish(self._watched, self._ending(), writes=bool(changes))
+            answer = self._watched.finish(self._ending(), self._namespace.target.wait_replicas if changes else 0)
         except LostReplyError as lost:
             if not changes:
                 raise self._overtaken("something") from lost.__cause__
-            if not self._stored.found_done(self._bucket, changes):
-                raise self._stored.unknown(lost) from lost.__cause__
+            if not self._namespace.found_out(self._bucket, self._is_done):
+                raise self._namespace.unknown("a transaction was committed", lost) from lost.__cause__
             return
         if answer == b"LEASED":
-            self._stored.await_leases(self._bucket, changes)
+            self._await_leases()
         if answer != b"DONE":
             raise self._overtaken("what was read")
         if changes.cleared or any(not one.based for one in changes.logs.values()):
-            self._stored.collect(self._bucket)
+            self._namespace.collect([self._bucket])
+
+    def _is_done(self) -> bool:
+        """Return whether one of the stamps that it leaves is found: random bytes that no other transaction has."""
+        changes, stored = self._changes, self._stored
+        puts = {key: held.record for key, held in changes.records.items() if held and held.record}
+        if any(record == puts[key] for key, record, _ in stored.read_records(list(puts)[:10])):
+            return True
+        logs = [(log, one.stamps) for log, one in changes.logs.items() if one.stamps]
+        return any(stamps & stamps_of(stored.read_view(log, HEAD_ONLY).head) for log, stamps in logs[:10])
+
+    def _await_leases(self) -> None:
+        """Wait until no other client has a lease on a log that it commits to."""
+        logs = [log for log, one in self._changes.logs.items() if one.leased and log not in self._stored.held]
+        leased = Call(self._bucket.slot, (b"EXISTS", *(self._bucket.log(b"t", log) for log in logs)))
+
+        def look() -> None:
+            if logs and self._namespace.client.call(leased):
+                raise Signal("LEASED")
+
+        self._stored.leases.unleased(", ".join(log.key for log in logs[:3]), look)
 
     def _ending(self) -> Command:
         """Return the one command that applies the changes if what the transaction has seen is still so."""

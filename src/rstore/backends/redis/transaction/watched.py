@@ -30,7 +30,6 @@ class WatchedKeys:
 
     def __init__(self, client: Client, slot: int) -> None:
         self._client = client
-        self._slot = slot
         self._pool = client.pool(slot)
         self._connection: Connection | None = None
         self._pid = os.getpid()
@@ -60,15 +59,17 @@ class WatchedKeys:
             self._check(reply)
         self._keys.update(keys)
 
-    def finish(self, command: Command, *, replicas: int = 0, wait_ms: int = 0) -> Any:
+    def finish(self, command: Command, replicas: int) -> Any:
         """Run one command if nothing that is watched has changed, and return its reply.
+
+        It waits until so many replicas have it.
 
         Raises `RolledBack` if something has; `LostReplyError` if it is not known.
         """
         # Where nothing is watched without MULTI: a server whose memory is full refuses it, whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
         if replicas:
-            commands.append((b"WAIT", b"%d" % replicas, b"%d" % wait_ms))
+            commands.append((b"WAIT", b"%d" % replicas, b"%d" % self._client.deadline.wait_ms))
         try:
             connection = self._send(commands)
         except FAILURES as error:

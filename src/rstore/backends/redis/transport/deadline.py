@@ -52,22 +52,27 @@ class CallDeadline(local):
 
 
 class Retries:
-    """The tries of one loop, within the deadline of the call."""
+    """The tries of one loop, within the deadline that the call has when the first of them fails."""
+
+    __slots__ = ("_answered_by", "_backoff", "_call", "_free", "_must_wait", "_until")
 
     def __init__(self, call: CallDeadline) -> None:
-        self._deadline = Deadline(call.began + call.timeout_s - time.monotonic())
-        self._backoff = Backoff(self._deadline, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         self._call = call
+        self._backoff: Backoff | None = None
         self._free = _FREE_TRIES
         self._must_wait = False
 
     def allows(self, *, waiting: bool) -> bool:
         """Return whether there may be another try; `waiting` if only time can help."""
+        if self._backoff is None:
+            self._until = Deadline(self._call.began + self._call.timeout_s - time.monotonic())
+            self._answered_by = Deadline(self._call.left_s)
+            self._backoff = Backoff(self._until, first_s=_FIRST_PAUSE_S, longest_s=_LONGEST_PAUSE_S)
         if waiting or self._free == 0:
             self._must_wait = True
-            return not self._deadline.is_over
+            return not self._until.is_over
         self._free -= 1
-        return self._call.left_s > 0
+        return not self._answered_by.is_over
 
     def require_pause(self) -> None:
         """Pause before the next try."""
@@ -75,7 +80,7 @@ class Retries:
 
     def pause(self) -> None:
         """Sleep before the next try, if it has to wait."""
-        if self._must_wait:
+        if self._must_wait and self._backoff is not None:
             self._must_wait = False
             self._backoff.pause()
 

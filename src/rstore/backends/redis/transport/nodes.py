@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
-from rstore.backends.common.forks import renewed_in_child
 from rstore.backends.redis.transport.connection import FAILURES, connector
 from rstore.backends.redis.transport.deadline import CallDeadline
 from rstore.backends.redis.transport.dsn import Address, Target
@@ -17,6 +16,7 @@ from rstore.backends.redis.transport.pool import RedisPool
 from rstore.backends.redis.transport.slots import SLOTS
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
+from rstore.forks import renewed_in_child
 
 _DISCOVERY_S: Final = 2.0
 """How long one server is waited for that is asked for the slots: there are others to ask."""

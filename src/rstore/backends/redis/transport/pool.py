@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
-from rstore.backends.common.forks import renewed_in_child
 from rstore.backends.redis.transport.connection import (
     MIN_S,
     SHORTEST_TIMEOUT_S,
@@ -24,6 +23,7 @@ from rstore.backends.redis.transport.dsn import Address
 from rstore.backends.redis.transport.places import PoolPlaces
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError
+from rstore.forks import renewed_in_child
 
 _FRESH_S: Final = 0.0002
 """A connection that was in use so shortly before is not looked at: a look is a call of the system."""

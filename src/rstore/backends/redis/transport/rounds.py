@@ -47,7 +47,7 @@ class Rounds:
         self._telemetry = telemetry
         self._calls = calls
         self._replies: list[Any] = [None] * len(calls)
-        self._retries: Retries | None = None  # until something goes wrong
+        self._retries = Retries(deadline)
         self._rediscovers = False
         self._asking: dict[int, RedisPool] = {}  # where a call is sent behind ASKING in the next round
         self._by_source: set[int] = set()
@@ -64,7 +64,7 @@ class Rounds:
         while True:
             self._asking.clear()
             again = [i for i, outcome in zip(todo, outcomes, strict=True) if not self._settle(i, outcome)]
-            if again and self._retries is not None:
+            if again:
                 self._retries.pause()
             if self._rediscovers:
                 # Also where this call has failed for good: the next one is to find the server of the slot.
@@ -170,7 +170,6 @@ class Rounds:
         return self._unless_again(unreachable(error, self._where), error, waiting=fails_over or passing)
 
     def _unless_again(self, final: Exception, cause: Exception, *, waiting: bool) -> Exception | None:
-        self._retries = self._retries or Retries(self._deadline)
         return None if self._retries.allows(waiting=waiting) else _caused(final, cause)
 
     def _rediscover(self) -> None:
@@ -181,7 +180,6 @@ class Rounds:
             self._nodes.discover()
         except StoreError:
             # No server answers: the next round fails, too, and says so when the time is up.
-            self._retries = self._retries or Retries(self._deadline)
             self._retries.require_pause()
 
     # -- sending and reading ------------------------------------------------------------------------------------------
