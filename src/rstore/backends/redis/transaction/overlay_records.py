@@ -212,7 +212,7 @@ class OverlayRecords(Overlay):
 
 
 def _held(write: Write, seen: Seen | None, expiry: Callable[[int | None], int | None]) -> Held | None:
-    """Return what a key holds after it was written; `seen` is what it held."""
+    """Return the record that a key holds after a write; `seen` is the one before it."""
     if write.record is None:
         return None
     expires_ms = (seen and seen[1]) if write.ttl_ms is KEEP else expiry(write.ttl_ms)

@@ -68,7 +68,7 @@ class Client:
                     raise unreachable(error, self.where) from error
 
     def ask_all(self, *questions: Command) -> list[list[Any]]:
-        """Return what each server that serves slots answers to some questions; a refusal is an answer."""
+        """Return the answers of each server that serves slots to some questions; a refusal is an answer."""
         try:
             return [[self._answer(pool, question) for question in questions] for pool in self._nodes.all()]
         except FAILURES as error:

@@ -23,7 +23,7 @@ Command: TypeAlias = tuple[bytes, ...]
 # signals, and where one is pending that raises, hiredis reads from a null pointer.
 pack_command: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
 FAILURES: Final = (driver.RedisError, OSError)
-"""Whatever goes wrong on a connection."""
+"""All failures of a connection."""
 SHORTEST_TIMEOUT_S: Final = 1.0
 """A shorter time-out is one for what others hold up, not for what a server answers."""
 MIN_S: Final = 0.05
