@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from rstore.backends.redis.namespace.namespace import RedisNamespace, spot_of
 from rstore.backends.redis.transport.calls import Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import Signal
 from rstore.backends.types import Log
 from rstore.errors import StoreBusyError, StoreError
@@ -109,14 +109,14 @@ class RedisLeases:
 
         Raises `StoreBusyError` if the time-out passes first.
         """
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             try:
                 return attempt()
             except Signal as signal:
                 if signal.code != "LEASED":
                     raise
-                retries = retries or Retries(self._namespace.deadline)
+                retries = retries or CallRetries(self._namespace.deadline)
                 if not retries.allows(waiting=True):
                     raise StoreBusyError(
                         f"another writer holds {key!r} in the namespace {self._namespace.name!r} for longer than the "

@@ -15,7 +15,7 @@ from rstore.backends.redis.namespace.bucket import Bucket, names_of
 from rstore.backends.redis.namespace.namespace import spot_of
 from rstore.backends.redis.namespace.part import RedisPart
 from rstore.backends.redis.transport.calls import Call, Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import (
     FIRST,
@@ -76,7 +76,7 @@ class RedisLogs(RedisPart):
     def read_view(self, log: Log, query: ViewQuery) -> View:
         """Return the view of a log."""
         epoch = None
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             looked = self._look(log, query)
             if looked is None:
