@@ -80,7 +80,7 @@ class ReadNamespace(Protocol):
 
 
 class Setup(NamedTuple):
-    """What all sessions of an open store share."""
+    """Belongs to all sessions of an open store."""
 
     codec: Codec
     incarnations: Incarnations
@@ -89,7 +89,7 @@ class Setup(NamedTuple):
 
 
 class OpenedNamespace:
-    """What an open namespace and a snapshot of it have in common."""
+    """The common base of an open namespace and of a snapshot."""
 
     def __init__(self, setup: Setup, now: Incarnation) -> None:
         self.setup = setup
@@ -175,6 +175,18 @@ class Namespace(OpenedNamespace):
         """
         self.adopt(self.setup.incarnations.find(self.backend))
 
+    def revived(self, retries: Retries | None) -> Retries:
+        """Find the incarnation anew for a write that was refused, and return the tries that are left to it.
+
+        Raises `StoreBusyError` when the time is up.
+        """
+        if retries is None:
+            retries = self.retries(f"the namespace {self.name!r} keeps being discarded concurrently")
+        else:
+            retries.wait()
+        self.revive()
+        return retries
+
     def refresh(self, envelope: Envelope) -> bool:
         """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
         if self.now.envelope is envelope:
@@ -248,16 +260,11 @@ def revives(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P
 
     @wraps(method)
     def call(self: W, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except NamespaceGone:
-            name = self._writable.name
-        retries = self._writable.retries(f"the namespace {name!r} keeps being discarded concurrently")
+        retries = None
         while True:
-            self._writable.revive()
             try:
                 return method(self, *args, **kwargs)
             except NamespaceGone:
-                retries.wait()
+                retries = self._writable.revived(retries)
 
     return call

@@ -1,8 +1,4 @@
-"""What the verbs of an open store work with.
-
-Noun: a *session* (a namespace with its records, series and event sequences), of a store, of one of its transactions,
-or of a snapshot, which can only be read.
-"""
+"""Sessions: the namespace of an open store, a transaction or a snapshot, with its records, series and sequences."""
 
 from __future__ import annotations
 

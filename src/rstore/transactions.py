@@ -44,7 +44,7 @@ class _Ended(Forwarding):
 
 
 class _Within(Models):
-    """What a transaction and a snapshot have in common: what they stream ends with their `with`."""
+    """The common base of a transaction and of a snapshot: their streams end with their `with`."""
 
     _over = ""
     """Why it cannot be used any more."""
@@ -287,7 +287,7 @@ def _task() -> ref[Any] | None:
 
 
 class ThreadOwn(local):
-    """What belongs to one thread of a store."""
+    """Belongs to one thread of a store."""
 
     def __init__(self) -> None:
         self.stack = TransactionStack()

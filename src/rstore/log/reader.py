@@ -11,7 +11,20 @@ from operator import itemgetter, lt
 from typing import Any, Final, NamedTuple
 
 from rstore.backends.contract import ReadTransaction
-from rstore.backends.types import FIRST, LAST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, View, ViewQuery
+from rstore.backends.types import (
+    FIRST,
+    LAST,
+    Chunk,
+    Head,
+    HeldLogSnapshot,
+    Log,
+    LogSnapshot,
+    Model,
+    Position,
+    Row,
+    View,
+    ViewQuery,
+)
 from rstore.codec.chunk_meta import Meta, unpack_meta
 from rstore.codec.chunks import unpack_chunk
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
@@ -22,6 +35,8 @@ from rstore.errors import CorruptionError, StoreError, TamperedError
 from rstore.namespace import ReadNamespace, reopens
 
 _MAGIC: Final = bytes((MAGIC,))
+_NOTHING: Final = View(now_ms=0, head=None)
+"""The view of an empty range, which no backend is asked for."""
 # In C, since every read compares all of its rows.
 _TIME: Final = itemgetter(0)
 _SEQ: Final = itemgetter(1)
@@ -85,6 +100,8 @@ class LogReader:
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """
+        if query.lo > query.hi:
+            return _NOTHING
         view = self._backend.view(Log(self._model, key), query)
         if view.chunks:
             self._check_chunks(key, view.chunks)
@@ -92,6 +109,8 @@ class LogReader:
 
     def views(self, keys: Sequence[str], query: ViewQuery) -> list[View]:
         """Return the views of several logs, each of one moment, in one call."""
+        if query.lo > query.hi:
+            return [_NOTHING for _ in keys]
         views = self._backend.views([Log(self._model, key) for key in keys], query)
         for key, view in zip(keys, views, strict=True):
             self._check_chunks(key, view.chunks)
@@ -100,6 +119,9 @@ class LogReader:
     @contextmanager
     def snapshot(self, key: str, lo: Position, hi: Position) -> Generator[LogSnapshot, None, None]:
         """Hold a log at one moment, from `lo` to `hi`, to be read bit by bit."""
+        if lo > hi:
+            yield HeldLogSnapshot(_NOTHING)
+            return
         with self._backend.log_snapshot(Log(self._model, key), lo, hi) as snapshot:
             self._check_chunks(key, snapshot.view.chunks)
             yield snapshot

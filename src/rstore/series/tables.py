@@ -179,9 +179,6 @@ class SeriesTables(Columns):
             raise InvalidTypeError("this takes at least one key; to_pandas(*store.timeseries()) takes all series")
         if reserved in checked:
             raise InvalidValueError(f"the series {reserved!r} cannot be a column: that one holds the timestamps")
-        if lo > hi:
-            session.check_open()
-            return {key: arrays_of(session, []) for key in checked}
         found, query = {}, between(lo, hi)
         for key, view in zip(checked, session.series.views(checked, query), strict=True):
             with session.naming(f"the series {key!r}"):

@@ -58,9 +58,12 @@ def moment(sender: Sender, first: tuple[Call, ...]) -> Generator[tuple[Statement
     """Begin to read one moment, and end it, as of `StatementReader.moment`."""
     connection, found = sender.send([_BEGIN, _MAY_IDLE, *first], Deadline(sender.timeout_s))
     try:
-        yield (MomentReader(sender, connection), found[2:]) if sender.pool.keep(connection) else None
+        if sender.pool.keep(connection):
+            yield MomentReader(sender, connection), found[2:]
+            return
     finally:
         try:
             sender.roll_back(connection)
         finally:
             sender.pool.give_back(connection)
+    yield None
