@@ -72,7 +72,7 @@ class RedisLeases:
                 yield token
         finally:
             self._remember(token, bucket.slot, name)
-            # What was done under the lease is done: that it could not be given back is no reason to say otherwise.
+            # A lease that could not be given back does not undo the commits under it.
             self._give_back(token)
 
     def _renew(self, slot: int, name: bytes, token: bytes, alive: Lock) -> None:

@@ -54,7 +54,7 @@ class RedisBatches(RedisPart):
                 with suppress(Signal):
                     self.fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
-            # What was staged is in the way of no call, but for its memory.
+            # The staged batch costs nothing but memory.
             self.namespace.collect([bucket], given_up=batch)
             if isinstance(error, StoreError):
                 raise

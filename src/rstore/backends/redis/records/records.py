@@ -280,7 +280,7 @@ class RedisRecords(RedisRanges):
                 return self.namespace.buckets
             return [bucket for bucket, _ in self._grouped(keys, str.encode)]
 
-        # One prefix for all, since each costs every writer: what is not watched and begins the same wakes, too.
+        # One prefix for all, since each costs every writer: other keys that begin with it wake the watcher, too.
         stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
         self.namespace.refresh()
         connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)
