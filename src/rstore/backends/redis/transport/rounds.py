@@ -207,9 +207,7 @@ class Rounds:
             limited = self._limit(connection)
             read = self._read(connection, group)
             outcomes |= read
-            if not isinstance(
-                read[group[-1]], (CallLost, driver.ConnectionError)
-            ):  # where one is lost, the last one is
+            if not isinstance(read[group[-1]], (CallLost, driver.ConnectionError)):  # a lost one takes the last with it
                 if limited:
                     connection.update_current_socket_timeout(-1)
                 pool.give(connection)
