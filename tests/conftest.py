@@ -93,8 +93,10 @@ def postgresql_dsn(postgresql: Server, _schema: str) -> Iterator[str]:
     """The DSN of a store that does not exist yet; what a test leaves behind there must hold together."""
     yield postgresql.dsn(schema=_schema)
     if postgresql.left_in(_schema):
-        check_schema(postgresql, _schema)
-        postgresql.empty(_schema)
+        try:
+            check_schema(postgresql, _schema)
+        finally:
+            postgresql.empty(_schema)
 
 
 @pytest.fixture

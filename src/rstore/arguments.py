@@ -1,4 +1,4 @@
-"""What users pass in, checked once at the door: keys, namespaces, timestamps, steps and counts."""
+"""Arguments of verbs, checked once at the door: keys, namespaces, timestamps, steps and counts."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def check_int64(value: Any, what: str) -> int:
 
 
 def _way_out(value: Any, what: str) -> str:
-    """Return how to make an int of what people have instead: never from the value, which is not to be told."""
+    """Return how to make an int of the type that was given; the value itself is not told."""
     if isinstance(value, datetime | float | np.floating | np.datetime64 | np.timedelta64) and value != value:  # noqa: PLR0124
         return ", and a missing one at that"
     if isinstance(value, datetime):
@@ -152,7 +152,7 @@ def check_choice(given: Any, choices: Collection[str], what: str) -> str:
 
 
 def check_edge(text: Any, what: str) -> str:
-    """Return what keys are to begin with, or where a run of them begins or ends: a str, also one that is no key."""
+    """Return a prefix of keys, or the start or stop of a run of them: a str, which need not be a key."""
     if not isinstance(text, str):
         raise InvalidTypeError(f"{what} is a str, not {type(text).__name__}")
     try:
@@ -185,7 +185,7 @@ def check_timeout(timeout: Any) -> float:
 
 
 def _seconds(given: Any, what: str) -> int | float:
-    """Return a number of seconds, of Python, of NumPy or of whoever else has real ones, as an int or a float."""
+    """Return a number of seconds, of any type of real numbers, as an int or a float."""
     if isinstance(given, bool) or not isinstance(given, Real):
         hint = ": ….total_seconds()" if isinstance(given, timedelta) else ""
         raise InvalidTypeError(f"{what} is a number of seconds, not {type(given).__name__}{hint}")

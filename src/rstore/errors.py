@@ -121,7 +121,7 @@ class HorizonError(StoreIntegrityError):
 
 
 class ConflictError(StoreError):
-    """Somebody else changed the data first."""
+    """A concurrent write changed the data first."""
 
     def __init__(self, message: str, *, expected: Any = None, actual: Any = None) -> None:
         super().__init__(message)

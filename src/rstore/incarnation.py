@@ -1,7 +1,4 @@
-"""The incarnations of a namespace: what goes with a write, and what seals it.
-
-Nouns: an *incarnation* (a namespace between its creation and its discarding, with the facts that it has).
-"""
+"""The incarnation of a namespace, which goes with every write, and the envelope that seals for it."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ class Incarnation(NamedTuple):
     is_guarded: bool
     """Whether the namespace holds values that the keys at hand do not open."""
     facts: tuple[bytes | None, dict[str, bytes]]
-    """What the backend said of it."""
+    """The incarnation and the facts, as the backend returned them."""
 
 
 def sealed_for(incarnation: bytes | None, facts: dict[str, bytes]) -> bytes:

@@ -8,7 +8,7 @@ from rstore.series import Series
 
 
 class Models(Values, Series, Events):
-    """What a store, a transaction and a snapshot have in common."""
+    """The common base of a store, a transaction and a snapshot."""
 
     def __bool__(self) -> bool:
         return True

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from rstore.backends.contract import ReadTransaction, WriteTransaction
 from rstore.backends.telemetry import Occurrence, Telemetry
@@ -31,56 +31,11 @@ from rstore.retry import Retries
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class ReadNamespace(Protocol):
-    """A namespace that can be read."""
-
-    @property
-    def backend(self) -> ReadTransaction:
-        """The backend, or the transaction of it through which all calls go."""
-        ...
-
-    @property
-    def codec(self) -> Codec:
-        """Encodes and decodes values."""
-        ...
-
-    @property
-    def envelope(self) -> Envelope:
-        """Seals and opens bytes."""
-        ...
-
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        ...
-
-    def place(self, key: str) -> str:
-        """Return a key as messages name it."""
-        ...
-
-    def check_open(self) -> None:
-        """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
-        ...
-
-    def until_won(self, reason: str, attempt: Callable[[], T | None]) -> T:
-        """Return the result of an attempt that no other writer overtook; None says that one did.
-
-        Raises `StoreBusyError`, which begins with the `reason`, when the time is up.
-        """
-        ...
-
-    def named(self, error: StoreError, what: str) -> StoreError:
-        """Return an error of the codec with the place that it does not know."""
-        ...
-
-    def naming(self, what: str) -> AbstractContextManager[None]:
-        """Name the place in errors of the codec that are raised inside."""
-        ...
+B_co = TypeVar("B_co", bound=ReadTransaction, covariant=True)
 
 
 class Setup(NamedTuple):
-    """What all sessions of an open store share."""
+    """Belongs to all sessions of an open store."""
 
     codec: Codec
     incarnations: Incarnations
@@ -88,10 +43,12 @@ class Setup(NamedTuple):
     telemetry: Telemetry
 
 
-class OpenedNamespace:
-    """What an open namespace and a snapshot of it have in common."""
+class ReadNamespace(Generic[B_co]):
+    """A namespace that can be read."""
 
-    def __init__(self, setup: Setup, now: Incarnation) -> None:
+    def __init__(self, backend: B_co, setup: Setup, now: Incarnation) -> None:
+        """`backend` is the backend itself, or the transaction or the snapshot of it through which all calls go."""
+        self.backend = backend
         self.setup = setup
         self.codec = setup.codec
         self.now = now
@@ -137,6 +94,17 @@ class OpenedNamespace:
             retries.wait()
         return won
 
+    def refresh(self, envelope: Envelope) -> bool:
+        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
+        if self.now.envelope is envelope:
+            if not self.setup.incarnations.differs(self.backend, self.now):
+                return False
+            self._find_incarnation()
+        return True
+
+    def _find_incarnation(self) -> None:
+        self.now = self.setup.incarnations.look(self.backend)
+
     @contextmanager
     def naming(self, what: str) -> Generator[None, None, None]:
         """Name the place in errors of the codec that are raised inside."""
@@ -146,13 +114,12 @@ class OpenedNamespace:
             raise self.named(error, what) from error.__cause__ or error
 
 
-class Namespace(OpenedNamespace):
+class Namespace(ReadNamespace[WriteTransaction]):
     """A namespace that can be written: that of a store, which threads share, or as a transaction sees it."""
 
     def __init__(self, backend: WriteTransaction, setup: Setup, now: Incarnation, outer: Namespace | None) -> None:
         """`outer` is the namespace that a transaction is part of, None for the store itself."""
-        super().__init__(setup, now)
-        self.backend = backend
+        super().__init__(backend, setup, now)
         self._outer = outer
 
     @property
@@ -175,13 +142,20 @@ class Namespace(OpenedNamespace):
         """
         self.adopt(self.setup.incarnations.find(self.backend))
 
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        if self.now.envelope is envelope:
-            if not self.setup.incarnations.differs(self.backend, self.now):
-                return False
-            self.revive()
-        return True
+    def _find_incarnation(self) -> None:
+        self.revive()
+
+    def revived(self, retries: Retries | None) -> Retries:
+        """Find the incarnation anew for a write that was refused, and return the tries that are left to it.
+
+        Raises `StoreBusyError` when the time is up.
+        """
+        if retries is None:
+            retries = self.retries(f"the namespace {self.name!r} keeps being discarded concurrently")
+        else:
+            retries.wait()
+        self.revive()
+        return retries
 
     def adopt(self, found: Incarnation) -> None:
         """Go on with another incarnation, unless this is a transaction that may have replaced what it could not open.
@@ -210,7 +184,7 @@ class Reads(Protocol):
     """An object that reads a namespace."""
 
     @property
-    def _namespace(self) -> ReadNamespace: ...
+    def _namespace(self) -> ReadNamespace[ReadTransaction]: ...
 
 
 class Writes(Protocol):
@@ -248,16 +222,11 @@ def revives(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P
 
     @wraps(method)
     def call(self: W, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return method(self, *args, **kwargs)
-        except NamespaceGone:
-            name = self._writable.name
-        retries = self._writable.retries(f"the namespace {name!r} keeps being discarded concurrently")
+        retries = None
         while True:
-            self._writable.revive()
             try:
                 return method(self, *args, **kwargs)
             except NamespaceGone:
-                retries.wait()
+                retries = self._writable.revived(retries)
 
     return call

@@ -215,11 +215,11 @@ class Store(Computing, Models, Watching, Maintenance):
     def transaction(self) -> Generator[Transaction, None, None]:
         """Do several verbs, of all three models, together or not at all: nothing if the block is left by an exception.
 
-        What is read inside includes what was written inside, and nobody else sees a part. It is as if nobody else had
-        written meanwhile; where somebody did, it raises `ConflictError` and nothing is applied (`run` tries again). On
-        PostgreSQL, single verbs of others may change what it only reads. On SQLite others who write wait for its end
-        instead: keep it short. It nests, and belongs to one thread, to which the verbs of the store itself are refused
-        with `NotSupportedError` until it ends, and of an event loop's to one task: await nothing inside.
+        Reads inside see the writes inside, and no other reader sees a part. The result is as if no concurrent write
+        had come in between: where one did, it raises `ConflictError`, and nothing is applied (`run` tries again). On
+        PostgreSQL, single verbs of other clients may change what it only reads. On SQLite, other writers wait for its
+        end instead: keep it short. It nests. It belongs to one thread, and in an event loop to one task: await nothing
+        inside. To that thread the store itself refuses its verbs, with `NotSupportedError`, until the transaction ends.
 
         Raises `NotSupportedError` on a Redis Cluster, unless the namespace is in one bucket.
 
@@ -249,7 +249,7 @@ class Store(Computing, Models, Watching, Maintenance):
             self._admit()
 
     def run(self, fn: Callable[[Transaction], T]) -> T:
-        """Return what `fn(transaction)` returns, called in a transaction, and again where others were faster.
+        """Return the result of `fn(transaction)`, called in a transaction, and again if a concurrent write was faster.
 
         It may be called several times, so it should have no effects but through the transaction. Inside another
         transaction it is called once: that one has to be run again as a whole.

@@ -44,12 +44,12 @@ class _Ended(Forwarding):
 
 
 class _Within(Models):
-    """What a transaction and a snapshot have in common: what they stream ends with their `with`."""
+    """The common base of a transaction and of a snapshot: their streams end with their `with`."""
 
     _over = ""
     """Why it cannot be used any more."""
 
-    def __init__(self, session: Session | SnapshotSession, freq: int | None) -> None:
+    def __init__(self, session: ReadSession, freq: int | None) -> None:
         self._session = session
         self._freq = freq
         self._pages_read: dict[int, list[Found]] = {}  # by their id: those that are being iterated over
@@ -287,7 +287,7 @@ def _task() -> ref[Any] | None:
 
 
 class ThreadOwn(local):
-    """What belongs to one thread of a store."""
+    """Belongs to one thread of a store."""
 
     def __init__(self) -> None:
         self.stack = TransactionStack()

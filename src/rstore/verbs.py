@@ -55,7 +55,7 @@ class Verbs:
         raise NotImplementedError
 
     def _while_open(self, items: Iterator[T]) -> Iterator[T]:
-        """Return what streams, for as long as it may."""
+        """Return a stream that ends with the transaction or the snapshot that it comes from."""
         return items
 
 

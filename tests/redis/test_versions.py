@@ -104,6 +104,7 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
                 store.extend("hot", (1, 1))
                 time.sleep(0.2)  # by then it is renewed
         store.compact("hot")
+        store.remove("s", "hot", start=50_000)
         store.clear()
         store.remove("s")
         store.discard()

@@ -233,7 +233,7 @@ def test_a_snapshot_is_read_while_its_owner_is_in_a_statement(path: Path) -> Non
         with store.snapshot() as view:
             assert view["k"] == 1
             snapshot: Any = view._reader.backend  # noqa: SLF001
-            execute = snapshot._connection._slot.statements.execute  # noqa: SLF001
+            execute = snapshot._connection.slot.statements.execute  # noqa: SLF001
             found: list[object] = []
 
             def read() -> None:

@@ -39,6 +39,24 @@ def execute(path: Path, *statements: str) -> list[tuple[object, ...]]:
         connection.close()
 
 
+COLUMNS = {
+    "namespaces": "id name birth",
+    "facts": "ns name fact",
+    "records": "ns key record blob expires_ms",
+    "blobs": "id record",
+    "logs": "id ns model key epoch version sealed facts",
+    "hot": "log t seq body",
+    "chunks": "id log first_t first_seq last_t last_seq n meta body",
+    "checkpoints": "log t seq body",
+}
+
+
+def test_columns_keep_their_names(path: Path) -> None:
+    """They are a part of the format: earlier versions of the library open the same files."""
+    for table, columns in COLUMNS.items():
+        assert " ".join(str(row[1]) for row in execute(path, f"PRAGMA table_info({table})")) == columns
+
+
 def rename(old: str, new: str) -> str:
     return f"UPDATE sqlite_schema SET sql = replace(sql, '{old}', '{new}')"
 

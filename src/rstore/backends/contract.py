@@ -104,7 +104,7 @@ class ReadTransaction(ABC):
 
     @abstractmethod
     def view(self, log: Log, query: ViewQuery = ViewQuery()) -> View:  # noqa: B008 - immutable
-        """Return what a log holds at one moment, as far as the query asks for it."""
+        """Return the part of a log that the query asks for, of one moment."""
 
     def views(self, logs: Sequence[Log], query: ViewQuery = ViewQuery()) -> list[View]:  # noqa: B008 - immutable
         """Return the views of several logs, each of one moment; a remote backend asks for all of them at once."""

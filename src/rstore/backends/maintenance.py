@@ -21,7 +21,7 @@ RECORDS: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a namespace holds; bytes are those of the values as they are stored, compressed and encrypted."""
+    """The size of a namespace; bytes are those of the values as they are stored, compressed and encrypted."""
 
     keys: int
     """Key/value pairs that have not expired."""
@@ -40,7 +40,7 @@ class Stats:
 
 
 class Durability(NamedTuple):
-    """What becomes of a call that has returned; None where the store cannot know it."""
+    """Which accidents a call survives that has returned; None where the store cannot know it."""
 
     survives_crash: bool | None
     """… when the process that holds the data crashes: this one, or the server."""
@@ -53,7 +53,7 @@ class Durability(NamedTuple):
     meaning: str
     """The same in a sentence."""
     settings: dict[str, str]
-    """What it was read from."""
+    """The settings that it was read from."""
 
 
 class Finding(NamedTuple):
@@ -66,11 +66,11 @@ class Finding(NamedTuple):
 
 
 MODELS: Final[Mapping[int, str]] = {RECORDS: "values", Model.SERIES: "series", Model.EVENTS: "events"}
-"""What findings call the models."""
+"""The names of the models in findings."""
 
 
 class BackendMaintenance(ABC):
-    """What a backend does for a store as a whole. None of it needs more than the right to read, but `reclaim`."""
+    """The calls about a store as a whole. All but `reclaim` need no more than the right to read."""
 
     @abstractmethod
     def namespaces(self) -> list[str]:
@@ -85,11 +85,11 @@ class BackendMaintenance(ABC):
 
     @abstractmethod
     def stats(self) -> Stats:
-        """Return what the namespace holds. Chunks are counted by their `n`, and nothing is decoded."""
+        """Return the size of the namespace. Chunks are counted by their `n`, and nothing is decoded."""
 
     @abstractmethod
     def durability(self) -> Durability:
-        """Return what the backend promises now, asked of whoever decides it."""
+        """Return the present promise of the backend, asked of the server or the file that keeps it."""
 
     around_damage = False
     """Whether `scan` and `logs` leave out what has a damaged name, or none: for `check`, which goes on behind it."""
@@ -103,9 +103,9 @@ class BackendMaintenance(ABC):
 
     @abstractmethod
     def findings(self) -> Iterator[Finding]:
-        """Yield what contradicts itself below the contract: indexes and what they lead to, rows that belong to nothing.
+        """Yield the contradictions below the contract, such as rows without a log, or indexes that miss an entry.
 
-        What can be seen through the other methods is looked at above them.
+        The layer above looks at all that can be seen through the other calls.
         """
 
     def save(self, path: str) -> bool:

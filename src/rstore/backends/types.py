@@ -74,7 +74,7 @@ class Model(enum.IntEnum):
     SERIES = 1
     EVENTS = 2
     LEASES = 3
-    """A head and nothing else: who has put it there computes the value of a key, and others wait."""
+    """A head and nothing else: the caller that put it computes the value of a key, and others wait."""
 
 
 class Log(NamedTuple):
@@ -85,7 +85,7 @@ class Log(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What is known of a log as a whole.
+    """The facts about a log as a whole.
 
     `epoch` is replaced by every rewrite, `version` by every apply; both are random and never come back.
     `sealed` is fixed at the log's creation. `facts` are a few bytes that only the layer above understands.
@@ -130,18 +130,18 @@ class Options:
 
 
 class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, which no user sees
-    """Somebody discarded the namespace: nothing was written. `Backend.create` makes it again."""
+    """The namespace was discarded: nothing was written. `create` makes it again."""
 
 
 class RolledBack(StoreError):  # noqa: N818 - what became of it, not what is wrong
     """A transaction was undone by its server: nothing was applied, and all of it may be done again.
 
-    Backends raise it together with the error that it is where nobody does so.
+    A backend raises it chained from the error of its driver, if there is one.
     """
 
 
 class Write(NamedTuple):
-    """What one key is to hold: a record, or `None` to delete it.
+    """Puts the record of one key; `None` deletes it.
 
     A time to live and not a time: only the backend's clock judges expiry, and the writer's may differ from it.
     """
@@ -153,7 +153,7 @@ class Write(NamedTuple):
 
 
 Writes: TypeAlias = "Sequence[tuple[str, bytes | None, Ttl]]"
-"""What many keys are to hold: each a `Write`, or the bare tuple, which takes half the time to make."""
+"""Puts and deletes of many keys: each a `Write`, or the bare tuple, which takes half the time to make."""
 
 Found: TypeAlias = tuple[str, bytes, int | None]
 """A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""
@@ -296,7 +296,7 @@ class HeldLogSnapshot(LogSnapshot):
 
 
 class Watcher(ABC):
-    """What says that records may have changed, to one thread at a time; it says too much rather than too little."""
+    """Tells one thread at a time that records may have changed; in doubt it tells too much."""
 
     every_s: float | None = None
     """How often to look at the records although nothing was heard; None if every change is heard."""

@@ -59,7 +59,7 @@ class State:
 
     Values stay encoded until they are asked for: a `setitem` then costs no loading, and a computed value is the one
     that is read back later, wherever checkpoints fall. The results of recorded changes are encoded when all of them are
-    folded, not behind each: every serializer gives back what it was given. A subclass may not, and is asked each time.
+    folded: every serializer gives back what it was given. One that may not, a subclass, is asked behind each.
     """
 
     __slots__ = ("_codec", "_computed", "_horizon", "_items")

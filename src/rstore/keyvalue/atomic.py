@@ -1,4 +1,4 @@
-"""The key/value verbs that read and write in one step: of all who do it at once, each sees what the last one left."""
+"""The key/value verbs that read and write in one step: of concurrent callers each sees the result of the last."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Atomic(Records):
     def modify(self, key: str, fn: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
         """Replace the value of `key` by the result of `fn`, and return it as it will be read.
 
-        `fn` gets the value, or `default` if there is none, and may change it. It is called again if somebody else wrote
-        meanwhile, so it should have no effects of its own; if it raises, or returns what cannot be dumped, nothing has
+        `fn` gets the value, or `default` if there is none, and may change it. It is called again after a concurrent
+        write, so it should have no effects of its own; if it raises, or returns what cannot be dumped, nothing has
         changed. An expiry stays.
 
         Raises `KeyError` if there is no such key and no `default`, and `StoreBusyError` if others were faster again and
@@ -85,9 +85,9 @@ class Atomic(Records):
         """Return the value of `key`; if there is none, what `factory` returns, after storing it.
 
         Of all callers, in all threads and processes, one computes, and the others wait for its value. If it dies, with
-        its process or its computer, another one takes its place within 5 s: whoever has a shorter time-out raises
-        `StoreBusyError` until then. If `factory` raises, it raises, and another one tries. Inside a transaction nobody
-        waits: another one that stores the same key meets a conflict.
+        its process or its computer, another one takes its place within 5 s; until then callers with a shorter time-out
+        raise `StoreBusyError`. If `factory` raises, it raises, and another caller tries. Inside a transaction no
+        caller waits: a concurrent one that stores the same key meets a conflict.
 
         All of them get the value as it is read: with `serializer='json'`, a list for a tuple.
 

@@ -1,8 +1,9 @@
 """The keys of a store: a list that can also do what the keys of a dict can, and `dict(store)` in one pass.
 
 CPython makes a dict of a mapping by a list of its keys and a look-up for each. An entry that expires between the two,
-or that others delete, would be a `KeyError`, and each look-up a call of the backend. Noun: a *sweep* (the pairs that
-were read for such a call, until it has asked for each of them).
+or that others delete, would be a `KeyError`, and each look-up a call of the backend.
+
+Noun: a *dict read* (the pairs that were read for such a call, until it has asked for each of them).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ Pairs = deque[tuple[str, Any]]
 class Keys(list[str]):
     """The keys of a store, in order: a list with the set operations of a dict's keys."""
 
-    __slots__ = ("_sweep",)
+    __slots__ = ("_read_for_dict",)
 
-    def __init__(self, keys: Iterable[str], sweep: Callable[[FrameType], Iterable[str]]) -> None:
-        """`sweep` reads all pairs for the call that a frame is in, and returns their keys."""
+    def __init__(self, keys: Iterable[str], read: Callable[[FrameType], Iterable[str]]) -> None:
+        """`read` reads all pairs for the call that a frame is in, and returns their keys."""
         super().__init__(keys)
-        self._sweep = sweep
+        self._read_for_dict = read
 
     def __iter__(self) -> Iterator[str]:
         listed: list[FrameType] = []
@@ -35,7 +36,7 @@ class Keys(list[str]):
         return listing
 
     def _read(self, listed: list[FrameType]) -> Iterator[Iterable[str]]:
-        yield self._sweep(listed[0]) if listed else list.__iter__(self)
+        yield self._read_for_dict(listed[0]) if listed else list.__iter__(self)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[type[list[str]], tuple[list[str]]]:
         return list, (self[:],)
@@ -94,11 +95,11 @@ class _Listing(chain[str]):
         return self.n
 
 
-class Sweep:
+class DictRead:
     """The pairs that were read for one call, in the order in which it asks for them.
 
-    A call is an instruction of a frame. Whoever else asks for a key, and be it the next one, is not answered from here:
-    it would be what was there before.
+    A call is an instruction of a frame. Another call that asks for a key, even for the next one, is not answered from
+    here: it would get an old value.
     """
 
     __slots__ = ("_call", "_pairs")
@@ -111,7 +112,7 @@ class Sweep:
         return len(self._pairs)
 
     def take(self, key: str, frame: FrameType) -> tuple[str, Any] | None:
-        """Return the next pair if it is that of `key`, for the same call; None ends the sweep."""
+        """Return the next pair if it is that of `key`, for the same call; None ends the read."""
         if (id(frame), frame.f_lasti) == self._call and self._pairs and self._pairs[0][0] is key:
             return self._pairs.popleft()
         return None

@@ -22,14 +22,14 @@ from rstore.session import Session
 from rstore.verbs import StoreVerbs
 
 LEASE_S: Final = 5.0
-"""How long a lease holds. Whoever computes longer renews it three times as often; whoever died does not."""
+"""How long a lease holds. A caller that computes longer renews it three times as often; a dead one does not."""
 
 
 class Lease:
     """The right to compute the value of one key. One that was taken is given back at the end of `with`.
 
-    Whoever computes holds `held`, and the thread that renews the lease waits for it: a lock is let go of however a
-    block is left, by an interrupt at any moment, too, when no code of one's own would run any more.
+    The computing caller holds `held`, and the thread that renews the lease waits for it. A lock is released however a
+    block is left: by an interrupt at any moment, too, when no code of the caller would run any more.
     """
 
     def __init__(self, namespace: Namespace, key: str) -> None:

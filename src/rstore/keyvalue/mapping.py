@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
 from rstore.backends.types import ANY, Expected, ScanQuery, version_of
 from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
-from rstore.keyvalue.keys import Keys, Sweep
+from rstore.keyvalue.keys import DictRead, Keys
 from rstore.keyvalue.records import Records, encode_pairs, prefix_end
 from rstore.session import Session
 
@@ -55,9 +55,9 @@ class StoreValues(ValuesView[Any]):
 
 
 class Mapped(Records, MutableMapping[str, Any]):
-    """What works with a dict works here."""
+    """The verbs of a dict."""
 
-    _sweeps: Mapping[int, Sweep] = {}
+    _dict_reads: Mapping[int, DictRead] = {}
     """By thread, what was read for a dict that is being made; on the object itself from the first one on."""
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -77,7 +77,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         return session.records.open_value(key, record)
 
     def __getitem__(self, key: str) -> Any:
-        if self._sweeps and (pair := self._swept(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
+        if self._dict_reads and (pair := self._from_dict_read(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
             return pair[1]
         value = _get(self, key, _MISSING)  # not that of a subclass, which may be made of this one
         if value is _MISSING:
@@ -172,20 +172,20 @@ class Mapped(Records, MutableMapping[str, Any]):
         >>> store.keys() & {'a', 'c'}
         {'a'}
         """
-        return Keys(self, self._sweep)
+        return Keys(self, self._read_for_dict)
 
-    def _sweep(self, frame: FrameType) -> Iterable[str]:
+    def _read_for_dict(self, frame: FrameType) -> Iterable[str]:
         """Read all pairs for the call that makes a dict of them, and return their keys."""
         pairs = deque(self._stream())
-        self.__dict__.setdefault("_sweeps", {})[get_ident()] = Sweep(frame, pairs)
+        self.__dict__.setdefault("_dict_reads", {})[get_ident()] = DictRead(frame, pairs)
         return [key for key, _ in pairs]
 
-    def _swept(self, key: str, frame: FrameType) -> tuple[str, Any] | None:
-        sweeps = self.__dict__["_sweeps"]
-        sweep = sweeps.get(get_ident())
-        pair = None if sweep is None else sweep.take(key, frame)
-        if sweep is not None and (pair is None or not sweep):
-            sweeps.pop(get_ident(), None)
+    def _from_dict_read(self, key: str, frame: FrameType) -> tuple[str, Any] | None:
+        reads = self.__dict__["_dict_reads"]
+        read = reads.get(get_ident())
+        pair = None if read is None else read.take(key, frame)
+        if read is not None and (pair is None or not read):
+            reads.pop(get_ident(), None)
         return pair
 
     def items(self) -> StoreItems:
@@ -225,7 +225,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         ]
 
     def pop(self, key: str, default: Any = _MISSING) -> Any:
-        """Remove `key` and return its value, or `default` if there is none; nobody else gets the same value."""
+        """Remove `key` and return its value, or `default` if there is none; no other caller gets the same value."""
         session = self._writer
         records, key = session.records, check_key(key)
 

@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.arguments import check_key
 from rstore.backends.common.after_commit import behind_commit
-from rstore.backends.types import LARGE_BYTES, Found, ScanQuery, Ttl, Write, version_of
+from rstore.backends.contract import ReadTransaction
+from rstore.backends.types import LARGE_BYTES, Found, NamespaceGone, ScanQuery, Ttl, Write, version_of
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell
 from rstore.codec.failures import cannot_load
@@ -60,7 +61,7 @@ class Stored(NamedTuple):
 class RecordReader:
     """Reads the records of a namespace."""
 
-    def __init__(self, namespace: ReadNamespace, *, opens_plaintext: bool) -> None:
+    def __init__(self, namespace: ReadNamespace[ReadTransaction], *, opens_plaintext: bool) -> None:
         self._namespace = namespace
         self._plain_loads = namespace.codec.loads_by_byte if opens_plaintext else _NO_LOADS
         """Loads the body of a plain record, by its codec byte; None where the envelope has to decide."""
@@ -122,7 +123,7 @@ class RecordReader:
                 return
 
     def check(self, key: str, record: bytes) -> None:
-        """Raise what `open_value` would, without loading a value that is a pickle."""
+        """Raise the errors of `open_value`, without loading a value that is a pickle."""
         self._namespace.codec.check(self._opened(key, record))
 
     def _unseal(self, key: str, record: bytes) -> Any:
@@ -192,7 +193,7 @@ class RecordStore(RecordReader):
         return encoded
 
     def encode_alike(self, pairs: dict[Any, Any]) -> dict[str, bytes] | None:
-        """Return the same of a dict, in less time; None if its values have to be looked at one by one."""
+        """Return the same of a dict in less time (benchmarks: `paths`); None if some need a look of their own."""
         codec = self._namespace.codec
         if codec.compresses:
             return None
@@ -232,16 +233,20 @@ class RecordStore(RecordReader):
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    @revives
     def put(self, key: str, value: Any, ttl_ms: Ttl) -> bytes:
         """Put a value, whatever was there; return its version."""
-        namespace = self._writable
-        incarnation = namespace.now.incarnation
-        # Encoded anew where it is tried again: held meanwhile, it would be one more copy of a large value.
-        record = self.make_record(key, value)
-        namespace.backend.put(key, record, ttl_ms, incarnation)
-        self.count_written(1)
-        return version_of(record)
+        namespace, retries = self._writable, None
+        while True:  # as `revives` does, without its frame, for the most frequent write
+            incarnation = namespace.now.incarnation
+            # Encoded anew in each round: held meanwhile, it would be one more copy of a large value.
+            record = self.make_record(key, value)
+            try:
+                namespace.backend.put(key, record, ttl_ms, incarnation)
+            except NamespaceGone:
+                retries = namespace.revived(retries)
+                continue
+            self.count_written(1)
+            return version_of(record)
 
     @revives
     def put_if(

@@ -28,7 +28,7 @@ class Records(Verbs):
 
 
 def encode_pairs(records: RecordStore, other: Any, more: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return what `update` takes, encoded."""
+    """Return the pairs that `update` takes, encoded."""
     if type(other) is dict and not more and (encoded := records.encode_alike(other)) is not None:
         return encoded
     pairs: Iterable[tuple[str, Any]] | dict[str, Any]

@@ -1,4 +1,4 @@
-"""What changes under keys, as it happens.
+"""Watching keys: changes are told as they happen.
 
 Nouns: a *change* (a key and what it holds now) and a *watch* (the iterator of changes).
 """
@@ -28,7 +28,7 @@ from rstore.verbs import StoreVerbs
 _SLICE_S: Final = 0.05
 """No wait is longer in one piece: so soon it is noticed that the store, or the watch, was closed by another thread."""
 _SELDOM: Final = 20
-"""Looks that nothing called for take this part of the time at most. Those that were called for take half of it."""
+"""Unprompted looks use at most 1/20 of the time; those that a writer prompted use at most half of it."""
 _FRESH_S: Final = 0.1
 _MAX_AT_ONCE: Final = 100
 _MAX_BYTES: Final = 1024 * 1024
@@ -43,7 +43,7 @@ class Change(NamedTuple):
 
 
 class Watch(Iterator[Change]):
-    """What `Store.watch` returns: an iterator of changes, with a connection of its own until it ends or is closed.
+    """An iterator of changes, with a connection of its own until it ends or is closed; `Store.watch` returns it.
 
     Threads may share it; each change goes to one of them. An error does not end it: asked again, it goes on, and misses
     nothing.
@@ -66,7 +66,7 @@ class Watch(Iterator[Change]):
         self._lock = Lock()  # guards everything below
         self._held = ExitStack()
         self._told: dict[str, bytes] = {}  # the version of each key that is there, as it was told last
-        # Keys that may have changed, without what they hold: whoever is slow gets what it is when it is asked for.
+        # Keys that may have changed, without their records: a slow caller gets the state of the moment it asks at.
         self._changed: OrderedDict[str, None] = OrderedDict()
         self._read: dict[str, Found | None] = {}  # the first of them, read ahead
         self._read_at = -inf
@@ -95,7 +95,7 @@ class Watch(Iterator[Change]):
     def close(self) -> None:
         """End the iteration, also one that waits in another thread, and let go of the connection."""
         self._closed = True
-        if self._lock.acquire(blocking=False):  # else whoever has it closes when it is done
+        if self._lock.acquire(blocking=False):  # else its holder closes when it is done
             try:
                 self._held.close()
             finally:
@@ -184,7 +184,7 @@ class Watching(StoreVerbs, Records):
     """Being told of changes: what only a store can do, since a transaction sees none."""
 
     def watch(self, *keys: str, prefix: str | None = None, timeout: float | None = None) -> Watch:
-        """Return an iterator of what changes under some keys from now on, by whomever, in whatever process.
+        """Return an iterator of the changes of some keys from now on, by any writer, in any process.
 
         It watches the keys given, those that begin with `prefix`, or both; all if neither is given. Each change is a
         `Change(key, entry)` with the latest state: several changes between two looks are one, and `entry` is None if

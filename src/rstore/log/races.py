@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack
+from itertools import count
 from typing import Any, Final, Self, TypeVar
 
 from rstore.backends.types import Log, RolledBack, close_scope
@@ -28,16 +29,15 @@ class RacingLogs(LogWriter):
 
         Raises `StoreBusyError` if all attempts until the time-out lost, even those under the lock.
         """
-        races, retries = 0, None
-        while True:
-            won = attempt(self) if races < RACES else self._with_lock(key, attempt, last=races >= MAX_RACES)
-            if won is not None:
+        for _ in range(RACES):
+            if (won := attempt(self)) is not None:
                 return won
-            races += 1
-            if races > RACES:  # under the lock no commit overtakes, unless the log contradicts itself
-                if retries is None:
-                    retries = self._writable.retries(f"others were faster in changing {self._writable.place(key)}")
-                retries.wait()
+        races = count(RACES)
+        # Under the lock no commit overtakes, unless the log contradicts itself.
+        return self._writable.until_won(
+            f"others were faster in changing {self._writable.place(key)}",
+            lambda: self._with_lock(key, attempt, last=next(races) >= MAX_RACES),
+        )
 
     def _with_lock(self, key: str, attempt: Callable[[Self], T | None], *, last: bool) -> T | None:
         scope = self._backend.exclusive(Log(self._model, key))

@@ -33,7 +33,7 @@ _A_PAGE: Final = 1000
 _TRIES: Final = 3
 """So often a log is looked at anew that others changed while it was compared with what was kept of it elsewhere."""
 _UNSOUND: Final = (CorruptionError, EncryptionError, SerializationError)
-"""What is a finding; every other error says that nothing can be found out."""
+"""Errors that are findings; every other error says that nothing can be found out."""
 _OPAQUE: Final = b""
 """Stands for a value that is not computed here, since loading what it is computed of could run code."""
 
@@ -98,7 +98,7 @@ def _problems_of_log(session: StoreSession, logs: LogReader, model: Model, key: 
 
 
 class _LogLook:
-    """One look at a log: what is wrong for sure, and what is wrong unless somebody changed it meanwhile."""
+    """One look at a log: problems, which are certain, and doubts, which a concurrent write may explain."""
 
     def __init__(self, session: StoreSession, logs: LogReader, model: Model, key: str) -> None:
         self.problems: list[str] = []

@@ -49,7 +49,7 @@ def _check_path(path: Any) -> Path:
 
 @contextmanager
 def _new_file(path: Path) -> Generator[Path, None, None]:
-    """Make a file, for nobody else to read, that bears its name only when it is whole and on the disk.
+    """Make a file that its owner alone can read, and that bears its name only when it is whole and on the disk.
 
     Raises `InvalidValueError` if there is one of that name.
     """
@@ -69,7 +69,7 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
             _sync(made)
             _name(made, path)
         finally:
-            # What is left of it is in nobody's way, and is not the outcome.
+            # A leftover file is in no one's way, and is not the outcome.
             for name in (made, Path(f"{made}-wal"), Path(f"{made}-shm")):
                 with suppress(OSError):
                     name.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ def _exists(path: Path) -> InvalidValueError:
 def _name(made: Path, path: Path) -> None:
     """Give a file that is whole its name, or raise and leave none of that name."""
     try:
-        path.hardlink_to(made)  # not `rename`: it would replace what somebody has put there meanwhile
+        path.hardlink_to(made)  # not `rename`: it would replace a file that was put there meanwhile
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError:  # a file system without links
@@ -97,7 +97,7 @@ def _name(made: Path, path: Path) -> None:
     try:
         _sync(path.parent)
     except OSError:
-        path.unlink()  # it may be gone after a power cut: nobody should rely on it
+        path.unlink()  # it may be gone after a power cut, and is not to be relied on
         raise
 
 
@@ -148,7 +148,7 @@ def _copy_log(source: ReadTransaction, target: Backend, log: Log, incarnation: b
     if view.head is None:
         return
     target.commit(log, Commit(create=view.head, put_rows=view.rows), incarnation)
-    # All of them, though they are but a cache: who asks about the past makes none, and would fold half of it each time.
+    # All of them, though they are but a cache: a question about the past makes none, and would fold half of it anew.
     checkpoints = source.checkpoints(log)
     while states := tuple(islice(checkpoints, AT_ONCE)):
         target.commit(log, Commit(put_checkpoints=states), incarnation)

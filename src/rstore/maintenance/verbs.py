@@ -19,7 +19,7 @@ _A_SWEEP: Final = 20_000
 
 
 class Reclaimed(NamedTuple):
-    """What `vacuum` has done."""
+    """The result of `vacuum`."""
 
     expired: int
     """How many pairs had expired, and are gone for good."""
@@ -73,7 +73,7 @@ class Maintenance(StoreVerbs):
         return replace(session.whole.stats(), counters=session.setup.telemetry.counts())
 
     def durability(self) -> Durability:
-        """Return what becomes of a call that has returned when something goes wrong, as the backend is set up now.
+        """Return which accidents a call survives that has returned, as the backend is set up now.
 
         >>> from rstore import Store
         >>> with Store('file.db', frozen=False) as store:
@@ -83,7 +83,7 @@ class Maintenance(StoreVerbs):
         return self._alone("durability").whole.durability()
 
     def check(self) -> list[Finding]:
-        """Return what is wrong with the store, as (model, key, problem); an empty list means that it is sound.
+        """Return the problems of the store, as (model, key, problem); an empty list means that it is sound.
 
         Everything in the namespace is read once, in constant memory, while others go on writing: whether it opens under
         the key, can be decoded, and agrees with what else is there. Nothing is unpickled. What the namespaces have in

@@ -67,8 +67,6 @@ class Columns(Points):
         session = self._reader
         key, (lo, hi) = check_key(key), check_range(start, end)
         with session.naming(f"the series {key!r}"):
-            if lo > hi:
-                return arrays_of(session, [])
             return arrays_of(session, list(session.series.read(key, between(lo, hi))))
 
     def batches(
@@ -90,7 +88,6 @@ class Columns(Points):
         [100, 100, 50]
         """
         session = self._reader
-        session.check_open()
         key, (lo, hi) = check_key(key), check_range(start, end)
         check_freq(size, "size")
         return self._while_open(_batches(session, key, lo, hi, size, reverse=reverse))
@@ -121,8 +118,6 @@ def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
 
 
 def _batches(session: ReadSession, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
-    if lo > hi:
-        return
     held: list[Segment] = []
     n = 0
     with (

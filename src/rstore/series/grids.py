@@ -68,9 +68,6 @@ class Grids(Points):
         key, (lo, hi) = check_key(key), check_range(start, end)
         step = self._known_step(freq)
         found: list[tuple[int, int]] = []
-        if lo > hi:
-            session.check_open()
-            return found
         before = start
         with reading(session.series, key, lo, hi) as reader:
             for piece in reader.pieces(lambda summary: summary.meta.gaps is None or summary.meta.gaps.most <= step):
@@ -100,9 +97,6 @@ class Grids(Points):
         """Yield the runs of the grid that have no points, in order."""
         session = self._reader
         key = check_key(key)
-        if grid.start >= grid.stop:
-            session.check_open()
-            return
         step, expected = grid.step, grid.start
         with reading(session.series, key, grid.start, grid.stop - 1) as reader:
             for piece in reader.pieces(lambda summary: _has_all(summary, grid)):

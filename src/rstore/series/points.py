@@ -189,7 +189,6 @@ class Points(Verbs):
         key, (lo, hi) = check_key(key), check_range(start, end)
         limit, step = None if n is None else check_count(n), self._step(freq)
         if lo > hi or limit == 0:
-            session.check_open()
             return []
         with session.naming(f"the series {key!r}"):
             if step is None:
@@ -211,13 +210,10 @@ class Points(Verbs):
         """
         session = self._reader
         checked, (lo, hi) = check_all_keys(keys), check_range(start, end)
-        if lo > hi:
-            session.check_open()
-            return {key: [] for key in checked}
         found, query = {}, between(lo, hi)
         for key, view in zip(checked, session.series.views(checked, query), strict=True):
             with session.naming(f"the series {key!r}"):
-                found[key] = _points(session, session.series.segments(key, view, query))
+                found[key] = _points(session, session.series.segments(key, view, query.lo, query.hi))
         return found
 
     def tail(self, key: str, n: int) -> list[Point]:
@@ -231,7 +227,6 @@ class Points(Verbs):
         session = self._reader
         key, limit = check_key(key), check_count(n)
         if limit == 0:
-            session.check_open()
             return []
         with session.naming(f"the series {key!r}"):
             return _points(session, session.series.read(key, ViewQuery(limit=limit, reverse=True)))[-limit:]
@@ -270,9 +265,6 @@ class Points(Verbs):
         """
         session = self._reader
         key, (lo, hi) = check_key(key), check_range(start, end)
-        if lo > hi:
-            session.check_open()
-            return None
         with reading(session.series, key, lo, hi) as reader:
             spans = [
                 Span(piece.first, piece.last, piece.n)

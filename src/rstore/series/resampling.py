@@ -131,13 +131,9 @@ class Resampling(Points):
         if wanted < 3:
             raise InvalidValueError(f"n is 3 or more, not {wanted}")
         thin, choose = _downsamplers(method)
-        if lo > hi:
-            return _nothing(session, key)
         with session.naming(f"the series {key!r}"):
             t, v, present = _thinned(session, key, lo, hi, wanted, thin)
-            if len(t) < min(
-                wanted, present
-            ):  # most of those in the summaries are NaN: now it is known how many are not
+            if len(t) < min(wanted, present):  # most of the points that the summaries count are NaN
                 t, v, _ = _thinned(session, key, lo, hi, wanted, thin, present)
         if not len(t):
             return _nothing(session, key)

@@ -12,9 +12,9 @@ _logger: Final = logging.getLogger("rstore.afterwards")
 
 @contextmanager
 def behind_commit(work: str) -> Generator[None, None, None]:
-    """Log whatever goes wrong inside instead of raising it: what the call has written is there, and acknowledged.
+    """Log errors raised inside instead of raising them: what the call has written is there, and acknowledged.
 
-    Not where somebody asks the program to stop: an interrupt goes on, and says nothing about what the call has done.
+    A request to stop the program goes on: an interrupt says nothing about what the call has done.
     """
     try:
         yield

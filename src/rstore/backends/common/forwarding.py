@@ -41,7 +41,7 @@ class Forwarding(WriteTransaction):
     def _inner(self) -> WriteTransaction: ...
 
     def _wrap(self, inner: WriteTransaction) -> WriteTransaction:
-        """Return what stands for a transaction that begins inside."""
+        """Return the wrapper of a transaction that begins inside."""
         return inner
 
     @property

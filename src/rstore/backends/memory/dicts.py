@@ -1,4 +1,4 @@
-"""What a namespace holds in memory, as dicts in order."""
+"""A namespace as dicts in memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class LogDicts:
         return 1, n, size + sum(len(chunk.meta) + len(chunk.body) for chunk in self.chunks.values())
 
     def apply(self, commit: Commit) -> None:
-        """Do what a commit says; its conditions hold."""
+        """Apply a commit whose conditions hold."""
         for t, seq, body in commit.drop_rows:
             if self.rows.get((t, seq)) == body:
                 del self.rows[t, seq]

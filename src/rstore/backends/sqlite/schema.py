@@ -24,7 +24,7 @@ SCHEMA: Final = """
 CREATE TABLE namespaces (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: rows of a discarded namespace cannot come back
   name TEXT NOT NULL UNIQUE,
-  birth BLOB NOT NULL                    -- the incarnation, which was called so first: stored names stay
+  birth BLOB NOT NULL                    -- its incarnation, random: tells it from a later one of its name
 ) STRICT;
 CREATE TABLE facts (
   ns INTEGER NOT NULL, name TEXT NOT NULL, fact BLOB NOT NULL,

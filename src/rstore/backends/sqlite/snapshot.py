@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from threading import get_ident
 from typing import Any
 
 import apsw
@@ -23,8 +24,8 @@ class SqliteSnapshot(RecordReads, LogReads):
         self._connection = connection
 
     def peek(self, key: Any) -> bytes | None:
-        statements = self._connection.statements_of_owner()
-        return None if statements is None else statements.get(key)
+        statements = self._connection.slot.statements
+        return statements.get(key) if statements is not None and self._connection.owner == get_ident() else None
 
     def log_snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> AbstractContextManager[LogSnapshot]:
         return nullcontext(SqliteLogSnapshot(self, log, lo, hi))

@@ -77,7 +77,7 @@ class Bucket(NamedTuple):
 
     @property
     def garbage(self) -> bytes:
-        """The name of the set of what is to be deleted in this bucket, of any namespace."""
+        """The name of the set of garbage in this bucket, of any namespace."""
         return self.prefix + b"g"
 
     @property
@@ -87,7 +87,7 @@ class Bucket(NamedTuple):
 
     @property
     def awaited(self) -> bytes:
-        """The name of what is written for the sake of waiting until replicas have it."""
+        """The name of a key that is written only to wait until replicas have it."""
         return self.prefix + b"w"
 
     @property
@@ -113,7 +113,8 @@ class Bucket(NamedTuple):
 
     def parts(self, log: Log, kinds: bytes) -> list[bytes]:
         """Return the names of several parts of a log."""
-        return [self.log(b"%c" % kind, log) for kind in kinds]
+        rest = b"%b%d%b" % (self.identity, log.model, log.key.encode())
+        return [b"%b%c%b" % (self.prefix, kind, rest) for kind in kinds]
 
     def body(self, entry: bytes) -> bytes:
         """Return the name of the body of a chunk."""

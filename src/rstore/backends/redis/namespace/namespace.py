@@ -7,7 +7,7 @@ choose a bucket) and a *signal* (a script's answer that nothing was done, mostly
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import local
 from typing import Any, Final, TypeVar
@@ -24,7 +24,7 @@ from rstore.backends.redis.namespace.bucket import (
 )
 from rstore.backends.redis.transport.calls import Call
 from rstore.backends.redis.transport.client import Client
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.transport.slots import slot_of
@@ -147,12 +147,12 @@ class RedisNamespace:
 
     def current(self, spot: bytes) -> Bucket:
         """Return the bucket of a key by its marker of now; one without an incarnation if there is no namespace."""
-        retries = Retries(self.deadline)
+        retries: CallRetries | None = None
         while True:
             [bucket] = self.refresh([self.bucket_of(spot)])
             if bucket.incarnation or not self.is_laid_out_anew():
                 return bucket
-            self.again(retries)
+            retries = self.again(retries)
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -169,20 +169,20 @@ class RedisNamespace:
         Raises `NamespaceGone` if it is not of the incarnation that was asked for; the other signals of the script.
         """
         bucket = self.bucket_of(spot)
-        retries = Retries(self.deadline)
+        retries: CallRetries | None = None
         while True:
-            if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
+            if not _is_of(bucket, if_incarnation):
                 bucket = self.current(spot)
                 if not bucket.incarnation:
                     return nothing
-                if if_incarnation not in (ANY, bucket.incarnation):
+                if not _is_of(bucket, if_incarnation):
                     raise NamespaceGone
             try:
                 return self.client.call(ask(bucket))
             except Signal as signal:
                 if signal.code != "STALE":
                     raise
-            self.again(retries)
+            retries = self.again(retries)
             bucket = self.current(spot)
 
     def write(self, spot: bytes, incarnation: bytes, ask: Callable[[Bucket], Call]) -> Any:
@@ -212,7 +212,7 @@ class RedisNamespace:
         Yields the bucket, the place in it, and the reply. An error is a reply, too; the round of a refusal is the last.
         Raises `NamespaceGone` as `read` does.
         """
-        retries = Retries(self.deadline)
+        retries: CallRetries | None = None
         todo = list(begin())
         answered = stuck = begun = False
         while todo:
@@ -220,15 +220,15 @@ class RedisNamespace:
             stale: list[tuple[Bucket, S]] = []
             for bucket, at in todo:
                 try:
-                    self._check(bucket, if_incarnation)
-                    call = ask(bucket, at)
+                    if not _is_of(bucket, if_incarnation):
+                        stale.append((bucket, at))
+                    elif (call := ask(bucket, at)) is not None:
+                        asked.append((bucket, at, call))
                 except Signal:
                     stale.append((bucket, at))
-                else:
-                    asked += [] if call is None else [(bucket, at, call)]
             if stuck and (asked or stale):
-                self.again(retries)
-            replies = self.client.run([call for _, _, call in asked]) if asked else []
+                retries = self.again(retries)
+            replies = self._replies([call for _, _, call in asked])
             todo, failed, stuck, begun = [], False, begun or bool(asked), True
             for (bucket, at, _), reply in zip(asked, replies, strict=True):
                 if isinstance(reply, Signal):
@@ -242,13 +242,22 @@ class RedisNamespace:
                 return
             if answered and not stuck:
                 self.deadline.begin()  # also since the caller may have paused between the replies
-                retries = Retries(self.deadline)
+                retries = None
             fresh = self.refresh(bucket for bucket, _ in stale)
             todo += [(bucket, at) for bucket, (_, at) in zip(fresh, stale, strict=True) if bucket.incarnation]
-            if any(if_incarnation not in (ANY, bucket.incarnation) for bucket, _ in todo):
+            if not all(_is_of(bucket, if_incarnation) for bucket, _ in todo):
                 raise NamespaceGone
             if not todo and not answered and self.is_laid_out_anew():
                 todo, stuck = list(begin()), True
+
+    def _replies(self, calls: Sequence[Call]) -> list[Any]:
+        """Return the reply to each call, or its error."""
+        if len(calls) != 1:
+            return self.client.run(calls) if calls else []
+        try:
+            return [self.client.call(calls[0])]  # the short way of a client
+        except (Signal, LostReplyError, StoreError) as error:
+            return [error]
 
     def replies(
         self, ask: Callable[[Bucket, S], Call], begin: S, rest: Callable[[S, Any], S | None] = lambda *_: None
@@ -258,12 +267,6 @@ class RedisNamespace:
             if isinstance(reply, Exception):
                 raise reply
             yield reply
-
-    @staticmethod
-    def _check(bucket: Bucket, if_incarnation: ExpectedIncarnation) -> None:
-        """Raise the signal that a bucket is out of date where it must be another one."""
-        if not bucket.incarnation or if_incarnation not in (ANY, bucket.incarnation):
-            raise Signal("STALE")
 
     def run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""
@@ -297,14 +300,16 @@ class RedisNamespace:
         else:
             time.sleep(_REVIVAL_S)
 
-    def again(self, retries: Retries) -> None:
-        """Pause before the next try of a loop that goes by what others may change, if it has to wait.
+    def again(self, retries: CallRetries | None) -> CallRetries:
+        """Pause, if need be, before the next try of a loop that goes by what others may change.
 
         Raises `StoreBusyError` if the time is up.
         """
+        retries = retries or CallRetries(self.deadline)
         if not retries.allows(waiting=False):
             raise self._outrun()
         retries.pause()
+        return retries
 
     def _outrun(self) -> StoreBusyError:
         return StoreBusyError(f"the namespace {self.name!r} keeps being discarded concurrently; nothing was applied")
@@ -349,6 +354,11 @@ class RedisNamespace:
 
 
 _GONE: Final = object()
+
+
+def _is_of(bucket: Bucket, incarnation: ExpectedIncarnation) -> bool:
+    """Return whether a bucket is there, and of an incarnation, or of any."""
+    return bucket.incarnation == incarnation or (incarnation is ANY and bool(bucket.incarnation))
 
 
 def spot_of(log: Log) -> bytes:

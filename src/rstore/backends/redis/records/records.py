@@ -16,7 +16,7 @@ from rstore.backends.redis.records.ranges import RedisRanges, expires_ms_of, out
 from rstore.backends.redis.records.watcher import RedisWatcher
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.connection import connector
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import (
     ANY,
@@ -50,23 +50,25 @@ class RedisRecords(RedisRanges):
         return self._get(key.encode())
 
     def _get(self, name: bytes) -> bytes | None:
-        retries = Retries(self._deadline)
+        retries: CallRetries | None = None
         while True:
             bucket = self.namespace.bucket_of(name)
             if bucket.batch:
                 return self._find(name, there=False)  # type: ignore[no-any-return]
             call = Call(bucket.slot, (b"MGET", bucket.marker_key, bucket.records + name))
             marker, record = self._client.call(call)
-            if self._is_current(bucket, marker):
+            if marker != bucket.marker:
+                self.namespace.adopt(bucket, marker)
+            elif bucket.incarnation or not self.namespace.is_laid_out_anew():
                 if record is not None:
                     self._client.shrink(bucket.slot, len(record))
                 return record  # type: ignore[no-any-return]
-            self.namespace.again(retries)
+            retries = self.namespace.again(retries)
 
     def has(self, key: str) -> bool:
         self._deadline.begin()
         name = key.encode()
-        retries = Retries(self._deadline)
+        retries: CallRetries | None = None
         while True:
             bucket = self.namespace.bucket_of(name)
             if bucket.batch:
@@ -78,16 +80,11 @@ class RedisRecords(RedisRanges):
                     Call(bucket.slot, (b"GET", bucket.marker_key)),
                 )
             )
-            if self._is_current(bucket, marker):
+            if marker != bucket.marker:
+                self.namespace.adopt(bucket, marker)
+            elif bucket.incarnation or not self.namespace.is_laid_out_anew():
                 return bool(there)
-            self.namespace.again(retries)
-
-    def _is_current(self, bucket: Bucket, marker: bytes | None) -> bool:
-        """Return whether a bucket is the one of its marker; without a namespace, it is, and empty."""
-        if marker != bucket.marker:
-            self.namespace.adopt(bucket, marker)
-            return False
-        return bool(bucket.incarnation) or not self.namespace.is_laid_out_anew()
+            retries = self.namespace.again(retries)
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._deadline.begin()
@@ -283,7 +280,7 @@ class RedisRecords(RedisRanges):
                 return self.namespace.buckets
             return [bucket for bucket, _ in self._grouped(keys, str.encode)]
 
-        # One prefix for all, since each costs every writer: what is not watched and begins the same wakes, too.
+        # One prefix for all, since each costs every writer: other keys that begin with it wake the watcher, too.
         stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
         self.namespace.refresh()
         connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)

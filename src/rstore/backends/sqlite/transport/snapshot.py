@@ -11,7 +11,6 @@ from typing import Final, TypeVar
 
 import apsw
 
-from rstore.backends.sqlite.statements import Statements
 from rstore.backends.sqlite.transport.errors import FAILURES
 from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.savepoints import in_transaction
@@ -28,26 +27,22 @@ class SnapshotConnection:
 
     def __init__(self, file: SqliteFile, slot: Slot, connection: apsw.Connection) -> None:
         self.path = file.path
-        # One thread alone may use the cursor without the lock; and none where the file may change beneath.
-        self._owner = get_ident() if slot.stamp is None else 0
+        self.owner = get_ident() if slot.stamp is None else 0
+        """The one thread that may use the slot's cursor without its lock; none where the file may change beneath."""
+        self.slot = slot
         self._file = file
-        self._slot = slot
         self._connection = connection
-
-    def statements_of_owner(self) -> Statements | None:
-        """Return the statements on one key, in the thread that began the snapshot."""
-        return self._slot.statements if self._owner == get_ident() else None
 
     def know(self, connection: apsw.Connection, number: int) -> None:
         """Keep the statements on one key of a namespace."""
-        self._slot.know(connection, number)
+        self.slot.know(connection, number)
 
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Call `work` with the connection, and return its result.
 
         Raises `ConflictError` if the moment is lost.
         """
-        slot = self._slot
+        slot = self.slot
         with slot.lock:
             if slot.connection is not self._connection:
                 raise ConflictError("the store was closed, discarded or forked while it was being read: read again")
