@@ -61,7 +61,7 @@ class Incarnations:
             if incarnation is None and not self._frozen:
                 continue  # discarded in between
             keyring = self._find_keyring(incarnation, facts)
-            if not (self._frozen or not self._keys or keyring.known):
+            if not (incarnation is None or self._frozen or not self._keys or keyring.known):
                 self._register(backend, incarnation, facts)
                 continue
             if keyring.lacking and self._warns:
@@ -105,13 +105,14 @@ class Incarnations:
             )
         return keyring
 
-    def _register(self, backend: WriteTransaction, incarnation: bytes | None, facts: dict[str, bytes]) -> None:
+    def _register(self, backend: WriteTransaction, incarnation: bytes, facts: dict[str, bytes]) -> None:
         """Let the namespace know the key that seals from now on, unless others were faster: then look again."""
+        # Bound to the incarnation: in another one no key at hand would open it, and all stores would be shut out.
         fact = new_key_fact(self._keys[0], _key_facts(facts), sealed_for(incarnation, facts))
         # Under the first number that is free: of several keys that come at once to a new namespace, one is the first.
         names = (f"{_KEY_FACT}{n}" for n in count())
         with suppress(NamespaceGone):
-            backend.add_fact(next(name for name in names if name not in facts), fact)
+            backend.add_fact(next(name for name in names if name not in facts), fact, incarnation)
 
 
 def _key_facts(facts: dict[str, bytes]) -> list[bytes]:

@@ -119,7 +119,8 @@ def test_cells_and_columns(
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(saved))
         with Store(dsn, frozen=False, serializer="json") as store:
             fill(store)
-            store._writer.backend.add_fact("passphrase", bytes(26))  # noqa: SLF001
+            backend = store._writer.backend  # noqa: SLF001
+            backend.add_fact("passphrase", bytes(26), backend.create())
         schema = Schema(connection, postgresql_schema)
         random.shuffle(schema.columns)
         try:

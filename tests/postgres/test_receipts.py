@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import psycopg
 import pytest
 from postgres_proxy import Proxy
 from postgresql import DEBIAN_15, Server
@@ -17,6 +18,7 @@ from waiting import until
 from rstore import ConflictError, OutcomeUnknownError, Store, StoreError, StoreNotAvailableError, Transaction
 from rstore.backends.postgres.transaction.receipts import Receipt
 from rstore.backends.postgres.transaction.transaction import OpenTransaction
+from rstore.backends.types import Head, Log, Model, NamespaceGone, Row
 
 # No WAL is written but for a commit: what a crash loses is known.
 LAZY: dict[str, Any] = {"wal_writer_delay": "10s", "bgwriter_delay": "10s"}
@@ -231,6 +233,24 @@ def test_a_transaction_that_discard_waits_for_can_leave_its_receipt(postgresql: 
                 discarding = executor.submit(other.discard)
                 postgresql.await_waiting(1)
             discarding.result()
+    assert not postgresql.left_in(postgresql_schema)
+
+
+def test_a_transaction_that_was_refused_leaves_none_behind_a_discard(
+    postgresql: Server, postgresql_schema: str
+) -> None:
+    """It holds no lock for which `discard` would wait before it removes receipts."""
+    dsn = postgresql.dsn(schema=postgresql_schema)
+    tables = [f'"{postgresql_schema}".{table}' for table in ("logs", "receipts", "namespaces")]
+    log, head = Log(Model.SERIES, "s"), Head(b"e", b"v", False, b"")
+    with Store(dsn, frozen=False, timeout=10) as store, psycopg.connect(postgresql.conninfo()) as discarding:
+        backend = store._writer.backend  # noqa: SLF001 - the layer above begins anew where the namespace is another
+        with backend.exclusive(log) as tx:
+            with pytest.raises(NamespaceGone):
+                tx.append(log, head, [Row(1, 0, b"1")], bytes(24))
+            for table in tables:  # as `discard` does, up to its commit
+                discarding.execute(f"DELETE FROM {table}".encode())
+        discarding.commit()
     assert not postgresql.left_in(postgresql_schema)
 
 

@@ -94,7 +94,7 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
             assert store.namespaces() == ["default", "other"]
             other.discard()
         backend = store._writer.backend  # noqa: SLF001 - what no verb does without others in its way
-        assert backend.add_fact("fact", b"kept") == b"kept"
+        assert backend.add_fact("fact", b"kept", backend.create()) == b"kept"
         server.do("HDEL", "rs:default", "keys", "raised")  # as a failover can lose them
         incarnation = backend.create()
         assert incarnation == b"".join(server.do("HMGET", "rs:default", "birth", "keys"))

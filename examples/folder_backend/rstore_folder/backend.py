@@ -131,9 +131,9 @@ class FolderBackend(MemoryReads, Backend):
         with self._changing() as tx:
             return tx.create()
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         with self._changing() as tx:
-            return tx.add_fact(name, fact)
+            return tx.add_fact(name, fact, incarnation)
 
     def write(self, writes: Writes, incarnation: bytes) -> None:
         with self._changing() as tx:

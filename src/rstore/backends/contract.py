@@ -161,8 +161,10 @@ class WriteTransaction(ReadTransaction):
         """Return the incarnation of the namespace, after creating it if there is none."""
 
     @abstractmethod
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         """Keep a fact if there is none of that name, and return the one that is kept; the incarnation changes.
+
+        Only the part of the `incarnation` that facts leave alone has to be that of the namespace (`identity_of`).
 
         Raises `NamespaceGone`.
         """

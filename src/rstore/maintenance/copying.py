@@ -118,10 +118,10 @@ def _copy(source: ReadTransaction, namespace: str, path: str) -> None:
     target = make_checked_backend("sqlite", path, namespace, options)
     target.open()
     try:
-        target.create()
+        created = target.create()
         sealed_since, facts = source.facts()
         for name, fact in {**facts, ORIGIN_FACT: sealed_for(sealed_since, facts)}.items():
-            target.add_fact(name, fact)
+            target.add_fact(name, fact, created)
         incarnation = target.create()
         _copy_records(source, target, incarnation)
         for model in (Model.SERIES, Model.EVENTS):

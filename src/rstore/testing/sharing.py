@@ -241,6 +241,28 @@ class SharingSuite(Suite):
             )  # fmt: skip
             self._agree(one, two, three)
 
+    @sealed
+    def test_discarding_while_a_key_is_registered(self, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The fact that tells of the key is made for one incarnation: in the next one it would shut out every store."""
+        with opener() as store, opener(flavour=Flavour("plain"), allow_plaintext=True) as other:
+            backend = store._writer.backend  # noqa: SLF001 - there is no other place between two of its calls
+            find = backend.facts
+
+            def replaced() -> tuple[bytes | None, dict[str, bytes]]:
+                found = find()
+                monkeypatch.undo()
+                other.discard()
+                other.set("plain", 1)
+                return found
+
+            other.discard()
+            monkeypatch.setattr(backend, "facts", replaced)
+            store.set("k", 1)
+            assert backend.facts == find  # else nothing came in between
+            assert (store["k"], store.keys()) == (1, ["k", "plain"])
+        with opener() as store:
+            assert store["k"] == 1
+
     @pickled
     def test_discarding_while_another_process_writes(self, opener: Opener, flavour: Flavour) -> None:
         if not self.persistent:

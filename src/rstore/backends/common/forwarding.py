@@ -78,8 +78,8 @@ class Forwarding(WriteTransaction):
     def create(self) -> bytes:
         return self._inner.create()
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
-        return self._inner.add_fact(name, fact)
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
+        return self._inner.add_fact(name, fact, incarnation)
 
     # -- records ------------------------------------------------------------------------------------------------------
 

@@ -53,9 +53,10 @@ class MemoryWrites(MemoryReads, WriteTransaction):
                     self._put_namespace(namespace)
             return namespace.incarnation
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         with self._writing():
-            if (namespace := self._find()) is None:
+            namespace = self._find()
+            if namespace is None or identity_of(namespace.incarnation) != identity_of(incarnation):
                 raise NamespaceGone
             if name not in namespace.facts:
                 namespace.facts[name] = fact

@@ -79,17 +79,18 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             self._write(None, [create], lambda seen: seen.facts()[0] is not None)
         return incarnation
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
-        incarnation = self._incarnation()
-        if incarnation is None:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
+        ns = ns_of(incarnation)
+
+        def kept(seen: PostgresReader) -> bytes | None:
+            found, facts = seen.facts()
+            return facts.get(name) if found is not None and ns_of(found) == ns else None
+
+        add = self._records.add_fact, (self._name, name.encode(), fact, ns, ns + os.urandom(KEYS_BYTES))
+        self._write(None, [add], lambda seen: kept(seen) is not None)
+        if (one := kept(self)) is None:
             raise NamespaceGone
-        new = ns_of(incarnation) + os.urandom(KEYS_BYTES)
-        add = self._records.add_fact, (self._name, name.encode(), fact, ns_of(incarnation), new)
-        self._write(None, [add], lambda seen: name in seen.facts()[1])
-        kept = self.facts()[1].get(name)
-        if kept is None:
-            raise NamespaceGone
-        return kept
+        return one
 
     def _write(
         self,

@@ -18,9 +18,9 @@ class RedisAutocommit(RedisMaintenance):
         self._deadline.begin()
         return self.namespace.create()
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         self._deadline.begin()
-        return self.namespace.add_fact(name, fact)
+        return self.namespace.add_fact(name, fact, incarnation)
 
     def discard(self) -> None:
         self._deadline.begin()

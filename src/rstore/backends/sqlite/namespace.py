@@ -72,18 +72,21 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
 
         return self._writer.write(work, arm=False)
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
+        identity = identity_of(incarnation)
+
         def work(connection: apsw.Connection) -> bytes:
             with atomic(connection):
-                if (number := self._number(connection)) is None:
+                number = self._number(connection)
+                found = connection.execute(_FIND, (self._namespace,)).get
+                if number is None or identity_of(bytes_of(found, self._place())) != identity:
                     raise NamespaceGone
                 find = "SELECT fact FROM facts WHERE ns = ? AND name = ?"
                 if (kept := connection.execute(find, (number, name)).get) is not None:
                     return self._bytes_of_fact(kept, name)
                 connection.execute("INSERT INTO facts VALUES (?, ?, ?)", (number, name, fact))
-                incarnation = bytes_of(connection.execute(_FIND, (self._namespace,)).get, self._place())
-                incarnation = identity_of(incarnation) + os.urandom(KEYS_BYTES)
-                connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (incarnation, number))
+                birth = identity + os.urandom(KEYS_BYTES)
+                connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (birth, number))
                 return fact
 
         return self._writer.write(work)

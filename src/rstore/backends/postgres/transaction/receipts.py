@@ -61,11 +61,13 @@ class Receipts:
     def __init__(self, schema: str, namespace: bytes) -> None:
         s = quoted(schema)
         ns = f"SELECT ns FROM {s}.namespaces WHERE name = $1"
+        alive = f"({ns} FOR KEY SHARE SKIP LOCKED) AS alive"
         self._namespace = namespace
-        # The namespace is not locked for it: the transaction holds the lock of that or of a head by then, for which
-        # `discard` waits before it removes receipts. To lock it here, too, could make the two wait for each other.
+        # Under the lock of the namespace, for which `discard` waits before it removes receipts: a transaction whose
+        # writes were refused, or undone with a part of it, holds no lock by then. A `discard` that is under way is not
+        # waited for, since it may wait for the lock of a head that is held here. It would take the receipt along.
         self._leave = Statement(f"""
-INSERT INTO {s}.receipts (ns, connection, receipt, left_ms) SELECT ns, $2::bytea, $3::bytea, {NOW} FROM ({ns}) AS alive
+INSERT INTO {s}.receipts (ns, connection, receipt, left_ms) SELECT ns, $2::bytea, $3::bytea, {NOW} FROM {alive}
 ON CONFLICT (ns, connection) DO UPDATE SET receipt = excluded.receipt, left_ms = excluded.left_ms""")
         self._find = Statement(f"""
 SELECT FROM {s}.receipts WHERE ns = ({ns}) AND connection = $2 AND receipt = $3::bytea""")

@@ -191,22 +191,22 @@ class RedisLife(RedisGarbage):
         names = names_of(named, f"a fact about the namespace {self.name!r}")
         return incarnation, dict(zip(names, named.values(), strict=True))
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         """Keep a fact if there is none of that name, and return the one that is kept.
 
         Raises `NamespaceGone`.
         """
-        call = _KEEP_FACT.on(
-            self._registry_slot, (self._registry,), _FACT + name.encode(), fact, write=True, again=True
-        )
+        identity = identity_of(incarnation)
+        named = identity, _FACT + name.encode(), fact
+        call = _KEEP_FACT.on(self._registry_slot, (self._registry,), *named, write=True, again=True)
         try:
             kept = bytes(self.client.call(call))
         except Signal as signal:
             raise NamespaceGone from signal
         self.wrote()
         # It returns when no writer is left that does not know of it.
-        incarnation, raised = self.look_up()
-        if incarnation is None or not (raised or self._raise_markers(incarnation)):
+        latest, raised = self.look_up()
+        if latest is None or identity_of(latest) != identity or not (raised or self._raise_markers(latest)):
             raise NamespaceGone
         return kept
 

@@ -85,9 +85,9 @@ class Overlay(WriteTransaction):
             raise self._overtaken("the namespace")
         return self._bucket.incarnation
 
-    def add_fact(self, name: str, fact: bytes) -> bytes:
+    def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         self._begin_call()
-        return self._stored.add_fact(name, fact)
+        return self._stored.add_fact(name, fact, incarnation)
 
     @property
     def _nowhere(self) -> bool:
