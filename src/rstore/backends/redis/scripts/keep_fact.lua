@@ -1,7 +1,7 @@
 -- Keeps a fact about a namespace unless there is one of that name; returns the one that is kept.
 --
--- With a new one the last eight bytes of the incarnation, the time in microseconds, are others: later ones are greater, whatever
--- the clock does.
+-- With a new one the last eight bytes of the incarnation, the time in microseconds, are others: later ones are greater,
+-- whatever the clock does.
 --
 -- KEYS: registry. ARGV: field, fact.
 local alive, keys = unpack(redis.call('HMGET', KEYS[1], 'alive', 'keys'))
