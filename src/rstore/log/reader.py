@@ -100,8 +100,6 @@ class LogReader:
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """
-        if query.lo > query.hi:
-            return _NOTHING
         view = self._backend.view(Log(self._model, key), query)
         if view.chunks:
             self._check_chunks(key, view.chunks)
@@ -166,7 +164,8 @@ class LogReader:
 
     def read(self, key: str, query: ViewQuery) -> Iterator[Segment]:
         """View a log, and return its rows between the two positions of the query, as `segments` yields them."""
-        return self.segments(key, self.view(key, query), query.lo, query.hi)
+        view = self.view(key, query) if query.lo <= query.hi else _NOTHING
+        return self.segments(key, view, query.lo, query.hi)
 
     def segments(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Segment]:
         """Yield the rows of a view between two positions, in order, a chunk at a time.
