@@ -46,19 +46,19 @@ SELECT key, record, expires_ms FROM rstore.records
 WHERE ns = (SELECT ns FROM rstore.namespaces WHERE name = $1) AND key > $2 ORDER BY key LIMIT $3"""
 
 
-def ask(connection: pq.PGconn, name: str, after: str, limit: int) -> None:
+def ask(connection: pq.abc.PGconn, name: str, after: str, limit: int) -> None:
     """Send the query of a page."""
     connection.send_query_params(SQL, [name.encode(), after.encode(), b"%d" % limit], None, None, 1)
 
 
-def answer(connection: pq.PGconn) -> list[Found]:
+def answer(connection: pq.abc.PGconn) -> list[Found]:
     """Return the page that was asked for."""
     result = connection.get_result()
     connection.get_result()  # None: there are no more
     return [] if result is None else found_of(result, result.ntuples)
 
 
-def pages(connections: list[pq.PGconn], name: str, *, prefetch: bool) -> Iterator[list[Found]]:
+def pages(connections: list[pq.abc.PGconn], name: str, *, prefetch: bool) -> Iterator[list[Found]]:
     """Yield all records, a page at a time."""
     ask(connections[0], name, "", PAGE)
     while page := answer(connections[0]):
@@ -72,7 +72,7 @@ def pages(connections: list[pq.PGconn], name: str, *, prefetch: bool) -> Iterato
             ask(connections[0], name, page[-1][0], PAGE)
 
 
-def seconds(connections: list[pq.PGconn], name: str, *, prefetch: bool) -> float:
+def seconds(connections: list[pq.abc.PGconn], name: str, *, prefetch: bool) -> float:
     """Return how long it takes to read all values."""
     load = Codec(make_serializer("pickle")).loads
     begun, n = perf_counter(), 0
