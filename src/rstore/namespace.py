@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from rstore.backends.contract import ReadTransaction, WriteTransaction
 from rstore.backends.telemetry import Occurrence, Telemetry
@@ -31,6 +31,7 @@ from rstore.retry import Retries
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 B_co = TypeVar("B_co", bound=ReadTransaction, covariant=True)
 
 
@@ -89,10 +90,16 @@ class ReadNamespace(Generic[B_co]):
         Raises `StoreBusyError`, which begins with the `reason`, when the time is up.
         """
         retries = None
-        while (won := attempt()) is None:
+        while True:
+            envelope = self.envelope
+            try:
+                if (won := attempt()) is not None:
+                    return won
+            except (WrongKeyError, TamperedError):  # perhaps of another incarnation, as of `rereads`
+                if not self.refresh(envelope):
+                    raise
             retries = retries or self.retries(reason)  # most verbs need none
             retries.wait()
-        return won
 
     def refresh(self, envelope: Envelope) -> bool:
         """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
@@ -194,6 +201,13 @@ class Writes(Protocol):
     def _writable(self) -> Namespace: ...
 
 
+class ReadVerbs(Protocol):
+    """The verbs that read a namespace."""
+
+    @property
+    def _reader(self) -> ReadNamespace[ReadTransaction]: ...
+
+
 R = TypeVar("R", bound=Reads)
 W = TypeVar("W", bound=Writes)
 
@@ -212,6 +226,32 @@ def reopens(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P
         return method(self, *args, **kwargs)
 
     return call
+
+
+def rereads(verb: F) -> F:
+    """Call a verb that reads anew where the namespace was replaced, or got other keys, while it read.
+
+    Bytes that were read of one incarnation may meet the envelope of the next one, by which they look altered. If the
+    namespace is the same as before the reading, they are.
+    """
+
+    @wraps(verb)
+    def call(self: ReadVerbs, /, *args: Any, **kwargs: Any) -> Any:
+        retries = None
+        while True:
+            namespace = self._reader
+            envelope = namespace.envelope
+            try:
+                return verb(self, *args, **kwargs)
+            except (WrongKeyError, TamperedError):
+                if not namespace.refresh(envelope):
+                    raise
+            retries = retries or namespace.retries(
+                f"the namespace {namespace.name!r} keeps being discarded concurrently"
+            )
+            retries.wait()
+
+    return cast("F", call)  # which keeps the overloads of a verb
 
 
 def revives(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P], T]:
