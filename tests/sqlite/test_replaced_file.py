@@ -17,6 +17,7 @@ from processes import Program, Remote, check_file
 from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store, StoreBusyError, StoreNotAvailableError
+from rstore.backends.sqlite.transport.slot import Slot
 
 WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("new", 1),
@@ -265,6 +266,51 @@ def test_a_transaction_of_another_thread_is_not_waited_for_without_end(path: Pat
         WRITES[verb](store)
         assert contents(store) == NEW[verb]
     check_file(path)
+
+
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+@pytest.mark.parametrize("verb", WRITES)
+def test_it_happens_while_the_file_is_opened(path: Path, verb: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to the file that was there must not count as one to the file that bears the name since."""
+    other, settle, opened = make_other(path), Slot.settle, [str(path)]
+
+    def happen(slot: Slot, *, check_always: bool) -> None:
+        if slot.path in opened:
+            opened.remove(slot.path)
+            if how == "replace":
+                other.replace(path)
+            else:
+                path.unlink()
+        settle(slot, check_always=check_always)
+
+    monkeypatch.setattr(Slot, "settle", happen)
+    with Store(path, frozen=False) as store:
+        WRITES[verb](store)
+        WRITES[verb](store)
+        assert is_other(store) is (how == "replace")
+    assert not opened
+    with Store(path) as store:
+        assert is_other(store) is (how == "replace")
+        assert set(NEW[verb]) <= set(contents(store))
+    check_file(path)
+
+
+@pytest.mark.slow
+def test_a_frozen_store_notices_what_happens_while_it_opens_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(path, frozen=False) as store:
+        fill(store)
+    other, settle = make_other(path), Slot.settle
+
+    def happen(slot: Slot, *, check_always: bool) -> None:
+        if other.exists() and slot.path == str(path):
+            other.replace(path)
+        settle(slot, check_always=check_always)
+
+    monkeypatch.setattr(Slot, "settle", happen)
+    with Store(path) as store:
+        until(lambda: is_other(store), "the other file is not seen")
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from rstore.backends.sqlite.transport.opening import connect_frozen, connect_pha
 from rstore.backends.sqlite.transport.removing import remove_if_unused
 from rstore.backends.sqlite.transport.savepoints import in_transaction
 from rstore.backends.sqlite.transport.slot import CHECK_EVERY_S, Slot, gate
-from rstore.backends.sqlite.transport.stale_file import are_others, leave, leave_others
+from rstore.backends.sqlite.transport.stale_file import are_others, leave, leave_early, leave_others
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import Options
 from rstore.errors import (
@@ -292,7 +292,7 @@ class SqliteFile:
                         trust_again(slot, connection)
                     limit_waiting_inside(connection, self._options.timeout_s)
                 except FileNotFoundError as error:  # it was removed since it was found or created: once more
-                    slot.close()
+                    leave_early(self.path, slot, self._options.timeout_s)
                     if deadline.is_over:
                         raise StoreBusyError(f"{self.path!r} was removed again and again") from error
                 except apsw.Error as error:

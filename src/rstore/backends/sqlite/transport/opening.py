@@ -45,6 +45,7 @@ def connect_writable(slot: Slot, durability: Literal["full", "normal"]) -> apsw.
     # Once: a symbolic link that is turned meanwhile must not have one file checked and another one written.
     real_path = slot.real_path = os.path.realpath(slot.path)
     _create(real_path, slot.path)
+    slot.opened = identity(real_path)
     connection = slot.connection = apsw.Connection(real_path, flags=apsw.SQLITE_OPEN_READWRITE)
     if connection.readonly("main"):  # SQLite falls back on reading, and would stay there
         reason = "too many open files" if are_descriptors_spent() else "the system does not let it be written"
@@ -77,7 +78,8 @@ def connect_frozen(slot: Slot) -> apsw.Connection:
     """
     path = slot.real_path = os.path.realpath(slot.path)
     found = status(path)
-    if found is None:
+    slot.opened = identity(path)
+    if found is None or slot.opened is None:
         raise StoreNotAvailableError(f"there is no file {slot.path!r}; frozen=False creates one")
     if not stat.S_ISREG(found.st_mode):
         raise StoreNotAvailableError(f"{path!r} is not a regular file")
@@ -137,7 +139,7 @@ def _synchronous(durability: Literal["full", "normal"]) -> str:
 
 
 def _check_moved(slot: Slot) -> None:
-    if slot.moved() or (slot.opened is not None and identity(slot.path) != slot.opened):
+    if slot.opened is None or slot.moved() or identity(slot.path) != slot.opened:
         raise FileNotFoundError(slot.path)
 
 

@@ -54,7 +54,9 @@ class Slot:
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed with its content
         # When to check again whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.check_at = 0.0
-        self.opened: Identity | None = None  # the file that is open
+        # The file that is open. Looked at before it is opened: later the name may be another one's already, and a
+        # connection to the file before it would count as one to that.
+        self.opened: Identity | None = None
         self.wal_files: dict[str, Identity | None] = {}  # write-ahead log and index, as they were opened for writing
         self.wal: tuple[str, Identity] | None = None  # the write-ahead log, as it was opened
         self.wal_check_at = inf  # when to check, after a write, whether it is still there; monotonic seconds
@@ -91,12 +93,11 @@ class Slot:
                 self.lock = RLock()
 
     def settle(self, *, check_always: bool) -> None:
-        """Remember the file, and its write-ahead log, that were opened just now.
+        """Remember the write-ahead log of the file that was opened just now.
 
         `check_always`: check after every write whether the write-ahead log is still there, even where it is locked.
         """
         wal, index = wal_names(self.real_path)
-        self.opened = identity(self.real_path)
         if self.opened is not None:
             self.file_lock = filelock.locked(self, self.opened, self.real_path)
         self.wal_files = {name: identity(name) for name in (wal, index)}
@@ -120,8 +121,7 @@ class Slot:
                 return False
         except apsw.ConnectionClosedError:  # by a signal handler, just now
             return False
-        opened = self.opened or (-1, -1)  # while it is being opened
-        return not bears(self.path, opened)
+        return not bears(self.path, self.opened)
 
     def _has_moved(self, connection: apsw.Connection) -> bool:
         connection.file_control("main", _HAS_MOVED, self._moved_at)

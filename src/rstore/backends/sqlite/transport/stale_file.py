@@ -37,6 +37,14 @@ def leave(path: str, mine: Slot, timeout_s: float) -> None:
             raise lost
 
 
+def leave_early(path: str, slot: Slot, timeout_s: float) -> None:
+    """Close the connection of a slot, which may be one to a file that was replaced while it was opened."""
+    try:
+        _retire(slot, path, timeout_s)
+    finally:
+        slot.close()
+
+
 def are_others(path: str) -> bool:
     """Return whether this process has other files of the name open; it stays true only while the gate is held."""
     some = [slot for slot in all_slots() if slot.connection is not None]
