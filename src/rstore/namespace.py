@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from rstore.backends.contract import ReadTransaction, WriteTransaction
 from rstore.backends.telemetry import Occurrence, Telemetry
@@ -31,6 +31,7 @@ from rstore.retry import Retries
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class ReadNamespace(Protocol):
@@ -111,6 +112,10 @@ class OpenedNamespace:
         """Return a key as messages name it."""
         return f"{key!r} in namespace {self.name!r}"
 
+    def refresh(self, envelope: Envelope) -> bool:
+        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
+        raise NotImplementedError
+
     def check_open(self) -> None:
         """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
         if self.closed:
@@ -132,10 +137,16 @@ class OpenedNamespace:
         Raises `StoreBusyError`, which begins with the `reason`, when the time is up.
         """
         retries = None
-        while (won := attempt()) is None:
+        while True:
+            envelope = self.envelope
+            try:
+                if (won := attempt()) is not None:
+                    return won
+            except (WrongKeyError, TamperedError):  # perhaps of another incarnation, as of `rereads`
+                if not self.refresh(envelope):
+                    raise
             retries = retries or self.retries(reason)  # most verbs need none
             retries.wait()
-        return won
 
     @contextmanager
     def naming(self, what: str) -> Generator[None, None, None]:
@@ -232,6 +243,13 @@ class Writes(Protocol):
     def _writable(self) -> Namespace: ...
 
 
+class ReadVerbs(Protocol):
+    """The verbs that read a namespace."""
+
+    @property
+    def _reader(self) -> ReadNamespace: ...
+
+
 R = TypeVar("R", bound=Reads)
 W = TypeVar("W", bound=Writes)
 
@@ -250,6 +268,25 @@ def reopens(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P
         return method(self, *args, **kwargs)
 
     return call
+
+
+def rereads(verb: F) -> F:
+    """Call a verb that reads anew where the namespace was replaced, or got other keys, while it read.
+
+    Bytes that were read of one incarnation may meet the envelope of the next one, by which they look altered. If the
+    namespace is the same as before the reading, they are.
+    """
+
+    @wraps(verb)
+    def call(self: ReadVerbs, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(self, *args, **kwargs)
+        except (WrongKeyError, TamperedError):
+            pass
+        reason = "the namespace keeps being discarded concurrently"
+        return self._reader.until_won(reason, lambda: (verb(self, *args, **kwargs),))[0]
+
+    return cast("F", call)  # which keeps the overloads of a verb
 
 
 def revives(method: Callable[Concatenate[W, P], T]) -> Callable[Concatenate[W, P], T]:

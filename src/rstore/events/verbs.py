@@ -15,6 +15,7 @@ from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
 from rstore.events.replay import Replay
 from rstore.log.sealing import Logs
+from rstore.namespace import rereads
 from rstore.session import Session
 from rstore.verbs import Verbs
 
@@ -69,6 +70,7 @@ class Events(Verbs):
     def current(self, key: str, withtimestamp: Literal[True]) -> tuple[int, dict[str, Any]] | None: ...
     @overload
     def current(self, key: str, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None: ...
+    @rereads
     def current(self, key: str, withtimestamp: bool = False) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
         """Return the state behind the last change, future ones included; None if the key is unknown.
 
@@ -84,6 +86,7 @@ class Events(Verbs):
     def past(self, key: str, t: int, withtimestamp: Literal[True]) -> tuple[int, dict[str, Any]] | None: ...
     @overload
     def past(self, key: str, t: int, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None: ...
+    @rereads
     def past(self, key: str, t: int, withtimestamp: bool = False) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
         """Return the state as it was at time `t`, the changes at `t` included; None if the key was unknown then.
 
@@ -103,6 +106,7 @@ class Events(Verbs):
             history.check_horizon(replay.horizon, at)
             return _answer(replay, withtimestamp=withtimestamp)
 
+    @rereads
     def events(
         self,
         key: str,

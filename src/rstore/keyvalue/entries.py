@@ -10,11 +10,13 @@ from rstore.backends.types import ScanQuery
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError
 from rstore.keyvalue.record_store import Entry
 from rstore.keyvalue.records import Records, encode_pairs, prefix_end
+from rstore.namespace import rereads
 
 
 class Entries(Records):
     """Many keys at once."""
 
+    @rereads
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of those of the keys that have one, in the order of `keys`, from one question.
 
@@ -62,6 +64,7 @@ class Entries(Records):
             )
         session.records.write(encoded, ttl_ms)
 
+    @rereads
     def entry(self, key: str) -> Entry | None:
         """Return a key's value with its version and its expiry, or None if there is none.
 

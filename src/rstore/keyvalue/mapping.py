@@ -13,9 +13,10 @@ from typing import Any, Final, Self
 
 from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
 from rstore.backends.types import ANY, Expected, ScanQuery, version_of
-from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, TamperedError, WrongKeyError
 from rstore.keyvalue.keys import DictRead, Keys
 from rstore.keyvalue.records import Records, encode_pairs, prefix_end
+from rstore.namespace import rereads
 from rstore.session import Session
 
 _MISSING: Final = object()
@@ -74,7 +75,18 @@ class Mapped(Records, MutableMapping[str, Any]):
             record = session.backend.get(key)
             if record is None:
                 return default
-        return session.records.open_value(key, record)
+        try:
+            return session.records.open_value(key, record)
+        except (WrongKeyError, TamperedError):
+            pass
+        return self._get_anew(key, default)
+
+    @rereads
+    def _get_anew(self, key: str, default: Any) -> Any:
+        """Return the value of a key whose record may have been read of another incarnation than the envelope's."""
+        session = self._reader
+        record = session.backend.get(key)
+        return default if record is None else session.records.open_value(key, record)
 
     def __getitem__(self, key: str) -> Any:
         if self._dict_reads and (pair := self._from_dict_read(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
@@ -174,6 +186,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         """
         return Keys(self, self._read_for_dict)
 
+    @rereads
     def _read_for_dict(self, frame: FrameType) -> Iterable[str]:
         """Read all pairs for the call that makes a dict of them, and return their keys."""
         pairs = deque(self._stream())
@@ -198,6 +211,7 @@ class Mapped(Records, MutableMapping[str, Any]):
         self._reader.check_open()
         return StoreValues(self)
 
+    @rereads
     def find(self, pattern: str | None = None) -> list[tuple[str, Any]]:
         """Return the (key, value) pairs whose whole key matches `pattern`, or all.
 

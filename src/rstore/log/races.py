@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any, Final, Self, TypeVar
 
 from rstore.backends.types import Log, RolledBack, close_scope
+from rstore.errors import TamperedError, WrongKeyError
 from rstore.log.writer import LogWriter
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class RacingLogs(LogWriter):
         Raises `StoreBusyError` if all attempts until the time-out lost, even those under the lock.
         """
         for _ in range(RACES):
-            if (won := attempt(self)) is not None:
+            if (won := self.attempted(attempt)) is not None:
                 return won
         races = count(RACES)
         # Under the lock no commit overtakes, unless the log contradicts itself.
@@ -43,13 +44,23 @@ class RacingLogs(LogWriter):
         scope = self._backend.exclusive(Log(self._model, key))
         try:
             with scope as tx:
-                return attempt(self.within(tx))
+                return self.within(tx).attempted(attempt)
         except RolledBack:
             if last:
                 raise
             return None
         finally:
             close_scope(scope)
+
+    def attempted(self, attempt: Callable[[Self], T | None]) -> T | None:
+        """Return the result of an attempt; None also if the namespace was replaced while it read."""
+        envelope = self.envelope
+        try:
+            return attempt(self)
+        except (WrongKeyError, TamperedError):
+            if not self._namespace.refresh(envelope):
+                raise
+            return None
 
     def _in_transaction(self, keys: Collection[str], work: Callable[[Self], T], *, create: bool) -> T:
         """Return the result of `work` on several logs, done in one transaction, if need be more than once."""

@@ -14,6 +14,7 @@ from rstore.codec.columns import Int64s, array_of
 from rstore.codec.segments import Segment
 from rstore.errors import InvalidValueError
 from rstore.log.rewrite import Keep
+from rstore.namespace import rereads
 from rstore.series.arrays import Unit, column_from, timestamps_of
 from rstore.series.points import Points
 from rstore.series.reader import between, reading
@@ -51,6 +52,7 @@ class Columns(Points):
         put(logs, key, segment, keep)
         return len(segment)
 
+    @rereads
     def range_columns(self, key: str, start: int | None = None, end: int | None = None) -> Arrays:
         """Return the timestamps, int64, and the values, of the points from `start` to `end`, both included.
 

@@ -10,6 +10,7 @@ import numpy as np
 from rstore.arguments import check_int64, check_key, check_range
 from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.namespace import rereads
 from rstore.series.points import Points
 from rstore.series.reader import Summary, reading
 
@@ -21,6 +22,7 @@ _MAX_MISSING: Final = 10_000_000
 class Grids(Points):
     """Series against the times at which they ought to have points."""
 
+    @rereads
     def missing(self, key: str, start: int, end: int | None = None, freq: int | None = None) -> list[int]:
         """Return the timestamps of the grid `start, start + freq, … <= end` that have no point exactly there.
 
@@ -45,10 +47,12 @@ class Grids(Points):
             missing += run
         return missing
 
+    @rereads
     def iscomplete(self, key: str, start: int, end: int | None = None, freq: int | None = None) -> bool:
         """Return whether no timestamp of the grid `start, start + freq, … <= end` is missing."""
         return not any(True for _ in self._missing(key, self._grid(start, end, freq)))
 
+    @rereads
     def gaps(
         self, key: str, start: int | None = None, end: int | None = None, freq: int | None = None
     ) -> list[tuple[int, int]]:

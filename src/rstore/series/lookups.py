@@ -15,6 +15,7 @@ from rstore.codec.columns import Int64s, array_of, column_of_encoded
 from rstore.codec.numbers import number_of
 from rstore.codec.segments import Segment, merge
 from rstore.errors import InvalidTypeError
+from rstore.namespace import rereads
 from rstore.series.arrays import Unit, timestamp_of, timestamps_of
 from rstore.series.points import Point, Points, point_between
 from rstore.series.reader import Summary, between, reading
@@ -47,6 +48,7 @@ class Lookups(Points):
         *,
         unit: Unit | None = None,
     ) -> npt.NDArray[Any]: ...
+    @rereads
     def at(
         self, key: str, t: Any, method: Method = "exact", tolerance: int | None = None, *, unit: Unit | None = None
     ) -> Any:

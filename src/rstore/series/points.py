@@ -12,6 +12,7 @@ from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.log.rewrite import Keep
 from rstore.log.sealing import DIRECT_ROWS, Logs
+from rstore.namespace import rereads
 from rstore.series.inputs import few_times, split_points, times_of
 from rstore.series.reader import Summary, between, reading
 from rstore.series.thinning import thinner
@@ -164,6 +165,7 @@ class Points(Verbs):
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
+    @rereads
     def range(
         self,
         key: str,
@@ -196,6 +198,7 @@ class Points(Verbs):
             with reading(session.series, key, lo, hi) as reader:  # how far it has to read shows on the way
                 return _points(session, map(thinner(step), reader.segments()), limit)
 
+    @rereads
     def range_many(
         self, keys: Iterable[str], start: int | None = None, end: int | None = None
     ) -> dict[str, list[Point]]:
@@ -216,6 +219,7 @@ class Points(Verbs):
                 found[key] = _points(session, session.series.segments(key, view, query))
         return found
 
+    @rereads
     def tail(self, key: str, n: int) -> list[Point]:
         """Return the last `n` points, in time order.
 
@@ -239,6 +243,7 @@ class Points(Verbs):
         """Return the newest point, or None if the series is unknown."""
         return self._edge(key, last=True)
 
+    @rereads
     def latest(self, *keys: str) -> dict[str, Point]:
         """Return the newest point of each of some series, without those that are unknown, in one round trip.
 
@@ -253,6 +258,7 @@ class Points(Verbs):
         points = {key: _edge_of(session, key, view, last=True) for key, view in zip(checked, views, strict=True)}
         return {key: point for key, point in points.items() if point is not None}
 
+    @rereads
     def span(self, key: str, start: int | None = None, end: int | None = None) -> Span | None:
         """Return the first and the last timestamp from `start` to `end`, both included, and the number of points.
 
@@ -278,6 +284,7 @@ class Points(Verbs):
         """Return the keys of all series, in order."""
         return self._reader.series.keys()
 
+    @rereads
     def _edge(self, key: str, *, last: bool) -> Point | None:
         session, key = self._reader, check_key(key)
         view = session.series.view(key, ViewQuery(limit=1, reverse=last, bodies=False))

@@ -16,6 +16,7 @@ from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64, ViewQuery
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
+from rstore.namespace import rereads
 from rstore.series.aggregates import Aggregate, NamedAggregate, aggregated, name_of
 from rstore.series.buckets import Buckets, gathered, held, in_force, numbers_of, suffices
 from rstore.series.points import Point, Points
@@ -38,6 +39,7 @@ class _FilledBucket(NamedTuple):
 class Resampling(Points):
     """Series in fewer points."""
 
+    @rereads
     def resample(
         self,
         key: str,
@@ -109,6 +111,7 @@ class Resampling(Points):
         sole = None if isinstance(agg, list | tuple) else name_of(aggregates[0])
         return [(t, values if sole is None else values[sole]) for t, (_, values) in zip(labels, points, strict=True)]
 
+    @rereads
     def downsample(
         self, key: str, n: int, start: int | None = None, end: int | None = None, *, method: str = "minmaxlttb"
     ) -> list[Point]:

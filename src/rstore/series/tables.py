@@ -14,6 +14,7 @@ from rstore.codec.columns import Int64s
 from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
 from rstore.log.rewrite import Keep
+from rstore.namespace import rereads
 from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
 from rstore.series.points import check_all_keys
@@ -170,6 +171,7 @@ class SeriesTables(Columns):
             table[key] = column.take(pyarrow.array(where, mask=where < 0))
         return pyarrow.table(table)
 
+    @rereads
     def _several(
         self, keys: tuple[str, ...], start: int | None, end: int | None, *, reserved: str | None = None
     ) -> dict[str, Arrays]:
