@@ -69,6 +69,10 @@ class ReadNamespace(Generic[B_co]):
         """Return a key as messages name it."""
         return f"{key!r} in namespace {self.name!r}"
 
+    def refresh(self, envelope: Envelope) -> bool:
+        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
+        raise NotImplementedError
+
     def check_open(self) -> None:
         """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
         if self.closed:
@@ -237,19 +241,12 @@ def rereads(verb: F) -> F:
 
     @wraps(verb)
     def call(self: ReadVerbs, /, *args: Any, **kwargs: Any) -> Any:
-        retries = None
-        while True:
-            namespace = self._reader
-            envelope = namespace.envelope
-            try:
-                return verb(self, *args, **kwargs)
-            except (WrongKeyError, TamperedError):
-                if not namespace.refresh(envelope):
-                    raise
-            retries = retries or namespace.retries(
-                f"the namespace {namespace.name!r} keeps being discarded concurrently"
-            )
-            retries.wait()
+        try:
+            return verb(self, *args, **kwargs)
+        except (WrongKeyError, TamperedError):
+            pass
+        reason = "the namespace keeps being discarded concurrently"
+        return self._reader.until_won(reason, lambda: (verb(self, *args, **kwargs),))[0]
 
     return cast("F", call)  # which keeps the overloads of a verb
 

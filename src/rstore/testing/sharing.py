@@ -68,6 +68,36 @@ def write_plainly(store: Store, n: int) -> None:
         store.apply("k", {"a": i})
 
 
+def write_of_each(store: Store) -> None:
+    """Write the same of each model again."""
+    store.set("k", 1)
+    store.extend_many("k", [(t, t) for t in range(2000)])
+    store.apply("k", {"a": 1}, 1)
+    store.apply("k", {"a": 2}, 2)
+
+
+_READS: dict[str, Callable[[Store], object]] = {
+    "get": lambda store: store.get("k"),
+    "get_many": lambda store: store.get_many(["k"]),
+    "entry": lambda store: store.entry("k"),
+    "find": lambda store: store.find(),
+    "modify": lambda store: store.modify("k", lambda value: value, default=0),
+    "pop": lambda store: store.pop("k", None),
+    "range": lambda store: store.range("k"),
+    "last": lambda store: store.last("k"),
+    "range_many": lambda store: store.range_many(["k"]),
+    "resample": lambda store: store.resample("k", 100),
+    "extend_many": lambda store: store.extend_many("k", [(t, t) for t in range(3000)]),
+    "remove": lambda store: store.remove("k", start=100, end=200),
+    "current": lambda store: store.current("k"),
+    "past": lambda store: store.past("k", 1),
+    "events": lambda store: store.events("k"),
+    "apply": lambda store: store.apply("k", {"b": 1}),
+    "apply in the past": lambda store: store.apply("k", {"b": 1}, 0),
+    "prune": lambda store: store.prune("k"),
+}
+
+
 class SharingSuite(Suite):
     """Several at once."""
 
@@ -262,6 +292,41 @@ class SharingSuite(Suite):
             assert (store["k"], store.keys()) == (1, ["k", "plain"])
         with opener() as store:
             assert store["k"] == 1
+
+    @sealed
+    @pytest.mark.parametrize("verb", _READS, ids=str)
+    def test_discarding_twice_while_a_verb_reads(
+        self, opener: Opener, verb: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It knows the keys of one incarnation, reads bytes of the next one, and finds the keys of the third one."""
+        with opener() as store, opener() as other:
+
+            def replace() -> None:
+                other.discard()
+                write_of_each(other)
+
+            write_of_each(other)
+            _READS[verb](store)
+            replace()
+            backend = store._writer.backend  # noqa: SLF001 - there is no other place between two of its calls
+            with monkeypatch.context() as patched:
+
+                def behind(call: Callable[..., Any]) -> Callable[..., Any]:
+                    def answer(*args: Any, **kwargs: Any) -> Any:
+                        found = call(*args, **kwargs)
+                        if found is not None:
+                            patched.undo()
+                            replaced.append(True)
+                            replace()
+                        return found
+
+                    return answer
+
+                replaced: list[bool] = []
+                for name in ("peek", "get", "fetch", "scan", "view", "views", "log_snapshot"):
+                    patched.setattr(backend, name, behind(getattr(backend, name)))
+                _READS[verb](store)
+                assert replaced
 
     @pickled
     def test_discarding_while_another_process_writes(self, opener: Opener, flavour: Flavour) -> None:
