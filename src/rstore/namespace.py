@@ -69,10 +69,6 @@ class ReadNamespace(Generic[B_co]):
         """Return a key as messages name it."""
         return f"{key!r} in namespace {self.name!r}"
 
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        raise NotImplementedError
-
     def check_open(self) -> None:
         """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
         if self.closed:
