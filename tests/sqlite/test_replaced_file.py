@@ -17,6 +17,7 @@ from processes import Program, Remote, check_file
 from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store, StoreBusyError, StoreNotAvailableError
+from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.slot import Slot
 
 WRITES: dict[str, Callable[[Store], object]] = {
@@ -265,6 +266,35 @@ def test_a_transaction_of_another_thread_is_not_waited_for_without_end(path: Pat
             thread.join()
         WRITES[verb](store)
         assert contents(store) == NEW[verb]
+    check_file(path)
+
+
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+@pytest.mark.parametrize("verb", WRITES)
+def test_another_thread_is_faster_in_seeing_it(
+    path: Path, verb: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes the connection of this one, whose commit went into the file that was there."""
+    other, stays = make_other(path), SqliteFile.stays
+
+    def late(file: SqliteFile, *strayed: Any) -> bool:
+        monkeypatch.undo()
+        thread = threading.Thread(target=store.set, args=("meanwhile", 1))
+        thread.start()
+        thread.join()
+        return stays(file, *strayed)
+
+    with Store(path, frozen=False) as store:
+        fill(store)
+        if how == "replace":
+            other.replace(path)
+        else:
+            path.unlink()
+        monkeypatch.setattr(SqliteFile, "stays", late)
+        WRITES[verb](store)
+        assert SqliteFile.stays is stays
+        assert is_other(store) is (how == "replace")
+        assert {"meanwhile", *NEW[verb]} <= set(contents(store))
     check_file(path)
 
 

@@ -29,7 +29,7 @@ from rstore.backends.sqlite.transport.lockwait import LockWait, limit_waiting_in
 from rstore.backends.sqlite.transport.opening import connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.transport.removing import remove_if_unused
 from rstore.backends.sqlite.transport.savepoints import in_transaction
-from rstore.backends.sqlite.transport.slot import CHECK_EVERY_S, Slot, gate
+from rstore.backends.sqlite.transport.slot import CHECK_EVERY_S, Slot, Whereabouts, gate
 from rstore.backends.sqlite.transport.stale_file import are_others, leave, leave_early, leave_others
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import Options
@@ -141,8 +141,7 @@ class SqliteFile:
         """
         slot, suspicious, wait = self.local.slot, True, None
         while True:
-            waits, failed = None, None
-            done: list[T] = []
+            waits, failed, strayed = None, None, None
             with slot.lock:
                 connection = slot.connection
                 if connection is None or slot.phantom or slot.transaction is not None:
@@ -166,34 +165,33 @@ class SqliteFile:
                 else:
                     if slot.is_in_place(connection):
                         return result
-                    done = [result]
+                    strayed = slot.whereabouts()
             if failed is not None:
                 raise self.distrusted(failed) from failed
             if waits is not None:
                 waits.pause()
-            elif not done:
+            elif strayed is None:
                 self.leave(slot)  # whatever went wrong with a file that bears the name no more
-            elif self.stays():
-                return done[0]
+            elif self.stays(strayed):
+                return result
 
-    def stays(self) -> bool:
-        """Return whether what this thread has committed just now stays, where it was not seen in its place.
+    def stays(self, strayed: Whereabouts) -> bool:
+        """Return whether what this thread has committed just now stays, by the whereabouts of its file.
 
         False: the file bears the name no more, and the call has to be repeated on the one that does. Raises
         `OutcomeUnknownError` where it cannot be told.
         """
         slot = self.local.slot
         try:
-            with slot.lock:
-                moved = slot.moved()
-                lost = not moved and slot.has_lost_wal()
-            if lost:
+            if strayed.error is not None:
+                raise strayed.error
+            if strayed.lost_wal:
                 self.leave(slot)  # moves it into the file
         except StoreError as error:
             raise OutcomeUnknownError(f"the call was applied, and then: {error}; read, before you repeat it") from error
-        if moved:
+        if strayed.moved:
             self.leave(slot)
-        return not moved
+        return not strayed.moved
 
     def leave(self, slot: Slot) -> None:
         """Close all connections of this process to the file that a slot was seen to have under a wrong name."""
