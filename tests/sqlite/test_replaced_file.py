@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,27 @@ def test_another_thread_is_faster_in_seeing_it(
         assert SqliteFile.stays is stays
         assert is_other(store) is (how == "replace")
         assert {"meanwhile", *NEW[verb]} <= set(contents(store))
+    check_file(path)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_it_happens_once_more_before_a_thread_has_left(path: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread has written into the second file must not be taken for a part of the third."""
+    other, stays = make_other(path), SqliteFile.stays
+    with Store(path, frozen=False) as store, ThreadPoolExecutor(1) as another:
+        fill(store)
+
+        def late(file: SqliteFile, *strayed: Any) -> bool:
+            monkeypatch.undo()
+            another.submit(fill, store).result()
+            other.replace(path)
+            return stays(file, *strayed)
+
+        path.unlink()
+        monkeypatch.setattr(SqliteFile, "stays", late)
+        WRITES[verb](store)
+        assert is_other(store)
+        assert set(NEW[verb]) <= set(contents(store))
     check_file(path)
 
 

@@ -126,7 +126,7 @@ class SqliteFile:
                         if slot.stamp is None or not slot.is_stale():
                             return result
             if waits is None:
-                self.leave(slot)  # whatever went wrong with a file that bears the name no more
+                self.leave()  # whatever went wrong with a file that bears the name no more
             else:
                 waits.pause()
 
@@ -171,7 +171,7 @@ class SqliteFile:
             if waits is not None:
                 waits.pause()
             elif strayed is None:
-                self.leave(slot)  # whatever went wrong with a file that bears the name no more
+                self.leave()  # whatever went wrong with a file that bears the name no more
             elif self.stays(strayed):
                 return result
 
@@ -181,22 +181,21 @@ class SqliteFile:
         False: the file bears the name no more, and the call has to be repeated on the one that does. Raises
         `OutcomeUnknownError` where it cannot be told.
         """
-        slot = self.local.slot
         try:
             if strayed.error is not None:
                 raise strayed.error
             if strayed.lost_wal:
-                self.leave(slot)  # moves it into the file
+                self.leave()  # moves it into the file
         except StoreError as error:
             raise OutcomeUnknownError(f"the call was applied, and then: {error}; read, before you repeat it") from error
         if strayed.moved:
-            self.leave(slot)
+            self.leave()
         return not strayed.moved
 
-    def leave(self, slot: Slot) -> None:
-        """Close all connections of this process to the file that a slot was seen to have under a wrong name."""
+    def leave(self) -> None:
+        """Close all connections of this process to files of the name, after one was seen to have another file."""
         self._note(Occurrence.RECONNECTION, "the file is opened anew")
-        leave(self.path, slot, self._options.timeout_s)
+        leave(self.path, self._options.timeout_s)
 
     def connection(self, slot: Slot, *, create: bool = True) -> apsw.Connection:
         """Return the slot's connection for writing; the caller holds the slot."""
