@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from processes import Program, Remote, check_file
 from waiting import until
 
 from rstore import OutcomeUnknownError, Passphrase, Store, StoreBusyError, StoreNotAvailableError
+from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.slot import Slot
 
 WRITES: dict[str, Callable[[Store], object]] = {
@@ -265,6 +267,56 @@ def test_a_transaction_of_another_thread_is_not_waited_for_without_end(path: Pat
             thread.join()
         WRITES[verb](store)
         assert contents(store) == NEW[verb]
+    check_file(path)
+
+
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+@pytest.mark.parametrize("verb", WRITES)
+def test_another_thread_is_faster_in_seeing_it(
+    path: Path, verb: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes the connection of this one, whose commit went into the file that was there."""
+    other, stays = make_other(path), SqliteFile.stays
+
+    def late(file: SqliteFile, *strayed: Any) -> bool:
+        monkeypatch.undo()
+        thread = threading.Thread(target=store.set, args=("meanwhile", 1))
+        thread.start()
+        thread.join()
+        return stays(file, *strayed)
+
+    with Store(path, frozen=False) as store:
+        fill(store)
+        if how == "replace":
+            other.replace(path)
+        else:
+            path.unlink()
+        monkeypatch.setattr(SqliteFile, "stays", late)
+        WRITES[verb](store)
+        assert SqliteFile.stays is stays
+        assert is_other(store) is (how == "replace")
+        assert {"meanwhile", *NEW[verb]} <= set(contents(store))
+    check_file(path)
+
+
+@pytest.mark.parametrize("verb", WRITES)
+def test_it_happens_once_more_before_a_thread_has_left(path: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread has written into the second file must not be taken for a part of the third."""
+    other, stays = make_other(path), SqliteFile.stays
+    with Store(path, frozen=False) as store, ThreadPoolExecutor(1) as another:
+        fill(store)
+
+        def late(file: SqliteFile, *strayed: Any) -> bool:
+            monkeypatch.undo()
+            another.submit(fill, store).result()
+            other.replace(path)
+            return stays(file, *strayed)
+
+        path.unlink()
+        monkeypatch.setattr(SqliteFile, "stays", late)
+        WRITES[verb](store)
+        assert is_other(store)
+        assert set(NEW[verb]) <= set(contents(store))
     check_file(path)
 
 

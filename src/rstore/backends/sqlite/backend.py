@@ -76,7 +76,7 @@ class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
         # `_write_many` for one record, by one statement and without the frames around it (`pairs` in
         # benchmarks/README.md). That one does the rest: others hold the lock, there is another incarnation or file, or
         # a record in its place that is large or expires.
-        slot, failed, done = self._file.local.slot, None, False
+        slot, failed, strayed = self._file.local.slot, None, None
         with slot.lock:
             connection, statements = slot.connection, slot.statements
             if connection is not None and statements is not None and len(record) <= INLINE_BYTES:
@@ -84,14 +84,14 @@ class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
                     statements.put(incarnation, key, record, ttl_ms)
                     if slot.is_in_place(connection):
                         return
-                    done = True
+                    strayed = slot.whereabouts()
                 except apsw.Error as error:
                     if is_in_doubt(error):
                         failed = CommitInDoubtError(str(error))
                         failed.__cause__ = error
         if failed is not None:
             raise self._file.distrusted(failed) from failed
-        if not (done and self._file.stays()):
+        if strayed is None or not self._file.stays(strayed):
             super().put(key, record, ttl_ms, incarnation)
 
     @contextmanager

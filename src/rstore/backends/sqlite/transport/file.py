@@ -29,7 +29,7 @@ from rstore.backends.sqlite.transport.lockwait import LockWait, limit_waiting_in
 from rstore.backends.sqlite.transport.opening import connect_frozen, connect_phantom, connect_writable
 from rstore.backends.sqlite.transport.removing import remove_if_unused
 from rstore.backends.sqlite.transport.savepoints import in_transaction
-from rstore.backends.sqlite.transport.slot import CHECK_EVERY_S, Slot, gate
+from rstore.backends.sqlite.transport.slot import CHECK_EVERY_S, Slot, Whereabouts, gate
 from rstore.backends.sqlite.transport.stale_file import are_others, leave, leave_early, leave_others
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import Options
@@ -126,7 +126,7 @@ class SqliteFile:
                         if slot.stamp is None or not slot.is_stale():
                             return result
             if waits is None:
-                self.leave(slot)  # whatever went wrong with a file that bears the name no more
+                self.leave()  # whatever went wrong with a file that bears the name no more
             else:
                 waits.pause()
 
@@ -141,8 +141,7 @@ class SqliteFile:
         """
         slot, suspicious, wait = self.local.slot, True, None
         while True:
-            waits, failed = None, None
-            done: list[T] = []
+            waits, failed, strayed = None, None, None
             with slot.lock:
                 connection = slot.connection
                 if connection is None or slot.phantom or slot.transaction is not None:
@@ -166,39 +165,37 @@ class SqliteFile:
                 else:
                     if slot.is_in_place(connection):
                         return result
-                    done = [result]
+                    strayed = slot.whereabouts()
             if failed is not None:
                 raise self.distrusted(failed) from failed
             if waits is not None:
                 waits.pause()
-            elif not done:
-                self.leave(slot)  # whatever went wrong with a file that bears the name no more
-            elif self.stays():
-                return done[0]
+            elif strayed is None:
+                self.leave()  # whatever went wrong with a file that bears the name no more
+            elif self.stays(strayed):
+                return result
 
-    def stays(self) -> bool:
-        """Return whether what this thread has committed just now stays, where it was not seen in its place.
+    def stays(self, strayed: Whereabouts) -> bool:
+        """Return whether what this thread has committed just now stays, by the whereabouts of its file.
 
         False: the file bears the name no more, and the call has to be repeated on the one that does. Raises
         `OutcomeUnknownError` where it cannot be told.
         """
-        slot = self.local.slot
         try:
-            with slot.lock:
-                moved = slot.moved()
-                lost = not moved and slot.has_lost_wal()
-            if lost:
-                self.leave(slot)  # moves it into the file
+            if strayed.error is not None:
+                raise strayed.error
+            if strayed.lost_wal:
+                self.leave()  # moves it into the file
         except StoreError as error:
             raise OutcomeUnknownError(f"the call was applied, and then: {error}; read, before you repeat it") from error
-        if moved:
-            self.leave(slot)
-        return not moved
+        if strayed.moved:
+            self.leave()
+        return not strayed.moved
 
-    def leave(self, slot: Slot) -> None:
-        """Close all connections of this process to the file that a slot was seen to have under a wrong name."""
+    def leave(self) -> None:
+        """Close all connections of this process to files of the name, after one was seen to have another file."""
         self._note(Occurrence.RECONNECTION, "the file is opened anew")
-        leave(self.path, slot, self._options.timeout_s)
+        leave(self.path, self._options.timeout_s)
 
     def connection(self, slot: Slot, *, create: bool = True) -> apsw.Connection:
         """Return the slot's connection for writing; the caller holds the slot."""

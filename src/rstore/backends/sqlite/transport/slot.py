@@ -1,6 +1,7 @@
 """The place of one connection to a SQLite file, which is opened when it is needed, and closed before a fork.
 
-Nouns: a *slot* (of one thread, of a watcher or of a snapshot) and the *gate* (held while connections are opened).
+Nouns: a *slot* (of one thread, of a watcher or of a snapshot), the *gate* (held while connections are opened) and the
+*whereabouts* (of a file that was not seen in its place).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from math import inf
 from threading import RLock
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakSet
 
 import apsw
@@ -33,6 +34,14 @@ _slots: WeakSet[Slot] = WeakSet()
 def all_slots() -> list[Slot]:
     """Return the slots of all stores; none is added while the caller holds the gate."""
     return list(_slots)
+
+
+class Whereabouts(NamedTuple):
+    """What has become of the file of a commit that was not seen in its place, or why that cannot be told."""
+
+    moved: bool
+    lost_wal: bool
+    error: StoreNotAvailableError | None = None
 
 
 class Slot:
@@ -144,6 +153,17 @@ class Slot:
         with suppress(StoreNotAvailableError):
             return not self.has_lost_wal()
         return False
+
+    def whereabouts(self) -> Whereabouts:
+        """Look what has become of the file and its write-ahead log.
+
+        To be asked under the lock that the commit was made under: another thread may close the connection behind it.
+        """
+        try:
+            moved = self.moved()
+            return Whereabouts(moved, not moved and self.has_lost_wal())
+        except StoreNotAvailableError as error:
+            return Whereabouts(False, False, error)
 
     def has_lost_wal(self) -> bool:
         """Return whether this connection reads and writes another write-ahead log than others find.

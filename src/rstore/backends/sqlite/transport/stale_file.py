@@ -22,16 +22,16 @@ from rstore.backends.sqlite.transport.slot import Slot, all_slots
 from rstore.errors import CorruptionError, StoreBusyError
 
 
-def leave(path: str, mine: Slot, timeout_s: float) -> None:
+def leave(path: str, timeout_s: float) -> None:
     """Close all connections of this process to files of the name, after one was seen to have another file."""
     real_path = os.path.realpath(path)
     with held(lambda slot: os.path.realpath(slot.path) == real_path, timeout_s) as slots:
         lost = None
-        try:
-            _retire(mine, path, timeout_s)
-        except CorruptionError as error:  # the log is lost, and the next call goes to the one that others have begun
-            lost = error
-        for slot in slots:
+        for slot in slots:  # which may have different files: the name may have changed hands more than once
+            try:
+                _retire(slot, path, timeout_s)
+            except CorruptionError as error:  # the log is lost: the next call goes to the one that others have begun
+                lost = error
             slot.close()
         if lost is not None:
             raise lost

@@ -86,7 +86,7 @@ class TransactionConnection:
         if slot.connection is self._connection and self._connection.get_autocommit():  # it was rolled back as a whole
             self.statements = None
             if may_pass(error) or slot.moved():
-                self._file.leave(slot)
+                self._file.leave()
         if slot.connection is not self._connection:
             self.check()
         return self._file.translated(error)
@@ -121,7 +121,7 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection,
     """
     slot = file.local.slot
     file.write(_nothing, create=create)  # leaves a file that is gone: only the caller could repeat a transaction on it
-    stays, failed, strayed = False, None, False
+    stays, failed, strayed = False, None, None
     with slot.held():
         connection = file.connection(slot, create=create)
         opened = TransactionConnection(file, slot, connection)
@@ -135,7 +135,7 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection,
                 if slot.moved():
                     raise StoreNotAvailableError(f"{file.path!r} was replaced meanwhile; nothing was applied")
             stays = True
-            strayed = not slot.is_in_place(connection)
+            strayed = None if slot.is_in_place(connection) else slot.whereabouts()
         except (CommitInDoubtError, apsw.ReadOnlyError) as error:
             failed = error
         except apsw.Error as error:
@@ -147,7 +147,7 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection,
     if isinstance(failed, CommitInDoubtError):
         raise file.distrusted(failed) from failed
     if failed is not None:
-        file.leave(slot)  # for want of descriptors it can only read, and would stay so
+        file.leave()  # for want of descriptors it can only read, and would stay so
         raise file.translated(failed) from failed
-    if strayed and not file.stays():
+    if strayed is not None and not file.stays(strayed):
         raise OutcomeUnknownError(f"{file.path!r} was replaced while a transaction was committed; read it again")
