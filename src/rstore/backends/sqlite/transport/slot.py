@@ -37,7 +37,7 @@ def all_slots() -> list[Slot]:
 
 
 class Whereabouts(NamedTuple):
-    """What has become of the file of a commit that was not seen in its place, or why that cannot be told."""
+    """The fate of a file whose commit was not seen in its place, or the reason that it cannot be told."""
 
     moved: bool
     lost_wal: bool
@@ -155,7 +155,7 @@ class Slot:
         return False
 
     def whereabouts(self) -> Whereabouts:
-        """Look what has become of the file and its write-ahead log.
+        """Return whether the file was moved, or has lost its write-ahead log.
 
         To be asked under the lock that the commit was made under: another thread may close the connection behind it.
         """
