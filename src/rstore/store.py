@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction, unwrap
 from os import PathLike
 from threading import RLock
 from types import TracebackType
@@ -339,7 +339,8 @@ def _name_verbs() -> None:
     for kind in Store.__mro__[1:]:
         for name, verb in vars(kind).items() if kind.__module__.startswith("rstore.") else ():
             if isfunction(verb) and not name.startswith("_"):
-                verb.__qualname__, verb.__module__ = f"{Store.__name__}.{name}", __name__
+                for one in (verb, unwrap(verb)):
+                    one.__qualname__, one.__module__ = f"{Store.__name__}.{name}", __name__
 
 
 _name_verbs()
