@@ -12,6 +12,7 @@ from contest import Contestant, compete
 from lab import KINDS, Lab, Section
 from large_section import large
 from pairs_section import clients, millions, pairs
+from paths_section import paths
 from peers import FIRST_RELEASE
 from postgres_section import postgres
 from redis_section import redis
@@ -168,6 +169,7 @@ SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
         tuples,
         huge,
         serializers,
+        paths,
         postgres,
         redis,
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from rstore.backends.contract import ReadTransaction, WriteTransaction
 from rstore.backends.telemetry import Occurrence, Telemetry
@@ -32,52 +32,7 @@ from rstore.retry import Retries
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class ReadNamespace(Protocol):
-    """A namespace that can be read."""
-
-    @property
-    def backend(self) -> ReadTransaction:
-        """The backend, or the transaction of it through which all calls go."""
-        ...
-
-    @property
-    def codec(self) -> Codec:
-        """Encodes and decodes values."""
-        ...
-
-    @property
-    def envelope(self) -> Envelope:
-        """Seals and opens bytes."""
-        ...
-
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        ...
-
-    def place(self, key: str) -> str:
-        """Return a key as messages name it."""
-        ...
-
-    def check_open(self) -> None:
-        """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
-        ...
-
-    def until_won(self, reason: str, attempt: Callable[[], T | None]) -> T:
-        """Return the result of an attempt that no other writer overtook; None says that one did.
-
-        Raises `StoreBusyError`, which begins with the `reason`, when the time is up.
-        """
-        ...
-
-    def named(self, error: StoreError, what: str) -> StoreError:
-        """Return an error of the codec with the place that it does not know."""
-        ...
-
-    def naming(self, what: str) -> AbstractContextManager[None]:
-        """Name the place in errors of the codec that are raised inside."""
-        ...
+B_co = TypeVar("B_co", bound=ReadTransaction, covariant=True)
 
 
 class Setup(NamedTuple):
@@ -89,10 +44,12 @@ class Setup(NamedTuple):
     telemetry: Telemetry
 
 
-class OpenedNamespace:
-    """The common base of an open namespace and of a snapshot."""
+class ReadNamespace(Generic[B_co]):
+    """A namespace that can be read."""
 
-    def __init__(self, setup: Setup, now: Incarnation) -> None:
+    def __init__(self, backend: B_co, setup: Setup, now: Incarnation) -> None:
+        """`backend` is the backend itself, or the transaction or the snapshot of it through which all calls go."""
+        self.backend = backend
         self.setup = setup
         self.codec = setup.codec
         self.now = now
@@ -111,10 +68,6 @@ class OpenedNamespace:
     def place(self, key: str) -> str:
         """Return a key as messages name it."""
         return f"{key!r} in namespace {self.name!r}"
-
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        raise NotImplementedError
 
     def check_open(self) -> None:
         """Raise `StoreClosedError` if the store was closed, for verbs that are lazy, and those that wait."""
@@ -148,6 +101,17 @@ class OpenedNamespace:
             retries = retries or self.retries(reason)  # most verbs need none
             retries.wait()
 
+    def refresh(self, envelope: Envelope) -> bool:
+        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
+        if self.now.envelope is envelope:
+            if not self.setup.incarnations.differs(self.backend, self.now):
+                return False
+            self._find_incarnation()
+        return True
+
+    def _find_incarnation(self) -> None:
+        self.now = self.setup.incarnations.look(self.backend)
+
     @contextmanager
     def naming(self, what: str) -> Generator[None, None, None]:
         """Name the place in errors of the codec that are raised inside."""
@@ -157,13 +121,12 @@ class OpenedNamespace:
             raise self.named(error, what) from error.__cause__ or error
 
 
-class Namespace(OpenedNamespace):
+class Namespace(ReadNamespace[WriteTransaction]):
     """A namespace that can be written: that of a store, which threads share, or as a transaction sees it."""
 
     def __init__(self, backend: WriteTransaction, setup: Setup, now: Incarnation, outer: Namespace | None) -> None:
         """`outer` is the namespace that a transaction is part of, None for the store itself."""
-        super().__init__(setup, now)
-        self.backend = backend
+        super().__init__(backend, setup, now)
         self._outer = outer
 
     @property
@@ -186,6 +149,9 @@ class Namespace(OpenedNamespace):
         """
         self.adopt(self.setup.incarnations.find(self.backend))
 
+    def _find_incarnation(self) -> None:
+        self.revive()
+
     def revived(self, retries: Retries | None) -> Retries:
         """Find the incarnation anew for a write that was refused, and return the tries that are left to it.
 
@@ -197,14 +163,6 @@ class Namespace(OpenedNamespace):
             retries.wait()
         self.revive()
         return retries
-
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        if self.now.envelope is envelope:
-            if not self.setup.incarnations.differs(self.backend, self.now):
-                return False
-            self.revive()
-        return True
 
     def adopt(self, found: Incarnation) -> None:
         """Go on with another incarnation, unless this is a transaction that may have replaced what it could not open.
@@ -233,7 +191,7 @@ class Reads(Protocol):
     """An object that reads a namespace."""
 
     @property
-    def _namespace(self) -> ReadNamespace: ...
+    def _namespace(self) -> ReadNamespace[ReadTransaction]: ...
 
 
 class Writes(Protocol):
@@ -247,7 +205,7 @@ class ReadVerbs(Protocol):
     """The verbs that read a namespace."""
 
     @property
-    def _reader(self) -> ReadNamespace: ...
+    def _reader(self) -> ReadNamespace[ReadTransaction]: ...
 
 
 R = TypeVar("R", bound=Reads)

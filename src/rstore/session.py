@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TypeAlias
 
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
 from rstore.backends.types import Model
-from rstore.codec.envelope import Envelope
 from rstore.events.state_cache import StateCache
 from rstore.guard import GuardedTransaction
 from rstore.incarnation import Incarnation
 from rstore.keyvalue.record_store import RecordReader, RecordStore
 from rstore.log.reader import LogReader
 from rstore.log.sealing import Logs
-from rstore.namespace import Namespace, OpenedNamespace, ReadNamespace, Setup, Written
-
-
-class ReadSession(ReadNamespace, Protocol):
-    """A session that can be read."""
-
-    @property
-    def records(self) -> RecordReader:
-        """The key/value records."""
-        ...
-
-    @property
-    def series(self) -> LogReader:
-        """The time series."""
-        ...
-
-    @property
-    def events(self) -> LogReader:
-        """The event sequences."""
-        ...
-
-    @property
-    def states(self) -> StateCache:
-        """The states of the event sequences that were used last."""
-        ...
+from rstore.namespace import Namespace, ReadNamespace, Setup, Written
 
 
 class Session(Namespace):
@@ -78,22 +53,16 @@ class StoreSession(Session):
         self.now = found
 
 
-class SnapshotSession(OpenedNamespace):
+class SnapshotSession(ReadNamespace[ReadTransaction]):
     """The session of a snapshot. Threads share it."""
 
     def __init__(self, snapshot: ReadTransaction, store: StoreSession) -> None:
-        super().__init__(store.setup, store.now)
-        self.backend = snapshot
+        super().__init__(snapshot, store.setup, store.now)
         self.states = StateCache()
         self.records = RecordReader(self, opens_plaintext=store.setup.incarnations.opens_plaintext)
         self.series = LogReader(self, Model.SERIES)
         self.events = LogReader(self, Model.EVENTS)
 
-    def refresh(self, envelope: Envelope) -> bool:
-        """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
-        incarnations = self.setup.incarnations
-        if self.now.envelope is envelope:
-            if not incarnations.differs(self.backend, self.now):
-                return False
-            self.now = incarnations.look(self.backend)
-        return True
+
+ReadSession: TypeAlias = Session | SnapshotSession
+"""A session that can be read."""

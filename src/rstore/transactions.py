@@ -49,7 +49,7 @@ class _Within(Models):
     _over = ""
     """Why it cannot be used any more."""
 
-    def __init__(self, session: Session | SnapshotSession, freq: int | None) -> None:
+    def __init__(self, session: ReadSession, freq: int | None) -> None:
         self._session = session
         self._freq = freq
         self._pages_read: dict[int, list[Found]] = {}  # by their id: those that are being iterated over

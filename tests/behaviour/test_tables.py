@@ -113,6 +113,7 @@ GAPS: dict[str, tuple[Any, list[tuple[int, Any]]]] = {
     "nulls only": (pyarrow.nulls(3), []), "nulls of polars": (polars.Series([None] * 3), []),
     "polars": (polars.Series([None, True, False]), [(2, True), (3, False)]),
     "polars floats": (polars.Series([None, math.nan, 2.5]), [(2, math.nan), (3, 2.5)]),
+    "polars strings that end with NUL": (polars.Series([None, "\0", "a\0"]), [(2, "\0"), (3, "a\0")]),
     "polars words": (polars.Series(["a", None, "b"]).cast(polars.Categorical()), [(1, "a"), (3, "b")]),
     "pandas Int64": (pandas.Series([1, None, 3], dtype="Int64"), [(1, 1), (3, 3)]),
     "pandas boolean": (pandas.Series([True, None, False], dtype="boolean"), [(1, True), (3, False)]),

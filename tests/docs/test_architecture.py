@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "rstore"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+BACKENDS = ROOT / "docs" / "backends.md"
 PAGES = [ARCHITECTURE, ROOT / "docs" / "glossary.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -56,6 +57,12 @@ def test_files_and_names_exist(page: Path) -> None:
     named += [(path, name) for name, path in IN_PROSE.findall(text)]
     defined = {path: set(names_in(ast.parse((PACKAGE / path).read_text(encoding="utf-8")).body)) for path, _ in named}
     assert [(path, name) for path, name in named if name not in defined[path]] == []
+
+
+def test_modules_for_authors_of_backends_exist() -> None:
+    modules = set(re.findall(r"`(rstore(?:\.[a-z_]+)+)`", BACKENDS.read_text(encoding="utf-8"))) - {"rstore.backends"}
+    paths = {module: module.removeprefix("rstore.").replace(".", "/") for module in modules}
+    assert [name for name, path in paths.items() if not (is_there(f"{path}.py") or is_there(path))] == []
 
 
 def test_drawing_names_what_exists() -> None:

@@ -98,10 +98,10 @@ def test_what_takes_long_takes_as_long_as_the_server_is_at_work(dsn: str) -> Non
         backend: Any = store._writer.backend  # noqa: SLF001
         began = monotonic()
         slow = Statement("SELECT pg_sleep(5)")
-        backend._connections.read((slow, ()), patient=True)  # noqa: SLF001
+        backend._session.read((slow, ()), patient=True)  # noqa: SLF001
         assert monotonic() - began > 5
         with pytest.raises(StoreBusyError):
-            backend._connections.read((slow, ()))  # noqa: SLF001
+            backend._session.read((slow, ()))  # noqa: SLF001
 
 
 def test_what_takes_long_waits_for_a_lock_no_longer_than_the_time_out(

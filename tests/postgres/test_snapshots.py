@@ -14,6 +14,7 @@ from postgresql import Server
 from processes import forked
 
 from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueError
+from rstore.backends.postgres.transaction import transaction
 from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options, ViewQuery
 from rstore.keyvalue import record_store
 from rstore.log import sealing
@@ -128,6 +129,7 @@ def test_how_often_the_server_is_asked(
 ) -> None:
     monkeypatch.setattr(record_store, "_SWEEP_EVERY", 10**9)  # which comes at random, and is one more
     monkeypatch.setattr(sealing, "CHECK_EVERY", 10**9)
+    monkeypatch.setattr(transaction, "REMOVE_EVERY", 10**9)
     with Store(proxied_dsn, frozen=False, durability="normal") as store:
         store.set("k", 1)
         for key in ("s", "t"):

@@ -24,6 +24,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "floats": {"n": 5000, "calls": 3, **NEW},
     "keys": {"n": 100, "calls": 10},
     "large": {"dsn": "sqlite://{directory}/large.db", "size": 2_000_000, "kind": "array"},
+    "paths": {"path": "Client.call", **REDIS},
     "pairs": {"n": 100, "calls": 20, "library": "rstore"},
     "pairs_clients": {"library": "rstore", "clients": 2, "duration_s": 0.1, "durability": "normal"},
     "pairs_huge": {"n": 100, "calls": 20},
@@ -57,7 +58,7 @@ def test_programs_measure(
 ) -> None:
     """Each program also compares what it reads with what it wrote, and ends if that differs."""
     monkeypatch.syspath_prepend(BENCHMARKS / "programs")
-    arguments = PROGRAMS[name] | ({} if name in ("keys", "serializers") else {"key": key})
+    arguments = PROGRAMS[name] | ({} if name in ("keys", "paths", "serializers") else {"key": key})
     if name in ("server", "server_changes"):
         arguments["dsn"] = request.getfixturevalue("postgresql_dsn")
     if name == "redis_clients":

@@ -15,8 +15,10 @@ from rstore import Store, backends
 from rstore.backends.redis.logs import leases
 from rstore.backends.redis.records.batches import RedisBatches
 from rstore.backends.types import Log, Model
+from rstore.testing.atomic import AtomicSuite
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
+from rstore.testing.expiry import ExpirySuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.racing import RacingSuite
 from rstore.testing.series import SeriesSuite
@@ -41,7 +43,17 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-class TestValkey(EntrySuite, RacingSuite, SeriesSuite, EventSuite, PruningSuite, TransactionSuite, WatchingSuite):
+class TestValkey(
+    EntrySuite,
+    AtomicSuite,
+    ExpirySuite,
+    RacingSuite,
+    SeriesSuite,
+    EventSuite,
+    PruningSuite,
+    TransactionSuite,
+    WatchingSuite,
+):
     """The suites that use a script, or tracking: what else there is does not depend on the server."""
 
     local_clock = False

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.arguments import check_key
 from rstore.backends.common.after_commit import behind_commit
+from rstore.backends.contract import ReadTransaction
 from rstore.backends.types import LARGE_BYTES, Found, NamespaceGone, ScanQuery, Ttl, Write, version_of
 from rstore.codec.compression import compress
 from rstore.codec.envelope import Cell
@@ -60,7 +61,7 @@ class Stored(NamedTuple):
 class RecordReader:
     """Reads the records of a namespace."""
 
-    def __init__(self, namespace: ReadNamespace, *, opens_plaintext: bool) -> None:
+    def __init__(self, namespace: ReadNamespace[ReadTransaction], *, opens_plaintext: bool) -> None:
         self._namespace = namespace
         self._plain_loads = namespace.codec.loads_by_byte if opens_plaintext else _NO_LOADS
         """Loads the body of a plain record, by its codec byte; None where the envelope has to decide."""

@@ -124,7 +124,7 @@ class Watch(Iterator[Change]):
                 time.sleep(min(self._rest_until - now, deadline - now, _SLICE_S))
                 continue
             heard = self._watcher.wait(max(0.0, min(deadline - now, self._look_at - now, _SLICE_S)))
-            # What is not always heard has to be looked for before it is said that there was nothing.
+            # A change that is not always heard has to be looked for before the wait ends without one.
             if heard or monotonic() >= self._look_at or (over and self._watcher.every_s is not None):
                 self._look()
             if over and not self._changed:

@@ -72,7 +72,7 @@ def mark_of(model: Model, head: Head | None) -> bytes:
 class LogReader:
     """Reads the logs of one model in one namespace."""
 
-    def __init__(self, namespace: ReadNamespace, model: Model) -> None:
+    def __init__(self, namespace: ReadNamespace[ReadTransaction], model: Model) -> None:
         self._namespace = self.namespace = namespace
         self._model = model
         self._kind = _KINDS[model]
@@ -100,8 +100,6 @@ class LogReader:
 
         Raises `CorruptionError`, or `TamperedError` with a key, if its chunks cannot be those of a log.
         """
-        if query.lo > query.hi:
-            return _NOTHING
         view = self._backend.view(Log(self._model, key), query)
         if view.chunks:
             self._check_chunks(key, view.chunks)
@@ -166,38 +164,33 @@ class LogReader:
 
     def read(self, key: str, query: ViewQuery) -> Iterator[Segment]:
         """View a log, and return its rows between the two positions of the query, as `segments` yields them."""
-        return self.segments(key, self.view(key, query), query)
+        view = self.view(key, query) if query.lo <= query.hi else _NOTHING
+        return self.segments(key, view, query.lo, query.hi)
 
-    def segments(self, key: str, view: View, query: ViewQuery) -> Iterator[Segment]:
-        """Yield the rows of a view between the two positions of its query, in order, a chunk at a time.
+    def segments(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Segment]:
+        """Yield the rows of a view between two positions, in order, a chunk at a time.
 
         A hot row wins over the row of a chunk at the same position.
         """
-        return self._segments(key, view, query.lo, query.hi)
-
-    def _segments(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Segment]:
-        opened, start = self.open_rows(key, view.rows, view.head), 0
-        wholes = spread(partial(self.open_chunk, key, head=view.head), view.chunks)
-        for chunk, whole in zip(view.chunks, wholes, strict=True):
-            before = bisect_left(opened, chunk.first, lo=start, key=position_of)
-            within = bisect_right(opened, chunk.last, lo=before, key=position_of)
-            if before > start:
-                yield self.segment(opened[start:before])
-            segment = whole.between(lo, hi)
-            if within > before:
-                segment = merge([segment, self.segment(opened[before:within])])
+        opened = spread(partial(self.open_chunk, key, head=view.head), view.chunks)
+        for chunk, rows in sections(view.chunks, self.open_rows(key, view.rows, view.head)):
+            segments = [] if chunk is None else [next(opened).between(lo, hi)]
+            segment = self.overlay(segments, rows)
             if len(segment):
                 yield segment
-            start = within
-        if start < len(opened):
-            yield self.segment(opened[start:])
+
+    def overlay(self, segments: list[Segment], rows: Sequence[Row]) -> Segment:
+        """Return the segments with the hot rows on top, which were opened."""
+        if rows:
+            segments = [*segments, self.segment(rows)]
+        return segments[0] if len(segments) == 1 else merge(segments)
 
     def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
         """Return the rows of a view of a sequence, from `lo` to `hi` in order."""
         return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows, view.head)
 
     def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
-        for segment in self._segments(key, view, lo, hi):
+        for segment in self.segments(key, view, lo, hi):
             seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
             yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
 
@@ -270,6 +263,27 @@ class LogReader:
         if order and not ascending(segment.t, segment.seq):
             return f"the rows of the chunk at {chunk.first[0]} are out of order"
         return None
+
+
+class Section(NamedTuple):
+    """A chunk with the hot rows between its first and last row, or hot rows between two chunks."""
+
+    chunk: Chunk | None
+    rows: Sequence[Row]
+
+
+def sections(chunks: Sequence[Chunk], rows: Sequence[Row]) -> Iterator[Section]:
+    """Divide the chunks and the hot rows of a log into sections, in order."""
+    start = 0
+    for chunk in chunks:
+        before = bisect_left(rows, chunk.first, lo=start, key=position_of)
+        within = bisect_right(rows, chunk.last, lo=before, key=position_of)
+        if before > start:
+            yield Section(None, rows[start:before])
+        yield Section(chunk, rows[before:within])
+        start = within
+    if start < len(rows):
+        yield Section(None, rows[start:])
 
 
 def position_of(row: Row) -> Position:

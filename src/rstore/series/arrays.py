@@ -231,6 +231,8 @@ def _to_numpy(given: Any) -> npt.NDArray[Any]:
     array: npt.NDArray[Any]
     if getattr(getattr(given, "dtype", None), "tz", None) is not None and hasattr(given, "to_numpy"):
         array = given.to_numpy(dtype=f"M8[{given.dtype.unit}]")  # pandas: UTC instead of objects
+    elif callable(getattr(given, "null_count", None)):
+        array = given.to_numpy()  # polars: `__array__` cuts the NULs off the ends of strings
     elif hasattr(given, "to_numpy") and not hasattr(given, "__array__"):
         array = given.to_numpy()
     else:

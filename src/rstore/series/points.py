@@ -216,7 +216,7 @@ class Points(Verbs):
         found, query = {}, between(lo, hi)
         for key, view in zip(checked, session.series.views(checked, query), strict=True):
             with session.naming(f"the series {key!r}"):
-                found[key] = _points(session, session.series.segments(key, view, query))
+                found[key] = _points(session, session.series.segments(key, view, query.lo, query.hi))
         return found
 
     @rereads

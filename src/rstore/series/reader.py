@@ -5,17 +5,16 @@ Nouns: a *piece* (the points of one chunk, or between two chunks) and a *summary
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from rstore.backends.types import Chunk, LogSnapshot, Position, Row, ViewQuery
+from rstore.backends.types import LogSnapshot, Position, ViewQuery
 from rstore.codec.chunk_meta import Meta
-from rstore.codec.segments import Segment, merge
+from rstore.codec.segments import Segment
 from rstore.codec.threads import spread
-from rstore.log.reader import LogReader, position_of
+from rstore.log.reader import LogReader, Section, sections
 
 AT_ONCE: Final = 8
 """So many chunks are fetched and unpacked at once: enough for all cores, and no more than some megabytes."""
@@ -34,13 +33,6 @@ class Summary(NamedTuple):
 Piece: TypeAlias = Segment | Summary
 
 
-class _Section(NamedTuple):
-    """A chunk with the hot rows between its first and last point, or hot rows between two chunks."""
-
-    chunk: Chunk | None
-    rows: Sequence[Row]
-
-
 class SeriesReader:
     """Reads a series between two timestamps, both included, as of one moment."""
 
@@ -50,20 +42,8 @@ class SeriesReader:
         self._snapshot = snapshot
         self._lo: Position = (lo, 0)
         self._hi: Position = (hi, 0)
-        self._sections = list(self._divide())
-
-    def _divide(self) -> Iterator[_Section]:
-        view = self._snapshot.view
-        rows, start = self._logs.open_rows(self._key, view.rows, view.head), 0
-        for chunk in view.chunks:
-            before = bisect_left(rows, chunk.first, lo=start, key=position_of)
-            within = bisect_right(rows, chunk.last, lo=before, key=position_of)
-            if before > start:
-                yield _Section(None, rows[start:before])
-            yield _Section(chunk, rows[before:within])
-            start = within
-        if start < len(rows):
-            yield _Section(None, rows[start:])
+        rows = logs.open_rows(key, snapshot.view.rows, snapshot.view.head)
+        self._sections = list(sections(snapshot.view.chunks, rows))
 
     def segments(self, *, reverse: bool = False) -> Generator[Segment, None, None]:
         """Yield all points, in order of time or, in `reverse`, the last piece first; no piece is empty."""
@@ -74,7 +54,7 @@ class SeriesReader:
 
         A chunk that lies partly outside the range, or has hot rows inside, has no summary.
         """
-        pending: list[tuple[_Section, Summary | None]] = []
+        pending: list[tuple[Section, Summary | None]] = []
         opening = 0
         for section in reversed(self._sections) if reverse else self._sections:
             summary = self._summary(section)
@@ -87,7 +67,7 @@ class SeriesReader:
                 pending, opening = [], 0
         yield from self._open(pending)
 
-    def _summary(self, section: _Section) -> Summary | None:
+    def _summary(self, section: Section) -> Summary | None:
         chunk = section.chunk
         if chunk is None or section.rows or chunk.first < self._lo or chunk.last > self._hi:
             return None
@@ -95,7 +75,7 @@ class SeriesReader:
             chunk.first[0], chunk.last[0], chunk.n, self._logs.open_meta(self._key, chunk, self._snapshot.view.head)
         )
 
-    def _open(self, pending: Iterable[tuple[_Section, Summary | None]]) -> Iterator[Piece]:
+    def _open(self, pending: Iterable[tuple[Section, Summary | None]]) -> Iterator[Piece]:
         wanted = [section.chunk for section, summary in pending if summary is None and section.chunk is not None]
         open_chunk = partial(self._logs.open_chunk, self._key, head=self._snapshot.view.head)
         opened = spread(open_chunk, self._snapshot.bodies(wanted))
@@ -104,9 +84,7 @@ class SeriesReader:
                 yield summary
                 continue
             segments = [] if section.chunk is None else [next(opened).between(self._lo, self._hi)]
-            if section.rows:
-                segments.append(self._logs.segment(section.rows))
-            segment = merge(segments) if len(segments) > 1 else segments[0]
+            segment = self._logs.overlay(segments, section.rows)
             if len(segment):
                 yield segment
 

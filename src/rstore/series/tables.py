@@ -104,10 +104,8 @@ class SeriesTables(Columns):
 
         Raises `StoreNotAvailableError` without pandas: `pip install 'rlib-store[pandas]'`.
         """
-        try:
+        with _installed("pandas"):
             import pandas
-        except ModuleNotFoundError as error:
-            raise _not_installed("pandas") from error
         several = self._several(keys, start, end)
         n = len(_all_times(several))
         columns = {}
@@ -129,10 +127,8 @@ class SeriesTables(Columns):
 
         Raises `StoreNotAvailableError` without polars: `pip install 'rlib-store[polars]'`.
         """
-        try:
+        with _installed("polars"):
             import polars
-        except ModuleNotFoundError as error:
-            raise _not_installed("polars") from error
         columns = []
         for key, (t, values) in self._several(keys, start, end, reserved="timestamp").items():
             index = _index(t, unit, {"D": "ms", "s": "ms"})
@@ -154,10 +150,8 @@ class SeriesTables(Columns):
 
         Raises `StoreNotAvailableError` without pyarrow: `pip install 'rlib-store[arrow]'`.
         """
-        try:
+        with _installed("arrow", "pyarrow"):
             import pyarrow
-        except ModuleNotFoundError as error:
-            raise _not_installed("arrow", "pyarrow") from error
         several = self._several(keys, start, end, reserved="timestamp")
         t = _all_times(several)
         times = pyarrow.array(_index(t, unit, {"D": "s"}))
@@ -184,7 +178,7 @@ class SeriesTables(Columns):
         found, query = {}, between(lo, hi)
         for key, view in zip(checked, session.series.views(checked, query), strict=True):
             with session.naming(f"the series {key!r}"):
-                found[key] = arrays_of(session, list(session.series.segments(key, view, query)))
+                found[key] = arrays_of(session, list(session.series.segments(key, view, query.lo, query.hi)))
         return found
 
 
@@ -290,5 +284,11 @@ def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArra
     return exact
 
 
-def _not_installed(extra: str, package: str | None = None) -> StoreNotAvailableError:
-    return StoreNotAvailableError(f"{package or extra} is not installed: pip install 'rlib-store[{extra}]'")
+@contextmanager
+def _installed(extra: str, package: str | None = None) -> Generator[None]:
+    """Say how a package is installed that is imported inside."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{package or extra} is not installed: pip install 'rlib-store[{extra}]'"
+        raise StoreNotAvailableError(message) from error

@@ -30,7 +30,7 @@ from rstore.testing.transactions import Left, undone
 
 
 class BelongingSuite(Suite):
-    """What becomes of a transaction that somebody else uses, or that does not end where it should."""
+    """Transactions that another thread or task uses, or that do not end where they should."""
 
     @plain
     @pytest.mark.usefixtures("_transactional")
@@ -206,7 +206,7 @@ class BelongingSuite(Suite):
                     lambda: pool.submit(lambda: other["a"]).result(),
                 )
                 assert [read() for read in reads] == [0, 0, 0, 0]
-                # Another key than what is written inside: where only those wait who meet, they go on.
+                # Another key than the one written inside: a backend that locks single keys lets this writer go on.
                 kept = {
                     "other": elsewhere(lambda: other.set("other", 1)),
                     "thread": elsewhere(lambda: pool.submit(mine.set, "thread", 1).result()),

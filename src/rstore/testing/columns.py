@@ -12,7 +12,7 @@ from rstore.testing.suite import Opener, Suite
 
 
 class ColumnSuite(Suite):
-    """What series promise of columns."""
+    """Columns in and out of series."""
 
     @pickled
     def test_columns_keep_their_type(self, store: Store, oracle: Oracle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rstore.testing.atomic import AtomicSuite
 from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
@@ -10,6 +11,7 @@ from rstore.testing.copying import CopyingSuite
 from rstore.testing.encryption import EncryptionSuite
 from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
+from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
@@ -35,6 +37,8 @@ class StoreSuite(
     CopyingSuite,
     FindingSuite,
     EntrySuite,
+    AtomicSuite,
+    ExpirySuite,
     RacingSuite,
     SeriesSuite,
     ColumnSuite,

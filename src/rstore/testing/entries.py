@@ -1,9 +1,8 @@
-"""Key/value pairs beyond a mapping: many at once, in one step, with an expiry, and in runs of keys."""
+"""Key/value pairs beyond a mapping: many keys at once, runs of keys, and entries."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,14 +20,14 @@ from rstore import (
 )
 from rstore.testing.flavours import pickled, plain
 from rstore.testing.oracle import Oracle, same, utf8
-from rstore.testing.suite import Opener, Suite, about
+from rstore.testing.suite import Suite, about
 
 KEYS = ("a", "a\x01", "ab", "ab/c", "ab/d", "b", "A", "a%", "é", "é1", "\U0001f600", "\U0010ffff", "\U0010ffffx", "*")
 EDGES = ("", "a", "a\x01", "ab", "ab/", "ab/d", "é", "\U0010ffff", "\U0010ffffx", "nothing", "x" * 3000)
 
 
 def inside(keys: Any, prefix: str = "", start: str | None = None, stop: str | None = None) -> list[str]:
-    """Return the keys that a scan finds, in order."""
+    """Return those of the keys that a scan finds, in order."""
     return sorted(
         (
             key
@@ -41,32 +40,8 @@ def inside(keys: Any, prefix: str = "", start: str | None = None, stop: str | No
     )
 
 
-def push(items: list[Any], item: Any) -> list[Any]:
-    """Append to a list in place, as a careless function would."""
-    items.append(item)
-    return items
-
-
 class EntrySuite(Suite):
-    """What people leave simpler stores for."""
-
-    @pytest.fixture
-    def pass_ms(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-        """Let time pass: where the clock is this process's by moving it, on a server by waiting.
-
-        To be asked for before the store: set back before that is checked, the clock would revive what has expired.
-        """
-        if not self.local_clock:
-            return lambda ms: time.sleep(ms / 1000)
-        ahead_s, clock = [0.0], time.time
-        monkeypatch.setattr("time.time", lambda: clock() + ahead_s[0])
-
-        def step(ms: int) -> None:
-            ahead_s[0] += ms / 1000
-
-        return step
-
-    # -- one after the other ------------------------------------------------------------------------------------------
+    """Many keys at once, runs of keys, and the entry of one."""
 
     @pytest.mark.parametrize("seed", range(2))
     @pickled
@@ -194,64 +169,6 @@ class EntrySuite(Suite):
         assert store.entry("l") != store.entry("k")
         assert store.entry("nothing") is None
 
-    # -- versions -----------------------------------------------------------------------------------------------------
-
-    def test_what_was_changed_meanwhile_is_not_overwritten(self, store: Store, oracle: Oracle) -> None:
-        first = store.set("k", "first", if_version=None)
-        other = store.set("other", "first")
-        second = store.set("k", "second", if_version=first)
-        for expected, actual, key in (
-            (first, second, "k"),
-            (other, second, "k"),
-            (None, second, "k"),
-            (first, None, "x"),
-        ):
-            for write in (
-                lambda key=key, expected=expected: store.set(key, "lost", if_version=expected),
-                lambda key=key, expected=expected: store.delete(key, if_version=expected),
-            ):
-                with pytest.raises(ConflictError) as raised:
-                    write()
-                assert (raised.value.expected, raised.value.actual) == (expected, actual)
-                why = "is not there;" if actual is None else "is there already;" if expected is None else "was changed;"
-                assert str(raised.value).startswith(f"{key!r} in namespace 'default' {why}")
-        assert store.delete("x", if_version=None) == 0
-        assert store.delete("other", if_version=other) == 1
-        oracle.values["k"] = "second"
-
-    def test_a_change_that_fails_changes_nothing(self, store: Store, oracle: Oracle) -> None:
-        store.update(k=[1], text="1", flag=True)
-        before = [*store.scan()]
-        default: list[int] = []
-        changes: list[tuple[type[Exception], Callable[[], Any]]] = [
-            (ZeroDivisionError, lambda: store.modify("k", lambda items: 1 // len(push(items, 0)[2:]))),
-            (SerializationError, lambda: store.modify("k", lambda _: lambda: None)),
-            (SerializationError, lambda: store.modify("new", lambda _: lambda: None, default=1)),
-            (KeyError, lambda: store.modify("nothing", lambda items: items)),
-            (ZeroDivisionError, lambda: store.get_or_set("nothing", lambda: 1 // 0)),
-            (SerializationError, lambda: store.get_or_set("nothing", lambda: lambda: None)),
-            (SerializationError, lambda: store.set_many({"k": 1, "new": lambda: None}, atomic=False)),
-            (TypeError, lambda: store.incr("text")),
-            (TypeError, lambda: store.incr("flag")),
-            (TypeError, lambda: store.incr("k")),
-        ]
-        for i, (kind, change) in enumerate(changes):
-            with about(i), pytest.raises(kind) as raised:
-                change()
-            if kind is TypeError:
-                assert " in namespace 'default' is no int or float" in str(raised.value)
-        assert [*store.scan()] == before
-        assert store.modify("new", lambda items: push(items, 1), default=default) == [1]
-        assert default == []
-        store.modify("k", lambda items: push(items, 2))
-        oracle.values.update(k=[1, 2], text="1", flag=True, new=[1])
-
-    def test_numbers_keep_their_type(self, store: Store) -> None:
-        assert same([store.incr("i"), store.incr("i", -3), store.incr("i", 2**40)], [1, -2, 2**40 - 2])
-        assert same([store.incr("f", 0.5), store.incr("f", 1), store.incr("f", -1.5)], [0.5, 1.5, 0.0])
-        assert same([store.incr("i", 0.5), store.incr("new", 1, default=0.25)], [2**40 - 1.5, 1.25])
-        assert same(store.get_many(["i", "f"]), {"i": 2**40 - 1.5, "f": 0.0})
-
     @plain
     def test_many_in_several_slots(self, store: Store, oracle: Oracle) -> None:
         pairs = {f"{i}": i for i in range(50)}
@@ -279,91 +196,6 @@ class EntrySuite(Suite):
             assert expiring == (set(pairs) if ttl else set())
             assert store.get_many([*oracle.values]) == oracle.values
         assert {entry.key: entry.value for entry in store.scan()} == oracle.values
-
-    # -- expiry -------------------------------------------------------------------------------------------------------
-
-    @plain
-    def test_what_is_replaced_by_many_that_expire_at_once_does_not_come_back(
-        self, pass_ms: Callable[[int], None], store: Store
-    ) -> None:
-        """However long it takes to store all of them: the first have expired before the last are there."""
-        keys = [f"k{i:04}" for i in range(5000)]
-        store.update(dict.fromkeys(keys, "old"))
-        store.set_many(dict.fromkeys(keys, "new"), ttl=0.001, atomic=self.across_keys)
-        pass_ms(2)
-        assert [key for key in keys[:60] if store.get(key) is not None] == []
-        assert (store.get_many(keys), store.keys()) == ({}, [])
-
-    def test_what_has_expired_is_nowhere(self, pass_ms: Callable[[int], None], store: Store) -> None:
-        store["stays"] = 1
-        old = store.set("k0", 5, ttl=0.05)
-        store.set_many({f"k{i}": 5 for i in range(1, 12)}, ttl=0.05, atomic=self.across_keys)
-        store.add("k12", 5, ttl=0.05)
-        store.get_or_set("k13", lambda: 5, ttl=0.05)
-        store["touched"] = 1
-        assert store.touch("touched", 0.05)
-        pass_ms(51)
-        assert (store.get("k0"), store.get_many(["k0", "k1", "stays"]), store.entry("k0")) == (None, {"stays": 1}, None)
-        assert [store.has("k1"), "k2" in store, "touched" in store] == [False] * 3
-        assert (len(store), store.count(), store.count("k"), store.count("s")) == (1, 1, 0, 1)
-        assert list(store) == store.keys() == ["stays"]
-        assert [*store.items()] == store.find("*") == [("stays", 1)]
-        assert (store.find("k*"), [*store.scan("k")]) == ([], [])
-        assert [entry.key for entry in store.scan(reverse=True, limit=1)] == ["stays"]
-        with pytest.raises(KeyError):
-            store["k0"]
-        assert (store.delete("k0", "k1"), store.pop("k1", "none"), store.touch("k1", 60)) == (0, "none", False)
-        for write in (lambda: store.set("k0", 1, if_version=old), lambda: store.delete("k0", if_version=old)):
-            with pytest.raises(ConflictError) as raised:
-                write()
-            assert raised.value.actual is None
-        assert store.setdefault("k2", "new") == store["k2"] == "new"
-        assert store.add("k3", "new")
-        assert (store.incr("k4"), store.modify("k5", lambda n: n + 1, default=0)) == (1, 1)
-        with pytest.raises(KeyError):
-            store.modify("k6", lambda n: n)
-        assert store.get_or_set("k7", lambda: "new") == "new"
-        store.set("k8", "new", if_version=None)
-        assert store.delete_prefix("k1") == 0
-        assert store.popitem() == ("stays", 1)
-        # And what came in its place has no expiry of its own.
-        assert [(entry.key, entry.expires) for entry in store.scan()] == [(f"k{i}", None) for i in (2, 3, 4, 5, 7, 8)]
-
-    def test_what_keeps_an_expiry_and_what_ends_it(self, store: Store, opener: Opener) -> None:
-        def lives_s(key: str) -> int | None:
-            entry = store.entry(key)
-            assert entry is not None
-            assert next(store.scan(key)).expires == entry.expires
-            # The clock is the backend's; on the machine of the tests it is the same.
-            return None if entry.expires is None else round((entry.expires / 1000 - time.time()) / 10) * 10
-
-        store.set("k", 1, ttl=100)
-        assert lives_s("k") == 100
-        store.incr("k")
-        store.modify("k", lambda n: n + 0.5)
-        with opener(frozen=True) as frozen:
-            assert frozen["k"] == 2.5
-        assert (lives_s("k"), store.setdefault("k", 1), store.add("k", 1), lives_s("k")) == (100, 2.5, False, 100)
-        entry = store.entry("k")
-        assert entry is not None
-        assert store.touch("k", 200)
-        assert lives_s("k") == 200
-        store.set("k", 1, if_version=entry.version)
-        assert lives_s("k") is None
-        assert store.incr("k") == 2
-        assert lives_s("k") is None
-        store.set("k", 1, ttl=10**11)
-        store["k"] = 1
-        assert lives_s("k") is None
-        store.set_many({"k": 2}, ttl=300)
-        assert lives_s("k") == 300
-        assert store.touch("k", None)
-        assert lives_s("k") is None
-        store.set("k", 3, ttl=60.5)
-        store.update(k=1)
-        assert (lives_s("k"), store.touch("nothing", 5)) == (None, False)
-
-    # -- arguments ----------------------------------------------------------------------------------------------------
 
     @plain
     def test_bad_arguments_change_nothing(self, store: Store, oracle: Oracle) -> None:

@@ -1,4 +1,4 @@
-"""What the state machine does with event sequences."""
+"""The rules of the state machine for event sequences."""
 
 from __future__ import annotations
 

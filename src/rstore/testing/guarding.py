@@ -87,7 +87,7 @@ _versions: dict[str, bytes] = {}
 
 
 def _note_versions(store: Store) -> None:
-    """Keep the versions, as somebody with the key would tell them."""
+    """Keep the versions, as a store with the key tells them."""
     _versions.update((entry.key, entry.version) for entry in store.scan())
 
 

@@ -46,7 +46,7 @@ class Handles(RuleBasedStateMachine):
         """Read everything once more, through every handle and a new one."""
         for store in self.stores.values():
             check_oracle(store, self.oracle)
-        if not self.oracle.empty():  # or else nobody has written since the last discard
+        if not self.oracle.empty():  # or else there was no write since the last discard
             with self._make(frozen=True) as store:
                 check_integrity(store, self.oracle)
         for who in list(self.stores):

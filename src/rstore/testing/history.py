@@ -10,7 +10,7 @@ import pytest
 
 from rstore import ChangeRefusedError, Store, StoreIntegrityError
 from rstore.testing.flavours import pickled, sealed
-from rstore.testing.oracle import Change, EventOracle, Oracle, change_of, fold_one, same
+from rstore.testing.oracle import EventOracle, ExpectedChange, Oracle, change_of, fold_one, same
 from rstore.testing.suite import Opener, Suite
 
 
@@ -42,7 +42,7 @@ def _grow(store: Store, log: EventOracle, n: int, *, step: int = 10, seed: int =
         for item, (op, value) in change.items():
             fold_one(state, item, op, value)
         assert store.apply("k", change, t) == state
-        log.changes.append(Change(t, 0, change))
+        log.changes.append(ExpectedChange(t, 0, change))
 
 
 class HistorySuite(Suite):
@@ -100,12 +100,12 @@ class HistorySuite(Suite):
         for t in range(1500):
             state: dict[str, Any] = {f"item {t % 20}": chosen.randbytes(chosen.choice((10, 1000, 2000)))}
             store.apply("k", state, t)
-            log.changes.append(Change(t, 0, change_of(state)))
+            log.changes.append(ExpectedChange(t, 0, change_of(state)))
         state = {f"wide {i}": i for i in range(5000)} | {"large": chosen.randbytes(1_000_000)}
         store.apply("k", state, 1500)
-        log.changes.append(Change(1500, 0, change_of(state)))
+        log.changes.append(ExpectedChange(1500, 0, change_of(state)))
         store.apply("k", {"late": 1}, -5)
-        log.changes.insert(0, Change(-5, 0, change_of({"late": 1})))
+        log.changes.insert(0, ExpectedChange(-5, 0, change_of({"late": 1})))
         for t in (-5, 0, 700, 1400, 1499, 1500):
             assert store.past("k", t, withtimestamp=True) == log.past(t)
         assert same([tuple(event) for event in store.events("k", 100, 110) or ()], log.events(100, 110))

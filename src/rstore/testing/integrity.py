@@ -78,6 +78,6 @@ def _check_events(store: Store) -> None:
         assert events
         times = [event.timestamp for event in events]
         assert times == sorted(times)
-        # What is left after a prune may delete an item that is not there any more.
+        # An event left by a prune may delete an item that is not there any more.
         assert same_current(store, key, (times[-1], fold(events, horizon=times[-1])))
         assert same_state(store.past(key, times[-1]), store.current(key))

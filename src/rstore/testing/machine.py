@@ -30,7 +30,7 @@ class _Left(Exception):  # noqa: N818 - how a transaction is left, and nothing i
 
 
 class StoreMachine(ValueRules, SeriesRules, EventRules):
-    """All rules: those of the other files, of several verbs as one, and of several who write at once."""
+    """All rules: those of the other files, of several verbs as one, and of concurrent writers."""
 
     @rule(who=_HERE, data=st.data(), n=st.integers(1, 5), left=st.booleans(), nested=st.booleans())
     def transact(self, who: str, data: st.DataObject, n: int, left: bool, nested: bool) -> None:

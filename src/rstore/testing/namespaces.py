@@ -20,7 +20,7 @@ ALIKE = (
 
 
 class NamespaceSuite(Suite):
-    """What isolates the data inside one store."""
+    """Namespaces isolate the data inside one store."""
 
     @pickled
     def test_namespaces_never_see_one_another(self, opener: Opener) -> None:

@@ -345,7 +345,7 @@ class OpeningSuite(Suite):
 
 
 class ClassAttributeSuite(Suite):
-    """What a subclass may say instead of arguments."""
+    """Class attributes of a subclass in place of arguments."""
 
     @plain
     def test_namespace_of_argument_then_class_then_default(self, opener: Opener) -> None:

@@ -1,4 +1,4 @@
-"""What a store must answer, worked out the plain way: with dicts, lists and the `operator` module.
+"""The answers that a store must give, worked out with dicts, lists and the `operator` module.
 
 Nouns: a *series oracle* and an *event oracle* (one series, one sequence) and the *oracle* (a whole namespace).
 Nothing here shares code with what it judges, and little is fast.
@@ -38,7 +38,7 @@ _PLAIN = {int, float, str, bytes, bool, type(None)}
 
 
 def utf8(key: str) -> bytes:
-    """Return what keys are ordered by."""
+    """Return the bytes by which keys are ordered."""
     return key.encode()
 
 
@@ -98,7 +98,7 @@ class SeriesOracle(dict[int, Any]):
     def range(
         self, start: int | None = None, *, n: int | None = None, end: int | None = None, freq: int | None = None
     ) -> list[Point]:
-        """Return what `Store.range` must."""
+        """Return the expected result of `Store.range`."""
         kept: list[Point] = []
         for point in self.points(start, end):
             if freq is None or not kept or point[0] >= kept[-1][0] + freq:
@@ -106,11 +106,11 @@ class SeriesOracle(dict[int, Any]):
         return kept if n is None else kept[:n]
 
     def missing(self, start: int, end: int | None = None, *, freq: int) -> list[int]:
-        """Return what `Store.missing` must."""
+        """Return the expected result of `Store.missing`."""
         return [t for t in range(start, (start if end is None else end) + 1, freq) if t not in self]
 
     def at(self, t: int, method: str, tolerance: int | None = None) -> Point | None:
-        """Return what `Store.at` must."""
+        """Return the expected result of `Store.at`."""
         known = sorted(self)
         i = bisect_left(known, t)
         after = known[i] if i < len(known) else None
@@ -128,7 +128,7 @@ class SeriesOracle(dict[int, Any]):
         return (found, self[found]) if found is not None and abs(found - t) <= far else None
 
     def gaps(self, freq: int) -> list[tuple[int, int]]:
-        """Return what `Store.gaps` must, without bounds."""
+        """Return the expected result of `Store.gaps`, without bounds."""
         return [(one, other) for one, other in pairwise(sorted(self)) if other - one > freq]
 
     def remove(self, start: int | None = None, end: int | None = None) -> None:
@@ -146,8 +146,8 @@ class PrunedError(Exception):
 
 
 @dataclass(frozen=True)
-class Change:
-    """What one `apply` did."""
+class ExpectedChange:
+    """One change, as `apply` recorded it."""
 
     t: int
     seq: int
@@ -191,11 +191,11 @@ def fold(events: Iterable[FlatEvent], *, horizon: int | None = None) -> dict[str
 class EventOracle:
     """One event sequence: a plain list of changes, folded from scratch for every question."""
 
-    changes: list[Change] = field(default_factory=list)
+    changes: list[ExpectedChange] = field(default_factory=list)
     horizon: int | None = None
 
     def check(self, state: Mapping[str, Any], t: int | None) -> None:
-        """Raise what makes a change at `t`, or after all others, impossible."""
+        """Raise an error if a change at `t`, or after all others, is impossible."""
         new = change_of(state)
         if t is None:
             # Not as part of the log: a `delitem` of nothing is forgiven there at or before the horizon, but not here.
@@ -207,15 +207,15 @@ class EventOracle:
             raise PrunedError
         if any(change.t == t for change in self.changes):
             raise TakenError
-        fold(self._flat(self._with(Change(t, 0, new))), horizon=self.horizon)
+        fold(self._flat(self._with(ExpectedChange(t, 0, new))), horizon=self.horizon)
 
     def apply(self, state: Mapping[str, Any], t: int, *, last: bool = False) -> None:
         """Record a change at `t`; `last`: the store chose that time itself, so that it may be taken."""
         self.check(state, None if last else t)
         seq = max((change.seq + 1 for change in self.changes if change.t == t), default=0)
-        self.changes = self._with(Change(t, seq, change_of(state)))
+        self.changes = self._with(ExpectedChange(t, seq, change_of(state)))
 
-    def _with(self, change: Change) -> list[Change]:
+    def _with(self, change: ExpectedChange) -> list[ExpectedChange]:
         return sorted([*self.changes, change], key=lambda change: (change.t, change.seq))
 
     def current(self) -> tuple[int, dict[str, Any]] | None:
@@ -246,7 +246,7 @@ class EventOracle:
     def prune(self) -> int:
         """Forget the events that a later `setitem` or `delitem` of the same item supersedes; return how many."""
         removed = 0
-        kept: list[Change] = []
+        kept: list[ExpectedChange] = []
         superseded: dict[str, int] = {}
         for change in reversed(self.changes):
             items: dict[str, tuple[Op, Any]] = {}
@@ -259,18 +259,18 @@ class EventOracle:
                     if op in (operator.setitem, operator.delitem):
                         superseded[item] = change.t
             if items:
-                kept.append(Change(change.t, change.seq, items))
+                kept.append(ExpectedChange(change.t, change.seq, items))
         self.changes = kept[::-1]
         return removed
 
     @staticmethod
-    def _flat(changes: Iterable[Change]) -> list[FlatEvent]:
+    def _flat(changes: Iterable[ExpectedChange]) -> list[FlatEvent]:
         return [(change.t, item, op, value) for change in changes for item, (op, value) in change.items.items()]
 
 
 @dataclass
 class Oracle:
-    """What a namespace must hold, of all three models."""
+    """The expected content of a namespace, of all three models."""
 
     values: dict[str, Any] = field(default_factory=dict)
     series: dict[str, SeriesOracle] = field(default_factory=dict)

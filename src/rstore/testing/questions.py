@@ -39,7 +39,7 @@ def fill(store: Store, key: str, n: int = LONG) -> SeriesOracle:
 
 
 class QuestionSuite(Suite):
-    """What a series answers beyond its points."""
+    """Questions to a series beyond its points."""
 
     @pickled
     def test_which_of_two_points_stays(self, store: Store, oracle: Oracle) -> None:
@@ -228,7 +228,7 @@ class QuestionSuite(Suite):
                     "k", every, "twa", start, inside[-1], origin=origin, closed=closed, fill="previous"
                 )
                 for begin, value in found:
-                    # What holds at each moment of the bucket, from `start` on, or where anything does.
+                    # The value that holds at each moment of the bucket, from `start` on, or from the first point on.
                     since = max(begin, times[0], first if start is None else start)
                     known = np.array([t for t in times if t <= inside[-1]])
                     moments = np.arange(since, begin + every)
@@ -306,10 +306,10 @@ class QuestionSuite(Suite):
 
     @plain
     def test_the_default_freq_is_that_of_gaps_as_well(self, opener: Opener) -> None:
-        class Daily(Store):
+        class DailyByDefault(Store):
             _freq = 10
 
-        with Daily(opener.dsn, frozen=False, durability="normal") as daily:
+        with DailyByDefault(opener.dsn, frozen=False, durability="normal") as daily:
             daily.extend("k", *((t, t) for t in (0, 10, 30)))
             assert daily.gaps("k") == [(10, 30)]
         with opener() as store, pytest.raises(InvalidArgumentError):

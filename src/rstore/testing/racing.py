@@ -1,4 +1,4 @@
-"""Several who count, compute and discard the same keys at once."""
+"""Several processes count, compute and discard the same keys at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rstore import ConflictError, Store, StoreBusyError
-from rstore.testing.entries import push
+from rstore.testing.atomic import push
 from rstore.testing.flavours import Flavour, pickled
 from rstore.testing.oracle import Oracle
 from rstore.testing.suite import Opener, Suite
@@ -43,7 +43,7 @@ def compute_once(store: Store, n: int) -> list[Any]:
 
 
 class RacingSuite(Suite):
-    """What depends on what is there, while others change it."""
+    """Verbs that depend on the value in place, while other processes change it."""
 
     @pickled
     def test_all_who_count_are_counted(self, store: Store, opener: Opener, flavour: Flavour) -> None:
@@ -88,7 +88,7 @@ class RacingSuite(Suite):
             assert give_up.wait(30)
             raise LookupError
 
-        # Its patience is shorter than the time after which others believe that whoever computes has died.
+        # Its time-out is shorter than the lease, after which others take the computing process for dead.
         with opener(timeout=3) as patient, ThreadPoolExecutor(2) as pool:
             failing = pool.submit(store.get_or_set, "k", fails)
             assert begun.wait(30)

@@ -1,4 +1,4 @@
-"""What the state machine does with time series."""
+"""The rules of the state machine for time series."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def change_all(store: Store) -> None:
 
 
 class SnapshotSuite(Suite):
-    """What `snapshot` promises."""
+    """The promises of `snapshot`."""
 
     @pickled
     def test_a_snapshot_is_of_one_moment(self, store: Store, oracle: Oracle, opener: Opener) -> None:

@@ -1,4 +1,4 @@
-"""What the state machine draws from: few keys and times, so that rules meet, and values of every kind."""
+"""The values that the state machine draws: few keys and times, so that rules meet, and values of every kind."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from rstore import (
 )
 from rstore.testing.flavours import Flavour, pickled, plain
 from rstore.testing.integrity import check_oracle
-from rstore.testing.oracle import Change, EventOracle, Oracle, SeriesOracle, change_of
+from rstore.testing.oracle import EventOracle, ExpectedChange, Oracle, SeriesOracle, change_of
 from rstore.testing.suite import Opener, Suite
 from rstore.testing.worker import Worker
 
@@ -45,7 +45,7 @@ READS_AND_WRITES: tuple[tuple[Callable[[Transaction], Any], Callable[[Transactio
     (lambda tx: tx.current("e"), lambda tx: tx.apply("e", {"n": (operator.add, 1)})),
     (lambda tx: tx.timeseries(), lambda tx: tx.extend(f"s{len(tx.timeseries())}", (1, 1))),
 )
-"""What a transaction may read, and a write after which another one would read something else."""
+"""A reading inside a transaction, and a write of another one that changes its result."""
 
 
 class Left(Exception):  # noqa: N818 - how a block is left, and nothing is wrong
@@ -115,7 +115,7 @@ def read_and_write(
 
 
 class TransactionSuite(Suite):
-    """What `transaction` and `run` promise."""
+    """The promises of `transaction` and `run`."""
 
     @pickled
     def test_it_is_done_as_a_whole_or_not_at_all(self, store: Store, oracle: Oracle, opener: Opener) -> None:
@@ -176,7 +176,7 @@ class TransactionSuite(Suite):
         oracle.values |= {"b": 21, "c": 3, "e": 5}
         oracle.series["s"] = SeriesOracle({2: 2, 5: 50})
         t, state = store.current("e", withtimestamp=True) or (0, {})
-        oracle.events["e"] = EventOracle([Change(t, 0, change_of({"n": 2}))], horizon=t)
+        oracle.events["e"] = EventOracle([ExpectedChange(t, 0, change_of({"n": 2}))], horizon=t)
         assert state == {"n": 2}
 
     @plain

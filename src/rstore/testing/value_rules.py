@@ -1,4 +1,4 @@
-"""What the state machine does with key/value pairs."""
+"""The rules of the state machine for key/value pairs."""
 
 from __future__ import annotations
 

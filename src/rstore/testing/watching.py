@@ -1,4 +1,4 @@
-"""Being told of changes: which, in what state, by whomever, and until when."""
+"""Watches: which changes they tell, in which state, of which writers, and until when."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from rstore.testing.suite import Opener, Suite, about
 from rstore.testing.worker import Worker
 
 PATIENCE_S = 10.0
-"""What is waited for comes in milliseconds; a machine that is busy may take longer."""
+"""The awaited change comes in milliseconds; a busy machine may take longer."""
 
 
 def told(changes: Iterable[Change]) -> list[tuple[str, Any]]:
-    """Return what a watch that ends tells of: keys, with their values, or None for those that are gone."""
+    """Return the keys that a watch tells of until it ends, with their values, None for deleted ones."""
     return [(key, None if entry is None else entry.value) for key, entry in changes]
 
 
@@ -51,7 +51,7 @@ def follow(changes: Iterator[Change], state: dict[str, Any], wanted: dict[str, A
 
 
 def write_in_turn(store: Store, who: str, n: int) -> None:
-    """Write, delete and let expire what somebody else writes, too, and count up a key of one's own."""
+    """Write, delete and let expire keys that other threads write, too, and count up a key of its own."""
     for i in range(n):
         store.set(who, i)
         time.sleep(0.001)

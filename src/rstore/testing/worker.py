@@ -99,7 +99,7 @@ class Worker:
         self._pipe.send(("run", name, (function, *args), {}))
 
     def wait(self) -> Any:
-        """Return what the function that was started returns."""
+        """Return the result of the function that was started."""
         if not self._pipe.poll(_TIMEOUT_S):
             raise TimeoutError("the second process does not answer")
         done, result = self._pipe.recv()

@@ -115,7 +115,7 @@ class LogWrites(LogReads, NamespaceWrites):
                 connection.executemany(_PUT_ROW, ((number, t, seq, body) for t, seq, body in rows))
                 return True
 
-        return self._executor.write(work)
+        return self._writer.write(work)
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
@@ -131,7 +131,7 @@ class LogWrites(LogReads, NamespaceWrites):
                     _apply(connection, number, head, commit)
                 return True
 
-        return self._executor.write(work)
+        return self._writer.write(work)
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         def work(connection: apsw.Connection) -> bool:
@@ -143,7 +143,7 @@ class LogWrites(LogReads, NamespaceWrites):
                 _delete_log(connection, found[0])
                 return True
 
-        return self._executor.write(work, create=False)
+        return self._writer.write(work, create=False)
 
 
 def _newest_checkpoint(connection: apsw.Connection, number: int, at: Position) -> Row | None:

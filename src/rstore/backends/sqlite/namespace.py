@@ -24,7 +24,7 @@ WHERE namespaces.name = ?"""
 
 
 class NamespaceReads(ReadTransaction):
-    """Reads one namespace by an executor."""
+    """Reads one namespace through its file, a transaction or a snapshot."""
 
     around_damage = False
 
@@ -55,9 +55,9 @@ class NamespaceReads(ReadTransaction):
 class NamespaceWrites(NamespaceReads, WriteTransaction):
     """Creates the namespace and adds facts."""
 
-    def __init__(self, executor: SqliteFile | TransactionConnection, namespace: str) -> None:
-        super().__init__(executor, namespace)
-        self._executor = executor
+    def __init__(self, writer: SqliteFile | TransactionConnection, namespace: str) -> None:
+        super().__init__(writer, namespace)
+        self._writer = writer
 
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
@@ -70,7 +70,7 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
                     incarnation = connection.execute(_FIND, (self._namespace,)).get
             return bytes_of(incarnation, self._place())
 
-        return self._executor.write(work, arm=False)
+        return self._writer.write(work, arm=False)
 
     def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         identity = identity_of(incarnation)
@@ -89,7 +89,7 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
                 connection.execute("UPDATE namespaces SET birth = ? WHERE id = ?", (birth, number))
                 return fact
 
-        return self._executor.write(work)
+        return self._writer.write(work)
 
     def _expect(self, connection: apsw.Connection, incarnation: bytes) -> int:
         """Return the number of the namespace.

@@ -167,7 +167,7 @@ def _one_row(commit: Commit) -> tuple[bytes, ...]:
 
 
 def _changes(sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tuple[bytes | None, ...]) -> Iterator[Call]:
-    """Yield what follows the first statement: dropping before putting."""
+    """Yield the calls behind the first statement: dropping before putting."""
     for columns in columns_of(commit.drop_rows):
         yield sql.drop_rows, (*guarded, *columns)
     if commit.drop_chunks:

@@ -14,7 +14,7 @@ from rstore.backends.redis.namespace.bucket import Bucket
 from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.namespace.namespace import spot_of
 from rstore.backends.redis.transport.calls import Call, Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import ANY, HEAD_ONLY, Chunk, Commit, Expected, ExpectedIncarnation, Log
 
@@ -54,7 +54,7 @@ class RedisCommits(RedisLogs):
     def _commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in commit.put_chunks]
         spot = spot_of(log)
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             bucket = self.namespace.bucket_of(spot)
             if entries and bucket.incarnation == incarnation:

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from rstore.backends.redis.namespace.namespace import RedisNamespace, spot_of
 from rstore.backends.redis.transport.calls import Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import Signal
 from rstore.backends.types import Log
 from rstore.errors import StoreBusyError, StoreError
@@ -72,7 +72,7 @@ class RedisLeases:
                 yield token
         finally:
             self._remember(token, bucket.slot, name)
-            # What was done under the lease is done: that it could not be given back is no reason to say otherwise.
+            # A lease that could not be given back does not undo the commits under it.
             self._give_back(token)
 
     def _renew(self, slot: int, name: bytes, token: bytes, alive: Lock) -> None:
@@ -109,14 +109,14 @@ class RedisLeases:
 
         Raises `StoreBusyError` if the time-out passes first.
         """
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             try:
                 return attempt()
             except Signal as signal:
                 if signal.code != "LEASED":
                     raise
-                retries = retries or Retries(self._namespace.deadline)
+                retries = retries or CallRetries(self._namespace.deadline)
                 if not retries.allows(waiting=True):
                     raise StoreBusyError(
                         f"another writer holds {key!r} in the namespace {self._namespace.name!r} for longer than the "

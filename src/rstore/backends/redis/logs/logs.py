@@ -15,7 +15,7 @@ from rstore.backends.redis.namespace.bucket import Bucket, names_of
 from rstore.backends.redis.namespace.namespace import spot_of
 from rstore.backends.redis.namespace.part import RedisPart
 from rstore.backends.redis.transport.calls import Call, Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import (
     FIRST,
@@ -74,9 +74,9 @@ class RedisLogs(RedisPart):
         return self.read_view(log, query)
 
     def read_view(self, log: Log, query: ViewQuery) -> View:
-        """Return what a log holds at one moment."""
+        """Return the view of a log."""
         epoch = None
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             looked = self._look(log, query)
             if looked is None:
@@ -104,7 +104,7 @@ class RedisLogs(RedisPart):
             yield _IndexSnapshot(_view(found, (), backwards=False), entries, self, bucket)
 
     def _look(self, log: Log, query: ViewQuery) -> tuple[Bucket, Any] | None:
-        """Return what the script said of a log, and in which bucket; None if there is no namespace."""
+        """Return the bucket of a log, and the answer of the script; None if there is no namespace."""
         asked: list[Bucket] = []
         arguments = _arguments(query)
 
@@ -139,7 +139,7 @@ class RedisLogs(RedisPart):
         return [self.read_view(log, query) if view is None else view for log, view in zip(logs, views, strict=True)]
 
     def _whole(self, found: Sequence[tuple[Bucket, Any]], query: ViewQuery) -> list[View | None]:
-        """Return what the script said of each log as a view, with the bodies of its chunks.
+        """Return the answers of the script as views, with the bodies of their chunks.
 
         None where one of them is gone: it was replaced long ago, or its log was dropped.
         """

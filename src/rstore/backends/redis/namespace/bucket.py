@@ -77,7 +77,7 @@ class Bucket(NamedTuple):
 
     @property
     def garbage(self) -> bytes:
-        """The name of the set of what is to be deleted in this bucket, of any namespace."""
+        """The name of the set of garbage in this bucket, of any namespace."""
         return self.prefix + b"g"
 
     @property
@@ -87,7 +87,7 @@ class Bucket(NamedTuple):
 
     @property
     def awaited(self) -> bytes:
-        """The name of what is written for the sake of waiting until replicas have it."""
+        """The name of a key that is written only to wait until replicas have it."""
         return self.prefix + b"w"
 
     @property

@@ -20,7 +20,7 @@ class RedisGarbage(RedisNamespace):
     """The garbage of a namespace, and of others in the same buckets."""
 
     def collect(self, buckets: Iterable[Bucket], steps: int | None = None, *, given_up: bytes = b"") -> None:
-        """Delete garbage. What fails is left to the next call that collects: the one that made it has done its work."""
+        """Delete garbage. A failure leaves it to the next call that collects: this one has done its own work."""
         with suppress(StoreError):
             self.delete_garbage(buckets, steps, given_up=given_up)
 

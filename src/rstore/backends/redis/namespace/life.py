@@ -21,7 +21,7 @@ from rstore.backends.redis.namespace.bucket import (
 )
 from rstore.backends.redis.namespace.garbage import RedisGarbage
 from rstore.backends.redis.transport.calls import Call, Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import Signal, reason_of
 from rstore.backends.redis.transport.slots import slot_of
@@ -100,7 +100,7 @@ class RedisLife(RedisGarbage):
         return incarnation
 
     def _create(self) -> bytes:
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             incarnation, raised = self.look_up()
             if incarnation is None:

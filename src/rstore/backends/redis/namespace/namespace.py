@@ -24,7 +24,7 @@ from rstore.backends.redis.namespace.bucket import (
 )
 from rstore.backends.redis.transport.calls import Call
 from rstore.backends.redis.transport.client import Client
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
 from rstore.backends.redis.transport.slots import slot_of
@@ -147,7 +147,7 @@ class RedisNamespace:
 
     def current(self, spot: bytes) -> Bucket:
         """Return the bucket of a key by its marker of now; one without an incarnation if there is no namespace."""
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             [bucket] = self.refresh([self.bucket_of(spot)])
             if bucket.incarnation or not self.is_laid_out_anew():
@@ -169,7 +169,7 @@ class RedisNamespace:
         Raises `NamespaceGone` if it is not of the incarnation that was asked for; the other signals of the script.
         """
         bucket = self.bucket_of(spot)
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             if not _is_of(bucket, if_incarnation):
                 bucket = self.current(spot)
@@ -212,7 +212,7 @@ class RedisNamespace:
         Yields the bucket, the place in it, and the reply. An error is a reply, too; the round of a refusal is the last.
         Raises `NamespaceGone` as `read` does.
         """
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         todo = list(begin())
         answered = stuck = begun = False
         while todo:
@@ -300,12 +300,12 @@ class RedisNamespace:
         else:
             time.sleep(_REVIVAL_S)
 
-    def again(self, retries: Retries | None) -> Retries:
+    def again(self, retries: CallRetries | None) -> CallRetries:
         """Pause, if need be, before the next try of a loop that goes by what others may change.
 
         Raises `StoreBusyError` if the time is up.
         """
-        retries = retries or Retries(self.deadline)
+        retries = retries or CallRetries(self.deadline)
         if not retries.allows(waiting=False):
             raise self._outrun()
         retries.pause()

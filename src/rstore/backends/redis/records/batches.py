@@ -15,7 +15,7 @@ from typing import Any, Final
 from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
 from rstore.backends.redis.namespace.part import RedisPart
 from rstore.backends.redis.transport.calls import Call, Script
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import Signal
 from rstore.backends.types import LARGE_BYTES, NamespaceGone, Writes
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
@@ -48,13 +48,13 @@ class RedisBatches(RedisPart):
         try:
             self._stage_batch(bucket, batch, writes)
             self._deadline.begin()
-            retries: Retries | None = None
+            retries: CallRetries | None = None
             while not self._client.call(publish):
                 retries = self.namespace.again(retries)
                 with suppress(Signal):
                     self.fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
-            # What was staged is in the way of no call, but for its memory.
+            # The staged batch costs nothing but memory.
             self.namespace.collect([bucket], given_up=batch)
             if isinstance(error, StoreError):
                 raise
@@ -94,7 +94,7 @@ class RedisBatches(RedisPart):
         """
         if not bucket.batch:
             return
-        retries = Retries(self._deadline)
+        retries = CallRetries(self._deadline)
         while self.namespace.frozen:
             [fresh] = self.namespace.refresh([bucket])
             if fresh.marker != bucket.marker:

@@ -16,7 +16,7 @@ from rstore.backends.redis.records.ranges import RedisRanges, expires_ms_of, out
 from rstore.backends.redis.records.watcher import RedisWatcher
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.connection import connector
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
 from rstore.backends.types import (
     ANY,
@@ -50,7 +50,7 @@ class RedisRecords(RedisRanges):
         return self._get(key.encode())
 
     def _get(self, name: bytes) -> bytes | None:
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             bucket = self.namespace.bucket_of(name)
             if bucket.batch:
@@ -68,7 +68,7 @@ class RedisRecords(RedisRanges):
     def has(self, key: str) -> bool:
         self._deadline.begin()
         name = key.encode()
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             bucket = self.namespace.bucket_of(name)
             if bucket.batch:
@@ -280,7 +280,7 @@ class RedisRecords(RedisRanges):
                 return self.namespace.buckets
             return [bucket for bucket, _ in self._grouped(keys, str.encode)]
 
-        # One prefix for all, since each costs every writer: what is not watched and begins the same wakes, too.
+        # One prefix for all, since each costs every writer: other keys that begin with it wake the watcher, too.
         stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
         self.namespace.refresh()
         connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)

@@ -1,14 +1,14 @@
--- Makes the marker of a bucket the tombstone of an incarnation, and remembers what has to be cleaned up; returns how much that
--- is.
+-- Makes the marker of a bucket the tombstone of an incarnation, and notes its garbage; returns how many entries of
+-- garbage there are.
 --
--- A tombstone, not nothing: whoever was about to raise the marker to this incarnation must find that it is late. It expires
--- long after anybody could still be about to.
+-- A tombstone, not nothing: a client that was about to raise the marker to this incarnation must find that it is late.
+-- It expires long after any client could still be about to.
 --
 -- KEYS: marker, garbage. ARGV: identity of the incarnation, milliseconds that the tombstone stays.
 local marker = redis.call('GET', KEYS[1])
 if marker and marker:sub(1, 16) ~= ARGV[1]
     and struct.unpack('>I8', marker) > struct.unpack('>I8', ARGV[1]) then
-  return redis.call('SCARD', KEYS[2])  -- who begins anew already has remembered it
+  return redis.call('SCARD', KEYS[2])  -- the creator of that one has noted it
 end
 local left = {}
 if marker and #marker > 16 then

@@ -1,4 +1,5 @@
--- Takes up the last part of an incarnation as the markers have it, where the registry lost it in a failover. Returns 1 if it did.
+-- Takes up the last part of an incarnation as the markers have it, where the registry lost it in a failover. Returns 1
+-- if it did.
 --
 -- KEYS: registry. ARGV: identity of the incarnation, its last eight bytes.
 if redis.call('HGET', KEYS[1], 'birth') ~= ARGV[1] then

@@ -2,7 +2,7 @@
 --
 -- An entry is 'r' and a generation of records, 'd' and what was the index of the chunks of a dropped log, or 'n' and
 -- the incarnation of a namespace, whose logs become 'd' one after another. The names of what is deleted are in the indexes,
--- so that they cannot be declared as KEYS; all have the hash tag of the bucket, and nobody else uses them any more.
+-- so that they cannot be declared as KEYS; all have the hash tag of the bucket, and no client uses them any more.
 --
 -- A batch that was staged and not made visible in time becomes garbage here.
 --

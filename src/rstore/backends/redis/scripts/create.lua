@@ -1,5 +1,5 @@
--- Creates a namespace unless there is one; returns its incarnation in two parts, its identity and what facts have made of the
--- rest.
+-- Creates a namespace unless there is one; returns its incarnation in two parts, its identity and the rest, which facts
+-- replace.
 --
 -- An identity is the time in microseconds, 8 bytes big-endian, and 8 bytes that the caller drew: a later one is greater,
 -- whatever the clock does, because what was discarded stays here for a while as a tombstone.

@@ -1,5 +1,5 @@
--- Makes the entry of a namespace a tombstone if it is of that incarnation, never of a later one: whoever ends it again, because
--- a reply was lost, must not end what was created meanwhile. Returns 1 if it is one.
+-- Makes the entry of a namespace a tombstone if it is of that incarnation, never of a later one: a client that ends it
+-- again, because a reply was lost, must not end what was created meanwhile. Returns 1 if it is one.
 --
 -- KEYS: registry. ARGV: identity of the incarnation, milliseconds that the tombstone stays ('' for as long as it would).
 if redis.call('HGET', KEYS[1], 'birth') ~= ARGV[1] then

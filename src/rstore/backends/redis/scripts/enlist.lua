@@ -1,4 +1,5 @@
--- Enters a namespace with its incarnation into the index of namespaces, unless it is there with the same incarnation or a later one.
+-- Enters a namespace with its incarnation into the index of namespaces, unless it is there with the same one or a later
+-- one.
 --
 -- KEYS: index of namespaces. ARGV: name, incarnation.
 local known = redis.call('HGET', KEYS[1], ARGV[1])

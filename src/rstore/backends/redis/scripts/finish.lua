@@ -1,13 +1,14 @@
--- Does the changes of a transaction, if what it has read of records is still so; returns DONE, or why nothing was done.
+-- Applies the changes of a transaction, if the records that it has read are unchanged; returns DONE, or why it did not.
 --
 -- Records and heads of logs have stamps; whatever else it has read is watched by its connection. Its commands come one
 -- after another; that only the first of a script can be refused for lack of memory makes them all or nothing.
 --
--- KEYS: marker, expiry; the records that were read, and the heads; leases that nobody may have; bodies of chunks that must
--- still be there; then one key for each command. ARGV: marker; the first millisecond from which on nothing of the bucket
+-- KEYS: marker, expiry; the records that were read, and the heads; leases that no other client may have; bodies of chunks
+-- that must still be there; then one key for each command. ARGV: marker; the first millisecond from which on nothing of the bucket
 -- may have expired ('' for none); how many records, heads, leases and bodies; for each record its version ('' if there is
 -- none) and the last millisecond that it is there ('' for ever); for each head its epoch ('' if there is none), version
--- and facts; for each lease the token of whoever may have it; then for each command its name, how many arguments follow its key, and these.
+-- and facts; for each lease the token of the client that may have it; then for each command its name, how many
+-- arguments follow its key, and these.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 'STALE'
 end

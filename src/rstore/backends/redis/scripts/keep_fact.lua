@@ -1,7 +1,7 @@
 -- Keeps a fact about an incarnation of a namespace unless there is one of that name; returns the one that is kept.
 --
--- With a new one the last eight bytes of the incarnation, the time in microseconds, are others: later ones are greater, whatever
--- the clock does.
+-- With a new one the last eight bytes of the incarnation, the time in microseconds, are others: later ones are greater,
+-- whatever the clock does.
 --
 -- KEYS: registry. ARGV: identity of the incarnation, field, fact.
 local alive, birth, keys = unpack(redis.call('HMGET', KEYS[1], 'alive', 'birth', 'keys'))

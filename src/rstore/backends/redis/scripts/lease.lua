@@ -1,6 +1,6 @@
--- Takes the lease on a log; returns 1, or 0 if somebody else has it.
+-- Takes the lease on a log; returns 1, or 0 if another client has it.
 --
--- Not SET with NX: it is refused for lack of memory, and whoever deletes several logs at once needs a lease.
+-- Not SET with NX: it is refused for lack of memory, and a client that deletes several logs at once needs a lease.
 --
 -- KEYS: lease. ARGV: token, milliseconds that it lasts.
 local holder = redis.call('GET', KEYS[1])

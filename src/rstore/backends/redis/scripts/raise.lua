@@ -18,7 +18,7 @@ if marker then
 end
 redis.call('SET', KEYS[1], ARGV[1] .. ARGV[2])
 if marker and #marker > 16 then
-  -- Whoever discarded that one did not come this far.
+  -- The client that discarded that one did not come this far.
   redis.call('SADD', KEYS[2], 'n' .. marker:sub(1, 16), 'r' .. marker:sub(25, 32))
   if #marker > 32 then
     redis.call('SADD', KEYS[2], 'r' .. marker:sub(33))

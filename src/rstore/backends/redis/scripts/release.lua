@@ -1,4 +1,4 @@
--- Gives a lease back, unless it has run out and somebody else has it.
+-- Gives a lease back, unless it has run out and another client has it.
 --
 -- KEYS: lease. ARGV: token.
 if redis.call('GET', KEYS[1]) == ARGV[1] then

@@ -3,7 +3,7 @@
 -- The first command that changes anything may also be refused for lack of memory; the ones after it are not.
 --
 -- KEYS: marker, index, expiry, then the records: puts that stay, puts that expire, deletions.
--- ARGV: marker (an incarnation alone where the records go into a batch that nobody sees yet), how many puts stay, how many
+-- ARGV: marker (an incarnation alone where the records go into a batch that is not visible), how many puts stay, how many
 -- expire, then for each put its record, and how many milliseconds it lives if it expires (in a batch: until when, so that
 -- its pieces do not count from different moments).
 local marker = redis.call('GET', KEYS[1]) or ''

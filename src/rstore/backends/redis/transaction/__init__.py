@@ -1,1 +1,1 @@
-"""Transactions: an overlay over what is stored."""
+"""Transactions: an overlay over the stored records and logs."""

@@ -11,7 +11,7 @@ from rstore.backends.redis.autocommit import RedisAutocommit
 from rstore.backends.redis.namespace.bucket import Bucket
 from rstore.backends.redis.transaction.changes import TransactionChanges
 from rstore.backends.redis.transaction.watched import WatchedKeys
-from rstore.backends.redis.transport.deadline import Retries
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import Signal
 from rstore.backends.types import ANY, ExpectedIncarnation, Head, Log, NamespaceGone, RolledBack
 from rstore.errors import NotSupportedError, StoreNotAvailableError
@@ -47,7 +47,7 @@ class Overlay(WriteTransaction):
         """Return the one bucket of a transaction; without an incarnation, if there is no namespace and none is made."""
         namespace = self._namespace
         namespace.deadline.begin()
-        retries: Retries | None = None
+        retries: CallRetries | None = None
         while True:
             if not self._stored.transactional:
                 raise NotSupportedError(

@@ -143,7 +143,7 @@ class OverlayLogs(Overlay):
         return [unpack_chunk(entry, body) for entry, body in zip(entries, bodies, strict=True)]
 
     def _saw(self, log: Log, view: View, *, changed: bool = False) -> View:
-        """Return a view of what is stored, whose head must stay what it is, at least since the log was changed."""
+        """Return a view of the stored log, whose head must not change, at least since the log was changed inside."""
         if not (self._serializable or changed or log in self._heads):
             return view
         if log not in self._heads:

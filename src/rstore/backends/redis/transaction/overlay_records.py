@@ -157,10 +157,10 @@ class OverlayRecords(Overlay):
         self._changes.records.update(dict.fromkeys(keys))
         return len(keys)
 
-    # -- what is stored, and what is held -----------------------------------------------------------------------------
+    # -- stored records, and held ones --------------------------------------------------------------------------------
 
     def _expiry(self, ttl_ms: int | None) -> int | None:
-        # From now on, and not from the end on: what is inside sees the expiry that all others will.
+        # From now on, and not from the end on: the transaction sees the expiry that all others will.
         return None if ttl_ms is None else self._now_ms() + ttl_ms
 
     def _clocked(self) -> Callable[[Held], bool]:
@@ -198,7 +198,7 @@ class OverlayRecords(Overlay):
         return [found.get(key) for key in keys]
 
     def _look_stored(self, keys: Sequence[str]) -> list[Seen | None]:
-        # What expires has to be looked at again, and what was put or deleted since is found out in the end.
+        # A record that expires has to be looked at again; the end finds those that were put or deleted since.
         new = [key for key in keys if key not in self._seen or (self._seen[key] or (b"", None))[1] is not None]
         self._grow(len(new))
         found = {one[0]: _seen(one) for one in self._stored.read_records(new, heads=True)}
@@ -212,7 +212,7 @@ class OverlayRecords(Overlay):
 
 
 def _held(write: Write, seen: Seen | None, expiry: Callable[[int | None], int | None]) -> Held | None:
-    """Return what a key holds after it was written; `seen` is what it held."""
+    """Return the record that a key holds after a write; `seen` is the one before it."""
     if write.record is None:
         return None
     expires_ms = (seen and seen[1]) if write.ttl_ms is KEEP else expiry(write.ttl_ms)

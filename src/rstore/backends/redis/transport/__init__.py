@@ -1,1 +1,1 @@
-"""Connections to the servers: what is sent to whom, and what is done where that goes wrong."""
+"""Connections to the servers, calls through them, and the handling of their failures."""

@@ -47,7 +47,7 @@ class Call(NamedTuple):
         return verb if self.script is None else f"{verb} of the script {self.script.name!r}"
 
 
-class Unsent(Exception):  # noqa: N818 - an outcome
+class CallUnsent(Exception):  # noqa: N818 - an outcome
     """Nothing was sent, or not all of it: the server has not run it."""
 
     def __init__(self, error: Exception, *, connected: bool) -> None:
@@ -56,7 +56,7 @@ class Unsent(Exception):  # noqa: N818 - an outcome
         self.connected = connected
 
 
-class Lost(Exception):  # noqa: N818 - an outcome
+class CallLost(Exception):  # noqa: N818 - an outcome
     """All was sent, and the reply did not come."""
 
     def __init__(self, error: Exception) -> None:
@@ -64,7 +64,7 @@ class Lost(Exception):  # noqa: N818 - an outcome
         self.error = error
 
 
-class Late(Exception):  # noqa: N818 - an outcome
+class CallLate(Exception):  # noqa: N818 - an outcome
     """The time was up before it was sent."""
 
 
@@ -76,7 +76,7 @@ def read_outcome(connection: Connection) -> Any:
         # Its traceback and the frames in it hold each other, and what the caller has thrown away would still be there.
         return error.with_traceback(None)
     except FAILURES as error:
-        return Lost(error)
+        return CallLost(error)
 
 
 def raised(outcome: Any) -> Any:

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.transport.calls import Call, Lost, Unsent, raised, read_outcome
+from rstore.backends.redis.transport.calls import Call, CallLost, CallUnsent, raised, read_outcome
 from rstore.backends.redis.transport.connection import FAILURES, Command, pack_command, pack_pieces
-from rstore.backends.redis.transport.deadline import CallDeadline, Retries
+from rstore.backends.redis.transport.deadline import CallDeadline, CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import code_of, is_refused, unreachable
 from rstore.backends.redis.transport.nodes import Nodes
@@ -44,7 +44,7 @@ class Client:
 
         Raises `StoreNotAvailableError`.
         """
-        retries = Retries(self.deadline)
+        retries = CallRetries(self.deadline)
         within_s = _HANDSHAKE_S if self._target.tls else self.deadline.answer_s
         while True:
             try:
@@ -68,7 +68,7 @@ class Client:
                     raise unreachable(error, self.where) from error
 
     def ask_all(self, *questions: Command) -> list[list[Any]]:
-        """Return what each server that serves slots answers to some questions; a refusal is an answer."""
+        """Return the answers of each server that serves slots to some questions; a refusal is an answer."""
         try:
             return [[self._answer(pool, question) for question in questions] for pool in self._nodes.all()]
         except FAILURES as error:
@@ -139,15 +139,15 @@ class Client:
             packed = pack_pieces(call.command) if call.large else (pack_command(call.command),)
             connection.send_packed_command(packed, False)
         except FAILURES as error:
-            outcome = Unsent(error, connected=True)
+            outcome = CallUnsent(error, connected=True)
         else:
             outcome = read_outcome(connection)
             if not isinstance(outcome, Exception):
                 pool.give(connection)
                 if not (pool.changing and call.write) or pool.is_settled(self.deadline.left_s):
                     return outcome
-                outcome = Lost(NO_MASTER)
-            elif not isinstance(outcome, Lost):
+                outcome = CallLost(NO_MASTER)
+            elif not isinstance(outcome, CallLost):
                 pool.give(connection)
         return raised(self.run([call], [outcome])[0])
 

@@ -23,11 +23,11 @@ Command: TypeAlias = tuple[bytes, ...]
 # signals, and where one is pending that raises, hiredis reads from a null pointer.
 pack_command: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
 FAILURES: Final = (driver.RedisError, OSError)
-"""Whatever goes wrong on a connection."""
+"""All failures of a connection."""
 SHORTEST_TIMEOUT_S: Final = 1.0
 """A shorter time-out is one for what others hold up, not for what a server answers."""
 MIN_S: Final = 0.05
-"""The wait for what is most likely there already, though the time is up."""
+"""The wait for a reply that is most likely there already, though the time is up."""
 _PIECE_BYTES: Final = 16 * 1024 * 1024
 """The time-out of a socket is one for each piece that is sent."""
 _CONNECT_S: Final = 5.0
@@ -35,7 +35,7 @@ _CONNECT_S: Final = 5.0
 
 
 def pack_pieces(command: Command) -> list[bytes | memoryview]:
-    """Return a command in pieces, without a copy of what is large in it."""
+    """Return a command in pieces, without a copy of its large parts."""
     pieces: list[bytes | memoryview] = [b"*%d\r\n" % len(command)]
     for raw in command:
         whole = memoryview(raw)

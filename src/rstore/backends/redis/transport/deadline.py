@@ -51,7 +51,7 @@ class CallDeadline(local):
         return max(1, int(self.left_s * 500))
 
 
-class Retries:
+class CallRetries:
     """The tries of one loop, within the deadline that the call has when the first of them fails."""
 
     __slots__ = ("_answered_by", "_backoff", "_call", "_free", "_must_wait", "_until")

@@ -1,4 +1,4 @@
-"""What a DSN says: which servers, as whom, over what, and how a namespace is laid out there.
+"""The DSN: the servers, the login, the transport, and the layout of a namespace.
 
 `redis://[user:password@]host[:port][/database]`, `redis://[user:password@]/path/of/socket`, `rediss://` for TLS,
 `redis+cluster://[user:password@]host:port,host:port` and `redis+sentinel://[user:password@]host:port,…/service`, with
@@ -61,14 +61,14 @@ class Target:
 
     @property
     def fails_over(self) -> bool:
-        """Whether somebody can be asked who has taken over where a server does not answer."""
+        """Whether another server may take over, and can be asked for, where one does not answer."""
         return self.cluster or self.service is not None
 
 
 def parse(
     rest: str, *, cluster: bool, tls: bool, sentinel: bool = False, credentials: Credentials | None = None
 ) -> Target:
-    """Return what stands behind the two slashes of a DSN.
+    """Return the target that the part behind the two slashes of a DSN names.
 
     Raises `InvalidValueError`, whose message repeats nothing that may be a secret.
     """

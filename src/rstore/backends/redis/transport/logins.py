@@ -1,4 +1,4 @@
-"""As whom a connection logs in, where the program is asked for it each time: tokens rotate."""
+"""Logins that the program is asked for at each new connection: tokens rotate."""
 
 from __future__ import annotations
 

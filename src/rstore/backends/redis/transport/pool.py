@@ -163,7 +163,7 @@ class RedisPool:
                 return
 
     def renew_in_child(self) -> None:
-        """Let go of what is the parent's: its connections, and places that its threads wait for.
+        """Let go of the parent's connections, and of places that its threads wait for.
 
         The parent goes on using the sockets: closing the child's descriptors is all that may happen to them.
         """

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
-from rstore.backends.redis.transport.calls import Call, Late, Lost, Unsent, read_outcome
+from rstore.backends.redis.transport.calls import Call, CallLate, CallLost, CallUnsent, read_outcome
 from rstore.backends.redis.transport.connection import FAILURES, MIN_S, Connection, pack_command, pack_pieces
-from rstore.backends.redis.transport.deadline import CallDeadline, Retries
+from rstore.backends.redis.transport.deadline import CallDeadline, CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import (
     PASSING,
@@ -47,7 +47,7 @@ class Rounds:
         self._telemetry = telemetry
         self._calls = calls
         self._replies: list[Any] = [None] * len(calls)
-        self._retries: Retries | None = None  # until something goes wrong
+        self._retries: CallRetries | None = None  # until something goes wrong
         self._rediscovers = False
         self._asking: dict[int, RedisPool] = {}  # where a call is sent behind ASKING in the next round
         self._by_source: set[int] = set()
@@ -90,18 +90,18 @@ class Rounds:
 
     def _settle(self, i: int, outcome: Exception) -> bool:
         """Keep the exception that a call ends with; return False if it is to be sent again."""
-        if isinstance(outcome, Late):
+        if isinstance(outcome, CallLate):
             outcome = self._failures.get(i, outcome)  # which says more
         self._failures[i] = outcome
         call = self._calls[i]
         final = self._judge(i, call, outcome)
-        if call.write and isinstance(outcome, Lost):
+        if call.write and isinstance(outcome, CallLost):
             self._doubtful.add(i)
             lost = "%s: the reply to %s was lost"
             self._telemetry.note(_log, Occurrence.LOST_REPLY, lost, self._target, call.name)
         if final is None:
             if code_of(outcome) != "NOSCRIPT":  # whose source goes along the first time
-                why, retry = type(outcome).__name__, "%s: %s is sent again after %s"
+                why, retry = type(outcome).__name__.removeprefix("Call"), "%s: %s is sent again after %s"
                 self._telemetry.note(_log, Occurrence.RETRY, retry, self._target, call.name, why)
             return False
         if i in self._doubtful and isinstance(final, StoreError) and not isinstance(final, OutcomeUnknownError):
@@ -119,13 +119,13 @@ class Rounds:
         """Return the exception that a call ends with, or None if it is to be sent again."""
         if isinstance(outcome, StoreError):
             return outcome
-        if isinstance(outcome, Late):
+        if isinstance(outcome, CallLate):
             return StoreBusyError(
                 f"the Redis server {self._where} did not answer within the time-out; nothing was applied"
             )
-        if isinstance(outcome, Lost):
+        if isinstance(outcome, CallLost):
             return self._judge_lost(call, outcome.error)
-        if isinstance(outcome, Unsent):
+        if isinstance(outcome, CallUnsent):
             return self._judge_unsent(outcome)
         fails_over = self._target.fails_over
         code = code_of(outcome)
@@ -161,7 +161,7 @@ class Rounds:
             return _caused(kind(f"the Redis server {self._where} did not answer within the time-out"), error)
         return self._unless_again(unreachable(error, self._where), error, waiting=self._target.fails_over)
 
-    def _judge_unsent(self, outcome: Unsent) -> Exception | None:
+    def _judge_unsent(self, outcome: CallUnsent) -> Exception | None:
         error, fails_over = outcome.error, self._target.fails_over
         if isinstance(error, StoreError):
             return error
@@ -172,7 +172,7 @@ class Rounds:
         return self._unless_again(unreachable(error, self._where), error, waiting=fails_over or passing)
 
     def _unless_again(self, final: Exception, cause: Exception, *, waiting: bool) -> Exception | None:
-        self._retries = self._retries or Retries(self._deadline)
+        self._retries = self._retries or CallRetries(self._deadline)
         return None if self._retries.allows(waiting=waiting) else _caused(final, cause)
 
     def _rediscover(self) -> None:
@@ -183,7 +183,7 @@ class Rounds:
             self._nodes.discover()
         except StoreError:
             # No server answers: the next round fails, too, and says so when the time is up.
-            self._retries = self._retries or Retries(self._deadline)
+            self._retries = self._retries or CallRetries(self._deadline)
             self._retries.require_pause()
 
     # -- sending and reading ------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Rounds:
         for i in todo:
             pool = self._asking.get(i) or self._nodes.of(self._calls[i].slot)
             if pool is None:
-                outcomes[i] = Unsent(driver.ClusterDownError("no server has this slot"), connected=True)
+                outcomes[i] = CallUnsent(driver.ClusterDownError("no server has this slot"), connected=True)
             else:
                 groups.setdefault(id(pool), (pool, []))[1].append(i)
         sent: list[tuple[RedisPool, Connection, list[int]]] = []
@@ -207,12 +207,12 @@ class Rounds:
             limited = self._limit(connection)
             read = self._read(connection, group)
             outcomes |= read
-            if not isinstance(read[group[-1]], (Lost, driver.ConnectionError)):  # where one is lost, the last one is
+            if not isinstance(read[group[-1]], (CallLost, driver.ConnectionError)):  # a lost one takes the last with it
                 if limited:
                     connection.update_current_socket_timeout(-1)
                 pool.give(connection)
             if pool.changing and not pool.is_settled(self._deadline.left_s):
-                outcomes |= dict.fromkeys(self._done(group, read), Lost(NO_MASTER))
+                outcomes |= dict.fromkeys(self._done(group, read), CallLost(NO_MASTER))
         return [outcomes[i] for i in todo]
 
     def _send(
@@ -223,20 +223,20 @@ class Rounds:
         if time.monotonic() - self._deadline.began > self._deadline.soon_s:
             within_s = self._deadline.left_s
             if within_s <= least_s:
-                outcomes |= dict.fromkeys(group, Late())
+                outcomes |= dict.fromkeys(group, CallLate())
                 return None
         try:
             connection = pool.take(checked=any(self._calls[i].write for i in group), within_s=within_s)
             self._limit(connection)
         except (*FAILURES, StoreError) as error:
-            outcomes |= dict.fromkeys(group, Unsent(error, connected=False))
+            outcomes |= dict.fromkeys(group, CallUnsent(error, connected=False))
             return None
         try:
             connection.send_packed_command(self._pack(group), False)
         except FAILURES as error:
             # Of several calls some may have arrived whole, and one whose WAIT has not.
             several = len(group) > 1 or self._waits(group)
-            outcomes |= dict.fromkeys(group, Lost(error) if several else Unsent(error, connected=True))
+            outcomes |= dict.fromkeys(group, CallLost(error) if several else CallUnsent(error, connected=True))
             return None
         return connection
 
@@ -272,13 +272,13 @@ class Rounds:
         for position, i in enumerate(group):
             for _ in range(2 if i in self._asking else 1):
                 outcomes[i] = read_outcome(connection)
-                if isinstance(outcomes[i], Lost | driver.ConnectionError):
+                if isinstance(outcomes[i], CallLost | driver.ConnectionError):
                     # redis-py closes the connection on some refusals, too; what follows them is not known.
                     rest = group[position + 1 :]
-                    return outcomes | dict.fromkeys(rest, Lost(driver.ConnectionError("the connection was closed")))
+                    return outcomes | dict.fromkeys(rest, CallLost(driver.ConnectionError("the connection was closed")))
         if self._waits(group):
             reached = read_outcome(connection)
-            if isinstance(reached, Lost):
+            if isinstance(reached, CallLost):
                 return dict.fromkeys(group, reached)
             if isinstance(reached, Exception) or reached < self._target.wait_replicas:
                 few = TooFewReplicasError("the write", self._target.wait_replicas, reached)

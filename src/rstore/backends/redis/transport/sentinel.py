@@ -80,7 +80,7 @@ class SentinelNodes(Nodes):
         self._listeners: list[Listener] = []
         self._listening_pid = 0
 
-    # -- who is the master --------------------------------------------------------------------------------------------
+    # -- the master ---------------------------------------------------------------------------------------------------
 
     def all(self) -> list[RedisPool]:
         """Return the pool of the master."""

@@ -69,10 +69,10 @@ class RecordWrites(RecordReads, NamespaceWrites):
         def work(connection: apsw.Connection) -> None:
             with atomic(connection):
                 number = self._expect(connection, incarnation)
-                self._executor.know(connection, number)
+                self._writer.know(connection, number)
                 _put_many(connection, writes, number, self._namespace)
 
-        self._executor.write(work)
+        self._writer.write(work)
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         def work(connection: apsw.Connection) -> bool:
@@ -83,7 +83,7 @@ class RecordWrites(RecordReads, NamespaceWrites):
                 _put(connection, write, number, self._namespace)
                 return True
 
-        return self._executor.write(work)
+        return self._writer.write(work)
 
     def _version(self, connection: apsw.Connection, key: str) -> bytes | None:
         """Return the version of a record that has not expired, without reading the rest of a large one."""
@@ -127,7 +127,7 @@ class RecordWrites(RecordReads, NamespaceWrites):
                 self._check_incarnation(connection, if_incarnation)
             return n
 
-        return self._executor.write(work, create=False)
+        return self._writer.write(work, create=False)
 
 
 def _is_small(record: bytes | None) -> bool:

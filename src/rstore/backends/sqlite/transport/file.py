@@ -142,6 +142,7 @@ class SqliteFile:
         slot, suspicious, wait = self.local.slot, True, None
         while True:
             waits, failed, strayed = None, None, None
+            done: list[T] = []
             with slot.lock:
                 connection = slot.connection
                 if connection is None or slot.phantom or slot.transaction is not None:
@@ -165,7 +166,7 @@ class SqliteFile:
                 else:
                     if slot.is_in_place(connection):
                         return result
-                    strayed = slot.whereabouts()
+                    strayed, done = slot.whereabouts(), [result]
             if failed is not None:
                 raise self.distrusted(failed) from failed
             if waits is not None:
@@ -173,7 +174,7 @@ class SqliteFile:
             elif strayed is None:
                 self.leave()  # whatever went wrong with a file that bears the name no more
             elif self.stays(strayed):
-                return result
+                return done[0]
 
     def stays(self, strayed: Whereabouts) -> bool:
         """Return whether what this thread has committed just now stays, by the whereabouts of its file.

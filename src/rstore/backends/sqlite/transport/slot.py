@@ -37,7 +37,7 @@ def all_slots() -> list[Slot]:
 
 
 class Whereabouts(NamedTuple):
-    """The fate of a file whose commit was not seen in its place, or the reason that it cannot be told."""
+    """The fate of a file whose commit was not seen in its place, or the reason why it is unknown."""
 
     moved: bool
     lost_wal: bool
