@@ -87,7 +87,13 @@ class Overlay(WriteTransaction):
 
     def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         self._begin_call()
-        return self._stored.add_fact(name, fact, incarnation)
+        kept = self._stored.add_fact(name, fact, incarnation)
+        # The fact is kept whatever becomes of the transaction, which goes on under the incarnation that it makes.
+        if incarnation == self._bucket.incarnation:
+            now = self._namespace.current(b"")
+            if (now.records, now.batch) == (self._bucket.records, self._bucket.batch):
+                self._bucket = now
+        return kept
 
     @property
     def _nowhere(self) -> bool:
