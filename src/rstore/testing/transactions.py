@@ -142,6 +142,22 @@ class TransactionSuite(Suite):
                 assert (len(tx), tx.timeseries(), tx.range("bulk"), tx.last("late")) == (0, [], [], None)
         check_oracle(store, oracle)
 
+    @pickled
+    @pytest.mark.usefixtures("_transactional")
+    def test_it_begins_anew_in_a_namespace_that_was_discarded(
+        self, store: Store, oracle: Oracle, opener: Opener
+    ) -> None:
+        """With an encryption key, its first write registers the key in the namespace that it has made."""
+        with opener() as other:
+            other["gone"] = 1
+            store.discard()
+            with other.transaction() as tx:
+                assert tx.get("gone") is None
+                tx["k"] = 1
+                with tx.transaction() as part:
+                    part["inner"] = 2
+        oracle.values.update(k=1, inner=2)
+
     @plain
     @pytest.mark.usefixtures("_transactional")
     def test_it_reads_what_it_has_written(self, store: Store, oracle: Oracle) -> None:
