@@ -1,4 +1,4 @@
-"""Whose a transaction is: of one thread or task, and of the time until its `with` is left."""
+"""A transaction belongs to one thread or task, and lasts until its `with` is left."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ class BelongingSuite(Suite):
             with pytest.raises(StoreClosedError, match="over"):
                 next(iterator)
         with pytest.raises(StoreClosedError), tx.transaction():
-            pytest.fail("it has begun")
+            pytest.fail("a transaction has begun")
         with opener(frozen=True) as frozen, pytest.raises(FrozenStoreError), frozen.transaction():
-            pytest.fail("it has begun")
+            pytest.fail("a transaction has begun")
         with pytest.raises(StoreClosedError), opener().transaction():
-            pytest.fail("it has begun")
+            pytest.fail("a transaction has begun")
         with opener() as other:
             transaction = other.transaction()
             tx = transaction.__enter__()
@@ -126,7 +126,7 @@ class BelongingSuite(Suite):
         def end_parts() -> None:
             with pytest.raises(StoreClosedError, match="reverse order"):
                 parts[0].__exit__(None, None, None)
-            error = Left()  # what it is left by goes on
+            error = Left()  # the exception that leaves the block goes on
             assert not parts[1].__exit__(Left, error, None)
 
         with pytest.raises(StoreClosedError, match=r"reverse order .* nothing was applied"):
@@ -166,7 +166,7 @@ class BelongingSuite(Suite):
             with pytest.raises(StoreClosedError):
                 next(one)
         assert len(store) == 0
-        # One that is thrown away is undone, too, whatever is open inside of it.
+        # A transaction that is thrown away is undone, and with it those that are open inside of it.
         jobs = [job("a"), job("b")]
         assert [*map(next, jobs)] == [None, None]
         jobs.pop(0)
@@ -212,7 +212,7 @@ class BelongingSuite(Suite):
                     "thread": elsewhere(lambda: pool.submit(mine.set, "thread", 1).result()),
                 }
                 kept_there = elsewhere(lambda: another.set("b", 1))
-            # Whatever was acknowledged is there.
+            # Each acknowledged write is there.
             assert dict(store) == {"a": 0, **{key: 1 for key in kept if kept[key]}}
             assert another.get("b") == (1 if kept_there else None)
             other["last"] = 1

@@ -21,7 +21,7 @@ def _points(n: int = N, *, step: int = 10, start: int = 0) -> list[Point]:
 
 
 def _look_around(store: Store, points: SeriesOracle, times: list[int]) -> None:
-    """Compare what is around some times with the oracle; reading everything is left to the integrity check."""
+    """Compare the points around some times with the oracle; the integrity check reads all of them."""
     ordered = points.points()
     for t in times:
         assert same(store.range("k", t - 60, end=t + 60), [point for point in ordered if t - 60 <= point[0] <= t + 60])

@@ -34,7 +34,7 @@ from rstore.testing.suite import Opener, Suite
 _NAMES = ("a", "a.b", "A", "\u00e4", "\U0001f600", "{a}", "a*", " ")
 _EMPTY = Stats(0, 0, 0, 0, 0, 0, 0, 0)
 _SEALED_BYTES = 200
-"""The most that a value takes beside its own bytes: codec, stamp, envelope, and what a pickle adds."""
+"""The largest overhead of a value: codec byte, stamp, envelope and the frame of a pickle."""
 
 
 class _Bomb:
@@ -163,7 +163,7 @@ class CareSuite(Suite):
             assert entry.version == expires.version
             assert abs((entry.expires or 0) - (expires.expires or 0)) < 60_000
             assert copy.check() == []
-            assert copy.stats() == stats  # also what makes the past fast
+            assert copy.stats() == stats  # the checkpoints are copied, too
             check_oracle(copy, oracle)
         with opener.flavour.make(f"sqlite://{path}") as copy:
             copy["new"] = 1

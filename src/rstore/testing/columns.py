@@ -1,4 +1,4 @@
-"""Columns and tables in and out: their types, whose they are, and that they are stored as a whole."""
+"""Columns and tables in and out: they keep their types, belong to the caller, and are stored as a whole."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ColumnSuite(Suite):
 
     @pickled
     def test_a_table_is_stored_as_a_whole(self, store: Store, oracle: Oracle) -> None:
-        for n, taken in ((2, "z"), (3000, "a")):  # what is in the way is a hot row, or in a chunk
+        for n, taken in ((2, "z"), (3000, "a")):  # the duplicate is a hot row, or in a chunk
             frame = {"t": [*range(n)], "a": [*range(n)], "m": np.arange(n) / 2, "z": ["x"] * n}
             prefix = f"{n}."
             store.extend_many(prefix + taken, [(t, "old") for t in range(n - 1, 2 * n)])

@@ -57,4 +57,4 @@ class StoreSuite(
     OperatingSuite,
     WatchingSuite,
 ):
-    """Everything that a store promises, as tests; a subclass names the DSN, and what the backend cannot do."""
+    """All that a store promises, as tests. A subclass names the DSN, and the abilities that its backend lacks."""

@@ -1,6 +1,7 @@
 """Operations of a dict that need all of its pairs: copies of a store, its operators, and the operators of its keys.
 
-Also while entries expire, or others delete them: a value that does so while it is loaded makes that certain.
+They also hold while pairs expire, or another handle deletes them: a *fuse*, a value that acts while it is loaded,
+makes that happen in the middle of a copy.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _load(name: str) -> Fuse:
 
 
 class Fuse(str):
-    """A value that does something, once, when it is loaded."""
+    """A value that calls the armed function, once, when it is loaded."""
 
     __slots__ = ()
 
@@ -68,7 +69,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 
 class CopyingSuite(Suite):
-    """Dicts made of stores."""
+    """Copies of a store as a dict, and the operators of dicts and of their keys."""
 
     def test_copies_are_what_is_there(self, store: Store, oracle: Oracle) -> None:
         pairs = oracle.values
@@ -190,7 +191,7 @@ class CopyingSuite(Suite):
                     ]  # fmt: skip
         assert isinstance(keys, list)
         assert keys == ["a", "b", "c"] == [*keys] == list(keys) == sorted(keys) == keys[:]
-        assert not keys != ["a", "b", "c"]  # noqa: SIM202 - it is `!=` that is asked
+        assert not keys != ["a", "b", "c"]  # noqa: SIM202 - `!=` is under test
         assert (keys < ["b"], keys > ["a"], keys + keys, repr(keys)) == (True, True, [*"abcabc"], "['a', 'b', 'c']")
         assert [*reversed(keys)] == [*"cba"]
         assert (keys[0], keys.index("b"), "c" in keys, len(keys)) == ("a", 1, True, 3)

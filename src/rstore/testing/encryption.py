@@ -1,4 +1,4 @@
-"""Encryption: which keys open what, what is refused, and how one key follows another."""
+"""Encryption: each key opens what it sealed, everything else is refused, and one key follows another."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _names_are_open(store: Store) -> bool:
 
 
 class EncryptionSuite(Suite):
-    """Keys, and what they open."""
+    """Stores with the right encryption key, another one, or none."""
 
     @plain
     def test_without_the_key(self, opener: Opener) -> None:

@@ -17,7 +17,7 @@ from rstore.testing.oracle import EventOracle, PrunedError, TakenError, same, sa
 
 
 class EventRules(Handles):
-    """Applying, pruning, and asking of the past."""
+    """Applies changes, prunes, and reads the past."""
 
     @rule(
         who=draw.WRITERS,
@@ -99,7 +99,7 @@ class EventRules(Handles):
 
     @rule(who=draw.READERS, key=draw.SEQUENCES, t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15, 2**63 - 1]))
     def read_past(self, who: str, key: str, t: int) -> None:
-        """Read the state of a time."""
+        """Read the state at one time."""
         log = self.oracle.events.get(key, EventOracle())
         try:
             expected = log.past(t)
@@ -119,7 +119,7 @@ class EventRules(Handles):
     def read_events(
         self, who: str, key: str, start: int | None, end: int | None, ops: list[Callable[..., Any]] | None
     ) -> None:
-        """Read what happened."""
+        """Read the events of a sequence, and the names of all sequences."""
         log = self.oracle.events.get(key, EventOracle())
         events = self.ask(who, "events", key, start, end, ops)
         if not log.changes:

@@ -1,4 +1,4 @@
-"""Event sequences: applying, looking back, and what is refused; of a few changes."""
+"""Event sequences of a few changes: applying them, reading the past, and refusals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN, MAX = -(2**63), 2**63 - 1
 
 
 class Size(NamedTuple):
-    """A pair that is a plain value."""
+    """A tuple that is a plain value, although it has two items."""
 
     width: int
     height: int
@@ -307,7 +307,7 @@ class EventSuite(Suite):
             log.apply(change, t)
         with pytest.raises(ChangeRefusedError) as refused:
             store.apply("k", {"ok": 1, "a": broken}, 20)
-        # The change that is refused is the one that was asked for, not the one that it would break.
+        # The error names the change that was asked for, not the later one that it would break.
         assert (refused.value.key, refused.value.t, refused.value.item) == ("k", 20, "a")
         assert refused.value.op is (operator.delitem if isinstance(broken, tuple) else operator.setitem)
         assert isinstance(refused.value.__cause__, KeyError if isinstance(broken, tuple) else TypeError)

@@ -38,7 +38,7 @@ class ExpirySuite(Suite):
     def test_what_is_replaced_by_many_that_expire_at_once_does_not_come_back(
         self, pass_ms: Callable[[int], None], store: Store
     ) -> None:
-        """However long it takes to store all of them: the first have expired before the last are there."""
+        """The first have expired before the last are stored, however long that takes."""
         keys = [f"k{i:04}" for i in range(5000)]
         store.update(dict.fromkeys(keys, "old"))
         store.set_many(dict.fromkeys(keys, "new"), ttl=0.001, atomic=self.across_keys)

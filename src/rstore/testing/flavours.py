@@ -1,4 +1,4 @@
-"""The ways to keep a store that every test is run in: plain or encrypted, and by which serializer."""
+"""Flavours: the combinations of encryption key and serializer that the tests run in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER_KEY: Final = "YW5kIHRoaXMgb25lIG11c3Qgbm90IG9wZW4gaXQhISE="
 
 
 class JsonStore(Store):
-    """The subclass that the documentation shows."""
+    """A store with a serializer of its own, as the documentation shows one."""
 
     def _dump(self, value: Any) -> str:
         return json.dumps(value)
@@ -26,7 +26,7 @@ class JsonStore(Store):
 
 @dataclass(frozen=True)
 class Flavour:
-    """A class of store with its key and its serializer."""
+    """A class of stores with an encryption key and a serializer."""
 
     name: str
     store: type[Store] = Store
@@ -38,15 +38,15 @@ class Flavour:
         return self.name
 
     def make(self, dsn: str, namespace: str | None = None, *, frozen: bool = False, **options: Any) -> Store:
-        """Return a store of this flavour, not yet open; options override what the flavour says."""
+        """Return a store of this flavour, not yet open; `options` override those of the flavour."""
         options = {"key": self.key, "serializer": self.serializer, "compress": self.compress, **options}
         return self.store(dsn, namespace, frozen=frozen, **options)
 
 
 PICKLED: Final = (Flavour("plain"), Flavour("sealed", key=KEY))
 pickled = pytest.mark.parametrize("flavour", PICKLED, indirect=True, ids=str)
-"""For tests of values that only pickle can keep, and of what no serializer has a part in."""
+"""For tests of values that only pickle can keep, and for those that do not depend on the serializer."""
 sealed = pytest.mark.parametrize("flavour", PICKLED[1:], indirect=True, ids=str)
-"""For the slowest tests: what is sealed is also written."""
+"""For the slowest tests: a sealed store also takes all the steps of a plain one."""
 plain = pytest.mark.parametrize("flavour", PICKLED[:1], indirect=True, ids=str)
-"""For tests in which encryption has no part either, and for those that choose their own keys."""
+"""For tests that do not depend on encryption either, and for those that choose their own keys."""

@@ -1,4 +1,4 @@
-"""Wrong and missing keys: they are noticed when a store opens, and nothing is written over what they do not open."""
+"""Wrong and missing encryption keys: opening notices them, and no write replaces what they cannot open."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _refuses_every_change(store: Any, kind: type[StoreError]) -> None:
 
 
 class GuardingSuite(Suite):
-    """Stores under a wrong key, and without one."""
+    """Stores opened with a wrong encryption key, and without one."""
 
     @plain
     def test_a_wrong_key_is_refused_at_opening_and_writes_nothing(self, opener: Opener) -> None:
@@ -320,7 +320,7 @@ class GuardingSuite(Suite):
             def work(tx: Transaction) -> None:
                 calls.append(tx["own"])
                 if len(calls) == 1:
-                    try:  # which waits for the end of the transaction, where it has to
+                    try:  # some backends make it wait for the end of the transaction
                         with opener(key=KEY, timeout=0.1) as store:
                             store.set("k", 1)
                     except StoreError:

@@ -1,4 +1,4 @@
-"""The handles of the state machine, and the rules that are about no model in particular.
+"""The handles of the state machine, and the rules that concern all models.
 
 Nouns: a *handle* (one of several stores on one DSN: two writable, one frozen, one in a second process).
 """
@@ -32,7 +32,7 @@ class Handles(RuleBasedStateMachine):
         super().__init__()
         self.dsn = self.new_dsn()
         self.oracle = NamespaceOracle()
-        self.stores: dict[str, Any] = {}  # of stores; of a transaction, while one is under way
+        self.stores: dict[str, Any] = {}  # by handle: its store, or the transaction that is open in it
         self._races = 0
         for who in ("first", "second", "frozen", "process"):
             self._open(who)
@@ -98,13 +98,13 @@ class Handles(RuleBasedStateMachine):
 
     @rule(who=draw.WRITERS)
     def discard(self, who: str) -> None:
-        """Discard everything, under the hands of the other handles."""
+        """Discard the namespace while the other handles have it open."""
         self.ask(who, "discard")
         self.oracle.clear()
 
     @rule(who=draw.READERS)
     def read_everything(self, who: str) -> None:
-        """Compare everything."""
+        """Compare all that a handle reads with the oracle."""
         if who in self.stores:
             check_oracle(self.stores[who], self.oracle)
         elif self.worker is not None:
@@ -112,11 +112,11 @@ class Handles(RuleBasedStateMachine):
 
     @rule(who=draw.READERS, key=draw.KEYS)
     def refuse(self, who: str, key: str) -> None:
-        """Ask for what is refused; whatever it leaves behind is found by the other rules."""
+        """Call verbs that must refuse their arguments; the other rules notice if one left anything behind."""
         unwritable: Any = FrozenStoreError if who == "frozen" else SerializationError
         malformed: Any = FrozenStoreError if who == "frozen" else InvalidArgumentError
         if who == "process":
-            return  # what cannot be dumped cannot be sent there either
+            return  # a value that cannot be dumped cannot be sent there either
         for error, verb, args in (
             (unwritable, "update", ({"a": 1, "b": lambda: None, "c": 2},)),
             (unwritable, "extend", (key, (1, 1), (2, lambda: None))),

@@ -1,4 +1,4 @@
-"""Long event sequences: many changes, large ones, changes of the past among them, and looking back at any of it."""
+"""Long event sequences: many and large changes, changes in the past, and reads at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rstore.testing.suite import Opener, Suite
 
 
 def _random_change(chosen: random.Random, state: dict[str, Any]) -> dict[str, Any]:
-    """Return a change that computes on a state, of one to three of the items a to f, all of them ints."""
+    """Return a change of one to three of the items a to f, whose values are ints."""
     change: dict[str, Any] = {}
     for item in chosen.sample("abcdef", chosen.randrange(1, 4)):
         if item not in state or chosen.random() < 0.3:
@@ -34,7 +34,7 @@ def _random_change(chosen: random.Random, state: dict[str, Any]) -> dict[str, An
 
 
 def _grow(store: Store, log: EventOracle, n: int, *, step: int = 10, seed: int = 1) -> None:
-    """Apply `n` changes at 0, step, 2 * step, …; the oracle need not fold them all from scratch each time."""
+    """Apply `n` changes at 0, step, 2 * step, …; the oracle gets them directly, without a fold of all for each."""
     chosen = random.Random(seed)
     state: dict[str, Any] = {}
     for t in range(0, n * step, step):
@@ -66,7 +66,7 @@ class HistorySuite(Suite):
             for state in ({"new": t}, {f"n{t}": t}, {"a": 1, "b": 2}):
                 try:
                     log.check(state, t)
-                except Exception:  # noqa: BLE001 - whatever Python raises there, and a taken timestamp
+                except Exception:  # noqa: BLE001 - any error of Python, and a taken timestamp
                     with pytest.raises(StoreIntegrityError):
                         store.apply("k", state, t)
                 else:

@@ -1,4 +1,4 @@
-"""The check that ends every test: everything read in every way, and held to itself and to the oracle."""
+"""The check that ends every test: it reads everything in every way, and compares it with itself and the oracle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EVERY_KEY = 300
 
 
 def check_integrity(store: Store, oracle: Oracle | None = None) -> None:
-    """Assert that all that an open store holds agrees with itself, and with the oracle if there is one."""
+    """Assert that the contents of an open store agree with each other, and with the oracle if there is one."""
     assert store.check() == []
     _check_values(store)
     _check_series(store)
@@ -21,7 +21,7 @@ def check_integrity(store: Store, oracle: Oracle | None = None) -> None:
 
 
 def check_oracle(store: Store | Transaction | Snapshot, oracle: Oracle) -> None:
-    """Assert that an open store holds exactly what the oracle does."""
+    """Assert that an open store holds exactly the contents of the oracle."""
     assert same(store.find(), sorted(oracle.values.items(), key=lambda item: utf8(item[0])))
     assert store.timeseries() == sorted((key for key, points in oracle.series.items() if points), key=utf8)
     for key, points in oracle.series.items():
@@ -33,7 +33,7 @@ def check_oracle(store: Store | Transaction | Snapshot, oracle: Oracle) -> None:
 
 
 def same_current(store: Store | Transaction | Snapshot, key: str, expected: tuple[int, dict[str, Any]] | None) -> bool:
-    """Return whether the current state of a sequence, and its timestamp, are those."""
+    """Return whether a sequence has the expected timestamp and state now."""
     current = store.current(key, withtimestamp=True)
     if current is None or expected is None:
         return current is expected

@@ -1,6 +1,6 @@
 """A state machine that drives a store at random through several handles, and compares every answer with the oracle.
 
-Nouns: a *rule* (one thing that a handle is asked to do). Keys and timestamps are few, so that rules meet each other.
+Nouns: a *rule* (one step that a handle takes). Keys and timestamps are few, so that steps meet each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rstore.testing.worker import Worker
 _HERE = st.sampled_from(["first", "second"])
 
 
-class _Left(Exception):  # noqa: N818 - how a transaction is left, and nothing is wrong
+class _Left(Exception):  # noqa: N818 - leaves a transaction, and reports no error
     pass
 
 
@@ -34,7 +34,7 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
 
     @rule(who=_HERE, data=st.data(), n=st.integers(1, 5), left=st.booleans(), nested=st.booleans())
     def transact(self, who: str, data: st.DataObject, n: int, left: bool, nested: bool) -> None:
-        """Do several things as one; by an exception they are undone."""
+        """Write several times in one transaction, which commits or is undone by an exception."""
         if not self.transactional:
             return
         store = self.stores[who]
@@ -60,7 +60,7 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
 
     @rule(who=_HERE, other=draw.WRITERS, data=st.data(), n=st.integers(1, 4))
     def look_back(self, who: str, other: str, data: st.DataObject, n: int) -> None:
-        """Read as of a moment, after others wrote."""
+        """Read a snapshot after another handle has written."""
         if not self.snapshots:
             return
         with self.stores[who].snapshot() as view:
@@ -70,7 +70,7 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
             check_oracle(view, before)
 
     def _write(self, who: str, data: st.DataObject) -> None:
-        """Do one of the things that write."""
+        """Take one step that writes."""
         key, value = data.draw(draw.KEYS), data.draw(draw.VALUES)
         sequence, t = data.draw(draw.SEQUENCES), data.draw(st.integers(0, 9))
         writes: dict[str, Callable[[], None]] = {
@@ -94,12 +94,12 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
 
     @rule(key=draw.SEQUENCES, size=st.integers(0, 1))
     def race(self, key: str, size: int) -> None:
-        """Let all writers write to one series and one sequence at once, to places that are each one's own."""
+        """Let all writers write at once to one series and one sequence, each at timestamps of its own."""
         writers = ["first", "second"] + ["process"] * (self.worker is not None)
         n = self.bulk_sizes[size]
         self._races += 1
         points = {who: draw.bulk_points(1000 + i, n, len(writers), "ints") for i, who in enumerate(writers)}
-        # Their own times, after any horizon but that of a sequence pruned in the future, whose `now` is at it.
+        # Each has its own timestamps, behind any horizon except that of a sequence pruned in the future.
         times = {who: 10_000 + self._races * 10 + i for i, who in enumerate(writers)}
         log = self.log(key)
         explicit = log.horizon is None or log.horizon < 10_000
@@ -139,7 +139,7 @@ def machine(
     Args:
         new_dsn: Returns the DSN of a store that does not exist yet, another one each time.
         flavour: Plain or encrypted; its serializer is pickle.
-        worker: The second process; without one, the backend is taken to be this process's own.
+        worker: The second process; leave it out if no other process can see the store.
         bulk_sizes: How many points a small, a middling and a large batch have.
         transactional: Whether the backend has transactions over several calls.
         snapshots: Whether it has snapshots.

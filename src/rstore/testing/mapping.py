@@ -1,4 +1,4 @@
-"""Key/value pairs: the verbs, and everything that a `MutableMapping` promises."""
+"""Key/value pairs: the verbs of a `MutableMapping`, and all that it promises."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MappingSuite(Suite):
         assert store["a"] == "changed"
 
     def test_values_around_a_megabyte(self, store: Store, oracle: Oracle) -> None:
-        """From there on backends and envelope go other ways, to hold fewer copies."""
+        """At this size backends and envelope take another path, to hold fewer copies."""
         texts = [chr(97 + i) * (2**20 + by) for i, by in enumerate((-100, -20, 0, 2000))]
         for i, text in enumerate(texts):
             store[f"{i}"] = oracle.values[f"{i}"] = [text]
@@ -275,7 +275,7 @@ class MappingSuite(Suite):
                 store[key] = oracle.values[key] = 1
                 assert store[key] == 1
                 assert key in store
-                assert key in store.keys()  # noqa: SIM118 - a list, and no view of the store itself
+                assert key in store.keys()  # noqa: SIM118 - a list, not a view of the store
 
     @pickled
     def test_a_str_subclass_is_its_plain_str(self, store: Store, oracle: Oracle) -> None:

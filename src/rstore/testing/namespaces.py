@@ -1,4 +1,4 @@
-"""Namespaces: what can be one, that none sees another, and how one is discarded."""
+"""Namespaces: their names, their isolation from each other, and `discard`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rstore.testing.flavours import pickled, plain
 from rstore.testing.opening import WRITES
 from rstore.testing.suite import Opener, Suite, shown
 
-# Each is one that a careless pattern, quoting, folding of case or joining of names takes for another.
+# Careless patterns, quoting, case folding or joining of names would confuse some of these.
 ALIKE = (
     "a", "a.b", "a_b", "a__b", "a%", "A", "a:b", "a/b", "a b", "a*", "a?", "{a}", "a'b", 'a"b', "a;", "a\\b", " a",
     "a\n",

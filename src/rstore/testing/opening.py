@@ -1,4 +1,4 @@
-"""Opening, closing, entering again; frozen and closed stores; what a `Store` is as an object."""
+"""Opening, closing and reopening; frozen and closed stores; `Store` as an object."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ WRITES: dict[str, Verb] = {
     "discard": lambda s: s.discard(),
 }
 OF_STORES = {"namespaces", "ping", "stats", "durability", "check", "vacuum", "discard"}
-"""Those that transactions and snapshots have not."""
+"""Verbs that transactions and snapshots do not have."""
 
 
 def _never() -> Iterator[tuple[int, Any]]:
@@ -120,7 +120,7 @@ def _never() -> Iterator[tuple[int, Any]]:
 
 
 class OpeningSuite(Suite):
-    """How a store is opened, used and left."""
+    """A store is opened, used and closed."""
 
     def test_a_store_is_frozen_by_default(self, opener: Opener, flavour: Flavour) -> None:
         with opener():
@@ -290,7 +290,7 @@ class OpeningSuite(Suite):
     def test_hash_and_equality_are_of_the_object(self, opener: Opener) -> None:
         one, two = opener(), opener()
         assert len(dict([(one, 1), (two, 2), (one, 3)])) == 2  # noqa: C406 - the same key twice, on purpose
-        assert one == one  # noqa: PLR0124 - that is the question
+        assert one == one  # noqa: PLR0124 - equality is under test
         with one, two:
             one.set("k", 1)
             assert one != two

@@ -1,4 +1,4 @@
-"""An operator's view of a store: whether it answers, and what went on behind the calls."""
+"""The operator's view of a store: pings, and counters and logs of events behind the calls."""
 
 from __future__ import annotations
 

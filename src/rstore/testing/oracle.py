@@ -1,7 +1,7 @@
 """The answers that a store must give, worked out with dicts, lists and the `operator` module.
 
 Nouns: a *series oracle* and an *event oracle* (one series, one sequence) and the *oracle* (a whole namespace).
-Nothing here shares code with what it judges, and little is fast.
+Nothing here shares code with the store that it judges, and little is fast.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, complex):
         return same(left.real, right.real) and same(left.imag, right.imag)
     if type(left) is list and _is_plain(left) and _is_plain(right):
-        # The same, ten times as quick: each object is written with its type and all of its bits.
+        # A faster way to the same answer: each object is written with its type and all of its bits.
         return marshal.dumps(left, 2) == marshal.dumps(right, 2)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
@@ -62,12 +62,12 @@ def same(left: Any, right: Any) -> bool:
 
 
 def _is_plain(points: list[Any]) -> bool:
-    """Return whether this is a list of tuples of nothing but plain objects."""
+    """Return whether all items are tuples of plain objects."""
     return set(map(type, points)) <= {tuple} and set(map(type, chain.from_iterable(points))) <= _PLAIN
 
 
 def same_state(left: dict[str, Any] | None, right: dict[str, Any] | None) -> bool:
-    """Return whether two states are the same to the type and to the bit; the order of their items is no part of it."""
+    """Return whether two states are the same to the type and to the bit; the order of their items does not count."""
     if left is None or right is None:
         return left is right
     return same(dict(sorted(left.items())), dict(sorted(right.items())))
@@ -142,7 +142,7 @@ class TakenError(Exception):
 
 
 class PrunedError(Exception):
-    """The question is about a time before the horizon, or the change is at or before it."""
+    """A read before the horizon, or a change at or before it."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def change_of(state: Mapping[str, Any]) -> dict[str, tuple[Op, Any]]:
 
 
 def fold_one(state: dict[str, Any], item: str, op: Op, value: Any) -> None:
-    """Compute one item of a state; raises what Python raises."""
+    """Compute one item of a state; errors of Python go through."""
     if op is operator.setitem:
         state[item] = copy.deepcopy(value)
     elif op is operator.delitem:
@@ -178,7 +178,7 @@ def fold_one(state: dict[str, Any], item: str, op: Op, value: Any) -> None:
 
 
 def fold(events: Iterable[FlatEvent], *, horizon: int | None = None) -> dict[str, Any]:
-    """Return the state after some events."""
+    """Return the state that events fold to."""
     state: dict[str, Any] = {}
     for t, item, op, value in events:
         if op is operator.delitem and item not in state and horizon is not None and t <= horizon:
@@ -189,7 +189,7 @@ def fold(events: Iterable[FlatEvent], *, horizon: int | None = None) -> dict[str
 
 @dataclass
 class EventOracle:
-    """One event sequence: a plain list of changes, folded from scratch for every question."""
+    """One event sequence: a plain list of changes, folded from scratch for every read."""
 
     changes: list[ExpectedChange] = field(default_factory=list)
     horizon: int | None = None
@@ -198,7 +198,7 @@ class EventOracle:
         """Raise an error if a change at `t`, or after all others, is impossible."""
         new = change_of(state)
         if t is None:
-            # Not as part of the log: a `delitem` of nothing is forgiven there at or before the horizon, but not here.
+            # Not folded as part of the log, which skips a `delitem` of an absent item at or before the horizon.
             folded = fold(self._flat(self.changes), horizon=self.horizon)
             for item, (op, value) in new.items():
                 fold_one(folded, item, op, value)
@@ -210,7 +210,7 @@ class EventOracle:
         fold(self._flat(self._with(ExpectedChange(t, 0, new))), horizon=self.horizon)
 
     def apply(self, state: Mapping[str, Any], t: int, *, last: bool = False) -> None:
-        """Record a change at `t`; `last`: the store chose that time itself, so that it may be taken."""
+        """Record a change at `t`; `last` if the store chose `t`, which may then be a timestamp that is taken."""
         self.check(state, None if last else t)
         seq = max((change.seq + 1 for change in self.changes if change.t == t), default=0)
         self.changes = self._with(ExpectedChange(t, seq, change_of(state)))
@@ -234,7 +234,7 @@ class EventOracle:
     def events(
         self, start: int | None = None, end: int | None = None, ops: Sequence[Op] | None = None
     ) -> list[FlatEvent]:
-        """Return the events of a time, of some operators."""
+        """Return the events from `start` to `end`, both included, of some operators."""
         return [
             event
             for event in self._flat(self.changes)
@@ -286,7 +286,7 @@ class Oracle:
             del self.events[key]
 
     def empty(self) -> bool:
-        """Return whether there is nothing at all."""
+        """Return whether the namespace holds nothing."""
         return not (
             self.values or any(self.series.values()) or any(log.changes for log in self.events.values())
         )  # fmt: skip

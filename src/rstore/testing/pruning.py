@@ -1,4 +1,4 @@
-"""Pruning: what goes, what stays, and the horizon before which nothing can be told."""
+"""Pruning: superseded events go, all others stay, and states before the horizon are unknown."""
 
 from __future__ import annotations
 

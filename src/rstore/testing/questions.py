@@ -1,4 +1,4 @@
-"""The questions that people ask of series: judged by plain lists."""
+"""Reads that compute on a series, such as `at`, `resample` and `gaps`: judged by plain lists."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LONG = 20_000
 
 
 def walk(n: int) -> SeriesOracle:
-    """Return a series of floats at uneven distances, from before 0 on."""
+    """Return a series of floats at uneven distances, beginning before 0."""
     return SeriesOracle((7 * i + i * i % 5 - 5000, (i * i % 997) / 4) for i in range(n))
 
 
 def fill(store: Store, key: str, n: int = LONG) -> SeriesOracle:
-    """Store a series in chunks, with hot rows among and behind them; return what it holds."""
+    """Store a series in chunks, with hot rows among and behind them; return its points."""
     points = walk(n)
     times = list(points)
     store.extend_columns(key, times[:-10], [points[t] for t in times[:-10]])
@@ -75,7 +75,7 @@ class QuestionSuite(Suite):
 
     @pickled
     def test_reading_bit_by_bit_while_others_write(self, opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rstore.series.reader.AT_ONCE", 1)  # so that two chunks are as long as a long series is
+        monkeypatch.setattr("rstore.series.reader.AT_ONCE", 1)  # so that few chunks make as many reads as many do
         with opener() as store, opener() as other:
             points = fill(store, "k").points()
             for size, reverse in ((1000, False), (7001, True), (10**6, False)):
@@ -84,7 +84,7 @@ class QuestionSuite(Suite):
                 assert list(itertools.chain(*(batches[::-1] if reverse else batches))) == points
             running = store.batches("k", -4000, 10**6, size=500)
             first = next(running)
-            other.extend_many("k", ((t, 0.0) for t, _ in points))  # every chunk is another one by now
+            other.extend_many("k", ((t, 0.0) for t, _ in points))  # every chunk has been replaced
             other.remove("k", end=50_000)
             other.extend("k", (10**5, 5.5))
             seen = [(t, v) for ts, vs in (first, *running) for t, v in zip(ts.tolist(), vs.tolist(), strict=True)]
@@ -93,7 +93,7 @@ class QuestionSuite(Suite):
             running = store.batches("k", size=5)
             next(running)
             store.close()
-            with suppress(ConflictError):  # what a backend holds, it has still
+            with suppress(ConflictError):  # a backend may have kept the rest
                 assert sum(len(t) for t, _ in running) == len(store.open().range("k")) - 5
             store.open()
 
@@ -284,7 +284,7 @@ class QuestionSuite(Suite):
             expected = even.missing(start, end, freq=freq)
             assert store.missing("even", start, end, freq) == expected
             assert store.iscomplete("even", start, end, freq) is (not expected)
-        assert not store.iscomplete("even", MIN, MAX, 1)  # without a look at each of them
+        assert not store.iscomplete("even", MIN, MAX, 1)  # without stepping through all of them
 
     @pickled
     def test_small_answers(self, store: Store, oracle: Oracle) -> None:
@@ -306,12 +306,12 @@ class QuestionSuite(Suite):
 
     @plain
     def test_the_default_freq_is_that_of_gaps_as_well(self, opener: Opener) -> None:
-        class DailyByDefault(Store):
+        class Gridded(Store):
             _freq = 10
 
-        with DailyByDefault(opener.dsn, frozen=False, durability="normal") as daily:
-            daily.extend("k", *((t, t) for t in (0, 10, 30)))
-            assert daily.gaps("k") == [(10, 30)]
+        with Gridded(opener.dsn, frozen=False, durability="normal") as gridded:
+            gridded.extend("k", *((t, t) for t in (0, 10, 30)))
+            assert gridded.gaps("k") == [(10, 30)]
         with opener() as store, pytest.raises(InvalidArgumentError):
             store.gaps("k")
 

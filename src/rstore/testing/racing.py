@@ -22,7 +22,7 @@ RENEWER = "rstore lease"
 
 
 def count_up(store: Store, n: int) -> None:
-    """Count in three ways, beside others that do the same."""
+    """Count in three ways, while other writers do the same."""
     for i in range(n):
         store.incr("hits")
         store.incr("seconds", 0.5)
@@ -32,7 +32,7 @@ def count_up(store: Store, n: int) -> None:
 
 
 def compute_once(store: Store, n: int) -> list[Any]:
-    """Ask for values that are slow to compute, beside others that do the same; each computation is counted."""
+    """Read or compute values that are slow to compute, while others do the same; count each computation."""
 
     def slow() -> Any:
         store.incr("computations")

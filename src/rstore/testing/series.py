@@ -1,4 +1,4 @@
-"""Time series: extending, ranges, gaps and removal, of a few points."""
+"""Time series of a few points: extending, ranges, gaps and removal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMES = (MIN, MIN + 1, -1000, -7, -1, 0, 1, 2, 3, 10, 20, 21, 1000, MAX - 1, MAX
 
 
 class Index:
-    """An integer that is no int, as NumPy's are."""
+    """An integer that is not an int, like those of NumPy."""
 
     def __init__(self, value: int) -> None:
         self.value = value

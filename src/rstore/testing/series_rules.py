@@ -15,7 +15,7 @@ from rstore.testing.oracle import Point, SeriesOracle, same, utf8
 
 
 class SeriesRules(Handles):
-    """Writing points in every way, and asking of them."""
+    """Writes points in every way, and reads them in every way."""
 
     @rule(who=draw.WRITERS, key=draw.KEYS, points=st.lists(st.tuples(draw.TIMES, draw.VALUES), max_size=6))
     def extend(self, who: str, key: str, points: list[Point]) -> None:
@@ -73,7 +73,7 @@ class SeriesRules(Handles):
         keep=st.sampled_from(["first", "error"]),
     )  # fmt: skip
     def extend_once(self, who: str, key: str, points: list[Point], keep: str) -> None:
-        """Write a few points where there are none."""
+        """Write a few points without replacing any."""
         series = self.series(key)
         times = [t for t, _ in points]
         if keep == "error" and (len(set(times)) < len(times) or not series.keys().isdisjoint(times)):
@@ -118,7 +118,7 @@ class SeriesRules(Handles):
 
     @rule(who=draw.WRITERS, key=st.none() | draw.KEYS)
     def compact(self, who: str, key: str | None) -> None:
-        """Put points into full chunks; what they are stays the same."""
+        """Pack points into full chunks, which changes none of them."""
         report = self.ask(who, "compact", key)
         there = [one for one, points in self.oracle.series.items() if points and key in (None, one)]
         assert report[0] == len(there)
@@ -137,7 +137,7 @@ class SeriesRules(Handles):
         reverse: bool,
         n: int,
     ) -> None:
-        """Read points by the column, by the batch, and those at the end."""
+        """Read points as columns, in batches, and from the end."""
         points = self.oracle.series.get(key, SeriesOracle())
         some, every = points.points(start, end), points.points()
         times, values = self.ask(who, "range_columns", key, start, end)
@@ -162,7 +162,7 @@ class SeriesRules(Handles):
     def question(
         self, who: str, key: str, t: int, tolerance: int | None, method: str, every: int, origin: int, freq: int
     ) -> None:
-        """Ask for the value at a time, for buckets, and for gaps."""
+        """Read the value at a time, buckets, and gaps."""
         points = self.oracle.series.get(key, SeriesOracle())
         expected = points.at(t, method, tolerance)
         assert same(self.ask(who, "at", key, t, method, tolerance), expected)

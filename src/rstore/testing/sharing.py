@@ -1,4 +1,4 @@
-"""Many at once: threads of one store, several handles, and a second process, all writing to the same places."""
+"""Concurrent writers to the same keys: threads of one store, several handles, and a second process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ THREADS = 4
 
 
 def _all_at_once(*tasks: Callable[[], Any]) -> None:
-    """Run all tasks, begun at one moment; raises what any of them raises."""
+    """Begin all tasks at one moment; an error of any of them is raised."""
     barrier = threading.Barrier(len(tasks))
 
     def run(task: Callable[[], Any]) -> None:
@@ -33,7 +33,7 @@ def _all_at_once(*tasks: Callable[[], Any]) -> None:
 
 
 def write_all(store: Store, who: int, n: int) -> None:
-    """Write to the same key, series and sequence, and to some of one's own."""
+    """Write to a shared key, series and sequence, and to some that no other writer touches."""
     for i in range(n):
         store.set("shared", (who, i))
         store.set(f"{who} {i:04}", i)
@@ -49,7 +49,7 @@ def count_up(store: Store, n: int) -> int:
 
 
 def bulk(store: Store, who: int, n: int) -> None:
-    """Extend the shared series by many points in pieces, of which every second one is a bulk load."""
+    """Extend the shared series by many points, piece by piece; every second piece is a bulk load."""
     for i, start in enumerate(range(0, n, 1500)):
         points = [(t * THREADS + who, t) for t in range(start, min(start + 1500, n))]
         if i % 2:
@@ -60,7 +60,7 @@ def bulk(store: Store, who: int, n: int) -> None:
 
 
 def write_plainly(store: Store, n: int) -> None:
-    """Write what cannot be refused, whatever others delete."""
+    """Make writes that succeed whatever other writers delete."""
     for i in range(n):
         store.set(f"{i}", i)
         store.extend("k", (i, i))
@@ -99,11 +99,11 @@ _READS: dict[str, Callable[[Store], object]] = {
 
 
 class SharingSuite(Suite):
-    """Several at once."""
+    """Concurrent writers."""
 
     @pickled
     def test_what_another_handle_has_just_changed_counts(self, store: Store, opener: Opener, oracle: Oracle) -> None:
-        # Each believes to know the state from a moment ago.
+        # Each handle has cached the state of a moment ago.
         log = oracle.events["e"] = EventOracle()
         with opener() as other:
             changes: list[tuple[Store, dict[str, Any]]] = [
@@ -125,7 +125,7 @@ class SharingSuite(Suite):
             log.apply({"z": 1}, 20)
             with pytest.raises(StoreIntegrityError):
                 store.apply("e", {"z": 2}, 20)
-            store.apply("e", {"z": 3}, 15)  # the past, and what it takes for the present
+            store.apply("e", {"z": 3}, 15)  # in the past, beside the cached present
             log.apply({"z": 3}, 15)
             other.discard()
             assert store.apply("e", {"x": 1}, 1) == {"x": 1}
@@ -183,7 +183,7 @@ class SharingSuite(Suite):
 
     @pickled
     def test_a_reader_sees_whole_batches_only(self, store: Store) -> None:
-        """Every batch holds one value throughout; a reader must never see two of them mixed."""
+        """Each batch writes one value to all points; a reader must never see two values."""
         size = 5000
         store.extend_many("k", ((t, 0) for t in range(size)))
         done = threading.Event()
@@ -225,7 +225,7 @@ class SharingSuite(Suite):
                 store.extend("k", (t, "hot"), (t - 10_001 - (t % 2), "late"))
 
         _all_at_once(rewrite, append)
-        # The one writes even times and removes some early ones, the other writes odd ones and the end: no race decides.
+        # `rewrite` owns the even timestamps, `append` the odd ones and the end: the result depends on no race.
         for i in range(8):
             points.update((t, f"new {i}") for t in range(i * 1000, 20_000, 2))
             points.remove(i * 100, i * 100 + 9)

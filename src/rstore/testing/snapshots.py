@@ -1,4 +1,4 @@
-"""Many reads as of one moment, while others write."""
+"""Many reads as of one moment, while other writers go on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SnapshotSuite(Suite):
     def test_a_snapshot_is_of_one_moment(self, store: Store, oracle: Oracle, opener: Opener) -> None:
         if not self.snapshots:
             with pytest.raises(NotSupportedError), store.snapshot():
-                pytest.fail("there is one")
+                pytest.fail("a snapshot has begun")
             return
         fill(store, oracle)
         with opener(frozen=True) as frozen, store.snapshot() as view, frozen.snapshot() as other:
@@ -70,7 +70,7 @@ class SnapshotSuite(Suite):
             assert sum(len(times) for times, _ in batches) == MANY + 1 - 100
             assert (store["new"], store.last("s"), len(store) < MANY) == (1, (MANY + 1, "new"), True)
             store.discard()
-            with suppress(ConflictError):  # lost, or as it was, but nothing else
+            with suppress(ConflictError):  # the snapshot is lost or unchanged, and nothing between
                 check_oracle(view, oracle)
         store["k"] = 1
         oracle.clear()
@@ -85,7 +85,7 @@ class SnapshotSuite(Suite):
         keys_of = [f"k{i:04}" for i in range(0, MANY, 2)]
         with store.snapshot() as view, ThreadPoolExecutor(3) as pool:
             tasks = [pool.submit(lambda: [view[key] for key in keys_of]) for _ in range(3)]
-            # Beside them the thread that began it, which may have a shorter way.
+            # The thread that began the snapshot reads as well: backends may serve it by a shorter path.
             for found in [[view[key] for key in keys_of], *(task.result() for task in tasks)]:
                 assert found == [*range(0, MANY, 2)]
             for verb in (
@@ -111,7 +111,7 @@ class SnapshotSuite(Suite):
                 with about(name), pytest.raises(FrozenStoreError):
                     write(view)
         with pytest.raises(StoreClosedError), opener().snapshot():
-            pytest.fail("there is one")
+            pytest.fail("a snapshot has begun")
         with opener() as other, store.transaction() as tx:
             tx["k0000"] = "before"
             with other.snapshot() as view:

@@ -14,7 +14,7 @@ from rstore import Store
 from rstore.testing.oracle import Point
 
 KEYS = st.sampled_from(["a", "ab", "b", "\uffff", "\U0001f600"])
-SEQUENCES = st.sampled_from(["a", "\U0001f600"])  # fewer: it takes several changes to make a history
+SEQUENCES = st.sampled_from(["a", "\U0001f600"])  # fewer, so that each gets a history
 ITEMS = st.sampled_from(["x", "y", "z"])
 TIMES = st.sampled_from([-(2**63), -7, *range(10), 100, 2**63 - 1])
 BOUNDS = st.none() | TIMES
@@ -48,10 +48,10 @@ READERS = st.sampled_from(["first", "second", "process", "frozen"])
 
 
 def bulk_points(start: int, n: int, step: int, kind: str) -> list[Point]:
-    """Return many points, of one kind of values."""
+    """Return many points with values of one kind."""
     return [(start + i * step, KINDS[kind](i)) for i in range(n)]
 
 
 def extend_bulk(store: Store, key: str, *spec: Any) -> int:
-    """Extend a series by them; in a second process, so that they need not be sent there."""
+    """Extend a series by bulk points; a second process makes them itself, so that they need not be sent."""
     return store.extend_many(key, bulk_points(*spec))

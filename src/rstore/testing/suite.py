@@ -1,4 +1,4 @@
-"""The ground that the tests of the suite stand on: a fresh DSN, the flavours, and stores of both."""
+"""The base of the suite: its fixtures, and the flags by which a backend says what it lacks."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rstore.testing.oracle import Oracle
 
 
 def shown(value: object) -> str:
-    """Return how a parameter is named in the list of tests: short, in ASCII, the same in every process."""
+    """Return the name of a parameter in the list of tests: short, in ASCII, the same in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))[:30]
 
 
 @contextmanager
 def about(case: object) -> Generator[None]:
-    """Name the case in what a failure inside says.
+    """Add a note with the case to a failure inside.
 
-    For cases that share one store: one test each would open a store each, which on a server costs more than the cases.
+    For cases that share one store: a test of its own for each would open a store, which on a server costs more.
     """
     try:
         yield
-    except BaseException as error:  # what `pytest.fail` raises is no Exception
+    except BaseException as error:  # the exception of `pytest.fail` is no Exception
         error.add_note(f"in the case {case}")
         raise
 
 
 class Opener:
-    """Makes stores on one DSN, in one flavour unless another is given, and leaves nothing behind."""
+    """Makes stores on one DSN, in one flavour unless another is given; discards their namespaces at the end."""
 
     def __init__(self, dsn: str, flavour: Flavour) -> None:
         self.dsn = dsn
@@ -45,7 +45,7 @@ class Opener:
         self, namespace: str | None = None, *, frozen: bool = False, flavour: Flavour | None = None, **options: Any
     ) -> Store:
         """Return a store, not yet open and writable unless `frozen`; options are those of `Store`."""
-        # No test here can see a power cut, and not waiting for the disk makes thousands of them bearable.
+        # No test here sees a power cut, and thousands of them would wait for the disk.
         options = {"durability": "normal", **options}
         store = (flavour or self.flavour).make(self.dsn, namespace, frozen=frozen, **options)
         self._namespaces.add(namespace)
@@ -59,18 +59,18 @@ class Opener:
 
 
 class Suite:
-    """The ground of all tests. A subclass of the suite names the DSN, and sets what its backend lacks to False."""
+    """The base of all tests. A subclass names the DSN, and sets the flags of what its backend lacks to False."""
 
     persistent: ClassVar[bool] = True
     """Whether another process sees the same store."""
     local_clock: ClassVar[bool] = True
     """Whether the backend's clock is `time.time()` of this process."""
     across_keys: ClassVar[bool] = True
-    """Whether one call on several series or sequences is done to all of them or to none."""
+    """Whether one call on several keys, series or sequences is applied to all of them or to none."""
     transactional: ClassVar[bool] = True
-    """Whether there are transactions over several calls."""
+    """Whether the backend has transactions over several calls."""
     snapshots: ClassVar[bool] = True
-    """Whether there are snapshots."""
+    """Whether the backend has snapshots."""
     backups: ClassVar[bool] = True
     """Whether the store can be copied as of one moment."""
 
@@ -81,31 +81,31 @@ class Suite:
 
     @pytest.fixture(params=PICKLED, ids=str)
     def flavour(self, request: pytest.FixtureRequest) -> Flavour:
-        """Return how the test keeps its values: plain and encrypted."""
+        """Return the flavour of the test's stores: plain and encrypted in turn."""
         flavour: Flavour = request.param
         return flavour
 
     @pytest.fixture
     def opener(self, dsn: str, flavour: Flavour) -> Iterator[Opener]:
-        """Open stores for tests that open their own."""
+        """Return the opener, for tests that open stores of their own."""
         opener = Opener(dsn, flavour)
         yield opener
         opener.discard()
 
     @pytest.fixture
     def oracle(self) -> Oracle:
-        """Keep the expected content beside the store, to be compared at the end."""
+        """Return the oracle, which the test keeps in step with the store; both are compared at the end."""
         return Oracle()
 
     @pytest.fixture
     def _transactional(self) -> None:
-        """Leave out a test where there are no transactions."""
+        """Skip a test where the backend has no transactions."""
         if not self.transactional:
-            pytest.skip("not possible here, which has a test of its own")
+            pytest.skip("the backend has no transactions")
 
     @pytest.fixture
     def store(self, opener: Opener, oracle: Oracle, request: pytest.FixtureRequest) -> Iterator[Store]:
-        """Return an open, writable store; at the end everything in it is read back through a frozen one."""
+        """Return an open, writable store; at the end a frozen one reads everything back."""
         with opener() as store:
             yield store
         with opener(frozen=True) as frozen:

@@ -1,4 +1,4 @@
-"""Several verbs as one: all or nothing, its own writes, and what others do meanwhile."""
+"""Transactions: all or nothing, reading their own writes, isolated from concurrent writers."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ READS_AND_WRITES: tuple[tuple[Callable[[Transaction], Any], Callable[[Transactio
 """A reading inside a transaction, and a write of another one that changes its result."""
 
 
-class Left(Exception):  # noqa: N818 - how a block is left, and nothing is wrong
-    """Raised inside of transactions."""
+class Left(Exception):  # noqa: N818 - leaves a block, and reports no error
+    """Raised inside a transaction to undo it."""
 
 
 @contextmanager
 def undone(store: Store | Transaction) -> Generator[Transaction]:
-    """Begin a transaction that is left by an exception."""
+    """Begin a transaction that an exception undoes."""
     with suppress(Left), store.transaction() as tx:
         yield tx
         raise Left
@@ -106,9 +106,9 @@ def take_all(store: Store, _: Any = None) -> list[int]:
 def read_and_write(
     both: threading.Barrier, read: Callable[..., Any], write: Callable[..., Any], tx: Transaction
 ) -> Any:
-    """Read, wait for the other one to have read, and write."""
+    """Read, wait until the other transaction has read, and write."""
     before = read(tx)
-    with suppress(threading.BrokenBarrierError):  # where the other one has to wait for the end of this one
+    with suppress(threading.BrokenBarrierError):  # where the other one waits for the end of this one
         both.wait(0.05)
     write(tx)
     return before
@@ -121,7 +121,7 @@ class TransactionSuite(Suite):
     def test_it_is_done_as_a_whole_or_not_at_all(self, store: Store, oracle: Oracle, opener: Opener) -> None:
         if not self.transactional:
             with pytest.raises(NotSupportedError, match="bucket"), store.transaction():
-                pytest.fail("it has begun")
+                pytest.fail("a transaction has begun")
             with pytest.raises(NotSupportedError):
                 store.run(lambda tx: tx.set("k", 1))
             return
@@ -211,7 +211,7 @@ class TransactionSuite(Suite):
             assert (tx["a"], len(tx), tx.timeseries(), tx.current("e")) == (1, 1, [], {"n": 1})
             with tx.transaction() as part:
                 part["d"] = 4
-            # Verbs that are refused leave nothing behind, and the transaction as it was.
+            # A refused verb leaves nothing behind, and the transaction goes on.
             with pytest.raises(ChangeRefusedError):
                 tx.apply("e", {"m": (operator.add, 1)}, t=3)
             with pytest.raises(StoreIntegrityError):
@@ -251,7 +251,7 @@ class TransactionSuite(Suite):
     @plain
     @pytest.mark.usefixtures("_transactional")
     def test_what_is_read_stays_true_or_it_is_a_conflict(self, store: Store, opener: Opener) -> None:
-        # Two at once read the same, and write what the other one should have read: one of them has to come first.
+        # Two transactions read the same, and each writes what the other should have read: one has to come first.
         store.update(a=0, b=0)
         store.extend("s", (0, 1))
         store.apply("e", {"n": 0})
@@ -320,8 +320,8 @@ class TransactionSuite(Suite):
     @plain
     @pytest.mark.usefixtures("_transactional")
     def test_who_computes_a_value_inside_has_no_lease_on_it(self, store: Store, oracle: Oracle) -> None:
-        # A thread that renewed it would wait for the end of the transaction, and that for the renewal. One that an
-        # earlier test has left ends a moment later.
+        # The thread that renews a lease would wait for the end of the transaction, which waits for the renewal.
+        # A thread that an earlier test has left ends a moment later.
         earlier = threading.enumerate()
 
         def compute() -> int:

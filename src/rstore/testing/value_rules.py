@@ -18,7 +18,7 @@ _EDGES = st.none() | draw.KEYS
 
 
 class ValueRules(Handles):
-    """Setting, taking away, counting and finding."""
+    """Sets, deletes, counts and finds pairs."""
 
     @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES, ttl=_LIVES)
     def set(self, who: str, key: str, value: Any, ttl: float | None) -> None:
@@ -31,14 +31,14 @@ class ValueRules(Handles):
 
     @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES, fresh=st.booleans(), delete=st.booleans())
     def set_if(self, who: str, key: str, value: Any, fresh: bool, delete: bool) -> None:
-        """Set or delete a key if it is of a version, which it may not be."""
+        """Set or delete a key on condition of a version, which may be stale."""
         entry = self.ask(who, "entry", key)
         assert (entry is not None) is (key in self.oracle.values)
         version = entry and entry.version
         if not fresh:
             with pytest.raises(ConflictError) as caught:
                 self._write_if(who, key, value, b"of another" if version is None else None, delete=delete)
-            assert who == "process" or caught.value.actual == version  # errors come from there without what they hold
+            assert who == "process" or caught.value.actual == version  # errors come from there without their attributes
             return
         self._write_if(who, key, value, version, delete=delete)
         if delete:
@@ -71,7 +71,7 @@ class ValueRules(Handles):
 
     @rule(who=draw.WRITERS, prefix=draw.KEYS)
     def delete_prefix(self, who: str, prefix: str) -> None:
-        """Delete what begins alike."""
+        """Delete the keys that begin with a prefix."""
         there = [key for key in self.oracle.values if key.startswith(prefix)]
         assert self.ask(who, "count", prefix) == len(there)
         assert self.ask(who, "delete_prefix", prefix) == len(there)
@@ -80,7 +80,7 @@ class ValueRules(Handles):
 
     @rule(who=draw.WRITERS, key=draw.KEYS, value=draw.VALUES)
     def put_what_is_missing(self, who: str, key: str, value: Any) -> None:
-        """Set keys unless they are there, and take one out."""
+        """Set keys unless they are there, and pop one."""
         values = self.oracle.values
         assert self.ask(who, "add", key, value) is (key not in values)
         values.setdefault(key, value)
@@ -89,7 +89,7 @@ class ValueRules(Handles):
 
     @rule(who=draw.WRITERS, key=draw.KEYS, delta=draw.SMALL)
     def incr(self, who: str, key: str, delta: float | bool) -> None:
-        """Count, where there is a number or nothing."""
+        """Count up a number or an absent key; other values are refused."""
         before = self.oracle.values.get(key, 0)
         if type(delta) is bool or type(before) not in (int, float):
             with pytest.raises(InvalidArgumentError):
@@ -108,7 +108,7 @@ class ValueRules(Handles):
     @rule(who=draw.WRITERS)
     @precondition(lambda self: self.oracle.values)
     def popitem(self, who: str) -> None:
-        """Take out the last key."""
+        """Pop the last key."""
         last = max(self.oracle.values, key=utf8)
         assert same(self.ask(who, "popitem"), (last, self.oracle.values.pop(last)))
 

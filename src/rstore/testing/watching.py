@@ -37,14 +37,14 @@ def told(changes: Iterable[Change]) -> list[tuple[str, Any]]:
 
 
 def follow(changes: Iterator[Change], state: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Bring a state up to date by what is told until it is the one that is wanted."""
+    """Apply changes to a state until it is the one that is wanted."""
     while state != wanted:
         try:
             key, entry = next(changes)
         except StopIteration:
-            pytest.fail(f"nothing more is told, and {len(state)} keys are {state!r:.200}")
+            pytest.fail(f"the watch ended before all changes were told; {len(state)} keys are {state!r:.200}")
         if entry is None:
-            del state[key]  # nothing is told to be gone that was not there
+            del state[key]  # a key that was not there is never told to be gone
         else:
             assert entry.key == key
             state[key] = entry.value
@@ -67,7 +67,7 @@ def write_in_turn(store: Store, who: str, n: int) -> None:
 
 @contextmanager
 def waiting(changes: Watch) -> Generator[list[Any]]:
-    """Wait for a change in another thread; at the end there is what came of it, and when."""
+    """Wait for a change in another thread; yield a list that gets the outcome and its time."""
     outcome: list[Any] = []
 
     def wait() -> None:
@@ -86,7 +86,7 @@ def waiting(changes: Watch) -> Generator[list[Any]]:
 
 
 def open_files() -> int:
-    """Return how many files and sockets this process has open, as far as the system says so."""
+    """Return how many files and sockets this process has open; 0 where the system does not tell."""
     place = Path("/proc/self/fd")
     return len(list(place.iterdir())) if place.exists() else 0
 
@@ -107,7 +107,7 @@ class WatchingSuite(Suite):
             store.touch("d", 1000)
             entries = {key: store.entry(key) for key in ("a", "b", "new")}
             assert {change.key: change.entry for change in changes} == entries
-        assert told(changes) == []  # what has ended stays at its end
+        assert told(changes) == []  # a watch that has ended stays so
         assert told(store.watch(timeout=0)) == []
 
     @pickled
@@ -248,7 +248,7 @@ class WatchingSuite(Suite):
     def test_it_ends_when_nothing_changes_for_so_long(self, store: Store) -> None:
         with store.watch(timeout=0.1) as changes:
             for i in range(3):
-                time.sleep(0.05)  # its own time is the caller's
+                time.sleep(0.05)  # the caller's own time does not count
                 store["k"] = i
                 assert told([next(changes)]) == [("k", i)]
             began = time.monotonic()
@@ -266,7 +266,7 @@ class WatchingSuite(Suite):
             assert isinstance(error, StoreClosedError)
             assert ended_at - closed_at < 0.3  # 0.05, on a machine that does nothing else
             store.open()
-            with pytest.raises(StoreClosedError):  # it was another opening
+            with pytest.raises(StoreClosedError):  # the watch belongs to the earlier opening
                 next(changes)
 
     @plain
@@ -283,7 +283,7 @@ class WatchingSuite(Suite):
 
     @plain
     def test_nothing_is_left_behind(self, store: Store) -> None:
-        kept: list[Watch] = []  # what has ended holds nothing, though it is still there
+        kept: list[Watch] = []  # watches that have ended hold no resources, though they are referenced
 
         def leave_off() -> None:
             changes = store.watch()
@@ -304,7 +304,7 @@ class WatchingSuite(Suite):
 
         for leave in (leave_off, end, close, throw_away):
             leave()  # the store itself may open a connection that it keeps
-            gc.collect()  # what others threw away
+            gc.collect()  # objects that earlier tests threw away
             before = open_files(), threading.active_count()
             for _ in range(3):
                 leave()
@@ -357,5 +357,5 @@ class WatchingSuite(Suite):
                             watch()
                     assert not hasattr(tx, "watch")
             except NotSupportedError:
-                pytest.skip("no transactions here")
+                pytest.skip("the backend has no transactions")
             assert told(changes) == [("a", 1), ("b", 2)]

@@ -1,6 +1,6 @@
-"""A second process that keeps stores open and does what it is told, for tests of what two processes share.
+"""A second process that keeps stores open and calls their verbs, for tests of stores that two processes share.
 
-Nouns: a *worker* (the process, as its parent sees it) and *call* (how a verb is named, here and in the state machine).
+Nouns: a *worker* (the process, as its parent sees it).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ITERATORS = frozenset({"items", "values", "scan", "batches", "__iter__"})
 
 
 def call(store: Store | Transaction, verb: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a verb by its name; what streams comes back as a list."""
+    """Call a verb by its name; a stream comes back as a list."""
     result = getattr(store, verb)(*args, **kwargs)
     return list(result) if verb in _ITERATORS else result
 
@@ -34,7 +34,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             pipe.send((True, _do(stores, task, name, args, kwargs)))
-        except Exception as error:  # noqa: BLE001 - it is the parent's to judge
+        except Exception as error:  # noqa: BLE001 - the parent judges it
             # Type and arguments alone: an error need not survive being pickled whole.
             pipe.send((False, (type(error), tuple(map(str, error.args)))))
 
@@ -54,8 +54,8 @@ def _do(stores: dict[str, Store], task: str, name: str, args: tuple[Any, ...], k
     return call(stores[name], task, *args, **kwargs)
 
 
-def _begin_anew() -> Any:  # of one of two classes, of which Windows lacks the second
-    """Not fork: a child must begin with nothing that is its parent's. A server of forks imports the library once."""
+def _begin_anew() -> Any:  # one of two classes, of which Windows lacks the second
+    """Return a context whose children inherit nothing from their parent; a fork server imports the library once."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -64,7 +64,7 @@ def _begin_anew() -> Any:  # of one of two classes, of which Windows lacks the s
 
 
 class Worker:
-    """A second process. Its stores have names; a verb that raises there raises the same type of error here.
+    """A second process. Its stores have names; an error of a verb there is raised here, of the same type.
 
     One thread may use it at a time.
     """
@@ -95,7 +95,7 @@ class Worker:
         return self._ask("run", name, function, *args)
 
     def start(self, function: Callable[..., Any], *args: Any, name: str = "store") -> None:
-        """Begin to call a function; `wait` for it before asking anything else."""
+        """Begin to call a function; call `wait` before any other method."""
         self._pipe.send(("run", name, (function, *args), {}))
 
     def wait(self) -> Any:
@@ -111,7 +111,7 @@ class Worker:
         return result
 
     def kill(self) -> None:
-        """Let the process die, wherever it is."""
+        """Kill the process, whatever it is doing."""
         self._process.kill()
         self._process.join()
         self._pipe.close()
