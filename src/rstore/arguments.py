@@ -22,7 +22,7 @@ MAX_TTL_S = 10**11
 _LENGTHS: Final = ("freq", "every", "tolerance")
 """Arguments that are a distance between two timestamps rather than one of them."""
 _COUNTS: Final = ("n", "limit", "size")
-"""Arguments that are a number of things."""
+"""Arguments that count something."""
 
 
 def check_key(key: Any) -> str:
@@ -49,9 +49,9 @@ def _check_name(name: Any, what: str, limit: int) -> str:
     if not isinstance(name, str):
         hint = ""
         if what == "namespace" and isinstance(name, bool):
-            hint = ": frozen=… is given by its name"
+            hint = ": pass frozen=… by its name"
         elif isinstance(name, list | set | frozenset):
-            hint = ": of several, each is an argument of its own, *keys"
+            hint = ": pass each of several as an argument of its own, *keys"
         raise InvalidTypeError(f"{_a(what)} is a str, not {type(name).__name__}{hint}")
     try:
         size = len(name.encode())
@@ -94,7 +94,7 @@ def check_int64(value: Any, what: str) -> int:
 
 
 def _way_out(value: Any, what: str) -> str:
-    """Return how to make an int of the type that was given; the value itself is not told."""
+    """Return a hint how to make an int of a value of this type; it does not show the value."""
     if isinstance(value, datetime | float | np.floating | np.datetime64 | np.timedelta64) and value != value:  # noqa: PLR0124
         return ", and a missing one at that"
     if isinstance(value, datetime):
@@ -146,7 +146,7 @@ def check_count(n: Any, what: str = "n") -> int:
 
 def check_choice(given: Any, choices: Collection[str], what: str) -> str:
     """Return `given` if it is one of some words."""
-    if not isinstance(given, str) or given not in choices:  # not an array of them, either: it cannot be compared
+    if not isinstance(given, str) or given not in choices:  # an array of them cannot be compared
         raise InvalidValueError(f"{what} is one of {', '.join(choices)}, not {given!r}")
     return given
 

@@ -134,7 +134,7 @@ class CorruptionError(StoreError):
 
 
 class EncryptionError(StoreError):
-    """The base of everything that is refused for the sake of encryption."""
+    """The base of the errors about encryption keys and encrypted bytes."""
 
 
 class KeyRequiredError(EncryptionError):
@@ -183,8 +183,8 @@ class InvalidValueError(InvalidArgumentError, ValueError):
 def forgetful(function: Callable[P, T]) -> Callable[P, T]:
     """Return a function whose errors carry no variables of the frames that they have left.
 
-    For what is given passwords and keys, and drivers that handle them: whatever shows the variables of a traceback
-    (pytest -l, Sentry, cgitb, rich) would show these.
+    For functions that handle passwords and encryption keys, and for their drivers: programs that show the variables of
+    a traceback (pytest -l, Sentry, cgitb, rich) would show these.
     """
 
     @wraps(function)

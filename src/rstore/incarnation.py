@@ -18,7 +18,7 @@ _TRIES: Final = 100
 _KEY_FACT: Final = "key "
 """The beginning of the name of a key fact; a number follows."""
 ORIGIN_FACT: Final = "origin"
-"""The name of the fact that says, of a copy, for which incarnation its values are sealed: that of the original."""
+"""The name of a fact of copies: the incarnation of the original, which their values are sealed for."""
 
 
 class Incarnation(NamedTuple):
@@ -73,7 +73,7 @@ class Incarnations:
                     stacklevel=7,
                 )
             return self._incarnation(found, keyring)
-        raise StoreBusyError(f"the namespace {self.name!r} is changed again and again; nothing was applied")
+        raise StoreBusyError(f"the namespace {self.name!r} keeps being changed concurrently; nothing was applied")
 
     def look(self, snapshot: ReadTransaction) -> Incarnation:
         """Return the incarnation in a snapshot."""
@@ -81,7 +81,7 @@ class Incarnations:
         return self._incarnation(found, self._find_keyring(incarnation, facts))
 
     def differs(self, backend: ReadTransaction, known: Incarnation) -> bool:
-        """Return whether the namespace was discarded, or got other keys, so that more may open than is `known` to."""
+        """Return whether the namespace was discarded or got other keys since `known` was found."""
         return bool(self._keys) and backend.facts() != known.facts
 
     def _incarnation(self, found: tuple[bytes | None, dict[str, bytes]], keyring: Keyring) -> Incarnation:
@@ -106,10 +106,10 @@ class Incarnations:
         return keyring
 
     def _register(self, backend: WriteTransaction, incarnation: bytes, facts: dict[str, bytes]) -> None:
-        """Let the namespace know the key that seals from now on, unless others were faster: then look again."""
+        """Register the key that seals from now on; the caller looks again, since another store may have been faster."""
         # Bound to the incarnation: in another one no key at hand would open it, and all stores would be shut out.
         fact = new_key_fact(self._keys[0], _key_facts(facts), sealed_for(incarnation, facts))
-        # Under the first number that is free: of several keys that come at once to a new namespace, one is the first.
+        # Under the first free number: of several keys registered at once in a new namespace, one becomes the first.
         names = (f"{_KEY_FACT}{n}" for n in count())
         with suppress(NamespaceGone):
             backend.add_fact(next(name for name in names if name not in facts), fact, incarnation)

@@ -1,4 +1,4 @@
-"""Trying again what a concurrent writer was in the way of, until the store's time-out is over."""
+"""Further tries of a verb that a concurrent writer overtook, until the store's time-out is over."""
 
 from __future__ import annotations
 

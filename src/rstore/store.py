@@ -273,7 +273,9 @@ class Store(Computing, Models, Watching, Maintenance):
             )
         nested = self._own.stack.is_here
         retries = Retries(
-            self._options.timeout_s, "others changed what a transaction had read", self._options.telemetry
+            self._options.timeout_s,
+            "concurrent writers keep changing what a transaction had read",
+            self._options.telemetry,
         )
         while True:
             try:

@@ -77,11 +77,11 @@ class _Within(Models):
             self._reader.check_open()
 
     def _end(self, why: str) -> None:
-        """Refuse whatever is asked for from now on."""
+        """Refuse all verbs from now on."""
         self._over = why
         self._session.backend = _Ended(why)
         for page in [*self._pages_read.values()]:
-            page.clear()  # so that its iterator asks for the next one, without a check at each record
+            page.clear()  # so that its iterator asks for the next page, and is refused, without a check at each record
 
 
 class Transaction(_Within):
@@ -134,10 +134,10 @@ class Transaction(_Within):
         return self._session
 
     def _undo(self) -> None:
-        """End it before what it is a part of ends."""
+        """End this transaction before the one that it is a part of."""
         self._end(_OUTLIVED)
         error = StoreClosedError(_OUTLIVED)
-        with suppress(StoreError):  # the end of what it is a part of says what became of that
+        with suppress(StoreError):  # the outer transaction reports the outcome
             self._scope.__exit__(type(error), error, None)  # its own end, later, finds nothing left to do
 
 
@@ -178,16 +178,16 @@ def transaction(outer: Session, freq: int | None, stack: TransactionStack) -> Ge
                 part._check_usable()  # noqa: SLF001 - as everything that begins and ends it, here and below
                 stack.check_end(part)
             finally:
-                # Without a call before it is done, in which an interrupt could come: a thread would be inside for good.
+                # No call stands before this: an interrupt in it would leave the thread inside for good.
                 ended = stack.parts
-                if part in ended:  # else it was itself open inside of one that has ended
+                if part in ended:  # else an outer transaction has ended, and this one with it
                     stack.parts = before
-                    for inner in reversed(ended[len(before) + 1 :]):  # they end first, and undone
+                    for inner in reversed(ended[len(before) + 1 :]):  # its parts end first, and are undone
                         inner._undo()  # noqa: SLF001
                     part._end(_ENDED)  # noqa: SLF001
     except RolledBack as error:
         raise ConflictError(
-            f"others changed what a transaction in namespace {outer.name!r} had read or written; "
+            f"a concurrent write changed what a transaction in namespace {outer.name!r} had read or written; "
             "nothing was applied: run(fn) tries again"
         ) from error
     finally:
@@ -226,26 +226,26 @@ class TransactionStack:
     def __init__(self) -> None:
         self.parts: tuple[Transaction, ...] = ()
         self._pid = 0
-        self._task: ref[Any] | None = None  # not the task itself: what it has begun would never be collected with it
+        self._task: ref[Any] | None = None  # not the task itself: that would keep it from being collected
 
     @property
     def innermost(self) -> Session | None:
-        """The session of the last one, if there is any."""
+        """The session of the innermost transaction, if there is any."""
         return self.parts[-1]._session if self.parts else None  # noqa: SLF001 - it keeps it for this
 
     @property
     def is_here(self) -> bool:
-        """Whether there is one, which was not inherited by a fork."""
+        """Whether a transaction is open that this process began."""
         return bool(self.parts) and self._pid == os.getpid()
 
     def begin(self, part: Transaction) -> None:
-        """Add one that begins."""
+        """Add a transaction that begins."""
         if not self.parts:
             self._pid, self._task = os.getpid(), _task()
         self.parts = (*self.parts, part)
 
     def check_end(self, part: Transaction) -> None:
-        """Refuse to end one before what is a part of it."""
+        """Refuse to end a transaction before its parts."""
         if self.parts[-1] is not part:
             raise StoreClosedError(
                 "a part of the transaction is open at its end: end them in the reverse order of their beginning; "
@@ -253,7 +253,7 @@ class TransactionStack:
             )
 
     def check_task(self) -> None:
-        """Refuse another task than the one that has begun."""
+        """Refuse an asyncio task other than the one that began the transactions."""
         if self.is_here and self._task != _task():
             raise NotSupportedError(self.refusal)
 
@@ -277,7 +277,7 @@ class TransactionStack:
 
 
 def _task() -> ref[Any] | None:
-    """Return the asyncio task that runs in this thread, without importing what knows it."""
+    """Return the asyncio task that runs in this thread, without importing asyncio."""
     current_task = getattr(sys.modules.get("asyncio"), "current_task", None)
     try:
         task = None if current_task is None else current_task()
@@ -287,7 +287,7 @@ def _task() -> ref[Any] | None:
 
 
 class ThreadOwn(local):
-    """Belongs to one thread of a store."""
+    """The state of one thread in a store."""
 
     def __init__(self) -> None:
         self.stack = TransactionStack()

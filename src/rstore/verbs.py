@@ -15,10 +15,10 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _Asked(Generic[T_co]):
-    """An attribute that is asked for at each access, unless the object has an entry of its own under that name.
+    """A property, unless the object has an attribute of its own under that name.
 
     So an open store pays for no check: its session stands in the object. When a verb may not go through at once (the
-    store is closed or frozen, a transaction is open), the entry is gone, and the object decides.
+    store is closed or frozen, a transaction is open), that attribute is gone, and the property decides.
     """
 
     def __init__(self, ask: Callable[[Any], T_co]) -> None:

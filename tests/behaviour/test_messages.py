@@ -58,8 +58,8 @@ SLIPS: dict[str, Callable[[Store], Any]] = {
     r"names none: give a path": lambda s: s.backup(f"postgresql://ada:{SECRET}@host/data"),
     r"holds one: it begins with SCHEME": lambda s: s.backup(f" redis://ada:{SECRET}@host"),
     r"memory:// is shared": lambda s: s.backup(":memory:"),
-    r"^a key is a str, not list: of several, each is an argument of its own": lambda s: s.delete(["a"]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    r"^a namespace is a str, not bool: frozen=… is given by its name": lambda _: Store("a.db", False),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    r"^a key is a str, not list: pass each of several as an argument of its own": lambda s: s.delete(["a"]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    r"^a namespace is a str, not bool: pass frozen=… by its name": lambda _: Store("a.db", False),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     r"^frozen is True or False, not NoneType$": lambda _: Store("a.db", frozen=None),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     r", not module$": lambda _: Store("a.db", serializer=pickle),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     r"^n is an int, not str: int\(…\) reads digits$": lambda s: s.tail("x", "5"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

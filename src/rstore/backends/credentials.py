@@ -38,7 +38,7 @@ def check_credentials(credentials: Any) -> Credentials | None:
         raise InvalidTypeError(
             "credentials is a function that returns its result, not a generator or coroutine function"
         )
-    return cast("Credentials", credentials)  # its result is looked at each time
+    return cast("Credentials", credentials)  # each result is checked when it is returned
 
 
 _BEGUN_LATER: Final = (isgeneratorfunction, iscoroutinefunction, isasyncgenfunction)

@@ -1,4 +1,4 @@
-"""The part of the contract that is about a store as a whole: what is in it, what it promises, whether it is sound.
+"""The part of the contract that is about a store as a whole: namespaces, statistics, durability and soundness.
 
 Nouns: *stats* (counts and bytes), *durability* (what a call that has returned survives) and a *finding* (one thing
 that is wrong).
@@ -60,7 +60,7 @@ class Finding(NamedTuple):
     """One thing that is wrong with a store."""
 
     model: str
-    """`'values'`, `'series'`, `'events'`, or `'store'` for what is none of them."""
+    """`'values'`, `'series'`, `'events'`, or `'store'` for a problem of none of them."""
     key: str | None
     problem: str
 
@@ -92,7 +92,7 @@ class BackendMaintenance(ABC):
         """Return the present promise of the backend, asked of the server or the file that keeps it."""
 
     around_damage = False
-    """Whether `scan` and `logs` leave out what has a damaged name, or none: for `check`, which goes on behind it."""
+    """Whether `scan` and `logs` skip entries whose name is damaged or missing, so that `check` goes on behind them."""
 
     def reading_around_damage(self) -> Self:
         """Return this backend as `check` reads it. `findings` tells what is left out."""
@@ -137,9 +137,9 @@ class Named(Protocol):
 
 
 def no_namespace(backend: Named, namespace: str, where: str) -> StoreNotAvailableError:
-    """Return the error for a namespace that is not there, and which ones are."""
+    """Return the error for a missing namespace; it names those that exist."""
     message = f"there is no namespace {namespace!r} {where}"
-    with suppress(StoreError):  # of damage, which is not what was asked about
+    with suppress(StoreError):  # damage to other namespaces is not the subject of this error
         names = backend.namespaces()
         shown = ", ".join(map(repr, names[:_MAX_NAMES])) + (", …" if len(names) > _MAX_NAMES else "")
         message += f"; there {'is' if len(names) == 1 else 'are'} {shown}" if names else "; there is none at all"

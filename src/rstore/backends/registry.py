@@ -1,4 +1,4 @@
-"""Where bytes are kept. `base` is the contract; a backend is one file and one entry in the table of schemes."""
+"""The registry of backends: checks a DSN, and finds the backend of its scheme."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             "rediss+sentinel": "TlsRedisSentinelBackend",
             "redis+unix": "RedisSocketBackend",
         }.items()
-        for server in ("redis", "valkey")  # which speaks the same protocol
+        for server in ("redis", "valkey")  # Valkey speaks the same protocol
     },
     "unix": Scheme("rstore.backends.redis.backend", "RedisSocketBackend", "redis"),
 }
@@ -132,7 +132,7 @@ def _check_unknown(scheme: str) -> None:
 
 
 def _check_path(path: str, *, written: bool) -> None:
-    """Refuse what is no path of a file; where it is `written` as a str, also what was surely meant in another way.
+    """Refuse a path that cannot name a file; one `written` as a str also where something else was surely meant.
 
     It quotes nothing: what is taken for a path may be the dsn of a server, with its password.
     """

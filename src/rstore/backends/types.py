@@ -133,7 +133,7 @@ class NamespaceGone(Exception):  # noqa: N818 - a signal between two layers, whi
     """The namespace was discarded: nothing was written. `create` makes it again."""
 
 
-class RolledBack(StoreError):  # noqa: N818 - what became of it, not what is wrong
+class RolledBack(StoreError):  # noqa: N818 - an outcome, not a fault
     """A transaction was undone by its server: nothing was applied, and all of it may be done again.
 
     A backend raises it chained from the error of its driver, if there is one.
@@ -199,7 +199,7 @@ class ViewQuery(NamedTuple):
     from_checkpoint: Position | None = None
     """Finds the newest checkpoint at or before this position, and begins behind it instead of at `lo`."""
     unless_version: bytes | None = None
-    """Nothing but the head if its version is this one, for callers that kept what they read."""
+    """Only the head if its version is this one, for callers that keep the state they read."""
 
 
 HEAD_ONLY: Final = ViewQuery(LAST, LAST, rows=False, bodies=False)
@@ -307,9 +307,9 @@ class Watcher(ABC):
 
 
 def close_scope(scope: AbstractContextManager[Any]) -> None:
-    """Undo what was begun, and interrupted before its `with` knew of it; do nothing to what has ended.
+    """Undo a transaction or a snapshot whose `with` was interrupted on entering; leave one that has ended alone.
 
-    Left to be collected it would hold its locks until then, and its thread would go on inside of it.
+    Otherwise it would hold its locks until it is collected, and its thread would stay inside.
     """
     close = getattr(scope, "close", None) or getattr(getattr(scope, "gen", None), "close", None)
     if close is not None:

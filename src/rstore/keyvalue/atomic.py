@@ -51,7 +51,7 @@ class Atomic(Records):
                 total = _number(value, f"the value of {where}") + delta
             except OverflowError as error:
                 raise InvalidValueError(f"the sum under {where} exceeds what a float can hold") from error
-            if isinstance(total, float) and not isfinite(total):  # from which no further one would ever come back
+            if isinstance(total, float) and not isfinite(total):  # no later sum would be finite again
                 what = "is not a number" if isnan(total) else "exceeds what a float can hold"
                 raise InvalidValueError(f"the sum under {where} {what}; nothing was changed")
             return total
@@ -111,23 +111,23 @@ class Atomic(Records):
 
 
 def _change(session: Session, key: str, fn: Callable[[Any], Any], default: Any) -> Any:
-    """Replace a value by what a function makes of it; return it as it will be read."""
+    """Replace a value by the result of a function; return it as it will be read."""
     records = session.records
 
     def attempt() -> Stored | None:
         record = records.find(key)
         if record is not None:
             version, value = version_of(record), records.open_value(key, record)
-            del record  # a large value is there as few times as can be: while it is changed, and written
+            del record  # so that fewer copies of a large value are held while it is changed and written
         elif default is _MISSING:
             raise KeyError(key)
-        else:  # `fn` may change it, and is called again where it lost a race
+        else:  # a copy: `fn` may change it, and is called again after a lost race
             version, value = None, records.as_stored(key, default)
         new = fn(value)
         del value
         return records.put_if(key, new, version, None if version is None else KEEP, reads=True)
 
-    return session.until_won(f"others were faster in changing {session.place(key)}", attempt).value
+    return session.until_won(f"concurrent writers keep changing {session.place(key)}", attempt).value
 
 
 def _refuse_coroutine(fn: Callable[..., Any], verb: str) -> None:

@@ -59,7 +59,7 @@ class Mapped(Records, MutableMapping[str, Any]):
     """The verbs of a dict."""
 
     _dict_reads: Mapping[int, DictRead] = {}
-    """By thread, what was read for a dict that is being made; on the object itself from the first one on."""
+    """By thread, the pairs read for a dict that is being made; an object gets its own with its first dict."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, or `default` if there is none.
@@ -91,7 +91,7 @@ class Mapped(Records, MutableMapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         if self._dict_reads and (pair := self._from_dict_read(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented
             return pair[1]
-        value = _get(self, key, _MISSING)  # not that of a subclass, which may be made of this one
+        value = _get(self, key, _MISSING)  # not the `get` of a subclass, which may call this method
         if value is _MISSING:
             raise KeyError(key)
         return value
@@ -250,10 +250,10 @@ class Mapped(Records, MutableMapping[str, Any]):
                     raise KeyError(key)
                 return (default,)
             version, value = version_of(record), records.open_value(key, record)
-            del record  # a large value is there as few times as can be
+            del record  # so that fewer copies of a large value are held
             return (value,) if records.take(key, version) else None
 
-        return session.until_won(f"others were faster in changing {session.place(key)}", attempt)[0]
+        return session.until_won(f"concurrent writers keep changing {session.place(key)}", attempt)[0]
 
     def popitem(self) -> tuple[str, Any]:
         """Remove the last key in order, and return it with its value."""
@@ -269,7 +269,7 @@ class Mapped(Records, MutableMapping[str, Any]):
             del page, record
             return (key, value) if records.take(key, version) else None
 
-        return session.until_won("others were faster in taking the last key", attempt)
+        return session.until_won("concurrent writers keep taking the last key", attempt)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Return the value of `key`, after storing `default` if there is none; of two callers one stores.

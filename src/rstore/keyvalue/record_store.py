@@ -1,4 +1,4 @@
-"""Key/value records: what is encoded and sealed into them, and how they are read and written.
+"""Key/value records: encoding and sealing values into them, reading and writing them.
 
 Nouns: a *record* (the bytes of one key: a codec byte, a stamp and a body, or all of it sealed), a *stamp* (8 random
 bytes, the version of a plain record; that of a sealed one is its nonce) and *pairs* (keys with encoded values).
@@ -99,7 +99,7 @@ class RecordReader:
             if not _BODY_AT <= len(record) <= LARGE_BYTES:
                 yield key, open_value(key, record)
                 continue
-            try:  # what `open_value` does, without its frames (benchmarks: `paths`)
+            try:  # as in `open_value`, without its frames (benchmarks: `paths`)
                 if (load := loads[record[0]]) is not None:
                     value = load(record[_BODY_AT:])
                 else:
@@ -197,7 +197,7 @@ class RecordStore(RecordReader):
         codec = self._namespace.codec
         if codec.compresses:
             return None
-        pairs = dict(pairs)  # which another thread may change meanwhile
+        pairs = dict(pairs)  # another thread may change it meanwhile
         values, encoded = [*pairs.values()], list[bytes]()
         stamps = repeat(b"") if self._writable.envelope.keyed else _draw_stamps(len(values))
         keys, each = [*map(check_key, pairs)], codec.encode_alike(values, stamps)
@@ -304,7 +304,7 @@ class RecordStore(RecordReader):
             stored = self.put_if(key, factory(), None, ttl_ms, reads=True)
             return None if stored is None else (stored.value,)
 
-        return self._namespace.until_won(f"others were faster in changing {self._namespace.place(key)}", attempt)[0]
+        return self._namespace.until_won(f"concurrent writers keep changing {self._namespace.place(key)}", attempt)[0]
 
     def count_written(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
@@ -319,6 +319,6 @@ class RecordStore(RecordReader):
 
 
 def _draw_stamps(n: int = 1) -> list[bytes]:
-    """Return that many stamps, or some more: for each of them alone the system would have to be called."""
+    """Return at least `n` stamps, drawn with one call of the system."""
     times = -(-n * _STAMP_BYTES // _many_stamps.size)
     return [*chain.from_iterable(_many_stamps.iter_unpack(os.urandom(times * _many_stamps.size)))]

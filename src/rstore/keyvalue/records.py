@@ -1,4 +1,4 @@
-"""The base of the key/value verbs: streaming over records, and what `update` takes."""
+"""The base of the key/value verbs: streaming over records, and encoding the pairs that `update` takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Records(Verbs):
     """The base of the key/value verbs."""
 
     def _scan(self, session: ReadSession, query: ScanQuery = ALL, limit: int | None = None) -> Iterator[Found]:
-        # A page at a time through the hands of the interpreter, and its records through none.
+        # Python code runs once for a page, and not for each record.
         return chain.from_iterable(self._pages(session, query, limit))
 
     def _pages(self, session: ReadSession, query: ScanQuery, limit: int | None) -> Iterator[list[Found]]:
@@ -33,7 +33,7 @@ def encode_pairs(records: RecordStore, other: Any, more: Mapping[str, Any]) -> d
         return encoded
     pairs: Iterable[tuple[str, Any]] | dict[str, Any]
     if type(other) is dict:
-        pairs = other  # whose pairs need no check that they are pairs
+        pairs = other  # its pairs need no check that they are pairs
     elif isinstance(other, Mapping):
         pairs = other.items()
     elif hasattr(other, "keys"):
@@ -48,7 +48,7 @@ def _pairs(pairs: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     try:
         iterator = iter(pairs)
     except TypeError as error:
-        raise InvalidTypeError(f"this takes a mapping or (key, value) pairs, not {type(pairs).__name__}") from error
+        raise InvalidTypeError(f"pass a mapping or (key, value) pairs, not {type(pairs).__name__}") from error
     for i, pair in enumerate(iterator):
         try:
             key, value = pair

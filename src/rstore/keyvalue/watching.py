@@ -26,7 +26,7 @@ from rstore.session import StoreSession
 from rstore.verbs import StoreVerbs
 
 _SLICE_S: Final = 0.05
-"""No wait is longer in one piece: so soon it is noticed that the store, or the watch, was closed by another thread."""
+"""The longest wait in one piece: so soon a watch notices that another thread has closed it or the store."""
 _SELDOM: Final = 20
 """Unprompted looks use at most 1/20 of the time; those that a writer prompted use at most half of it."""
 _FRESH_S: Final = 0.1
@@ -59,7 +59,7 @@ class Watch(Iterator[Change]):
     ) -> None:
         self._session = session
         self._heads = heads
-        self._check = check  # raises where nothing can be watched any more, or not by this thread
+        self._check = check  # raises if the store is closed, or this thread is inside a transaction
         self._timeout_s = timeout_s
         self._pid = os.getpid()
         self._closed = False
@@ -181,7 +181,7 @@ class Watch(Iterator[Change]):
 
 
 class Watching(StoreVerbs, Records):
-    """Being told of changes: what only a store can do, since a transaction sees none."""
+    """The verb that watches keys: only a store has it, since a transaction sees no changes."""
 
     def watch(self, *keys: str, prefix: str | None = None, timeout: float | None = None) -> Watch:
         """Return an iterator of the changes of some keys from now on, by any writer, in any process.

@@ -36,7 +36,7 @@ class RacingLogs(LogWriter):
         races = count(RACES)
         # Under the lock no commit overtakes, unless the log contradicts itself.
         return self._writable.until_won(
-            f"others were faster in changing {self._writable.place(key)}",
+            f"concurrent writers keep changing {self._writable.place(key)}",
             lambda: self._with_lock(key, attempt, last=next(races) >= MAX_RACES),
         )
 

@@ -1,6 +1,6 @@
-"""Looking whether what a store holds is sound: it opens under the key, it decodes, and its parts agree.
+"""Checks whether a store is sound: its bytes open under the key, they decode, and its parts agree.
 
-Nothing is loaded that a writer could have chosen to run code: of a pickle only both ends are looked at.
+No pickle is loaded, since it could run code that a writer chose: only its first and last bytes are read.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from rstore.session import StoreSession
 
 _A_PAGE: Final = 1000
 _TRIES: Final = 3
-"""So often a log is looked at anew that others changed while it was compared with what was kept of it elsewhere."""
+"""How often a log is checked whose check a concurrent write disturbs."""
 _UNSOUND: Final = (CorruptionError, EncryptionError, SerializationError)
 """Errors that are findings; every other error says that nothing can be found out."""
 _OPAQUE: Final = b""
-"""Stands for a value that is not computed here, since loading what it is computed of could run code."""
+"""Stands for a value that is not computed, since loading its operands could run code."""
 
 
 def check_all(session: StoreSession) -> Iterator[Finding]:
     """Yield all that is wrong with a namespace, and with the store around it."""
-    session.refresh(session.envelope)  # what is wrong is not to be that others have discarded it, or added a key
+    session.refresh(session.envelope)  # so that a concurrent `discard`, or a new key, is no finding
     yield from _or_why_not("store", session.whole.findings())
     yield from _or_why_not(MODELS[RECORDS], _check_values(session))
     for model, logs in ((Model.SERIES, session.series), (Model.EVENTS, session.events)):
@@ -85,13 +85,13 @@ def _problems_of_log(session: StoreSession, logs: LogReader, model: Model, key: 
         look = _LogLook(session, logs, model, key)
         try:
             look.run()
-        except ConflictError as error:  # what was to be read was replaced meanwhile, or a part of it is gone
+        except ConflictError as error:  # a concurrent write has replaced or dropped a part of it
             look.doubts.append(str(error))
         except _UNSOUND as error:
             look.problems.append(str(error))
         if not look.doubts:
             return look.problems
-        # Between two calls others may have changed it, and then it only looks as if the one contradicted the other.
+        # A concurrent write between two calls makes their answers contradict each other.
         if logs.view(key, ViewQuery(hi=FIRST, rows=False, bodies=False)).head == look.head:
             return look.problems + look.doubts
     return look.problems
@@ -110,8 +110,8 @@ class _LogLook:
         self._key = key
 
     def run(self) -> None:
-        """Look at all of it; what is found is in `problems` and `doubts`."""
-        # The backend's own: that of the logs refuses at once a log whose chunks cannot be, and says no more.
+        """Check all of the log, and fill `problems` and `doubts`."""
+        # The backend's own snapshot: that of the log reader refuses a log with impossible chunks as a whole.
         with self._session.whole.log_snapshot(Log(self._model, self._key)) as snapshot:
             view, self.head = snapshot.view, snapshot.view.head
             if view.head is None:
@@ -208,7 +208,7 @@ class _LogLook:
                 self.problems.append(f"the change at {change.t}: {error}")
                 return
         if self.problems:
-            return  # what is missing explains what differs
+            return  # the missing changes explain any difference
         while kept:
             self._compare(kept.pop(), state)
         told = tally_of(envelope, self._key, head)

@@ -21,7 +21,7 @@ _A_PAGE: Final = 1000
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LEFT_BEHIND: Final = "-wal", "-journal"
 _CLOCK: Final = Log(Model.SERIES, "-")
-"""A view of any log, also of none, tells the backend's time."""
+"""Any log, also one that does not exist: its view tells the backend's time."""
 
 
 def back_up(backend: Backend, namespace: str, path: str | os.PathLike[str]) -> None:
@@ -41,7 +41,7 @@ def _check_path(path: Any) -> Path:
         is_one = False
     if not is_one:
         raise InvalidValueError(f"{text!r} is not the path of a file")
-    scheme, file = check_dsn(path)  # which also refuses what was surely meant in another way, and quotes no password
+    scheme, file = check_dsn(path)  # it also refuses slips, such as the DSN of a server, and quotes no password
     if scheme != "sqlite":
         raise InvalidValueError(f"a backup is a new SQLite file, and {scheme}:// names none: give a path")
     return Path(file)
@@ -69,7 +69,7 @@ def _new_file(path: Path) -> Generator[Path, None, None]:
             _sync(made)
             _name(made, path)
         finally:
-            # A leftover file is in no one's way, and is not the outcome.
+            # A leftover file does no harm, and does not change the outcome.
             for name in (made, Path(f"{made}-wal"), Path(f"{made}-shm")):
                 with suppress(OSError):
                     name.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def _name(made: Path, path: Path) -> None:
     try:
         _sync(path.parent)
     except OSError:
-        path.unlink()  # it may be gone after a power cut, and is not to be relied on
+        path.unlink()  # a power cut may remove this name: rather none than one that may vanish
         raise
 
 
@@ -148,7 +148,7 @@ def _copy_log(source: ReadTransaction, target: Backend, log: Log, incarnation: b
     if view.head is None:
         return
     target.commit(log, Commit(create=view.head, put_rows=view.rows), incarnation)
-    # All of them, though they are but a cache: a question about the past makes none, and would fold half of it anew.
+    # All checkpoints, though they are a cache: a read of the past makes none, and would fold half of the log.
     checkpoints = source.checkpoints(log)
     while states := tuple(islice(checkpoints, AT_ONCE)):
         target.commit(log, Commit(put_checkpoints=states), incarnation)

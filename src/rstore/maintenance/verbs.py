@@ -1,4 +1,4 @@
-"""The verbs about a store as a whole: what is in it, what it promises, whether it is sound, and copies of it."""
+"""The verbs about a store as a whole: namespaces, statistics, durability, checks, backups and vacuum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that a call does behind its commit: it is put off where it fails, and is never the outcome of the call."""
+"""Work behind the commit of a call: where it fails it is put off, and it never becomes the outcome of the call."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from rstore.errors import StoreClosedError
 
 
 def check_running(what: str) -> None:
-    """Refuse what has to import modules when none can be imported any more.
+    """Refuse a call that imports modules once the interpreter is ending.
 
     Raises `StoreClosedError`.
     """

@@ -1,4 +1,4 @@
-"""Names as they are stored: bytes, which damage may have made into no text."""
+"""Stored names: bytes, which damage may have made invalid UTF-8."""
 
 from __future__ import annotations
 
