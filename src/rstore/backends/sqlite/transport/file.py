@@ -278,7 +278,7 @@ class SqliteFile:
             )
 
     def _connect(self, slot: Slot, *, writing: bool) -> apsw.Connection:
-        deadline = Deadline(self._options.timeout_s)
+        deadline, spared = Deadline(self._options.timeout_s), True
         while True:
             self.check_usable()
             leave_others(self.path, self._options.timeout_s)
@@ -295,6 +295,8 @@ class SqliteFile:
                         raise StoreBusyError(f"{self.path!r} was removed again and again") from error
                 except apsw.Error as error:
                     gone = not is_there(self.path) or slot.moved()
+                    if isinstance(error, apsw.CantOpenError):  # once: it may have been removed, and made again by now
+                        gone, spared = gone or spared, False
                     slot.close()
                     if not (gone or isinstance(error, apsw.BusyError)) or deadline.is_over:
                         raise self.translated(error) from error
