@@ -21,12 +21,18 @@ NAMES = {"postgres", "postgresql", "redis", "redis_cluster", "cluster", "redis i
 """The parameters that stand for a server, beside the names of fixtures: a test asks for the fixture when it runs."""
 
 
+SLOW = {"test_so_many_changes_that_most_are_sealed", "test_many_in_place_of_small_large_and_expiring_ones"}
+"""Tests of the suite that ships with the package, which knows no marker of ours."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses among them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder, and by the servers that it asks for."""
     for item in items:
         if item.path.is_relative_to(TESTS) and (mark := FOLDERS.get(item.path.relative_to(TESTS).parts[0])):
             item.add_marker(mark)
+        if getattr(item, "originalname", "") in SLOW:
+            item.add_marker("slow")
         parameters = vars(item).get("callspec")
         values = parameters.params.values() if parameters else ()
         names = {value.removesuffix("_dsn") for value in values if isinstance(value, str)}

@@ -67,7 +67,7 @@ DTYPES = (
 )
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 3000])
+@pytest.mark.parametrize("n", [0, 1, 7, pytest.param(3000, marks=pytest.mark.slow)])
 def test_a_column_keeps_its_type(store: Store, n: int) -> None:
     t = np.arange(n)[::-1]
     for dtype in (*DTYPES, "M8[s]", "M8[ns]", "M8[D]", ">i8", ">f4"):
@@ -198,6 +198,7 @@ def test_batches_are_of_one_moment_and_of_one_size(store: Store) -> None:
     assert [point for t, v in seen for point in zip(t.tolist(), v.tolist(), strict=True)] == points
 
 
+@pytest.mark.slow
 def test_lookups_are_those_of_pandas(store: Store) -> None:
     series = fill(store)
     asked = np.concatenate([np.arange(-3200, 4000, 13), series.index.to_numpy()[::7]])

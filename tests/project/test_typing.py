@@ -28,6 +28,7 @@ WRONG = (
 )
 
 
+@pytest.mark.slow
 def test_wrong_use_is_a_type_error(tmp_path: Path) -> None:
     api = pytest.importorskip("mypy.api")
     source = tmp_path / "wrong.py"
