@@ -9,7 +9,7 @@ from typing import Final
 
 from rstore.backends.redis.logs.leases import RedisLeases
 from rstore.backends.redis.logs.logs import RedisLogs, fields
-from rstore.backends.redis.logs.members import BODY_ID_BYTES, REPLACED_MS, behind, pack_chunk, pack_position, pack_rows
+from rstore.backends.redis.logs.members import REPLACED_MS, behind, pack_chunk, pack_position, pack_rows
 from rstore.backends.redis.namespace.bucket import Bucket
 from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.namespace.namespace import spot_of
@@ -52,13 +52,13 @@ class RedisCommits(RedisLogs):
             raise self.namespace.unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
 
     def _commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in commit.put_chunks]
+        entries = list(map(pack_chunk, commit.put_chunks))
         spot = spot_of(log)
         retries: CallRetries | None = None
         while True:
             bucket = self.namespace.bucket_of(spot)
             if entries and bucket.incarnation == incarnation:
-                self._stage(bucket, entries, commit.put_chunks)
+                self.stage(bucket, entries, commit.put_chunks)
             try:
                 return bool(
                     self.namespace.write(
@@ -75,13 +75,7 @@ class RedisCommits(RedisLogs):
                     raise
             retries = self.namespace.again(retries)
 
-    def stage(self, bucket: Bucket, chunks: Sequence[Chunk]) -> list[bytes]:
-        """Put the bodies of chunks where no reader finds them, and return their entries."""
-        entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in chunks]
-        self._stage(bucket, entries, chunks)
-        return entries
-
-    def _stage(self, bucket: Bucket, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
+    def stage(self, bucket: Bucket, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
         """Put the bodies of chunks where only a commit that knows their names finds them.
 
         Never over one that is there: a command that was on the way when a connection broke may arrive after the commit

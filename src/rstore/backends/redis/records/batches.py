@@ -51,8 +51,7 @@ class RedisBatches(RedisPart):
             retries: CallRetries | None = None
             while not self._client.call(publish):
                 retries = self.namespace.again(retries)
-                with suppress(Signal):
-                    self.fold_anew(bucket)
+                self._fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
             # The staged batch costs nothing but memory.
             self.namespace.collect([bucket], given_up=batch)
@@ -61,8 +60,8 @@ class RedisBatches(RedisPart):
             raise NamespaceGone from error
         self.namespace.wrote()
         # The batch is visible: if it cannot be folded in now, the next writer does it.
-        with suppress(Signal, StoreError):
-            self.fold_anew(bucket)
+        with suppress(StoreError):
+            self._fold_anew(bucket)
 
     def _stage_batch(self, bucket: Bucket, batch: bytes, writes: Writes) -> None:
         now_ms = self.namespace.now_ms(bucket.slot)
@@ -76,24 +75,20 @@ class RedisBatches(RedisPart):
             self._client.call(entry)  # before there is anything that might be left behind
             self.namespace.run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
 
-    def fold_anew(self, bucket: Bucket) -> None:
+    def _fold_anew(self, bucket: Bucket) -> None:
         """Fold in the batch that a bucket has now."""
         [fresh] = self.namespace.refresh([bucket])
-        self._fold(fresh)
+        with suppress(Signal):
+            self.folded(fresh)
 
     def folded(self, bucket: Bucket) -> Bucket:
-        """Return a bucket without a batch, or raise the signal that it is out of date: its batch was folded in."""
+        """Return a bucket without a batch; fold one in first, and raise the signal that the bucket is out of date."""
         if bucket.batch:
             self._fold(bucket)
         return bucket
 
     def _fold(self, bucket: Bucket) -> None:
-        """Fold a batch in, if there is one, and raise the signal that the bucket is out of date.
-
-        A frozen store waits for those that write.
-        """
-        if not bucket.batch:
-            return
+        """Fold a batch in, and raise the signal that the bucket is out of date. A frozen store waits for writers."""
         retries = CallRetries(self._deadline)
         while self.namespace.frozen:
             [fresh] = self.namespace.refresh([bucket])
@@ -113,7 +108,7 @@ class RedisBatches(RedisPart):
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:
-        """Return a record, or whether it is there, where a batch may be visible."""
+        """Return a record, or whether it is there, also where a batch is visible."""
 
         def ask(bucket: Bucket) -> Call:
             beside = bucket.of_records(bucket.batch)

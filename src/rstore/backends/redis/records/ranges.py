@@ -119,8 +119,6 @@ class RedisRanges(RedisBatches):
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
-    # -- taking away --------------------------------------------------------------------------------------------------
-
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._deadline.begin()
         low, high = _bounds(start, stop)
@@ -181,8 +179,6 @@ class RedisRanges(RedisBatches):
             self.namespace.refresh()
         self.namespace.collect(dirty)
 
-    # -- the answers of several buckets -------------------------------------------------------------------------------
-
     @staticmethod
     def _outcome(attempt: Callable[[], object]) -> Any:
         try:
@@ -203,15 +199,15 @@ class RedisRanges(RedisBatches):
                 raise self.namespace.unknown(f"records were {what}", failure) from failure.__cause__
             if isinstance(failure, OutcomeUnknownError) and not isinstance(failure, TooFewReplicasError):
                 raise failure
-        if all(isinstance(failure, TooFewReplicasError) for failure in failures):
+        refused = [failure for failure in failures if not isinstance(failure, TooFewReplicasError)]
+        if not refused:
             raise failures[0]
-        refused = next(failure for failure in failures if not isinstance(failure, TooFewReplicasError))
-        if len(failures) < len(outcomes) or any(isinstance(failure, TooFewReplicasError) for failure in failures):
+        if len(refused) < len(outcomes):
             raise OutcomeUnknownError(
                 f"in the namespace {self.namespace.name!r}, some records were {what} and others not: "
-                f"{reason_of(refused)}"
-            ) from refused
-        raise refused
+                f"{reason_of(refused[0])}"
+            ) from refused[0]
+        raise refused[0]
 
 
 def outcomes_of(rounds: Iterator[tuple[Bucket, S, Any]]) -> Iterator[tuple[S | None, Any]]:

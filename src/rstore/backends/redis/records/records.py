@@ -67,24 +67,7 @@ class RedisRecords(RedisRanges):
 
     def has(self, key: str) -> bool:
         self._deadline.begin()
-        name = key.encode()
-        retries: CallRetries | None = None
-        while True:
-            bucket = self.namespace.bucket_of(name)
-            if bucket.batch:
-                return bool(self._find(name, there=True))
-            # In this order: where the marker is still the same afterwards, the record was one of the namespace.
-            there, marker = self.namespace.run(
-                (
-                    Call(bucket.slot, (b"EXISTS", bucket.records + name)),
-                    Call(bucket.slot, (b"GET", bucket.marker_key)),
-                )
-            )
-            if marker != bucket.marker:
-                self.namespace.adopt(bucket, marker)
-            elif bucket.incarnation or not self.namespace.is_laid_out_anew():
-                return bool(there)
-            retries = self.namespace.again(retries)
+        return bool(self._find(key.encode(), there=True))
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._deadline.begin()
@@ -127,8 +110,6 @@ class RedisRecords(RedisRanges):
             groups.setdefault(bucket.number, (bucket, []))[1].append(item)
         return list(groups.values())
 
-    # -- writing ------------------------------------------------------------------------------------------------------
-
     def is_one_place(self, keys: Iterable[str]) -> bool:
         if len(self.namespace.buckets) == 1:
             return True
@@ -161,7 +142,7 @@ class RedisRecords(RedisRanges):
 
     def _write_buckets(self, writes: Writes, incarnation: bytes) -> None:
         def begin() -> list[tuple[Bucket, list[tuple[str, bytes | None, Ttl]]]]:
-            return self._grouped(writes, _name_of)
+            return self._grouped(writes, lambda write: write[0].encode())
 
         def ask(bucket: Bucket, group: Writes) -> Call:
             return writing(self.folded(bucket), group)
@@ -270,8 +251,6 @@ class RedisRecords(RedisRanges):
         rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
         return self._total([reply for _, reply in outcomes_of(rounds)], "deleted")
 
-    # -- watching -----------------------------------------------------------------------------------------------------
-
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[RedisWatcher]:
         self._deadline.begin()
 
@@ -285,7 +264,3 @@ class RedisRecords(RedisRanges):
         self.namespace.refresh()
         connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)
         return closing(RedisWatcher(self._client, connect, watched, stem))
-
-
-def _name_of(write: tuple[str, bytes | None, Ttl]) -> bytes:
-    return write[0].encode()

@@ -100,13 +100,16 @@ class Overlay(WriteTransaction):
         """Whether there was no namespace when it began."""
         return not self._bucket.incarnation
 
-    def _check_incarnation(self, incarnation: ExpectedIncarnation) -> None:
-        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
-        if not self._nowhere and incarnation not in (ANY, self._bucket.incarnation):
+    def _begin_put(self, incarnation: bytes) -> None:
+        """Begin a call that puts something into one incarnation of the namespace."""
+        self._begin_call()
+        if self._nowhere or incarnation != self._bucket.incarnation:
             raise NamespaceGone
 
-    def _expect(self, incarnation: bytes) -> None:
-        if incarnation != self._bucket.incarnation or self._nowhere:
+    def _begin_removal(self, incarnation: ExpectedIncarnation) -> None:
+        """Begin a call that takes something away; there is nothing to take of a namespace that is gone."""
+        self._begin_call()
+        if not self._nowhere and incarnation not in (ANY, self._bucket.incarnation):
             raise NamespaceGone
 
     def _watch(self, keys: Iterable[bytes]) -> None:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from rstore.backends.common.heads import admits
-from rstore.backends.redis.logs.members import unpack_chunk
-from rstore.backends.redis.transaction.log_changes import LogChanges
+from rstore.backends.redis.logs.members import pack_chunk, unpack_chunk
+from rstore.backends.redis.transaction.changes import LogChanges
 from rstore.backends.redis.transaction.overlay import Overlay
 from rstore.backends.redis.transport.calls import Call
 from rstore.backends.types import (
@@ -51,8 +51,6 @@ class OverlayLogs(Overlay):
             if log.model == model:
                 (found.discard if changes.head is None else found.add)(log.key)
         return sorted(found)
-
-    # -- reading ------------------------------------------------------------------------------------------------------
 
     def view(self, log: Log, query: ViewQuery = _ANY_VIEW) -> View:
         self._begin_call()
@@ -155,11 +153,8 @@ class OverlayLogs(Overlay):
     def _watch_log(self, log: Log, kinds: bytes) -> None:
         self._watch(self._bucket.parts(log, kinds))
 
-    # -- writing ------------------------------------------------------------------------------------------------------
-
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        self._begin_call()
-        self._expect(incarnation)
+        self._begin_put(incarnation)
         changes = self._changes_of(log)
         if changes.head is not None and changes.head.sealed != head.sealed:
             return False
@@ -170,8 +165,7 @@ class OverlayLogs(Overlay):
         return True
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        self._begin_call()
-        self._expect(incarnation)
+        self._begin_put(incarnation)
         changes = self._changes_of(log)
         if not admits(changes.head, commit):
             return False
@@ -181,7 +175,9 @@ class OverlayLogs(Overlay):
                 return False  # a chunk that is to be dropped: a concurrent rewrite was faster
         lists = (commit.put_rows, commit.drop_rows, commit.put_chunks, commit.drop_chunks, commit.put_checkpoints)
         self._add(1 + sum(map(len, lists)))
-        changes.apply(commit, _indexed(self._stored.stage(self._bucket, commit.put_chunks)))
+        entries = list(map(pack_chunk, commit.put_chunks))
+        self._stored.stage(self._bucket, entries, commit.put_chunks)
+        changes.apply(commit, _indexed(entries))
         self._changes.logs[log] = changes
         if commit.drop_if_empty and self._is_empty(log):
             self._always_watch(self._bucket.parts(log, b"rc"))
@@ -194,8 +190,7 @@ class OverlayLogs(Overlay):
         return not (left.rows or left.chunks)
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        self._begin_call()
-        self._check_incarnation(if_incarnation)
+        self._begin_removal(if_incarnation)
         if self._nowhere:
             return False
         changes = self._changes_of(log)
