@@ -71,7 +71,10 @@ class RedisLeases:
                         renewer.start()
                 yield token
         finally:
-            self._remember(token, bucket.slot, name)
+            now = time.monotonic()
+            for old in [old for old, (*_, since) in list(self._leftovers.items()) if now - since > _LEFT_S]:
+                self._leftovers.pop(old, None)
+            self._leftovers[token] = (bucket.slot, name, now)
             # A lease that could not be given back does not undo the commits under it.
             self._give_back(token)
 
@@ -83,26 +86,17 @@ class RedisLeases:
             with suppress(StoreError):  # then it runs out, and the commit of its holder races with those of others
                 self._client.call(renew)
 
-    def _remember(self, token: bytes, slot: int, name: bytes) -> None:
-        now = time.monotonic()
-        for old in [old for old, (*_, since) in list(self._leftovers.items()) if now - since > _LEFT_S]:
-            self._leftovers.pop(old, None)
-        self._leftovers[token] = (slot, name, now)
-
     def _give_back(self, token: bytes) -> bool:
         """Give a leftover back; return whether that was done, and not by another thread."""
-        leftover = self._leftovers.pop(token, None)
+        leftover = self._leftovers.get(token)
         if leftover is None:
             return False
         slot, name, _ = leftover
         try:
             self._client.call(_RELEASE.on(slot, (name,), token, write=True, again=True))
-        except BaseException as error:
-            self._leftovers[token] = leftover
-            if isinstance(error, StoreError):
-                return False
-            raise
-        return True
+        except StoreError:
+            return False
+        return self._leftovers.pop(token, None) is not None
 
     def unleased(self, key: str, attempt: Callable[[], T]) -> T:
         """Repeat an attempt until no other handle has a lease on the log, and return its result.

@@ -93,19 +93,13 @@ class RedisLogs(RedisPart):
 
     def _look(self, log: Log, query: ViewQuery) -> tuple[Bucket, Any]:
         """Return the bucket of a log, and the answer of the script."""
-        bucket = self.namespace.bucket_of_log(log)
         arguments = _arguments(query)
-
-        def ask(current: Bucket) -> Call:
-            nonlocal bucket
-            bucket = current
-            return _asking(bucket, log, arguments)
-
         try:
-            found = self.namespace.read(spot_of(log), ask, None)
+            found = self.namespace.read(spot_of(log), lambda bucket: _asking(bucket, log, arguments), None)
         except Signal as signal:
             self._check_head(log, signal)
             raise
+        bucket = self.namespace.bucket_of_log(log)
         return bucket, [self.namespace.now_ms(bucket.slot), None] if found is None else found
 
     def views(self, logs: Sequence[Log], query: ViewQuery = _ANY_VIEW) -> list[View]:

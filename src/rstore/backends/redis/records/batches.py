@@ -108,7 +108,7 @@ class RedisBatches(RedisPart):
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:
-        """Return a record, or whether it is there, also where a batch is visible."""
+        """Return a record, or whether it is there; a batch may be visible."""
 
         def ask(bucket: Bucket) -> Call:
             beside = bucket.of_records(bucket.batch)
