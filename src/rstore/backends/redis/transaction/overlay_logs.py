@@ -177,17 +177,19 @@ class OverlayLogs(Overlay):
         self._add(1 + sum(map(len, lists)))
         entries = list(map(pack_chunk, commit.put_chunks))
         self._stored.stage(self._bucket, entries, commit.put_chunks)
+        if commit.drop_if_empty:
+            changes = changes.copy()  # what follows may fail
         changes.apply(commit, _indexed(entries))
-        self._changes.logs[log] = changes
-        if commit.drop_if_empty and self._is_empty(log):
+        if commit.drop_if_empty and self._is_empty(log, changes):
             self._always_watch(self._bucket.parts(log, b"rc"))
-            if self._is_empty(log):
-                self._changes.logs[log] = changes.dropped()
+            if self._is_empty(log, changes):
+                changes = changes.dropped()
+        self._changes.logs[log] = changes
         return True
 
-    def _is_empty(self, log: Log) -> bool:
-        left = self._view(log, ViewQuery(limit=1, bodies=False))
-        return not (left.rows or left.chunks)
+    def _is_empty(self, log: Log, changes: LogChanges) -> bool:
+        self._watch_log(log, b"rc")
+        return not (self._rows(log, changes, ViewQuery(limit=1)) or self._index(log, changes))
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         self._begin_removal(if_incarnation)

@@ -120,13 +120,13 @@ class OverlayRecords(Overlay):
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._begin_removal(if_incarnation)
-        n, more = 0, True
-        query = ScanQuery(MAX_RECORDS, start, stop, keys_only=True)
+        gone: list[str] = []
+        more = True
         while more:
-            page, more = self.scan(query)
-            n += self._forget([key for key, _, _ in page])
-            query = query._replace(after=page[-1][0] if page else None)
-        return n
+            page, more = self.scan(ScanQuery(MAX_RECORDS, start, stop, gone[-1] if gone else None, keys_only=True))
+            gone += (key for key, _, _ in page)
+            self._grow(len(gone))
+        return self._forget(gone)
 
     def sweep(self, limit: int) -> int:
         return 0  # no reader sees the difference, and it would change the indexes that are watched
