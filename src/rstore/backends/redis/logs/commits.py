@@ -53,18 +53,17 @@ class RedisCommits(RedisLogs):
 
     def _commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         entries = list(map(pack_chunk, commit.put_chunks))
-        spot = spot_of(log)
         retries: CallRetries | None = None
+
+        def ask(bucket: Bucket) -> Call:
+            return self._committing(bucket, log, commit, entries)
+
         while True:
-            bucket = self.namespace.bucket_of(spot)
+            bucket = self.namespace.bucket_of_log(log)
             if entries and bucket.incarnation == incarnation:
                 self.stage(bucket, entries, commit.put_chunks)
             try:
-                return bool(
-                    self.namespace.write(
-                        spot, incarnation, lambda bucket: self._committing(bucket, log, commit, entries)
-                    )
-                )
+                return bool(self.namespace.write(spot_of(log), incarnation, ask))
             except Signal as signal:
                 self._check_head(log, signal)
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: a concurrent rewrite was faster

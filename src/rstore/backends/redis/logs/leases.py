@@ -1,7 +1,7 @@
 """Leases on logs: the holder of one keeps others from committing, after it lost too many races.
 
-Nouns: a *lease* (a key with a random token, that runs out) and a *leftover* (a lease of one's own that is not held any
-more and that could not be given back: the server was gone, or the reply to its taking was lost).
+Nouns: a *lease* (a key with a random token, that runs out) and a *leftover* (a lease of this backend that is no longer
+held and could not be given back: the server was gone, or the reply to its taking was lost).
 
 Nothing that is committed depends on a lease: a commit compares the stamps of its log as well. A lease may therefore be
 short, so that a process that died keeps no other waiting for long; a process that lives renews it.
@@ -31,9 +31,9 @@ _RELEASE: Final = Script("release")
 _RENEW: Final = Script("renew")
 
 LEASE_MS: Final = 3_000
-"""How long a lease lasts after its holder died. One that is held for longer is renewed three times as often."""
+"""How long a lease outlasts a holder that died. A living one renews it three times in this time."""
 _LEFT_S: Final = 60.0
-"""The time after which a leftover has run out, also on a server that was away meanwhile."""
+"""The time after which a leftover has run out, even on a server that was away."""
 _POLL_S: Final = 0.005
 RENEWER: Final = "rstore log"
 

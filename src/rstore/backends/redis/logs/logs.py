@@ -1,7 +1,7 @@
 """Logs in Redis: a head, sorted sets of rows, chunks and checkpoints, and a string for the body of each chunk.
 
-A row is one member of its set, position and body: to drop it only where its bytes are still the same is to remove that
-member. Beside a hash of the bodies, which would have to be compared by hand, it takes half the memory.
+A row is one member of its set, position and body: removing that member drops the row only where its bytes are still the
+same. A hash of the bodies beside the positions would take more memory, and a comparison by hand.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writing records to one bucket: some by one script, many as a batch that is staged, made visible, and folded in.
 
-A script that wrote a hundred thousand records would stop the server for half a second. A batch lies beside the single
-records, under names of its own, until the marker names it; from then on every writer folds some of it in.
+One script that wrote many records would hold up all other clients. A batch lies beside the single records, under names
+of its own, until the marker names it; from then on every writer folds some of it in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STAGED_S: Final = 3600
 
 
 class RedisBatches(RedisPart):
-    """Batches of records, as far as reading and writing single ones has to know of them."""
+    """Batches of records: written, folded in, and looked into."""
 
     def _write_batch(self, spot: bytes, writes: Writes, incarnation: bytes) -> None:
         """Write many records of one bucket, all or nothing."""

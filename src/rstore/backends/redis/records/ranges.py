@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from rstore.backends.common.names import is_name
 from rstore.backends.common.pages import PAGE_BYTES, cut
-from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
+from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket, names_of
 from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.errors import LostReplyError, TooFewReplicasError, reason_of
@@ -49,10 +49,9 @@ class RedisRanges(RedisBatches):
             return sum(counts)
         n, after, more = 0, None, True
         while more:
-            records, more = self.read_page(ScanQuery(MAX_RECORDS, start, stop, after, keys_only=True))
+            records, more = self.scan(ScanQuery(MAX_RECORDS, start, stop, after, keys_only=True))
             n += len(records)
             after = records[-1][0] if records else None
-            self._deadline.begin()
         return n
 
     def scan(self, query: ScanQuery) -> Page:
@@ -77,13 +76,10 @@ class RedisRanges(RedisBatches):
             low, high = (low, behind) if query.reverse else (behind, high)  # all of these have expired, or are damaged
 
     def _named(self, found: list[RawFound]) -> list[Found]:
-        try:
-            return [(key.decode(), record, expires_ms) for key, record, expires_ms in found]
-        except UnicodeDecodeError as error:
-            if self.around_damage:
-                return [(key.decode(), record, expires_ms) for key, record, expires_ms in found if is_name(key)]
-            what = f"of a key in namespace {self.namespace.name!r} is damaged, it is no text"
-            raise CorruptionError(f"the name {error.object!r} {what}") from error
+        if self.around_damage:
+            found = [one for one in found if is_name(one[0])]
+        names = names_of((key for key, _, _ in found), f"a key in namespace {self.namespace.name!r}")
+        return [(name, record, expires_ms) for name, (_, record, expires_ms) in zip(names, found, strict=True)]
 
     def _merged(self, low: bytes, high: bytes, query: ScanQuery) -> tuple[list[RawFound], bytes | None]:
         """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
@@ -163,21 +159,17 @@ class RedisRanges(RedisBatches):
             new = bucket.incarnation + os.urandom(GENERATION_BYTES)
             return _CLEAR.on(bucket.slot, keys, bucket.mark, new, write=True, again=True)
 
-        outcomes: list[Any] = []
-        dirty: list[Bucket] = []
         try:
-            for bucket, _, left in self.namespace.rounds(begin, ask):
-                outcomes.append(left)
-                dirty += [bucket] if left else []
+            replies = list(self.namespace.rounds(begin, ask))
         except StoreError as error:
             raise OutcomeUnknownError(
                 f"whether the records of the namespace {self.namespace.name!r} were cleared is unknown: "
                 f"{reason_of(error)}"
             ) from error
-        self._total(outcomes, "cleared")
+        self._total([left for _, _, left in replies], "cleared")
         with suppress(StoreError):  # the next call finds out that the bucket is out of date
             self.namespace.refresh()
-        self.namespace.collect(dirty)
+        self.namespace.collect(bucket for bucket, _, left in replies if left)
 
     @staticmethod
     def _outcome(attempt: Callable[[], object]) -> Any:

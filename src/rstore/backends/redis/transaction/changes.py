@@ -5,8 +5,10 @@ Nouns: a key *holds* the record that was put there inside; the *changes* of a lo
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -54,15 +56,7 @@ class LogChanges:
 
     def copy(self) -> LogChanges:
         """Return a copy that holds the same."""
-        return replace(
-            self,
-            rows=self.rows.copy(),
-            dropped_rows=self.dropped_rows.copy(),
-            chunks=None if self.chunks is None else self.chunks.copy(),
-            put_chunks=self.put_chunks.copy(),
-            dropped_chunks=self.dropped_chunks.copy(),
-            checkpoints=self.checkpoints.copy(),
-        )
+        return replace(self, **{one.name: copy(getattr(self, one.name)) for one in dataclasses.fields(self)})
 
     def dropped(self) -> LogChanges:
         """Return the changes that leave nothing of the log."""
