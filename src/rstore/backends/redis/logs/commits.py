@@ -59,8 +59,7 @@ class RedisCommits(RedisLogs):
             return self._committing(bucket, log, commit, entries)
 
         while True:
-            bucket = self.namespace.bucket_of_log(log)
-            if entries and bucket.incarnation == incarnation:
+            if entries and (bucket := self.namespace.bucket_of_log(log)).incarnation == incarnation:
                 self.stage(bucket, entries, commit.put_chunks)
             try:
                 return bool(self.namespace.write(spot_of(log), incarnation, ask))

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from rstore.backends.common.names import is_name
 from rstore.backends.common.pages import PAGE_BYTES, cut
-from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket, names_of
+from rstore.backends.redis.namespace.bucket import GENERATION_BYTES, Bucket
 from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.errors import LostReplyError, TooFewReplicasError, reason_of
@@ -78,8 +78,11 @@ class RedisRanges(RedisBatches):
     def _named(self, found: list[RawFound]) -> list[Found]:
         if self.around_damage:
             found = [one for one in found if is_name(one[0])]
-        names = names_of((key for key, _, _ in found), f"a key in namespace {self.namespace.name!r}")
-        return [(name, record, expires_ms) for name, (_, record, expires_ms) in zip(names, found, strict=True)]
+        try:
+            return [(key.decode(), record, expires_ms) for key, record, expires_ms in found]
+        except UnicodeDecodeError as error:
+            what = f"of a key in namespace {self.namespace.name!r} is damaged, it is no text"
+            raise CorruptionError(f"the name {error.object!r} {what}") from error
 
     def _merged(self, low: bytes, high: bytes, query: ScanQuery) -> tuple[list[RawFound], bytes | None]:
         """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
@@ -119,9 +122,6 @@ class RedisRanges(RedisBatches):
         self._deadline.begin()
         low, high = _bounds(start, stop)
 
-        def begin() -> list[tuple[Bucket, bytes]]:
-            return [(bucket, low) for bucket in self.namespace.buckets]
-
         def ask(bucket: Bucket, low: bytes) -> Call:
             arguments = (bucket.mark, low, high, b"%d" % MAX_RECORDS)
             return _DELETE_RANGE.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=True, again=False)
@@ -130,7 +130,9 @@ class RedisRanges(RedisBatches):
             # Behind it: from the beginning, a client that goes on writing there would keep this busy.
             return b"(" + reply[1] if reply[1] else None
 
-        rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
+        rounds = self.namespace.rounds(
+            lambda: [(bucket, low) for bucket in self.namespace.buckets], ask, rest, if_incarnation=if_incarnation
+        )
         outcomes = [reply if isinstance(reply, Exception) else reply[0] for _, reply in outcomes_of(rounds)]
         return self._total(outcomes, "deleted")
 

@@ -26,7 +26,6 @@ from rstore.backends.types import (
     ExpectedIncarnation,
     Found,
     NamespaceGone,
-    Ttl,
     Write,
     Writes,
     too_large,
@@ -77,9 +76,6 @@ class RedisRecords(RedisRanges):
         """Return the records that exist under these keys."""
         head_bytes = b"%d" % HEAD_BYTES if heads else b""
 
-        def begin() -> list[tuple[Bucket, list[bytes]]]:
-            return self._grouped(map(str.encode, keys), bytes)
-
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             prefix = self.folded(bucket).records
             found = (bucket.marker_key, bucket.expiry_index, *(prefix + name for name in names[:MAX_RECORDS]))
@@ -90,7 +86,7 @@ class RedisRecords(RedisRanges):
             return None if isinstance(reply, Exception) else names[len(reply[0]) :] or None
 
         found: list[Found] = []
-        for _, names, reply in self.namespace.rounds(begin, ask, rest):
+        for _, names, reply in self.namespace.rounds(lambda: self._grouped(map(str.encode, keys), bytes), ask, rest):
             if isinstance(reply, Exception):
                 raise reply
             records, last = reply
@@ -141,17 +137,14 @@ class RedisRecords(RedisRanges):
             self._write_buckets(writes, incarnation)
 
     def _write_buckets(self, writes: Writes, incarnation: bytes) -> None:
-        def begin() -> list[tuple[Bucket, list[tuple[str, bytes | None, Ttl]]]]:
-            return self._grouped(writes, lambda write: write[0].encode())
-
         def ask(bucket: Bucket, group: Writes) -> Call:
             return writing(self.folded(bucket), group)
 
-        groups, outcomes = begin(), list[Any]()
+        groups, outcomes = self._grouped(writes, lambda write: write[0].encode()), list[Any]()
         if any(is_large(group) for _, group in groups):
             outcomes += (self._outcome(partial(self._write_bucket, group, incarnation)) for _, group in groups)
         else:
-            for group, reply in outcomes_of(self.namespace.rounds(begin, ask, if_incarnation=incarnation)):
+            for group, reply in outcomes_of(self.namespace.rounds(lambda: groups, ask, if_incarnation=incarnation)):
                 if group is not None and isinstance(reply, LostReplyError):
                     outcomes.append(self._outcome(partial(self._find_out_written, group, reply)))
                 else:
@@ -237,9 +230,6 @@ class RedisRecords(RedisRanges):
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._deadline.begin()
 
-        def begin() -> list[tuple[Bucket, list[bytes]]]:
-            return self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
-
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             # Not more than that at once: deleting is promised for each key, not for all of them as one.
             found = (*self.folded(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
@@ -248,6 +238,7 @@ class RedisRecords(RedisRanges):
         def rest(names: list[bytes], _: int) -> list[bytes] | None:
             return names[MAX_RECORDS:] or None
 
+        begin = partial(self._grouped, [key.encode() for key in dict.fromkeys(keys)], bytes)
         rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
         return self._total([reply for _, reply in outcomes_of(rounds)], "deleted")
 
