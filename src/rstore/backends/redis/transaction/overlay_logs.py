@@ -54,9 +54,6 @@ class OverlayLogs(Overlay):
 
     def view(self, log: Log, query: ViewQuery = _ANY_VIEW) -> View:
         self._begin_call()
-        return self._view(log, query)
-
-    def _view(self, log: Log, query: ViewQuery) -> View:
         if self._nowhere:
             return View(self._now_ms(), None)
         self._watch_log(log, b"c" + (b"r" if query.rows else b"") + (b"k" if query.from_checkpoint else b""))
@@ -76,7 +73,7 @@ class OverlayLogs(Overlay):
         if query.limit is not None:
             hot, chunks = first_of(hot, chunks, query.limit, reverse=query.reverse)
         if query.bodies:
-            chunks = self._with_bodies(log, [index[chunk.first] for chunk in chunks])
+            chunks = self._with_bodies(log, chunks, [index[chunk.first] for chunk in chunks])
         return View(now_ms, changes.head, hot, chunks, checkpoint)
 
     def views(self, logs: Sequence[Log], query: ViewQuery = _ANY_VIEW) -> list[View]:
@@ -85,7 +82,7 @@ class OverlayLogs(Overlay):
         self._watch(name for log in stored for name in self._bucket.parts(log, b"cr"))
         found = self._stored.read_views(stored, query)
         views = {log: self._saw(log, view) for log, view in zip(stored, found, strict=True)}
-        return [views[log] if log in views else self._view(log, query) for log in logs]
+        return [views[log] if log in views else self.view(log, query) for log in logs]
 
     @contextmanager
     def log_snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[LogSnapshot, None, None]:
@@ -133,12 +130,12 @@ class OverlayLogs(Overlay):
             changes.chunks = _indexed(self._namespace.client.call(ask)) if changes.based else {}
         return changes.chunks
 
-    def _with_bodies(self, log: Log, entries: Sequence[bytes]) -> list[Chunk]:
+    def _with_bodies(self, log: Log, chunks: Sequence[Chunk], entries: Sequence[bytes]) -> list[Chunk]:
         bodies = self._stored.read_bodies(self._bucket, entries)
         if bodies is None:
             where = f"{log.key!r} in the namespace {self._namespace.name!r}"
             raise RolledBack(f"what was read of {where} was replaced long ago; nothing was applied")
-        return [unpack_chunk(entry, body) for entry, body in zip(entries, bodies, strict=True)]
+        return [chunk._replace(body=body) for chunk, body in zip(chunks, bodies, strict=True)]
 
     def _saw(self, log: Log, view: View, *, changed: bool = False) -> View:
         """Return a view of the stored log, whose head must not change, at least since the log was changed inside."""

@@ -35,9 +35,6 @@ class OverlayRecords(Overlay):
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._begin_call()
-        return self._fetch(keys, heads=heads)
-
-    def _fetch(self, keys: Collection[str], *, heads: bool) -> list[Found]:
         stored = [key for key in keys if self._is_stored(key)]
         found = self._read_stored(stored, heads=heads)
         is_alive = self._clocked()
@@ -76,7 +73,7 @@ class OverlayRecords(Overlay):
             there = zip(ours, self._look(ours), strict=True)
             found += ((key, b"", None) for key, seen in there if seen is not None)
         else:
-            found += self._fetch(ours, heads=query.heads)
+            found += self.fetch(ours, heads=query.heads)
         found.sort(reverse=query.reverse)
         return cut(found, query.limit, more=more)
 
