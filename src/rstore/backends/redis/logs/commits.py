@@ -76,8 +76,8 @@ class RedisCommits(RedisLogs):
     def stage(self, bucket: Bucket, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
         """Put the bodies of chunks where only a commit that knows their names finds them.
 
-        Never over one that is there: a command that was on the way when a connection broke may arrive after the commit
-        that keeps it for good, and would let it expire.
+        Never over a body that is there: a command that was on the way when its connection broke may arrive after the
+        commit that keeps the body, and would let it expire.
         """
         expires = (b"PX", b"%d" % STAGED_MS, b"NX")
         calls: list[Call] = []
@@ -170,7 +170,7 @@ def _condition(expected: Expected) -> bytes:
 def _is_safe_twice(commit: Commit) -> bool:
     """Return whether a commit that was done would not be done again: it replaces a stamp that it expects.
 
-    Not one that expects nothing: a reader may have seen what it made, and removed it.
+    A commit that expects nothing is not: another client may have removed what it made.
     """
     return (isinstance(commit.if_epoch, bytes) and commit.epoch is not None) or (
         isinstance(commit.if_version, bytes) and commit.version is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any, ClassVar, Final
 
 from rstore.backends.redis.logs.members import behind, check_order, pack_position, pack_rows, unpack_chunk, unpack_rows
@@ -116,37 +117,31 @@ class RedisLogs(RedisPart):
         for reply in replies:
             if isinstance(reply, Exception) and not isinstance(reply, Signal):
                 raise reply
-        there = [one for one in zip(buckets, replies, strict=True) if not isinstance(one[1], Signal)]
-        whole = iter(self._whole(there, query))
-        views = [None if isinstance(reply, Signal) else next(whole) for reply in replies]
-        return [self.read_view(log, query) if view is None else view for log, view in zip(logs, views, strict=True)]
+        views = self._whole(list(zip(buckets, replies, strict=True)), query)
+        return [view or self.read_view(log, query) for log, view in zip(logs, views, strict=True)]
 
     def _whole(self, found: Sequence[tuple[Bucket, Any]], query: ViewQuery) -> list[View | None]:
         """Return the answers of the script as views, with the bodies of their chunks.
 
-        None where one of them is gone: it was replaced long ago, or its log was dropped.
+        None where the script did nothing, or a body is gone: it was replaced long ago, or its log was dropped.
         """
         wanted = [(bucket, _entries(reply) if query.bodies else []) for bucket, reply in found]
         backwards = query.reverse and query.limit is not None
         return [
-            None if bodies is None else _view(reply, bodies, backwards=backwards)
+            None if bodies is None or isinstance(reply, Signal) else _view(reply, bodies, backwards=backwards)
             for (_, reply), bodies in zip(found, self._bodies(wanted), strict=True)
         ]
 
     def _bodies(self, wanted: Sequence[tuple[Bucket, Sequence[bytes]]]) -> list[list[bytes] | None]:
         """Return the bodies of chunks of several logs; None for a log of which one is gone."""
-        if not any(entries for _, entries in wanted):
-            return [[] for _ in wanted]
-        names = [[bucket.body(entry) for entry in entries] for bucket, entries in wanted]
-        pages = [[some[i : i + _BODIES_A_CALL] for i in range(0, len(some), _BODIES_A_CALL)] for some in names]
-        fetched = iter(
+        fetched = chain.from_iterable(
             self.namespace.run(
-                Call(bucket.slot, (b"MGET", *page))
-                for (bucket, _), some in zip(wanted, pages, strict=True)
-                for page in some
+                Call(bucket.slot, (b"MGET", *map(bucket.body, entries[i : i + _BODIES_A_CALL])))
+                for bucket, entries in wanted
+                for i in range(0, len(entries), _BODIES_A_CALL)
             )
         )
-        bodies = [[body for _ in some for body in next(fetched)] for some in pages]
+        bodies = [list(islice(fetched, len(entries))) for _, entries in wanted]
         return [None if None in some else some for some in bodies]
 
     def read_bodies(self, bucket: Bucket, entries: Sequence[bytes]) -> list[bytes] | None:
@@ -244,7 +239,7 @@ def _asking(bucket: Bucket, log: Log, arguments: tuple[bytes, ...]) -> Call:
 
 def _entries(reply: Any) -> Sequence[bytes]:
     """Return the index entries in an answer of the script; there are none where it tells of no more than the head."""
-    return reply[3] if len(reply) > 3 else []
+    return [] if isinstance(reply, Signal) or len(reply) <= 3 else reply[3]
 
 
 def _view(reply: Any, bodies: Sequence[bytes], *, backwards: bool) -> View:

@@ -47,7 +47,7 @@ def unpack_rows(members: Iterable[bytes]) -> list[Row]:
         for member in members:
             t, seq = unpack(member)
             if seq > MAX_SEQ:
-                raise CorruptionError("a row on the Redis server is at a position that there is not")
+                raise CorruptionError("a row on the Redis server is at an impossible position")
             rows.append(Row(t - _ZERO, seq, member[_POSITION_BYTES:]))
     except struct.error as error:
         raise CorruptionError("a row on the Redis server was cut short") from error
@@ -61,7 +61,7 @@ def check_order(members: Sequence[bytes]) -> None:
 
 
 def pack_chunk(chunk: Chunk) -> bytes:
-    """Return the entry of a chunk in the index: everything but the body, which has a key of its own, newly named."""
+    """Return the index entry of a chunk: all but the body, for whose key it draws a new name."""
     (t, seq), (last_t, last_seq) = chunk.first, chunk.last
     index = _CHUNK.pack(t + _ZERO, seq, last_t + _ZERO, last_seq, chunk.n)
     return index + os.urandom(_BODY_ID_BYTES) + chunk.meta
@@ -73,5 +73,5 @@ def unpack_chunk(entry: bytes, body: bytes) -> Chunk:
         raise CorruptionError("a chunk on the Redis server was cut short")
     t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
     if not (seq <= MAX_SEQ and last_seq <= MAX_SEQ and 0 < n <= MAX_SEQ):
-        raise CorruptionError("a chunk on the Redis server is at a position that there is not")
+        raise CorruptionError("a chunk on the Redis server is at an impossible position")
     return Chunk((t - _ZERO, seq), (last_t - _ZERO, last_seq), n, entry[_META_AT:], body)

@@ -85,7 +85,7 @@ class RedisRanges(RedisBatches):
             raise CorruptionError(f"the name {error.object!r} {what}") from error
 
     def _merged(self, low: bytes, high: bytes, query: ScanQuery) -> tuple[list[RawFound], bytes | None]:
-        """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
+        """Return the first records of all buckets in order, and the key up to which none is missing; None: the end."""
         limit, reverse = query.limit, query.reverse
         n = len(self.namespace.buckets)
         share = limit // n
@@ -127,7 +127,7 @@ class RedisRanges(RedisBatches):
             return _DELETE_RANGE.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=True, again=False)
 
         def rest(_: bytes, reply: Any) -> bytes | None:
-            # Behind it: from the beginning, a client that goes on writing there would keep this busy.
+            # Behind it: from the beginning, a client that goes on writing there would keep this call busy.
             return b"(" + reply[1] if reply[1] else None
 
         rounds = self.namespace.rounds(
@@ -183,7 +183,7 @@ class RedisRanges(RedisBatches):
     def _total(self, outcomes: Sequence[Any], what: str) -> int:
         """Return the sum of the answers of several buckets.
 
-        Raises the error of one, as long as it speaks for all; otherwise some of the records may be gone.
+        Raises the error of one bucket where it speaks for all, `OutcomeUnknownError` where only some have done it.
         """
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if not failures:
@@ -219,7 +219,7 @@ def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
 
 
 def expires_ms_of(last_ms: bytes | None) -> int | None:
-    """Return the expiry of a record of which the index knows the last millisecond that it is there."""
+    """Return the expiry of a record, given the last millisecond that it is there, as the index has it."""
     try:
         return None if last_ms is None else int(last_ms) + 1
     except ValueError as error:

@@ -201,9 +201,9 @@ class RedisRecords(RedisRanges):
             return True
 
     def _check_sizes(self, writes: Writes) -> None:
-        """Refuse what a server does not take, before it is sent: it would close the connection in the middle of it."""
+        """Refuse a record that the server does not take: sent, it would make the server close the connection."""
         for key, record, _ in writes:
-            if record is not None and (size := len(record)) > LARGE_BYTES:  # which the limit is never below
+            if record is not None and (size := len(record)) > LARGE_BYTES:  # no limit is below that
                 slot = self.namespace.bucket_of(key.encode()).slot
                 try:
                     _, limit = self._client.call(Call(slot, (b"CONFIG", b"GET", b"proto-max-bulk-len")))

@@ -19,7 +19,7 @@ from rstore.errors import NotSupportedError, StoreNotAvailableError
 MAX_SIZE: Final = 6_000
 """How many records and rows a transaction reads and changes at most: its end is one script, which others wait for."""
 _WATCHED: Final = 4
-"""How many of them a watched key counts for: the server looks through all that are watched for each that is added."""
+"""The share of a watched key in that: for each key that is added, the server looks through all watched ones."""
 
 Seen = tuple[bytes, int | None]
 """The version of a record, and when it expires."""
@@ -123,7 +123,7 @@ class Overlay(WriteTransaction):
             self._watched.add(new)
 
     def _grow(self, n: int) -> None:
-        """Refuse to become larger by so much than one script may be."""
+        """Refuse to grow by so many records and rows if one script could not hold them."""
         changes = self._changes
         read = len(self._seen) + len(self._heads) + _WATCHED * len(self._watched)
         if read + len(changes.records) + changes.n + n > MAX_SIZE:

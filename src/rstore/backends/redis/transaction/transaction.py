@@ -23,7 +23,7 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        """Take back the changes inside if it raises; what was read inside has been read."""
+        """Take back the changes inside if it raises; its reads still count."""
         self._begin_call()
         before = self._changes.copy()
         try:
@@ -37,9 +37,9 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
         return nullcontext(self)
 
     def finish(self) -> None:
-        """Do all of it, or nothing.
+        """Apply all changes, or none.
 
-        Raises `RolledBack` if what was read is not so any more.
+        Raises `RolledBack` if something that was read has changed.
         """
         self._begin_call()
         changes = self._changes

@@ -61,11 +61,9 @@ class WatchedKeys:
         self._keys.update(keys)
 
     def finish(self, command: Command, replicas: int) -> Any:
-        """Run one command if nothing that is watched has changed, and return its reply.
+        """Run one command if no watched key has changed, wait until so many replicas have it, and return its reply.
 
-        It waits until so many replicas have it.
-
-        Raises `RolledBack` if something has; `LostReplyError` if it is not known.
+        Raises `RolledBack` if a key has changed; `LostReplyError` if the outcome is not known.
         """
         # Where nothing is watched without MULTI: a server whose memory is full refuses it, whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
@@ -76,7 +74,7 @@ class WatchedKeys:
         except FAILURES as error:
             if replicas:
                 raise LostReplyError from error  # all but WAIT may have arrived
-            raise self._overtaken() from error  # without its end, which is EXEC, it is nothing
+            raise self._overtaken() from error  # without EXEC, its end, nothing is done
         try:
             replies = self._receive(connection, len(commands))
         except FAILURES as error:
