@@ -16,6 +16,7 @@ from redis_transactions import HEAD, LOG, OTHER, Work, append, fail, opened, put
 
 from rstore import NotSupportedError, Store, StoreClosedError, StoreNotAvailableError
 from rstore.backends.contract import Backend, WriteTransaction
+from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.records.batches import MAX_RECORDS
 from rstore.backends.redis.transaction import overlay
 from rstore.backends.redis.transaction.watched import WatchedKeys
@@ -395,6 +396,35 @@ def test_one_that_is_too_large(alone: Backend, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(NotSupportedError, match="split it"):
             transact(alone, lambda b: put(b, "mine", 1), work)
         assert (alone.count(), alone.logs(Model.EVENTS)) == (2, ["log"])
+
+
+def test_a_refused_delete_range_inside_deletes_nothing(alone: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 2 * MAX_RECORDS
+    alone.write([Write(f"{i:05}", record(i)) for i in range(n)], alone.create())
+    monkeypatch.setattr(overlay, "MAX_SIZE", MAX_RECORDS + 10)
+    with alone.transaction() as inside, pytest.raises(NotSupportedError, match="split it"):
+        inside.delete_range("0", None)
+    assert alone.count("0", "1") == n
+
+
+def test_a_refused_commit_inside_changes_nothing(alone: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    incarnation = alone.create()
+    alone.append(OTHER, HEAD, [Row(0, 0, b"x")], incarnation)
+    monkeypatch.setattr(overlay, "MAX_SIZE", 10)
+    with alone.transaction(serializable=False) as inside:
+        inside.write([Write(f"{i}", record(i)) for i in range(2)], incarnation)
+        with pytest.raises(NotSupportedError, match="split it"):
+            inside.commit(OTHER, Commit(drop_rows=[Row(0, 0, b"x")], drop_if_empty=True), incarnation)
+    assert (alone.has("0"), len(alone.view(OTHER).rows)) == (True, 1)
+
+
+def test_only_a_transaction_that_leaves_garbage_deletes_some(alone: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    incarnation, collected = alone.create(), list[object]()
+    monkeypatch.setattr(RedisLife, "collect", lambda _, buckets: collected.append(buckets))
+    transact(alone, lambda b: b.append(OTHER, HEAD, [Row(0, 0, b"x")], incarnation))
+    assert collected == []
+    transact(alone, lambda b: b.drop(OTHER))
+    assert len(collected) == 1
 
 
 def test_a_namespace_that_is_not_there(redis_dsn: str) -> None:

@@ -64,7 +64,7 @@ def other(redis_server: Server, key: str | None) -> Iterator[Store]:
 
 READS: dict[str, tuple[bytes, Callable[[Store], Any], Any]] = {
     "get": (b"MGET", lambda s: s["k"], 1),
-    "has": (b"EXISTS", lambda s: "k" in s, True),
+    "has": (b"EVALSHA", lambda s: "k" in s, True),
     "len": (b"EVALSHA", len, 2),
     "find": (b"EVALSHA", lambda s: s.find(), [("k", 1), ("other", 2)]),
     "range": (b"EVALSHA", lambda s: s.range("s"), [(1, 1)]),

@@ -9,7 +9,7 @@ from typing import Final
 
 from rstore.backends.redis.logs.leases import RedisLeases
 from rstore.backends.redis.logs.logs import RedisLogs, fields
-from rstore.backends.redis.logs.members import BODY_ID_BYTES, REPLACED_MS, behind, pack_chunk, pack_position, pack_rows
+from rstore.backends.redis.logs.members import REPLACED_MS, behind, pack_chunk, pack_position, pack_rows
 from rstore.backends.redis.namespace.bucket import Bucket
 from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.namespace.namespace import spot_of
@@ -52,19 +52,17 @@ class RedisCommits(RedisLogs):
             raise self.namespace.unknown(f"a change of {log.key!r} was committed", lost) from lost.__cause__
 
     def _commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in commit.put_chunks]
-        spot = spot_of(log)
+        entries = list(map(pack_chunk, commit.put_chunks))
         retries: CallRetries | None = None
+
+        def ask(bucket: Bucket) -> Call:
+            return self._committing(bucket, log, commit, entries)
+
         while True:
-            bucket = self.namespace.bucket_of(spot)
-            if entries and bucket.incarnation == incarnation:
-                self._stage(bucket, entries, commit.put_chunks)
+            if entries and (bucket := self.namespace.bucket_of_log(log)).incarnation == incarnation:
+                self.stage(bucket, entries, commit.put_chunks)
             try:
-                return bool(
-                    self.namespace.write(
-                        spot, incarnation, lambda bucket: self._committing(bucket, log, commit, entries)
-                    )
-                )
+                return bool(self.namespace.write(spot_of(log), incarnation, ask))
             except Signal as signal:
                 self._check_head(log, signal)
                 if signal.code == "REPLACED":  # a chunk that is to be dropped: a concurrent rewrite was faster
@@ -75,17 +73,11 @@ class RedisCommits(RedisLogs):
                     raise
             retries = self.namespace.again(retries)
 
-    def stage(self, bucket: Bucket, chunks: Sequence[Chunk]) -> list[bytes]:
-        """Put the bodies of chunks where no reader finds them, and return their entries."""
-        entries = [pack_chunk(chunk, os.urandom(BODY_ID_BYTES)) for chunk in chunks]
-        self._stage(bucket, entries, chunks)
-        return entries
-
-    def _stage(self, bucket: Bucket, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
+    def stage(self, bucket: Bucket, entries: Sequence[bytes], chunks: Sequence[Chunk]) -> None:
         """Put the bodies of chunks where only a commit that knows their names finds them.
 
-        Never over one that is there: a command that was on the way when a connection broke may arrive after the commit
-        that keeps it for good, and would let it expire.
+        Never over a body that is there: a command that was on the way when its connection broke may arrive after the
+        commit that keeps the body, and would let it expire.
         """
         expires = (b"PX", b"%d" % STAGED_MS, b"NX")
         calls: list[Call] = []
@@ -178,7 +170,7 @@ def _condition(expected: Expected) -> bytes:
 def _is_safe_twice(commit: Commit) -> bool:
     """Return whether a commit that was done would not be done again: it replaces a stamp that it expects.
 
-    Not one that expects nothing: a reader may have seen what it made, and removed it.
+    A commit that expects nothing is not: another client may have removed what it made.
     """
     return (isinstance(commit.if_epoch, bytes) and commit.epoch is not None) or (
         isinstance(commit.if_version, bytes) and commit.version is not None

@@ -1,7 +1,7 @@
 """Leases on logs: the holder of one keeps others from committing, after it lost too many races.
 
-Nouns: a *lease* (a key with a random token, that runs out) and a *leftover* (a lease of one's own that is not held any
-more and that could not be given back: the server was gone, or the reply to its taking was lost).
+Nouns: a *lease* (a key with a random token, that runs out) and a *leftover* (a lease of this backend that is no longer
+held and could not be given back: the server was gone, or the reply to its taking was lost).
 
 Nothing that is committed depends on a lease: a commit compares the stamps of its log as well. A lease may therefore be
 short, so that a process that died keeps no other waiting for long; a process that lives renews it.
@@ -31,9 +31,9 @@ _RELEASE: Final = Script("release")
 _RENEW: Final = Script("renew")
 
 LEASE_MS: Final = 3_000
-"""How long a lease lasts after its holder died. One that is held for longer is renewed three times as often."""
+"""How long a lease outlasts a holder that died. A living one renews it three times in this time."""
 _LEFT_S: Final = 60.0
-"""The time after which a leftover has run out, also on a server that was away meanwhile."""
+"""The time after which a leftover has run out, even on a server that was away."""
 _POLL_S: Final = 0.005
 RENEWER: Final = "rstore log"
 
@@ -71,7 +71,10 @@ class RedisLeases:
                         renewer.start()
                 yield token
         finally:
-            self._remember(token, bucket.slot, name)
+            now = time.monotonic()
+            for old in [old for old, (*_, since) in list(self._leftovers.items()) if now - since > _LEFT_S]:
+                self._leftovers.pop(old, None)
+            self._leftovers[token] = (bucket.slot, name, now)
             # A lease that could not be given back does not undo the commits under it.
             self._give_back(token)
 
@@ -83,26 +86,17 @@ class RedisLeases:
             with suppress(StoreError):  # then it runs out, and the commit of its holder races with those of others
                 self._client.call(renew)
 
-    def _remember(self, token: bytes, slot: int, name: bytes) -> None:
-        now = time.monotonic()
-        for old in [old for old, (*_, since) in list(self._leftovers.items()) if now - since > _LEFT_S]:
-            self._leftovers.pop(old, None)
-        self._leftovers[token] = (slot, name, now)
-
     def _give_back(self, token: bytes) -> bool:
         """Give a leftover back; return whether that was done, and not by another thread."""
-        leftover = self._leftovers.pop(token, None)
+        leftover = self._leftovers.get(token)
         if leftover is None:
             return False
         slot, name, _ = leftover
         try:
             self._client.call(_RELEASE.on(slot, (name,), token, write=True, again=True))
-        except BaseException as error:
-            self._leftovers[token] = leftover
-            if isinstance(error, StoreError):
-                return False
-            raise
-        return True
+        except StoreError:
+            return False
+        return self._leftovers.pop(token, None) is not None
 
     def unleased(self, key: str, attempt: Callable[[], T]) -> T:
         """Repeat an attempt until no other handle has a lease on the log, and return its result.

@@ -1,13 +1,14 @@
 """Logs in Redis: a head, sorted sets of rows, chunks and checkpoints, and a string for the body of each chunk.
 
-A row is one member of its set, position and body: to drop it only where its bytes are still the same is to remove that
-member. Beside a hash of the bodies, which would have to be compared by hand, it takes half the memory.
+A row is one member of its set, position and body: removing that member drops the row only where its bytes are still the
+same. A hash of the bodies beside the positions would take more memory, and a comparison by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any, ClassVar, Final
 
 from rstore.backends.redis.logs.members import behind, check_order, pack_position, pack_rows, unpack_chunk, unpack_rows
@@ -22,7 +23,6 @@ from rstore.backends.types import (
     LAST,
     Chunk,
     Head,
-    HeldLogSnapshot,
     Log,
     LogSnapshot,
     Model,
@@ -67,8 +67,6 @@ class RedisLogs(RedisPart):
 
         return sorted(key for keys in self.namespace.replies(ask, b"-", rest) for key in keys)
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     def view(self, log: Log, query: ViewQuery = _ANY_VIEW) -> View:
         self._deadline.begin()
         return self.read_view(log, query)
@@ -79,45 +77,31 @@ class RedisLogs(RedisPart):
         retries: CallRetries | None = None
         while True:
             looked = self._look(log, query)
-            if looked is None:
-                return View(self.namespace.now_ms(self.namespace.bucket_of_log(log).slot), None)
             [view] = self._whole([looked], query)
             if view is not None:
                 return view
             # The body of a chunk is gone. It was replaced, and then the epoch is another; or the server evicted it.
-            stamps = looked[1][1]
-            if stamps[0] == epoch:
+            before, epoch = epoch, looked[1][1][0]
+            if epoch == before:
                 raise CorruptionError(f"a chunk of {log.key!r} in the namespace {self.namespace.name!r} is missing")
-            epoch = stamps[0]
             retries = self.namespace.again(retries)
 
     @contextmanager
     def log_snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[LogSnapshot, None, None]:
         self._deadline.begin()
-        query = ViewQuery(lo, hi)
-        looked = self._look(log, query)
-        if looked is None:
-            yield HeldLogSnapshot(View(self.namespace.now_ms(self.namespace.bucket_of_log(log).slot), None))
-        else:
-            bucket, found = looked
-            entries = found[3] if len(found) > 3 else []
-            yield _IndexSnapshot(_view(found, (), backwards=False), entries, self, bucket)
+        bucket, found = self._look(log, ViewQuery(lo, hi))
+        yield _IndexSnapshot(_view(found, (), backwards=False), _entries(found), self, bucket)
 
-    def _look(self, log: Log, query: ViewQuery) -> tuple[Bucket, Any] | None:
-        """Return the bucket of a log, and the answer of the script; None if there is no namespace."""
-        asked: list[Bucket] = []
+    def _look(self, log: Log, query: ViewQuery) -> tuple[Bucket, Any]:
+        """Return the bucket of a log, and the answer of the script."""
         arguments = _arguments(query)
-
-        def ask(bucket: Bucket) -> Call:
-            asked.append(bucket)
-            return _asking(bucket, log, arguments)
-
         try:
-            found = self.namespace.read(spot_of(log), ask, None)
+            found = self.namespace.read(spot_of(log), lambda bucket: _asking(bucket, log, arguments), None)
         except Signal as signal:
             self._check_head(log, signal)
             raise
-        return None if found is None else (asked[-1], found)
+        bucket = self.namespace.bucket_of_log(log)
+        return bucket, [self.namespace.now_ms(bucket.slot), None] if found is None else found
 
     def views(self, logs: Sequence[Log], query: ViewQuery = _ANY_VIEW) -> list[View]:
         self._deadline.begin()
@@ -133,48 +117,36 @@ class RedisLogs(RedisPart):
         for reply in replies:
             if isinstance(reply, Exception) and not isinstance(reply, Signal):
                 raise reply
-        there = [one for one in zip(buckets, replies, strict=True) if not isinstance(one[1], Signal)]
-        whole = iter(self._whole(there, query))
-        views = [None if isinstance(reply, Signal) else next(whole) for reply in replies]
-        return [self.read_view(log, query) if view is None else view for log, view in zip(logs, views, strict=True)]
+        views = self._whole(list(zip(buckets, replies, strict=True)), query)
+        return [view or self.read_view(log, query) for log, view in zip(logs, views, strict=True)]
 
     def _whole(self, found: Sequence[tuple[Bucket, Any]], query: ViewQuery) -> list[View | None]:
         """Return the answers of the script as views, with the bodies of their chunks.
 
-        None where one of them is gone: it was replaced long ago, or its log was dropped.
+        None where the script did nothing, or a body is gone: it was replaced long ago, or its log was dropped.
         """
-        entries = [reply[3] if query.bodies and len(reply) > 3 else [] for _, reply in found]
-        wanted = [(bucket, some) for (bucket, _), some in zip(found, entries, strict=True)]
+        wanted = [(bucket, _entries(reply) if query.bodies else []) for bucket, reply in found]
         backwards = query.reverse and query.limit is not None
         return [
-            None if bodies is None else _view(reply, bodies, backwards=backwards)
+            None if bodies is None or isinstance(reply, Signal) else _view(reply, bodies, backwards=backwards)
             for (_, reply), bodies in zip(found, self._bodies(wanted), strict=True)
         ]
 
     def _bodies(self, wanted: Sequence[tuple[Bucket, Sequence[bytes]]]) -> list[list[bytes] | None]:
         """Return the bodies of chunks of several logs; None for a log of which one is gone."""
-        if not any(entries for _, entries in wanted):
-            return [[] for _ in wanted]
-        names = [[bucket.body(entry) for entry in entries] for bucket, entries in wanted]
-        pages = [[some[i : i + _BODIES_A_CALL] for i in range(0, len(some), _BODIES_A_CALL)] for some in names]
-        fetched = iter(
+        fetched = chain.from_iterable(
             self.namespace.run(
-                Call(bucket.slot, (b"MGET", *page))
-                for (bucket, _), some in zip(wanted, pages, strict=True)
-                for page in some
+                Call(bucket.slot, (b"MGET", *map(bucket.body, entries[i : i + _BODIES_A_CALL])))
+                for bucket, entries in wanted
+                for i in range(0, len(entries), _BODIES_A_CALL)
             )
         )
-        bodies = [[body for _ in some for body in next(fetched)] for some in pages]
+        bodies = [list(islice(fetched, len(entries))) for _, entries in wanted]
         return [None if None in some else some for some in bodies]
 
     def read_bodies(self, bucket: Bucket, entries: Sequence[bytes]) -> list[bytes] | None:
         """Return the bodies of chunks of one log; None if one of them is gone."""
         return self._bodies([(bucket, entries)])[0]
-
-    def bodies_later(self, bucket: Bucket, entries: Sequence[bytes]) -> list[bytes] | None:
-        """Return bodies as `read_bodies` does, in a call of its own."""
-        self._deadline.begin()
-        return self.read_bodies(bucket, entries)
 
     def _check_head(self, log: Log, signal: Signal) -> None:
         """Raise `CorruptionError` where a script has found that the head of a log lacks a part."""
@@ -194,13 +166,10 @@ class RedisLogs(RedisPart):
         n, size = self.namespace.read(spot_of(log), ask, (0, 0))
         return n, size
 
-    # -- writing ------------------------------------------------------------------------------------------------------
-
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         self._deadline.begin()
         members = pack_rows(rows)
-        first, last = (members[0], members[0]) if len(members) == 1 else (min(members), max(members))
-        arguments = (log.key.encode(), *fields(head), first[:12], last[:12], *members)
+        arguments = (log.key.encode(), *fields(head), min(members)[:12], max(members)[:12], *members)
 
         def ask(bucket: Bucket) -> Call:
             keys = (bucket.marker_key, bucket.logs(log.model), bucket.log(b"h", log), bucket.log(b"r", log))
@@ -215,7 +184,7 @@ class RedisLogs(RedisPart):
 
             def is_there() -> bool:
                 # All of them are there, or none. Those that were sealed meanwhile are not found.
-                query = ViewQuery(*_span(rows), bodies=False)
+                query = ViewQuery(min(rows)[:2], max(rows)[:2], bodies=False)
                 return set(members) <= set(pack_rows(self.read_view(log, query).rows))
 
             if self.namespace.found_out(self.namespace.bucket_of_log(log), is_there):
@@ -234,8 +203,9 @@ class _IndexSnapshot(LogSnapshot):
         self._bucket = bucket
 
     def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        self._logs.namespace.deadline.begin()
         try:
-            bodies = self._logs.bodies_later(self._bucket, [self._entries[chunk.first] for chunk in chunks])
+            bodies = self._logs.read_bodies(self._bucket, [self._entries[chunk.first] for chunk in chunks])
         except StoreClosedError as error:
             raise ConflictError("the store was closed while it was being read: read again") from error
         if bodies is None:
@@ -246,11 +216,6 @@ class _IndexSnapshot(LogSnapshot):
 def fields(head: Head) -> tuple[bytes, bytes, bytes, bytes]:
     """Return a head as the scripts take it."""
     return head.epoch, head.version, b"%d" % head.sealed, head.facts
-
-
-def _span(rows: Sequence[Row]) -> tuple[Position, Position]:
-    positions = [(t, seq) for t, seq, _ in rows]
-    return min(positions), max(positions)
 
 
 def _arguments(query: ViewQuery) -> tuple[bytes, ...]:
@@ -270,6 +235,11 @@ def _arguments(query: ViewQuery) -> tuple[bytes, ...]:
 def _asking(bucket: Bucket, log: Log, arguments: tuple[bytes, ...]) -> Call:
     keys = (bucket.marker_key, *bucket.parts(log, b"hrck"))
     return _VIEW.on(bucket.slot, keys, bucket.mark, *arguments, write=False, again=True)
+
+
+def _entries(reply: Any) -> Sequence[bytes]:
+    """Return the index entries in an answer of the script; there are none where it tells of no more than the head."""
+    return [] if isinstance(reply, Signal) or len(reply) <= 3 else reply[3]
 
 
 def _view(reply: Any, bodies: Sequence[bytes], *, backwards: bool) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from rstore.backends.types import MAX_SEQ, Chunk, Position, Row
 from rstore.errors import CorruptionError
 
-BODY_ID_BYTES: Final = 12
+_BODY_ID_BYTES: Final = 12
 REPLACED_MS: Final = 600_000
 """How long the body of a replaced chunk stays, for readers that have read the index already."""
 _POSITION: Final = struct.Struct(">QI")
@@ -46,7 +47,7 @@ def unpack_rows(members: Iterable[bytes]) -> list[Row]:
         for member in members:
             t, seq = unpack(member)
             if seq > MAX_SEQ:
-                raise CorruptionError("a row on the Redis server is at a position that there is not")
+                raise CorruptionError("a row on the Redis server is at an impossible position")
             rows.append(Row(t - _ZERO, seq, member[_POSITION_BYTES:]))
     except struct.error as error:
         raise CorruptionError("a row on the Redis server was cut short") from error
@@ -59,10 +60,11 @@ def check_order(members: Sequence[bytes]) -> None:
         raise CorruptionError("what is indexed on the Redis server is out of order")
 
 
-def pack_chunk(chunk: Chunk, body_id: bytes) -> bytes:
-    """Return the entry of a chunk in the index: everything but the body, which has a key of its own."""
+def pack_chunk(chunk: Chunk) -> bytes:
+    """Return the index entry of a chunk: all but the body, for whose key it draws a new name."""
     (t, seq), (last_t, last_seq) = chunk.first, chunk.last
-    return _CHUNK.pack(t + _ZERO, seq, last_t + _ZERO, last_seq, chunk.n) + body_id + chunk.meta
+    index = _CHUNK.pack(t + _ZERO, seq, last_t + _ZERO, last_seq, chunk.n)
+    return index + os.urandom(_BODY_ID_BYTES) + chunk.meta
 
 
 def unpack_chunk(entry: bytes, body: bytes) -> Chunk:
@@ -71,5 +73,5 @@ def unpack_chunk(entry: bytes, body: bytes) -> Chunk:
         raise CorruptionError("a chunk on the Redis server was cut short")
     t, seq, last_t, last_seq, n = _CHUNK.unpack_from(entry)
     if not (seq <= MAX_SEQ and last_seq <= MAX_SEQ and 0 < n <= MAX_SEQ):
-        raise CorruptionError("a chunk on the Redis server is at a position that there is not")
+        raise CorruptionError("a chunk on the Redis server is at an impossible position")
     return Chunk((t - _ZERO, seq), (last_t - _ZERO, last_seq), n, entry[_META_AT:], body)

@@ -1,7 +1,7 @@
 """Writing records to one bucket: some by one script, many as a batch that is staged, made visible, and folded in.
 
-A script that wrote a hundred thousand records would stop the server for half a second. A batch lies beside the single
-records, under names of its own, until the marker names it; from then on every writer folds some of it in.
+One script that wrote many records would hold up all other clients. A batch lies beside the single records, under names
+of its own, until the marker names it; from then on every writer folds some of it in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STAGED_S: Final = 3600
 
 
 class RedisBatches(RedisPart):
-    """Batches of records, as far as reading and writing single ones has to know of them."""
+    """Batches of records: written, folded in, and looked into."""
 
     def _write_batch(self, spot: bytes, writes: Writes, incarnation: bytes) -> None:
         """Write many records of one bucket, all or nothing."""
@@ -51,8 +51,7 @@ class RedisBatches(RedisPart):
             retries: CallRetries | None = None
             while not self._client.call(publish):
                 retries = self.namespace.again(retries)
-                with suppress(Signal):
-                    self.fold_anew(bucket)
+                self._fold_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
             # The staged batch costs nothing but memory.
             self.namespace.collect([bucket], given_up=batch)
@@ -61,8 +60,8 @@ class RedisBatches(RedisPart):
             raise NamespaceGone from error
         self.namespace.wrote()
         # The batch is visible: if it cannot be folded in now, the next writer does it.
-        with suppress(Signal, StoreError):
-            self.fold_anew(bucket)
+        with suppress(StoreError):
+            self._fold_anew(bucket)
 
     def _stage_batch(self, bucket: Bucket, batch: bytes, writes: Writes) -> None:
         now_ms = self.namespace.now_ms(bucket.slot)
@@ -76,24 +75,20 @@ class RedisBatches(RedisPart):
             self._client.call(entry)  # before there is anything that might be left behind
             self.namespace.run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
 
-    def fold_anew(self, bucket: Bucket) -> None:
+    def _fold_anew(self, bucket: Bucket) -> None:
         """Fold in the batch that a bucket has now."""
         [fresh] = self.namespace.refresh([bucket])
-        self._fold(fresh)
+        with suppress(Signal):
+            self.folded(fresh)
 
     def folded(self, bucket: Bucket) -> Bucket:
-        """Return a bucket without a batch, or raise the signal that it is out of date: its batch was folded in."""
+        """Return a bucket without a batch; fold one in first, and raise the signal that the bucket is out of date."""
         if bucket.batch:
             self._fold(bucket)
         return bucket
 
     def _fold(self, bucket: Bucket) -> None:
-        """Fold a batch in, if there is one, and raise the signal that the bucket is out of date.
-
-        A frozen store waits for those that write.
-        """
-        if not bucket.batch:
-            return
+        """Fold a batch in, and raise the signal that the bucket is out of date. A frozen store waits for writers."""
         retries = CallRetries(self._deadline)
         while self.namespace.frozen:
             [fresh] = self.namespace.refresh([bucket])
@@ -113,7 +108,7 @@ class RedisBatches(RedisPart):
         raise Signal("STALE")
 
     def _find(self, name: bytes, *, there: bool) -> Any:
-        """Return a record, or whether it is there, where a batch may be visible."""
+        """Return a record, or whether it is there; a batch may be visible."""
 
         def ask(bucket: Bucket) -> Call:
             beside = bucket.of_records(bucket.batch)

@@ -49,10 +49,9 @@ class RedisRanges(RedisBatches):
             return sum(counts)
         n, after, more = 0, None, True
         while more:
-            records, more = self.read_page(ScanQuery(MAX_RECORDS, start, stop, after, keys_only=True))
+            records, more = self.scan(ScanQuery(MAX_RECORDS, start, stop, after, keys_only=True))
             n += len(records)
             after = records[-1][0] if records else None
-            self._deadline.begin()
         return n
 
     def scan(self, query: ScanQuery) -> Page:
@@ -77,16 +76,16 @@ class RedisRanges(RedisBatches):
             low, high = (low, behind) if query.reverse else (behind, high)  # all of these have expired, or are damaged
 
     def _named(self, found: list[RawFound]) -> list[Found]:
+        if self.around_damage:
+            found = [one for one in found if is_name(one[0])]
         try:
             return [(key.decode(), record, expires_ms) for key, record, expires_ms in found]
         except UnicodeDecodeError as error:
-            if self.around_damage:
-                return [(key.decode(), record, expires_ms) for key, record, expires_ms in found if is_name(key)]
             what = f"of a key in namespace {self.namespace.name!r} is damaged, it is no text"
             raise CorruptionError(f"the name {error.object!r} {what}") from error
 
     def _merged(self, low: bytes, high: bytes, query: ScanQuery) -> tuple[list[RawFound], bytes | None]:
-        """Return the first records of all buckets in order, and the key up to which they are all; None: to the end."""
+        """Return the first records of all buckets in order, and the key up to which none is missing; None: the end."""
         limit, reverse = query.limit, query.reverse
         n = len(self.namespace.buckets)
         share = limit // n
@@ -119,24 +118,21 @@ class RedisRanges(RedisBatches):
                 found = [one for one in found if (one[0] >= edge if reverse else one[0] <= edge)]
         return found, edge
 
-    # -- taking away --------------------------------------------------------------------------------------------------
-
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._deadline.begin()
         low, high = _bounds(start, stop)
-
-        def begin() -> list[tuple[Bucket, bytes]]:
-            return [(bucket, low) for bucket in self.namespace.buckets]
 
         def ask(bucket: Bucket, low: bytes) -> Call:
             arguments = (bucket.mark, low, high, b"%d" % MAX_RECORDS)
             return _DELETE_RANGE.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=True, again=False)
 
         def rest(_: bytes, reply: Any) -> bytes | None:
-            # Behind it: from the beginning, a client that goes on writing there would keep this busy.
+            # Behind it: from the beginning, a client that goes on writing there would keep this call busy.
             return b"(" + reply[1] if reply[1] else None
 
-        rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
+        rounds = self.namespace.rounds(
+            lambda: [(bucket, low) for bucket in self.namespace.buckets], ask, rest, if_incarnation=if_incarnation
+        )
         outcomes = [reply if isinstance(reply, Exception) else reply[0] for _, reply in outcomes_of(rounds)]
         return self._total(outcomes, "deleted")
 
@@ -165,23 +161,17 @@ class RedisRanges(RedisBatches):
             new = bucket.incarnation + os.urandom(GENERATION_BYTES)
             return _CLEAR.on(bucket.slot, keys, bucket.mark, new, write=True, again=True)
 
-        outcomes: list[Any] = []
-        dirty: list[Bucket] = []
         try:
-            for bucket, _, left in self.namespace.rounds(begin, ask):
-                outcomes.append(left)
-                dirty += [bucket] if left else []
+            replies = list(self.namespace.rounds(begin, ask))
         except StoreError as error:
             raise OutcomeUnknownError(
                 f"whether the records of the namespace {self.namespace.name!r} were cleared is unknown: "
                 f"{reason_of(error)}"
             ) from error
-        self._total(outcomes, "cleared")
+        self._total([left for _, _, left in replies], "cleared")
         with suppress(StoreError):  # the next call finds out that the bucket is out of date
             self.namespace.refresh()
-        self.namespace.collect(dirty)
-
-    # -- the answers of several buckets -------------------------------------------------------------------------------
+        self.namespace.collect(bucket for bucket, _, left in replies if left)
 
     @staticmethod
     def _outcome(attempt: Callable[[], object]) -> Any:
@@ -193,7 +183,7 @@ class RedisRanges(RedisBatches):
     def _total(self, outcomes: Sequence[Any], what: str) -> int:
         """Return the sum of the answers of several buckets.
 
-        Raises the error of one, as long as it speaks for all; otherwise some of the records may be gone.
+        Raises the error of one bucket where it speaks for all, `OutcomeUnknownError` where only some have done it.
         """
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if not failures:
@@ -203,15 +193,15 @@ class RedisRanges(RedisBatches):
                 raise self.namespace.unknown(f"records were {what}", failure) from failure.__cause__
             if isinstance(failure, OutcomeUnknownError) and not isinstance(failure, TooFewReplicasError):
                 raise failure
-        if all(isinstance(failure, TooFewReplicasError) for failure in failures):
+        refused = [failure for failure in failures if not isinstance(failure, TooFewReplicasError)]
+        if not refused:
             raise failures[0]
-        refused = next(failure for failure in failures if not isinstance(failure, TooFewReplicasError))
-        if len(failures) < len(outcomes) or any(isinstance(failure, TooFewReplicasError) for failure in failures):
+        if len(refused) < len(outcomes):
             raise OutcomeUnknownError(
                 f"in the namespace {self.namespace.name!r}, some records were {what} and others not: "
-                f"{reason_of(refused)}"
-            ) from refused
-        raise refused
+                f"{reason_of(refused[0])}"
+            ) from refused[0]
+        raise refused[0]
 
 
 def outcomes_of(rounds: Iterator[tuple[Bucket, S, Any]]) -> Iterator[tuple[S | None, Any]]:
@@ -229,7 +219,7 @@ def _bounds(start: str, stop: str | None) -> tuple[bytes, bytes]:
 
 
 def expires_ms_of(last_ms: bytes | None) -> int | None:
-    """Return the expiry of a record of which the index knows the last millisecond that it is there."""
+    """Return the expiry of a record, given the last millisecond that it is there, as the index has it."""
     try:
         return None if last_ms is None else int(last_ms) + 1
     except ValueError as error:

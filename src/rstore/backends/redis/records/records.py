@@ -26,7 +26,6 @@ from rstore.backends.types import (
     ExpectedIncarnation,
     Found,
     NamespaceGone,
-    Ttl,
     Write,
     Writes,
     too_large,
@@ -67,24 +66,7 @@ class RedisRecords(RedisRanges):
 
     def has(self, key: str) -> bool:
         self._deadline.begin()
-        name = key.encode()
-        retries: CallRetries | None = None
-        while True:
-            bucket = self.namespace.bucket_of(name)
-            if bucket.batch:
-                return bool(self._find(name, there=True))
-            # In this order: where the marker is still the same afterwards, the record was one of the namespace.
-            there, marker = self.namespace.run(
-                (
-                    Call(bucket.slot, (b"EXISTS", bucket.records + name)),
-                    Call(bucket.slot, (b"GET", bucket.marker_key)),
-                )
-            )
-            if marker != bucket.marker:
-                self.namespace.adopt(bucket, marker)
-            elif bucket.incarnation or not self.namespace.is_laid_out_anew():
-                return bool(there)
-            retries = self.namespace.again(retries)
+        return bool(self._find(key.encode(), there=True))
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._deadline.begin()
@@ -93,9 +75,6 @@ class RedisRecords(RedisRanges):
     def read_records(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         """Return the records that exist under these keys."""
         head_bytes = b"%d" % HEAD_BYTES if heads else b""
-
-        def begin() -> list[tuple[Bucket, list[bytes]]]:
-            return self._grouped(map(str.encode, keys), bytes)
 
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             prefix = self.folded(bucket).records
@@ -107,7 +86,7 @@ class RedisRecords(RedisRanges):
             return None if isinstance(reply, Exception) else names[len(reply[0]) :] or None
 
         found: list[Found] = []
-        for _, names, reply in self.namespace.rounds(begin, ask, rest):
+        for _, names, reply in self.namespace.rounds(lambda: self._grouped(map(str.encode, keys), bytes), ask, rest):
             if isinstance(reply, Exception):
                 raise reply
             records, last = reply
@@ -126,8 +105,6 @@ class RedisRecords(RedisRanges):
             bucket = self.namespace.bucket_of(name_of(item))
             groups.setdefault(bucket.number, (bucket, []))[1].append(item)
         return list(groups.values())
-
-    # -- writing ------------------------------------------------------------------------------------------------------
 
     def is_one_place(self, keys: Iterable[str]) -> bool:
         if len(self.namespace.buckets) == 1:
@@ -160,17 +137,14 @@ class RedisRecords(RedisRanges):
             self._write_buckets(writes, incarnation)
 
     def _write_buckets(self, writes: Writes, incarnation: bytes) -> None:
-        def begin() -> list[tuple[Bucket, list[tuple[str, bytes | None, Ttl]]]]:
-            return self._grouped(writes, _name_of)
-
         def ask(bucket: Bucket, group: Writes) -> Call:
             return writing(self.folded(bucket), group)
 
-        groups, outcomes = begin(), list[Any]()
+        groups, outcomes = self._grouped(writes, lambda write: write[0].encode()), list[Any]()
         if any(is_large(group) for _, group in groups):
             outcomes += (self._outcome(partial(self._write_bucket, group, incarnation)) for _, group in groups)
         else:
-            for group, reply in outcomes_of(self.namespace.rounds(begin, ask, if_incarnation=incarnation)):
+            for group, reply in outcomes_of(self.namespace.rounds(lambda: groups, ask, if_incarnation=incarnation)):
                 if group is not None and isinstance(reply, LostReplyError):
                     outcomes.append(self._outcome(partial(self._find_out_written, group, reply)))
                 else:
@@ -227,9 +201,9 @@ class RedisRecords(RedisRanges):
             return True
 
     def _check_sizes(self, writes: Writes) -> None:
-        """Refuse what a server does not take, before it is sent: it would close the connection in the middle of it."""
+        """Refuse a record that the server does not take: sent, it would make the server close the connection."""
         for key, record, _ in writes:
-            if record is not None and (size := len(record)) > LARGE_BYTES:  # which the limit is never below
+            if record is not None and (size := len(record)) > LARGE_BYTES:  # no limit is below that
                 slot = self.namespace.bucket_of(key.encode()).slot
                 try:
                     _, limit = self._client.call(Call(slot, (b"CONFIG", b"GET", b"proto-max-bulk-len")))
@@ -256,9 +230,6 @@ class RedisRecords(RedisRanges):
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
         self._deadline.begin()
 
-        def begin() -> list[tuple[Bucket, list[bytes]]]:
-            return self._grouped(map(str.encode, dict.fromkeys(keys)), bytes)
-
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             # Not more than that at once: deleting is promised for each key, not for all of them as one.
             found = (*self.folded(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
@@ -267,10 +238,9 @@ class RedisRecords(RedisRanges):
         def rest(names: list[bytes], _: int) -> list[bytes] | None:
             return names[MAX_RECORDS:] or None
 
+        begin = partial(self._grouped, [key.encode() for key in dict.fromkeys(keys)], bytes)
         rounds = self.namespace.rounds(begin, ask, rest, if_incarnation=if_incarnation)
         return self._total([reply for _, reply in outcomes_of(rounds)], "deleted")
-
-    # -- watching -----------------------------------------------------------------------------------------------------
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[RedisWatcher]:
         self._deadline.begin()
@@ -285,7 +255,3 @@ class RedisRecords(RedisRanges):
         self.namespace.refresh()
         connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)
         return closing(RedisWatcher(self._client, connect, watched, stem))
-
-
-def _name_of(write: tuple[str, bytes | None, Ttl]) -> bytes:
-    return write[0].encode()

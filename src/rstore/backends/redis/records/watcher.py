@@ -73,7 +73,7 @@ class RedisWatcher(Watcher):
             self._drop(server)
 
     def _hears(self, server: Address | None, timeout_s: float) -> bool:
-        """Return whether a server has sent something; if the connection broke, it may have wanted to."""
+        """Return whether a server has sent something, or may have: the connection broke."""
         connection, heard = self._connections[server], False
         try:
             while connection.can_read(0.0 if heard else timeout_s):
@@ -88,7 +88,7 @@ class RedisWatcher(Watcher):
         return heard
 
     def _track(self) -> bool:
-        """Have the servers track the names of now; return whether these are others than before."""
+        """Have the servers track the names of the current markers; return whether these were others before."""
         if self._refused or monotonic() < self._again_at:
             return False
         wanted = self._wanted()

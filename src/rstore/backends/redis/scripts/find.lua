@@ -1,4 +1,5 @@
--- Returns a record that may be in a batch; a key that is in its index is not looked for elsewhere, though it expired.
+-- Returns a record, or whether it is there. It may be in a batch: a key that is in the index of the batch is not looked
+-- for elsewhere, though it expired.
 --
 -- KEYS: marker, index of the batch, record in the batch, single record. ARGV: marker, key, '1' to say only if it is there.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then

@@ -13,7 +13,7 @@ if marker ~= ARGV[1] and not (staging and marker:sub(1, 24) == ARGV[1]) then
 end
 local index, expiry = KEYS[2], KEYS[3]
 if #KEYS == 4 and ARGV[2] == '1' and redis.call('EXISTS', expiry) == 0 then
-  -- The most frequent case, for which the loops below take half as long again.
+  -- The most frequent case, without the cost of the loops below.
   redis.call('SET', KEYS[4], ARGV[4])
   redis.call('ZADD', index, '0', KEYS[4]:sub(17))
   return 1

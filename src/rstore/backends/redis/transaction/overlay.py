@@ -19,7 +19,7 @@ from rstore.errors import NotSupportedError, StoreNotAvailableError
 MAX_SIZE: Final = 6_000
 """How many records and rows a transaction reads and changes at most: its end is one script, which others wait for."""
 _WATCHED: Final = 4
-"""How many of them a watched key counts for: the server looks through all that are watched for each that is added."""
+"""The share of a watched key in that: for each key that is added, the server looks through all watched ones."""
 
 Seen = tuple[bytes, int | None]
 """The version of a record, and when it expires."""
@@ -100,13 +100,16 @@ class Overlay(WriteTransaction):
         """Whether there was no namespace when it began."""
         return not self._bucket.incarnation
 
-    def _check_incarnation(self, incarnation: ExpectedIncarnation) -> None:
-        """Raise `NamespaceGone` if the namespace is there, and of another incarnation."""
-        if not self._nowhere and incarnation not in (ANY, self._bucket.incarnation):
+    def _begin_put(self, incarnation: bytes) -> None:
+        """Begin a call that puts something into one incarnation of the namespace."""
+        self._begin_call()
+        if self._nowhere or incarnation != self._bucket.incarnation:
             raise NamespaceGone
 
-    def _expect(self, incarnation: bytes) -> None:
-        if incarnation != self._bucket.incarnation or self._nowhere:
+    def _begin_removal(self, incarnation: ExpectedIncarnation) -> None:
+        """Begin a call that takes something away; there is nothing to take of a namespace that is gone."""
+        self._begin_call()
+        if not self._nowhere and incarnation not in (ANY, self._bucket.incarnation):
             raise NamespaceGone
 
     def _watch(self, keys: Iterable[bytes]) -> None:
@@ -120,7 +123,7 @@ class Overlay(WriteTransaction):
             self._watched.add(new)
 
     def _grow(self, n: int) -> None:
-        """Refuse to become larger by so much than one script may be."""
+        """Refuse to grow by so many records and rows if one script could not hold them."""
         changes = self._changes
         read = len(self._seen) + len(self._heads) + _WATCHED * len(self._watched)
         if read + len(changes.records) + changes.n + n > MAX_SIZE:

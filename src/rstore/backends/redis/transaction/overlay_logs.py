@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Final
 
 from rstore.backends.common.heads import admits
-from rstore.backends.redis.logs.members import unpack_chunk
-from rstore.backends.redis.transaction.log_changes import LogChanges
+from rstore.backends.redis.logs.members import pack_chunk, unpack_chunk
+from rstore.backends.redis.transaction.changes import LogChanges
 from rstore.backends.redis.transaction.overlay import Overlay
 from rstore.backends.redis.transport.calls import Call
 from rstore.backends.types import (
@@ -52,13 +52,8 @@ class OverlayLogs(Overlay):
                 (found.discard if changes.head is None else found.add)(log.key)
         return sorted(found)
 
-    # -- reading ------------------------------------------------------------------------------------------------------
-
     def view(self, log: Log, query: ViewQuery = _ANY_VIEW) -> View:
         self._begin_call()
-        return self._view(log, query)
-
-    def _view(self, log: Log, query: ViewQuery) -> View:
         if self._nowhere:
             return View(self._now_ms(), None)
         self._watch_log(log, b"c" + (b"r" if query.rows else b"") + (b"k" if query.from_checkpoint else b""))
@@ -78,7 +73,7 @@ class OverlayLogs(Overlay):
         if query.limit is not None:
             hot, chunks = first_of(hot, chunks, query.limit, reverse=query.reverse)
         if query.bodies:
-            chunks = self._with_bodies(log, [index[chunk.first] for chunk in chunks])
+            chunks = self._with_bodies(log, chunks, [index[chunk.first] for chunk in chunks])
         return View(now_ms, changes.head, hot, chunks, checkpoint)
 
     def views(self, logs: Sequence[Log], query: ViewQuery = _ANY_VIEW) -> list[View]:
@@ -87,7 +82,7 @@ class OverlayLogs(Overlay):
         self._watch(name for log in stored for name in self._bucket.parts(log, b"cr"))
         found = self._stored.read_views(stored, query)
         views = {log: self._saw(log, view) for log, view in zip(stored, found, strict=True)}
-        return [views[log] if log in views else self._view(log, query) for log in logs]
+        return [views[log] if log in views else self.view(log, query) for log in logs]
 
     @contextmanager
     def log_snapshot(self, log: Log, lo: Position = FIRST, hi: Position = LAST) -> Generator[LogSnapshot, None, None]:
@@ -135,12 +130,12 @@ class OverlayLogs(Overlay):
             changes.chunks = _indexed(self._namespace.client.call(ask)) if changes.based else {}
         return changes.chunks
 
-    def _with_bodies(self, log: Log, entries: Sequence[bytes]) -> list[Chunk]:
+    def _with_bodies(self, log: Log, chunks: Sequence[Chunk], entries: Sequence[bytes]) -> list[Chunk]:
         bodies = self._stored.read_bodies(self._bucket, entries)
         if bodies is None:
             where = f"{log.key!r} in the namespace {self._namespace.name!r}"
             raise RolledBack(f"what was read of {where} was replaced long ago; nothing was applied")
-        return [unpack_chunk(entry, body) for entry, body in zip(entries, bodies, strict=True)]
+        return [chunk._replace(body=body) for chunk, body in zip(chunks, bodies, strict=True)]
 
     def _saw(self, log: Log, view: View, *, changed: bool = False) -> View:
         """Return a view of the stored log, whose head must not change, at least since the log was changed inside."""
@@ -155,11 +150,8 @@ class OverlayLogs(Overlay):
     def _watch_log(self, log: Log, kinds: bytes) -> None:
         self._watch(self._bucket.parts(log, kinds))
 
-    # -- writing ------------------------------------------------------------------------------------------------------
-
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        self._begin_call()
-        self._expect(incarnation)
+        self._begin_put(incarnation)
         changes = self._changes_of(log)
         if changes.head is not None and changes.head.sealed != head.sealed:
             return False
@@ -170,8 +162,7 @@ class OverlayLogs(Overlay):
         return True
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        self._begin_call()
-        self._expect(incarnation)
+        self._begin_put(incarnation)
         changes = self._changes_of(log)
         if not admits(changes.head, commit):
             return False
@@ -181,21 +172,24 @@ class OverlayLogs(Overlay):
                 return False  # a chunk that is to be dropped: a concurrent rewrite was faster
         lists = (commit.put_rows, commit.drop_rows, commit.put_chunks, commit.drop_chunks, commit.put_checkpoints)
         self._add(1 + sum(map(len, lists)))
-        changes.apply(commit, _indexed(self._stored.stage(self._bucket, commit.put_chunks)))
-        self._changes.logs[log] = changes
-        if commit.drop_if_empty and self._is_empty(log):
+        entries = list(map(pack_chunk, commit.put_chunks))
+        self._stored.stage(self._bucket, entries, commit.put_chunks)
+        if commit.drop_if_empty:
+            changes = changes.copy()  # what follows may fail
+        changes.apply(commit, _indexed(entries))
+        if commit.drop_if_empty and self._is_empty(log, changes):
             self._always_watch(self._bucket.parts(log, b"rc"))
-            if self._is_empty(log):
-                self._changes.logs[log] = changes.dropped()
+            if self._is_empty(log, changes):
+                changes = changes.dropped()
+        self._changes.logs[log] = changes
         return True
 
-    def _is_empty(self, log: Log) -> bool:
-        left = self._view(log, ViewQuery(limit=1, bodies=False))
-        return not (left.rows or left.chunks)
+    def _is_empty(self, log: Log, changes: LogChanges) -> bool:
+        self._watch_log(log, b"rc")
+        return not (self._rows(log, changes, ViewQuery(limit=1)) or self._index(log, changes))
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        self._begin_call()
-        self._check_incarnation(if_incarnation)
+        self._begin_removal(if_incarnation)
         if self._nowhere:
             return False
         changes = self._changes_of(log)

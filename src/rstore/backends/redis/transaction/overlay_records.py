@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 from rstore.backends.common.pages import cut
@@ -35,14 +35,8 @@ class OverlayRecords(Overlay):
 
     def fetch(self, keys: Collection[str], *, heads: bool = False) -> list[Found]:
         self._begin_call()
-        return self._fetch(keys, heads=heads)
-
-    def _fetch(self, keys: Collection[str], *, heads: bool) -> list[Found]:
         stored = [key for key in keys if self._is_stored(key)]
-        self._grow(len(stored))
-        found = {one[0]: one for one in self._stored.read_records(stored, heads=heads)}
-        for key in stored:
-            self._see(key, _seen(found[key]) if key in found else None)
+        found = self._read_stored(stored, heads=heads)
         is_alive = self._clocked()
         for key in keys:
             if (held := self._changes.records.get(key)) is None:
@@ -62,14 +56,8 @@ class OverlayRecords(Overlay):
         is_alive = self._clocked()
         return stored + sum(held is not None and is_alive(held) for held in ours.values())
 
-    def is_one_place(self, keys: Iterable[str]) -> bool:
-        return True
-
     def scan(self, query: ScanQuery) -> Page:
         self._begin_call()
-        return self._scan(query)
-
-    def _scan(self, query: ScanQuery) -> Page:
         found: list[Found] = []
         edge, more = query.after, self._reads_runs()
         while more and len(found) < query.limit:
@@ -77,7 +65,7 @@ class OverlayRecords(Overlay):
             if not query.keys_only:
                 self._grow(len(page))
                 for one in page:
-                    self._see(one[0], _seen(one))
+                    self._see(one[0], one)
             found += (one for one in page if one[0] not in self._changes.records)
             edge = page[-1][0] if page else edge
         ours = self._put_until(query, edge if more else None)
@@ -85,7 +73,7 @@ class OverlayRecords(Overlay):
             there = zip(ours, self._look(ours), strict=True)
             found += ((key, b"", None) for key, seen in there if seen is not None)
         else:
-            found += self._fetch(ours, heads=query.heads)
+            found += self.fetch(ours, heads=query.heads)
         found.sort(reverse=query.reverse)
         return cut(found, query.limit, more=more)
 
@@ -97,18 +85,14 @@ class OverlayRecords(Overlay):
             return [key for key in keys if (after is None or key < after) and (edge is None or key >= edge)]
         return [key for key in keys if (after is None or key > after) and (edge is None or key <= edge)]
 
-    # -- writing ------------------------------------------------------------------------------------------------------
-
     def write(self, writes: Writes, incarnation: bytes) -> None:
-        self._begin_call()
-        self._expect(incarnation)
+        self._begin_put(incarnation)
         self._grow(len(writes))
         expiry = cache(self._expiry)  # one look at the clock, and one moment at which all of them expire
         self._changes.records.update([(write[0], _held(Write(*write), None, expiry)) for write in writes])
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
-        self._begin_call()
-        self._expect(incarnation)
+        self._begin_put(incarnation)
         [seen] = self._look([write.key])
         if (None if seen is None else seen[0]) != version:
             return False
@@ -117,8 +101,7 @@ class OverlayRecords(Overlay):
         return True
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        self._begin_call()
-        self._check_incarnation(if_incarnation)
+        self._begin_removal(if_incarnation)
         [seen] = self._look([key])
         if seen is None:
             return False
@@ -128,21 +111,19 @@ class OverlayRecords(Overlay):
         return True
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        self._begin_call()
-        self._check_incarnation(if_incarnation)
+        self._begin_removal(if_incarnation)
         keys = list(dict.fromkeys(keys))
         return self._forget([key for key, seen in zip(keys, self._look(keys), strict=True) if seen is not None])
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        self._begin_call()
-        self._check_incarnation(if_incarnation)
-        n, more = 0, True
-        query = ScanQuery(MAX_RECORDS, start, stop, keys_only=True)
+        self._begin_removal(if_incarnation)
+        gone: list[str] = []
+        more = True
         while more:
-            page, more = self._scan(query)
-            n += self._forget([key for key, _, _ in page])
-            query = query._replace(after=page[-1][0] if page else None)
-        return n
+            page, more = self.scan(ScanQuery(MAX_RECORDS, start, stop, gone[-1] if gone else None, keys_only=True))
+            gone += (key for key, _, _ in page)
+            self._grow(len(gone))
+        return self._forget(gone)
 
     def sweep(self, limit: int) -> int:
         return 0  # no reader sees the difference, and it would change the indexes that are watched
@@ -156,8 +137,6 @@ class OverlayRecords(Overlay):
         self._grow(len(keys))
         self._changes.records.update(dict.fromkeys(keys))
         return len(keys)
-
-    # -- stored records, and held ones --------------------------------------------------------------------------------
 
     def _expiry(self, ttl_ms: int | None) -> int | None:
         # From now on, and not from the end on: the transaction sees the expiry that all others will.
@@ -200,13 +179,18 @@ class OverlayRecords(Overlay):
     def _look_stored(self, keys: Sequence[str]) -> list[Seen | None]:
         # A record that expires has to be looked at again; the end finds those that were put or deleted since.
         new = [key for key in keys if key not in self._seen or (self._seen[key] or (b"", None))[1] is not None]
-        self._grow(len(new))
-        found = {one[0]: _seen(one) for one in self._stored.read_records(new, heads=True)}
-        for key in new:
-            self._see(key, found.get(key))
+        self._read_stored(new, heads=True)
         return [self._seen[key] for key in keys]
 
-    def _see(self, key: str, seen: Seen | None) -> None:
+    def _read_stored(self, keys: Sequence[str], *, heads: bool) -> dict[str, Found]:
+        self._grow(len(keys))
+        found = {one[0]: one for one in self._stored.read_records(keys, heads=heads)}
+        for key in keys:
+            self._see(key, found.get(key))
+        return found
+
+    def _see(self, key: str, found: Found | None) -> None:
+        seen = None if found is None else (version_of(found[1]), found[2])
         if self._seen.setdefault(key, seen) != seen:
             raise self._overtaken(f"the record of {key!r}")
 
@@ -217,10 +201,6 @@ def _held(write: Write, seen: Seen | None, expiry: Callable[[int | None], int | 
         return None
     expires_ms = (seen and seen[1]) if write.ttl_ms is KEEP else expiry(write.ttl_ms)
     return Held(version_of(write.record), expires_ms, write.record)
-
-
-def _seen(found: Found) -> Seen:
-    return version_of(found[1]), found[2]
 
 
 def _is_within(key: str, start: str, stop: str | None) -> bool:

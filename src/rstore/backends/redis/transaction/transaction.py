@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from rstore.backends.contract import WriteTransaction
-from rstore.backends.redis.transaction.log_changes import stamps_of
+from rstore.backends.redis.transaction.changes import stamps_of
 from rstore.backends.redis.transaction.overlay_logs import OverlayLogs
 from rstore.backends.redis.transaction.overlay_records import OverlayRecords
 from rstore.backends.redis.transport.calls import Call, Script
@@ -23,7 +23,7 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        """Take back the changes inside if it raises; what was read inside has been read."""
+        """Take back the changes inside if it raises; its reads still count."""
         self._begin_call()
         before = self._changes.copy()
         try:
@@ -37,9 +37,9 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
         return nullcontext(self)
 
     def finish(self) -> None:
-        """Do all of it, or nothing.
+        """Apply all changes, or none.
 
-        Raises `RolledBack` if what was read is not so any more.
+        Raises `RolledBack` if something that was read has changed.
         """
         self._begin_call()
         changes = self._changes
@@ -57,7 +57,7 @@ class RedisTransaction(OverlayRecords, OverlayLogs):
             self._await_leases()
         if answer != b"DONE":
             raise self._overtaken("what was read")
-        if changes.cleared or any(not one.based for one in changes.logs.values()):
+        if changes.cleared or any(one.drops for one in changes.logs.values()):
             self._namespace.collect([self._bucket])
 
     def _is_done(self) -> bool:

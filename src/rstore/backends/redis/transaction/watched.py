@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
+from rstore.backends.redis.transport.calls import CallLost, read_outcome
 from rstore.backends.redis.transport.client import Client
 from rstore.backends.redis.transport.connection import FAILURES, MIN_S, Command, Connection, is_alive, pack_command
 from rstore.backends.redis.transport.errors import (
@@ -60,11 +61,9 @@ class WatchedKeys:
         self._keys.update(keys)
 
     def finish(self, command: Command, replicas: int) -> Any:
-        """Run one command if nothing that is watched has changed, and return its reply.
+        """Run one command if no watched key has changed, wait until so many replicas have it, and return its reply.
 
-        It waits until so many replicas have it.
-
-        Raises `RolledBack` if something has; `LostReplyError` if it is not known.
+        Raises `RolledBack` if a key has changed; `LostReplyError` if the outcome is not known.
         """
         # Where nothing is watched without MULTI: a server whose memory is full refuses it, whatever it holds.
         commands = [(b"MULTI",), command, (b"EXEC",)] if self._keys else [command]
@@ -75,7 +74,7 @@ class WatchedKeys:
         except FAILURES as error:
             if replicas:
                 raise LostReplyError from error  # all but WAIT may have arrived
-            raise self._overtaken() from error  # without its end, which is EXEC, it is nothing
+            raise self._overtaken() from error  # without EXEC, its end, nothing is done
         try:
             replies = self._receive(connection, len(commands))
         except FAILURES as error:
@@ -123,7 +122,8 @@ class WatchedKeys:
             # Not to be sent by redis-py, which would connect anew, watching nothing.
             self._broken = True
             raise self._overtaken()
-        self._limit(connection)
+        # Until the deadline of the call, and not as long as one that had none.
+        connection.update_current_socket_timeout(min(self._left_s(), connection.socket_timeout))
         self._broken = True  # until all replies are there, whatever comes between
         connection.send_packed_command([b"".join(map(pack_command, commands))], False)
         return connection
@@ -131,22 +131,15 @@ class WatchedKeys:
     def _left_s(self) -> float:
         return max(MIN_S, self._client.deadline.left_s)
 
-    def _limit(self, connection: Connection) -> None:
-        """Let the connection wait until the deadline of the call, and not as long as one that had none."""
-        connection.update_current_socket_timeout(min(self._left_s(), connection.socket_timeout))
-
     def _receive(self, connection: Connection, n: int) -> list[Any]:
         replies: list[Any] = []
-        closed = False
         for _ in range(n):
-            try:
-                replies.append(connection.read_response(True))
-            except driver.ResponseError as error:
-                replies.append(error.with_traceback(None))
-            except (driver.AuthenticationError, driver.BusyLoadingError) as error:
-                replies.append(error)
-                closed = True
-        self._broken = closed
+            reply = read_outcome(connection)
+            if isinstance(reply, CallLost):
+                raise reply.error
+            replies.append(reply)
+        # redis-py closes the connection on some refusals.
+        self._broken = any(isinstance(reply, driver.ConnectionError) for reply in replies)
         return replies
 
     def _check(self, reply: Any) -> None:
