@@ -30,7 +30,7 @@ from rstore import (
     generate_key,
 )
 from rstore.backends.contract import Backend
-from rstore.backends.redis.backend import EvictionWarning
+from rstore.backends.redis import EvictionWarning
 from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.transport.calls import Script
 from rstore.backends.redis.transport.dsn import parse

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rstore.backends.contract import Backend, WriteTransaction
 from rstore.backends.redis.autocommit import RedisAutocommit
 from rstore.backends.redis.logs.leases import RedisLeases
-from rstore.backends.redis.namespace.life import EvictionWarning, RedisLife
+from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.transaction.transaction import RedisTransaction
 from rstore.backends.redis.transport.dsn import Target, parse, parse_socket
-from rstore.backends.redis.transport.greeting import named
 from rstore.backends.types import Log, Options
 from rstore.errors import InvalidValueError
-
-__all__ = [
-    "EvictionWarning",
-    "RedisBackend",
-    "RedisClusterBackend",
-    "RedisSentinelBackend",
-    "RedisSocketBackend",
-    "TlsRedisBackend",
-    "TlsRedisClusterBackend",
-    "TlsRedisSentinelBackend",
-]
 
 
 class _RedisTransactions(RedisAutocommit, Backend):
@@ -57,14 +45,13 @@ class _Redis(_RedisTransactions):
     tls = False
 
     def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        target = named(self._parse(rest, options), namespace)
+        target = self._parse(rest, options).named(namespace)
         if target.read_from_replica and not options.frozen:
             raise InvalidValueError(
                 "read_from=replica is for frozen stores: a replica is late, and a writer must see what was written"
             )
         life = RedisLife(target, namespace, options)
-        held: Mapping[Log, bytes] = {}
-        super().__init__(life, RedisLeases(life), held)
+        super().__init__(life, RedisLeases(life), {})
 
     def _parse(self, rest: str, options: Options) -> Target:
         kind = {"cluster": self.cluster, "tls": self.tls, "sentinel": self.sentinel}

@@ -12,10 +12,9 @@ from rstore.backends.redis.durability import SETTINGS, ServerDurability, durabil
 from rstore.backends.redis.logs.commits import RedisCommits
 from rstore.backends.redis.namespace.bucket import NAMESPACES, Bucket, names_of, registry_key
 from rstore.backends.redis.records.records import RedisRecords
-from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.calls import Call, Script, slot_of
 from rstore.backends.redis.transport.client import parse_info
 from rstore.backends.redis.transport.errors import Signal, unreachable
-from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.types import Model, ScanQuery
 from rstore.errors import NotSupportedError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from rstore.backends.common.names import is_name
-from rstore.backends.redis.transport.slots import SLOTS
+from rstore.backends.redis.transport.calls import SLOTS
 from rstore.backends.types import KEYS_BYTES, Log
 from rstore.errors import CorruptionError
 

@@ -1,9 +1,13 @@
-"""The life of a namespace: it is opened, created, given facts, and discarded."""
+"""The life of a namespace: it is opened, created, given facts, and discarded.
+
+Nouns: *garbage* (records, chunks and whole namespaces that no reader sees any more).
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
 from typing import Final
@@ -19,12 +23,11 @@ from rstore.backends.redis.namespace.bucket import (
     names_of,
     tells_of_end,
 )
-from rstore.backends.redis.namespace.garbage import RedisGarbage
-from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.namespace.namespace import RedisNamespace
+from rstore.backends.redis.transport.calls import Call, Script, slot_of
 from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import Signal, reason_of
-from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.redis.transport.tls import check_files
 from rstore.backends.types import KEYS_BYTES, NamespaceGone, Options, identity_of
 from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
@@ -38,12 +41,15 @@ _BURY: Final = Script("bury")
 _ENLIST: Final = Script("enlist")
 _STRIKE: Final = Script("strike")
 _CATCH_UP: Final = Script("catch_up")
+_COLLECT: Final = Script("collect")
 
 _FACT: Final = b"fact:"
 TOMBSTONE_MS: Final = 3_600_000
 """How long a tombstone stays: longer than any call can be on the way that saw the namespace alive."""
 _BUCKETS_LOOKED_INTO: Final = 16
 """In so many buckets an opening looks for garbage: to look into all would take most of its time."""
+GARBAGE_A_STEP: Final = 250
+"""How many keys one script deletes: it holds up all other clients meanwhile."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -51,7 +57,7 @@ class EvictionWarning(RuntimeWarning):
     """The server may evict keys when its memory is full: data that was stored would vanish."""
 
 
-class RedisLife(RedisGarbage):
+class RedisLife(RedisNamespace):
     """A namespace from its creation to its end."""
 
     def __init__(self, target: Target, name: str, options: Options) -> None:
@@ -243,3 +249,27 @@ class RedisLife(RedisGarbage):
         with suppress(StoreError):  # a name of what is gone does no harm
             self._list(_STRIKE, identity)
         return [bucket for bucket, entries in zip(buckets, left, strict=True) if entries]
+
+    # -- garbage ------------------------------------------------------------------------------------------------------
+
+    def collect(self, buckets: Iterable[Bucket], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete garbage. A failure leaves it to the next call that collects: this one has done its own work."""
+        with suppress(StoreError):
+            self.delete_garbage(buckets, steps, given_up=given_up)
+
+    def delete_garbage(self, buckets: Iterable[Bucket], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete the garbage of buckets, a bounded part at a time.
+
+        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more.
+        """
+        todo = list(buckets)
+        while todo and steps != 0:
+            call = (b"%d" % GARBAGE_A_STEP, given_up)
+            left = self.run(
+                _COLLECT.on(bucket.slot, (bucket.garbage, bucket.staged), *call, write=True, again=True)
+                for bucket in todo
+            )
+            given_up = b""
+            self.deadline.begin()
+            todo = [bucket for bucket, entries in zip(todo, left, strict=True) if entries]
+            steps = None if steps is None else steps - 1

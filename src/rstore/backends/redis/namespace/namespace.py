@@ -22,12 +22,11 @@ from rstore.backends.redis.namespace.bucket import (
     make_buckets,
     registry_key,
 )
-from rstore.backends.redis.transport.calls import Call
+from rstore.backends.redis.transport.calls import Call, slot_of
 from rstore.backends.redis.transport.client import Client
 from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
-from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, Log, NamespaceGone, Options
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
 
@@ -227,7 +226,11 @@ class RedisNamespace:
                 except Signal:
                     stale.append((bucket, at))
             if stuck and (asked or stale):
-                retries = self.again(retries)
+                try:
+                    retries = self.again(retries)
+                except StoreBusyError as error:
+                    yield *todo[0], error
+                    return
             replies = self._replies([call for _, _, call in asked])
             todo, failed, stuck, begun = [], False, begun or bool(asked), True
             for (bucket, at, _), reply in zip(asked, replies, strict=True):

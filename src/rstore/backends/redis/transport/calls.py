@@ -6,14 +6,26 @@ an *outcome* (the reply to a call, or the exception that stands for what went wr
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis import exceptions as driver
 
 from rstore.backends.redis.transport.connection import FAILURES, Command, Connection
+
+SLOTS: Final = 16384
+"""Of a cluster."""
+
+
+def slot_of(name: bytes) -> int:
+    """Return the slot that a name falls on."""
+    start = name.find(b"{")
+    if start >= 0 and (end := name.find(b"}", start)) > start + 1:
+        name = name[start + 1 : end]
+    return binascii.crc_hqx(name, 0) % SLOTS
 
 
 class Script:

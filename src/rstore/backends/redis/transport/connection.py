@@ -1,9 +1,10 @@
-"""Connections: redis-py's, with its TLS, its authentication and its parser, and commands as they are sent."""
+"""Connections: redis-py's, with its TLS, its authentication and its parser; the greeting, and commands as they are sent."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
@@ -11,9 +12,8 @@ import redis
 from redis import exceptions as driver
 
 from rstore.backends.common.interpreter import check_running
+from rstore.backends.credentials import Credentials, ask_for_login
 from rstore.backends.redis.transport.dsn import Address, Target
-from rstore.backends.redis.transport.greeting import greeter
-from rstore.backends.redis.transport.logins import AskedLogin
 from rstore.errors import forgetful
 
 Command: TypeAlias = tuple[bytes, ...]
@@ -88,12 +88,16 @@ Connector: TypeAlias = "Callable[[Address | None], Connection]"
 def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connector:
     """Return the function that makes connections, not connected yet, to the servers of a target."""
     timeout_s = max(timeout_s, SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
+    login: dict[str, Any] = dict(target.credentials)
+    if target.ask is not None:
+        user = target.credentials.get("username")
+        login = {"credential_provider": _AskedLogin(target.ask, user, f"the Redis server {target}")}
     options: dict[str, Any] = {
-        **(target.credentials if target.ask is None else {"credential_provider": _asked(target)}),
+        **login,
         "db": target.database,
         "command_packer": _Packer(),
         "protocol": protocol,
-        "redis_connect_func": greeter(target),
+        "redis_connect_func": _greeter(target),
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.fails_over else timeout_s,
         "driver_info": None,  # the greeting says it in one round trip instead of two
@@ -109,8 +113,60 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connect
     return make
 
 
-def _asked(target: Target) -> AskedLogin | None:
-    return None if target.ask is None else AskedLogin(target.ask, target.credentials.get("username"), str(target))
+class _AskedLogin(redis.CredentialProvider):
+    """Asks a function of the program for a login, whenever redis-py connects: tokens rotate."""
+
+    def __init__(self, credentials: Credentials, user: str | None, where: str) -> None:
+        self._credentials = credentials
+        self._user = user
+        self._where = where
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return the password, with the user if one is named."""
+        login = ask_for_login(self._credentials, self._where)
+        user = login.user or self._user
+        return (login.password,) if user is None else (user, login.password)
+
+
+def _greeter(target: Target) -> Callable[[Any], None]:
+    """Return the function that redis-py calls for each new connection. Its greeting costs one round trip."""
+    wanted: list[Command] = []
+    if target.cluster and target.read_from_replica:
+        wanted.append((b"READONLY",))
+    if target.service is not None:
+        wanted.append((b"INFO", b"replication"))  # not ROLE, which is for administrators
+    hints: list[Command] = [(b"CLIENT", b"SETINFO", b"LIB-NAME", b"rstore"), (b"CLIENT", b"SETINFO", b"LIB-VER", _VERSION)]
+    if target.client_name is not None:
+        hints.append((b"CLIENT", b"SETNAME", target.client_name.encode()))
+    packed = b"".join(map(pack_command, [*wanted, *hints]))
+
+    def greet(connection: Any) -> None:
+        connection.on_connect()  # authenticates, and selects the database
+        connection.send_packed_command([packed], False)
+        for command in wanted:
+            reply = connection.read_response(True)
+            if command[0] == b"INFO" and b"role:master" not in reply:
+                if not target.read_from_replica:
+                    raise driver.ConnectionError("the server is a replica by now")
+                if b"master_link_status:up" not in reply:
+                    raise driver.ConnectionError("the replica is cut off from its master")
+        for _ in hints:
+            try:
+                connection.read_response(True)
+            except driver.ResponseError:  # a server before 7.2 knows no SETINFO, and a user may not be allowed to
+                continue
+
+    return greet
+
+
+def _version() -> bytes:
+    try:
+        return version("rlib-store").encode()
+    except PackageNotFoundError:  # the source, not installed
+        return b"0"
+
+
+_VERSION: Final = _version()
 
 
 @forgetful

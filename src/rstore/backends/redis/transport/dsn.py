@@ -8,9 +8,9 @@ options behind a `?`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from rstore.backends.credentials import Credentials
 from rstore.backends.redis.transport.tls import TLS, check_tls
@@ -27,7 +27,8 @@ _SENTINEL: Final = frozenset({"sentinel_user", "sentinel_password"})
 _SENTINEL_PORT: Final = 26379
 _MAX_CONNECTIONS: Final = 64
 """To one server, unless the DSN says otherwise: one for each call that is under way."""
-_PRINTABLE: Final = re.compile(r"[!-~]{1,200}")
+_MAX_NAME: Final = 200
+_PRINTABLE: Final = re.compile(rf"[!-~]{{1,{_MAX_NAME}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class Target:
     def __str__(self) -> str:
         where = self.path or ",".join(f"{host}:{port}" for host, port in self.addresses)
         return where if self.service is None else f"{self.service!r} of the sentinels {where}"
+
+    def named(self, namespace: str) -> Target:
+        """Return the target with the name that its connections bear: that of the DSN, or one made of the namespace."""
+        return replace(self, client_name=self.client_name or f"rstore:{quote(namespace, safe='')}"[:_MAX_NAME])
 
     @property
     def fails_over(self) -> bool:

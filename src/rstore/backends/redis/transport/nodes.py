@@ -8,12 +8,12 @@ from typing import Any, Final
 
 from redis import exceptions as driver
 
+from rstore.backends.redis.transport.calls import SLOTS
 from rstore.backends.redis.transport.connection import FAILURES, connector
 from rstore.backends.redis.transport.deadline import CallDeadline
 from rstore.backends.redis.transport.dsn import Address, Target
 from rstore.backends.redis.transport.errors import code_of, refusal, unreachable
 from rstore.backends.redis.transport.pool import RedisPool
-from rstore.backends.redis.transport.slots import SLOTS
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 from rstore.forks import renewed_in_child
