@@ -37,7 +37,6 @@ class Script:
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
     def on(self, slot: int, keys: Sequence[bytes], *arguments: bytes, write: bool, again: bool) -> Call:
-        """Return the call of this script; `again` if it does no harm when it runs twice."""
         return Call(slot, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments), write, again, self)
 
 
@@ -48,13 +47,13 @@ class Call(NamedTuple):
     command: Command
     write: bool = False
     again: bool = True
+    """Whether it does no harm when it is done twice."""
     script: Script | None = None
     large: bool = False
     """Whether a copy of it would count."""
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
         verb = self.command[0].decode()
         return verb if self.script is None else f"{verb} of the script {self.script.name!r}"
 

@@ -16,7 +16,7 @@ from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import code_of, is_refused, unreachable
 from rstore.backends.redis.transport.nodes import Nodes
 from rstore.backends.redis.transport.pool import RedisPool
-from rstore.backends.redis.transport.probing import tls_on_one_side
+from rstore.backends.redis.transport.probing import is_mute, tls_on_one_side
 from rstore.backends.redis.transport.rounds import NO_MASTER, Rounds
 from rstore.backends.redis.transport.sentinel import SentinelNodes
 from rstore.backends.telemetry import Telemetry
@@ -33,6 +33,7 @@ class Client:
     def __init__(self, target: Target, timeout_s: float, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._target = target
+        self.where = str(target)
         self.deadline = CallDeadline(timeout_s)
         self._soon_s = self.deadline.soon_s
         self._waiting = target.wait_replicas > 0
@@ -40,10 +41,7 @@ class Client:
         self._nodes = kind(target, timeout_s, self.deadline, telemetry)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
-        """Connect; return where each server is and what it says of itself.
-
-        Raises `StoreNotAvailableError`.
-        """
+        """Connect; return where each server is and what it says of itself."""
         retries = CallRetries(self.deadline)
         within_s = _HANDSHAKE_S if self._target.tls else self.deadline.answer_s
         while True:
@@ -52,10 +50,10 @@ class Client:
                 left_s = min(within_s, self.deadline.left_s)
                 return [(pool.where, parse_info(pool.ask(b"INFO", within_s=left_s))) for pool in self._nodes.all()]
             except (StoreNotAvailableError, *FAILURES) as error:
-                wrong = tls_on_one_side(self._target, self.deadline.left_s) if _is_mute(error) else None
+                wrong = tls_on_one_side(self._target, self.deadline.left_s) if is_mute(error) else None
                 if wrong is not None:
                     raise StoreNotAvailableError(
-                        f"the Redis server {self._target} cannot be talked to: {wrong}"
+                        f"the Redis server {self.where} cannot be talked to: {wrong}"
                     ) from error
                 if isinstance(error, StoreError):
                     raise
@@ -69,25 +67,20 @@ class Client:
 
     def ask_all(self, *questions: Command) -> list[list[Any]]:
         """Return the answers of each server that serves slots to some questions; a refusal is an answer."""
+
+        def answer(pool: RedisPool, question: Command) -> Any:
+            try:
+                return pool.ask(*question, within_s=self.deadline.left_s)
+            except driver.ResponseError as error:
+                return error
+
         try:
-            return [[self._answer(pool, question) for question in questions] for pool in self._nodes.all()]
+            return [[answer(pool, question) for question in questions] for pool in self._nodes.all()]
         except FAILURES as error:
             raise unreachable(error, self.where) from error
 
-    def _answer(self, pool: RedisPool, question: Command) -> Any:
-        try:
-            return pool.ask(*question, within_s=self.deadline.left_s)
-        except driver.ResponseError as error:
-            return error
-
     def close(self) -> None:
-        """Let go of every connection."""
         self._nodes.close()
-
-    @property
-    def where(self) -> str:
-        """The servers, in messages."""
-        return str(self._target)
 
     def server_of(self, slot: int) -> RedisPool | None:
         """Return where a slot is thought to be, if that is known."""
@@ -158,14 +151,6 @@ class Client:
         as nothing goes wrong. `outcomes` are those of a first round.
         """
         return Rounds(self._target, self._nodes, self.deadline, self._telemetry, calls).run(outcomes)
-
-
-def _is_mute(error: Exception) -> bool:
-    """Return whether a server was reached, and said nothing that could be read."""
-    cause = error.__cause__ if isinstance(error, StoreError) else error
-    if isinstance(cause, driver.ResponseError | driver.AuthenticationError | driver.BusyLoadingError | None):
-        return False
-    return not isinstance(cause.__cause__ or cause.__context__, ConnectionRefusedError)
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:

@@ -1,4 +1,4 @@
-"""Connections: redis-py's, with its TLS, its authentication and its parser; the greeting, and commands as they are sent."""
+"""Connections: redis-py's, with its TLS and its parser; their login, their greeting, and commands as they are sent."""
 
 from __future__ import annotations
 
@@ -50,35 +50,26 @@ class _Packer:
 
     @staticmethod
     def pack(*arguments: str | bytes | int) -> list[bytes]:
-        """Return a command as it is sent."""
         return [pack_command(tuple(part if isinstance(part, bytes) else f"{part}".encode() for part in arguments))]
 
 
 class Connection(Protocol):
     """The part of redis-py's connections that is used."""
 
-    def connect(self) -> None:
-        """Connect, authenticate, select the database."""
-
-    def disconnect(self) -> None:
-        """Close the socket; in a child after a fork without telling the server."""
-
-    def can_read(self, timeout: float = 0) -> bool:
-        """Return whether there is something to read: of an idle connection, that it was closed."""
-        ...
-
-    def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None:
-        """Send a command."""
-
-    def update_current_socket_timeout(self, relaxed_timeout: float) -> None:
-        """Wait so long for the socket from now on; -1: as long as the connection does by itself."""
-
     socket_timeout: float
     socket_connect_timeout: float
 
-    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any:
-        """Return a reply, or raise the error that it is; with `push_request` also what was not asked for."""
-        ...
+    # Connects, authenticates and selects the database.
+    def connect(self) -> None: ...
+    # In a child after a fork, it tells the server nothing.
+    def disconnect(self) -> None: ...
+    # An idle connection with something to read was closed.
+    def can_read(self, timeout: float = 0) -> bool: ...
+    def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None: ...
+    # -1 is the time-out that the connection has by itself.
+    def update_current_socket_timeout(self, relaxed_timeout: float) -> None: ...
+    # With `push_request`, it returns also what was not asked for.
+    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any: ...
 
 
 Connector: TypeAlias = "Callable[[Address | None], Connection]"
@@ -88,12 +79,8 @@ Connector: TypeAlias = "Callable[[Address | None], Connection]"
 def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connector:
     """Return the function that makes connections, not connected yet, to the servers of a target."""
     timeout_s = max(timeout_s, SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
-    login: dict[str, Any] = dict(target.credentials)
-    if target.ask is not None:
-        user = target.credentials.get("username")
-        login = {"credential_provider": _AskedLogin(target.ask, user, f"the Redis server {target}")}
     options: dict[str, Any] = {
-        **login,
+        **(target.credentials if target.ask is None else {"credential_provider": _AskedLogin(target.ask, target)}),
         "db": target.database,
         "command_packer": _Packer(),
         "protocol": protocol,
@@ -116,15 +103,13 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connect
 class _AskedLogin(redis.CredentialProvider):
     """Asks a function of the program for a login, whenever redis-py connects: tokens rotate."""
 
-    def __init__(self, credentials: Credentials, user: str | None, where: str) -> None:
-        self._credentials = credentials
-        self._user = user
-        self._where = where
+    def __init__(self, ask: Credentials, target: Target) -> None:
+        self._ask = ask
+        self._target = target
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """Return the password, with the user if one is named."""
-        login = ask_for_login(self._credentials, self._where)
-        user = login.user or self._user
+        login = ask_for_login(self._ask, f"the Redis server {self._target}")
+        user = login.user or self._target.credentials.get("username")
         return (login.password,) if user is None else (user, login.password)
 
 
@@ -135,9 +120,8 @@ def _greeter(target: Target) -> Callable[[Any], None]:
         wanted.append((b"READONLY",))
     if target.service is not None:
         wanted.append((b"INFO", b"replication"))  # not ROLE, which is for administrators
-    hints: list[Command] = [(b"CLIENT", b"SETINFO", b"LIB-NAME", b"rstore"), (b"CLIENT", b"SETINFO", b"LIB-VER", _VERSION)]
-    if target.client_name is not None:
-        hints.append((b"CLIENT", b"SETNAME", target.client_name.encode()))
+    hints: list[Command] = [] if target.client_name is None else [(b"CLIENT", b"SETNAME", target.client_name.encode())]
+    hints += ((b"CLIENT", b"SETINFO", *said) for said in ((b"LIB-NAME", b"rstore"), (b"LIB-VER", _VERSION)))
     packed = b"".join(map(pack_command, [*wanted, *hints]))
 
     def greet(connection: Any) -> None:
@@ -159,14 +143,10 @@ def _greeter(target: Target) -> Callable[[Any], None]:
     return greet
 
 
-def _version() -> bytes:
-    try:
-        return version("rlib-store").encode()
-    except PackageNotFoundError:  # the source, not installed
-        return b"0"
-
-
-_VERSION: Final = _version()
+try:
+    _VERSION = version("rlib-store").encode()
+except PackageNotFoundError:  # the source, not installed
+    _VERSION = b"0"
 
 
 @forgetful
@@ -207,5 +187,4 @@ def is_alive(connection: Connection) -> bool:
 
 def socket_of(connection: Connection) -> socket.socket | None:
     """Return the socket of a connection, None if it has none: redis-py 7 does not tell otherwise."""
-    found: socket.socket | None = getattr(connection, "_sock", None)
-    return found
+    return getattr(connection, "_sock", None)

@@ -75,7 +75,6 @@ class CallRetries:
         return not self._answered_by.is_over
 
     def require_pause(self) -> None:
-        """Pause before the next try."""
         self._must_wait = True
 
     def pause(self) -> None:

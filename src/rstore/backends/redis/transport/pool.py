@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from rstore.backends.redis.transport.connection import (
     pack_command,
     socket_of,
 )
-from rstore.backends.redis.transport.dsn import Address
+from rstore.backends.redis.transport.dsn import Address, Target
 from rstore.backends.redis.transport.places import PoolPlaces
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError
@@ -36,30 +37,18 @@ class RedisPool:
     """Whether its server may be about to lose its role, or has lost it: see `is_settled`."""
 
     def __init__(
-        self,
-        make: Connector,
-        address: Address | None,
-        where: str,
-        max_connections: int,
-        timeout_s: float,
-        telemetry: Telemetry,
+        self, make: Connector, target: Target, address: Address | None, timeout_s: float, telemetry: Telemetry
     ) -> None:
-        self._telemetry = telemetry
+        self._new = partial(type(self), make, target, address, timeout_s, telemetry)
         self.address = address
-        self.where = where
+        self.where = "{}:{}".format(*address) if address else str(target)
         self._make = make
-        self._max = max_connections
         self._timeout_s = timeout_s
-        self._places = PoolPlaces(max_connections, where, telemetry)
+        self._places = PoolPlaces(target.max_connections, self.where, telemetry)
         self._aside: RedisPool | None = None
         self._idle: list[tuple[Connection, float]] = []  # with the time since when
-        self._closed = False
+        self.closed = False
         _pools.add(self)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the store was closed."""
-        return self._closed
 
     def idle(self, *, checked: bool, now: float) -> Connection | None:
         """Return an idle connection, if there is one; `checked` if the server must not have closed it.
@@ -74,7 +63,7 @@ class RedisPool:
             if not checked or now - since < _FRESH_S or is_alive(connection):
                 return connection
             connection.disconnect()
-        if self._closed:
+        if self.closed:
             raise StoreClosedError("the store was closed meanwhile")
         return None
 
@@ -103,7 +92,7 @@ class RedisPool:
     def give(self, connection: Connection) -> None:
         """Take a connection back that has no reply outstanding."""
         self._idle.append((connection, monotonic()))
-        if self._closed:
+        if self.closed:
             self.close()
         elif self._places.line:
             self._places.hand_over(self._pop)
@@ -127,8 +116,8 @@ class RedisPool:
     def aside(self) -> RedisPool:
         """Return the pool for callers that keep a connection while using others: in one pool they would deadlock."""
         if self._aside is None:
-            self._aside = type(self)(self._make, self.address, self.where, self._max, self._timeout_s, self._telemetry)
-            if self._closed:
+            self._aside = self._new()
+            if self.closed:
                 self._aside.close()
         return self._aside
 
@@ -138,7 +127,7 @@ class RedisPool:
 
     def close(self) -> None:
         """Close all connections; those that are in use when they are given back."""
-        self._closed = True
+        self.closed = True
         self.drop_idle()
         if self._aside is not None:
             self._aside.close()
@@ -168,7 +157,7 @@ class RedisPool:
         The parent goes on using the sockets: closing the child's descriptors is all that may happen to them.
         """
         self.drop_idle()
-        self._places = PoolPlaces(self._max, self.where, self._telemetry)
+        self._places = self._places.renewed()
 
 
 _pools: Final = renewed_in_child(RedisPool.renew_in_child)

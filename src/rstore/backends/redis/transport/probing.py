@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import ssl
 
+from redis import exceptions as driver
+
 from rstore.backends.redis.transport.dsn import Address, Target
+from rstore.errors import StoreError
 
 _LONGEST_S = 1.0
 
@@ -21,6 +24,14 @@ def tls_on_one_side(target: Target, within_s: float) -> str | None:
         if not target.tls and _shakes_hands(address, timeout_s):
             return "it speaks TLS: TLS on one side only? Use rediss://, rediss+cluster:// or rediss+sentinel://"
     return None
+
+
+def is_mute(error: Exception) -> bool:
+    """Return whether a server was reached, and said nothing that could be read."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(cause, driver.ResponseError | driver.AuthenticationError | driver.BusyLoadingError | None):
+        return False
+    return not isinstance(cause.__cause__ or cause.__context__, ConnectionRefusedError)
 
 
 def _answers_plainly(address: Address, timeout_s: float) -> bool:

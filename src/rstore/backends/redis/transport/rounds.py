@@ -106,12 +106,8 @@ class Rounds:
             return False
         if i in self._doubtful and isinstance(final, StoreError) and not isinstance(final, OutcomeUnknownError):
             # A refusal of now says nothing of the time before.
-            final = _caused(
-                OutcomeUnknownError(
-                    f"the reply to a write was lost, and it could not be sent again: {reason_of(final)}"
-                ),
-                final,
-            )
+            why = f"the reply to a write was lost, and it could not be sent again: {reason_of(final)}"
+            final = _caused(OutcomeUnknownError(why), final)
         self._replies[i] = final
         return True
 
@@ -147,7 +143,7 @@ class Rounds:
         if code == "READONLY":
             self._nodes.reconnect(call.slot)
         if code in PASSING or (code == "READONLY" and fails_over):
-            self._rediscovers = fails_over and code != "TRYAGAIN"
+            self._rediscovers |= fails_over and code != "TRYAGAIN"
             return self._unless_again(refusal(outcome, self._where, call.name), outcome, waiting=True)
         return _caused(refusal(outcome, self._where, call.name), outcome)
 
@@ -263,8 +259,8 @@ class Rounds:
             else:
                 small.append(pack_command(command))
         if self._waits(group):
-            replicas, wait_ms = self._target.wait_replicas, self._deadline.wait_ms
-            small.append(pack_command((b"WAIT", b"%d" % replicas, b"%d" % wait_ms)))
+            wait = b"WAIT", b"%d" % self._target.wait_replicas, b"%d" % self._deadline.wait_ms
+            small.append(pack_command(wait))
         return [*packed, b"".join(small)]
 
     def _read(self, connection: Connection, group: Sequence[int]) -> dict[int, Any]:

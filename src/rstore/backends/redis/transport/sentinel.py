@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from dataclasses import replace
 from random import choice
 from threading import Lock, Thread
 from time import monotonic
@@ -60,19 +59,13 @@ class SentinelNodes(Nodes):
 
     def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
         super().__init__(target, timeout_s, deadline, telemetry)
-        asking = replace(
-            target, service=None, credentials=target.sentinel_credentials, ask=None, database=0, max_connections=4
-        )
+        asking = target.of_sentinels()
         self._master: MasterPool | None = None  # the same as `only`
         make = connector(asking, min(timeout_s, ASKING_S))
-        self._sentinels = {
-            address: RedisPool(make, address, "{}:{}".format(*address), asking.max_connections, ASKING_S, telemetry)
-            for address in target.addresses
-        }
-        self._deciding = (
-            Lock()
-        )  # guards the fields below; apart, since a thread that asks may wait for one that is gone
-        self._sighted: dict[Address, Sighting] = {}
+        self._sentinels = {one: RedisPool(make, asking, one, ASKING_S, telemetry) for one in target.addresses}
+        self._sighted: dict[Address, Sighting] = {}  # each thread that asks sets or pops one in one step
+        # Guards the fields below; apart, since a thread that asks may wait for a sentinel that is gone.
+        self._deciding = Lock()
         self._leaders: dict[Address, float] = {}  # of a failover, and since when they lead it
         self._avoided: dict[Address, float] = {}  # replicas that were lost, and since when
         self._epoch = -1
@@ -88,33 +81,15 @@ class SentinelNodes(Nodes):
             self.discover()
         return super().all()
 
-    def discover(self) -> None:
-        """Ask all sentinels for the master; whether it is one each new connection to it asks itself.
-
-        Raises `StoreNotAvailableError` if that was never known.
-        """
-        asked = self._asked
-        failures: list[Exception] = []
-        try:
-            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
-                return  # another thread is about to know; this one has no time left
-            if asked != self._asked:
-                return  # another thread did, while this one waited
-            self._check_open()
-            self._listen()
-            failures = self._ask_all()
-            with self._deciding:
-                self._decide(lost=self._master)
-            self._asked += 1
-        finally:
-            # Neither a function nor `suppress`: each call is a place for an interrupt, which would leave it locked.
-            try:  # noqa: SIM105
-                self._asking.release()
-            except RuntimeError:  # it was not this thread's turn
-                pass
+    def _ask(self) -> None:
+        """Ask all sentinels for the master; whether it is one each new connection to it asks itself."""
+        self._check_open()
+        self._listen()
+        failures = self._ask_all()
+        with self._deciding:
+            self._decide(lost=self._master)
         if self._master is None:
             raise self._no_master(failures)
-        self.outdated = False
 
     def look(self, sentinel: Address) -> float:
         """Ask one sentinel, and follow where it leads; return after how long to look again."""
@@ -247,8 +222,7 @@ class SentinelNodes(Nodes):
         old = self._master
         if old is not None and old.address == master and not old.tenure.over:
             return
-        where, most = "{}:{}".format(*master), self._target.max_connections
-        pool = MasterPool(self._make, master, where, most, self._timeout_s, self._telemetry)
+        pool = MasterPool(self._make, self._target, master, self._timeout_s, self._telemetry)
         pool.tenure = Tenure()
         self.only = self._master = pool
         self._leaders.clear()  # it is no replica any more that is about to be promoted
@@ -267,6 +241,9 @@ class SentinelNodes(Nodes):
                 return StoreNotAvailableError(
                     f"no sentinel knows the service {self._target.service!r}: it is named by `sentinel monitor`"
                 )
+        return self._unanswered()
+
+    def _unanswered(self) -> StoreError:
         return StoreNotAvailableError(f"no sentinel answers for the service {self._target}: are they running?")
 
     # -- being told ---------------------------------------------------------------------------------------------------
