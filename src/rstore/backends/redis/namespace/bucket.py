@@ -38,6 +38,7 @@ GENERATION_BYTES: Final = 8
 _TIME_BYTES: Final = 8
 _BATCH_AT: Final = INCARNATION_BYTES + GENERATION_BYTES
 _MARKER_SIZES: Final = (IDENTITY_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
+_OF_RECORDS: Final = (b"v", b"i", b"x")
 _BODY_ID: Final = slice(28, 40)  # of the entry of a chunk
 
 NAMESPACES: Final = b"rs{namespaces}"
@@ -97,11 +98,8 @@ class Bucket(NamedTuple):
 
     def of_records(self, generation: bytes) -> Bucket:
         """Return the bucket with the names of the records of another generation, or of a batch."""
-        return self._replace(
-            records=self.prefix + b"v" + generation,
-            key_index=self.prefix + b"i" + generation,
-            expiry_index=self.prefix + b"x" + generation,
-        )
+        records, keys, expiries = (self.prefix + kind + generation for kind in _OF_RECORDS)
+        return self._replace(records=records, key_index=keys, expiry_index=expiries)
 
     def logs(self, model: int) -> bytes:
         """Return the name of the sorted set of the keys of logs."""
@@ -145,19 +143,9 @@ def make_bucket(number: int, tag: int, namespace: bytes, marker: bytes | None) -
     if marker is not None and len(marker) > IDENTITY_BYTES:
         incarnation, batch = marker[:INCARNATION_BYTES], marker[_BATCH_AT:]
         generation = marker[INCARNATION_BYTES:_BATCH_AT]
-    return Bucket(
-        number,
-        tag,
-        tag * (SLOTS // MAX_BUCKETS),
-        prefix,
-        prefix + b"m" + namespace,
-        marker,
-        incarnation,
-        prefix + b"v" + generation,
-        prefix + b"i" + generation,
-        prefix + b"x" + generation,
-        batch,
-    )
+    records, keys, expiries = (prefix + kind + generation for kind in _OF_RECORDS)
+    slot, marker_key = tag * (SLOTS // MAX_BUCKETS), prefix + b"m" + namespace
+    return Bucket(number, tag, slot, prefix, marker_key, marker, incarnation, records, keys, expiries, batch)
 
 
 def is_incarnation(incarnation: bytes) -> bool:

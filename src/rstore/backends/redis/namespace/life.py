@@ -65,16 +65,13 @@ class RedisLife(RedisNamespace):
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._created = b""  # the incarnation that `create` returned last
 
-    # -- opening ------------------------------------------------------------------------------------------------------
-
     def open(self) -> bool:
         """Connect, check the servers, and return whether the namespace exists."""
         if self.target.tls:
             check_files(self.target.ssl)
         for where, info in self.client.open():
             self._check_server(where, info)
-        incarnation, _ = self.look_up()
-        return incarnation is not None
+        return self.look_up()[0] is not None
 
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
         mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
@@ -94,10 +91,7 @@ class RedisLife(RedisNamespace):
                 stacklevel=2,
             )
 
-    # -- creating -----------------------------------------------------------------------------------------------------
-
     def create(self) -> bytes:
-        """Return the incarnation of the namespace, after creating it if there is none."""
         self._count_revival()
         with self.unseen():
             incarnation = self._create()
@@ -183,10 +177,7 @@ class RedisLife(RedisNamespace):
         self.collect((bucket for bucket, one in zip(buckets, dirty, strict=True) if one), steps=1)
         return not any(tells_of_end(marker, incarnation) for marker in markers)
 
-    # -- facts --------------------------------------------------------------------------------------------------------
-
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
-        """Return the incarnation of the namespace and all its facts."""
         fields = self.client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         if b"birth" not in known or not self._is_alive(known.get(b"alive")):
@@ -198,10 +189,6 @@ class RedisLife(RedisNamespace):
         return incarnation, dict(zip(names, named.values(), strict=True))
 
     def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
-        """Keep a fact if there is none of that name, and return the one that is kept.
-
-        Raises `NamespaceGone`.
-        """
         identity = identity_of(incarnation)
         named = identity, _FACT + name.encode(), fact
         call = _KEEP_FACT.on(self._registry_slot, (self._registry,), *named, write=True, again=True)
@@ -216,10 +203,7 @@ class RedisLife(RedisNamespace):
             raise NamespaceGone
         return kept
 
-    # -- discarding ---------------------------------------------------------------------------------------------------
-
     def discard(self) -> None:
-        """Delete everything of the namespace."""
         incarnation = self.client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
         if incarnation is not None:
             self._check_incarnation(incarnation)
@@ -249,8 +233,6 @@ class RedisLife(RedisNamespace):
         with suppress(StoreError):  # a name of what is gone does no harm
             self._list(_STRIKE, identity)
         return [bucket for bucket, entries in zip(buckets, left, strict=True) if entries]
-
-    # -- garbage ------------------------------------------------------------------------------------------------------
 
     def collect(self, buckets: Iterable[Bucket], steps: int | None = None, *, given_up: bytes = b"") -> None:
         """Delete garbage. A failure leaves it to the next call that collects: this one has done its own work."""

@@ -13,12 +13,12 @@ from rstore.backends.redis.transport.calls import Call, CallLost, CallUnsent, ra
 from rstore.backends.redis.transport.connection import FAILURES, Command, pack_command, pack_pieces
 from rstore.backends.redis.transport.deadline import CallDeadline, CallRetries
 from rstore.backends.redis.transport.dsn import Target
-from rstore.backends.redis.transport.errors import code_of, is_refused, unreachable
+from rstore.backends.redis.transport.errors import code_of, is_mute, is_refused, unreachable
 from rstore.backends.redis.transport.nodes import Nodes
 from rstore.backends.redis.transport.pool import RedisPool
-from rstore.backends.redis.transport.probing import is_mute, tls_on_one_side
 from rstore.backends.redis.transport.rounds import NO_MASTER, Rounds
 from rstore.backends.redis.transport.sentinel import SentinelNodes
+from rstore.backends.redis.transport.tls import tls_on_one_side
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreError, StoreNotAvailableError
 
@@ -31,14 +31,12 @@ class Client:
     """Sends calls to the servers that they belong to. Threads share it."""
 
     def __init__(self, target: Target, timeout_s: float, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
         self._target = target
         self.where = str(target)
         self.deadline = CallDeadline(timeout_s)
         self._soon_s = self.deadline.soon_s
         self._waiting = target.wait_replicas > 0
-        kind = Nodes if target.service is None else SentinelNodes
-        self._nodes = kind(target, timeout_s, self.deadline, telemetry)
+        self._nodes = (Nodes if target.service is None else SentinelNodes)(target, self.deadline, telemetry)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
         """Connect; return where each server is and what it says of itself."""
@@ -50,7 +48,9 @@ class Client:
                 left_s = min(within_s, self.deadline.left_s)
                 return [(pool.where, parse_info(pool.ask(b"INFO", within_s=left_s))) for pool in self._nodes.all()]
             except (StoreNotAvailableError, *FAILURES) as error:
-                wrong = tls_on_one_side(self._target, self.deadline.left_s) if is_mute(error) else None
+                wrong, servers = None, self._target.addresses
+                if servers and is_mute(error):
+                    wrong = tls_on_one_side(servers[0], self.deadline.left_s, tls=self._target.tls)
                 if wrong is not None:
                     raise StoreNotAvailableError(
                         f"the Redis server {self.where} cannot be talked to: {wrong}"
@@ -150,7 +150,7 @@ class Client:
         Each server gets its share in one go, and all work side by side. Calls on one slot run in their order as long
         as nothing goes wrong. `outcomes` are those of a first round.
         """
-        return Rounds(self._target, self._nodes, self.deadline, self._telemetry, calls).run(outcomes)
+        return Rounds(self._nodes, calls).run(outcomes)
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:

@@ -74,9 +74,6 @@ class CallRetries:
         self._free -= 1
         return not self._answered_by.is_over
 
-    def require_pause(self) -> None:
-        self._must_wait = True
-
     def pause(self) -> None:
         """Sleep before the next try, if it has to wait."""
         if self._must_wait and self._backoff is not None:

@@ -26,13 +26,12 @@ _DISCOVERY_S: Final = 2.0
 class Nodes:
     """The pools of a target, by slot. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
-        self._target = target
-        self._telemetry = telemetry
-        self._timeout_s = timeout_s
-        self._deadline = deadline
-        self._make = connector(target, timeout_s)
-        self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
+    def __init__(self, target: Target, deadline: CallDeadline, telemetry: Telemetry) -> None:
+        self.target = target
+        self.telemetry = telemetry
+        self.deadline = deadline
+        self._make = connector(target, deadline.timeout_s)
+        self._make_asking = connector(target, min(deadline.timeout_s, _DISCOVERY_S))
         self._lock = Lock()  # guards the pools by address
         self._asking = RLock()  # held by the one thread that asks for the slots
         self._pools: dict[Address | None, RedisPool] = {}
@@ -65,11 +64,6 @@ class Nodes:
         """Return a pool for every server that serves slots."""
         return [self.only] if self.only else self._serving
 
-    def host_of(self, slot: int) -> str:
-        """Return the host that a slot is thought to be on."""
-        pool = self.of(slot)
-        return pool.address[0] if pool is not None and pool.address is not None else ""
-
     def reconnect(self, slot: int) -> None:
         """Let go of idle connections to the server of a slot: the name may lead elsewhere by now."""
         if (pool := self.of(slot)) is not None:
@@ -84,11 +78,11 @@ class Nodes:
 
         Raises `StoreNotAvailableError` if none answers.
         """
-        if not self._target.fails_over:
+        if not self.target.fails_over:
             return
         asked = self._asked
         try:
-            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
+            if not self._asking.acquire(timeout=max(0.0, self.deadline.left_s)):
                 raise self._unanswered()
             if asked == self._asked:
                 self._ask()
@@ -102,19 +96,19 @@ class Nodes:
                 pass
 
     def _unanswered(self) -> StoreError:
-        return StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
+        return StoreNotAvailableError(f"no server of the Redis Cluster {self.target} answers")
 
     def _ask(self) -> None:
         """Ask one server of the cluster after the other where each slot is."""
         failure = self._unanswered()
-        addresses = list(dict.fromkeys((*self._known, *self._target.addresses)))
+        addresses = list(dict.fromkeys((*self._known, *self.target.addresses)))
         # Another one each time: one that is cut off from the rest goes on telling how it was.
         self._turn = turn = (self._turn + 1) % len(addresses)
         for i, address in enumerate(addresses[turn:] + addresses[:turn]):
-            left_s = self._deadline.left_s
+            left_s = self.deadline.left_s
             if left_s <= 0:
                 break
-            pool = RedisPool(self._make_asking, self._target, address, self._timeout_s, self._telemetry)
+            pool = RedisPool(self._make_asking, self.target, address, self.deadline.timeout_s, self.telemetry)
             try:
                 slots = pool.ask(b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
             except FAILURES as error:
@@ -138,7 +132,7 @@ class Nodes:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
         if address not in self._pools:
-            self._pools[address] = RedisPool(self._make, self._target, address, self._timeout_s, self._telemetry)
+            self._pools[address] = RedisPool(self._make, self.target, address, self.deadline.timeout_s, self.telemetry)
         return self._pools[address]
 
     def _take_over(self, asked: Address | None, slots: Any) -> bool:
@@ -169,7 +163,7 @@ class Nodes:
 
         It is asked for again where one was lost; then it is the turn of the master, too.
         """
-        if not (self._target.read_from_replica and replicas):
+        if not (self.target.read_from_replica and replicas):
             return master
         among = [*replicas, master] if self._serving else replicas
         return among[self._reading % len(among)]

@@ -77,11 +77,12 @@ class RedisPool:
         if connection is None:
             until = now + (self._timeout_s if within_s is None else within_s)
             connected_by = now + max(self._timeout_s, SHORTEST_TIMEOUT_S) if within_s is None else until
-            connection = self._places.connect(lambda: self._connected(connected_by), self._pop, until)
-        return connection
 
-    def _connected(self, until: float) -> Connection:
-        return connected(self._make, self.address, until - monotonic())
+            def connect() -> Connection:
+                return connected(self._make, self.address, connected_by - monotonic())
+
+            connection = self._places.connect(connect, self._pop, until)
+        return connection
 
     def _pop(self) -> Connection | None:
         try:
@@ -144,12 +145,8 @@ class RedisPool:
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def drop_idle(self) -> None:
-        """Close the connections that are not in use."""
-        while self._idle:
-            try:
-                self._idle.pop()[0].disconnect()
-            except IndexError:
-                return
+        while (connection := self._pop()) is not None:
+            connection.disconnect()
 
     def renew_in_child(self) -> None:
         """Let go of the parent's connections, and of places that its threads wait for.
