@@ -157,7 +157,7 @@ def test_an_interrupt_keeps_nobody_from_asking_the_cluster(redis_cluster: Cluste
 def test_servers_that_a_cluster_names_no_more_are_forgotten() -> None:
     """Where each new one has another address, the time to ask them all would grow without end."""
     target = parse("10.0.0.0:7000", cluster=True, tls=False)
-    found = nodes.Nodes(target, 1.0, CallDeadline(1.0), Telemetry())
+    found = nodes.Nodes(target, CallDeadline(1.0), Telemetry())
     for i in range(50):
         found._take_over(None, [[0, 16383, [b"10.0.0.%d" % i, 7000, b""], [b"10.0.1.%d" % i, 7000, b""]]])  # noqa: SLF001
     assert [pool.where for pool in found.all()] == ["10.0.0.49:7000"]

@@ -55,6 +55,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
     "events": lambda s: s.events("e"),
     "prune": lambda s: s.prune("e"),
     "transaction": lambda s: s.run(lambda tx: tx.set("k", tx["k"])),
+    "ping": lambda s: s.ping(),
     "stats": lambda s: s.stats(),
     "check": lambda s: list(s.check()),
     "durability": lambda s: s.durability(),

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from rstore.backends.redis.namespace.bucket import (
     GENERATION_BYTES,
@@ -125,8 +125,7 @@ class RedisLife(RedisNamespace):
         marker = self.client.call(Call(first.slot, (b"GET", first.marker_key)))
         lost = make_bucket(0, 0, self.encoded, marker).incarnation  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self.target.buckets.bit_length() - 1,))
-        call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
-        incarnation = b"".join(self.client.call(call))
+        incarnation = b"".join(self._tell_registry(_CREATE, drawn, lost))
         self._lay_out(incarnation)
         return incarnation
 
@@ -149,15 +148,15 @@ class RedisLife(RedisNamespace):
             return self._raise_markers(latest)
         if not all(is_of(marker, incarnation) for marker in markers):
             return None
-        # Not before it is registered: the end of an earlier one may strike out the name until then. And before the
-        # first write: a creator that dies here leaves it to the next one, which finds that it is not done.
+        # Behind the registration: until then, the end of an earlier incarnation may strike out the name. Before the
+        # first write: where a creator dies here, the next one finds that this is left to do.
         self._list(_ENLIST, incarnation)
         with suppress(StoreError):  # it only saves the next one this work
             self._tell_registry(_RAISED, identity_of(incarnation), incarnation)
         return incarnation
 
-    def _tell_registry(self, script: Script, *arguments: bytes) -> None:
-        self.client.call(script.on(self._registry_slot, (self._registry,), *arguments, write=True, again=True))
+    def _tell_registry(self, script: Script, *arguments: bytes) -> Any:
+        return self.client.call(script.on(self._registry_slot, (self._registry,), *arguments, write=True, again=True))
 
     def _list(self, script: Script, incarnation: bytes) -> None:
         """Enter this incarnation of the namespace into the index of all, or strike it out."""
@@ -190,10 +189,8 @@ class RedisLife(RedisNamespace):
 
     def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         identity = identity_of(incarnation)
-        named = identity, _FACT + name.encode(), fact
-        call = _KEEP_FACT.on(self._registry_slot, (self._registry,), *named, write=True, again=True)
         try:
-            kept = bytes(self.client.call(call))
+            kept = bytes(self._tell_registry(_KEEP_FACT, identity, _FACT + name.encode(), fact))
         except Signal as signal:
             raise NamespaceGone from signal
         self.wrote()

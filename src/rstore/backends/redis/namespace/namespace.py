@@ -308,9 +308,9 @@ class RedisNamespace:
             raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error
 
     def found_out(self, bucket: Bucket, question: Callable[[], bool]) -> bool:
-        """Return whether a question about the outcome of a write is answered by yes; no answer is no.
+        """Return whether the answer to a question about the outcome of a write is yes; no answer is no.
 
-        Nor is it a yes where the namespace is gone, and with it what tells, or where too few replicas have the write.
+        The answer is no as well where the namespace is gone, or where too few replicas have the write.
         """
         self.deadline.extend()
         try:

@@ -48,13 +48,9 @@ class Client:
                 left_s = min(within_s, self.deadline.left_s)
                 return [(pool.where, parse_info(pool.ask(b"INFO", within_s=left_s))) for pool in self._nodes.all()]
             except (StoreNotAvailableError, *FAILURES) as error:
-                wrong, servers = None, self._target.addresses
-                if servers and is_mute(error):
-                    wrong = tls_on_one_side(servers[0], self.deadline.left_s, tls=self._target.tls)
-                if wrong is not None:
-                    raise StoreNotAvailableError(
-                        f"the Redis server {self.where} cannot be talked to: {wrong}"
-                    ) from error
+                servers = self._target.addresses if is_mute(error) else ()
+                if servers and (why := tls_on_one_side(servers[0], self.deadline.left_s, tls=self._target.tls)):
+                    raise StoreNotAvailableError(f"the Redis server {self.where} cannot be talked to: {why}") from error
                 if isinstance(error, StoreError):
                     raise
                 if within_s < self.deadline.answer_s and retries.allows(waiting=False):

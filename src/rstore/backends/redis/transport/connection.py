@@ -25,7 +25,7 @@ pack_command: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
 FAILURES: Final = (driver.RedisError, OSError)
 """All failures of a connection."""
 SHORTEST_TIMEOUT_S: Final = 1.0
-"""A shorter time-out is one for what others hold up, not for what a server answers."""
+"""The least wait for an answer: a shorter time-out bounds only the waits for other clients."""
 MIN_S: Final = 0.05
 """The wait for a reply that is most likely there already, though the time is up."""
 _PIECE_BYTES: Final = 16 * 1024 * 1024

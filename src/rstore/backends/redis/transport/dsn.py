@@ -65,7 +65,7 @@ class Target:
         return replace(self, client_name=self.client_name or f"rstore:{quote(namespace, safe='')}"[:_MAX_NAME])
 
     def of_sentinels(self) -> Target:
-        """Return the target that are the sentinels themselves, which have a login of their own."""
+        """Return the sentinels as a target: they have a login of their own."""
         login = self.sentinel_credentials
         return replace(self, service=None, credentials=login, ask=None, database=0, max_connections=4)
 

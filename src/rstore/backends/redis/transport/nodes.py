@@ -70,11 +70,11 @@ class Nodes:
             pool.drop_idle()
 
     def forget_threads(self) -> None:
-        """Take locks back that threads hold which did not come through a fork."""
+        """Renew the locks: the threads that held them did not come through the fork."""
         self._lock, self._asking = Lock(), RLock()
 
     def discover(self) -> None:
-        """Ask for the servers that may be others by now, unless another thread does while this one waits for its turn.
+        """Ask which servers to send to, unless another thread has asked while this one waited for its turn.
 
         Raises `StoreNotAvailableError` if none answers.
         """

@@ -1,7 +1,7 @@
 """The places of a pool: how many connections there are to one server, and the line of threads that wait for one.
 
-A place is taken by a connection as long as it is connected: redis-py closes what it has lost. It is referred to, not
-counted, so that an error or an interrupt costs no place, wherever it comes.
+A connection takes a place as long as it is connected: redis-py closes what it has lost. A place is a reference, not a
+count, so that an error or an interrupt costs none, wherever it comes.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class SentinelNodes(Nodes):
         make = connector(asking, min(deadline.timeout_s, ASKING_S))
         self._sentinels = {one: RedisPool(make, asking, one, ASKING_S, telemetry) for one in target.addresses}
         self._sighted: dict[Address, Sighting] = {}  # each thread that asks sets or pops one in one step
-        # Guards the fields below; apart, since a thread that asks may wait for a sentinel that is gone.
+        # Guards the fields below. A lock of its own: the thread whose turn it is to ask may wait for long.
         self._deciding = Lock()
         self._leaders: dict[Address, float] = {}  # of a failover, and since when they lead it
         self._avoided: dict[Address, float] = {}  # replicas that were lost, and since when
@@ -210,10 +210,11 @@ class SentinelNodes(Nodes):
         if not self.target.read_from_replica:
             return master
         now = monotonic()
+        # The sentinels notice within ten seconds that a replica has lost its master.
+        self._avoided = {one: since for one, since in self._avoided.items() if now - since < _OUTDATED_S}
         if lost is not None and lost.address is not None:
             self._avoided[lost.address] = now
-        # The sentinels notice within ten seconds that a replica has lost its master.
-        good = [one for one in replicas if now - self._avoided.get(one, -_OUTDATED_S) >= _OUTDATED_S]
+        good = [one for one in replicas if one not in self._avoided]
         current = None if self._master is None else self._master.address
         return current if current in good else choice(good) if good else master  # noqa: S311
 
