@@ -121,7 +121,7 @@ def _greeter(target: Target) -> Callable[[Any], None]:
     if target.service is not None:
         wanted.append((b"INFO", b"replication"))  # not ROLE, which is for administrators
     hints: list[Command] = [] if target.client_name is None else [(b"CLIENT", b"SETNAME", target.client_name.encode())]
-    hints += ((b"CLIENT", b"SETINFO", *said) for said in ((b"LIB-NAME", b"rstore"), (b"LIB-VER", _VERSION)))
+    hints += ((b"CLIENT", b"SETINFO", *said) for said in ((b"LIB-NAME", b"rstore"), (b"LIB-VER", _version)))
     packed = b"".join(map(pack_command, [*wanted, *hints]))
 
     def greet(connection: Any) -> None:
@@ -144,9 +144,9 @@ def _greeter(target: Target) -> Callable[[Any], None]:
 
 
 try:
-    _VERSION = version("rlib-store").encode()
+    _version = version("rlib-store").encode()
 except PackageNotFoundError:  # the source, not installed
-    _VERSION = b"0"
+    _version = b"0"
 
 
 @forgetful

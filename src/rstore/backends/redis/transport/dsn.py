@@ -27,6 +27,7 @@ _SENTINEL: Final = frozenset({"sentinel_user", "sentinel_password"})
 _SENTINEL_PORT: Final = 26379
 _MAX_CONNECTIONS: Final = 64
 """To one server, unless the DSN says otherwise: one for each call that is under way."""
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _MAX_NAME: Final = 200
 _PRINTABLE: Final = re.compile(rf"[!-~]{{1,{_MAX_NAME}}}")
 
@@ -178,7 +179,7 @@ def _login(user: str, password: str) -> dict[str, str]:
 
 
 def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if _NUMBER.fullmatch(text) is None:
         raise InvalidValueError(f"the {what} of a Redis DSN is a number")
     return int(text)
 
