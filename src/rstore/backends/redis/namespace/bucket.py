@@ -93,7 +93,6 @@ class Bucket(NamedTuple):
 
     @property
     def indexes(self) -> tuple[bytes, bytes, bytes]:
-        """The names that scripts on records begin with."""
         return self.marker_key, self.key_index, self.expiry_index
 
     def of_records(self, generation: bytes) -> Bucket:
@@ -110,12 +109,10 @@ class Bucket(NamedTuple):
         return b"%b%b%b%d%b" % (self.prefix, kind, self.identity, log.model, log.key.encode())
 
     def parts(self, log: Log, kinds: bytes) -> list[bytes]:
-        """Return the names of several parts of a log."""
         rest = b"%b%d%b" % (self.identity, log.model, log.key.encode())
         return [b"%b%c%b" % (self.prefix, kind, rest) for kind in kinds]
 
     def body(self, entry: bytes) -> bytes:
-        """Return the name of the body of a chunk."""
         return b"%bb%b%b" % (self.prefix, self.identity, entry[_BODY_ID])
 
     def dropped(self, random: bytes) -> bytes:

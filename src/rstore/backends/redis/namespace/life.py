@@ -159,7 +159,6 @@ class RedisLife(RedisNamespace):
         return self.client.call(script.on(self._registry_slot, (self._registry,), *arguments, write=True, again=True))
 
     def _list(self, script: Script, incarnation: bytes) -> None:
-        """Enter this incarnation of the namespace into the index of all, or strike it out."""
         listed = self.encoded, incarnation[:IDENTITY_BYTES]
         self.client.call(script.on(slot_of(NAMESPACES), (NAMESPACES,), *listed, write=True, again=True))
 

@@ -261,7 +261,6 @@ class RedisNamespace:
         return [raised(reply) for reply in self.client.run(some)] if some else []
 
     def now_ms(self, slot: int) -> int:
-        """Return the clock of the server of a slot."""
         seconds, micros = self.client.call(Call(slot, (b"TIME",)))
         return int(seconds) * 1000 + int(micros) // 1000
 

@@ -44,7 +44,6 @@ class Tenure:
             self._known.set()
 
     def end(self) -> None:
-        """Note that another server is the master."""
         self.over = self.changing = True
         self._known.set()
 

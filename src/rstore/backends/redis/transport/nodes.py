@@ -61,7 +61,6 @@ class Nodes:
         self._owners[slot] = self.at(address)
 
     def all(self) -> list[RedisPool]:
-        """Return a pool for every server that serves slots."""
         return [self.only] if self.only else self._serving
 
     def reconnect(self, slot: int) -> None:

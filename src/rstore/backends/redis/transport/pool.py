@@ -123,11 +123,9 @@ class RedisPool:
         return self._aside
 
     def is_settled(self, within_s: float) -> bool:
-        """Return whether what the server has answered will last, waiting for the end of a failover."""
         return not self.changing
 
     def close(self) -> None:
-        """Close all connections; those that are in use when they are given back."""
         self.closed = True
         self.drop_idle()
         if self._aside is not None:

@@ -74,7 +74,6 @@ class SentinelNodes(Nodes):
         self._listening_pid = 0
 
     def all(self) -> list[RedisPool]:
-        """Return the pool of the master."""
         if self._master is None:
             self.discover()
         return super().all()
@@ -116,7 +115,6 @@ class SentinelNodes(Nodes):
                 self._master.tenure.hold()
 
     def lost(self, sentinel: Address) -> None:
-        """Forget the words of a sentinel that does not answer any more."""
         self._sighted.pop(sentinel, None)
 
     def _ask_all(self) -> list[Exception]:
@@ -256,7 +254,6 @@ class SentinelNodes(Nodes):
                     listener.start()
 
     def close(self) -> None:
-        """Close all connections, and end the threads."""
         super().close()
         if self._master is not None:
             self._master.close()
