@@ -17,8 +17,8 @@ from waiting import until
 
 from rstore import OutcomeUnknownError, Store, StoreError, StoreNotAvailableError
 from rstore.backends.redis.namespace.bucket import MAX_BUCKETS, TAGS
+from rstore.backends.redis.transport.calls import SLOTS, slot_of
 from rstore.backends.redis.transport.client import Client
-from rstore.backends.redis.transport.slots import SLOTS, slot_of
 
 
 @pytest.fixture

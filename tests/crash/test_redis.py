@@ -26,7 +26,7 @@ from rstore import (
     StoreNotAvailableError,
 )
 from rstore.backends.redis.namespace.bucket import Bucket
-from rstore.backends.redis.namespace.garbage import GARBAGE_A_STEP
+from rstore.backends.redis.namespace.life import GARBAGE_A_STEP
 from rstore.backends.redis.namespace.namespace import RedisNamespace
 from rstore.backends.redis.records.batches import MAX_RECORDS, RedisBatches
 

@@ -19,7 +19,10 @@ from waiting import until
 from rstore import InvalidArgumentError, Store, StoreBusyError, StoreNotAvailableError
 from rstore.backends.redis.transport import nodes, places
 from rstore.backends.redis.transport import pool as pool_module
+from rstore.backends.redis.transport.deadline import CallDeadline
+from rstore.backends.redis.transport.dsn import parse
 from rstore.backends.redis.transport.pool import RedisPool
+from rstore.backends.telemetry import Telemetry
 
 SECRET = "hunter2"  # noqa: S105 - opens servers of the tests only
 
@@ -149,6 +152,17 @@ def test_an_interrupt_keeps_nobody_from_asking_the_cluster(redis_cluster: Cluste
         look_again = store._writer.backend._client.look_again  # type: ignore[attr-defined]  # noqa: SLF001
         assert interrupted_everywhere(look_again, {nodes.__file__}) > 20
         assert redis_cluster.servers
+
+
+def test_servers_that_a_cluster_names_no_more_are_forgotten() -> None:
+    """Where each new one has another address, the time to ask them all would grow without end."""
+    target = parse("10.0.0.0:7000", cluster=True, tls=False)
+    found = nodes.Nodes(target, CallDeadline(1.0), Telemetry())
+    for i in range(50):
+        found._take_over(None, [[0, 16383, [b"10.0.0.%d" % i, 7000, b""], [b"10.0.1.%d" % i, 7000, b""]]])  # noqa: SLF001
+    assert [pool.where for pool in found.all()] == ["10.0.0.49:7000"]
+    assert len(found._pools) == 1  # noqa: SLF001
+    found.close()
 
 
 def interrupted_everywhere(look_again: Callable[[], object], files: set[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,9 @@ from redis_proxy import Proxy
 from redis_servers import Cluster, Server
 
 from rstore import CorruptionError, NotSupportedError, OutcomeUnknownError, Store, StoreBusyError, StoreError
-from rstore.backends.redis.transport.calls import Script
+from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.client import Client
+from rstore.backends.redis.transport.errors import Signal
 
 TIMEOUT_S = 2.0
 MAX_S = 1.6 * TIMEOUT_S
@@ -53,6 +55,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
     "events": lambda s: s.events("e"),
     "prune": lambda s: s.prune("e"),
     "transaction": lambda s: s.run(lambda tx: tx.set("k", tx["k"])),
+    "ping": lambda s: s.ping(),
     "stats": lambda s: s.stats(),
     "check": lambda s: list(s.check()),
     "durability": lambda s: s.durability(),
@@ -266,6 +269,35 @@ def test_a_namespace_that_others_discard_again_and_again(
         assert s < 2
         monkeypatch.undo()
         verb(store)
+
+
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_a_clearing_that_never_gets_its_turn(redis_dsn: str, monkeypatch: pytest.MonkeyPatch, *, buckets: int) -> None:
+    """A large write of another client becomes visible before each try. With two buckets, one is cleared."""
+    call, run = Client.call, Client.run
+
+    def calling(self: Client, one: Call) -> Any:
+        if one.script is not None and one.script.name == "clear":
+            raise Signal("STALE")
+        return call(self, one)
+
+    def running(self: Client, calls: Sequence[Call], outcomes: Sequence[Any] | None = None) -> list[Any]:
+        if any(one.script is not None and one.script.name == "clear" for one in calls):
+            return [*run(self, calls[:-1]), Signal("STALE")]
+        return run(self, calls, outcomes)
+
+    with Store(f"{redis_dsn}?buckets={buckets}", frozen=False, timeout=0.5) as store, Store(redis_dsn) as other:
+        store.update({f"{i}": i for i in range(50)})
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "call", calling)
+            patch.setattr(Client, "run", running)
+            error = StoreBusyError if buckets == 1 else OutcomeUnknownError
+            says = "keeps being .*; nothing was applied" if buckets == 1 else "some records were cleared and others not"
+            with pytest.raises(error, match=says):
+                store.clear()
+        assert (len(other) == 50) == (buckets == 1)
+        store.clear()
+        assert len(other) == 0
 
 
 def test_a_replica_that_never_confirms_takes_no_longer_than_the_timeout(redis_dsn: str) -> None:

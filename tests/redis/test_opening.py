@@ -30,7 +30,7 @@ from rstore import (
     generate_key,
 )
 from rstore.backends.contract import Backend
-from rstore.backends.redis.backend import EvictionWarning
+from rstore.backends.redis import EvictionWarning
 from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.transport.calls import Script
 from rstore.backends.redis.transport.dsn import parse
@@ -65,6 +65,7 @@ def test_what_a_dsn_says(dsn: str, addresses: object, path: str | None, database
         "redis://host?db=x", "redis://host?buckets=3", "redis://host?buckets=512", "redis://a b:c", "redis://a..b",
         "rediss:///run/redis.sock", "redis+cluster://host:1/2", "redis+cluster:///run/redis.sock",
         "redis://host?ssl_ca_certs=x", "redis://host?wait_replicas=-1", "redis://user:a?secret@host", "redis://host?buckets=secret",
+        f"redis://host/{'9' * 5000}", f"redis://host?wait_replicas={'9' * 5000}",
         "redis://host?db=1&db=2", "redis://host?db=1&buckets=1&db=1", "redis://host:0",
         "redis+cluster://a,", "redis+cluster://a,,b", "redis+sentinel://,a/service", "unix://path", "unix://secret@path/0",
     ],

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 from rstore.backends.contract import Backend, WriteTransaction
 from rstore.backends.redis.autocommit import RedisAutocommit
 from rstore.backends.redis.logs.leases import RedisLeases
-from rstore.backends.redis.namespace.life import EvictionWarning, RedisLife
+from rstore.backends.redis.namespace.life import RedisLife
 from rstore.backends.redis.transaction.transaction import RedisTransaction
 from rstore.backends.redis.transport.dsn import Target, parse, parse_socket
-from rstore.backends.redis.transport.greeting import named
 from rstore.backends.types import Log, Options
 from rstore.errors import InvalidValueError
-
-__all__ = [
-    "EvictionWarning",
-    "RedisBackend",
-    "RedisClusterBackend",
-    "RedisSentinelBackend",
-    "RedisSocketBackend",
-    "TlsRedisBackend",
-    "TlsRedisClusterBackend",
-    "TlsRedisSentinelBackend",
-]
 
 
 class _RedisTransactions(RedisAutocommit, Backend):
@@ -49,66 +38,24 @@ class _RedisTransactions(RedisAutocommit, Backend):
             yield _RedisTransactions(self.namespace, self.leases, {**self.held, log: token})
 
 
-class _Redis(_RedisTransactions):
-    """A namespace that a DSN names."""
+class RedisBackend(_RedisTransactions):
+    """One namespace that a DSN names: `redis://`."""
 
-    cluster = False
-    sentinel = False
-    tls = False
-
-    def __init__(self, rest: str, namespace: str, options: Options) -> None:
-        target = named(self._parse(rest, options), namespace)
+    def __init__(
+        self, rest: str, namespace: str, options: Options, parse: Callable[..., Target] = parse, **kind: bool
+    ) -> None:
+        target = parse(rest, **kind, credentials=options.credentials).named(namespace)
         if target.read_from_replica and not options.frozen:
             raise InvalidValueError(
                 "read_from=replica is for frozen stores: a replica is late, and a writer must see what was written"
             )
         life = RedisLife(target, namespace, options)
-        held: Mapping[Log, bytes] = {}
-        super().__init__(life, RedisLeases(life), held)
-
-    def _parse(self, rest: str, options: Options) -> Target:
-        kind = {"cluster": self.cluster, "tls": self.tls, "sentinel": self.sentinel}
-        return parse(rest, **kind, credentials=options.credentials)
+        super().__init__(life, RedisLeases(life), {})
 
 
-class RedisBackend(_Redis):
-    """One namespace of one server: `redis://`."""
-
-
-class TlsRedisBackend(_Redis):
-    """The same through TLS: `rediss://`."""
-
-    tls = True
-
-
-class RedisClusterBackend(_Redis):
-    """One namespace of a Redis Cluster: `redis+cluster://`."""
-
-    cluster = True
-
-
-class TlsRedisClusterBackend(_Redis):
-    """The same through TLS: `rediss+cluster://`."""
-
-    cluster = True
-    tls = True
-
-
-class RedisSentinelBackend(_Redis):
-    """One namespace of the server that Sentinel says is the master: `redis+sentinel://`."""
-
-    sentinel = True
-
-
-class TlsRedisSentinelBackend(_Redis):
-    """The same through TLS, also to the sentinels: `rediss+sentinel://`."""
-
-    sentinel = True
-    tls = True
-
-
-class RedisSocketBackend(_Redis):
-    """One namespace of one server on this machine: `unix://`."""
-
-    def _parse(self, rest: str, options: Options) -> Target:
-        return parse_socket(rest, options.credentials)
+TlsRedisBackend = partial(RedisBackend, tls=True)
+RedisClusterBackend = partial(RedisBackend, cluster=True)
+TlsRedisClusterBackend = partial(RedisBackend, cluster=True, tls=True)
+RedisSentinelBackend = partial(RedisBackend, sentinel=True)
+TlsRedisSentinelBackend = partial(RedisBackend, sentinel=True, tls=True)
+RedisSocketBackend = partial(RedisBackend, parse=parse_socket)

@@ -12,10 +12,9 @@ from rstore.backends.redis.durability import SETTINGS, ServerDurability, durabil
 from rstore.backends.redis.logs.commits import RedisCommits
 from rstore.backends.redis.namespace.bucket import NAMESPACES, Bucket, names_of, registry_key
 from rstore.backends.redis.records.records import RedisRecords
-from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.transport.calls import Call, Script, slot_of
 from rstore.backends.redis.transport.client import parse_info
 from rstore.backends.redis.transport.errors import Signal, unreachable
-from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.types import Model, ScanQuery
 from rstore.errors import NotSupportedError
 
@@ -58,8 +57,6 @@ class RedisMaintenance(RedisRecords, RedisCommits):
             if cursor == b"0":
                 return names_of(sorted(set(found)), "a namespace", around_damage=self.around_damage)
 
-    # -- stats and findings -------------------------------------------------------------------------------------------
-
     def stats(self) -> Stats:
         self._deadline.begin()
         return stats_of((model, *numbers) for model, numbers, _ in self._survey())
@@ -75,10 +72,8 @@ class RedisMaintenance(RedisRecords, RedisCommits):
         for model, raw in self._damaged_names():
             yield Finding(MODELS[model], None, f"a name is damaged, it is no text: {raw!r}")
         for model, _, problems in self._survey():
-            told: set[tuple[bytes, bytes]] = set()
-            for key, code in zip(problems[::2], problems[1::2], strict=True):
-                if (key, code) not in told and is_name(key):
-                    told.add((key, code))
+            for key, code in dict.fromkeys(zip(problems[::2], problems[1::2], strict=True)):
+                if is_name(key):
                     yield Finding(MODELS[model], key.decode(), _PROBLEMS[code])
 
     def _damaged_names(self) -> Iterator[tuple[int, bytes]]:
@@ -127,13 +122,11 @@ class RedisMaintenance(RedisRecords, RedisCommits):
             if isinstance(reply, Exception):
                 raise unreachable(reply, self._client.where) from reply
 
-    # -- durability ---------------------------------------------------------------------------------------------------
-
     def durability(self) -> Durability:
         self._deadline.begin()
         questions = [(b"INFO",), *((b"CONFIG", b"GET", name) for name in _SETTINGS)]
         servers = [
-            durability_of(parse_info(info) if isinstance(info, bytes) else {}, dict(_config(settings)))
+            durability_of(parse_info(info) if isinstance(info, bytes) else {}, _config(settings))
             for info, *settings in self._client.ask_all(*questions)
         ]
         return ServerDurability.weakest(servers, wait_replicas=self.namespace.target.wait_replicas)
@@ -144,8 +137,6 @@ class RedisMaintenance(RedisRecords, RedisCommits):
             "replica, see docs/redis.md"
         )
 
-    # -- space --------------------------------------------------------------------------------------------------------
-
     def reclaim(self) -> None:
         self._deadline.begin()
         for bucket in self.namespace.refresh():
@@ -154,8 +145,7 @@ class RedisMaintenance(RedisRecords, RedisCommits):
         self.namespace.delete_garbage(self.namespace.buckets)
 
 
-def _config(replies: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """Yield the settings of a server, as far as the user may ask for them."""
-    for reply in replies:
-        if not isinstance(reply, Exception):
-            yield from zip(*[iter(one.decode() for one in reply)] * 2, strict=True)
+def _config(replies: Sequence[Any]) -> dict[str, str]:
+    """Return the settings of a server, as far as the user may ask for them."""
+    told = [part.decode() for reply in replies if not isinstance(reply, Exception) for part in reply]
+    return dict(zip(told[::2], told[1::2], strict=True))

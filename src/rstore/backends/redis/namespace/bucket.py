@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from rstore.backends.common.names import is_name
-from rstore.backends.redis.transport.slots import SLOTS
+from rstore.backends.redis.transport.calls import SLOTS
 from rstore.backends.types import KEYS_BYTES, Log
 from rstore.errors import CorruptionError
 
@@ -38,6 +38,7 @@ GENERATION_BYTES: Final = 8
 _TIME_BYTES: Final = 8
 _BATCH_AT: Final = INCARNATION_BYTES + GENERATION_BYTES
 _MARKER_SIZES: Final = (IDENTITY_BYTES, _BATCH_AT, _BATCH_AT + GENERATION_BYTES)
+_OF_RECORDS: Final = (b"v", b"i", b"x")
 _BODY_ID: Final = slice(28, 40)  # of the entry of a chunk
 
 NAMESPACES: Final = b"rs{namespaces}"
@@ -92,16 +93,12 @@ class Bucket(NamedTuple):
 
     @property
     def indexes(self) -> tuple[bytes, bytes, bytes]:
-        """The names that scripts on records begin with."""
         return self.marker_key, self.key_index, self.expiry_index
 
     def of_records(self, generation: bytes) -> Bucket:
         """Return the bucket with the names of the records of another generation, or of a batch."""
-        return self._replace(
-            records=self.prefix + b"v" + generation,
-            key_index=self.prefix + b"i" + generation,
-            expiry_index=self.prefix + b"x" + generation,
-        )
+        records, keys, expiries = (self.prefix + kind + generation for kind in _OF_RECORDS)
+        return self._replace(records=records, key_index=keys, expiry_index=expiries)
 
     def logs(self, model: int) -> bytes:
         """Return the name of the sorted set of the keys of logs."""
@@ -112,12 +109,10 @@ class Bucket(NamedTuple):
         return b"%b%b%b%d%b" % (self.prefix, kind, self.identity, log.model, log.key.encode())
 
     def parts(self, log: Log, kinds: bytes) -> list[bytes]:
-        """Return the names of several parts of a log."""
         rest = b"%b%d%b" % (self.identity, log.model, log.key.encode())
         return [b"%b%c%b" % (self.prefix, kind, rest) for kind in kinds]
 
     def body(self, entry: bytes) -> bytes:
-        """Return the name of the body of a chunk."""
         return b"%bb%b%b" % (self.prefix, self.identity, entry[_BODY_ID])
 
     def dropped(self, random: bytes) -> bytes:
@@ -145,19 +140,9 @@ def make_bucket(number: int, tag: int, namespace: bytes, marker: bytes | None) -
     if marker is not None and len(marker) > IDENTITY_BYTES:
         incarnation, batch = marker[:INCARNATION_BYTES], marker[_BATCH_AT:]
         generation = marker[INCARNATION_BYTES:_BATCH_AT]
-    return Bucket(
-        number,
-        tag,
-        tag * (SLOTS // MAX_BUCKETS),
-        prefix,
-        prefix + b"m" + namespace,
-        marker,
-        incarnation,
-        prefix + b"v" + generation,
-        prefix + b"i" + generation,
-        prefix + b"x" + generation,
-        batch,
-    )
+    records, keys, expiries = (prefix + kind + generation for kind in _OF_RECORDS)
+    slot, marker_key = tag * (SLOTS // MAX_BUCKETS), prefix + b"m" + namespace
+    return Bucket(number, tag, slot, prefix, marker_key, marker, incarnation, records, keys, expiries, batch)
 
 
 def is_incarnation(incarnation: bytes) -> bool:

@@ -1,12 +1,16 @@
-"""The life of a namespace: it is opened, created, given facts, and discarded."""
+"""The life of a namespace: it is opened, created, given facts, and discarded.
+
+Nouns: *garbage* (records, chunks and whole namespaces that no reader sees any more).
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from rstore.backends.redis.namespace.bucket import (
     GENERATION_BYTES,
@@ -19,12 +23,11 @@ from rstore.backends.redis.namespace.bucket import (
     names_of,
     tells_of_end,
 )
-from rstore.backends.redis.namespace.garbage import RedisGarbage
-from rstore.backends.redis.transport.calls import Call, Script
+from rstore.backends.redis.namespace.namespace import RedisNamespace
+from rstore.backends.redis.transport.calls import Call, Script, slot_of
 from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import Signal, reason_of
-from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.redis.transport.tls import check_files
 from rstore.backends.types import KEYS_BYTES, NamespaceGone, Options, identity_of
 from rstore.errors import OutcomeUnknownError, StoreError, StoreNotAvailableError
@@ -38,12 +41,15 @@ _BURY: Final = Script("bury")
 _ENLIST: Final = Script("enlist")
 _STRIKE: Final = Script("strike")
 _CATCH_UP: Final = Script("catch_up")
+_COLLECT: Final = Script("collect")
 
 _FACT: Final = b"fact:"
 TOMBSTONE_MS: Final = 3_600_000
 """How long a tombstone stays: longer than any call can be on the way that saw the namespace alive."""
 _BUCKETS_LOOKED_INTO: Final = 16
 """In so many buckets an opening looks for garbage: to look into all would take most of its time."""
+GARBAGE_A_STEP: Final = 250
+"""How many keys one script deletes: it holds up all other clients meanwhile."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -51,7 +57,7 @@ class EvictionWarning(RuntimeWarning):
     """The server may evict keys when its memory is full: data that was stored would vanish."""
 
 
-class RedisLife(RedisGarbage):
+class RedisLife(RedisNamespace):
     """A namespace from its creation to its end."""
 
     def __init__(self, target: Target, name: str, options: Options) -> None:
@@ -59,16 +65,13 @@ class RedisLife(RedisGarbage):
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
         self._created = b""  # the incarnation that `create` returned last
 
-    # -- opening ------------------------------------------------------------------------------------------------------
-
     def open(self) -> bool:
         """Connect, check the servers, and return whether the namespace exists."""
         if self.target.tls:
             check_files(self.target.ssl)
         for where, info in self.client.open():
             self._check_server(where, info)
-        incarnation, _ = self.look_up()
-        return incarnation is not None
+        return self.look_up()[0] is not None
 
     def _check_server(self, where: str, info: dict[bytes, bytes]) -> None:
         mode = info.get(b"redis_mode", info.get(b"server_mode"))  # the second is Valkey's name for it
@@ -88,10 +91,7 @@ class RedisLife(RedisGarbage):
                 stacklevel=2,
             )
 
-    # -- creating -----------------------------------------------------------------------------------------------------
-
     def create(self) -> bytes:
-        """Return the incarnation of the namespace, after creating it if there is none."""
         self._count_revival()
         with self.unseen():
             incarnation = self._create()
@@ -125,8 +125,7 @@ class RedisLife(RedisGarbage):
         marker = self.client.call(Call(first.slot, (b"GET", first.marker_key)))
         lost = make_bucket(0, 0, self.encoded, marker).incarnation  # whatever the number of its buckets
         drawn = os.urandom(7) + bytes((self.target.buckets.bit_length() - 1,))
-        call = _CREATE.on(self._registry_slot, (self._registry,), drawn, lost, write=True, again=True)
-        incarnation = b"".join(self.client.call(call))
+        incarnation = b"".join(self._tell_registry(_CREATE, drawn, lost))
         self._lay_out(incarnation)
         return incarnation
 
@@ -149,18 +148,17 @@ class RedisLife(RedisGarbage):
             return self._raise_markers(latest)
         if not all(is_of(marker, incarnation) for marker in markers):
             return None
-        # Not before it is registered: the end of an earlier one may strike out the name until then. And before the
-        # first write: a creator that dies here leaves it to the next one, which finds that it is not done.
+        # Behind the registration: until then, the end of an earlier incarnation may strike out the name. Before the
+        # first write: where a creator dies here, the next one finds that this is left to do.
         self._list(_ENLIST, incarnation)
         with suppress(StoreError):  # it only saves the next one this work
             self._tell_registry(_RAISED, identity_of(incarnation), incarnation)
         return incarnation
 
-    def _tell_registry(self, script: Script, *arguments: bytes) -> None:
-        self.client.call(script.on(self._registry_slot, (self._registry,), *arguments, write=True, again=True))
+    def _tell_registry(self, script: Script, *arguments: bytes) -> Any:
+        return self.client.call(script.on(self._registry_slot, (self._registry,), *arguments, write=True, again=True))
 
     def _list(self, script: Script, incarnation: bytes) -> None:
-        """Enter this incarnation of the namespace into the index of all, or strike it out."""
         listed = self.encoded, incarnation[:IDENTITY_BYTES]
         self.client.call(script.on(slot_of(NAMESPACES), (NAMESPACES,), *listed, write=True, again=True))
 
@@ -177,10 +175,7 @@ class RedisLife(RedisGarbage):
         self.collect((bucket for bucket, one in zip(buckets, dirty, strict=True) if one), steps=1)
         return not any(tells_of_end(marker, incarnation) for marker in markers)
 
-    # -- facts --------------------------------------------------------------------------------------------------------
-
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
-        """Return the incarnation of the namespace and all its facts."""
         fields = self.client.call(Call(self._registry_slot, (b"HGETALL", self._registry)))
         known = dict(zip(fields[::2], fields[1::2], strict=True))
         if b"birth" not in known or not self._is_alive(known.get(b"alive")):
@@ -192,15 +187,9 @@ class RedisLife(RedisGarbage):
         return incarnation, dict(zip(names, named.values(), strict=True))
 
     def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
-        """Keep a fact if there is none of that name, and return the one that is kept.
-
-        Raises `NamespaceGone`.
-        """
         identity = identity_of(incarnation)
-        named = identity, _FACT + name.encode(), fact
-        call = _KEEP_FACT.on(self._registry_slot, (self._registry,), *named, write=True, again=True)
         try:
-            kept = bytes(self.client.call(call))
+            kept = bytes(self._tell_registry(_KEEP_FACT, identity, _FACT + name.encode(), fact))
         except Signal as signal:
             raise NamespaceGone from signal
         self.wrote()
@@ -210,10 +199,7 @@ class RedisLife(RedisGarbage):
             raise NamespaceGone
         return kept
 
-    # -- discarding ---------------------------------------------------------------------------------------------------
-
     def discard(self) -> None:
-        """Delete everything of the namespace."""
         incarnation = self.client.call(Call(self._registry_slot, (b"HGET", self._registry, b"birth")))
         if incarnation is not None:
             self._check_incarnation(incarnation)
@@ -243,3 +229,25 @@ class RedisLife(RedisGarbage):
         with suppress(StoreError):  # a name of what is gone does no harm
             self._list(_STRIKE, identity)
         return [bucket for bucket, entries in zip(buckets, left, strict=True) if entries]
+
+    def collect(self, buckets: Iterable[Bucket], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete garbage. A failure leaves it to the next call that collects: this one has done its own work."""
+        with suppress(StoreError):
+            self.delete_garbage(buckets, steps, given_up=given_up)
+
+    def delete_garbage(self, buckets: Iterable[Bucket], steps: int | None = None, *, given_up: bytes = b"") -> None:
+        """Delete the garbage of buckets, a bounded part at a time.
+
+        `steps` bounds how many parts; `given_up` is a batch of records that is not staged any more.
+        """
+        todo = list(buckets)
+        while todo and steps != 0:
+            call = (b"%d" % GARBAGE_A_STEP, given_up)
+            left = self.run(
+                _COLLECT.on(bucket.slot, (bucket.garbage, bucket.staged), *call, write=True, again=True)
+                for bucket in todo
+            )
+            given_up = b""
+            self.deadline.begin()
+            todo = [bucket for bucket, entries in zip(todo, left, strict=True) if entries]
+            steps = None if steps is None else steps - 1

@@ -22,12 +22,11 @@ from rstore.backends.redis.namespace.bucket import (
     make_buckets,
     registry_key,
 )
-from rstore.backends.redis.transport.calls import Call
+from rstore.backends.redis.transport.calls import Call, raised, slot_of
 from rstore.backends.redis.transport.client import Client
 from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
-from rstore.backends.redis.transport.slots import slot_of
 from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, Log, NamespaceGone, Options
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
 
@@ -63,8 +62,6 @@ class RedisNamespace:
         # that it is out of date.
         self.buckets = make_buckets(target.buckets, self.encoded)
 
-    # -- the registry -------------------------------------------------------------------------------------------------
-
     def look_up(self) -> tuple[bytes | None, bool]:
         """Return the incarnation in the registry, and whether all markers, and the index, are known to be raised to it.
 
@@ -91,30 +88,25 @@ class RedisNamespace:
 
     def _check_incarnation(self, incarnation: bytes) -> None:
         if not is_incarnation(incarnation):
-            raise CorruptionError(
-                f"the registry of the namespace {self.name!r} on the Redis server {self.target} is damaged: "
-                f"the incarnation in the hash {self._registry!r} is none; restore it, or delete the keys of the "
-                "namespace"
-            )
+            what = f"the incarnation in the hash {self._registry!r} is none"
+            raise self._damaged(f"{what}; restore it, or delete the keys of the namespace")
 
     def _is_alive(self, alive: bytes | None) -> bool:
         """Read the registry; anything unexpected in it must not be taken for the end of the namespace."""
         if alive not in (b"0", b"1"):
-            raise CorruptionError(
-                f"the registry of the namespace {self.name!r} on the Redis server {self.target} is damaged: the "
-                f"field 'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it"
-            )
+            raise self._damaged(f"the field 'alive' of the hash {self._registry!r} is neither 0 nor 1; restore it")
         return alive == b"1"
 
-    # -- the buckets --------------------------------------------------------------------------------------------------
+    def _damaged(self, how: str) -> CorruptionError:
+        return CorruptionError(
+            f"the registry of the namespace {self.name!r} on the Redis server {self.target} is damaged: {how}"
+        )
 
     def bucket_of(self, spot: bytes) -> Bucket:
-        """Return the bucket of a key."""
         buckets = self.buckets
         return buckets[crc32(spot, self._seed) % len(buckets)]
 
     def bucket_of_log(self, log: Log) -> Bucket:
-        """Return the bucket of a log."""
         return self.bucket_of(spot_of(log))
 
     def refresh(self, buckets: Iterable[Bucket] | None = None) -> list[Bucket]:
@@ -154,15 +146,8 @@ class RedisNamespace:
                 return bucket
             retries = self.again(retries)
 
-    # -- asking -------------------------------------------------------------------------------------------------------
-
     def read(
-        self,
-        spot: bytes,
-        ask: Callable[[Bucket], Call],
-        nothing: Any,
-        *,
-        if_incarnation: ExpectedIncarnation = ANY,
+        self, spot: bytes, ask: Callable[[Bucket], Call], nothing: Any, *, if_incarnation: ExpectedIncarnation = ANY
     ) -> Any:
         """Return the reply of a script on one bucket; `nothing` if there is no namespace.
 
@@ -227,7 +212,11 @@ class RedisNamespace:
                 except Signal:
                     stale.append((bucket, at))
             if stuck and (asked or stale):
-                retries = self.again(retries)
+                try:
+                    retries = self.again(retries)
+                except StoreBusyError as error:
+                    yield *todo[0], error
+                    return
             replies = self._replies([call for _, _, call in asked])
             todo, failed, stuck, begun = [], False, begun or bool(asked), True
             for (bucket, at, _), reply in zip(asked, replies, strict=True):
@@ -264,25 +253,16 @@ class RedisNamespace:
     ) -> Iterator[Any]:
         """Yield the replies of a script from all buckets there are, as `rounds` does, and raise an error."""
         for _, _, reply in self.rounds(lambda: [(bucket, begin) for bucket in self.buckets], ask, rest):
-            if isinstance(reply, Exception):
-                raise reply
-            yield reply
+            yield raised(reply)
 
     def run(self, calls: Iterable[Call]) -> list[Any]:
         """Return the replies to calls on several buckets, of which none may fail."""
         some = list(calls)
-        replies = self.client.run(some) if some else []
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
+        return [raised(reply) for reply in self.client.run(some)] if some else []
 
     def now_ms(self, slot: int) -> int:
-        """Return the clock of the server of a slot."""
         seconds, micros = self.client.call(Call(slot, (b"TIME",)))
         return int(seconds) * 1000 + int(micros) // 1000
-
-    # -- what became of a write ---------------------------------------------------------------------------------------
 
     def wrote(self) -> None:
         """Note that the thread got to write into the namespace."""
@@ -296,7 +276,7 @@ class RedisNamespace:
             mine.since = now
         elif now - mine.since >= self.timeout_s:
             mine.n = 0
-            raise self._outrun()
+            raise self._outrun("discarded")
         else:
             time.sleep(_REVIVAL_S)
 
@@ -307,12 +287,12 @@ class RedisNamespace:
         """
         retries = retries or CallRetries(self.deadline)
         if not retries.allows(waiting=False):
-            raise self._outrun()
+            raise self._outrun("discarded, cleared or written to in bulk")
         retries.pause()
         return retries
 
-    def _outrun(self) -> StoreBusyError:
-        return StoreBusyError(f"the namespace {self.name!r} keeps being discarded concurrently; nothing was applied")
+    def _outrun(self, how: str) -> StoreBusyError:
+        return StoreBusyError(f"the namespace {self.name!r} keeps being {how} concurrently; nothing was applied")
 
     @contextmanager
     def unseen(self) -> Generator[None, None, None]:
@@ -327,9 +307,9 @@ class RedisNamespace:
             raise StoreBusyError(f"{reason_of(error)}{NOTHING}") from error
 
     def found_out(self, bucket: Bucket, question: Callable[[], bool]) -> bool:
-        """Return whether a question about the outcome of a write is answered by yes; no answer is no.
+        """Return whether the answer to a question about the outcome of a write is yes; no answer is no.
 
-        Nor is it a yes where the namespace is gone, and with it what tells, or where too few replicas have the write.
+        The answer is no as well where the namespace is gone, or where too few replicas have the write.
         """
         self.deadline.extend()
         try:
@@ -345,10 +325,8 @@ class RedisNamespace:
 
     def unknown(self, what: str, lost: LostReplyError) -> OutcomeUnknownError:
         """Return the error of a write whose reply was lost, and whose outcome could not be found out."""
-        error = OutcomeUnknownError(
-            f"the connection to the Redis server {self.target} was lost: whether {what} in the namespace "
-            f"{self.name!r} is unknown"
-        )
+        at = f"the connection to the Redis server {self.target} was lost"
+        error = OutcomeUnknownError(f"{at}: whether {what} in the namespace {self.name!r} is unknown")
         error.__cause__ = lost.__cause__
         return error
 

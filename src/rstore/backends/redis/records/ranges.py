@@ -148,6 +148,8 @@ class RedisRanges(RedisBatches):
     def clear(self) -> None:
         self._deadline.begin()
         first = iter([self.namespace.refresh()])  # if that fails, nothing was cleared
+        outcomes: list[Any] = []
+        dirty: list[Bucket] = []
 
         def begin() -> list[tuple[Bucket, Bucket]]:
             return [(bucket, bucket) for bucket in next(first, ()) or self.namespace.refresh()]
@@ -156,6 +158,7 @@ class RedisRanges(RedisBatches):
             if (bucket.incarnation, bucket.records) != (before.incarnation, before.records):
                 # Another client cleared since this call began, or this call did and its reply was lost. Where the
                 # generation is the same, a batch became visible, or was folded in.
+                outcomes.append(0)
                 return None
             keys = (bucket.marker_key, bucket.garbage, bucket.key_index)
             new = bucket.incarnation + os.urandom(GENERATION_BYTES)

@@ -6,14 +6,26 @@ an *outcome* (the reply to a call, or the exception that stands for what went wr
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Sequence
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from redis import exceptions as driver
 
 from rstore.backends.redis.transport.connection import FAILURES, Command, Connection
+
+SLOTS: Final = 16384
+"""Of a cluster."""
+
+
+def slot_of(name: bytes) -> int:
+    """Return the slot that a name falls on."""
+    start = name.find(b"{")
+    if start >= 0 and (end := name.find(b"}", start)) > start + 1:
+        name = name[start + 1 : end]
+    return binascii.crc_hqx(name, 0) % SLOTS
 
 
 class Script:
@@ -25,7 +37,6 @@ class Script:
         self.sha = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
     def on(self, slot: int, keys: Sequence[bytes], *arguments: bytes, write: bool, again: bool) -> Call:
-        """Return the call of this script; `again` if it does no harm when it runs twice."""
         return Call(slot, (b"EVALSHA", self.sha, b"%d" % len(keys), *keys, *arguments), write, again, self)
 
 
@@ -36,13 +47,13 @@ class Call(NamedTuple):
     command: Command
     write: bool = False
     again: bool = True
+    """Whether it does no harm when it is done twice."""
     script: Script | None = None
     large: bool = False
     """Whether a copy of it would count."""
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
         verb = self.command[0].decode()
         return verb if self.script is None else f"{verb} of the script {self.script.name!r}"
 

@@ -13,12 +13,12 @@ from rstore.backends.redis.transport.calls import Call, CallLost, CallUnsent, ra
 from rstore.backends.redis.transport.connection import FAILURES, Command, pack_command, pack_pieces
 from rstore.backends.redis.transport.deadline import CallDeadline, CallRetries
 from rstore.backends.redis.transport.dsn import Target
-from rstore.backends.redis.transport.errors import code_of, is_refused, unreachable
+from rstore.backends.redis.transport.errors import code_of, is_mute, is_refused, unreachable
 from rstore.backends.redis.transport.nodes import Nodes
 from rstore.backends.redis.transport.pool import RedisPool
-from rstore.backends.redis.transport.probing import tls_on_one_side
 from rstore.backends.redis.transport.rounds import NO_MASTER, Rounds
 from rstore.backends.redis.transport.sentinel import SentinelNodes
+from rstore.backends.redis.transport.tls import tls_on_one_side
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreError, StoreNotAvailableError
 
@@ -31,19 +31,15 @@ class Client:
     """Sends calls to the servers that they belong to. Threads share it."""
 
     def __init__(self, target: Target, timeout_s: float, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
         self._target = target
+        self.where = str(target)
         self.deadline = CallDeadline(timeout_s)
         self._soon_s = self.deadline.soon_s
         self._waiting = target.wait_replicas > 0
-        kind = Nodes if target.service is None else SentinelNodes
-        self._nodes = kind(target, timeout_s, self.deadline, telemetry)
+        self._nodes = (Nodes if target.service is None else SentinelNodes)(target, self.deadline, telemetry)
 
     def open(self) -> list[tuple[str, dict[bytes, bytes]]]:
-        """Connect; return where each server is and what it says of itself.
-
-        Raises `StoreNotAvailableError`.
-        """
+        """Connect; return where each server is and what it says of itself."""
         retries = CallRetries(self.deadline)
         within_s = _HANDSHAKE_S if self._target.tls else self.deadline.answer_s
         while True:
@@ -52,11 +48,9 @@ class Client:
                 left_s = min(within_s, self.deadline.left_s)
                 return [(pool.where, parse_info(pool.ask(b"INFO", within_s=left_s))) for pool in self._nodes.all()]
             except (StoreNotAvailableError, *FAILURES) as error:
-                wrong = tls_on_one_side(self._target, self.deadline.left_s) if _is_mute(error) else None
-                if wrong is not None:
-                    raise StoreNotAvailableError(
-                        f"the Redis server {self._target} cannot be talked to: {wrong}"
-                    ) from error
+                servers = self._target.addresses if is_mute(error) else ()
+                if servers and (why := tls_on_one_side(servers[0], self.deadline.left_s, tls=self._target.tls)):
+                    raise StoreNotAvailableError(f"the Redis server {self.where} cannot be talked to: {why}") from error
                 if isinstance(error, StoreError):
                     raise
                 if within_s < self.deadline.answer_s and retries.allows(waiting=False):
@@ -69,25 +63,20 @@ class Client:
 
     def ask_all(self, *questions: Command) -> list[list[Any]]:
         """Return the answers of each server that serves slots to some questions; a refusal is an answer."""
+
+        def answer(pool: RedisPool, question: Command) -> Any:
+            try:
+                return pool.ask(*question, within_s=self.deadline.left_s)
+            except driver.ResponseError as error:
+                return error
+
         try:
-            return [[self._answer(pool, question) for question in questions] for pool in self._nodes.all()]
+            return [[answer(pool, question) for question in questions] for pool in self._nodes.all()]
         except FAILURES as error:
             raise unreachable(error, self.where) from error
 
-    def _answer(self, pool: RedisPool, question: Command) -> Any:
-        try:
-            return pool.ask(*question, within_s=self.deadline.left_s)
-        except driver.ResponseError as error:
-            return error
-
     def close(self) -> None:
-        """Let go of every connection."""
         self._nodes.close()
-
-    @property
-    def where(self) -> str:
-        """The servers, in messages."""
-        return str(self._target)
 
     def server_of(self, slot: int) -> RedisPool | None:
         """Return where a slot is thought to be, if that is known."""
@@ -157,15 +146,7 @@ class Client:
         Each server gets its share in one go, and all work side by side. Calls on one slot run in their order as long
         as nothing goes wrong. `outcomes` are those of a first round.
         """
-        return Rounds(self._target, self._nodes, self.deadline, self._telemetry, calls).run(outcomes)
-
-
-def _is_mute(error: Exception) -> bool:
-    """Return whether a server was reached, and said nothing that could be read."""
-    cause = error.__cause__ if isinstance(error, StoreError) else error
-    if isinstance(cause, driver.ResponseError | driver.AuthenticationError | driver.BusyLoadingError | None):
-        return False
-    return not isinstance(cause.__cause__ or cause.__context__, ConnectionRefusedError)
+        return Rounds(self._nodes, calls).run(outcomes)
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:

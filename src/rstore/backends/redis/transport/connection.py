@@ -1,9 +1,10 @@
-"""Connections: redis-py's, with its TLS, its authentication and its parser, and commands as they are sent."""
+"""Connections: redis-py's, with its TLS and its parser; their login, their greeting, and commands as they are sent."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
@@ -11,9 +12,8 @@ import redis
 from redis import exceptions as driver
 
 from rstore.backends.common.interpreter import check_running
+from rstore.backends.credentials import Credentials, ask_for_login
 from rstore.backends.redis.transport.dsn import Address, Target
-from rstore.backends.redis.transport.greeting import greeter
-from rstore.backends.redis.transport.logins import AskedLogin
 from rstore.errors import forgetful
 
 Command: TypeAlias = tuple[bytes, ...]
@@ -25,7 +25,7 @@ pack_command: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
 FAILURES: Final = (driver.RedisError, OSError)
 """All failures of a connection."""
 SHORTEST_TIMEOUT_S: Final = 1.0
-"""A shorter time-out is one for what others hold up, not for what a server answers."""
+"""The least wait for an answer: a shorter time-out bounds only the waits for other clients."""
 MIN_S: Final = 0.05
 """The wait for a reply that is most likely there already, though the time is up."""
 _PIECE_BYTES: Final = 16 * 1024 * 1024
@@ -50,35 +50,26 @@ class _Packer:
 
     @staticmethod
     def pack(*arguments: str | bytes | int) -> list[bytes]:
-        """Return a command as it is sent."""
         return [pack_command(tuple(part if isinstance(part, bytes) else f"{part}".encode() for part in arguments))]
 
 
 class Connection(Protocol):
     """The part of redis-py's connections that is used."""
 
-    def connect(self) -> None:
-        """Connect, authenticate, select the database."""
-
-    def disconnect(self) -> None:
-        """Close the socket; in a child after a fork without telling the server."""
-
-    def can_read(self, timeout: float = 0) -> bool:
-        """Return whether there is something to read: of an idle connection, that it was closed."""
-        ...
-
-    def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None:
-        """Send a command."""
-
-    def update_current_socket_timeout(self, relaxed_timeout: float) -> None:
-        """Wait so long for the socket from now on; -1: as long as the connection does by itself."""
-
     socket_timeout: float
     socket_connect_timeout: float
 
-    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any:
-        """Return a reply, or raise the error that it is; with `push_request` also what was not asked for."""
-        ...
+    # Connects, authenticates and selects the database.
+    def connect(self) -> None: ...
+    # In a child after a fork, it tells the server nothing.
+    def disconnect(self) -> None: ...
+    # An idle connection with something to read was closed.
+    def can_read(self, timeout: float = 0) -> bool: ...
+    def send_packed_command(self, command: Sequence[bytes | memoryview], check_health: bool = True) -> None: ...
+    # -1 is the time-out that the connection has by itself.
+    def update_current_socket_timeout(self, relaxed_timeout: float) -> None: ...
+    # With `push_request`, it returns also what was not asked for.
+    def read_response(self, disable_decoding: bool = False, *, push_request: bool = False) -> Any: ...
 
 
 Connector: TypeAlias = "Callable[[Address | None], Connection]"
@@ -89,11 +80,11 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connect
     """Return the function that makes connections, not connected yet, to the servers of a target."""
     timeout_s = max(timeout_s, SHORTEST_TIMEOUT_S)  # 0 would be a socket that never waits
     options: dict[str, Any] = {
-        **(target.credentials if target.ask is None else {"credential_provider": _asked(target)}),
+        **(target.credentials if target.ask is None else {"credential_provider": _AskedLogin(target.ask, target)}),
         "db": target.database,
         "command_packer": _Packer(),
         "protocol": protocol,
-        "redis_connect_func": greeter(target),
+        "redis_connect_func": _greeter(target),
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(timeout_s, _CONNECT_S) if target.fails_over else timeout_s,
         "driver_info": None,  # the greeting says it in one round trip instead of two
@@ -109,8 +100,53 @@ def connector(target: Target, timeout_s: float, *, protocol: int = 2) -> Connect
     return make
 
 
-def _asked(target: Target) -> AskedLogin | None:
-    return None if target.ask is None else AskedLogin(target.ask, target.credentials.get("username"), str(target))
+class _AskedLogin(redis.CredentialProvider):
+    """Asks a function of the program for a login, whenever redis-py connects: tokens rotate."""
+
+    def __init__(self, ask: Credentials, target: Target) -> None:
+        self._ask = ask
+        self._target = target
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        login = ask_for_login(self._ask, f"the Redis server {self._target}")
+        user = login.user or self._target.credentials.get("username")
+        return (login.password,) if user is None else (user, login.password)
+
+
+def _greeter(target: Target) -> Callable[[Any], None]:
+    """Return the function that redis-py calls for each new connection. Its greeting costs one round trip."""
+    wanted: list[Command] = []
+    if target.cluster and target.read_from_replica:
+        wanted.append((b"READONLY",))
+    if target.service is not None:
+        wanted.append((b"INFO", b"replication"))  # not ROLE, which is for administrators
+    hints: list[Command] = [] if target.client_name is None else [(b"CLIENT", b"SETNAME", target.client_name.encode())]
+    hints += ((b"CLIENT", b"SETINFO", *said) for said in ((b"LIB-NAME", b"rstore"), (b"LIB-VER", _version)))
+    packed = b"".join(map(pack_command, [*wanted, *hints]))
+
+    def greet(connection: Any) -> None:
+        connection.on_connect()  # authenticates, and selects the database
+        connection.send_packed_command([packed], False)
+        for command in wanted:
+            reply = connection.read_response(True)
+            if command[0] == b"INFO" and b"role:master" not in reply:
+                if not target.read_from_replica:
+                    raise driver.ConnectionError("the server is a replica by now")
+                if b"master_link_status:up" not in reply:
+                    raise driver.ConnectionError("the replica is cut off from its master")
+        for _ in hints:
+            try:
+                connection.read_response(True)
+            except driver.ResponseError:  # a server before 7.2 knows no SETINFO, and a user may not be allowed to
+                continue
+
+    return greet
+
+
+try:
+    _version = version("rlib-store").encode()
+except PackageNotFoundError:  # the source, not installed
+    _version = b"0"
 
 
 @forgetful
@@ -151,5 +187,4 @@ def is_alive(connection: Connection) -> bool:
 
 def socket_of(connection: Connection) -> socket.socket | None:
     """Return the socket of a connection, None if it has none: redis-py 7 does not tell otherwise."""
-    found: socket.socket | None = getattr(connection, "_sock", None)
-    return found
+    return getattr(connection, "_sock", None)

@@ -7,9 +7,8 @@ from threading import local
 from typing import Final
 
 from rstore.backends.common.backoff import Backoff, Deadline
+from rstore.backends.redis.transport.connection import SHORTEST_TIMEOUT_S
 
-_SHORTEST_ANSWER_S: Final = 1.0
-"""A shorter time-out is one for what others hold up; an answer is waited for so long at the least."""
 _FREE_TRIES: Final = 5
 """How often a call is redirected, or a script sent with its source, before a try costs waiting time."""
 _FIRST_PAUSE_S: Final = 0.002
@@ -26,7 +25,7 @@ class CallDeadline(local):
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.answer_s = max(timeout_s, _SHORTEST_ANSWER_S)
+        self.answer_s = max(timeout_s, SHORTEST_TIMEOUT_S)
         self.soon_s = _SOON * self.answer_s
         self.began = time.monotonic()
         self._extended = 0.0  # what `began` was extended to
@@ -73,10 +72,6 @@ class CallRetries:
             return not self._until.is_over
         self._free -= 1
         return not self._answered_by.is_over
-
-    def require_pause(self) -> None:
-        """Pause before the next try."""
-        self._must_wait = True
 
     def pause(self) -> None:
         """Sleep before the next try, if it has to wait."""

@@ -8,9 +8,9 @@ options behind a `?`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from rstore.backends.credentials import Credentials
 from rstore.backends.redis.transport.tls import TLS, check_tls
@@ -27,7 +27,9 @@ _SENTINEL: Final = frozenset({"sentinel_user", "sentinel_password"})
 _SENTINEL_PORT: Final = 26379
 _MAX_CONNECTIONS: Final = 64
 """To one server, unless the DSN says otherwise: one for each call that is under way."""
-_PRINTABLE: Final = re.compile(r"[!-~]{1,200}")
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_MAX_NAME: Final = 200
+_PRINTABLE: Final = re.compile(rf"[!-~]{{1,{_MAX_NAME}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,15 @@ class Target:
         where = self.path or ",".join(f"{host}:{port}" for host, port in self.addresses)
         return where if self.service is None else f"{self.service!r} of the sentinels {where}"
 
+    def named(self, namespace: str) -> Target:
+        """Return the target with the name that its connections bear: that of the DSN, or one made of the namespace."""
+        return replace(self, client_name=self.client_name or f"rstore:{quote(namespace, safe='')}"[:_MAX_NAME])
+
+    def of_sentinels(self) -> Target:
+        """Return the sentinels as a target: they have a login of their own."""
+        login = self.sentinel_credentials
+        return replace(self, service=None, credentials=login, ask=None, database=0, max_connections=4)
+
     @property
     def fails_over(self) -> bool:
         """Whether another server may take over, and can be asked for, where one does not answer."""
@@ -66,12 +77,14 @@ class Target:
 
 
 def parse(
-    rest: str, *, cluster: bool, tls: bool, sentinel: bool = False, credentials: Credentials | None = None
+    rest: str,
+    *,
+    cluster: bool = False,
+    tls: bool = False,
+    sentinel: bool = False,
+    credentials: Credentials | None = None,
 ) -> Target:
-    """Return the target that the part behind the two slashes of a DSN names.
-
-    Raises `InvalidValueError`, whose message repeats nothing that may be a secret.
-    """
+    """Return the target that the part behind the two slashes of a DSN names; no error repeats a secret."""
     place, _, query = rest.partition("?")
     login, at, place = place.rpartition("@")
     user, colon, password = login.partition(":")
@@ -88,16 +101,16 @@ def parse(
         raise InvalidValueError(f"{_unknown(unknown, query)}; known are {', '.join(sorted(known))}")
     if len(options) < len(pairs):
         raise InvalidValueError("a Redis DSN has an option twice: leave one of them out")
-    socket = not hosts and bool(path) and not path.isdigit()
+    socket = not (sentinel or hosts) and bool(path) and not path.isdigit()
     service = None
     if sentinel:
         service, _, path = path.partition("/")
-        socket, service = False, unquote(service)
-        if not hosts or not service or _PRINTABLE.fullmatch(service) is None:
+        service = unquote(service)
+        if not hosts or _PRINTABLE.fullmatch(service) is None:
             raise InvalidValueError(
                 "a DSN of Sentinel names its hosts and the service: redis+sentinel://host:port,host:port/service"
             )
-    named_database = path if not socket else ""
+    named_database = "" if socket else path
     database = options.get("db") or named_database or "0"
     if named_database and database != named_database:
         raise InvalidValueError("a Redis DSN names two databases, one behind the host and one as db: leave one out")
@@ -155,7 +168,7 @@ def _unknown(options: list[str], query: str) -> str:
 def parse_socket(rest: str, credentials: Credentials | None = None) -> Target:
     """Parse the part behind the two slashes of `unix://`."""
     _, _, path = rest.partition("?")[0].rpartition("@")
-    target = parse(rest, cluster=False, tls=False, credentials=credentials) if path.startswith("/") else None
+    target = parse(rest, credentials=credentials) if path.startswith("/") else None
     if target is None or target.path is None:
         raise InvalidValueError("unix:// is followed by the path of a socket: unix:///path/of/socket?db=0")
     return target
@@ -166,7 +179,7 @@ def _login(user: str, password: str) -> dict[str, str]:
 
 
 def _number(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if _NUMBER.fullmatch(text) is None:
         raise InvalidValueError(f"the {what} of a Redis DSN is a number")
     return int(text)
 

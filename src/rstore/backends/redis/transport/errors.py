@@ -111,6 +111,14 @@ def is_refused(error: Exception) -> bool:
     return refused and not isinstance(error, driver.ClusterDownError | driver.BusyLoadingError)
 
 
+def is_mute(error: Exception) -> bool:
+    """Return whether a server was reached, and said nothing that could be read."""
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(cause, driver.ResponseError | driver.AuthenticationError | driver.BusyLoadingError | None):
+        return False
+    return not isinstance(cause.__cause__ or cause.__context__, ConnectionRefusedError)
+
+
 def words_of(error: Exception) -> str:
     """Return the words of a server in one line, without parts of a command that it repeats: they may hold a value."""
     words = " ".join(_REPEATED.sub("", str(error)).split())

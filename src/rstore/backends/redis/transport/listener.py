@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from threading import Event, Thread
 from time import monotonic
 from typing import Final, Protocol
@@ -30,36 +29,25 @@ _CHANNELS: Final = (
 class Audience(Protocol):
     """The nodes that a listener tells."""
 
-    def hear(self, sentinel: Address, channel: bytes, message: bytes) -> None:
-        """Take notice of a message of a sentinel."""
-
-    def look(self, sentinel: Address) -> float:
-        """Ask the sentinel, and return after how long to look again."""
-        ...
-
-    def lost(self, sentinel: Address) -> None:
-        """Take notice that a sentinel does not answer any more."""
+    def hear(self, sentinel: Address, channel: bytes, message: bytes) -> None: ...
+    def look(self, sentinel: Address) -> float: ...
+    def lost(self, sentinel: Address) -> None: ...
 
 
-class Listener:
+class Listener(Thread):
     """A thread that is subscribed to one sentinel, as long as its store is open and in use."""
 
     def __init__(self, nodes: Audience, sentinel: Address, target: Target) -> None:
+        super().__init__(name="rstore sentinel", daemon=True)
         self._nodes: ReferenceType[Audience] = ref(nodes)  # a store that is never closed is to be collected
         self._sentinel = sentinel
-        listening = replace(target, service=None, credentials=target.sentinel_credentials, ask=None, database=0)
-        self._make = connector(listening, ASKING_S)
+        self._make = connector(target.of_sentinels(), ASKING_S)
         self._ended = Event()
 
-    def start(self) -> None:
-        """Begin."""
-        Thread(target=self._run, name="rstore sentinel", daemon=True).start()
-
     def end(self) -> None:
-        """End it, within a moment."""
         self._ended.set()
 
-    def _run(self) -> None:
+    def run(self) -> None:
         while self._lives():
             connection = self._make(self._sentinel)
             try:

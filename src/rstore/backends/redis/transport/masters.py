@@ -44,7 +44,6 @@ class Tenure:
             self._known.set()
 
     def end(self) -> None:
-        """Note that another server is the master."""
         self.over = self.changing = True
         self._known.set()
 
@@ -61,32 +60,26 @@ class MasterPool(RedisPool):
 
     @property
     def changing(self) -> bool:  # type: ignore[override]
-        """Whether its server may be about to lose its role, or has lost it."""
         return self.tenure.changing
 
     def idle(self, *, checked: bool, now: float) -> Connection | None:
-        """Return an idle connection, if there is one; none while a failover is under way."""
         return None if self.tenure.changing else super().idle(checked=checked, now=now)
 
     def take(self, *, checked: bool, within_s: float | None = None) -> Connection:
-        """Return a connection that no other thread has; while a failover is under way, wait for its end."""
         if self.tenure.changing and not self.is_settled(self._timeout_s if within_s is None else within_s):
             raise driver.ConnectionError("another server becomes the master")
         return super().take(checked=checked, within_s=within_s)
 
     def is_settled(self, within_s: float) -> bool:
-        """Return whether what the server has answered will last, waiting for the end of a failover."""
         return self.tenure.lasts(within_s)
 
     def aside(self) -> RedisPool:
-        """Return the pool for callers that keep a connection while they use others."""
         aside = super().aside()
         if isinstance(aside, MasterPool):
             aside.tenure = self.tenure
         return aside
 
     def give(self, connection: Connection) -> None:
-        """Take a connection back, or close it if another server is the master."""
         if self.tenure.over:
             connection.disconnect()
         else:

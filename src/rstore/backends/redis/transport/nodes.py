@@ -5,15 +5,16 @@ from __future__ import annotations
 from random import randrange
 from threading import Lock, RLock
 from typing import Any, Final
+from weakref import WeakSet
 
 from redis import exceptions as driver
 
+from rstore.backends.redis.transport.calls import SLOTS
 from rstore.backends.redis.transport.connection import FAILURES, connector
 from rstore.backends.redis.transport.deadline import CallDeadline
 from rstore.backends.redis.transport.dsn import Address, Target
 from rstore.backends.redis.transport.errors import code_of, refusal, unreachable
 from rstore.backends.redis.transport.pool import RedisPool
-from rstore.backends.redis.transport.slots import SLOTS
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError, StoreError, StoreNotAvailableError
 from rstore.forks import renewed_in_child
@@ -25,16 +26,16 @@ _DISCOVERY_S: Final = 2.0
 class Nodes:
     """The pools of a target, by slot. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
-        self._target = target
-        self._telemetry = telemetry
-        self._timeout_s = timeout_s
-        self._deadline = deadline
-        self._make = connector(target, timeout_s)
-        self._make_asking = connector(target, min(timeout_s, _DISCOVERY_S))
+    def __init__(self, target: Target, deadline: CallDeadline, telemetry: Telemetry) -> None:
+        self.target = target
+        self.telemetry = telemetry
+        self.deadline = deadline
+        self._make = connector(target, deadline.timeout_s)
+        self._make_asking = connector(target, min(deadline.timeout_s, _DISCOVERY_S))
         self._lock = Lock()  # guards the pools by address
         self._asking = RLock()  # held by the one thread that asks for the slots
         self._pools: dict[Address | None, RedisPool] = {}
+        self._known: dict[Address, None] = {}  # the servers that the cluster named last, replicas too
         self._owners: list[RedisPool | None] = [None] * SLOTS
         self._serving: list[RedisPool] = []
         self._turn = 0  # the server that is asked first
@@ -53,79 +54,74 @@ class Nodes:
         return self.only or self._owners[slot]
 
     def at(self, address: Address) -> RedisPool:
-        """Return the pool for an address."""
         with self._lock:
             return self._pool(address)
 
     def moved(self, slot: int, address: Address) -> None:
-        """Note that a slot is served at an address now."""
         self._owners[slot] = self.at(address)
 
     def all(self) -> list[RedisPool]:
-        """Return a pool for every server that serves slots."""
         return [self.only] if self.only else self._serving
-
-    def host_of(self, slot: int) -> str:
-        """Return the host that a slot is thought to be on."""
-        pool = self.of(slot)
-        return pool.address[0] if pool is not None and pool.address is not None else ""
 
     def reconnect(self, slot: int) -> None:
         """Let go of idle connections to the server of a slot: the name may lead elsewhere by now."""
-        pool = self.of(slot)
-        if pool is not None:
+        if (pool := self.of(slot)) is not None:
             pool.drop_idle()
 
     def forget_threads(self) -> None:
-        """Take locks back that threads hold which did not come through a fork."""
+        """Renew the locks: the threads that held them did not come through the fork."""
         self._lock, self._asking = Lock(), RLock()
 
     def discover(self) -> None:
-        """Ask any server of the cluster where each slot is.
+        """Ask which servers to send to, unless another thread has asked while this one waited for its turn.
 
         Raises `StoreNotAvailableError` if none answers.
         """
-        if self.only is not None:
+        if not self.target.fails_over:
             return
         asked = self._asked
-        failure: StoreError = StoreNotAvailableError(f"no server of the Redis Cluster {self._target} answers")
         try:
-            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
-                raise failure
-            if asked != self._asked:
-                return  # another thread did, while this one waited
-            addresses = list(dict.fromkeys((*self._pools, *self._target.addresses)))
-            # Another one each time: one that is cut off from the rest goes on telling how it was.
-            self._turn = turn = (self._turn + 1) % len(addresses)
-            for i, address in enumerate(addresses[turn:] + addresses[:turn]):
-                left_s = self._deadline.left_s
-                if left_s <= 0:
-                    break
-                where = f"{address[0]}:{address[1]}" if address else ""
-                asked_pool = RedisPool(self._make_asking, address, where, 1, self._timeout_s, self._telemetry)
-                try:
-                    slots = asked_pool.ask(b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
-                except FAILURES as error:
-                    failure = _no_cluster(error, where)
-                    failure.__cause__ = error
-                    continue
-                finally:
-                    asked_pool.close()
-                # A server that was taken out of the cluster answers, too: it knows of no slots.
-                if self._take_over(address, slots):
-                    self._asked += 1
-                    self.outdated = False
-                    return
+            if not self._asking.acquire(timeout=max(0.0, self.deadline.left_s)):
+                raise self._unanswered()
+            if asked == self._asked:
+                self._ask()
+                self._asked += 1
+            self.outdated = False
         finally:
             # Neither a function nor `suppress`: each call is a place for an interrupt, which would leave it locked.
             try:  # noqa: SIM105
                 self._asking.release()
             except RuntimeError:  # it was not this thread's turn
                 pass
+
+    def _unanswered(self) -> StoreError:
+        return StoreNotAvailableError(f"no server of the Redis Cluster {self.target} answers")
+
+    def _ask(self) -> None:
+        """Ask one server of the cluster after the other where each slot is."""
+        failure = self._unanswered()
+        addresses = list(dict.fromkeys((*self._known, *self.target.addresses)))
+        # Another one each time: one that is cut off from the rest goes on telling how it was.
+        self._turn = turn = (self._turn + 1) % len(addresses)
+        for i, address in enumerate(addresses[turn:] + addresses[:turn]):
+            left_s = self.deadline.left_s
+            if left_s <= 0:
+                break
+            pool = RedisPool(self._make_asking, self.target, address, self.deadline.timeout_s, self.telemetry)
+            try:
+                slots = pool.ask(b"CLUSTER", b"SLOTS", within_s=left_s / (len(addresses) - i))
+            except FAILURES as error:
+                failure = _no_cluster(error, pool.where)
+                failure.__cause__ = error
+                continue
+            finally:
+                pool.close()
+            # A server that was taken out of the cluster answers, too: it knows of no slots.
+            if self._take_over(address, slots):
+                return
         raise failure
 
     def close(self) -> None:
-        """Close all connections."""
         with self._lock:
             self._closed = True
             for pool in self._pools.values():
@@ -135,37 +131,41 @@ class Nodes:
         if self._closed:
             raise StoreClosedError("the store was closed meanwhile")
         if address not in self._pools:
-            where = f"{address[0]}:{address[1]}" if address else str(self._target)
-            self._pools[address] = RedisPool(
-                self._make, address, where, self._target.max_connections, self._timeout_s, self._telemetry
-            )
+            self._pools[address] = RedisPool(self._make, self.target, address, self.deadline.timeout_s, self.telemetry)
         return self._pools[address]
 
     def _take_over(self, asked: Address | None, slots: Any) -> bool:
-        owners: list[RedisPool | None] = [None] * SLOTS
-        serving: dict[int, RedisPool] = {}
-        self._reading += 1
-        for first, last, master, *replicas in slots:
-            host, port = self._chosen(master, replicas)
+        """Send to the servers that an answer names from now on; return False if it names none."""
+
+        def address_of(named: Any) -> Address:
+            host, port, *_ = named
             # A server that does not know its own name leaves it out.
-            pool = self.at((host.decode() if host and host != b"?" else asked[0] if asked else "", port))
-            serving[id(pool)] = pool
-            owners[first : last + 1] = [pool] * (last - first + 1)
+            return host.decode() if host and host != b"?" else asked[0] if asked else "", port
+
+        owners: list[RedisPool | None] = [None] * SLOTS
+        serving: dict[Address, RedisPool] = {}
+        self._reading += 1
+        for first, last, *named in slots:
+            address = address_of(self._chosen(*named))
+            serving[address] = self.at(address)
+            owners[first : last + 1] = [serving[address]] * (last - first + 1)
         if serving:
             self._owners, self._serving = owners, list(serving.values())
+            self._known = dict.fromkeys(address_of(one) for _, _, *named in slots for one in named)
+            with self._lock:  # where each new server has another address, those that are gone would only add up
+                for gone in self._pools.keys() - self._known:
+                    self._pools.pop(gone).drop_idle()
         return bool(serving)
 
-    def _chosen(self, master: Any, replicas: list[Any]) -> tuple[bytes, int]:
+    def _chosen(self, master: Any, *replicas: Any) -> Any:
         """Return the server to ask for some slots: the master, or if that is wanted a replica, another one each time.
 
         It is asked for again where one was lost; then it is the turn of the master, too.
         """
-        if self._target.read_from_replica and replicas:
-            among = [*replicas, master] if self._serving else replicas
-            host, port, *_ = among[self._reading % len(among)]
-        else:
-            host, port, *_ = master
-        return host, port
+        if not (self.target.read_from_replica and replicas):
+            return master
+        among = [*replicas, master] if self._serving else replicas
+        return among[self._reading % len(among)]
 
 
 def _no_cluster(error: Exception, where: str) -> StoreError:
@@ -176,8 +176,4 @@ def _no_cluster(error: Exception, where: str) -> StoreError:
     return refusal(error, where) if isinstance(error, driver.ResponseError) else unreachable(error, where)
 
 
-def _renew(nodes: Nodes) -> None:
-    nodes.forget_threads()
-
-
-_all: Final = renewed_in_child(_renew)
+_all: Final[WeakSet[Nodes]] = renewed_in_child(lambda nodes: nodes.forget_threads())

@@ -1,7 +1,7 @@
 """The places of a pool: how many connections there are to one server, and the line of threads that wait for one.
 
-A place is taken by a connection as long as it is connected: redis-py closes what it has lost. It is referred to, not
-counted, so that an error or an interrupt costs no place, wherever it comes.
+A connection takes a place as long as it is connected: redis-py closes what it has lost. A place is a reference, not a
+count, so that an error or an interrupt costs none, wherever it comes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Waiter(Event):
 
 
 class _Connecting:
-    """The state of a thread that connects. It goes with the call, whatever becomes of the thread."""
+    """A thread that connects. It goes with the call, whatever becomes of the thread."""
 
 
 class PoolPlaces:
@@ -64,6 +64,10 @@ class PoolPlaces:
             self._connecting.discard(place)  # the traceback of an error may hold it for long
         return connection
 
+    def renewed(self) -> PoolPlaces:
+        """Return as many places of which none is taken."""
+        return PoolPlaces(self._n, self._where, self._telemetry)
+
     def hand_over(self, idle: Callable[[], Connection | None]) -> None:
         """Give an idle connection to the thread that waits longest."""
         with self._lock:
@@ -73,7 +77,6 @@ class PoolPlaces:
                 waiter.set()
 
     def made(self) -> list[Connection]:
-        """Return the connections there are."""
         with self._lock:
             return list(self._made)
 

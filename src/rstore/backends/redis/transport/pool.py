@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from rstore.backends.redis.transport.connection import (
     pack_command,
     socket_of,
 )
-from rstore.backends.redis.transport.dsn import Address
+from rstore.backends.redis.transport.dsn import Address, Target
 from rstore.backends.redis.transport.places import PoolPlaces
 from rstore.backends.telemetry import Telemetry
 from rstore.errors import StoreClosedError
@@ -36,30 +37,18 @@ class RedisPool:
     """Whether its server may be about to lose its role, or has lost it: see `is_settled`."""
 
     def __init__(
-        self,
-        make: Connector,
-        address: Address | None,
-        where: str,
-        max_connections: int,
-        timeout_s: float,
-        telemetry: Telemetry,
+        self, make: Connector, target: Target, address: Address | None, timeout_s: float, telemetry: Telemetry
     ) -> None:
-        self._telemetry = telemetry
+        self._new = partial(type(self), make, target, address, timeout_s, telemetry)
         self.address = address
-        self.where = where
+        self.where = "{}:{}".format(*address) if address else str(target)
         self._make = make
-        self._max = max_connections
         self._timeout_s = timeout_s
-        self._places = PoolPlaces(max_connections, where, telemetry)
+        self._places = PoolPlaces(target.max_connections, self.where, telemetry)
         self._aside: RedisPool | None = None
         self._idle: list[tuple[Connection, float]] = []  # with the time since when
-        self._closed = False
+        self.closed = False
         _pools.add(self)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the store was closed."""
-        return self._closed
 
     def idle(self, *, checked: bool, now: float) -> Connection | None:
         """Return an idle connection, if there is one; `checked` if the server must not have closed it.
@@ -74,7 +63,7 @@ class RedisPool:
             if not checked or now - since < _FRESH_S or is_alive(connection):
                 return connection
             connection.disconnect()
-        if self._closed:
+        if self.closed:
             raise StoreClosedError("the store was closed meanwhile")
         return None
 
@@ -88,11 +77,12 @@ class RedisPool:
         if connection is None:
             until = now + (self._timeout_s if within_s is None else within_s)
             connected_by = now + max(self._timeout_s, SHORTEST_TIMEOUT_S) if within_s is None else until
-            connection = self._places.connect(lambda: self._connected(connected_by), self._pop, until)
-        return connection
 
-    def _connected(self, until: float) -> Connection:
-        return connected(self._make, self.address, until - monotonic())
+            def connect() -> Connection:
+                return connected(self._make, self.address, connected_by - monotonic())
+
+            connection = self._places.connect(connect, self._pop, until)
+        return connection
 
     def _pop(self) -> Connection | None:
         try:
@@ -103,7 +93,7 @@ class RedisPool:
     def give(self, connection: Connection) -> None:
         """Take a connection back that has no reply outstanding."""
         self._idle.append((connection, monotonic()))
-        if self._closed:
+        if self.closed:
             self.close()
         elif self._places.line:
             self._places.hand_over(self._pop)
@@ -127,18 +117,16 @@ class RedisPool:
     def aside(self) -> RedisPool:
         """Return the pool for callers that keep a connection while using others: in one pool they would deadlock."""
         if self._aside is None:
-            self._aside = type(self)(self._make, self.address, self.where, self._max, self._timeout_s, self._telemetry)
-            if self._closed:
+            self._aside = self._new()
+            if self.closed:
                 self._aside.close()
         return self._aside
 
     def is_settled(self, within_s: float) -> bool:
-        """Return whether what the server has answered will last, waiting for the end of a failover."""
         return not self.changing
 
     def close(self) -> None:
-        """Close all connections; those that are in use when they are given back."""
-        self._closed = True
+        self.closed = True
         self.drop_idle()
         if self._aside is not None:
             self._aside.close()
@@ -155,12 +143,8 @@ class RedisPool:
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def drop_idle(self) -> None:
-        """Close the connections that are not in use."""
-        while self._idle:
-            try:
-                self._idle.pop()[0].disconnect()
-            except IndexError:
-                return
+        while (connection := self._pop()) is not None:
+            connection.disconnect()
 
     def renew_in_child(self) -> None:
         """Let go of the parent's connections, and of places that its threads wait for.
@@ -168,7 +152,7 @@ class RedisPool:
         The parent goes on using the sockets: closing the child's descriptors is all that may happen to them.
         """
         self.drop_idle()
-        self._places = PoolPlaces(self._max, self.where, self._telemetry)
+        self._places = self._places.renewed()
 
 
 _pools: Final = renewed_in_child(RedisPool.renew_in_child)

@@ -11,8 +11,7 @@ from redis import exceptions as driver
 
 from rstore.backends.redis.transport.calls import Call, CallLate, CallLost, CallUnsent, read_outcome
 from rstore.backends.redis.transport.connection import FAILURES, MIN_S, Connection, pack_command, pack_pieces
-from rstore.backends.redis.transport.deadline import CallDeadline, CallRetries
-from rstore.backends.redis.transport.dsn import Target
+from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import (
     PASSING,
     REDIRECTED,
@@ -28,7 +27,7 @@ from rstore.backends.redis.transport.errors import (
 )
 from rstore.backends.redis.transport.nodes import Nodes
 from rstore.backends.redis.transport.pool import RedisPool
-from rstore.backends.telemetry import Occurrence, Telemetry
+from rstore.backends.telemetry import Occurrence
 from rstore.errors import OutcomeUnknownError, StoreBusyError, StoreError
 
 _log: Final = logging.getLogger("rstore.redis")
@@ -38,13 +37,9 @@ NO_MASTER: Final = driver.ConnectionError("the server answered, and another one 
 class Rounds:
     """The rounds of some calls, of one thread."""
 
-    def __init__(
-        self, target: Target, nodes: Nodes, deadline: CallDeadline, telemetry: Telemetry, calls: Sequence[Call]
-    ) -> None:
-        self._target = target
+    def __init__(self, nodes: Nodes, calls: Sequence[Call]) -> None:
         self._nodes = nodes
-        self._deadline = deadline
-        self._telemetry = telemetry
+        self._target, self._deadline, self._telemetry = nodes.target, nodes.deadline, nodes.telemetry
         self._calls = calls
         self._replies: list[Any] = [None] * len(calls)
         self._retries: CallRetries | None = None  # until something goes wrong
@@ -86,8 +81,6 @@ class Rounds:
     def _where(self) -> str:
         return str(self._target)
 
-    # -- judging ------------------------------------------------------------------------------------------------------
-
     def _settle(self, i: int, outcome: Exception) -> bool:
         """Keep the exception that a call ends with; return False if it is to be sent again."""
         if isinstance(outcome, CallLate):
@@ -106,12 +99,8 @@ class Rounds:
             return False
         if i in self._doubtful and isinstance(final, StoreError) and not isinstance(final, OutcomeUnknownError):
             # A refusal of now says nothing of the time before.
-            final = _caused(
-                OutcomeUnknownError(
-                    f"the reply to a write was lost, and it could not be sent again: {reason_of(final)}"
-                ),
-                final,
-            )
+            why = f"the reply to a write was lost, and it could not be sent again: {reason_of(final)}"
+            final = _caused(OutcomeUnknownError(why), final)
         self._replies[i] = final
         return True
 
@@ -136,8 +125,8 @@ class Rounds:
             return None
         if code in REDIRECTED and self._target.cluster and isinstance(outcome, driver.AskError):
             # A server that does not know the name of another leaves it out: then it is its own.
-            unnamed = outcome.host in ("", "?")
-            address = self._nodes.host_of(call.slot) if unnamed else outcome.host, int(outcome.port)
+            own = self._nodes.of(call.slot) if outcome.host in ("", "?") else None
+            address = own.address[0] if own and own.address else outcome.host, int(outcome.port)
             if code == "ASK":
                 self._asking[i] = self._nodes.at(address)
             else:
@@ -147,7 +136,7 @@ class Rounds:
         if code == "READONLY":
             self._nodes.reconnect(call.slot)
         if code in PASSING or (code == "READONLY" and fails_over):
-            self._rediscovers = fails_over and code != "TRYAGAIN"
+            self._rediscovers |= fails_over and code != "TRYAGAIN"
             return self._unless_again(refusal(outcome, self._where, call.name), outcome, waiting=True)
         return _caused(refusal(outcome, self._where, call.name), outcome)
 
@@ -184,9 +173,7 @@ class Rounds:
         except StoreError:
             # No server answers: the next round fails, too, and says so when the time is up.
             self._retries = self._retries or CallRetries(self._deadline)
-            self._retries.require_pause()
-
-    # -- sending and reading ------------------------------------------------------------------------------------------
+            self._retries.allows(waiting=True)
 
     def _round(self, todo: Sequence[int], *, least_s: float = 0.0) -> list[Any]:
         """Send calls, if there is more time left than that for them, and return the outcome of each."""
@@ -263,8 +250,8 @@ class Rounds:
             else:
                 small.append(pack_command(command))
         if self._waits(group):
-            replicas, wait_ms = self._target.wait_replicas, self._deadline.wait_ms
-            small.append(pack_command((b"WAIT", b"%d" % replicas, b"%d" % wait_ms)))
+            wait = b"WAIT", b"%d" % self._target.wait_replicas, b"%d" % self._deadline.wait_ms
+            small.append(pack_command(wait))
         return [*packed, b"".join(small)]
 
     def _read(self, connection: Connection, group: Sequence[int]) -> dict[int, Any]:

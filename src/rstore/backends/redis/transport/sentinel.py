@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
-from dataclasses import replace
 from random import choice
 from threading import Lock, Thread
 from time import monotonic
@@ -58,21 +57,15 @@ class Sighting(NamedTuple):
 class SentinelNodes(Nodes):
     """The one server that is the master. Threads share it."""
 
-    def __init__(self, target: Target, timeout_s: float, deadline: CallDeadline, telemetry: Telemetry) -> None:
-        super().__init__(target, timeout_s, deadline, telemetry)
-        asking = replace(
-            target, service=None, credentials=target.sentinel_credentials, ask=None, database=0, max_connections=4
-        )
+    def __init__(self, target: Target, deadline: CallDeadline, telemetry: Telemetry) -> None:
+        super().__init__(target, deadline, telemetry)
+        asking = target.of_sentinels()
         self._master: MasterPool | None = None  # the same as `only`
-        make = connector(asking, min(timeout_s, ASKING_S))
-        self._sentinels = {
-            address: RedisPool(make, address, "{}:{}".format(*address), asking.max_connections, ASKING_S, telemetry)
-            for address in target.addresses
-        }
-        self._deciding = (
-            Lock()
-        )  # guards the fields below; apart, since a thread that asks may wait for one that is gone
-        self._sighted: dict[Address, Sighting] = {}
+        make = connector(asking, min(deadline.timeout_s, ASKING_S))
+        self._sentinels = {one: RedisPool(make, asking, one, ASKING_S, telemetry) for one in target.addresses}
+        self._sighted: dict[Address, Sighting] = {}  # each thread that asks sets or pops one in one step
+        # Guards the fields below. A lock of its own: the thread whose turn it is to ask may wait for long.
+        self._deciding = Lock()
         self._leaders: dict[Address, float] = {}  # of a failover, and since when they lead it
         self._avoided: dict[Address, float] = {}  # replicas that were lost, and since when
         self._epoch = -1
@@ -80,41 +73,21 @@ class SentinelNodes(Nodes):
         self._listeners: list[Listener] = []
         self._listening_pid = 0
 
-    # -- the master ---------------------------------------------------------------------------------------------------
-
     def all(self) -> list[RedisPool]:
-        """Return the pool of the master."""
         if self._master is None:
             self.discover()
         return super().all()
 
-    def discover(self) -> None:
-        """Ask all sentinels for the master; whether it is one each new connection to it asks itself.
-
-        Raises `StoreNotAvailableError` if that was never known.
-        """
-        asked = self._asked
-        failures: list[Exception] = []
-        try:
-            if not self._asking.acquire(timeout=max(0.0, self._deadline.left_s)):
-                return  # another thread is about to know; this one has no time left
-            if asked != self._asked:
-                return  # another thread did, while this one waited
-            self._check_open()
-            self._listen()
-            failures = self._ask_all()
-            with self._deciding:
-                self._decide(lost=self._master)
-            self._asked += 1
-        finally:
-            # Neither a function nor `suppress`: each call is a place for an interrupt, which would leave it locked.
-            try:  # noqa: SIM105
-                self._asking.release()
-            except RuntimeError:  # it was not this thread's turn
-                pass
+    def _ask(self) -> None:
+        """Ask all sentinels for the master; whether it is one each new connection to it asks itself."""
+        if self._closed:
+            raise StoreClosedError("the store was closed meanwhile")
+        self._listen()
+        failures = self._ask_all()
+        with self._deciding:
+            self._decide(lost=self._master)
         if self._master is None:
             raise self._no_master(failures)
-        self.outdated = False
 
     def look(self, sentinel: Address) -> float:
         """Ask one sentinel, and follow where it leads; return after how long to look again."""
@@ -126,7 +99,7 @@ class SentinelNodes(Nodes):
 
     def hear(self, sentinel: Address, channel: bytes, message: bytes) -> None:
         """Take notice of a message of a sentinel about one of its services."""
-        if str(self._target.service).encode() not in message.split(b" "):
+        if str(self.target.service).encode() not in message.split(b" "):
             return
         with self._deciding:
             if channel.startswith(_BEGINS):
@@ -136,13 +109,12 @@ class SentinelNodes(Nodes):
 
     def _begin(self, leader: Address) -> None:
         """Hold all calls, unless they read from a replica, which is late anyway."""
-        if not self._target.read_from_replica:
+        if not self.target.read_from_replica:
             self._leaders.setdefault(leader, monotonic())
             if self._master is not None:
                 self._master.tenure.hold()
 
     def lost(self, sentinel: Address) -> None:
-        """Forget the words of a sentinel that does not answer any more."""
         self._sighted.pop(sentinel, None)
 
     def _ask_all(self) -> list[Exception]:
@@ -165,7 +137,7 @@ class SentinelNodes(Nodes):
                 look(sentinel)
             return failures
         enough_at = monotonic() + _ENOUGH_S
-        until = monotonic() + min(ASKING_S, max(MIN_S, self._deadline.left_s))
+        until = monotonic() + min(ASKING_S, max(MIN_S, self.deadline.left_s))
         while (left := [thread for thread in threads if thread.is_alive()]) and monotonic() < until:
             # One that is gone may have gone with the master: the others know the new one.
             if 2 * len(left) < len(threads) and monotonic() > enough_at:
@@ -175,10 +147,10 @@ class SentinelNodes(Nodes):
 
     def _sight(self, sentinel: Address) -> Sighting:
         """Ask a sentinel. Both questions go together, so that it answers them at one moment."""
-        service, pool, at = str(self._target.service).encode(), self._sentinels[sentinel], monotonic()
+        service, pool, at = str(self.target.service).encode(), self._sentinels[sentinel], monotonic()
         connection = pool.take(checked=True)
         questions = [(b"SENTINEL", b"MASTER", service), (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)]
-        if self._target.read_from_replica:
+        if self.target.read_from_replica:
             questions.append((b"SENTINEL", b"REPLICAS", service))
         connection.send_packed_command([b"".join(map(pack_command, questions))], False)
         replies: list[Any] = []
@@ -233,13 +205,14 @@ class SentinelNodes(Nodes):
 
     def _server_of(self, master: Address, replicas: list[Address], lost: MasterPool | None) -> Address:
         """Return the server to send to: the master, or if that is wanted the same replica as long as it is one."""
-        if not self._target.read_from_replica:
+        if not self.target.read_from_replica:
             return master
         now = monotonic()
+        # The sentinels notice within ten seconds that a replica has lost its master.
+        self._avoided = {one: since for one, since in self._avoided.items() if now - since < _OUTDATED_S}
         if lost is not None and lost.address is not None:
             self._avoided[lost.address] = now
-        # The sentinels notice within ten seconds that a replica has lost its master.
-        good = [one for one in replicas if now - self._avoided.get(one, -_OUTDATED_S) >= _OUTDATED_S]
+        good = [one for one in replicas if one not in self._avoided]
         current = None if self._master is None else self._master.address
         return current if current in good else choice(good) if good else master  # noqa: S311
 
@@ -247,13 +220,12 @@ class SentinelNodes(Nodes):
         old = self._master
         if old is not None and old.address == master and not old.tenure.over:
             return
-        where, most = "{}:{}".format(*master), self._target.max_connections
-        pool = MasterPool(self._make, master, where, most, self._timeout_s, self._telemetry)
+        pool = MasterPool(self._make, self.target, master, self.deadline.timeout_s, self.telemetry)
         pool.tenure = Tenure()
         self.only = self._master = pool
         self._leaders.clear()  # it is no replica any more that is about to be promoted
         if old is not None:
-            self._telemetry.note(_log, Occurrence.FAILOVER, "%s takes the place of %s", pool.where, old.where)
+            self.telemetry.note(_log, Occurrence.FAILOVER, "%s takes the place of %s", pool.where, old.where)
             old.retire()
 
     def _no_master(self, failures: list[Exception]) -> StoreError:
@@ -262,30 +234,26 @@ class SentinelNodes(Nodes):
             if isinstance(error, StoreError):
                 return error
             if code_of(error) in ("NOAUTH", "WRONGPASS", "NOPERM"):
-                return refusal(error, f"sentinel {self._target}")
+                return refusal(error, f"sentinel {self.target}")
             if isinstance(error, driver.ResponseError) and "No such master" in str(error):
                 return StoreNotAvailableError(
-                    f"no sentinel knows the service {self._target.service!r}: it is named by `sentinel monitor`"
+                    f"no sentinel knows the service {self.target.service!r}: it is named by `sentinel monitor`"
                 )
-        return StoreNotAvailableError(f"no sentinel answers for the service {self._target}: are they running?")
+        return self._unanswered()
 
-    # -- being told ---------------------------------------------------------------------------------------------------
+    def _unanswered(self) -> StoreError:
+        return StoreNotAvailableError(f"no sentinel answers for the service {self.target}: are they running?")
 
     def _listen(self) -> None:
         """Have a thread for each sentinel; in a child after a fork there are none."""
         if self._listening_pid != os.getpid():
             self._listening_pid = os.getpid()
-            self._listeners = [Listener(self, sentinel, self._target) for sentinel in self._sentinels]
+            self._listeners = [Listener(self, sentinel, self.target) for sentinel in self._sentinels]
             with suppress(RuntimeError):  # as above
                 for listener in self._listeners:
                     listener.start()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreClosedError("the store was closed meanwhile")
-
     def close(self) -> None:
-        """Close all connections, and end the threads."""
         super().close()
         if self._master is not None:
             self._master.close()
