@@ -101,6 +101,10 @@ class ReadNamespace(Generic[B_co]):
             retries = retries or self.retries(reason)  # most verbs need none
             retries.wait()
 
+    def reread(self, read: Callable[[], T]) -> T:
+        """Return the result of a reading that was not disturbed by a concurrent `discard`, or a new key."""
+        return self.until_won("the namespace keeps being discarded concurrently", lambda: (read(),))[0]
+
     def refresh(self, envelope: Envelope) -> bool:
         """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
         if self.now.envelope is envelope:
@@ -241,8 +245,7 @@ def rereads(verb: F) -> F:
             return verb(self, *args, **kwargs)
         except (WrongKeyError, TamperedError):
             pass
-        reason = "the namespace keeps being discarded concurrently"
-        return self._reader.until_won(reason, lambda: (verb(self, *args, **kwargs),))[0]
+        return self._reader.reread(lambda: verb(self, *args, **kwargs))
 
     return cast("F", call)  # which keeps the overloads of a verb
 

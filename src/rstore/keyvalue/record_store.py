@@ -84,30 +84,41 @@ class RecordReader:
         except Exception as error:  # a value's own __setstate__, or a subclass, may raise any
             raise self._namespace.named(cannot_load(record[_BODY_AT:], error), f"the value of {key!r}") from error
 
-    def open_entry(self, found: Found) -> Entry:
-        """Return the entry of a record."""
+    def open_entry(self, found: Found) -> Entry | None:
+        """Return the entry of a record; if its namespace is gone, that of the record which is there now, or None."""
         key, record, expires_ms = found
         if expires_ms is not None and type(expires_ms) is not int:
             raise CorruptionError(f"the expiry of {self._namespace.place(key)} is damaged")
-        return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
+        try:
+            return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
+        except (WrongKeyError, TamperedError):  # or it was held for a while, and sealed for an earlier incarnation
+            pass
+        return self._namespace.reread(lambda: self._find_entry(key))
+
+    def _find_entry(self, key: str) -> Entry | None:
+        for _, record, expires_ms in self._namespace.backend.fetch([key]):
+            return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
+        return None
 
     def open_pairs(self, found: Iterable[Found]) -> Iterator[tuple[str, Any]]:
         """Yield the keys and values of records."""
-        loads, open_value = self._plain_loads, self.open_value
+        loads = self._plain_loads
         sealed_loads, unseal = self._namespace.codec.loads, self._namespace.envelope.opener(Cell.VALUE)
         for key, record, _ in found:
-            if not _BODY_AT <= len(record) <= LARGE_BYTES:
-                yield key, open_value(key, record)
-                continue
-            try:  # as in `open_value`, without its frames (benchmarks: `paths`)
-                if (load := loads[record[0]]) is not None:
-                    value = load(record[_BODY_AT:])
+            if _BODY_AT <= len(record) <= LARGE_BYTES:
+                try:  # as in `open_value`, without its frames (benchmarks: `paths`)
+                    if (load := loads[record[0]]) is not None:
+                        value = load(record[_BODY_AT:])
+                    else:
+                        encoded = unseal(key, record)
+                        value = sealed_loads[encoded[0]](encoded[1:])
+                except Exception:  # noqa: BLE001, S110 - what follows raises the error, with its name
+                    pass
                 else:
-                    encoded = unseal(key, record)
-                    value = sealed_loads[encoded[0]](encoded[1:])
-            except Exception:  # noqa: BLE001 - it raises the error, with its name
-                value = open_value(key, record)
-            yield key, value
+                    yield key, value
+                    continue
+            if (entry := self.open_entry((key, record, None))) is not None:
+                yield key, entry.value
 
     def pages(self, query: ScanQuery, limit: int | None) -> Iterator[list[Found]]:
         """Yield the records that a query asks for, at most `limit`, a page at a time."""

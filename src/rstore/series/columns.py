@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rstore.arguments import check_freq, check_key, check_range
 from rstore.codec.columns import Int64s, array_of
 from rstore.codec.segments import Segment
-from rstore.errors import InvalidValueError
+from rstore.errors import ConflictError, InvalidValueError, TamperedError, WrongKeyError
 from rstore.log.rewrite import Keep
 from rstore.namespace import rereads
 from rstore.series.arrays import Unit, column_from, timestamps_of
@@ -122,20 +122,26 @@ def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
 def _batches(session: ReadSession, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
     held: list[Segment] = []
     n = 0
-    with (
-        session.naming(f"the series {key!r}"),
-        reading(session.series, key, lo, hi) as reader,
-        closing(reader.segments(reverse=reverse)) as segments,
-    ):
-        for segment in segments:
-            held.append(segment)
-            n += len(segment)
-            while n >= size:
-                batch, held = _cut(held, size, reverse=reverse)
-                n -= size
-                yield arrays_of(session, batch)
-        if n:
-            yield arrays_of(session, held[::-1] if reverse else held)
+    known = session.now.incarnation
+    try:
+        with (
+            session.naming(f"the series {key!r}"),
+            reading(session.series, key, lo, hi) as reader,
+            closing(reader.segments(reverse=reverse)) as segments,
+        ):
+            for segment in segments:
+                held.append(segment)
+                n += len(segment)
+                while n >= size:
+                    batch, held = _cut(held, size, reverse=reverse)
+                    n -= size
+                    yield arrays_of(session, batch)
+            if n:
+                yield arrays_of(session, held[::-1] if reverse else held)
+    except (WrongKeyError, TamperedError) as error:
+        if session.now.incarnation == known:
+            raise
+        raise ConflictError(f"the series {session.place(key)} was discarded while it was read") from error
 
 
 def _cut(held: list[Segment], size: int, *, reverse: bool) -> tuple[list[Segment], list[Segment]]:

@@ -90,8 +90,8 @@ class Resampling(Points):
             return _nothing(session, key)
         buckets = Buckets(width, base, right=closed == "right")
         with session.naming(f"the series {key!r}"):
-            found = session.until_won(  # or the value that holds at the start was taken away while it was read
-                f"others changed {session.place(key)} while it was read",
+            found = session.until_won(  # a concurrent write may remove the value that holds at the start
+                f"concurrent writers keep changing {session.place(key)}",
                 lambda: _find(session, key, lo, hi, buckets, aggregates),
             )
         if not found:
