@@ -63,15 +63,12 @@ class GuardedTransaction(Forwarding):
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def is_one_place(self, keys: Iterable[str]) -> bool:
-        """Return whether one `write` of these keys is all or nothing."""
         return self._inner.transactional or len({*keys}) <= 1
 
     def put(self, key: str, record: bytes, ttl_ms: Ttl, incarnation: bytes) -> None:
-        """Put one record."""
         self._write_one(self._inner, Write(key, record, ttl_ms), incarnation)
 
     def write(self, writes: Writes, incarnation: bytes) -> None:
-        """Put and delete records of distinct keys."""
 
         def work(backend: WriteTransaction) -> None:
             self._check(backend.fetch([key for key, _, _ in writes], heads=True))
@@ -93,13 +90,11 @@ class GuardedTransaction(Forwarding):
                 return bool(found)
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
-        """Put or delete a record if it still has that version."""
         if version is not None:  # or nothing is replaced
             self._check(self._inner.fetch([write.key], heads=True))  # the version stays that of what was looked at
         return self._inner.write_if(write, version, incarnation)
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        """Let a record live that long from now on."""
         incarnation = self._incarnation(if_incarnation)
         while incarnation is not None:
             found = self._inner.fetch([key])
@@ -112,7 +107,6 @@ class GuardedTransaction(Forwarding):
         return False
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        """Delete records, all or none where the backend can."""
         incarnation = self._incarnation(if_incarnation)
         if incarnation is None:
             return 0
@@ -120,7 +114,6 @@ class GuardedTransaction(Forwarding):
         return sum(self._write_one(self._inner, Write(key, None), incarnation) for key in dict.fromkeys(keys))
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        """Delete the records of a range, all or none where the backend can."""
         incarnation = self._incarnation(if_incarnation)
         if incarnation is None:
             return 0
@@ -145,7 +138,6 @@ class GuardedTransaction(Forwarding):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        """Put rows, replacing those at the same positions."""
 
         def work(backend: WriteTransaction) -> bool:
             first, last = min(rows)[:2], max(rows)[:2]
@@ -159,7 +151,6 @@ class GuardedTransaction(Forwarding):
         return self._together(work)
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        """Do all of a commit, or return False if a condition does not hold."""
         if log.model is Model.LEASES or not (commit.drop_rows or commit.drop_chunks):
             return self._inner.commit(log, commit, incarnation)
 
@@ -176,7 +167,6 @@ class GuardedTransaction(Forwarding):
         return self._together(work)
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        """Delete a log with everything it holds."""
         if log.model is Model.LEASES:
             return self._inner.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction, unwrap
@@ -30,13 +29,13 @@ from rstore.errors import (
     StoreClosedError,
     forgetful,
 )
+from rstore.forks import renewed_in_child
 from rstore.incarnation import Incarnations
 from rstore.keyvalue.leases import Computing
 from rstore.keyvalue.watching import Watching
 from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
-from rstore.namespace import Setup
-from rstore.retry import Retries
+from rstore.namespace import Retries, Setup
 from rstore.session import StoreSession
 from rstore.transactions import Snapshot, ThreadOwn, Transaction, snapshot, transaction
 
@@ -346,17 +345,8 @@ def _name_verbs() -> None:
 
 
 _name_verbs()
-_stores: WeakSet[Store] = WeakSet()
-
-
-def _unlock_all() -> None:
-    # The thread that was opening or closing a store at the moment of the fork is not there to let go of its lock.
-    for store in list(_stores):
-        store._lock = RLock()  # noqa: SLF001 - same module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_all)
+# The thread that was opening or closing a store at the moment of the fork is not there to let go of its lock.
+_stores: WeakSet[Store] = renewed_in_child(lambda store: setattr(store, "_lock", RLock()))
 
 
 def _is_begun_later(fn: object) -> bool:

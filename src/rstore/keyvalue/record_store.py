@@ -22,7 +22,7 @@ from rstore.codec.envelope import Cell
 from rstore.codec.failures import cannot_load
 from rstore.codec.serializers import stamped
 from rstore.errors import CorruptionError, SerializationError, StoreError, TamperedError, WrongKeyError
-from rstore.namespace import Namespace, ReadNamespace, Written, revives
+from rstore.namespace import Namespace, ReadNamespace, revives
 
 T = TypeVar("T")
 
@@ -61,8 +61,10 @@ class Stored(NamedTuple):
 class RecordReader:
     """Reads the records of a namespace."""
 
-    def __init__(self, namespace: ReadNamespace[ReadTransaction], *, opens_plaintext: bool) -> None:
+    def __init__(self, namespace: ReadNamespace[ReadTransaction]) -> None:
         self._namespace = namespace
+        self._decode = namespace.codec.decode
+        opens_plaintext = namespace.setup.incarnations.opens_plaintext
         self._plain_loads = namespace.codec.loads_by_byte if opens_plaintext else _NO_LOADS
         """Loads the body of a plain record, by its codec byte; None where the envelope has to decide."""
 
@@ -76,7 +78,7 @@ class RecordReader:
         """Return the value of a record."""
         load = self._plain_loads[record[0]] if len(record) >= _BODY_AT else None
         try:
-            return self._unseal(key, record) if load is None else load(record[_BODY_AT:])
+            return self._decode(self._opened(key, record)) if load is None else load(record[_BODY_AT:])
         except (SerializationError, CorruptionError) as error:
             raise self._namespace.named(error, f"the value of {key!r}") from error.__cause__ or error
         except (MemoryError, StoreError):
@@ -93,6 +95,10 @@ class RecordReader:
             return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
         except (WrongKeyError, TamperedError):  # or it was held for a while, and sealed for an earlier incarnation
             pass
+        return self.find_entry(key)
+
+    def find_entry(self, key: str) -> Entry | None:
+        """Return the entry of a key, read in the namespace of now."""
         return self._namespace.reread(lambda: self._find_entry(key))
 
     def _find_entry(self, key: str) -> Entry | None:
@@ -137,9 +143,6 @@ class RecordReader:
         """Raise the errors of `open_value`, without loading a value that is a pickle."""
         self._namespace.codec.check(self._opened(key, record))
 
-    def _unseal(self, key: str, record: bytes) -> Any:
-        return self._namespace.codec.decode(self._opened(key, record))
-
     def _opened(self, key: str, record: bytes) -> bytes:
         """Return the encoded value in a record."""
         envelope = self._namespace.envelope
@@ -160,11 +163,12 @@ class RecordReader:
 class RecordStore(RecordReader):
     """Reads and writes the records of a namespace."""
 
-    def __init__(self, namespace: Namespace, *, opens_plaintext: bool, written: Written | None = None) -> None:
-        """`written` counts records whose writing may make a sweep due, for the owner of a transaction."""
-        super().__init__(namespace, opens_plaintext=opens_plaintext)
+    def __init__(self, namespace: Namespace, *, counts: bool = False) -> None:
+        """`counts`: count the records that a transaction writes, and leave the sweep to its owner."""
+        super().__init__(namespace)
         self._writable = namespace
-        self._written = written
+        self._counts = counts
+        self.written = 0
         codec = namespace.codec
         self._encode = self._encode_compressed if codec.compresses else codec.encode
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
@@ -319,8 +323,8 @@ class RecordStore(RecordReader):
 
     def count_written(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
-        if self._written is not None:
-            self._written.records += n
+        if self._counts:
+            self.written += n
             return
         self._until_sweep -= n
         if self._until_sweep < 0:
