@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from rstore.backends.common.forwarding import Forwarding
+from rstore.backends.common.pages import pages_of
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import (
     ANY,
@@ -119,21 +120,15 @@ class GuardedTransaction(Forwarding):
             return 0
 
         def work(backend: WriteTransaction) -> int:
-            for page in self._pages(backend, start, stop):
+            query = ScanQuery(_PAGE, start, stop, heads=True)
+            for page in pages_of(backend, query):
                 self._check(page)
             if backend.transactional:
                 return backend.delete_range(start, stop, if_incarnation=if_incarnation)
-            pages = self._pages(backend, start, stop)
-            return sum(self._write_one(backend, Write(key, None), incarnation) for page in pages for key, _, _ in page)
+            keys = (key for page in pages_of(backend, query) for key, _, _ in page)
+            return sum(self._write_one(backend, Write(key, None), incarnation) for key in keys)
 
         return self._together(work)
-
-    def _pages(self, backend: WriteTransaction, start: str, stop: str | None) -> Iterable[list[Found]]:
-        after, more = None, True
-        while more:
-            page, more = backend.scan(ScanQuery(_PAGE, start, stop, after, heads=True))
-            yield page
-            after = page[-1][0] if page else None
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.arguments import check_key
 from rstore.backends.common.after_commit import behind_commit
+from rstore.backends.common.pages import pages_of
 from rstore.backends.contract import ReadTransaction
 from rstore.backends.types import LARGE_BYTES, Found, NamespaceGone, ScanQuery, Ttl, Write, version_of
 from rstore.codec.compression import compress
@@ -128,16 +129,7 @@ class RecordReader:
 
     def pages(self, query: ScanQuery, limit: int | None) -> Iterator[list[Found]]:
         """Yield the records that a query asks for, at most `limit`, a page at a time."""
-        left = limit
-        while left is None or left > 0:
-            query = query._replace(limit=_PAGE if left is None else min(left, _PAGE))
-            page = self._namespace.backend.scan(query)
-            if page.more:  # looked at before the page is handed out: the end of a transaction empties it
-                left = None if left is None else left - len(page.records)
-                query = query._replace(after=page.records[-1][0])
-            yield page.records
-            if not page.more:
-                return
+        return pages_of(self._namespace.backend, query._replace(limit=_PAGE), limit)
 
     def check(self, key: str, record: bytes) -> None:
         """Raise the errors of `open_value`, without loading a value that is a pickle."""

@@ -42,7 +42,7 @@ def timestamps_of(given: Any, unit: Unit | None = None, what: str = "timestamps"
         times = _from_list(given, what)
         _check_no_unit(unit if given else None, what)
         return times
-    array = _array_of(given, what)
+    array, _ = _read(given, what)
     if not len(array):
         return np.empty(0, np.int64)
     if array.dtype.kind == "M":
@@ -89,7 +89,7 @@ def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
     """
     if isinstance(given, list | tuple):
         return column_of(list(given), codec)
-    return _column_of(_array_of(given, what), codec, what)
+    return _column_of(_read(given, what)[0], codec, what)
 
 
 def cells_from(given: Any, codec: Codec, what: str) -> tuple[Column, Mask | None]:
@@ -165,10 +165,6 @@ def _named(given: Any, array: npt.NDArray[Any]) -> str:
     if array.dtype.kind in "TU" or isinstance(first, str):
         return "strings: pandas.to_datetime(…) or np.array(…, 'M8[s]') makes datetimes of them"
     return str(array.dtype)
-
-
-def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
-    return _read(given, what)[0]
 
 
 def _read(given: Any, what: str, *, drop: bool = False) -> tuple[npt.NDArray[Any], Mask | None]:
@@ -289,7 +285,7 @@ def _missing(given: Any) -> Mask | None:
             missing = np.array([type(one) is not str for one in given.tolist()], np.bool_)
         elif dtype.kind == "M":
             missing = np.isnat(np.asarray(given))
-        elif dtype.kind == "O" and hasattr(given, "isna") and _is_plain_index(given):
+        elif dtype.kind == "O" and hasattr(given, "isna") and getattr(given, "nlevels", 1) == 1:  # not of a MultiIndex
             missing = np.asarray(given.isna())
         else:
             return None
@@ -309,10 +305,6 @@ def _without_missing(given: Any, missing: Mask) -> Any:
         if hasattr(given, name):
             return getattr(given, name)()
     return given[~missing]
-
-
-def _is_plain_index(given: Any) -> bool:
-    return getattr(given, "nlevels", 1) == 1  # pandas cannot tell it of a MultiIndex
 
 
 def _from_datetimes(array: npt.NDArray[Any], unit: Unit | None, what: str) -> Int64s:

@@ -17,8 +17,7 @@ from rstore.log.rewrite import Keep
 from rstore.namespace import rereads
 from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
-from rstore.series.points import check_all_keys
-from rstore.series.reader import between
+from rstore.series.points import check_all_keys, read_many
 from rstore.series.writing import check_keep, put, put_together
 from rstore.session import ReadSession
 
@@ -175,11 +174,7 @@ class SeriesTables(Columns):
             raise InvalidTypeError("this takes at least one key; to_pandas(*store.timeseries()) takes all series")
         if reserved in checked:
             raise InvalidValueError(f"the series {reserved!r} cannot be a column: that one holds the timestamps")
-        found, query = {}, between(lo, hi)
-        for key, view in zip(checked, session.series.views(checked, query), strict=True):
-            with session.naming(f"the series {key!r}"):
-                found[key] = arrays_of(session, list(session.series.segments(key, view, query.lo, query.hi)))
-        return found
+        return read_many(session, checked, lo, hi, arrays_of)
 
 
 def _check_name(name: Any, what: str) -> str:
