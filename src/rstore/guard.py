@@ -1,4 +1,4 @@
-"""Writing where others have sealed values that the keys at hand do not open: what is there is looked at first.
+"""The guard of a namespace with values that the keys at hand do not open: a write looks first at what it replaces.
 
 Noun: a *guarded* transaction (one that leaves alone what cannot be opened).
 """
@@ -46,8 +46,7 @@ class GuardedTransaction(Forwarding):
     """A transaction whose methods that replace, change or delete refuse what the envelope cannot open.
 
     They raise `KeyRequiredError` without a key, else `WrongKeyError`, and nothing was done. Discarding, clearing and
-    expiry take everything. It costs a look at what is there before each write: a store that holds all keys of its
-    namespace, or in whose namespace nothing was sealed, goes without.
+    expiry take everything. Each write costs one more read; a store that holds all keys of its namespace needs no guard.
     """
 
     def __init__(self, inner: WriteTransaction, envelope: Envelope) -> None:

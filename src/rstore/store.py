@@ -9,10 +9,10 @@ from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgener
 from os import PathLike
 from threading import RLock
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar, cast
 from weakref import WeakSet
 
-from rstore.arguments import check_namespace, check_timeout
+from rstore.arguments import check_choice, check_namespace, check_timeout
 from rstore.backends.credentials import Credentials
 from rstore.backends.registry import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.types import Options, RolledBack, close_scope
@@ -24,7 +24,6 @@ from rstore.errors import (
     ConflictError,
     FrozenStoreError,
     InvalidTypeError,
-    InvalidValueError,
     NotSupportedError,
     StoreClosedError,
     forgetful,
@@ -40,6 +39,7 @@ from rstore.session import StoreSession
 from rstore.transactions import Snapshot, ThreadOwn, Transaction, snapshot, transaction
 
 T = TypeVar("T")
+_DURABILITIES: Final = ("full", "normal")
 
 _log: Final = logging.getLogger("rstore.store")
 
@@ -113,7 +113,7 @@ class Store(Computing, Models, Watching, Maintenance):
         self._serializer = make_serializer(serializer)
         self._options = Options(
             frozen=self._frozen,
-            durability=_check_durability(durability),
+            durability=cast("Any", check_choice(durability, _DURABILITIES, "durability")),
             timeout_s=check_timeout(timeout),
             credentials=check_login(credentials, self._target[0]),
         )
@@ -358,10 +358,3 @@ def _check_flag(flag: Any, name: str) -> bool:
     if not isinstance(flag, bool):
         raise InvalidTypeError(f"{name} is True or False, not {type(flag).__name__}")
     return flag
-
-
-def _check_durability(durability: Any) -> Literal["full", "normal"]:
-    if durability in ("full", "normal"):
-        checked: Literal["full", "normal"] = durability
-        return checked
-    raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")

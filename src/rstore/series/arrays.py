@@ -6,7 +6,8 @@ alone is read by pyarrow.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -207,7 +208,7 @@ def check_refusal(error: BaseException) -> None:
 
 
 def _read_categories(given: Any, what: str, *, drop: bool) -> tuple[npt.NDArray[Any], Mask | None]:
-    """Do the same for categories of pandas, with the values that they stand for."""
+    """Read a column of categories of pandas as the values that its codes stand for."""
     codes = np.asarray(given.cat.codes if hasattr(given, "cat") else given.codes)
     missing = codes < 0
     if missing.any():
@@ -257,14 +258,19 @@ def _plain(given: Any) -> Any:
     if hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
         return given
     if hasattr(given, "__arrow_c_array__") or hasattr(given, "__arrow_c_stream__"):
-        try:
+        with installed("arrow", "pyarrow"):
             import pyarrow
-        except ModuleNotFoundError as error:
-            raise StoreNotAvailableError(
-                "an Arrow array is read by pyarrow: pip install 'rlib-store[arrow]'"
-            ) from error
         return _plain(pyarrow.array(given) if hasattr(given, "__arrow_c_array__") else pyarrow.chunked_array(given))
     return given
+
+
+@contextmanager
+def installed(extra: str, package: str) -> Generator[None]:
+    """Say how a package is installed that is imported inside."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreNotAvailableError(f"{package} is not installed: pip install 'rlib-store[{extra}]'") from error
 
 
 def _of_extension(given: Any, name: str) -> Any:

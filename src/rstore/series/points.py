@@ -302,7 +302,7 @@ def check_all_keys(keys: Iterable[str]) -> list[str]:
 def read_many(
     session: ReadSession, keys: list[str], lo: int, hi: int, read: Callable[[ReadSession, Iterator[Segment]], T]
 ) -> dict[str, T]:
-    """Return what `read` makes of the points of several series, in one round trip."""
+    """Read the points of several series in one round trip; return the results of `read` by key."""
     found, query = {}, between(lo, hi)
     for key, view in zip(keys, session.series.views(keys, query), strict=True):
         with session.naming(f"the series {key!r}"):
