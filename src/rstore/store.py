@@ -35,8 +35,8 @@ from rstore.keyvalue.watching import Watching
 from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
 from rstore.namespace import Retries, Setup
-from rstore.session import StoreSession
-from rstore.transactions import Snapshot, ThreadOwn, Transaction, snapshot, transaction
+from rstore.session import SnapshotSession, StoreSession
+from rstore.transactions import SNAPSHOT_ENDED, Snapshot, ThreadOwn, Transaction, transaction
 
 T = TypeVar("T")
 _DURABILITIES: Final = ("full", "normal")
@@ -301,10 +301,15 @@ class Store(Computing, Models, Watching, Maintenance):
         ...     view['a'], dict(view), store['a']
         (1, {'a': 1, 'b': 2}, 3)
         """
-        scope = snapshot(self._alone("snapshot"), self._freq)
+        session = self._alone("snapshot")
+        scope = session.whole.snapshot()
         try:
-            with scope as view:
-                yield view
+            with scope as backend:
+                view = Snapshot(SnapshotSession(backend, session), self._freq)
+                try:
+                    yield view
+                finally:
+                    view._end(SNAPSHOT_ENDED)  # noqa: SLF001 - what begins it ends it
         finally:
             close_scope(scope)
 

@@ -19,7 +19,7 @@ from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import Found, RolledBack, ScanQuery, close_scope
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
 from rstore.models import Models
-from rstore.session import ReadSession, Session, SnapshotSession, StoreSession
+from rstore.session import ReadSession, Session, SnapshotSession
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _OUTLIVED: Final = (
     "the transaction was undone when the one ended that it is a part of: end them in the reverse order of their "
     "beginning; nothing was applied"
 )
-_SNAPSHOT_ENDED: Final = "the snapshot is over: use it inside its `with`"
+SNAPSHOT_ENDED: Final = "the snapshot is over: use it inside its `with`"
 
 
 class _Ended(Forwarding):
@@ -141,7 +141,7 @@ class Transaction(_Within):
 
 
 class Snapshot(_Within):
-    """The reading verbs of all three models, as of one moment. `Store.snapshot` yields it.
+    """The reading verbs of all three models, as of one moment. `Store.snapshot` yields it, and ends it.
 
     Threads may share it, up to the end of its `with`. Its writing verbs raise `FrozenStoreError`.
     """
@@ -193,21 +193,6 @@ def transaction(outer: Session, freq: int | None, stack: TransactionStack) -> Ge
         close_scope(scope)
     # No writer waits for the end any more.
     outer.catch_up(session)
-
-
-@contextmanager
-def snapshot(store: StoreSession, freq: int | None) -> Generator[Snapshot, None, None]:
-    """Read as of one moment."""
-    scope = store.whole.snapshot()
-    try:
-        with scope as backend:
-            view = Snapshot(SnapshotSession(backend, store), freq)
-            try:
-                yield view
-            finally:
-                view._end(_SNAPSHOT_ENDED)  # noqa: SLF001 - a part of its own
-    finally:
-        close_scope(scope)
 
 
 class TransactionStack:
