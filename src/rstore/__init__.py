@@ -33,7 +33,7 @@ from rstore.events.verbs import Event
 from rstore.keyvalue.record_store import Entry
 from rstore.keyvalue.watching import Change, Watch
 from rstore.maintenance.verbs import Reclaimed
-from rstore.series import Compaction, Span
+from rstore.series.points import Compaction, Span
 from rstore.store import Store
 from rstore.transactions import Snapshot, Transaction
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from inspect import iscoroutinefunction
 from math import ceil, inf
 from numbers import Real
 from operator import index
@@ -82,9 +83,7 @@ def check_int64(value: Any, what: str) -> int:
         if isinstance(value, bool | np.bool_):
             raise InvalidTypeError(f"{what} is an int, not a bool")
         try:
-            value = int.__index__(
-                index(value)
-            )  # an int also where a subclass of it came in, whatever its own methods do
+            value = int.__index__(index(value))  # of a subclass, too, whatever its own methods do
         except TypeError as error:
             raise InvalidTypeError(f"{what} is an int, not {type(value).__name__}{_way_out(value, what)}") from error
     if not MIN_INT64 <= value <= MAX_INT64:
@@ -149,6 +148,17 @@ def check_choice(given: Any, choices: Collection[str], what: str) -> str:
     if not isinstance(given, str) or given not in choices:  # an array of them cannot be compared
         raise InvalidValueError(f"{what} is one of {', '.join(choices)}, not {given!r}")
     return given
+
+
+def check_function(fn: Any, verb: str, of: str) -> None:
+    """Refuse what is no function, and one whose work would begin later."""
+    if not callable(fn):
+        raise InvalidTypeError(f"{verb} takes a function {of}, not {type(fn).__name__}")
+    if iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - which it would run
+        raise InvalidTypeError(
+            f"{verb} takes a function that returns a value, not a coroutine function: await that first, and store "
+            "its result"
+        )
 
 
 def check_edge(text: Any, what: str) -> str:

@@ -1,4 +1,4 @@
-"""Writing where others have sealed values that the keys at hand do not open: what is there is looked at first.
+"""The guard of a namespace with values that the keys at hand do not open: a write looks first at what it replaces.
 
 Noun: a *guarded* transaction (one that leaves alone what cannot be opened).
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from rstore.backends.common.forwarding import Forwarding
+from rstore.backends.common.pages import pages_of
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import (
     ANY,
@@ -45,8 +46,7 @@ class GuardedTransaction(Forwarding):
     """A transaction whose methods that replace, change or delete refuse what the envelope cannot open.
 
     They raise `KeyRequiredError` without a key, else `WrongKeyError`, and nothing was done. Discarding, clearing and
-    expiry take everything. It costs a look at what is there before each write: a store that holds all keys of its
-    namespace, or in whose namespace nothing was sealed, goes without.
+    expiry take everything. Each write costs one more read; a store that holds all keys of its namespace needs no guard.
     """
 
     def __init__(self, inner: WriteTransaction, envelope: Envelope) -> None:
@@ -63,15 +63,12 @@ class GuardedTransaction(Forwarding):
     # -- key/value ----------------------------------------------------------------------------------------------------
 
     def is_one_place(self, keys: Iterable[str]) -> bool:
-        """Return whether one `write` of these keys is all or nothing."""
         return self._inner.transactional or len({*keys}) <= 1
 
     def put(self, key: str, record: bytes, ttl_ms: Ttl, incarnation: bytes) -> None:
-        """Put one record."""
         self._write_one(self._inner, Write(key, record, ttl_ms), incarnation)
 
     def write(self, writes: Writes, incarnation: bytes) -> None:
-        """Put and delete records of distinct keys."""
 
         def work(backend: WriteTransaction) -> None:
             self._check(backend.fetch([key for key, _, _ in writes], heads=True))
@@ -93,13 +90,11 @@ class GuardedTransaction(Forwarding):
                 return bool(found)
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
-        """Put or delete a record if it still has that version."""
         if version is not None:  # or nothing is replaced
             self._check(self._inner.fetch([write.key], heads=True))  # the version stays that of what was looked at
         return self._inner.write_if(write, version, incarnation)
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        """Let a record live that long from now on."""
         incarnation = self._incarnation(if_incarnation)
         while incarnation is not None:
             found = self._inner.fetch([key])
@@ -112,7 +107,6 @@ class GuardedTransaction(Forwarding):
         return False
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        """Delete records, all or none where the backend can."""
         incarnation = self._incarnation(if_incarnation)
         if incarnation is None:
             return 0
@@ -120,32 +114,24 @@ class GuardedTransaction(Forwarding):
         return sum(self._write_one(self._inner, Write(key, None), incarnation) for key in dict.fromkeys(keys))
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        """Delete the records of a range, all or none where the backend can."""
         incarnation = self._incarnation(if_incarnation)
         if incarnation is None:
             return 0
 
         def work(backend: WriteTransaction) -> int:
-            for page in self._pages(backend, start, stop):
+            query = ScanQuery(_PAGE, start, stop, heads=True)
+            for page in pages_of(backend, query):
                 self._check(page)
             if backend.transactional:
                 return backend.delete_range(start, stop, if_incarnation=if_incarnation)
-            pages = self._pages(backend, start, stop)
-            return sum(self._write_one(backend, Write(key, None), incarnation) for page in pages for key, _, _ in page)
+            keys = (key for page in pages_of(backend, query) for key, _, _ in page)
+            return sum(self._write_one(backend, Write(key, None), incarnation) for key in keys)
 
         return self._together(work)
-
-    def _pages(self, backend: WriteTransaction, start: str, stop: str | None) -> Iterable[list[Found]]:
-        after, more = None, True
-        while more:
-            page, more = backend.scan(ScanQuery(_PAGE, start, stop, after, heads=True))
-            yield page
-            after = page[-1][0] if page else None
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        """Put rows, replacing those at the same positions."""
 
         def work(backend: WriteTransaction) -> bool:
             first, last = min(rows)[:2], max(rows)[:2]
@@ -159,7 +145,6 @@ class GuardedTransaction(Forwarding):
         return self._together(work)
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        """Do all of a commit, or return False if a condition does not hold."""
         if log.model is Model.LEASES or not (commit.drop_rows or commit.drop_chunks):
             return self._inner.commit(log, commit, incarnation)
 
@@ -176,7 +161,6 @@ class GuardedTransaction(Forwarding):
         return self._together(work)
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        """Delete a log with everything it holds."""
         if log.model is Model.LEASES:
             return self._inner.drop(log, if_version=if_version, if_incarnation=if_incarnation)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from rstore.events.verbs import Events
-from rstore.keyvalue.verbs import Values
-from rstore.series import Series
+from rstore.keyvalue.atomic import Atomic
+from rstore.keyvalue.entries import Entries
+from rstore.keyvalue.mapping import Mapped
+from rstore.series.grids import Grids
+from rstore.series.lookups import Lookups
+from rstore.series.resampling import Resampling
+from rstore.series.tables import SeriesTables
 
 
-class Models(Values, Series, Events):
+class Models(Mapped, Entries, Atomic, SeriesTables, Grids, Lookups, Resampling, Events):
     """The common base of a store, a transaction and a snapshot."""
 
     def __bool__(self) -> bool:

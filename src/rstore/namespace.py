@@ -1,18 +1,18 @@
 """An open namespace as its records, series and event sequences see it, and how they go on when it has changed.
 
-Nouns: a *namespace* (the store, or a transaction of it) and a *read namespace* (one of these, or a snapshot).
+Nouns: a *namespace* (the store, or a transaction of it), a *read namespace* (one of these, or a snapshot) and
+*retries* (the further tries of a verb that a concurrent writer overtook).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
+from rstore.backends.common.backoff import Backoff, Deadline
 from rstore.backends.contract import ReadTransaction, WriteTransaction
 from rstore.backends.telemetry import Occurrence, Telemetry
 from rstore.backends.types import NamespaceGone, RolledBack
@@ -21,18 +21,49 @@ from rstore.codec.serializers import Codec
 from rstore.errors import (
     CorruptionError,
     SerializationError,
+    StoreBusyError,
     StoreClosedError,
     StoreError,
     TamperedError,
     WrongKeyError,
 )
 from rstore.incarnation import Incarnation, Incarnations
-from rstore.retry import Retries
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 B_co = TypeVar("B_co", bound=ReadTransaction, covariant=True)
+
+_log: Final = logging.getLogger("rstore.store")
+
+
+class Retries:
+    """The further tries of one verb."""
+
+    __slots__ = ("_backoff", "_deadline", "_reason", "_telemetry")
+
+    def __init__(self, timeout_s: float, reason: str, telemetry: Telemetry) -> None:
+        """`reason` begins the message of the error: why the verb has to be tried again."""
+        self._telemetry = telemetry
+        self._reason = reason
+        self._deadline = Deadline(timeout_s)
+        self._backoff = Backoff(self._deadline)
+
+    def check(self) -> None:
+        """Raise `StoreBusyError` when the time is up."""
+        if self._deadline.is_over:
+            raise StoreBusyError(
+                f"{self._reason} for longer than the time-out, {self._deadline.timeout_s:g} s; nothing was stored"
+            )
+
+    def wait(self) -> None:
+        """Sleep before the next try.
+
+        Raises `StoreBusyError` when the time is up.
+        """
+        self.check()
+        self._telemetry.note(_log, Occurrence.RETRY, "tried again: %s", self._reason)
+        self._backoff.pause()
 
 
 class Setup(NamedTuple):
@@ -100,6 +131,10 @@ class ReadNamespace(Generic[B_co]):
                     raise
             retries = retries or self.retries(reason)  # most verbs need none
             retries.wait()
+
+    def reread(self, read: Callable[[], T]) -> T:
+        """Return the result of a reading that was not disturbed by a concurrent `discard`, or a new key."""
+        return self.until_won("the namespace keeps being discarded concurrently", lambda: (read(),))[0]
 
     def refresh(self, envelope: Envelope) -> bool:
         """Replace an envelope that refused bytes; return False if neither keys nor incarnation have changed."""
@@ -176,17 +211,6 @@ class Namespace(ReadNamespace[WriteTransaction]):
         self.now = found
 
 
-@dataclass(slots=True)
-class Written:
-    """How much a transaction has written: its owner sweeps and seals after its end, when no writer waits for it."""
-
-    records: int = 0
-    points: Counter[str] = field(default_factory=Counter)
-    """By the key of the series."""
-    changes: Counter[str] = field(default_factory=Counter)
-    """By the key of the event sequence."""
-
-
 class Reads(Protocol):
     """An object that reads a namespace."""
 
@@ -241,8 +265,7 @@ def rereads(verb: F) -> F:
             return verb(self, *args, **kwargs)
         except (WrongKeyError, TamperedError):
             pass
-        reason = "the namespace keeps being discarded concurrently"
-        return self._reader.until_won(reason, lambda: (verb(self, *args, **kwargs),))[0]
+        return self._reader.reread(lambda: verb(self, *args, **kwargs))
 
     return cast("F", call)  # which keeps the overloads of a verb
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TypeAlias
 
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
@@ -12,7 +13,7 @@ from rstore.incarnation import Incarnation
 from rstore.keyvalue.record_store import RecordReader, RecordStore
 from rstore.log.reader import LogReader
 from rstore.log.sealing import Logs
-from rstore.namespace import Namespace, ReadNamespace, Setup, Written
+from rstore.namespace import Namespace, ReadNamespace, Setup
 
 
 class Session(Namespace):
@@ -24,16 +25,21 @@ class Session(Namespace):
         setup: Setup,
         now: Incarnation,
         states: StateCache,
-        *,
-        outer: Namespace | None = None,
-        written: Written | None = None,
+        outer: Session | None = None,
     ) -> None:
-        """A transaction has an `outer` session, and counts what is `written`."""
+        """A transaction has an `outer` session, and counts its writes."""
         super().__init__(backend, setup, now, outer)
         self.states = states
-        self.records = RecordStore(self, opens_plaintext=setup.incarnations.opens_plaintext, written=written)
-        self.series = Logs(self, Model.SERIES, None if written is None else written.points)
-        self.events = Logs(self, Model.EVENTS, None if written is None else written.changes)
+        self.records = RecordStore(self, counts=outer is not None)
+        self.series, self.events = (
+            Logs(self, model, None if outer is None else Counter()) for model in (Model.SERIES, Model.EVENTS)
+        )
+
+    def catch_up(self, inside: Session) -> None:
+        """Sweep and seal what the writes of a transaction that has ended made due."""
+        self.records.count_written(inside.records.written)
+        self.series.catch_up(inside.series)
+        self.events.catch_up(inside.events)
 
 
 class StoreSession(Session):
@@ -59,7 +65,7 @@ class SnapshotSession(ReadNamespace[ReadTransaction]):
     def __init__(self, snapshot: ReadTransaction, store: StoreSession) -> None:
         super().__init__(snapshot, store.setup, store.now)
         self.states = StateCache()
-        self.records = RecordReader(self, opens_plaintext=store.setup.incarnations.opens_plaintext)
+        self.records = RecordReader(self)
         self.series = LogReader(self, Model.SERIES)
         self.events = LogReader(self, Model.EVENTS)
 

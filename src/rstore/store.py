@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from inspect import isasyncgenfunction, iscoroutinefunction, isfunction, isgeneratorfunction, unwrap
 from os import PathLike
 from threading import RLock
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self, TypeVar
+from typing import Any, Final, Literal, NoReturn, Self, TypeVar, cast
 from weakref import WeakSet
 
-from rstore.arguments import check_namespace, check_timeout
+from rstore.arguments import check_choice, check_namespace, check_timeout
 from rstore.backends.credentials import Credentials
 from rstore.backends.registry import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.types import Options, RolledBack, close_scope
@@ -25,22 +24,22 @@ from rstore.errors import (
     ConflictError,
     FrozenStoreError,
     InvalidTypeError,
-    InvalidValueError,
     NotSupportedError,
     StoreClosedError,
     forgetful,
 )
+from rstore.forks import renewed_in_child
 from rstore.incarnation import Incarnations
 from rstore.keyvalue.leases import Computing
 from rstore.keyvalue.watching import Watching
 from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
-from rstore.namespace import Setup
-from rstore.retry import Retries
-from rstore.session import StoreSession
-from rstore.transactions import Snapshot, ThreadOwn, Transaction, snapshot, transaction
+from rstore.namespace import Retries, Setup
+from rstore.session import SnapshotSession, StoreSession
+from rstore.transactions import SNAPSHOT_ENDED, Snapshot, ThreadOwn, Transaction, transaction
 
 T = TypeVar("T")
+_DURABILITIES: Final = ("full", "normal")
 
 _log: Final = logging.getLogger("rstore.store")
 
@@ -114,7 +113,7 @@ class Store(Computing, Models, Watching, Maintenance):
         self._serializer = make_serializer(serializer)
         self._options = Options(
             frozen=self._frozen,
-            durability=_check_durability(durability),
+            durability=cast("Any", check_choice(durability, _DURABILITIES, "durability")),
             timeout_s=check_timeout(timeout),
             credentials=check_login(credentials, self._target[0]),
         )
@@ -302,10 +301,15 @@ class Store(Computing, Models, Watching, Maintenance):
         ...     view['a'], dict(view), store['a']
         (1, {'a': 1, 'b': 2}, 3)
         """
-        scope = snapshot(self._alone("snapshot"), self._freq)
+        session = self._alone("snapshot")
+        scope = session.whole.snapshot()
         try:
-            with scope as view:
-                yield view
+            with scope as backend:
+                view = Snapshot(SnapshotSession(backend, session), self._freq)
+                try:
+                    yield view
+                finally:
+                    view._end(SNAPSHOT_ENDED)  # noqa: SLF001 - what begins it ends it
         finally:
             close_scope(scope)
 
@@ -346,17 +350,8 @@ def _name_verbs() -> None:
 
 
 _name_verbs()
-_stores: WeakSet[Store] = WeakSet()
-
-
-def _unlock_all() -> None:
-    # The thread that was opening or closing a store at the moment of the fork is not there to let go of its lock.
-    for store in list(_stores):
-        store._lock = RLock()  # noqa: SLF001 - same module
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_unlock_all)
+# The thread that was opening or closing a store at the moment of the fork is not there to let go of its lock.
+_stores: WeakSet[Store] = renewed_in_child(lambda store: setattr(store, "_lock", RLock()))
 
 
 def _is_begun_later(fn: object) -> bool:
@@ -368,10 +363,3 @@ def _check_flag(flag: Any, name: str) -> bool:
     if not isinstance(flag, bool):
         raise InvalidTypeError(f"{name} is True or False, not {type(flag).__name__}")
     return flag
-
-
-def _check_durability(durability: Any) -> Literal["full", "normal"]:
-    if durability in ("full", "normal"):
-        checked: Literal["full", "normal"] = durability
-        return checked
-    raise InvalidValueError(f"durability is 'full' or 'normal', not {durability!r}")

@@ -19,8 +19,7 @@ from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import Found, RolledBack, ScanQuery, close_scope
 from rstore.errors import ConflictError, FrozenStoreError, NotSupportedError, StoreClosedError, StoreError
 from rstore.models import Models
-from rstore.namespace import Written
-from rstore.session import ReadSession, Session, SnapshotSession, StoreSession
+from rstore.session import ReadSession, Session, SnapshotSession
 
 T = TypeVar("T")
 
@@ -29,7 +28,7 @@ _OUTLIVED: Final = (
     "the transaction was undone when the one ended that it is a part of: end them in the reverse order of their "
     "beginning; nothing was applied"
 )
-_SNAPSHOT_ENDED: Final = "the snapshot is over: use it inside its `with`"
+SNAPSHOT_ENDED: Final = "the snapshot is over: use it inside its `with`"
 
 
 class _Ended(Forwarding):
@@ -142,7 +141,7 @@ class Transaction(_Within):
 
 
 class Snapshot(_Within):
-    """The reading verbs of all three models, as of one moment. `Store.snapshot` yields it.
+    """The reading verbs of all three models, as of one moment. `Store.snapshot` yields it, and ends it.
 
     Threads may share it, up to the end of its `with`. Its writing verbs raise `FrozenStoreError`.
     """
@@ -166,11 +165,11 @@ def transaction(outer: Session, freq: int | None, stack: TransactionStack) -> Ge
     Raises `ConflictError` if a concurrent write changed what it had read or written.
     """
     stack.check_task()
-    before, written = stack.parts, Written()
+    before = stack.parts
     scope = outer.backend.transaction()
     try:
         with scope as backend:
-            session = Session(backend, outer.setup, outer.now, outer.states, outer=outer, written=written)
+            session = Session(backend, outer.setup, outer.now, outer.states, outer)
             part = Transaction(session, freq, scope, stack)
             try:
                 stack.begin(part)
@@ -192,32 +191,8 @@ def transaction(outer: Session, freq: int | None, stack: TransactionStack) -> Ge
         ) from error
     finally:
         close_scope(scope)
-    _catch_up(outer, written)
-
-
-def _catch_up(outer: Session, written: Written) -> None:
-    """Sweep and seal what the writes of a transaction made due, now that no writer waits for its end."""
-    if written.records:
-        outer.records.count_written(written.records)
-    for key, rows in written.points.items():
-        outer.series.maybe_seal(key, rows)
-    for key, rows in written.changes.items():
-        outer.events.maybe_seal(key, rows)
-
-
-@contextmanager
-def snapshot(store: StoreSession, freq: int | None) -> Generator[Snapshot, None, None]:
-    """Read as of one moment."""
-    scope = store.whole.snapshot()
-    try:
-        with scope as backend:
-            view = Snapshot(SnapshotSession(backend, store), freq)
-            try:
-                yield view
-            finally:
-                view._end(_SNAPSHOT_ENDED)  # noqa: SLF001 - a part of its own
-    finally:
-        close_scope(scope)
+    # No writer waits for the end any more.
+    outer.catch_up(session)
 
 
 class TransactionStack:
@@ -255,25 +230,21 @@ class TransactionStack:
     def check_task(self) -> None:
         """Refuse an asyncio task other than the one that began the transactions."""
         if self.is_here and self._task != _task():
-            raise NotSupportedError(self.refusal)
+            raise NotSupportedError(
+                "a transaction of another asyncio task is open in this thread: do not await inside of one, or do each "
+                "in a thread of its own (asyncio.to_thread)"
+            )
 
     def check_outside(self) -> None:
         """Refuse a verb of the store itself while a transaction of this thread is open.
 
         It would wait for the transaction, or be done although the transaction is undone.
         """
+        self.check_task()
         if self.is_here:
-            raise NotSupportedError(self.refusal)
-
-    @property
-    def refusal(self) -> str:
-        """Why a verb of the store is refused."""
-        if self._task != _task():
-            return (
-                "a transaction of another asyncio task is open in this thread: do not await inside of one, or do each "
-                "in a thread of its own (asyncio.to_thread)"
+            raise NotSupportedError(
+                "a transaction of this thread is open: use `tx` of `with store.transaction() as tx:`"
             )
-        return "a transaction of this thread is open: use `tx` of `with store.transaction() as tx:`"
 
 
 def _task() -> ref[Any] | None:

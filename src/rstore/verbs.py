@@ -32,7 +32,7 @@ class _Asked(Generic[T_co]):
 
 def _asked(ask: Callable[[Any], T]) -> T:
     """Return an attribute of the type that `ask` returns."""
-    return cast("T", _Asked(ask))  # type checkers know no assignment to a descriptor that leaves it to the object
+    return cast("T", _Asked(ask))  # else a type checker refuses the assignment to an object
 
 
 class Verbs:

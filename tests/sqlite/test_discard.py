@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import programs
 import pytest
 from processes import Program, Remote, check_file
 
-from rstore import Store, StoreError, StoreNotAvailableError
+from rstore import ConflictError, Store, StoreError, StoreNotAvailableError, TamperedError, generate_key
 
 FIRST_WRITES: dict[str, Callable[[Store], object]] = {
     "set": lambda store: store.set("new", 1),
@@ -267,3 +268,47 @@ def test_a_namespace_that_was_made_in_vain_is_not_mixed_up_with_the_next_one(pat
             assert one.get("k") is None
             one["k"] = 2
             assert (one["k"], other["k"]) == (2, "of the other")
+
+
+@pytest.mark.parametrize("size", [8, 2 * 1024 * 1024], ids=["small", "large"])
+@pytest.mark.parametrize("stream", [Store.scan, lambda store: iter(store.items())], ids=["scan", "items"])
+def test_a_stream_goes_on_in_the_namespace_that_replaced_its_own(
+    path: Path, stream: Callable[[Store], Iterator[Any]], size: int
+) -> None:
+    """The page at hand was sealed for an incarnation that is gone, and is no less sound for that."""
+    key = generate_key()
+    with Store(path, key=key, frozen=False) as store, Store(path, key=key, frozen=False) as other:
+        store.update({"a": b"1", "b": b"2" * size, "c": b"3" * size})
+        pairs = stream(store)
+        assert next(pairs)[0] == "a"
+        other.discard()
+        other.update(c=b"new")
+        store["d"] = b"4"  # so it seals for the new incarnation from here on
+        rest = {pair[0]: pair[1] for pair in pairs}
+        assert rest.get("b") in (None, b"2" * size)
+        assert rest["c"] in (b"new", b"3" * size)
+
+
+def test_a_stream_reports_bytes_that_were_altered(path: Path) -> None:
+    with Store(path, key=generate_key(), frozen=False) as store:
+        store.update(a=1, b=2)
+        backend = store._session.backend  # type: ignore[union-attr]  # noqa: SLF001 - as another program would
+        moved = backend.get("a")
+        assert moved is not None
+        backend.put("b", moved, None, store._session.incarnation)  # type: ignore[union-attr]  # noqa: SLF001 - as above
+        for pairs in (store.scan(), iter(store.items())):
+            next(pairs)
+            with pytest.raises(TamperedError, match="'b'"):
+                next(pairs)
+
+
+def test_batches_of_a_discarded_series_end_with_a_conflict(path: Path) -> None:
+    key = generate_key()
+    with Store(path, key=key, frozen=False) as store, Store(path, key=key, frozen=False) as other:
+        store.extend_columns("s", np.arange(400_000), np.random.default_rng(1).random(400_000))
+        batches = store.batches("s", size=1000)
+        next(batches)
+        other.discard()
+        store["a"] = 1
+        with pytest.raises(ConflictError, match="'s' in namespace 'default' was discarded"):
+            list(batches)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from inspect import iscoroutinefunction
 from math import isfinite, isnan
 from typing import Any, Final
 
 import numpy as np
 
-from rstore.arguments import check_key, check_ttl
+from rstore.arguments import check_function, check_key, check_ttl
 from rstore.backends.types import KEEP, version_of
 from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.keyvalue.record_store import Stored
@@ -76,9 +75,7 @@ class Atomic(Records):
         """
         session = self._writer
         key = check_key(key)
-        if not callable(fn):
-            raise InvalidTypeError(f"modify takes a function of the value, not {type(fn).__name__}")
-        _refuse_coroutine(fn, "modify")
+        check_function(fn, "modify", "of the value")
         return _change(session, key, fn, default)
 
     def get_or_set(self, key: str, factory: Callable[[], Any], *, ttl: float | None = None) -> Any:
@@ -100,9 +97,7 @@ class Atomic(Records):
         """
         session = self._writer
         key, ttl_ms = check_key(key), check_ttl(ttl)
-        if not callable(factory):
-            raise InvalidTypeError(f"get_or_set takes a function without arguments, not {type(factory).__name__}")
-        _refuse_coroutine(factory, "get_or_set")
+        check_function(factory, "get_or_set", "without arguments")
         return self._compute_once(session, key, factory, ttl_ms)
 
     def _compute_once(self, session: Session, key: str, factory: Callable[[], Any], ttl_ms: int | None) -> Any:
@@ -128,14 +123,6 @@ def _change(session: Session, key: str, fn: Callable[[Any], Any], default: Any) 
         return records.put_if(key, new, version, None if version is None else KEEP, reads=True)
 
     return session.until_won(f"concurrent writers keep changing {session.place(key)}", attempt).value
-
-
-def _refuse_coroutine(fn: Callable[..., Any], verb: str) -> None:
-    if iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004 - which it would run
-        raise InvalidTypeError(
-            f"{verb} takes a function that returns a value, not a coroutine function: await that first, and store "
-            "its result"
-        )
 
 
 def _number(value: Any, what: str) -> int | float:

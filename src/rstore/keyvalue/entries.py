@@ -64,7 +64,6 @@ class Entries(Records):
             )
         session.records.write(encoded, ttl_ms)
 
-    @rereads
     def entry(self, key: str) -> Entry | None:
         """Return a key's value with its version and its expiry, or None if there is none.
 
@@ -119,7 +118,7 @@ class Entries(Records):
         low, high = _range(prefix, start, stop)
         most = None if limit is None else check_count(limit, "limit")
         query = ScanQuery(1, low, high, reverse=bool(reverse))
-        return map(session.records.open_entry, self._scan(session, query, most))
+        return filter(None, map(session.records.open_entry, self._scan(session, query, most)))
 
     def count(self, prefix: str = "") -> int:
         """Return how many keys begin with `prefix`, without listing them.

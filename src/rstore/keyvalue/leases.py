@@ -45,7 +45,7 @@ class Lease:
         backend, token = self._writable.backend, new_stamp()
         incarnation = self._writable.incarnation
         view = backend.view(self._log, HEAD_ONLY)
-        # For longer than any lease: the clock was set back, or another program wrote it. No caller would ever compute.
+        # One that ends later than any lease can is void: the clock was set back, say, and no caller would ever compute.
         left_ms = 0 if view.head is None else int.from_bytes(view.head.facts, "big") - view.now_ms
         if 0 < left_ms <= 2 * LEASE_S * 1000:
             return False
@@ -64,7 +64,7 @@ class Lease:
 
     def renew(self) -> None:
         """Renew it from now on, for as long as `held` is held."""
-        if sys.is_finalizing():  # no thread begins any more, and this one would wait for that for ever
+        if sys.is_finalizing():  # no thread begins any more: `start` would wait for ever
             return
         self._renewer = Thread(target=self._renew, name="rstore lease", daemon=True)
         self._renewer.start()

@@ -79,14 +79,8 @@ class Mapped(Records, MutableMapping[str, Any]):
             return session.records.open_value(key, record)
         except (WrongKeyError, TamperedError):
             pass
-        return self._get_anew(key, default)
-
-    @rereads
-    def _get_anew(self, key: str, default: Any) -> Any:
-        """Return the value of a key whose record may have been read of another incarnation than the envelope's."""
-        session = self._reader
-        record = session.backend.get(key)
-        return default if record is None else session.records.open_value(key, record)
+        entry = session.records.find_entry(key)  # the record may be of another incarnation than the envelope
+        return default if entry is None else entry.value
 
     def __getitem__(self, key: str) -> Any:
         if self._dict_reads and (pair := self._from_dict_read(key, sys._getframe(1))) is not None:  # noqa: SLF001 - documented

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from rstore.arguments import check_key
 from rstore.backends.common.after_commit import behind_commit
+from rstore.backends.common.pages import pages_of
 from rstore.backends.contract import ReadTransaction
 from rstore.backends.types import LARGE_BYTES, Found, NamespaceGone, ScanQuery, Ttl, Write, version_of
 from rstore.codec.compression import compress
@@ -22,7 +23,7 @@ from rstore.codec.envelope import Cell
 from rstore.codec.failures import cannot_load
 from rstore.codec.serializers import stamped
 from rstore.errors import CorruptionError, SerializationError, StoreError, TamperedError, WrongKeyError
-from rstore.namespace import Namespace, ReadNamespace, Written, revives
+from rstore.namespace import Namespace, ReadNamespace, revives
 
 T = TypeVar("T")
 
@@ -61,8 +62,10 @@ class Stored(NamedTuple):
 class RecordReader:
     """Reads the records of a namespace."""
 
-    def __init__(self, namespace: ReadNamespace[ReadTransaction], *, opens_plaintext: bool) -> None:
+    def __init__(self, namespace: ReadNamespace[ReadTransaction]) -> None:
         self._namespace = namespace
+        self._decode = namespace.codec.decode
+        opens_plaintext = namespace.setup.incarnations.opens_plaintext
         self._plain_loads = namespace.codec.loads_by_byte if opens_plaintext else _NO_LOADS
         """Loads the body of a plain record, by its codec byte; None where the envelope has to decide."""
 
@@ -76,7 +79,7 @@ class RecordReader:
         """Return the value of a record."""
         load = self._plain_loads[record[0]] if len(record) >= _BODY_AT else None
         try:
-            return self._unseal(key, record) if load is None else load(record[_BODY_AT:])
+            return self._decode(self._opened(key, record)) if load is None else load(record[_BODY_AT:])
         except (SerializationError, CorruptionError) as error:
             raise self._namespace.named(error, f"the value of {key!r}") from error.__cause__ or error
         except (MemoryError, StoreError):
@@ -84,50 +87,53 @@ class RecordReader:
         except Exception as error:  # a value's own __setstate__, or a subclass, may raise any
             raise self._namespace.named(cannot_load(record[_BODY_AT:], error), f"the value of {key!r}") from error
 
-    def open_entry(self, found: Found) -> Entry:
-        """Return the entry of a record."""
+    def open_entry(self, found: Found) -> Entry | None:
+        """Return the entry of a record; if its namespace is gone, that of the record which is there now, or None."""
         key, record, expires_ms = found
         if expires_ms is not None and type(expires_ms) is not int:
             raise CorruptionError(f"the expiry of {self._namespace.place(key)} is damaged")
-        return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
+        try:
+            return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
+        except (WrongKeyError, TamperedError):  # or it was held for a while, and sealed for an earlier incarnation
+            pass
+        return self.find_entry(key)
+
+    def find_entry(self, key: str) -> Entry | None:
+        """Return the entry of a key, read in the namespace of now."""
+        return self._namespace.reread(lambda: self._find_entry(key))
+
+    def _find_entry(self, key: str) -> Entry | None:
+        for _, record, expires_ms in self._namespace.backend.fetch([key]):
+            return Entry(key, self.open_value(key, record), version_of(record), expires_ms)
+        return None
 
     def open_pairs(self, found: Iterable[Found]) -> Iterator[tuple[str, Any]]:
         """Yield the keys and values of records."""
-        loads, open_value = self._plain_loads, self.open_value
+        loads = self._plain_loads
         sealed_loads, unseal = self._namespace.codec.loads, self._namespace.envelope.opener(Cell.VALUE)
         for key, record, _ in found:
-            if not _BODY_AT <= len(record) <= LARGE_BYTES:
-                yield key, open_value(key, record)
-                continue
-            try:  # as in `open_value`, without its frames (benchmarks: `paths`)
-                if (load := loads[record[0]]) is not None:
-                    value = load(record[_BODY_AT:])
+            if _BODY_AT <= len(record) <= LARGE_BYTES:
+                try:  # as in `open_value`, without its frames (benchmarks: `paths`)
+                    if (load := loads[record[0]]) is not None:
+                        value = load(record[_BODY_AT:])
+                    else:
+                        encoded = unseal(key, record)
+                        value = sealed_loads[encoded[0]](encoded[1:])
+                except Exception:  # noqa: BLE001, S110 - what follows raises the error, with its name
+                    pass
                 else:
-                    encoded = unseal(key, record)
-                    value = sealed_loads[encoded[0]](encoded[1:])
-            except Exception:  # noqa: BLE001 - it raises the error, with its name
-                value = open_value(key, record)
-            yield key, value
+                    yield key, value
+                    continue
+            if (entry := self.open_entry((key, record, None))) is not None:
+                yield key, entry.value
 
     def pages(self, query: ScanQuery, limit: int | None) -> Iterator[list[Found]]:
         """Yield the records that a query asks for, at most `limit`, a page at a time."""
-        left = limit
-        while left is None or left > 0:
-            query = query._replace(limit=_PAGE if left is None else min(left, _PAGE))
-            page = self._namespace.backend.scan(query)
-            if page.more:  # looked at before the page is handed out: the end of a transaction empties it
-                left = None if left is None else left - len(page.records)
-                query = query._replace(after=page.records[-1][0])
-            yield page.records
-            if not page.more:
-                return
+        return pages_of(self._namespace.backend, query._replace(limit=_PAGE), limit)
 
     def check(self, key: str, record: bytes) -> None:
         """Raise the errors of `open_value`, without loading a value that is a pickle."""
         self._namespace.codec.check(self._opened(key, record))
-
-    def _unseal(self, key: str, record: bytes) -> Any:
-        return self._namespace.codec.decode(self._opened(key, record))
 
     def _opened(self, key: str, record: bytes) -> bytes:
         """Return the encoded value in a record."""
@@ -149,11 +155,12 @@ class RecordReader:
 class RecordStore(RecordReader):
     """Reads and writes the records of a namespace."""
 
-    def __init__(self, namespace: Namespace, *, opens_plaintext: bool, written: Written | None = None) -> None:
-        """`written` counts records whose writing may make a sweep due, for the owner of a transaction."""
-        super().__init__(namespace, opens_plaintext=opens_plaintext)
+    def __init__(self, namespace: Namespace, *, counts: bool = False) -> None:
+        """`counts`: count the records that a transaction writes, and leave the sweep to its owner."""
+        super().__init__(namespace)
         self._writable = namespace
-        self._written = written
+        self._counts = counts
+        self.written = 0
         codec = namespace.codec
         self._encode = self._encode_compressed if codec.compresses else codec.encode
         self._random = Random(os.urandom(8))  # noqa: S311 - spreads work, keeps no secret
@@ -308,8 +315,8 @@ class RecordStore(RecordReader):
 
     def count_written(self, n: int) -> None:
         """Count records that were written, and now and then reclaim the space of some that have expired."""
-        if self._written is not None:
-            self._written.records += n
+        if self._counts:
+            self.written += n
             return
         self._until_sweep -= n
         if self._until_sweep < 0:

@@ -12,14 +12,11 @@ from rstore.keyvalue.record_store import RecordStore
 from rstore.session import ReadSession
 from rstore.verbs import Verbs
 
-ALL: ScanQuery = ScanQuery(1)
-"""Asks for all records; the limit is that of each page."""
-
 
 class Records(Verbs):
     """The base of the key/value verbs."""
 
-    def _scan(self, session: ReadSession, query: ScanQuery = ALL, limit: int | None = None) -> Iterator[Found]:
+    def _scan(self, session: ReadSession, query: ScanQuery, limit: int | None = None) -> Iterator[Found]:
         # Python code runs once for a page, and not for each record.
         return chain.from_iterable(self._pages(session, query, limit))
 

@@ -6,13 +6,13 @@ No pickle is loaded, since it could run code that a writer chose: only its first
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
 from rstore.arguments import key_or_none
+from rstore.backends.common.pages import pages_of
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
 from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery, ViewQuery
 from rstore.codec.changes import Step, Tally, unpack_change
@@ -25,7 +25,7 @@ from rstore.errors import ConflictError, CorruptionError, EncryptionError, Seria
 from rstore.events.checkpoints import open_checkpoint
 from rstore.events.heads import open_horizon, problem_of, tally_of
 from rstore.events.state import CannotFold, Run, State
-from rstore.log.reader import LogReader, position_of
+from rstore.log.reader import LogReader, Section, position_of, sections
 from rstore.series.reader import AT_ONCE
 from rstore.session import StoreSession
 
@@ -56,9 +56,8 @@ def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
 
 def _check_values(session: StoreSession) -> Iterator[Finding]:
     backend = session.whole.reading_around_damage()
-    after, more = None, True
-    while more:
-        records, more = backend.scan(ScanQuery(_A_PAGE, after=after))
+    after = None
+    for records in pages_of(backend, ScanQuery(_A_PAGE)):
         for key, record, _ in records:
             if after is not None and key <= after:
                 yield Finding(MODELS[RECORDS], key, "it comes in the wrong place: the index of keys is damaged")
@@ -66,9 +65,10 @@ def _check_values(session: StoreSession) -> Iterator[Finding]:
             after = key
             if key_or_none(key) is None:
                 yield Finding(MODELS[RECORDS], key, "its name is one that no key can have")
-            problem = _problem(partial(session.records.check, key, record))
-            if problem is not None:
-                yield Finding(MODELS[RECORDS], key, problem)
+            try:
+                session.records.check(key, record)
+            except _UNSOUND as error:
+                yield Finding(MODELS[RECORDS], key, str(error))
 
 
 def _check_logs(session: StoreSession, logs: LogReader, model: Model) -> Iterator[Finding]:
@@ -121,11 +121,9 @@ class _LogLook:
             rows = self._open_rows(view.head, view.rows)
             chunks = self._open_chunks(snapshot)
             if self._model is Model.SERIES:
-                for _ in chunks:
-                    pass
+                deque(chunks, maxlen=0)
             else:
-                changes = (change for run in _merged(rows, chunks) for change in run)
-                self._replay(view.head, changes)
+                self._replay(view.head, _merged(sections(view.chunks, rows), chunks))
 
     def _look_for_rows(self) -> None:
         # A log may get its head a moment before its first rows.
@@ -156,8 +154,8 @@ class _LogLook:
             self.problems.append(f"{failed} rows are damaged, {first}")
         return opened
 
-    def _open_chunks(self, snapshot: LogSnapshot) -> Iterator[tuple[Chunk, Segment | None]]:
-        """Yield each chunk, and what is in it if it can be opened, in constant memory."""
+    def _open_chunks(self, snapshot: LogSnapshot) -> Iterator[Segment | None]:
+        """Yield the segment of each chunk, None if it cannot be opened, in constant memory."""
         chunks = snapshot.view.chunks
         for some in chunks[:1], *pairwise(chunks):
             if (problem := self._logs.problem_of_chunks(some)) is not None:
@@ -169,7 +167,7 @@ class _LogLook:
                     segment = self._open_chunk(chunk)
                 except _UNSOUND as error:
                     self.problems.append(f"the chunk at {chunk.first[0]}: {error}")
-                yield chunk, segment
+                yield segment
 
     def _open_chunk(self, chunk: Chunk) -> Segment:
         segment = self._logs.open_chunk(self._key, chunk, self.head)
@@ -270,18 +268,16 @@ class _CheckedState(State):
         return mine.keys() == theirs.keys() and all(value in (_OPAQUE, theirs[item]) for item, value in mine.items())
 
 
-def _merged(rows: list[Row], chunks: Iterable[tuple[Chunk, Segment | None]]) -> Iterator[list[Row]]:
-    """Yield all rows in order, a chunk at a time; a hot row wins over the row of a chunk at the same position."""
-    start = 0
-    for chunk, segment in chunks:
-        before = bisect_left(rows, chunk.first, lo=start, key=position_of)
-        within = bisect_right(rows, chunk.last, lo=before, key=position_of)
-        yield rows[start:before]
+def _merged(parts: Iterable[Section], segments: Iterator[Segment | None]) -> Iterator[Row]:
+    """Yield all rows in order; a hot row wins over the row of a chunk at the same position."""
+    for chunk, rows in parts:
+        if chunk is None:
+            yield from rows
+            continue
+        segment = next(segments, None)
         merged = {} if segment is None else {position_of(row): row for row in _rows_of(segment)}
-        merged |= {position_of(row): row for row in rows[before:within]}
-        yield [merged[position] for position in sorted(merged)]
-        start = within
-    yield rows[start:]
+        merged |= {position_of(row): row for row in rows}
+        yield from (merged[position] for position in sorted(merged))
 
 
 def _rows_of(segment: Segment) -> Iterator[Row]:
@@ -300,11 +296,3 @@ def _agree(told: object, computed: object) -> bool:
             or math.isclose(told, computed, rel_tol=1e-6, abs_tol=1e-6)
         )
     return told == computed
-
-
-def _problem(attempt: Callable[[], None]) -> str | None:
-    try:
-        attempt()
-    except _UNSOUND as error:
-        return str(error)
-    return None

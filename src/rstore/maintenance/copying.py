@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from rstore.backends.common.pages import pages_of
 from rstore.backends.contract import Backend, ReadTransaction
 from rstore.backends.registry import check_dsn, make_checked_backend
 from rstore.backends.types import HEAD_ONLY, Commit, Log, Model, Options, ScanQuery, ViewQuery, Write
@@ -132,15 +133,12 @@ def _copy(source: ReadTransaction, namespace: str, path: str) -> None:
 
 
 def _copy_records(source: ReadTransaction, target: Backend, incarnation: bytes) -> None:
-    after, more = None, True
-    while more:
-        records, more = source.scan(ScanQuery(_A_PAGE, after=after))
+    for records in pages_of(source, ScanQuery(_A_PAGE)):
         now_ms = source.view(_CLOCK, HEAD_ONLY).now_ms
         lives = (None if expires_ms is None else expires_ms - now_ms for _, _, expires_ms in records)
         found = zip(records, lives, strict=True)
         writes = [Write(key, record, ttl_ms) for (key, record, _), ttl_ms in found if ttl_ms is None or ttl_ms > 0]
         target.write(writes, incarnation)
-        after = records[-1][0] if records else None
 
 
 def _copy_log(source: ReadTransaction, target: Backend, log: Log, incarnation: bytes) -> None:

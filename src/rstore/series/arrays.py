@@ -6,7 +6,8 @@ alone is read by pyarrow.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias, cast
 
@@ -42,7 +43,7 @@ def timestamps_of(given: Any, unit: Unit | None = None, what: str = "timestamps"
         times = _from_list(given, what)
         _check_no_unit(unit if given else None, what)
         return times
-    array = _array_of(given, what)
+    array, _ = _read(given, what)
     if not len(array):
         return np.empty(0, np.int64)
     if array.dtype.kind == "M":
@@ -89,7 +90,7 @@ def column_from(given: Any, codec: Codec, what: str = "values") -> Column:
     """
     if isinstance(given, list | tuple):
         return column_of(list(given), codec)
-    return _column_of(_array_of(given, what), codec, what)
+    return _column_of(_read(given, what)[0], codec, what)
 
 
 def cells_from(given: Any, codec: Codec, what: str) -> tuple[Column, Mask | None]:
@@ -167,10 +168,6 @@ def _named(given: Any, array: npt.NDArray[Any]) -> str:
     return str(array.dtype)
 
 
-def _array_of(given: Any, what: str) -> npt.NDArray[Any]:
-    return _read(given, what)[0]
-
-
 def _read(given: Any, what: str, *, drop: bool = False) -> tuple[npt.NDArray[Any], Mask | None]:
     """Return the array of a column, and a mask of the elements that were missing; None if none were.
 
@@ -211,7 +208,7 @@ def check_refusal(error: BaseException) -> None:
 
 
 def _read_categories(given: Any, what: str, *, drop: bool) -> tuple[npt.NDArray[Any], Mask | None]:
-    """Do the same for categories of pandas, with the values that they stand for."""
+    """Read a column of categories of pandas as the values that its codes stand for."""
     codes = np.asarray(given.cat.codes if hasattr(given, "cat") else given.codes)
     missing = codes < 0
     if missing.any():
@@ -261,14 +258,19 @@ def _plain(given: Any) -> Any:
     if hasattr(given, "__array__") or hasattr(given, "__array_interface__"):
         return given
     if hasattr(given, "__arrow_c_array__") or hasattr(given, "__arrow_c_stream__"):
-        try:
+        with installed("arrow", "pyarrow"):
             import pyarrow
-        except ModuleNotFoundError as error:
-            raise StoreNotAvailableError(
-                "an Arrow array is read by pyarrow: pip install 'rlib-store[arrow]'"
-            ) from error
         return _plain(pyarrow.array(given) if hasattr(given, "__arrow_c_array__") else pyarrow.chunked_array(given))
     return given
+
+
+@contextmanager
+def installed(extra: str, package: str) -> Generator[None]:
+    """Say how a package is installed that is imported inside."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreNotAvailableError(f"{package} is not installed: pip install 'rlib-store[{extra}]'") from error
 
 
 def _of_extension(given: Any, name: str) -> Any:
@@ -289,7 +291,7 @@ def _missing(given: Any) -> Mask | None:
             missing = np.array([type(one) is not str for one in given.tolist()], np.bool_)
         elif dtype.kind == "M":
             missing = np.isnat(np.asarray(given))
-        elif dtype.kind == "O" and hasattr(given, "isna") and _is_plain_index(given):
+        elif dtype.kind == "O" and hasattr(given, "isna") and getattr(given, "nlevels", 1) == 1:  # not of a MultiIndex
             missing = np.asarray(given.isna())
         else:
             return None
@@ -309,10 +311,6 @@ def _without_missing(given: Any, missing: Mask) -> Any:
         if hasattr(given, name):
             return getattr(given, name)()
     return given[~missing]
-
-
-def _is_plain_index(given: Any) -> bool:
-    return getattr(given, "nlevels", 1) == 1  # pandas cannot tell it of a MultiIndex
 
 
 def _from_datetimes(array: npt.NDArray[Any], unit: Unit | None, what: str) -> Int64s:

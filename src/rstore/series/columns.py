@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rstore.arguments import check_freq, check_key, check_range
 from rstore.codec.columns import Int64s, array_of
 from rstore.codec.segments import Segment
-from rstore.errors import InvalidValueError
+from rstore.errors import ConflictError, InvalidValueError, TamperedError, WrongKeyError
 from rstore.log.rewrite import Keep
 from rstore.namespace import rereads
 from rstore.series.arrays import Unit, column_from, timestamps_of
@@ -48,9 +48,12 @@ class Columns(Points):
         """
         session = self._writer
         logs, key, keep = session.series, check_key(key), check_keep(on_duplicate)
-        segment = segment_of(session, key, timestamps, values, unit)
-        put(logs, key, segment, keep)
-        return len(segment)
+        with session.naming(f"a value for the series {key!r}"):
+            t = timestamps_of(timestamps, unit)
+            column = column_from(values, session.codec)
+        check_lengths(len(t), len(column), "values")
+        put(logs, key, Segment(t, None, column), keep)
+        return len(t)
 
     @rereads
     def range_columns(self, key: str, start: int | None = None, end: int | None = None) -> Arrays:
@@ -69,7 +72,7 @@ class Columns(Points):
         session = self._reader
         key, (lo, hi) = check_key(key), check_range(start, end)
         with session.naming(f"the series {key!r}"):
-            return arrays_of(session, list(session.series.read(key, between(lo, hi))))
+            return arrays_of(session, session.series.read(key, between(lo, hi)))
 
     def batches(
         self, key: str, start: int | None = None, end: int | None = None, *, size: int = 65536, reverse: bool = False
@@ -95,23 +98,15 @@ class Columns(Points):
         return self._while_open(_batches(session, key, lo, hi, size, reverse=reverse))
 
 
-def segment_of(session: ReadSession, key: str, timestamps: Any, values: Any, unit: Unit | None) -> Segment:
-    """Return the points of two columns."""
-    with session.naming(f"a value for the series {key!r}"):
-        t = timestamps_of(timestamps, unit)
-        column = column_from(values, session.codec)
-    check_lengths(len(t), len(column), "values")
-    return Segment(t, None, column)
-
-
 def check_lengths(t: int, values: int, what: str) -> None:
     """Refuse columns that are not equally long."""
     if t != values:
         raise InvalidValueError(f"timestamps have {t:,} elements, {what} {values:,}; nothing was stored")
 
 
-def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
+def arrays_of(session: ReadSession, some: Iterable[Segment]) -> Arrays:
     """Return the timestamps and the values of some segments, as arrays that are the caller's own."""
+    segments = list(some)
     if not segments:
         return np.empty(0, np.int64), np.empty(0, np.float64)
     t = np.concatenate([segment.t for segment in segments]) if len(segments) > 1 else segments[0].t
@@ -122,37 +117,33 @@ def arrays_of(session: ReadSession, segments: list[Segment]) -> Arrays:
 def _batches(session: ReadSession, key: str, lo: int, hi: int, size: int, *, reverse: bool) -> Iterator[Arrays]:
     held: list[Segment] = []
     n = 0
-    with (
-        session.naming(f"the series {key!r}"),
-        reading(session.series, key, lo, hi) as reader,
-        closing(reader.segments(reverse=reverse)) as segments,
-    ):
-        for segment in segments:
-            held.append(segment)
-            n += len(segment)
-            while n >= size:
-                batch, held = _cut(held, size, reverse=reverse)
-                n -= size
-                yield arrays_of(session, batch)
-        if n:
-            yield arrays_of(session, held[::-1] if reverse else held)
+    known = session.now.incarnation
+    try:
+        with (
+            session.naming(f"the series {key!r}"),
+            reading(session.series, key, lo, hi) as reader,
+            closing(reader.segments(reverse=reverse)) as segments,
+        ):
+            for segment in segments:
+                held.append(segment)
+                n += len(segment)
+                while n >= size:
+                    batch, held = _cut(held, size, reverse=reverse)
+                    n -= size
+                    yield arrays_of(session, batch)
+            if n:
+                yield arrays_of(session, held[::-1] if reverse else held)
+    except (WrongKeyError, TamperedError) as error:
+        if session.now.incarnation == known:
+            raise
+        raise ConflictError(f"the series {session.place(key)} was discarded while it was read") from error
 
 
 def _cut(held: list[Segment], size: int, *, reverse: bool) -> tuple[list[Segment], list[Segment]]:
-    """Return `size` rows of some segments, in order of time, and the rest, in the order in which they came."""
-    batch: list[Segment] = []
-    rest: list[Segment] = []
-    for segment in held:
-        n = min(size, len(segment))
-        size -= n
-        cut = len(segment) - n
-        taken, left = (
-            (segment.slice(cut, len(segment)), segment.slice(0, cut))
-            if reverse
-            else (segment.slice(0, n), segment.slice(n, len(segment)))
-        )
-        if len(taken):
-            batch.append(taken)
-        if len(left):
-            rest.append(left)
-    return batch[::-1] if reverse else batch, rest
+    """Return `size` rows, which the last segment completes, in order of time, and what is left of that segment."""
+    *whole, last = held
+    n = size - sum(map(len, whole))
+    at = len(last) - n if reverse else n
+    early, late = last.slice(0, at), last.slice(at, len(last))
+    batch, rest = ([late, *reversed(whole)], early) if reverse else ([*whole, early], late)
+    return batch, [rest] if len(rest) else []

@@ -132,7 +132,7 @@ def _around(session: ReadSession, key: str, t: int, method: Method) -> tuple[Poi
         points = list(zip(times, near.slice(0, len(times)).column.values(session.codec), strict=True))
         return points[0], points[1] if len(points) > 1 else None
 
-    return session.until_won(f"others changed {session.place(key)} while it was read", attempt)
+    return session.until_won(f"concurrent writers keep changing {session.place(key)}", attempt)
 
 
 def _at_many(session: ReadSession, key: str, asked: Int64s, method: Method, tolerance: int) -> npt.NDArray[Any]:

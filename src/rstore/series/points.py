@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from rstore.arguments import check_count, check_freq, check_key, check_range
 from rstore.backends.types import MAX_INT64, MIN_INT64, View, ViewQuery
@@ -20,6 +20,7 @@ from rstore.series.writing import check_keep, put
 from rstore.session import ReadSession
 from rstore.verbs import Verbs
 
+T = TypeVar("T")
 Point: TypeAlias = tuple[int, Any]
 
 
@@ -213,11 +214,7 @@ class Points(Verbs):
         """
         session = self._reader
         checked, (lo, hi) = check_all_keys(keys), check_range(start, end)
-        found, query = {}, between(lo, hi)
-        for key, view in zip(checked, session.series.views(checked, query), strict=True):
-            with session.naming(f"the series {key!r}"):
-                found[key] = _points(session, session.series.segments(key, view, query.lo, query.hi))
-        return found
+        return read_many(session, checked, lo, hi, _points)
 
     @rereads
     def tail(self, key: str, n: int) -> list[Point]:
@@ -300,6 +297,17 @@ def check_all_keys(keys: Iterable[str]) -> list[str]:
     if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise InvalidTypeError(f"keys are several, as in [key], not {keys!r}")
     return list(dict.fromkeys(map(check_key, keys)))
+
+
+def read_many(
+    session: ReadSession, keys: list[str], lo: int, hi: int, read: Callable[[ReadSession, Iterator[Segment]], T]
+) -> dict[str, T]:
+    """Read the points of several series in one round trip; return the results of `read` by key."""
+    found, query = {}, between(lo, hi)
+    for key, view in zip(keys, session.series.views(keys, query), strict=True):
+        with session.naming(f"the series {key!r}"):
+            found[key] = read(session, session.series.segments(key, view, query.lo, query.hi))
+    return found
 
 
 def _points(session: ReadSession, segments: Iterable[Segment], limit: int | None = None) -> list[Point]:

@@ -15,9 +15,10 @@ from rstore.backends.common.interpreter import check_running
 from rstore.backends.types import FIRST, MAX_INT64, MIN_INT64, ViewQuery
 from rstore.codec.columns import Int64s
 from rstore.codec.numbers import number_of
-from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
+from rstore.errors import InvalidTypeError, InvalidValueError
 from rstore.namespace import rereads
 from rstore.series.aggregates import Aggregate, NamedAggregate, aggregated, name_of
+from rstore.series.arrays import installed
 from rstore.series.buckets import Buckets, gathered, held, in_force, numbers_of, suffices
 from rstore.series.points import Point, Points
 from rstore.series.reader import Summary, reading
@@ -90,8 +91,8 @@ class Resampling(Points):
             return _nothing(session, key)
         buckets = Buckets(width, base, right=closed == "right")
         with session.naming(f"the series {key!r}"):
-            found = session.until_won(  # or the value that holds at the start was taken away while it was read
-                f"others changed {session.place(key)} while it was read",
+            found = session.until_won(  # a concurrent write may remove the value that holds at the start
+                f"concurrent writers keep changing {session.place(key)}",
                 lambda: _find(session, key, lo, hi, buckets, aggregates),
             )
         if not found:
@@ -190,10 +191,8 @@ def _nothing(session: ReadSession, key: str) -> list[Point]:
 def _downsamplers(method: str) -> tuple[Any, Any]:
     """Return two functions: one thins out a piece, the other chooses among all points that are left."""
     check_running("no points can be chosen")
-    try:
+    with installed("plot", "tsdownsample"):
         tsdownsample = import_module("tsdownsample")
-    except ModuleNotFoundError as error:
-        raise StoreNotAvailableError("tsdownsample is not installed: pip install 'rlib-store[plot]'") from error
     thin, triangles = tsdownsample.MinMaxDownsampler().downsample, tsdownsample.LTTBDownsampler().downsample
     if method == "minmax":
         return thin, lambda _, v, n: thin(v, n_out=n - n % 2)

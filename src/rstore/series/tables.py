@@ -12,13 +12,12 @@ import numpy.typing as npt
 from rstore.arguments import check_key, check_range
 from rstore.codec.columns import Int64s
 from rstore.codec.segments import Segment
-from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError, StoreNotAvailableError
+from rstore.errors import InvalidTypeError, InvalidValueError, NotSupportedError, StoreError
 from rstore.log.rewrite import Keep
 from rstore.namespace import rereads
-from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, is_lazy, timestamps_of
+from rstore.series.arrays import Unit, cells_from, check_refusal, check_unit, in_unit, installed, is_lazy, timestamps_of
 from rstore.series.columns import Arrays, Columns, arrays_of, check_lengths
-from rstore.series.points import check_all_keys
-from rstore.series.reader import between
+from rstore.series.points import check_all_keys, read_many
 from rstore.series.writing import check_keep, put, put_together
 from rstore.session import ReadSession
 
@@ -104,7 +103,7 @@ class SeriesTables(Columns):
 
         Raises `StoreNotAvailableError` without pandas: `pip install 'rlib-store[pandas]'`.
         """
-        with _installed("pandas"):
+        with installed("pandas", "pandas"):
             import pandas
         several = self._several(keys, start, end)
         n = len(_all_times(several))
@@ -127,7 +126,7 @@ class SeriesTables(Columns):
 
         Raises `StoreNotAvailableError` without polars: `pip install 'rlib-store[polars]'`.
         """
-        with _installed("polars"):
+        with installed("polars", "polars"):
             import polars
         columns = []
         for key, (t, values) in self._several(keys, start, end, reserved="timestamp").items():
@@ -150,7 +149,7 @@ class SeriesTables(Columns):
 
         Raises `StoreNotAvailableError` without pyarrow: `pip install 'rlib-store[arrow]'`.
         """
-        with _installed("arrow", "pyarrow"):
+        with installed("arrow", "pyarrow"):
             import pyarrow
         several = self._several(keys, start, end, reserved="timestamp")
         t = _all_times(several)
@@ -175,11 +174,7 @@ class SeriesTables(Columns):
             raise InvalidTypeError("this takes at least one key; to_pandas(*store.timeseries()) takes all series")
         if reserved in checked:
             raise InvalidValueError(f"the series {reserved!r} cannot be a column: that one holds the timestamps")
-        found, query = {}, between(lo, hi)
-        for key, view in zip(checked, session.series.views(checked, query), strict=True):
-            with session.naming(f"the series {key!r}"):
-                found[key] = arrays_of(session, list(session.series.segments(key, view, query.lo, query.hi)))
-        return found
+        return read_many(session, checked, lo, hi, arrays_of)
 
 
 def _check_name(name: Any, what: str) -> str:
@@ -282,13 +277,3 @@ def _index(t: Int64s, unit: Unit | None, finer: Mapping[str, str]) -> npt.NDArra
     if exact is None:
         raise InvalidValueError(f"unit={unit!r}: a timestamp is too far from 1970 to be a datetime")
     return exact
-
-
-@contextmanager
-def _installed(extra: str, package: str | None = None) -> Generator[None]:
-    """Say how a package is installed that is imported inside."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        message = f"{package or extra} is not installed: pip install 'rlib-store[{extra}]'"
-        raise StoreNotAvailableError(message) from error

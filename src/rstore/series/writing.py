@@ -35,7 +35,9 @@ def put(logs: Logs, key: str, points: Segment, keep: Keep, *, pack: bool = False
     if keep == "error":
         _check_distinct(logs, key, points.t)
     elif keep == "first":
-        points = _reversed(points)  # of equal timestamps, a merge keeps the last one
+        # Backwards: of equal timestamps, a merge keeps the last one.
+        order = np.arange(len(points) - 1, -1, -1)
+        points = Segment(points.t[::-1], None, points.column.take(order))
     # The points that are there have to be read anyway, and a rewrite notices a concurrent one.
     logs.rewrite(key, *_range([points]), add=points, keep=keep)
 
@@ -56,11 +58,6 @@ def put_together(logs: Logs, points: Mapping[str, Segment], keep: Keep) -> None:
 
 def _range(segments: Collection[Segment]) -> tuple[Position, Position]:
     return (min(int(one.t.min()) for one in segments), 0), (max(int(one.t.max()) for one in segments), 0)
-
-
-def _reversed(segment: Segment) -> Segment:
-    order = np.arange(len(segment) - 1, -1, -1)
-    return Segment(segment.t[::-1], None, segment.column.take(order))
 
 
 def _check_distinct(logs: Logs, key: str, t: Int64s) -> None:
