@@ -54,12 +54,12 @@ class PostgresBackend(PostgresMaintenance):
 
     @contextmanager
     def snapshot(self) -> Generator[ReadTransaction]:
-        scope = self._session.moment()
+        scope = self._session.snapshot()
         try:
-            with scope as moment:
-                if moment is None:
+            with scope as snapshot:
+                if snapshot is None:
                     raise StoreBusyError("too many snapshots are open at once: each keeps a connection")
-                reader, _ = moment
+                reader, _ = snapshot
                 yield PostgresReader(self._namespace, reader)
         finally:
             close_scope(scope)

@@ -134,10 +134,7 @@ class PostgresReader(ReadTransaction):
         `max_bytes` and `summed` as of `RecordSql.scan`.
         """
         limit, start, stop, after, reverse, keys_only, heads = query
-        statement = self._records.scan(
-            after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads,
-            summed=summed,
-        )  # fmt: skip
+        statement = self._records.scan(after is not None, stop is not None, reverse, keys_only, heads, summed)
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
         size = [] if keys_only or heads else [int8(max_bytes)]
         # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
@@ -171,13 +168,13 @@ class PostgresReader(ReadTransaction):
         if len(view.chunks) <= _FEW_CHUNKS:
             yield HeldLogSnapshot(self.view(log, ViewQuery(lo, hi)) if view.chunks else view)
             return
-        scope = self._reader.moment(self._view_call(log, query))
+        scope = self._reader.snapshot(self._view_call(log, query))
         try:
-            with scope as moment:
-                if moment is None:
+            with scope as snapshot:
+                if snapshot is None:
                     yield HeldLogSnapshot(self.view(log, ViewQuery(lo, hi)))
                 else:
-                    yield _PinnedLogSnapshot(*moment, self._logs.body, self._named(log))
+                    yield _PinnedLogSnapshot(*snapshot, self._logs.body, self._named(log))
         finally:
             close_scope(scope)
 

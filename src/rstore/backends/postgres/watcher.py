@@ -35,6 +35,7 @@ class PostgresWatcher(Watcher):
         self._pool = ConnectionPool(place._replace(pool=1), Telemetry())
         self._sql = sql
         self._name = name
+        self._watch: Call = sql.watch, (name,)
         self._timeout_s = timeout_s
         self._connection: PostgresConnection | None = None
         self._renew_at = 0.0
@@ -102,10 +103,6 @@ class PostgresWatcher(Watcher):
     def _renew(self, connection: PostgresConnection) -> None:
         connection.run([self._watch], self._timeout_s)
         self._renew_at = monotonic() + _RENEW_S
-
-    @property
-    def _watch(self) -> Call:
-        return self._sql.watch, (self._name,)
 
     def _poll(self, *, again_at: float | None) -> None:
         self._connection, self.every_s, self._begin_at = None, _POLLING_S, again_at

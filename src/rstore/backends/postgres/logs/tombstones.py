@@ -20,7 +20,7 @@ from contextlib import suppress
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.errors import Passed
 from rstore.backends.postgres.sql.logs import LogSql
-from rstore.backends.postgres.sql.tables import TOMBSTONE_BYTES
+from rstore.backends.postgres.sql.schema import TOMBSTONE_BYTES
 from rstore.backends.postgres.transaction.executor import Executor
 from rstore.backends.postgres.transaction.sender import BEHIND_S, Sender
 from rstore.backends.postgres.transport.binary import int4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rstore.backends.postgres.sql.tables import NOW, SchemaSql, is_seen
+from rstore.backends.postgres.sql.schema import NOW, SchemaSql, is_seen
 from rstore.backends.postgres.transport.statements import Statement
 
 _PUT_ROW: Final = "ON CONFLICT (ns, model, key, t, seq) DO UPDATE SET body = excluded.body"

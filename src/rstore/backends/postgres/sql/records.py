@@ -6,8 +6,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Final
 
-from rstore.backends.postgres.sql.schema import TABLES
-from rstore.backends.postgres.sql.tables import LIVE, NOW, SchemaSql
+from rstore.backends.postgres.sql.schema import LIVE, NOW, TABLES, SchemaSql
 from rstore.backends.postgres.transport.statements import Statement
 from rstore.backends.types import HEAD_BYTES
 
@@ -24,7 +23,7 @@ class RecordSql(SchemaSql):
 
     def __init__(self, schema: str) -> None:
         super().__init__(schema)
-        s, ns, locked_ns = self._s, self._ns, self._locked_ns
+        s, ns = self._s, self._ns
         # A write wakes the watchers, in the one row that is read and locked anyway. Not a trigger, and not always: each
         # notification takes a lock of the whole database at the commit. Its payload is the namespace: a channel each
         # would need a name that is computed, and a statement each.
@@ -102,7 +101,9 @@ WITH {locked("$3")} DELETE FROM {s}.records WHERE ns = {locked_one} AND key = AN
         # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
         # So IS TRUE hides the condition, which is there because another partition has the same places.
         self.sweep = Statement(f"""
-DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE AND ctid = ANY (ARRAY(
+DELETE FROM {s}.records
+WHERE (ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE) AND expires_ms <= {NOW}) IS TRUE
+  AND ctid = ANY (ARRAY(
   SELECT ctid FROM {s}.records WHERE ns = {ns} AND expires_ms <= {NOW}
   ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED))""")
         self.clear = Statement(f"WITH {locked('NULL')} DELETE FROM {s}.records WHERE ns = {locked_one}")
@@ -127,7 +128,7 @@ AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} 
 WITH {locked} DELETE FROM {self._s}.records WHERE ns = (SELECT ns FROM locked) {_between(stop=stop)}""")
 
     @cache  # noqa: B019
-    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
+    def scan(self, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
         """Return the query of a page and one row more: $2 start, $3 limit, then `after`, `stop`, a number of bytes.
 
         No number of bytes where it is about keys or heads only.

@@ -24,10 +24,10 @@ class StatementReader(ABC):
     def read(self, *calls: Call, patient: bool = False) -> Results:
         """Return the results of statements, of one moment each; `patient` as of `Executor.write`."""
 
-    def moment(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
-        """Return a scope that reads one moment: it yields its reader, and the results of its first calls.
+    def snapshot(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
+        """Return the scope of a snapshot: it yields its reader, and the results of its first calls.
 
-        It yields None where no connection can be spared, or where this reader stays at a moment itself.
+        It yields None where no connection can be spared, or where this reader stays at one moment itself.
         """
         del calls
         return nullcontext(None)
@@ -79,13 +79,9 @@ class Executor(StatementReader):
 
         Single calls do it again where the server undid it.
         """
-        scope = self.scope(_both, *first)
+        scope = self.scope(work, *first)
         try:
-            with scope as (executor, found):
-                return work(executor, found)
+            with scope as result:
+                return result
         finally:
             close_scope(scope)
-
-
-def _both(executor: Executor, found: Results) -> tuple[Executor, Results]:
-    return executor, found

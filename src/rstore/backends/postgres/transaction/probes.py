@@ -16,7 +16,7 @@ from rstore.backends.postgres.transport.protocol import Failed, Lost, PostgresCo
 from rstore.backends.postgres.transport.statements import Statement
 from rstore.errors import StoreError
 
-MOMENT_S: Final = 0.1
+MIN_TIMEOUT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
 _PROBE_S: Final = 5.0
 """A server that is at work on something long is given so long to say so on another connection."""
@@ -43,7 +43,7 @@ def is_at_work(place: PostgresPlace, connection: PostgresConnection, timeout_s: 
     probe = PostgresConnection(pgconn, prepare=False)
     try:
         asked = _IDLE, (int4(connection.pid), boolean(waits))
-        (found,) = probe.run([asked], max(deadline.left_s, MOMENT_S), asking=False)
+        (found,) = probe.run([asked], max(deadline.left_s, MIN_TIMEOUT_S), asking=False)
     except (Lost, Failed):
         return None
     finally:
@@ -54,11 +54,11 @@ def is_at_work(place: PostgresPlace, connection: PostgresConnection, timeout_s: 
 def setting_of(pool: ConnectionPool, name: str) -> str | None:
     """Return the value with which a session begins, empty where that is no limit; None if that cannot be told now."""
     try:
-        connection = pool.take(Deadline(MOMENT_S))
+        connection = pool.take(Deadline(MIN_TIMEOUT_S))
     except StoreError:
         return None
     try:
-        (found,) = connection.run([(_SETTING, (name.encode(),))], MOMENT_S, asking=False)
+        (found,) = connection.run([(_SETTING, (name.encode(),))], MIN_TIMEOUT_S, asking=False)
     except (Lost, Failed):
         pool.drop(connection)
         return None

@@ -24,7 +24,7 @@ from rstore.backends.postgres.errors import (
 )
 from rstore.backends.postgres.sql.schema import BEGIN, quoted
 from rstore.backends.postgres.transaction.executor import Look, StatementReader
-from rstore.backends.postgres.transaction.probes import MOMENT_S, is_at_work, setting_of
+from rstore.backends.postgres.transaction.probes import MIN_TIMEOUT_S, is_at_work, setting_of
 from rstore.backends.postgres.transaction.receipts import Receipts
 from rstore.backends.postgres.transport.pool import ConnectionPool
 from rstore.backends.postgres.transport.protocol import AtWork, Failed, Lost, PostgresConnection, Silent, Unconfirmed
@@ -64,7 +64,7 @@ class Sender:
     def __init__(self, place: PostgresPlace, options: Options, namespace: bytes) -> None:
         self.place = place
         self.pool = ConnectionPool(place, options.telemetry)
-        self.timeout_s = max(options.timeout_s, MOMENT_S)
+        self.timeout_s = max(options.timeout_s, MIN_TIMEOUT_S)
         self.receipts = Receipts(place.schema, namespace)
         self._telemetry = options.telemetry
         self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
@@ -97,7 +97,7 @@ class Sender:
             connection = self.pool.take(deadline)
             try:
                 # However long a connection was waited for, the statement itself needs a moment.
-                timeout_s = self.timeout_s if patient else max(deadline.left_s, MOMENT_S)
+                timeout_s = self.timeout_s if patient else max(deadline.left_s, MIN_TIMEOUT_S)
                 return connection, self.run_on(connection, calls, timeout_s, asking=asking, at_work=at_work)
             except Failed as failure:
                 self.pool.give_back(connection)
@@ -134,7 +134,10 @@ class Sender:
             raise
         except Unconfirmed as lost:
             self.pool.drop(connection)
-            raise self.unconfirmed() from lost.__cause__
+            raise OutcomeUnknownError(
+                f"{self.place.show}: it is committed on the primary, but no standby has confirmed it: it is lost if "
+                "the primary is lost before one does"
+            ) from lost.__cause__
         except BaseException:
             self.pool.drop(connection)  # in the middle of something: by an error, or by a signal
             raise
@@ -189,13 +192,6 @@ class Sender:
         """Return the error of rstore for a connection that was lost."""
         return StoreNotAvailableError(f"{self.place.show}: {words(lost.__cause__)}")
 
-    def unconfirmed(self) -> OutcomeUnknownError:
-        """Return the error for a commit that no standby has confirmed."""
-        return OutcomeUnknownError(
-            f"{self.place.show}: it is committed on the primary, but no standby has confirmed it: it is lost if the "
-            "primary is lost before one does"
-        )
-
     def unknown(self) -> OutcomeUnknownError:
         """Return the error for a write whose outcome cannot be told."""
         return OutcomeUnknownError(
@@ -237,7 +233,7 @@ class Sender:
         Raises `OutcomeUnknownError` if none has.
         """
         calls = [*self._prelude, (_CONFIRM, ())]
-        connection, _ = self.send(calls, Deadline(max(deadline.left_s, MOMENT_S)))
+        connection, _ = self.send(calls, Deadline(max(deadline.left_s, MIN_TIMEOUT_S)))
         self.pool.give_back(connection)
 
 

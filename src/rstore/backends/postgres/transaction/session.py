@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import chain
 from math import ceil
 from typing import Final, TypeVar
@@ -14,11 +15,11 @@ from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import translated
 from rstore.backends.postgres.sql.schema import COMMIT, check_layout
 from rstore.backends.postgres.transaction.executor import Executor, Look, StatementReader
-from rstore.backends.postgres.transaction.probes import MOMENT_S
+from rstore.backends.postgres.transaction.probes import MIN_TIMEOUT_S
 from rstore.backends.postgres.transaction.sender import RETRIES, Sender
-from rstore.backends.postgres.transaction.snapshot import moment
+from rstore.backends.postgres.transaction.snapshot import snapshot
 from rstore.backends.postgres.transaction.transaction import transaction
-from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent, Unconfirmed
+from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent
 from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement, set_local
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import Options, RolledBack
@@ -49,17 +50,14 @@ class ServerSession(Sender, Executor):
         pauses = Backoff(deadline)
         for tries in range(RETRIES):
             connection = self.pool.take(deadline)
+            run = partial(self.run_on, connection, timeout_s=max(deadline.left_s, MIN_TIMEOUT_S))
             try:
-                return check_layout(connection, self.place, max(deadline.left_s, MOMENT_S), frozen=self._frozen)
+                return check_layout(run, connection.encoding, self.place, frozen=self._frozen)
             except Failed as failure:
                 self.pool.drop(connection)  # it may be in the middle of a transaction
                 if tries == RETRIES - 1 or not pauses.pause() or not self.may_retry(failure, tries):
                     raise translated(failure.error, self.place.show) from failure.error
-            except Unconfirmed as lost:
-                self.pool.drop(connection)
-                raise self.unconfirmed() from lost.__cause__
             except Lost as lost:
-                self.pool.drop(connection)
                 raise self.unavailable(lost) from lost.__cause__
             finally:
                 self.pool.give_back(connection)
@@ -108,7 +106,7 @@ class ServerSession(Sender, Executor):
             except Lost as lost:
                 first = first or lost
                 if patient:  # until now it was allowed to take long, unless nothing was heard of the server
-                    deadline = Deadline(MOMENT_S if isinstance(lost, Silent) else self.timeout_s)
+                    deadline = Deadline(MIN_TIMEOUT_S if isinstance(lost, Silent) else self.timeout_s)
                 if self.was_done(look, lost, deadline):
                     return None
                 if deadline.is_over:
@@ -146,5 +144,5 @@ class ServerSession(Sender, Executor):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def moment(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
-        return moment(self, calls)
+    def snapshot(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
+        return snapshot(self, calls)
