@@ -48,7 +48,6 @@ class PostgresBackend(PostgresMaintenance):
     def transaction(
         self, *, create: bool = True, serializable: bool = True
     ) -> AbstractContextManager[WriteTransaction]:
-        del create  # to begin one makes nothing
         behind = partial(self._tombstones.remove_behind, self._session) if serializable else None
         return transaction(self._session, self._inside, serializable=serializable, behind=behind)
 

@@ -152,7 +152,7 @@ class PostgresReader(ReadTransaction):
 
     def view(self, log: Log, query: ViewQuery = _WHOLE) -> View:
         if query.unless_version is not None:
-            glance = self._glance(log)  # a shorter path than the statement that looks for everything
+            glance = self.glance(log)  # a shorter path than the statement that looks for everything
             if glance.head is not None and glance.head.version == query.unless_version:
                 return glance
         (found,) = self._reader.read(self._view_call(log, query))
@@ -189,11 +189,7 @@ class PostgresReader(ReadTransaction):
     def _named(self, log: Log) -> tuple[bytes, bytes, bytes]:
         return self._name, int4(log.model), log.key.encode()
 
-    def head(self, log: Log) -> Head | None:
-        """Return the head of a log."""
-        return self._glance(log).head
-
-    def _glance(self, log: Log) -> View:
+    def glance(self, log: Log) -> View:
         """Return a view of the head alone; the clock is only told of a log that is there."""
         (found,) = self._reader.read((self._logs.head, self._named(log)))
         if not found.ntuples:

@@ -83,6 +83,7 @@ class PostgresWatcher(Watcher):
             # A call that reads is told what is wrong, unless it succeeds, such as with one session less.
             self._poll(again_at=monotonic() + _AGAIN_S)
             return False
+        again_at: float | None = None
         try:
             (pid,) = connection.run([(self._sql.session, ())], self._timeout_s)
             # A pooler hands the sessions of its server around: to listen in one would leave it listening for others.
@@ -93,11 +94,9 @@ class PostgresWatcher(Watcher):
         except Failed:
             pass
         except Lost:
-            self._pool.drop(connection)
-            self._poll(again_at=monotonic() + _AGAIN_S)
-            return False
+            again_at = monotonic() + _AGAIN_S
         self._pool.drop(connection)
-        self._poll(again_at=None)
+        self._poll(again_at=again_at)
         return False
 
     def _renew(self, connection: PostgresConnection) -> None:

@@ -9,8 +9,6 @@ from itertools import chain, islice
 from operator import itemgetter
 from typing import Final, TypeAlias
 
-from psycopg import pq
-
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.postgres.logs.commits import (
@@ -98,8 +96,8 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         key: str | None,
         calls: Iterable[Call],
         look: _Look,
-        was_done: Callable[[Results], bool] = lambda _: True,
         *,
+        claim: int | None = None,
         patient: bool = False,
     ) -> Results | None:
         """Write, and name in an error the namespace and the key, if there is a single one; see `Executor.write`."""
@@ -108,7 +106,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             return look(PostgresReader(self._namespace, reader))
 
         try:
-            return self._executor.write(calls, looking, was_done, patient=patient)
+            return self._executor.write(calls, looking, claim=claim, patient=patient)
         except StoreBusyError as error:
             where = f"namespace {self._namespace.name!r}" if key is None else self._where(key)
             raise type(error)(f"{where}: {error}") from error.__cause__
@@ -180,9 +178,9 @@ class PostgresWriter(PostgresReader, WriteTransaction):
                 return True
             return False if version_of(found) == version else None  # versions never come back
 
-        results = self._write(key, [call], look, lambda results: truth(results[0], 1))
+        results = self._write(key, [call], look, claim=0)
         self._executor.shrink(size)
-        return _was_done(None if results is None else results[0])
+        return _was_done(results, 0)
 
     def _check_size(self, key: str, size: int) -> int:
         """Return the size of a value; refuse one that PostgreSQL cannot hold, before it is sent."""
@@ -276,7 +274,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         while True:
             if not is_bound:
                 # Only bound to a head, or to there being none, can later statements tell whether the first one won.
-                head = self.head(log)
+                head = self.glance(log).head
                 commit = commit._replace(if_epoch=head and head.epoch)
             if self._commit_once(log, commit, incarnation):
                 return True
@@ -298,14 +296,14 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             return False
 
         def look(seen: PostgresReader) -> bool | None:
-            head = seen.head(log)
+            head = seen.glance(log).head
             # A lease is not lost with its result: another client that finds none may take it.
             return False if head is None and log.model is Model.LEASES else planned.look(head)
 
-        results = self._write(log.key, planned.calls, look, lambda results: truth(results[planned.claim], 1))
+        results = self._write(log.key, planned.calls, look, claim=planned.claim)
         if tombstones is not None and planned.buries and results is not None and results[-1].command_tuples:
             tombstones[log] = incarnation
-        return _was_done(None if results is None else results[planned.claim])
+        return _was_done(results, planned.claim)
 
     def _tombstones_of(self, log: Log) -> dict[Log, bytes] | None:
         """Return the tombstones of the transaction if the log leaves one here, where rows of others cannot be seen."""
@@ -339,7 +337,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
     def transaction(
         self, *, create: bool = True, serializable: bool = True
     ) -> AbstractContextManager[WriteTransaction]:
-        del create, serializable  # a part is as isolated as its whole
+        # A part is as isolated as its whole.
         return self._executor.scope(self._inside)
 
     def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
@@ -358,10 +356,10 @@ def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
     return None if ttl_ms is None or ttl_ms is KEEP else int8(ttl_ms)
 
 
-def _was_done(result: pq.abc.PGresult | None) -> bool:
+def _was_done(results: Results | None, claim: int) -> bool:
     """Return whether a conditional statement was done; one whose answer was lost was found to be done."""
-    if result is None:
+    if results is None:
         return True
-    if not truth(result, 0):
+    if not truth(results[claim], 0):
         raise NamespaceGone
-    return truth(result, 1)
+    return truth(results[claim], 1)

@@ -69,10 +69,6 @@ class Stamps(NamedTuple):
     epoch: bytes | None
     version: bytes | None
 
-    def fit(self, head: Head) -> bool:
-        """Return whether a head has them."""
-        return self.epoch in (None, head.epoch) and self.version in (None, head.version)
-
 
 class Plan(NamedTuple):
     """A commit as statements, the place of the one that tells whether it was done, and how it is recognised later."""
@@ -98,7 +94,8 @@ class Plan(NamedTuple):
         if self.before is None or self.fresh == (None, None):
             return None
         # Sent twice it happens once: the second finds a head with other stamps.
-        return False if self.before.fit(head) else None
+        fits = all(stamp in (None, there) for stamp, there in zip(self.before, head[:2], strict=True))
+        return False if fits else None
 
 
 def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay: bool) -> Plan | None:

@@ -1,9 +1,7 @@
 """Receipts: they show that a transaction was committed, when the answer to its COMMIT is lost.
 
-The server's own word is not enough. After a crash or a failover it gives the number of a transaction that was lost to
-the next writer, and `pg_xact_status` speaks of that one then. So each transaction that writes leaves a row of its own,
-sent together with the COMMIT: one for each connection, replaced by the next transaction there.
-Not the stamps of its records and heads: a transaction that only deletes leaves none, and others replace them.
+A receipt is a row that goes along with the COMMIT: one for each connection, replaced by the next transaction there.
+`docs/decisions/postgresql-receipts.md` says why the server's own word is not enough.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ class _OverdueReader(StatementReader):
         self._sender = sender
         self._deadline = deadline
 
-    def read(self, *calls: Call, patient: bool = False) -> Results:
-        connection, results = self._sender.send(calls, self._deadline, patient=patient, asking=False)
+    def read(self, *calls: Call) -> Results:
+        connection, results = self._sender.send(calls, self._deadline, asking=False)
         self._sender.pool.give_back(connection)
         return results

@@ -19,6 +19,7 @@ from rstore.backends.postgres.transaction.probes import MIN_TIMEOUT_S
 from rstore.backends.postgres.transaction.sender import RETRIES, Sender
 from rstore.backends.postgres.transaction.snapshot import snapshot
 from rstore.backends.postgres.transaction.transaction import transaction
+from rstore.backends.postgres.transport.binary import truth
 from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent
 from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement, set_local
 from rstore.backends.telemetry import Occurrence
@@ -87,12 +88,7 @@ class ServerSession(Sender, Executor):
         self.pool.give_back(connection)
 
     def write(
-        self,
-        calls: Iterable[Call],
-        look: Look,
-        was_done: Callable[[Results], bool] = lambda _: True,
-        *,
-        patient: bool = False,
+        self, calls: Iterable[Call], look: Look, *, claim: int | None = None, patient: bool = False
     ) -> Results | None:
         prelude = [*self._prelude, *([self._lock_timeout] if patient else ())]
         sent = Calls(lambda: chain(prelude, calls)) if prelude else calls
@@ -118,7 +114,7 @@ class ServerSession(Sender, Executor):
                     return None  # the first copy was under way still, and the second one met it
                 break  # and it may be under way even now
             else:
-                if first is None or was_done(results):
+                if first is None or claim is None or truth(results[claim], 1):
                     return results
                 # The first copy may have waited for a lock while the look found nothing: it was done then, and the
                 # second copy came too late.

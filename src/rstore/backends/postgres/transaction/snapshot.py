@@ -28,7 +28,7 @@ class SnapshotReader(StatementReader):
         self._connection = connection
         self._lock = Lock()  # guards the connection
 
-    def read(self, *calls: Call, patient: bool = False) -> Results:
+    def read(self, *calls: Call) -> Results:
         """Return the results of statements. Raises `ConflictError` if the snapshot is lost."""
         sender, show = self._sender, self._sender.place.show
         try:

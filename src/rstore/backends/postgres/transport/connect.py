@@ -26,7 +26,6 @@ _ASKED_FOR: Final = ("host", "hostaddr", "port", "connect_timeout", "target_sess
 _IMPOSSIBLE: Final = {"ssl_min_protocol_version": "none"}
 """With this libpq reads everything that it is given and connects to nothing."""
 _STANDBY_FIRST: Final = "prefer-standby"
-_random = SystemRandom()
 
 
 def connect(parameters: dict[str, str], deadline: Deadline) -> pq.abc.PGconn | psycopg.Error:
@@ -72,7 +71,7 @@ def _attempts(known: dict[str, str]) -> list[dict[str, str]]:
     """Return parameters for one address each, in the order in which they are to be tried."""
     attempts = [*_addresses(known)]
     if known.get("load_balance_hosts") == "random":
-        _random.shuffle(attempts)
+        SystemRandom().shuffle(attempts)
     if known.get("target_session_attrs") == _STANDBY_FIRST and len(attempts) > 1:
         sessions = ("standby", "any")
         return [{**attempt, "target_session_attrs": wanted} for wanted in sessions for attempt in attempts]

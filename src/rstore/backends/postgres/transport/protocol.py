@@ -145,7 +145,8 @@ class PostgresConnection:
             raise Silent from error
         except psycopg.Error as error:
             self._check_confirmed()
-            why = _last_words(results) or error
+            # The reason that the server gave before it closed the connection, if it gave one.
+            why = next((error_from_result(result) for result in results if result.status == _ERROR), error)
             if is_refused_by_pooler(why) or why.sqlstate in ENDED:
                 raise Failed(why) from None
             raise Lost from why
@@ -264,8 +265,3 @@ def _keeper(warnings: list[_ServerWarning]) -> Callable[[pq.abc.PGresult], None]
             warnings.append(_ServerWarning(notice.sqlstate, notice.source_function, notice.message_primary or ""))
 
     return keep
-
-
-def _last_words(results: Results) -> psycopg.Error | None:
-    """Return the reason that the server gave before it closed a connection, if it gave one."""
-    return next((error_from_result(result) for result in results if result.status == _ERROR), None)
