@@ -37,7 +37,7 @@ _log: Final = logging.getLogger("rstore.postgres")
 
 RETRIES: Final = 10
 BEHIND_S: Final = 1.0
-"""A call waits no longer for work behind its commit, and cannot fail any more."""
+"""A call waits this long at most for work behind its commit, which cannot fail it any more."""
 _FIRST_PAUSE_S: Final = 0.002
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -45,15 +45,15 @@ _LOOKS: Final = 6
 _FIRST_LOOK_PAUSE_S: Final = 0.01
 _LONGEST_LOOK_PAUSE_S: Final = 1.0
 _OVER_S: Final = 2.7
-"""A call whose server falls silent may take so much longer than its time-out, until its outcome is known, or not: half
-of it the server has to give up, and a look takes the rest. The documentation promises three seconds."""
+"""A call on a silent server may take so much longer than its time-out: the server has half of that to give up, and
+looks at the outcome take the rest. The documentation promises three seconds."""
 _LOOK_S: Final = 0.8
-"""A look that would have less is not begun."""
+"""A look is not begun with less time than this."""
 
 _STALL_S: Final = 60.0
 _BEGIN_SERIALIZABLE: Final = Statement("BEGIN ISOLATION LEVEL SERIALIZABLE")
 _ROLLBACK: Final[Call] = (Statement("ROLLBACK"), ())
-# A commit behind the one that is in question, so that standbys that have confirmed it have confirmed both.
+# A commit behind the one in question: a standby that has confirmed it has confirmed both.
 _CONFIRM: Final = Statement("""
 SELECT pg_logical_emit_message(true, 'rstore', '') WHERE current_setting('synchronous_standby_names') <> ''""")
 
@@ -68,7 +68,7 @@ class Sender:
         self.receipts = Receipts(place.schema, namespace)
         self._telemetry = options.telemetry
         self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
-        # A server that only reads refuses it: another one is looked for then, before the transaction has begun.
+        # A server that only reads refuses it, so that another one is found before the transaction has begun.
         sql = f"SELECT FROM {quoted(place.schema)}.namespaces WHERE false FOR KEY SHARE"
         self._writable: Call = Statement(sql), ()
         # A process that stalls while it holds the locks of a transaction loses them.
@@ -85,7 +85,7 @@ class Sender:
         waits: bool = True,
         asking: bool = True,
     ) -> tuple[PostgresConnection, Results]:
-        """Return the results of a pipeline, tried again where nothing was done, and the connection, to be given back.
+        """Return the results of a pipeline and its connection, to be given back; try again where nothing was done.
 
         `asking`: a server that is silent at the deadline is asked to give up.
 
@@ -130,7 +130,7 @@ class Sender:
             return connection.run(calls, timeout_s, asking=asking, at_work=at_work)
         except Failed as failure:
             if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED, *ENDED):
-                self.pool.drop(connection)  # another session may be another server by now, or know other statements
+                self.pool.drop(connection)  # a new session may be on another server, or know other statements
             raise
         except Unconfirmed as lost:
             self.pool.drop(connection)
@@ -154,7 +154,7 @@ class Sender:
         return failure.sqlstate in RETRY or (failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0)
 
     def run_behind(self, calls: Iterable[Call], deadline: Deadline) -> None:
-        """Run statements that are harmless to repeat behind a commit, whose call waits for no disk or standby here."""
+        """Run harmless statements behind a commit, without waiting for a disk or a standby."""
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
         connection, _ = self.send([*bounds, *calls], deadline, asking=False)
         self.pool.give_back(connection)
@@ -201,9 +201,9 @@ class Sender:
     # -- lost answers -------------------------------------------------------------------------------------------------
 
     def was_done(self, look: Look, lost: Lost, deadline: Deadline) -> bool:
-        """Return the result of looks after an answer was lost: done, or not and harmless to be sent again.
+        """Return whether a write whose answer was lost was done; if not, it is harmless to send it again.
 
-        `deadline` is that of the call.
+        `deadline` is that of the call. Raises `OutcomeUnknownError` if no look can tell.
         """
         self._telemetry.note(_log, Occurrence.LOST_REPLY, "%s: the reply to a write was lost", self.place.show)
         end = deadline.extended(_OVER_S)
@@ -238,7 +238,7 @@ class Sender:
 
 
 class _OverdueReader(StatementReader):
-    """Reads on behalf of a call that is overdue itself: there is no time to ask the server to give up."""
+    """Reads for a call that is overdue: there is no time to ask the server to give up."""
 
     def __init__(self, sender: Sender, deadline: Deadline) -> None:
         self._sender = sender

@@ -83,7 +83,7 @@ class ServerSession(Sender, Executor):
 
     def run_alone(self, call: Call) -> None:
         """Run a statement that cannot be part of a transaction, may take long, and does no harm when it runs twice."""
-        # Nothing can be said before it, such as how long it may wait for a lock.
+        # No statement can go before it, such as one that bounds its wait for a lock.
         connection, _ = self.send([call], Deadline(self.timeout_s), patient=True, waits=False)
         self.pool.give_back(connection)
 
@@ -101,7 +101,7 @@ class ServerSession(Sender, Executor):
                 results = results[len(prelude) :]
             except Lost as lost:
                 first = first or lost
-                if patient:  # until now it was allowed to take long, unless nothing was heard of the server
+                if patient:  # its time-out begins now, unless the server is silent
                     deadline = Deadline(MIN_TIMEOUT_S if isinstance(lost, Silent) else self.timeout_s)
                 if self.was_done(look, lost, deadline):
                     return None
@@ -116,8 +116,8 @@ class ServerSession(Sender, Executor):
             else:
                 if first is None or claim is None or truth(results[claim], 1):
                     return results
-                # The first copy may have waited for a lock while the look found nothing: it was done then, and the
-                # second copy came too late.
+                # The second copy came too late, perhaps behind the first one: that may have waited for a lock during
+                # the look.
                 return None if self.was_done(look, first, deadline) else results
         raise self.unknown() from first and first.__cause__
 
