@@ -54,7 +54,7 @@ class PostgresMaintenance(PostgresWriter, Backend):
         return stats_of((model, how_many, n, size) for model, how_many, n, size in rows)
 
     def durability(self) -> Durability:
-        (found,) = self._session.read_as_writer((_ASK, ()))
+        *_, found = self._session.read(*self._session.prelude, (_ASK, ()))  # as the calls that write
         settings = {name: (found.get_value(0, i) or b"").decode() for i, name in enumerate(_SETTINGS)}
         commit, whole = settings["synchronous_commit"], settings["full_page_writes"] == "on"
         standby, synced = truth(found, len(_SETTINGS)), settings["fsync"] == "on"

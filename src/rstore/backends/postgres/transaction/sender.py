@@ -67,7 +67,8 @@ class Sender:
         self.timeout_s = max(options.timeout_s, MIN_TIMEOUT_S)
         self.receipts = Receipts(place.schema, namespace)
         self._telemetry = options.telemetry
-        self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
+        self.prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
+        """The calls before those that write."""
         # A server that only reads refuses it, so that another one is found before the transaction has begun.
         sql = f"SELECT FROM {quoted(place.schema)}.namespaces WHERE false FOR KEY SHARE"
         self._writable: Call = Statement(sql), ()
@@ -84,10 +85,12 @@ class Sender:
         patient: bool = False,
         waits: bool = True,
         asking: bool = True,
-    ) -> tuple[PostgresConnection, Results]:
-        """Return the results of a pipeline and its connection, to be given back; try again where nothing was done.
+        hold: list[PostgresConnection] | None = None,
+    ) -> Results:
+        """Return the results of a pipeline, tried again where nothing was done.
 
-        `asking`: a server that is silent at the deadline is asked to give up.
+        `asking`: a server that is silent at the deadline is asked to give up. `hold`: takes the connection, which goes
+        back to the pool otherwise.
 
         Raises `Lost` unless it is `harmless` to send it twice.
         """
@@ -98,7 +101,7 @@ class Sender:
             try:
                 # However long a connection was waited for, the statement itself needs a moment.
                 timeout_s = self.timeout_s if patient else max(deadline.left_s, MIN_TIMEOUT_S)
-                return connection, self.run_on(connection, calls, timeout_s, asking=asking, at_work=at_work)
+                results = self.run_on(connection, calls, timeout_s, asking=asking, at_work=at_work)
             except Failed as failure:
                 self.pool.give_back(connection)
                 if tries == RETRIES - 1 or deadline.is_over or not self.may_retry(failure, tries):
@@ -111,6 +114,9 @@ class Sender:
                     raise
                 if tries or isinstance(lost, Silent):
                     raise self.unavailable(lost) from lost.__cause__
+            else:
+                (self.pool.give_back if hold is None else hold.append)(connection)
+                return results
         raise AssertionError("the last try returns or raises")
 
     def run_on(
@@ -156,17 +162,17 @@ class Sender:
     def run_behind(self, calls: Iterable[Call], deadline: Deadline) -> None:
         """Run harmless statements behind a commit, without waiting for a disk or a standby."""
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
-        connection, _ = self.send([*bounds, *calls], deadline, asking=False)
-        self.pool.give_back(connection)
+        self.send([*bounds, *calls], deadline, asking=False)
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def begin(self, first: Iterable[Call], *, serializable: bool) -> tuple[PostgresConnection, Results]:
         """Return a connection on which a transaction has begun, and the results of its first statements."""
         level: Call = (_BEGIN_SERIALIZABLE if serializable else BEGIN), ()
-        begin = [level, self._writable, self._may_idle, *self._prelude]
-        connection, results = self.send([*begin, *first], Deadline(self.timeout_s))
-        return connection, results[len(begin) :]
+        begin = [level, self._writable, self._may_idle, *self.prelude]
+        held: list[PostgresConnection] = []
+        results = self.send([*begin, *first], Deadline(self.timeout_s), hold=held)
+        return held[0], results[len(begin) :]
 
     def roll_back(self, connection: PostgresConnection) -> None:
         """Undo the transaction on a connection, unless it has ended."""
@@ -232,9 +238,7 @@ class Sender:
 
         Raises `OutcomeUnknownError` if none has.
         """
-        calls = [*self._prelude, (_CONFIRM, ())]
-        connection, _ = self.send(calls, Deadline(max(deadline.left_s, MIN_TIMEOUT_S)))
-        self.pool.give_back(connection)
+        self.send([*self.prelude, (_CONFIRM, ())], Deadline(max(deadline.left_s, MIN_TIMEOUT_S)))
 
 
 class _OverdueReader(StatementReader):
@@ -245,6 +249,4 @@ class _OverdueReader(StatementReader):
         self._deadline = deadline
 
     def read(self, *calls: Call) -> Results:
-        connection, results = self._sender.send(calls, self._deadline, asking=False)
-        self._sender.pool.give_back(connection)
-        return results
+        return self._sender.send(calls, self._deadline, asking=False)

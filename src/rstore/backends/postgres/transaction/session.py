@@ -66,39 +66,26 @@ class ServerSession(Sender, Executor):
 
     def read(self, *calls: Call, patient: bool = False) -> Results:
         if not self._frozen and not patient:
-            connection, results = self.send(calls, Deadline(self.timeout_s))
-            self.pool.give_back(connection)
-            return results
+            return self.send(calls, Deadline(self.timeout_s))
         before = [*([_BEGIN_READ] if self._frozen else ()), *([self._lock_timeout] if patient else ())]
         sent = [*before, *calls, *([_COMMIT] if self._frozen else ())]
-        connection, results = self.send(sent, Deadline(self.timeout_s), patient=patient)
-        self.pool.give_back(connection)
-        return results[len(before) : len(before) + len(calls)]
-
-    def read_as_writer(self, *calls: Call) -> Results:
-        """Return the results of statements that only read, under the parameters of those that write."""
-        connection, results = self.send([*self._prelude, *calls], Deadline(self.timeout_s))
-        self.pool.give_back(connection)
-        return results[len(self._prelude) :]
+        return self.send(sent, Deadline(self.timeout_s), patient=patient)[len(before) : len(before) + len(calls)]
 
     def run_alone(self, call: Call) -> None:
         """Run a statement that cannot be part of a transaction, may take long, and does no harm when it runs twice."""
         # No statement can go before it, such as one that bounds its wait for a lock.
-        connection, _ = self.send([call], Deadline(self.timeout_s), patient=True, waits=False)
-        self.pool.give_back(connection)
+        self.send([call], Deadline(self.timeout_s), patient=True, waits=False)
 
     def write(
         self, calls: Iterable[Call], look: Look, *, claim: int | None = None, patient: bool = False
     ) -> Results | None:
-        prelude = [*self._prelude, *([self._lock_timeout] if patient else ())]
+        prelude = [*self.prelude, *([self._lock_timeout] if patient else ())]
         sent = Calls(lambda: chain(prelude, calls)) if prelude else calls
         first: Lost | None = None
         deadline = Deadline(self.timeout_s)
         for _ in range(RETRIES):
             try:
-                connection, results = self.send(sent, deadline, harmless=False, patient=patient)
-                self.pool.give_back(connection)
-                results = results[len(prelude) :]
+                results = self.send(sent, deadline, harmless=False, patient=patient)[len(prelude) :]
             except Lost as lost:
                 first = first or lost
                 if patient:  # its time-out begins now, unless the server is silent

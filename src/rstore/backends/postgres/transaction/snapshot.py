@@ -51,7 +51,9 @@ class SnapshotReader(StatementReader):
 @contextmanager
 def snapshot(sender: Sender, first: tuple[Call, ...]) -> Generator[tuple[StatementReader, Results] | None]:
     """Begin a snapshot and end it, as of `StatementReader.snapshot`."""
-    connection, found = sender.send([_BEGIN, _MAY_IDLE, *first], Deadline(sender.timeout_s))
+    held: list[PostgresConnection] = []
+    found = sender.send([_BEGIN, _MAY_IDLE, *first], Deadline(sender.timeout_s), hold=held)
+    (connection,) = held
     try:
         if sender.pool.keep(connection):
             yield SnapshotReader(sender, connection), found[2:]
