@@ -51,7 +51,7 @@ from rstore.errors import StoreBusyError
 _MAX_BYTES: Final = 1_000_000_000
 """PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
 _LOOKED_AT: Final = 10
-"""After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
+"""After a lost answer to a bulk write this many keys are read back: others may have written some of them since."""
 
 _Look: TypeAlias = Callable[[PostgresReader], bool | None]
 
@@ -74,7 +74,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
                 )
             incarnation = os.urandom(INCARNATION_BYTES)
             create = self._records.create, (self._name, ns_of(incarnation), incarnation)
-            # A lost one is sent again as it is: the look is the loop.
+            # After a lost answer it is sent again as it is: the loop reads back which incarnation is stored.
             self._write(None, [create], lambda seen: seen.facts()[0] is not None)
         return incarnation
 
@@ -92,15 +92,9 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         return one
 
     def _write(
-        self,
-        key: str | None,
-        calls: Iterable[Call],
-        look: _Look,
-        *,
-        claim: int | None = None,
-        patient: bool = False,
+        self, key: str | None, calls: Iterable[Call], look: _Look, *, claim: int | None = None, patient: bool = False
     ) -> Results | None:
-        """Write, and name in an error the namespace and the key, if there is a single one; see `Executor.write`."""
+        """Write as of `Executor.write`; an error names the namespace, and the key if there is a single one."""
 
         def looking(reader: StatementReader) -> bool | None:
             return look(PostgresReader(self._namespace, reader))
@@ -143,7 +137,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         kept = [write for write in ordered if write[1] is not None]
         for batch in batches(kept, [len(record or b"") for _, record, _ in kept]):
             keys, records, ttls_ms = zip(*batch, strict=True)
-            if len(batch) == 1:  # a large one among them: in an array it would be one more copy
+            if len(batch) == 1:  # a large record: an array would be one more copy of it
                 yield self._records.put, (*space, keys[0].encode(), records[0], _int8_or_null(ttls_ms[0]))
                 continue
             pairs = *space, texts(keys), blobs(records)

@@ -48,7 +48,7 @@ WITH made AS (
   INSERT INTO {s}.namespaces (name, ns, birth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
 SELECT pg_notify('{self.channel}', name) FROM made""")
         self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE")
-        # By its `ns`: other writers may have discarded it meanwhile, and created another one of that name.
+        # By its `ns`: others may have discarded it meanwhile, and created another namespace of that name.
         self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
         self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
         self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
@@ -98,8 +98,8 @@ DELETE FROM {s}.records USING alive
 WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {LIVE}""")
         self.delete = Statement(f"""
 WITH {locked("$3")} DELETE FROM {s}.records WHERE ns = {locked_one} AND key = ANY($2::text[]) AND {LIVE}""")
-        # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
-        # So IS TRUE hides the condition, which is there because another partition has the same places.
+        # By ctid: the statistics know little of expiry, and a plan by key may go through all that has expired. IS TRUE
+        # hides the condition from the planner; it is needed, since other partitions have the same ctids.
         self.sweep = Statement(f"""
 DELETE FROM {s}.records
 WHERE (ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE) AND expires_ms <= {NOW}) IS TRUE
@@ -110,7 +110,7 @@ WHERE (ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE) AND ex
 
         self.session = Statement("SELECT pg_backend_pid()")
         self.listen = Statement(f"LISTEN {self.channel}")
-        # Seldom, and not each time: there may be several watchers, and writers step over each version of the row.
+        # Seldom: there may be several watchers, and writers step over each version of the row.
         self.watch = Statement(f"""
 UPDATE {s}.namespaces SET watched_until = statement_timestamp() + interval '{WATCHED_S} s' WHERE name = $1
 AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} s'), true)""")
@@ -129,11 +129,10 @@ WITH {locked} DELETE FROM {self._s}.records WHERE ns = (SELECT ns FROM locked) {
 
     @cache  # noqa: B019
     def scan(self, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
-        """Return the query of a page and one row more: $2 start, $3 limit, then `after`, `stop`, a number of bytes.
+        """Return the query of a page and one row more: $2 start, $3 limit, then `after`, `stop`, and a size in bytes.
 
-        No number of bytes where it is about keys or heads only.
-        Records are NULL that have as many bytes alone or, `summed`, with those before them; their lengths are known
-        without reading them. A sum takes as long as the rest of the query, and most stores never need it.
+        A record is NULL that reaches that size alone or, `summed`, with those before it. Keys and heads have no size. A
+        sum takes as long as the rest of the query, and most stores never need it.
         """
         bounds = ("AND key < $4" if reverse else "AND key > $4") if after else ""
         bounds += (" AND key < $5" if after else " AND key < $4") if stop else ""

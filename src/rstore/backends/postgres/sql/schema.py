@@ -116,7 +116,7 @@ COMMIT: Final = Statement("COMMIT")
 _ISOLATION: Final = Statement("SELECT current_setting('default_transaction_isolation')")
 # The lock is the schema's name, so that stores in two schemas of one database do not wait for one another.
 _LOCK: Final = Statement("SELECT pg_advisory_xact_lock(hashtextextended('rstore.' || $1::text, 0))")
-# Not to_regclass and the like: what these did not find the session remembers, until it begins another transaction.
+# Not to_regclass and the like: until its next transaction a session remembers that these found nothing.
 _LOOK: Final = Statement("""
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1),
   EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'format' AND relnamespace = (
