@@ -18,6 +18,7 @@ from redis_servers import Server as RedisServer
 
 from rstore import Change, Store, StoreClosedError
 from rstore.backends.postgres.sql.records import RecordSql
+from rstore.backends.postgres.watcher import PostgresWatcher
 
 PATIENCE_S = 10.0
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -173,6 +174,18 @@ def test_a_session_that_is_ended_is_followed_by_another(postgresql: Server, post
         assert told(found) == [("a", 1)]
         store["a"] = 2
         assert told([next(changes)]) == [("a", 2)]
+
+
+def test_a_watcher_that_loses_its_session_while_another_thread_closes_it(
+    postgresql_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(postgresql_dsn, frozen=False) as store:
+        backend: Any = store._writer.backend  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
+        with backend.watcher([], "") as watcher, monkeypatch.context() as losing:
+            looks = [watcher._connection, None]  # noqa: SLF001 - at the second look the session is lost
+            losing.setattr(PostgresWatcher, "_connection", property(lambda _: looks.pop(0)), raising=False)
+            watcher.close()
+            assert looks == [None]
 
 
 def test_a_reader_without_the_right_to_say_that_it_watches(postgresql: Server, postgresql_schema: str) -> None:

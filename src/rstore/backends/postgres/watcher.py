@@ -72,8 +72,9 @@ class PostgresWatcher(Watcher):
     def close(self) -> None:
         """Close the connection."""
         self._pool.close()
-        if self._connection is not None:
-            self._pool.drop(self._connection)
+        connection = self._connection  # looked at once: the thread that waits may lose it right now
+        if connection is not None:
+            self._pool.drop(connection)
 
     def _begin(self) -> bool:
         """Return whether it listens from now on."""
