@@ -91,6 +91,8 @@ class PostgresWatcher(Watcher):
             if number(pid) == connection.pid:
                 connection.run([(_FORGET, ()), (self._sql.listen, ()), self._watch], self._timeout_s)
                 self._connection, self.every_s, self._renew_at = connection, _LISTENING_S, monotonic() + _RENEW_S
+                if self._pool.closed:  # by another thread, before it could see this connection
+                    self.close()
                 return True
         except Failed:
             pass
