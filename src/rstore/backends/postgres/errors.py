@@ -55,7 +55,7 @@ READ_ONLY_HINT: Final = (
 )
 _RIGHTS_HINT: Final = (
     "the user lacks a right: a writer needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on its tables, a "
-    "reader USAGE and SELECT, and whoever opens the store first CREATE on the database or on an empty schema"
+    "reader USAGE and SELECT, and the first writer CREATE on the database or on an empty schema"
 )
 
 _KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {

@@ -222,7 +222,8 @@ class PostgresWriter(PostgresReader, WriteTransaction):
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         address = address_of(self._name, incarnation, log)
         place = *address, boolean(head.sealed)
-        self._check_size(log.key, max(len(row.body) for row in rows))
+        for row in rows:
+            self._check_size(log.key, len(row.body))
         if len(rows) == 1:
             append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0]), incarnation))]
         else:
@@ -262,7 +263,8 @@ class PostgresWriter(PostgresReader, WriteTransaction):
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         values: Iterator[Row | Chunk] = chain(commit.put_rows, commit.put_chunks, commit.put_checkpoints)
-        self._check_size(log.key, max((len(one.body) for one in values), default=0))
+        for value in values:
+            self._check_size(log.key, len(value.body))
         is_bound = commit.if_epoch is not ANY or commit.if_version is not ANY
         deadline = Deadline(self._timeout_s)
         while True:

@@ -118,7 +118,8 @@ def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay:
         claim = [(create, (*address, *columns_of_head(head), *row))]
         fresh = after = Stamps(head.epoch, head.version)
     else:
-        before = Stamps(*(None if stamp is ANY else stamp for stamp in (commit.if_epoch, commit.if_version)))
+        if_epoch, if_version = commit.if_epoch, commit.if_version
+        before = Stamps(None if if_epoch is ANY else if_epoch, None if if_version is ANY else if_version)
         fresh = Stamps(commit.epoch, commit.version)
         claim = [(sql.move_with_row if row else sql.move, (*address, *before, *fresh, commit.facts, *row))]
         after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)

@@ -155,6 +155,7 @@ class ConnectionPool:
         refused: psycopg.Error | None = None
         waits = False
         while True:
+            is_over = deadline.is_over  # before the last look: a thread that wakes late looks once more
             if self.closed:
                 raise StoreClosedError("the store was closed meanwhile")
             if monotonic() >= knock_at and (seat := self._seat()) is not None:
@@ -176,7 +177,7 @@ class ConnectionPool:
             wait_s = min(deadline.left_s, _LOOK_S, knock_s if knock_s > 0 else _LOOK_S)
             if (connection := self._given(waiter, wait_s)) is not None or (connection := self._pop()) is not None:
                 return connection
-            if deadline.is_over:
+            if is_over:
                 break
             if monotonic() >= waiter.since + _COLLECT_S or deadline.left_s <= _LOOK_S:
                 self._collect(waiter.since)
