@@ -17,7 +17,9 @@ from processes import forked
 from redis_servers import Server as RedisServer
 
 from rstore import Change, Store, StoreClosedError
+from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.sql.records import RecordSql
+from rstore.backends.postgres.watcher import PostgresWatcher
 
 PATIENCE_S = 10.0
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -173,6 +175,36 @@ def test_a_session_that_is_ended_is_followed_by_another(postgresql: Server, post
         assert told(found) == [("a", 1)]
         store["a"] = 2
         assert told([next(changes)]) == [("a", 2)]
+
+
+def test_a_watcher_that_loses_its_session_while_another_thread_closes_it(
+    postgresql_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(postgresql_dsn, frozen=False) as store:
+        backend: Any = store._writer.backend  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
+        with backend.watcher([], "") as watcher, monkeypatch.context() as losing:
+            looks = [watcher._connection, None]  # noqa: SLF001 - at the second look the session is lost
+            losing.setattr(PostgresWatcher, "_connection", property(lambda _: looks.pop(0)), raising=False)
+            watcher.close()
+            assert looks == [None]
+
+
+def test_a_watcher_that_is_closed_while_it_begins_anew_keeps_no_session(postgresql_dsn: str) -> None:
+    with Store(postgresql_dsn, frozen=False) as store:
+        backend: Any = store._writer.backend  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
+        with backend.watcher([], "") as watcher:
+            ours: Any = watcher._pool  # noqa: SLF001
+            ours.drop(watcher._connection)  # noqa: SLF001
+            watcher._connection, real = None, ours.take  # noqa: SLF001
+
+            def take(deadline: Deadline) -> object:
+                connection = real(deadline)
+                watcher.close()  # as another thread does
+                return connection
+
+            ours.take = take
+            watcher._begin()  # noqa: SLF001
+            assert ours.connections == []
 
 
 def test_a_reader_without_the_right_to_say_that_it_watches(postgresql: Server, postgresql_schema: str) -> None:

@@ -268,8 +268,11 @@ def test_a_server_without_a_free_connection() -> None:
 
 
 def test_a_pool_without_a_free_connection(postgresql: Server, postgresql_schema: str) -> None:
+    dsn = postgresql.dsn(schema=postgresql_schema, pool=1)
+    with Store(dsn, frozen=False):
+        pass  # the tables are made in more time than the backend below has
     options = Options(frozen=False, durability="full", timeout_s=0.3)
-    backend = make_backend(postgresql.dsn(schema=postgresql_schema, pool=1), "default", options)
+    backend = make_backend(dsn, "default", options)
     backend.open()
     backend.create()
     refused: list[BaseException] = []

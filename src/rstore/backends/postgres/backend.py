@@ -48,18 +48,17 @@ class PostgresBackend(PostgresMaintenance):
     def transaction(
         self, *, create: bool = True, serializable: bool = True
     ) -> AbstractContextManager[WriteTransaction]:
-        del create  # to begin one makes nothing
         behind = partial(self._tombstones.remove_behind, self._session) if serializable else None
         return transaction(self._session, self._inside, serializable=serializable, behind=behind)
 
     @contextmanager
     def snapshot(self) -> Generator[ReadTransaction]:
-        scope = self._session.moment()
+        scope = self._session.snapshot()
         try:
-            with scope as moment:
-                if moment is None:
+            with scope as snapshot:
+                if snapshot is None:
                     raise StoreBusyError("too many snapshots are open at once: each keeps a connection")
-                reader, _ = moment
+                reader, _ = snapshot
                 yield PostgresReader(self._namespace, reader)
         finally:
             close_scope(scope)

@@ -54,7 +54,7 @@ def parse(rest: str, credentials: Credentials | None = None) -> PostgresPlace:
     own = {unquote(name): unquote(value) for name, _, value in pairs if unquote(name) in _OWN}
     others = "&".join(name + equals + value for name, equals, value in pairs if unquote(name) not in _OWN)
     if re.search(r":[^0-9,]", re.sub(r"\[[^]]*\]", "", authority.rpartition("@")[2])):
-        raise _unreadable()  # no port: it may be a password without its host, which an option would be a part of
+        raise _unreadable()  # no port: it may be a password without its host, and an option a part of it
     _check_options(pairs)
     try:
         given, in_front = (conninfo_to_dict(f"postgresql://{one}") for one in (f"{base}?{others}", base))
@@ -64,7 +64,7 @@ def parse(rest: str, credentials: Credentials | None = None) -> PostgresPlace:
         raise _unreadable() from None  # libpq quotes what it cannot read, which may be half of a password
     if not re.fullmatch("-?[0-9]+", str(given.get("connect_timeout", 0))):
         raise InvalidValueError("connect_timeout is a whole number of seconds")
-    # Of several hosts without ports it reads as many that are empty.
+    # The ports of several hosts without any are commas.
     _check_once([name for name, value in in_front.items() if str(value).strip(",")], pairs)
     parameters = {"fallback_application_name": "rstore"} | {k: str(v) for k, v in given.items()}
     parameters["client_encoding"] = "UTF8"
@@ -91,7 +91,7 @@ def _check_options(pairs: list[tuple[str, str, str]]) -> None:
 
 
 def _check_once(in_front: list[str], pairs: list[tuple[str, str, str]]) -> None:
-    """Refuse what is said twice: libpq takes the last one, and an application may mean the first."""
+    """Refuse an option that is given twice: libpq takes the last one, and an application may mean the first."""
     names = [*in_front, *(unquote(name) for name, _, _ in pairs)]
     for name in names:
         if names.count(name) > 1:

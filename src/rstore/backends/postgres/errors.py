@@ -55,7 +55,7 @@ READ_ONLY_HINT: Final = (
 )
 _RIGHTS_HINT: Final = (
     "the user lacks a right: a writer needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on its tables, a "
-    "reader USAGE and SELECT, and whoever opens the store first CREATE on the database or on an empty schema"
+    "reader USAGE and SELECT, and the first writer CREATE on the database or on an empty schema"
 )
 
 _KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {
@@ -70,16 +70,13 @@ _KINDS: Final[dict[str, tuple[type[StoreError], str]]] = {
     "57014": (StoreBusyError, "it was given up after the time-out; nothing was applied"),
     "25P03": (StoreNotAvailableError, "the transaction did nothing for too long; nothing was applied"),
     "25P04": (StoreNotAvailableError, "the transaction took too long; nothing was applied"),
-    "40001": (StoreBusyError, "concurrent writers were faster again and again; nothing was applied"),
-    "40P01": (StoreBusyError, "concurrent writers were faster again and again; nothing was applied"),
+    **dict.fromkeys(RETRY, (StoreBusyError, "concurrent writers were faster again and again; nothing was applied")),
     "42P01": (StoreNotAvailableError, "the tables of the store are not there"),
     "3F000": (StoreNotAvailableError, "the schema of the store is not there"),
     "42703": (StoreNotAvailableError, "the schema holds tables of another application"),
     "42P07": (StoreNotAvailableError, "the schema holds tables of another application; name another with ?schema="),
     "22003": (CorruptionError, "a column of the store's tables was changed, or is damaged"),
-    "22P03": (CorruptionError, "a column of the store's tables was changed"),
-    "42804": (CorruptionError, "a column of the store's tables was changed"),
-    "42883": (CorruptionError, "a column of the store's tables was changed"),
+    **dict.fromkeys(("22P03", "42804", "42883"), (CorruptionError, "a column of the store's tables was changed")),
     "42P10": (CorruptionError, "a table of the store lacks its primary key"),
     "XX001": (CorruptionError, "the server's data is damaged"),
     "XX002": (CorruptionError, "an index of the server is damaged"),

@@ -9,8 +9,7 @@ from typing import Final
 from rstore.backends.contract import Backend
 from rstore.backends.maintenance import MODELS, RECORDS, Durability, Finding, Stats, stats_of
 from rstore.backends.postgres.reader import PostgresNamespace
-from rstore.backends.postgres.sql.schema import TABLES, quoted
-from rstore.backends.postgres.sql.tables import LIVE, is_seen
+from rstore.backends.postgres.sql.schema import LIVE, TABLES, is_seen, quoted
 from rstore.backends.postgres.transaction.session import ServerSession
 from rstore.backends.postgres.transport.binary import number, truth
 from rstore.backends.postgres.transport.statements import Statement
@@ -51,11 +50,11 @@ class PostgresMaintenance(PostgresWriter, Backend):
 
     def stats(self) -> Stats:
         (found,) = self._session.read((_maintenance_sql(self._schema).stats, (self._name,)), patient=True)
-        rows = ([_int(found.get_value(row, i)) for i in range(4)] for row in range(found.ntuples))
+        rows = ([number(found, i, row) for i in range(4)] for row in range(found.ntuples))
         return stats_of((model, how_many, n, size) for model, how_many, n, size in rows)
 
     def durability(self) -> Durability:
-        (found,) = self._session.read_as_writer((_ASK, ()))
+        *_, found = self._session.read(*self._session.prelude, (_ASK, ()))  # as the calls that write
         settings = {name: (found.get_value(0, i) or b"").decode() for i, name in enumerate(_SETTINGS)}
         commit, whole = settings["synchronous_commit"], settings["full_page_writes"] == "on"
         standby, synced = truth(found, len(_SETTINGS)), settings["fsync"] == "on"
@@ -86,9 +85,9 @@ class PostgresMaintenance(PostgresWriter, Backend):
         calls = ((strays, (self._name,)) for strays in sql.strays.values())
         for table, found in zip(sql.strays, self._session.read(*calls, patient=True), strict=True):
             for row in range(found.ntuples):
-                model, key, rows = (found.get_value(row, i) or b"" for i in range(3))
-                problem = f"{_int(rows)} rows of the table {table} belong to nothing"
-                yield Finding(MODELS.get(_int(model), "store"), key.decode(), problem)
+                problem = f"{number(found, 2, row)} rows of the table {table} belong to nothing"
+                key = (found.get_value(row, 1) or b"").decode()
+                yield Finding(MODELS.get(number(found, 0, row), "store"), key, problem)
 
     def reclaim(self) -> int:
         before = self._size()
@@ -143,10 +142,4 @@ FROM ({" UNION ALL ".join(parts)}) AS parts GROUP BY model""")
         self.size = Statement(f"SELECT ({sizes})::bigint")
 
 
-@cache
-def _maintenance_sql(schema: str) -> _MaintenanceSql:
-    return _MaintenanceSql(schema)
-
-
-def _int(data: bytes | None) -> int:
-    return int.from_bytes(data or b"", "big", signed=True)
+_maintenance_sql = cache(_MaintenanceSql)

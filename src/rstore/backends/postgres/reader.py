@@ -134,10 +134,7 @@ class PostgresReader(ReadTransaction):
         `max_bytes` and `summed` as of `RecordSql.scan`.
         """
         limit, start, stop, after, reverse, keys_only, heads = query
-        statement = self._records.scan(
-            after=after is not None, stop=stop is not None, reverse=reverse, keys_only=keys_only, heads=heads,
-            summed=summed,
-        )  # fmt: skip
+        statement = self._records.scan(after is not None, stop is not None, reverse, keys_only, heads, summed)
         bounds = [bound.encode() for bound in (after, stop) if bound is not None]
         size = [] if keys_only or heads else [int8(max_bytes)]
         # A sort would read all that follows for each page, and the planner may not know before an ANALYZE.
@@ -155,7 +152,7 @@ class PostgresReader(ReadTransaction):
 
     def view(self, log: Log, query: ViewQuery = _WHOLE) -> View:
         if query.unless_version is not None:
-            glance = self._glance(log)  # a shorter path than the statement that looks for everything
+            glance = self.glance(log)  # a shorter path than the statement that looks for everything
             if glance.head is not None and glance.head.version == query.unless_version:
                 return glance
         (found,) = self._reader.read(self._view_call(log, query))
@@ -171,13 +168,13 @@ class PostgresReader(ReadTransaction):
         if len(view.chunks) <= _FEW_CHUNKS:
             yield HeldLogSnapshot(self.view(log, ViewQuery(lo, hi)) if view.chunks else view)
             return
-        scope = self._reader.moment(self._view_call(log, query))
+        scope = self._reader.snapshot(self._view_call(log, query))
         try:
-            with scope as moment:
-                if moment is None:
+            with scope as snapshot:
+                if snapshot is None:
                     yield HeldLogSnapshot(self.view(log, ViewQuery(lo, hi)))
                 else:
-                    yield _PinnedLogSnapshot(*moment, self._logs.body, self._named(log))
+                    yield _PinnedLogSnapshot(*snapshot, self._logs.body, self._named(log))
         finally:
             close_scope(scope)
 
@@ -192,11 +189,7 @@ class PostgresReader(ReadTransaction):
     def _named(self, log: Log) -> tuple[bytes, bytes, bytes]:
         return self._name, int4(log.model), log.key.encode()
 
-    def head(self, log: Log) -> Head | None:
-        """Return the head of a log."""
-        return self._glance(log).head
-
-    def _glance(self, log: Log) -> View:
+    def glance(self, log: Log) -> View:
         """Return a view of the head alone; the clock is only told of a log that is there."""
         (found,) = self._reader.read((self._logs.head, self._named(log)))
         if not found.ntuples:

@@ -22,7 +22,7 @@ _LISTENING_S: Final = 1.0
 """A write that began before it was known that there is a watcher does not notify, however late it commits."""
 _POLLING_S: Final = 0.1
 _AGAIN_S: Final = 1.0
-# A session whose client reads nothing any more would keep the notifications of the whole database from being forgotten.
+# A session that reads no more would keep the server from forgetting the notifications of the whole database.
 _FORGET = Statement("""
 SELECT set_config('idle_session_timeout', '60s', false) WHERE current_setting('server_version_num')::int >= 140000""")
 
@@ -35,6 +35,7 @@ class PostgresWatcher(Watcher):
         self._pool = ConnectionPool(place._replace(pool=1), Telemetry())
         self._sql = sql
         self._name = name
+        self._watch: Call = sql.watch, (name,)
         self._timeout_s = timeout_s
         self._connection: PostgresConnection | None = None
         self._renew_at = 0.0
@@ -63,7 +64,7 @@ class PostgresWatcher(Watcher):
         while True:
             is_over = deadline.is_over
             if self._name in connection.hear(deadline.left_s):
-                self._renew(connection)  # it may be that the namespace was made anew
+                self._renew(connection)  # the namespace may have been made anew
                 return True
             if is_over:
                 return False
@@ -71,41 +72,39 @@ class PostgresWatcher(Watcher):
     def close(self) -> None:
         """Close the connection."""
         self._pool.close()
-        if self._connection is not None:
-            self._pool.drop(self._connection)
+        connection = self._connection  # looked at once: the thread that waits may lose it right now
+        if connection is not None:
+            self._pool.drop(connection)
 
     def _begin(self) -> bool:
         """Return whether it listens from now on."""
         try:
             connection = self._pool.take(Deadline(0))  # which takes a second at most
         except StoreError:
-            # A call that reads is told what is wrong, unless it succeeds, such as with one session less.
+            # The next read raises the error, or succeeds, for instance with one session less.
             self._poll(again_at=monotonic() + _AGAIN_S)
             return False
+        again_at: float | None = None
         try:
             (pid,) = connection.run([(self._sql.session, ())], self._timeout_s)
-            # A pooler hands the sessions of its server around: to listen in one would leave it listening for others.
+            # A pooler hands sessions around: one that listens would go on listening for another client.
             if number(pid) == connection.pid:
                 connection.run([(_FORGET, ()), (self._sql.listen, ()), self._watch], self._timeout_s)
                 self._connection, self.every_s, self._renew_at = connection, _LISTENING_S, monotonic() + _RENEW_S
+                if self._pool.closed:  # by another thread, before it could see this connection
+                    self.close()
                 return True
         except Failed:
             pass
         except Lost:
-            self._pool.drop(connection)
-            self._poll(again_at=monotonic() + _AGAIN_S)
-            return False
+            again_at = monotonic() + _AGAIN_S
         self._pool.drop(connection)
-        self._poll(again_at=None)
+        self._poll(again_at=again_at)
         return False
 
     def _renew(self, connection: PostgresConnection) -> None:
         connection.run([self._watch], self._timeout_s)
         self._renew_at = monotonic() + _RENEW_S
-
-    @property
-    def _watch(self) -> Call:
-        return self._sql.watch, (self._name,)
 
     def _poll(self, *, again_at: float | None) -> None:
         self._connection, self.every_s, self._begin_at = None, _POLLING_S, again_at

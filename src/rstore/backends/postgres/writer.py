@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Final, TypeAlias
-
-from psycopg import pq
 
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.postgres.logs.commits import (
-    MAX_BYTES,
-    TooLargeError,
     address_of,
     batches,
     columns_of,
@@ -26,14 +22,15 @@ from rstore.backends.postgres.logs.commits import (
 )
 from rstore.backends.postgres.logs.tombstones import Tombstones, draw_tombstone
 from rstore.backends.postgres.reader import INCARNATION_BYTES, PostgresNamespace, PostgresReader
-from rstore.backends.postgres.sql.tables import TOMBSTONE_BYTES
+from rstore.backends.postgres.sql.schema import TOMBSTONE_BYTES
 from rstore.backends.postgres.transaction.executor import Executor, StatementReader
 from rstore.backends.postgres.transport.binary import blobs, boolean, int4, int8, int8s_or_null, texts, truth
-from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement
+from rstore.backends.postgres.transport.statements import Call, Calls, Results
 from rstore.backends.types import (
     ANY,
     KEEP,
     KEYS_BYTES,
+    Chunk,
     Commit,
     Expected,
     ExpectedIncarnation,
@@ -51,8 +48,10 @@ from rstore.backends.types import (
 )
 from rstore.errors import StoreBusyError
 
+_MAX_BYTES: Final = 1_000_000_000
+"""PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
 _LOOKED_AT: Final = 10
-"""After a bulk write whose answer was lost, so many keys are read back: others may have written some of them since."""
+"""After a lost answer to a bulk write this many keys are read back: others may have written some of them since."""
 
 _Look: TypeAlias = Callable[[PostgresReader], bool | None]
 
@@ -75,7 +74,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
                 )
             incarnation = os.urandom(INCARNATION_BYTES)
             create = self._records.create, (self._name, ns_of(incarnation), incarnation)
-            # A lost one is sent again as it is: the look is the loop.
+            # After a lost answer it is sent again as it is: the loop reads back which incarnation is stored.
             self._write(None, [create], lambda seen: seen.facts()[0] is not None)
         return incarnation
 
@@ -93,21 +92,15 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         return one
 
     def _write(
-        self,
-        key: str | None,
-        calls: Iterable[Call],
-        look: _Look,
-        was_done: Callable[[Results], bool] = lambda _: True,
-        *,
-        patient: bool = False,
+        self, key: str | None, calls: Iterable[Call], look: _Look, *, claim: int | None = None, patient: bool = False
     ) -> Results | None:
-        """Write, and name in an error the namespace and the key, if there is a single one; see `Executor.write`."""
+        """Write as of `Executor.write`; an error names the namespace, and the key if there is a single one."""
 
         def looking(reader: StatementReader) -> bool | None:
             return look(PostgresReader(self._namespace, reader))
 
         try:
-            return self._executor.write(calls, looking, was_done, patient=patient)
+            return self._executor.write(calls, looking, claim=claim, patient=patient)
         except StoreBusyError as error:
             where = f"namespace {self._namespace.name!r}" if key is None else self._where(key)
             raise type(error)(f"{where}: {error}") from error.__cause__
@@ -123,10 +116,10 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             some = islice(((key, record) for key, record, _ in writes if record is not None), _LOOKED_AT)
             return True if any(seen.get(key) == record for key, record in some) else None
 
-        size = self._check_sizes(writes)
+        key, record, ttl_ms = max(writes, key=_size_of, default=("", None, None))
+        size = self._check_size(key, len(record or b""))
         space = self._name, incarnation
-        if len(writes) == 1 and (record := writes[0][1]) is not None:
-            key, _, ttl_ms = writes[0]
+        if len(writes) == 1 and record is not None:
             put = self._records.put, (*space, key.encode(), record, _int8_or_null(ttl_ms))
             results = self._write(key, [put], look)
             found = results is None or results[0].command_tuples
@@ -144,7 +137,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         kept = [write for write in ordered if write[1] is not None]
         for batch in batches(kept, [len(record or b"") for _, record, _ in kept]):
             keys, records, ttls_ms = zip(*batch, strict=True)
-            if len(batch) == 1:  # a large one among them: in an array it would be one more copy
+            if len(batch) == 1:  # a large record: an array would be one more copy of it
                 yield self._records.put, (*space, keys[0].encode(), records[0], _int8_or_null(ttls_ms[0]))
                 continue
             pairs = *space, texts(keys), blobs(records)
@@ -169,7 +162,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         else:
             put = self._records.put_keeping_if if ttl_ms is KEEP else self._records.put_if
             call = put, (*space, record, lives, version)
-        size = self._check_sizes([write])
+        size = self._check_size(key, len(record or b""))
 
         def look(seen: PostgresReader) -> bool | None:
             found = seen.get(key)
@@ -179,56 +172,45 @@ class PostgresWriter(PostgresReader, WriteTransaction):
                 return True
             return False if version_of(found) == version else None  # versions never come back
 
-        results = self._write(key, [call], look, lambda results: truth(results[0], 1))
+        results = self._write(key, [call], look, claim=0)
         self._executor.shrink(size)
-        return _was_done(None if results is None else results[0])
+        return _was_done(results, 0)
 
-    def _check_sizes(self, writes: Writes) -> int:
-        """Return the size of the largest record; refuse one that PostgreSQL cannot hold, before it is sent."""
-        sizes = [0 if record is None else len(record) for _, record, _ in writes]
-        largest = max(sizes, default=0)
-        if largest > MAX_BYTES:
-            raise self._too_large(writes[sizes.index(largest)][0], largest)
-        return largest
-
-    def _too_large(self, key: str, size: int) -> Exception:
-        return too_large(key, self._namespace.name, size, MAX_BYTES, "PostgreSQL")
+    def _check_size(self, key: str, size: int) -> int:
+        """Return the size of a value; refuse one that PostgreSQL cannot hold, before it is sent."""
+        if size > _MAX_BYTES:
+            raise too_large(key, self._namespace.name, size, _MAX_BYTES, "PostgreSQL")
+        return size
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        named = self._name, key.encode(), _int8_or_null(ttl_ms)
-        return self._take_away(self._records.touch, *named, key=key, if_incarnation=if_incarnation) > 0
+        call = self._records.touch, (self._name, key.encode(), _int8_or_null(ttl_ms))
+        return self._take_away(call, if_incarnation, key) > 0
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        key = keys[0] if len(keys) == 1 else None
-        named = self._name, texts(sorted(set(keys)))
-        return self._take_away(self._records.delete, *named, key=key, if_incarnation=if_incarnation)
+        call = self._records.delete, (self._name, texts(sorted(set(keys))))
+        return self._take_away(call, if_incarnation, keys[0] if len(keys) == 1 else None)
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
-        statement = self._records.delete_range(stop=stop is not None)
-        return self._take_away(statement, *self._range(start, stop), patient=True, if_incarnation=if_incarnation)
+        call = self._records.delete_range(stop=stop is not None), self._range(start, stop)
+        return self._take_away(call, if_incarnation, patient=True)
 
     def _take_away(
-        self,
-        statement: Statement,
-        *parameters: bytes | None,
-        key: str | None = None,
-        patient: bool = False,
-        if_incarnation: ExpectedIncarnation,
+        self, call: Call, if_incarnation: ExpectedIncarnation, key: str | None = None, *, patient: bool = False
     ) -> int:
+        """Return how many records a statement took away; the incarnation is its last parameter."""
+        statement, parameters = call
         incarnation = None if if_incarnation is ANY else if_incarnation
-        n = self._count_of(statement, *parameters, incarnation, key=key, patient=patient)
+        n = self._count_of((statement, (*parameters, incarnation)), key, patient=patient)
         if n == 0 and incarnation is not None and self._incarnation() not in (None, incarnation):
             raise NamespaceGone  # incarnations never come back, so the statement met this one or none
         return n
 
     def sweep(self, limit: int) -> int:
-        return self._count_of(self._records.sweep, self._name, int8(limit))
+        return self._count_of((self._records.sweep, (self._name, int8(limit))))
 
-    def _count_of(
-        self, statement: Statement, *parameters: bytes | None, key: str | None = None, patient: bool = False
-    ) -> int:
+    def _count_of(self, call: Call, key: str | None = None, *, patient: bool = False) -> int:
         # The number of rows is in the answer alone.
-        results = self._write(key, [(statement, parameters)], lambda _: None, patient=patient)
+        results = self._write(key, [call], lambda _: None, patient=patient)
         return 0 if results is None else results[0].command_tuples or 0
 
     def clear(self) -> None:
@@ -240,13 +222,12 @@ class PostgresWriter(PostgresReader, WriteTransaction):
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         address = address_of(self._name, incarnation, log)
         place = *address, boolean(head.sealed)
-        try:
-            if len(rows) == 1:
-                append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0]), incarnation))]
-            else:
-                append = [(self._logs.append, (*place, *columns, incarnation)) for columns in columns_of(rows)]
-        except TooLargeError as error:
-            raise self._too_large(log.key, error.size) from None
+        for row in rows:
+            self._check_size(log.key, len(row.body))
+        if len(rows) == 1:
+            append: list[Call] = [(self._logs.append_one, (*place, *columns_of_row(rows[0]), incarnation))]
+        else:
+            append = [(self._logs.append, (*place, *columns, incarnation)) for columns in columns_of(rows)]
         # In one transaction with its first rows: no reader sees a log that holds nothing, whichever process dies.
         create = [(self._logs.hold_or_create, (*address, *columns_of_head(head))), *append]
 
@@ -281,62 +262,54 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             )
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
+        values: Iterator[Row | Chunk] = chain(commit.put_rows, commit.put_chunks, commit.put_checkpoints)
+        for value in values:
+            self._check_size(log.key, len(value.body))
+        is_bound = commit.if_epoch is not ANY or commit.if_version is not ANY
         deadline = Deadline(self._timeout_s)
-        if commit.if_epoch is not ANY or commit.if_version is not ANY:
-            return self._try_commit(log, commit, incarnation, deadline)
         while True:
-            # Only bound to a head, or to there being none, can the later statements tell whether the first one won.
-            head = self.head(log)
-            if self._try_commit(log, commit._replace(if_epoch=head and head.epoch), incarnation, deadline):
+            if not is_bound:
+                # Only bound to a head, or to there being none, can later statements tell whether the first one won.
+                head = self.glance(log).head
+                commit = commit._replace(if_epoch=head and head.epoch)
+            if self._commit_once(log, commit, incarnation):
                 return True
-            if head is None and commit.create is None:
+            begins = None in (commit.if_epoch, commit.if_version)
+            may_meet = begins and log.model is Model.SERIES
+            if may_meet and self._tombstones.is_in_the_way(self._executor, log, incarnation):
+                self._tombstones.remove(self._executor, log, incarnation)
+            elif is_bound or (begins and commit.create is None):
                 return False
             self._check_time(deadline, log)
-
-    def _try_commit(self, log: Log, commit: Commit, incarnation: bytes, deadline: Deadline) -> bool:
-        """Do a commit if its conditions hold, again where a tombstone was in the way."""
-        may_begin = log.model is Model.SERIES and None in (commit.if_epoch, commit.if_version)
-        while not self._commit_once(log, commit, incarnation):
-            if not (may_begin and self._tombstones.is_in_the_way(self._executor, log, incarnation)):
-                return False
-            self._check_time(deadline, log)
-            self._tombstones.remove(self._executor, log, incarnation)
-        return True
 
     def _commit_once(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
         address = address_of(self._name, incarnation, log)
-        try:
-            planned = plan(self._logs, address, log, commit, heads_stay=self._head_stays(log))
-        except TooLargeError as error:
-            raise self._too_large(log.key, error.size) from None
+        tombstones = self._tombstones_of(log)
+        planned = plan(self._logs, address, log, commit, heads_stay=tombstones is not None)
         if planned is None:
             if self._incarnation() != incarnation:
                 raise NamespaceGone
             return False
 
         def look(seen: PostgresReader) -> bool | None:
-            head = seen.head(log)
+            head = seen.glance(log).head
             # A lease is not lost with its result: another client that finds none may take it.
             return False if head is None and log.model is Model.LEASES else planned.look(head)
 
-        results = self._write(log.key, planned.calls, look, lambda results: truth(results[planned.claim], 1))
-        if planned.buries and results is not None and results[-1].command_tuples:
-            self._bury(log, incarnation)
-        return _was_done(None if results is None else results[planned.claim])
+        results = self._write(log.key, planned.calls, look, claim=planned.claim)
+        if tombstones is not None and planned.buries and results is not None and results[-1].command_tuples:
+            tombstones[log] = incarnation
+        return _was_done(results, planned.claim)
 
-    def _head_stays(self, log: Log) -> bool:
-        """Return whether the log leaves a tombstone here: others may have appended rows that cannot be seen."""
-        return log.model is Model.SERIES and self._executor.tombstones is not None
-
-    def _bury(self, log: Log, incarnation: bytes) -> None:
-        if self._executor.tombstones is not None:
-            self._executor.tombstones[log] = incarnation
+    def _tombstones_of(self, log: Log) -> dict[Log, bytes] | None:
+        """Return the tombstones of the transaction if the log leaves one here, where rows of others cannot be seen."""
+        return self._executor.tombstones if log.model is Model.SERIES else None
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        stays = self._head_stays(log)
+        tombstones = self._tombstones_of(log)
 
         # In a transaction, whose receipt tells its outcome: an absent log does not tell which call removed it.
-        def remove(executor: Executor, found: Sequence[pq.abc.PGresult]) -> bool:
+        def remove(executor: Executor, found: Results) -> bool:
             (head,) = found
             if head.ntuples and if_incarnation not in (ANY, head.get_value(0, 3)):
                 raise NamespaceGone
@@ -345,14 +318,14 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             incarnation, epoch = head.get_value(0, 0) or b"", head.get_value(0, 2) or b""
             this = incarnation, int4(log.model), log.key.encode()
             last: Call = self._logs.remove_head, this
-            if stays:
+            if tombstones is not None:
                 last = self._logs.bury, (*this, None, None, draw_tombstone())
-                self._bury(log, incarnation)
+                tombstones[log] = incarnation
             rows = [(one, this) for one in self._logs.remove_rows]
             results = executor.write([*rows, last], lambda _: None) or []
             return len(epoch) < TOMBSTONE_BYTES or any(result.command_tuples for result in results[: len(rows)])
 
-        take = self._logs.hold if stays else self._logs.take
+        take = self._logs.take if tombstones is None else self._logs.hold
         return self._executor.in_transaction(remove, (take, self._named(log)))
 
     # -- several calls as one -----------------------------------------------------------------------------------------
@@ -360,7 +333,7 @@ class PostgresWriter(PostgresReader, WriteTransaction):
     def transaction(
         self, *, create: bool = True, serializable: bool = True
     ) -> AbstractContextManager[WriteTransaction]:
-        del create, serializable  # a part is as isolated as its whole
+        # A part is as isolated as its whole.
         return self._executor.scope(self._inside)
 
     def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
@@ -371,14 +344,18 @@ class PostgresWriter(PostgresReader, WriteTransaction):
         return PostgresWriter(self._namespace, executor, self._timeout_s)
 
 
+def _size_of(write: tuple[str, bytes | None, Ttl]) -> int:
+    return len(write[1] or b"")
+
+
 def _int8_or_null(ttl_ms: Ttl) -> bytes | None:
     return None if ttl_ms is None or ttl_ms is KEEP else int8(ttl_ms)
 
 
-def _was_done(result: pq.abc.PGresult | None) -> bool:
+def _was_done(results: Results | None, claim: int) -> bool:
     """Return whether a conditional statement was done; one whose answer was lost was found to be done."""
-    if result is None:
+    if results is None:
         return True
-    if not truth(result, 0):
+    if not truth(results[claim], 0):
         raise NamespaceGone
-    return truth(result, 1)
+    return truth(results[claim], 1)

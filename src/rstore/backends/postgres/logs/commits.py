@@ -10,13 +10,10 @@ from rstore.backends.postgres.logs.tombstones import draw_tombstone
 from rstore.backends.postgres.sql.logs import LogSql
 from rstore.backends.postgres.transport.binary import blobs, boolean, int4, int4s, int8, int8s
 from rstore.backends.postgres.transport.statements import Call
-from rstore.backends.types import Commit, Expected, Head, Log, Model, Row
-from rstore.errors import NotSupportedError
+from rstore.backends.types import ANY, Commit, Head, Log, Model, Row
 
 T = TypeVar("T")
 
-MAX_BYTES: Final = 1_000_000_000
-"""PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
 _BATCH_ROWS: Final = 2_000
 _BATCH_BYTES: Final = 16 * 1024 * 1024
 
@@ -29,29 +26,14 @@ def ns_of(incarnation: bytes) -> bytes:
     return incarnation[:8]
 
 
-class TooLargeError(NotSupportedError):
-    """PostgreSQL cannot hold a value. The caller knows the key, and names it."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"a value of {size:,} bytes: PostgreSQL holds up to {MAX_BYTES:,}; nothing was applied")
-        self.size = size
-
-
-def check_size(size: int) -> int:
-    """Refuse a value that PostgreSQL cannot hold, before it is sent."""
-    if size > MAX_BYTES:
-        raise TooLargeError(size)
-    return size
-
-
 def batches(items: Sequence[T], sizes: Sequence[int]) -> Iterator[Sequence[T]]:
     """Yield items in batches of bounded size, each for one statement."""
     begin = held = 0
     for i, size in enumerate(sizes):
-        if i > begin and (i - begin == _BATCH_ROWS or held + check_size(size) > _BATCH_BYTES):
+        if i > begin and (i - begin == _BATCH_ROWS or held + size > _BATCH_BYTES):
             yield items[begin:i]
             begin, held = i, 0
-        held += check_size(size)
+        held += size
     if begin < len(items):
         yield items[begin:]
 
@@ -68,7 +50,6 @@ def columns_of(rows: Sequence[Row]) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 def columns_of_row(row: Row) -> tuple[bytes, bytes, bytes]:
     """Return a row as parameters."""
-    check_size(len(row.body))
     return int8(row.t), int4(row.seq), row.body
 
 
@@ -87,10 +68,6 @@ class Stamps(NamedTuple):
 
     epoch: bytes | None
     version: bytes | None
-
-    def fit(self, head: Head) -> bool:
-        """Return whether a head has them."""
-        return self.epoch in (None, head.epoch) and self.version in (None, head.version)
 
 
 class Plan(NamedTuple):
@@ -117,7 +94,8 @@ class Plan(NamedTuple):
         if self.before is None or self.fresh == (None, None):
             return None
         # Sent twice it happens once: the second finds a head with other stamps.
-        return False if self.before.fit(head) else None
+        fits = all(stamp in (None, there) for stamp, there in zip(self.before, head[:2], strict=True))
+        return False if fits else None
 
 
 def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay: bool) -> Plan | None:
@@ -126,7 +104,8 @@ def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay:
     The conditions name an epoch, a version, or that there is no such log. `heads_stay`: an empty log becomes a
     tombstone.
     """
-    row = _one_row(commit)
+    # One row goes along with the first statement, in half the time, where no row has to be dropped before.
+    row = columns_of_row(commit.put_rows[0]) if len(commit.put_rows) == 1 and not commit.drop_rows else ()
     claim: list[Call]
     if commit.if_epoch is None or commit.if_version is None:
         if commit.create is None or isinstance(commit.if_epoch, bytes) or isinstance(commit.if_version, bytes):
@@ -139,7 +118,8 @@ def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay:
         claim = [(create, (*address, *columns_of_head(head), *row))]
         fresh = after = Stamps(head.epoch, head.version)
     else:
-        before = Stamps(_bytes_or_none(commit.if_epoch), _bytes_or_none(commit.if_version))
+        if_epoch, if_version = commit.if_epoch, commit.if_version
+        before = Stamps(None if if_epoch is ANY else if_epoch, None if if_version is ANY else if_version)
         fresh = Stamps(commit.epoch, commit.version)
         claim = [(sql.move_with_row if row else sql.move, (*address, *before, *fresh, commit.facts, *row))]
         after = Stamps(fresh.epoch or before.epoch, fresh.version or before.version)
@@ -155,17 +135,6 @@ def plan(sql: LogSql, address: Address, log: Log, commit: Commit, *, heads_stay:
     return Plan([*claim, *calls], len(claim) - 1, before, fresh, empties and heads_stay)
 
 
-def _bytes_or_none(stamp: Expected) -> bytes | None:
-    return stamp if isinstance(stamp, bytes) else None
-
-
-def _one_row(commit: Commit) -> tuple[bytes, ...]:
-    """Return the one row that a commit puts, as parameters of its first statement: half the time of a second one."""
-    if len(commit.put_rows) != 1 or commit.drop_rows:  # dropping would have to come before
-        return ()
-    return columns_of_row(commit.put_rows[0])
-
-
 def _changes(sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tuple[bytes | None, ...]) -> Iterator[Call]:
     """Yield the calls behind the first statement: dropping before putting."""
     for columns in columns_of(commit.drop_rows):
@@ -178,7 +147,6 @@ def _changes(sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tupl
     for columns in columns_of(put_rows):
         yield sql.put_rows, (*guarded, *columns)
     for (first_t, first_seq), (last_t, last_seq), n, meta, body in commit.put_chunks:
-        check_size(len(body))
         ends = int8(first_t), int4(first_seq), int8(last_t), int4(last_seq)
         yield sql.put_chunk, (*guarded, *ends, int4(n), meta, body)
     for columns in columns_of(commit.put_checkpoints):

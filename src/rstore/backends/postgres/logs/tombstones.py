@@ -1,14 +1,7 @@
 """Tombstones: the heads of series that a transaction has emptied. They stay, unseen, until they are removed behind it.
 
-An append locks the head of its series FOR KEY SHARE and leaves no trace in it. A SERIALIZABLE transaction sees no row
-that was appended since it began, also when it has locked the head: were it to delete that, rows that were acknowledged
-would belong to nothing. So it deletes the rows that it sees and gives the head another epoch, by whose length a
-tombstone is known; rows that were appended meanwhile come behind it, and revive the series. Once the transaction has
-been committed, the head is removed if it is empty, by statements that see everything. Where that fails or a process
-dies before, the tombstone is in no one's way: the series begins anew over it.
-
-Rejected: a head without a mark (each listing would look for the rows of each series), a mark in a column of its own
-(another layout), an epoch that is the same for all (a rewrite could not tell two removals apart).
+A SERIALIZABLE transaction does not see what was appended since it began, so it cannot delete the head. It gives it an
+epoch by whose length a tombstone is known. `docs/decisions/postgresql-tombstones.md` has the reasons.
 """
 
 from __future__ import annotations
@@ -20,7 +13,7 @@ from contextlib import suppress
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.errors import Passed
 from rstore.backends.postgres.sql.logs import LogSql
-from rstore.backends.postgres.sql.tables import TOMBSTONE_BYTES
+from rstore.backends.postgres.sql.schema import TOMBSTONE_BYTES
 from rstore.backends.postgres.transaction.executor import Executor
 from rstore.backends.postgres.transaction.sender import BEHIND_S, Sender
 from rstore.backends.postgres.transport.binary import int4

@@ -9,46 +9,32 @@ from typing import Final
 
 from psycopg import pq
 
-from rstore.backends.postgres.sql.schema import quoted
-from rstore.backends.postgres.sql.tables import NOW, is_seen
-from rstore.backends.postgres.transport.binary import changed, int8, place, rows_of, run
+from rstore.backends.postgres.sql.schema import NOW, is_seen, quoted
+from rstore.backends.postgres.transport.binary import changed, int8, rows_of
 from rstore.backends.postgres.transport.statements import Call, Statement
 from rstore.backends.types import Chunk, Head, Row, View, ViewQuery
 
 _SEQ: Final = itemgetter(1)
 _BODY: Final = itemgetter(2)
 _BYTES: Final = {bytes}
+_place: Final = struct.Struct("!qi").unpack
+_run: Final = struct.Struct("!qiqii").unpack
 
 
 def view_call(schema: str, query: ViewQuery) -> Call:
     """Return the statement of a view, and its parameters behind the three that name the log."""
-    statement = _statement(
-        schema,
-        limited=query.limit is not None,
-        reverse=query.reverse,
-        rows=query.rows,
-        bodies=query.bodies,
-        neighbours=query.neighbours,
-        checkpoint=query.from_checkpoint is not None,
-    )
-    asked: list[bytes] = [*map(int8, (*query.lo, *query.hi))]
+    limited, checkpoint = query.limit is not None, query.from_checkpoint is not None
+    statement = _statement(schema, limited, query.reverse, query.rows, query.bodies, query.neighbours, checkpoint)
+    asked = [*query.lo, *query.hi]
     if query.limit is not None:
-        asked.append(int8(query.limit))
-    if query.from_checkpoint is not None:
-        asked += map(int8, query.from_checkpoint)
-    return statement, asked
+        asked.append(query.limit)
+    asked += query.from_checkpoint or ()
+    return statement, [*map(int8, asked)]
 
 
 @cache
 def _statement(
-    schema: str,
-    *,
-    limited: bool,
-    reverse: bool,
-    rows: bool,
-    bodies: bool,
-    neighbours: bool,
-    checkpoint: bool,
+    schema: str, limited: bool, reverse: bool, rows: bool, bodies: bool, neighbours: bool, checkpoint: bool
 ) -> Statement:
     """Return the statement of a view. Its rows are (kind, place, three columns of bytes).
 
@@ -125,12 +111,13 @@ def view_of(result: pq.abc.PGresult) -> View:
     try:
         for kind, where, a, b, c in rows_of(result, result.ntuples):
             if kind == "row":
-                t, seq = place(where)
+                t, seq = _place(where)
                 rows.append(Row(t, seq, a))
             elif kind == "chunk":
-                chunks.append(Chunk(*run(where), a, b or b""))
+                t, seq, last_t, last_seq, n = _run(where)
+                chunks.append(Chunk((t, seq), (last_t, last_seq), n, a, b or b""))
             elif kind == "checkpoint":
-                t, seq = place(where)
+                t, seq = _place(where)
                 checkpoint = Row(t, seq, a)
             else:
                 now_ms = int.from_bytes(where, "big", signed=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rstore.backends.postgres.sql.tables import NOW, SchemaSql, is_seen
+from rstore.backends.postgres.sql.schema import NOW, SchemaSql, is_seen
 from rstore.backends.postgres.transport.statements import Statement
 
 _PUT_ROW: Final = "ON CONFLICT (ns, model, key, t, seq) DO UPDATE SET body = excluded.body"
@@ -38,7 +38,7 @@ WHERE model = $2 AND key = $3 FOR {lock} OF logs""")
             for lock in ("UPDATE", "NO KEY UPDATE")
         )
 
-        # Asked only where there is no head that says so.
+        # Asked only where no head tells it.
         named = f"EXISTS (SELECT FROM {s}.namespaces WHERE name = $1 AND ns = $2)"
 
         # A row may be put over one that was sealed with another key: the incarnation tells whether all keys are known.
@@ -96,7 +96,7 @@ SELECT FROM {s}.logs WHERE ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 A
         won = f"EXISTS (SELECT FROM {s}.logs WHERE {head})"
         empty = f"NOT EXISTS (SELECT FROM {s}.hot WHERE {this}) AND NOT EXISTS (SELECT FROM {s}.chunks WHERE {this})"
 
-        # For the index there are the first and the last of the list, which is in order.
+        # The list is in order; its first and last elements bound the search of the index.
         def between(place: str) -> str:
             times, seqs = "$6::bigint[]", "$7::int[]"
             last = f"array_length({times}, 1)"

@@ -6,8 +6,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Final
 
-from rstore.backends.postgres.sql.schema import TABLES
-from rstore.backends.postgres.sql.tables import LIVE, NOW, SchemaSql
+from rstore.backends.postgres.sql.schema import LIVE, NOW, TABLES, SchemaSql
 from rstore.backends.postgres.transport.statements import Statement
 from rstore.backends.types import HEAD_BYTES
 
@@ -24,7 +23,7 @@ class RecordSql(SchemaSql):
 
     def __init__(self, schema: str) -> None:
         super().__init__(schema)
-        s, ns, locked_ns = self._s, self._ns, self._locked_ns
+        s, ns = self._s, self._ns
         # A write wakes the watchers, in the one row that is read and locked anyway. Not a trigger, and not always: each
         # notification takes a lock of the whole database at the commit. Its payload is the namespace: a channel each
         # would need a name that is computed, and a statement each.
@@ -49,7 +48,7 @@ WITH made AS (
   INSERT INTO {s}.namespaces (name, ns, birth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
 SELECT pg_notify('{self.channel}', name) FROM made""")
         self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE")
-        # By its `ns`: other writers may have discarded it meanwhile, and created another one of that name.
+        # By its `ns`: others may have discarded it meanwhile, and created another namespace of that name.
         self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
         self.empty = [Statement(f"DELETE FROM {s}.{table} WHERE ns = $1") for table in TABLES]
         self.discard = Statement(f"DELETE FROM {s}.namespaces WHERE name = $1 AND ns = $2")
@@ -99,17 +98,19 @@ DELETE FROM {s}.records USING alive
 WHERE records.ns = alive.ns AND key = $3 AND {_VERSION} = $4 AND {LIVE}""")
         self.delete = Statement(f"""
 WITH {locked("$3")} DELETE FROM {s}.records WHERE ns = {locked_one} AND key = ANY($2::text[]) AND {LIVE}""")
-        # By place: by key or by expiry a plan may go through all that has expired, of which the statistics know little.
-        # So IS TRUE hides the condition, which is there because another partition has the same places.
+        # By ctid: the statistics know little of expiry, and a plan by key may go through all that has expired. IS TRUE
+        # hides the condition from the planner; it is needed, since other partitions have the same ctids.
         self.sweep = Statement(f"""
-DELETE FROM {s}.records WHERE (ns = {locked_ns} AND expires_ms <= {NOW}) IS TRUE AND ctid = ANY (ARRAY(
+DELETE FROM {s}.records
+WHERE (ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE) AND expires_ms <= {NOW}) IS TRUE
+  AND ctid = ANY (ARRAY(
   SELECT ctid FROM {s}.records WHERE ns = {ns} AND expires_ms <= {NOW}
   ORDER BY expires_ms LIMIT $2 FOR UPDATE SKIP LOCKED))""")
         self.clear = Statement(f"WITH {locked('NULL')} DELETE FROM {s}.records WHERE ns = {locked_one}")
 
         self.session = Statement("SELECT pg_backend_pid()")
         self.listen = Statement(f"LISTEN {self.channel}")
-        # Seldom, and not each time: there may be several watchers, and writers step over each version of the row.
+        # Seldom: there may be several watchers, and writers step over each version of the row.
         self.watch = Statement(f"""
 UPDATE {s}.namespaces SET watched_until = statement_timestamp() + interval '{WATCHED_S} s' WHERE name = $1
 AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} s'), true)""")
@@ -127,12 +128,11 @@ AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} 
 WITH {locked} DELETE FROM {self._s}.records WHERE ns = (SELECT ns FROM locked) {_between(stop=stop)}""")
 
     @cache  # noqa: B019
-    def scan(self, *, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
-        """Return the query of a page and one row more: $2 start, $3 limit, then `after`, `stop`, a number of bytes.
+    def scan(self, after: bool, stop: bool, reverse: bool, keys_only: bool, heads: bool, summed: bool) -> Statement:
+        """Return the query of a page and one row more: $2 start, $3 limit, then `after`, `stop`, and a size in bytes.
 
-        No number of bytes where it is about keys or heads only.
-        Records are NULL that have as many bytes alone or, `summed`, with those before them; their lengths are known
-        without reading them. A sum takes as long as the rest of the query, and most stores never need it.
+        A record is NULL that reaches that size alone or, `summed`, with those before it. Keys and heads have no size. A
+        sum takes as long as the rest of the query, and most stores never need it.
         """
         bounds = ("AND key < $4" if reverse else "AND key > $4") if after else ""
         bounds += (" AND key < $5" if after else " AND key < $4") if stop else ""

@@ -21,15 +21,14 @@ class StatementReader(ABC):
     """Runs statements that only read."""
 
     @abstractmethod
-    def read(self, *calls: Call, patient: bool = False) -> Results:
-        """Return the results of statements, of one moment each; `patient` as of `Executor.write`."""
+    def read(self, *calls: Call) -> Results:
+        """Return the results of statements, of one moment each."""
 
-    def moment(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
-        """Return a scope that reads one moment: it yields its reader, and the results of its first calls.
+    def snapshot(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
+        """Return the scope of a snapshot: it yields its reader, and the results of its first calls.
 
-        It yields None where no connection can be spared, or where this reader stays at a moment itself.
+        It yields None where no connection can be spared, or where this reader stays at one moment itself.
         """
-        del calls
         return nullcontext(None)
 
     def shrink(self, carried: int) -> None:
@@ -50,18 +49,13 @@ class Executor(StatementReader):
 
     @abstractmethod
     def write(
-        self,
-        calls: Iterable[Call],
-        look: Look,
-        was_done: Callable[[Results], bool] = lambda _: True,
-        *,
-        patient: bool = False,
+        self, calls: Iterable[Call], look: Look, *, claim: int | None = None, patient: bool = False
     ) -> Results | None:
         """Return the results of statements that are done together, or not at all.
 
-        None: the connection was lost before the answer, and a look has shown that all was done. `was_done` tells that
-        by the results, where they are not the same for a commit that won and one that lost. `patient` is for statements
-        that may take long without waiting for others: locks are waited for no longer than the time-out even so.
+        None: the connection was lost before the answer, and a look has shown that all was done. `claim` is the place of
+        a conditional statement, whose second column tells whether all was done. `patient` is for statements that may
+        take long without waiting for others: locks are waited for no longer than the time-out even so.
 
         Raises `OutcomeUnknownError` if that cannot be told.
         """
@@ -79,13 +73,9 @@ class Executor(StatementReader):
 
         Single calls do it again where the server undid it.
         """
-        scope = self.scope(_both, *first)
+        scope = self.scope(work, *first)
         try:
-            with scope as (executor, found):
-                return work(executor, found)
+            with scope as result:
+                return result
         finally:
             close_scope(scope)
-
-
-def _both(executor: Executor, found: Results) -> tuple[Executor, Results]:
-    return executor, found

@@ -16,10 +16,10 @@ from rstore.backends.postgres.transport.protocol import Failed, Lost, PostgresCo
 from rstore.backends.postgres.transport.statements import Statement
 from rstore.errors import StoreError
 
-MOMENT_S: Final = 0.1
+MIN_TIMEOUT_S: Final = 0.1
 """A time-out of 0 says not to wait for others; the statement itself needs a moment."""
 _PROBE_S: Final = 5.0
-"""A server that is at work on something long is given so long to say so on another connection."""
+"""A server has this long to tell on another connection that it is at work."""
 _IDLE: Final = Statement("""
 SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
   WHERE pid = $1::int AND (state = ANY ('{idle,idle in transaction,idle in transaction (aborted)}'::text[])
@@ -28,10 +28,10 @@ _SETTING: Final = Statement("SELECT current_setting($1::text, true)")
 
 
 def is_at_work(place: PostgresPlace, connection: PostgresConnection, timeout_s: float, *, waits: bool) -> bool | None:
-    """Return whether a server that answers on another connection does not say that this one has nothing to do.
+    """Ask on another connection whether the server is at work on this one; None: there is no answer.
 
     `waits`: it may wait for a lock, which the server bounds. `pg_stat_activity` does not know a connection to a
-    pooler; then an answer has to be enough. None: there is no answer.
+    pooler: there any answer counts as work.
     """
     deadline = Deadline(min(max(timeout_s, 1.0), _PROBE_S))
     try:
@@ -43,7 +43,7 @@ def is_at_work(place: PostgresPlace, connection: PostgresConnection, timeout_s: 
     probe = PostgresConnection(pgconn, prepare=False)
     try:
         asked = _IDLE, (int4(connection.pid), boolean(waits))
-        (found,) = probe.run([asked], max(deadline.left_s, MOMENT_S), asking=False)
+        (found,) = probe.run([asked], max(deadline.left_s, MIN_TIMEOUT_S), asking=False)
     except (Lost, Failed):
         return None
     finally:
@@ -54,11 +54,11 @@ def is_at_work(place: PostgresPlace, connection: PostgresConnection, timeout_s: 
 def setting_of(pool: ConnectionPool, name: str) -> str | None:
     """Return the value with which a session begins, empty where that is no limit; None if that cannot be told now."""
     try:
-        connection = pool.take(Deadline(MOMENT_S))
+        connection = pool.take(Deadline(MIN_TIMEOUT_S))
     except StoreError:
         return None
     try:
-        (found,) = connection.run([(_SETTING, (name.encode(),))], MOMENT_S, asking=False)
+        (found,) = connection.run([(_SETTING, (name.encode(),))], MIN_TIMEOUT_S, asking=False)
     except (Lost, Failed):
         pool.drop(connection)
         return None

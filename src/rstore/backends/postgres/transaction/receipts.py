@@ -1,9 +1,7 @@
 """Receipts: they show that a transaction was committed, when the answer to its COMMIT is lost.
 
-The server's own word is not enough. After a crash or a failover it gives the number of a transaction that was lost to
-the next writer, and `pg_xact_status` speaks of that one then. So each transaction that writes leaves a row of its own,
-sent together with the COMMIT: one for each connection, replaced by the next transaction there.
-Not the stamps of its records and heads: a transaction that only deletes leaves none, and others replace them.
+A receipt is a row that goes along with the COMMIT: one for each connection, replaced by the next transaction there.
+`docs/decisions/postgresql-receipts.md` says why the server's own word is not enough.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ import os
 from typing import Final, NamedTuple
 
 from rstore.backends.postgres.errors import IN_THE_FUTURE
-from rstore.backends.postgres.sql.schema import quoted
-from rstore.backends.postgres.sql.tables import NOW
+from rstore.backends.postgres.sql.schema import NOW, quoted
 from rstore.backends.postgres.transaction.executor import StatementReader
 from rstore.backends.postgres.transport.binary import truth
 from rstore.backends.postgres.transport.protocol import PostgresConnection
@@ -63,6 +60,11 @@ class Receipts:
         ns = f"SELECT ns FROM {s}.namespaces WHERE name = $1"
         alive = f"({ns} FOR KEY SHARE SKIP LOCKED) AS alive"
         self._namespace = namespace
+        self.remove_stale: Call = (
+            Statement(f"DELETE FROM {s}.receipts WHERE ns = ({ns}) AND left_ms < ({NOW} - {STALE_MS})"),
+            (namespace,),
+        )
+        """Removes the rows of connections that are gone."""
         # Under the lock of the namespace, for which `discard` waits before it removes receipts: a transaction whose
         # writes were refused, or undone with a part of it, holds no lock by then. A `discard` that is under way is not
         # waited for, since it may wait for the lock of a head that is held here. It would take the receipt along.
@@ -71,8 +73,6 @@ INSERT INTO {s}.receipts (ns, connection, receipt, left_ms) SELECT ns, $2::bytea
 ON CONFLICT (ns, connection) DO UPDATE SET receipt = excluded.receipt, left_ms = excluded.left_ms""")
         self._find = Statement(f"""
 SELECT FROM {s}.receipts WHERE ns = ({ns}) AND connection = $2 AND receipt = $3::bytea""")
-        self._remove_stale = Statement(f"""
-DELETE FROM {s}.receipts WHERE ns = ({ns}) AND left_ms < ({NOW} - {STALE_MS})""")
 
     def make(self, connection: PostgresConnection) -> Receipt:
         """Return a receipt for a transaction on a connection."""
@@ -81,8 +81,3 @@ DELETE FROM {s}.receipts WHERE ns = ({ns}) AND left_ms < ({NOW} - {STALE_MS})"""
             connection.mark = os.urandom(16)
         this = self._namespace, connection.mark, os.urandom(16)
         return Receipt((self._leave, this), (self._find, this), is_new)
-
-    @property
-    def remove_stale(self) -> Call:
-        """The call that removes the rows of connections that are gone."""
-        return self._remove_stale, (self._namespace,)

@@ -24,7 +24,7 @@ from rstore.backends.postgres.errors import (
 )
 from rstore.backends.postgres.sql.schema import BEGIN, quoted
 from rstore.backends.postgres.transaction.executor import Look, StatementReader
-from rstore.backends.postgres.transaction.probes import MOMENT_S, is_at_work, setting_of
+from rstore.backends.postgres.transaction.probes import MIN_TIMEOUT_S, is_at_work, setting_of
 from rstore.backends.postgres.transaction.receipts import Receipts
 from rstore.backends.postgres.transport.pool import ConnectionPool
 from rstore.backends.postgres.transport.protocol import AtWork, Failed, Lost, PostgresConnection, Silent, Unconfirmed
@@ -37,7 +37,7 @@ _log: Final = logging.getLogger("rstore.postgres")
 
 RETRIES: Final = 10
 BEHIND_S: Final = 1.0
-"""A call waits no longer for work behind its commit, and cannot fail any more."""
+"""A call waits this long at most for work behind its commit, which cannot fail it any more."""
 _FIRST_PAUSE_S: Final = 0.002
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -45,15 +45,15 @@ _LOOKS: Final = 6
 _FIRST_LOOK_PAUSE_S: Final = 0.01
 _LONGEST_LOOK_PAUSE_S: Final = 1.0
 _OVER_S: Final = 2.7
-"""A call whose server falls silent may take so much longer than its time-out, until its outcome is known, or not: half
-of it the server has to give up, and a look takes the rest. The documentation promises three seconds."""
+"""A call on a silent server may take so much longer than its time-out: the server has half of that to give up, and
+looks at the outcome take the rest. The documentation promises three seconds."""
 _LOOK_S: Final = 0.8
-"""A look that would have less is not begun."""
+"""A look is not begun with less time than this."""
 
 _STALL_S: Final = 60.0
 _BEGIN_SERIALIZABLE: Final = Statement("BEGIN ISOLATION LEVEL SERIALIZABLE")
 _ROLLBACK: Final[Call] = (Statement("ROLLBACK"), ())
-# A commit behind the one that is in question, so that standbys that have confirmed it have confirmed both.
+# A commit behind the one in question: a standby that has confirmed it has confirmed both.
 _CONFIRM: Final = Statement("""
 SELECT pg_logical_emit_message(true, 'rstore', '') WHERE current_setting('synchronous_standby_names') <> ''""")
 
@@ -64,11 +64,12 @@ class Sender:
     def __init__(self, place: PostgresPlace, options: Options, namespace: bytes) -> None:
         self.place = place
         self.pool = ConnectionPool(place, options.telemetry)
-        self.timeout_s = max(options.timeout_s, MOMENT_S)
+        self.timeout_s = max(options.timeout_s, MIN_TIMEOUT_S)
         self.receipts = Receipts(place.schema, namespace)
         self._telemetry = options.telemetry
-        self._prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
-        # A server that only reads refuses it: another one is looked for then, before the transaction has begun.
+        self.prelude: list[Call] = [set_local("synchronous_commit", "off")] if options.durability == "normal" else []
+        """The calls before those that write."""
+        # A server that only reads refuses it, so that another one is found before the transaction has begun.
         sql = f"SELECT FROM {quoted(place.schema)}.namespaces WHERE false FOR KEY SHARE"
         self._writable: Call = Statement(sql), ()
         # A process that stalls while it holds the locks of a transaction loses them.
@@ -84,10 +85,12 @@ class Sender:
         patient: bool = False,
         waits: bool = True,
         asking: bool = True,
-    ) -> tuple[PostgresConnection, Results]:
-        """Return the results of a pipeline, tried again where nothing was done, and the connection, to be given back.
+        hold: list[PostgresConnection] | None = None,
+    ) -> Results:
+        """Return the results of a pipeline, tried again where nothing was done.
 
-        `asking`: a server that is silent at the deadline is asked to give up.
+        `asking`: a server that is silent at the deadline is asked to give up. `hold`: takes the connection, which goes
+        back to the pool otherwise.
 
         Raises `Lost` unless it is `harmless` to send it twice.
         """
@@ -97,8 +100,8 @@ class Sender:
             connection = self.pool.take(deadline)
             try:
                 # However long a connection was waited for, the statement itself needs a moment.
-                timeout_s = self.timeout_s if patient else max(deadline.left_s, MOMENT_S)
-                return connection, self.run_on(connection, calls, timeout_s, asking=asking, at_work=at_work)
+                timeout_s = self.timeout_s if patient else max(deadline.left_s, MIN_TIMEOUT_S)
+                results = self.run_on(connection, calls, timeout_s, asking=asking, at_work=at_work)
             except Failed as failure:
                 self.pool.give_back(connection)
                 if tries == RETRIES - 1 or deadline.is_over or not self.may_retry(failure, tries):
@@ -111,6 +114,9 @@ class Sender:
                     raise
                 if tries or isinstance(lost, Silent):
                     raise self.unavailable(lost) from lost.__cause__
+            else:
+                (self.pool.give_back if hold is None else hold.append)(connection)
+                return results
         raise AssertionError("the last try returns or raises")
 
     def run_on(
@@ -130,11 +136,14 @@ class Sender:
             return connection.run(calls, timeout_s, asking=asking, at_work=at_work)
         except Failed as failure:
             if failure.sqlstate in (CHANGED_PLAN, READ_ONLY, *NOT_PREPARED, *ENDED):
-                self.pool.drop(connection)  # another session may be another server by now, or know other statements
+                self.pool.drop(connection)  # a new session may be on another server, or know other statements
             raise
         except Unconfirmed as lost:
             self.pool.drop(connection)
-            raise self.unconfirmed() from lost.__cause__
+            raise OutcomeUnknownError(
+                f"{self.place.show}: it is committed on the primary, but no standby has confirmed it: it is lost if "
+                "the primary is lost before one does"
+            ) from lost.__cause__
         except BaseException:
             self.pool.drop(connection)  # in the middle of something: by an error, or by a signal
             raise
@@ -151,19 +160,19 @@ class Sender:
         return failure.sqlstate in RETRY or (failure.sqlstate in (CHANGED_PLAN, READ_ONLY) and tries == 0)
 
     def run_behind(self, calls: Iterable[Call], deadline: Deadline) -> None:
-        """Run statements that are harmless to repeat behind a commit, whose call waits for no disk or standby here."""
+        """Run harmless statements behind a commit, without waiting for a disk or a standby."""
         bounds = [set_local("synchronous_commit", "off"), set_local("lock_timeout", f"{BEHIND_S * 1000:.0f}")]
-        connection, _ = self.send([*bounds, *calls], deadline, asking=False)
-        self.pool.give_back(connection)
+        self.send([*bounds, *calls], deadline, asking=False)
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
     def begin(self, first: Iterable[Call], *, serializable: bool) -> tuple[PostgresConnection, Results]:
         """Return a connection on which a transaction has begun, and the results of its first statements."""
         level: Call = (_BEGIN_SERIALIZABLE if serializable else BEGIN), ()
-        begin = [level, self._writable, self._may_idle, *self._prelude]
-        connection, results = self.send([*begin, *first], Deadline(self.timeout_s))
-        return connection, results[len(begin) :]
+        begin = [level, self._writable, self._may_idle, *self.prelude]
+        held: list[PostgresConnection] = []
+        results = self.send([*begin, *first], Deadline(self.timeout_s), hold=held)
+        return held[0], results[len(begin) :]
 
     def roll_back(self, connection: PostgresConnection) -> None:
         """Undo the transaction on a connection, unless it has ended."""
@@ -189,13 +198,6 @@ class Sender:
         """Return the error of rstore for a connection that was lost."""
         return StoreNotAvailableError(f"{self.place.show}: {words(lost.__cause__)}")
 
-    def unconfirmed(self) -> OutcomeUnknownError:
-        """Return the error for a commit that no standby has confirmed."""
-        return OutcomeUnknownError(
-            f"{self.place.show}: it is committed on the primary, but no standby has confirmed it: it is lost if the "
-            "primary is lost before one does"
-        )
-
     def unknown(self) -> OutcomeUnknownError:
         """Return the error for a write whose outcome cannot be told."""
         return OutcomeUnknownError(
@@ -205,9 +207,9 @@ class Sender:
     # -- lost answers -------------------------------------------------------------------------------------------------
 
     def was_done(self, look: Look, lost: Lost, deadline: Deadline) -> bool:
-        """Return the result of looks after an answer was lost: done, or not and harmless to be sent again.
+        """Return whether a write whose answer was lost was done; if not, it is harmless to send it again.
 
-        `deadline` is that of the call.
+        `deadline` is that of the call. Raises `OutcomeUnknownError` if no look can tell.
         """
         self._telemetry.note(_log, Occurrence.LOST_REPLY, "%s: the reply to a write was lost", self.place.show)
         end = deadline.extended(_OVER_S)
@@ -236,19 +238,15 @@ class Sender:
 
         Raises `OutcomeUnknownError` if none has.
         """
-        calls = [*self._prelude, (_CONFIRM, ())]
-        connection, _ = self.send(calls, Deadline(max(deadline.left_s, MOMENT_S)))
-        self.pool.give_back(connection)
+        self.send([*self.prelude, (_CONFIRM, ())], Deadline(max(deadline.left_s, MIN_TIMEOUT_S)))
 
 
 class _OverdueReader(StatementReader):
-    """Reads on behalf of a call that is overdue itself: there is no time to ask the server to give up."""
+    """Reads for a call that is overdue: there is no time to ask the server to give up."""
 
     def __init__(self, sender: Sender, deadline: Deadline) -> None:
         self._sender = sender
         self._deadline = deadline
 
-    def read(self, *calls: Call, patient: bool = False) -> Results:
-        connection, results = self._sender.send(calls, self._deadline, patient=patient, asking=False)
-        self._sender.pool.give_back(connection)
-        return results
+    def read(self, *calls: Call) -> Results:
+        return self._sender.send(calls, self._deadline, asking=False)

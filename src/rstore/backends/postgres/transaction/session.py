@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import chain
 from math import ceil
 from typing import Final, TypeVar
@@ -14,11 +15,12 @@ from rstore.backends.postgres.dsn import PostgresPlace
 from rstore.backends.postgres.errors import translated
 from rstore.backends.postgres.sql.schema import COMMIT, check_layout
 from rstore.backends.postgres.transaction.executor import Executor, Look, StatementReader
-from rstore.backends.postgres.transaction.probes import MOMENT_S
+from rstore.backends.postgres.transaction.probes import MIN_TIMEOUT_S
 from rstore.backends.postgres.transaction.sender import RETRIES, Sender
-from rstore.backends.postgres.transaction.snapshot import moment
+from rstore.backends.postgres.transaction.snapshot import snapshot
 from rstore.backends.postgres.transaction.transaction import transaction
-from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent, Unconfirmed
+from rstore.backends.postgres.transport.binary import truth
+from rstore.backends.postgres.transport.protocol import Failed, Lost, Silent
 from rstore.backends.postgres.transport.statements import Call, Calls, Results, Statement, set_local
 from rstore.backends.telemetry import Occurrence
 from rstore.backends.types import Options, RolledBack
@@ -49,17 +51,14 @@ class ServerSession(Sender, Executor):
         pauses = Backoff(deadline)
         for tries in range(RETRIES):
             connection = self.pool.take(deadline)
+            run = partial(self.run_on, connection, timeout_s=max(deadline.left_s, MIN_TIMEOUT_S))
             try:
-                return check_layout(connection, self.place, max(deadline.left_s, MOMENT_S), frozen=self._frozen)
+                return check_layout(run, connection.encoding, self.place, frozen=self._frozen)
             except Failed as failure:
                 self.pool.drop(connection)  # it may be in the middle of a transaction
                 if tries == RETRIES - 1 or not pauses.pause() or not self.may_retry(failure, tries):
                     raise translated(failure.error, self.place.show) from failure.error
-            except Unconfirmed as lost:
-                self.pool.drop(connection)
-                raise self.unconfirmed() from lost.__cause__
             except Lost as lost:
-                self.pool.drop(connection)
                 raise self.unavailable(lost) from lost.__cause__
             finally:
                 self.pool.give_back(connection)
@@ -67,48 +66,30 @@ class ServerSession(Sender, Executor):
 
     def read(self, *calls: Call, patient: bool = False) -> Results:
         if not self._frozen and not patient:
-            connection, results = self.send(calls, Deadline(self.timeout_s))
-            self.pool.give_back(connection)
-            return results
+            return self.send(calls, Deadline(self.timeout_s))
         before = [*([_BEGIN_READ] if self._frozen else ()), *([self._lock_timeout] if patient else ())]
         sent = [*before, *calls, *([_COMMIT] if self._frozen else ())]
-        connection, results = self.send(sent, Deadline(self.timeout_s), patient=patient)
-        self.pool.give_back(connection)
-        return results[len(before) : len(before) + len(calls)]
-
-    def read_as_writer(self, *calls: Call) -> Results:
-        """Return the results of statements that only read, under the parameters of those that write."""
-        connection, results = self.send([*self._prelude, *calls], Deadline(self.timeout_s))
-        self.pool.give_back(connection)
-        return results[len(self._prelude) :]
+        return self.send(sent, Deadline(self.timeout_s), patient=patient)[len(before) : len(before) + len(calls)]
 
     def run_alone(self, call: Call) -> None:
         """Run a statement that cannot be part of a transaction, may take long, and does no harm when it runs twice."""
-        # Nothing can be said before it, such as how long it may wait for a lock.
-        connection, _ = self.send([call], Deadline(self.timeout_s), patient=True, waits=False)
-        self.pool.give_back(connection)
+        # No statement can go before it, such as one that bounds its wait for a lock.
+        self.send([call], Deadline(self.timeout_s), patient=True, waits=False)
 
     def write(
-        self,
-        calls: Iterable[Call],
-        look: Look,
-        was_done: Callable[[Results], bool] = lambda _: True,
-        *,
-        patient: bool = False,
+        self, calls: Iterable[Call], look: Look, *, claim: int | None = None, patient: bool = False
     ) -> Results | None:
-        prelude = [*self._prelude, *([self._lock_timeout] if patient else ())]
+        prelude = [*self.prelude, *([self._lock_timeout] if patient else ())]
         sent = Calls(lambda: chain(prelude, calls)) if prelude else calls
         first: Lost | None = None
         deadline = Deadline(self.timeout_s)
         for _ in range(RETRIES):
             try:
-                connection, results = self.send(sent, deadline, harmless=False, patient=patient)
-                self.pool.give_back(connection)
-                results = results[len(prelude) :]
+                results = self.send(sent, deadline, harmless=False, patient=patient)[len(prelude) :]
             except Lost as lost:
                 first = first or lost
-                if patient:  # until now it was allowed to take long, unless nothing was heard of the server
-                    deadline = Deadline(MOMENT_S if isinstance(lost, Silent) else self.timeout_s)
+                if patient:  # its time-out begins now, unless the server is silent
+                    deadline = Deadline(MIN_TIMEOUT_S if isinstance(lost, Silent) else self.timeout_s)
                 if self.was_done(look, lost, deadline):
                     return None
                 if deadline.is_over:
@@ -120,10 +101,10 @@ class ServerSession(Sender, Executor):
                     return None  # the first copy was under way still, and the second one met it
                 break  # and it may be under way even now
             else:
-                if first is None or was_done(results):
+                if first is None or claim is None or truth(results[claim], 1):
                     return results
-                # The first copy may have waited for a lock while the look found nothing: it was done then, and the
-                # second copy came too late.
+                # The second copy came too late, perhaps behind the first one: that may have waited for a lock during
+                # the look.
                 return None if self.was_done(look, first, deadline) else results
         raise self.unknown() from first and first.__cause__
 
@@ -146,5 +127,5 @@ class ServerSession(Sender, Executor):
                     raise
         raise AssertionError("the last try returns or raises")
 
-    def moment(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
-        return moment(self, calls)
+    def snapshot(self, *calls: Call) -> AbstractContextManager[tuple[StatementReader, Results] | None]:
+        return snapshot(self, calls)

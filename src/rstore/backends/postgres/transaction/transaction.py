@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
-from random import SystemRandom
+from secrets import randbelow
 from typing import Final, TypeVar
 
 from rstore.backends.common.backoff import Deadline
@@ -26,7 +26,6 @@ _SAVEPOINT: Final[Call] = (Statement("SAVEPOINT step"), ())
 _BACK: Final[Call] = (Statement("ROLLBACK TO SAVEPOINT step"), ())
 _RELEASE: Final[Call] = (Statement("RELEASE SAVEPOINT step"), ())
 _XID: Final[Call] = (Statement("SELECT pg_current_xact_id()::text"), ())
-_random = SystemRandom()  # the one of the module belongs to the program, which may have seeded it
 
 
 class OpenTransaction(Executor):
@@ -39,19 +38,11 @@ class OpenTransaction(Executor):
         self._xid: bytes | None = None  # its number at the server, since its first write
         self._gone: StoreError | None = None  # the reason that it cannot go on
 
-    def read(self, *calls: Call, patient: bool = False) -> Results:
-        del patient  # all waits of a transaction end with the time-out
+    def read(self, *calls: Call) -> Results:
         return self.run(calls)
 
-    def write(
-        self,
-        calls: Iterable[Call],
-        look: Look,
-        was_done: Callable[[Results], bool] = lambda _: True,
-        *,
-        patient: bool = False,
-    ) -> Results:
-        del look, was_done, patient  # its COMMIT tells
+    def write(self, calls: Iterable[Call], look: Look, *, claim: int | None = None, patient: bool = False) -> Results:
+        # The receipt takes the place of a look, and all waits of a transaction end with the time-out.
         if self._xid is not None:
             return self.run(calls)
         *results, xid = self.run(Calls(lambda: chain(calls, [_XID])))
@@ -179,6 +170,6 @@ def transaction(
         opened.leave()
         if is_over and behind is not None and opened.tombstones:
             behind(opened.tombstones)
-    if receipt is not None and receipt.is_new and not _random.randrange(REMOVE_EVERY):
+    if receipt is not None and receipt.is_new and not randbelow(REMOVE_EVERY):
         with suppress(StoreError):  # the transaction is done, and an error here would say that it is not
             sender.run_behind([sender.receipts.remove_stale], Deadline(BEHIND_S))

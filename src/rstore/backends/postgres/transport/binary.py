@@ -23,33 +23,15 @@ _TEXT: Final = 25
 
 int4 = Struct("!i").pack
 int8 = Struct("!q").pack
-_place = Struct("!qi").unpack
-_run = Struct("!qiqii").unpack
+boolean = Struct("!?").pack
 
 _size = Struct("!i").pack
 _array = Struct("!iiIii").pack  # dimensions, whether there are NULLs, the type, how many, the first index
 
 
-def place(data: bytes) -> tuple[int, int]:
-    """Return a position."""
-    t, seq = _place(data)
-    return t, seq
-
-
-def run(data: bytes) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Return the positions of the first and the last row of a chunk, and how many it holds."""
-    first_t, first_seq, last_t, last_seq, n = _run(data)
-    return (first_t, first_seq), (last_t, last_seq), n
-
-
-def boolean(value: bool) -> bytes:
-    """Return a boolean."""
-    return b"\1" if value else b"\0"
-
-
-def number(result: pq.abc.PGresult, column: int = 0) -> int:
-    """Return a number of the first row of an answer."""
-    return int.from_bytes(result.get_value(0, column) or b"", "big", signed=True)
+def number(result: pq.abc.PGresult, column: int = 0, row: int = 0) -> int:
+    """Return a number of an answer."""
+    return int.from_bytes(result.get_value(row, column) or b"", "big", signed=True)
 
 
 def rows_of(result: pq.abc.PGresult, n: int) -> list[Any]:
@@ -103,16 +85,17 @@ def _blobs(kind: int, values: Sequence[bytes]) -> bytes:
 
 def int8s(values: Sequence[int]) -> bytes:
     """Return an array of bigint."""
-    return _array(1, 0, _INT8, len(values), 1) + _numbers("iq", 8, values)
+    return _numbers(_INT8, "iq", 8, values)
 
 
 def int4s(values: Sequence[int]) -> bytes:
     """Return an array of int."""
-    return _array(1, 0, _INT4, len(values), 1) + _numbers("ii", 4, values)
+    return _numbers(_INT4, "ii", 4, values)
 
 
-def _numbers(layout: str, size: int, values: Sequence[int]) -> bytes:
-    return pack("!" + layout * len(values), *chain.from_iterable(zip(repeat(size), values)))
+def _numbers(kind: int, layout: str, size: int, values: Sequence[int]) -> bytes:
+    n = len(values)
+    return _array(1, 0, kind, n, 1) + pack("!" + layout * n, *chain.from_iterable(zip(repeat(size), values)))
 
 
 def int8s_or_null(values: Sequence[int | None]) -> bytes:

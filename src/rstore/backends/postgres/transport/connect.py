@@ -24,16 +24,15 @@ from rstore.backends.postgres.transport.sockets import poll_until
 _KEEPALIVE: Final = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 _ASKED_FOR: Final = ("host", "hostaddr", "port", "connect_timeout", "target_session_attrs", "load_balance_hosts")
 _IMPOSSIBLE: Final = {"ssl_min_protocol_version": "none"}
-"""With this libpq reads everything that it is given and connects to nothing."""
+"""Lets libpq read its options and connect to nothing."""
 _STANDBY_FIRST: Final = "prefer-standby"
-_random = SystemRandom()
 
 
 def connect(parameters: dict[str, str], deadline: Deadline) -> pq.abc.PGconn | psycopg.Error:
     """Return a connection, or the error that says why there is none.
 
-    The time that is left is shared by the hosts that are left; `connect_timeout` may give each one less. The error is
-    returned and not raised: in a traceback, the variables of this file would show the password.
+    The remaining hosts share the remaining time; `connect_timeout` may give each one less. The error is returned and
+    not raised: in a traceback, the variables of this file would show the password.
     """
     check_running("the server cannot be connected to")
     known = _known(parameters)
@@ -59,7 +58,7 @@ def connect(parameters: dict[str, str], deadline: Deadline) -> pq.abc.PGconn | p
 
 
 def _known(parameters: dict[str, str]) -> dict[str, str]:
-    """Return the options of libpq that say where to connect, those of a service file and the environment among them."""
+    """Return the options of libpq that say where to connect, with those of a service file and of the environment."""
     asking = pq.PGconn.connect_start(make_conninfo("", **(parameters | _IMPOSSIBLE)).encode())
     known = {option.keyword.decode(): (option.val or b"").decode() for option in asking.info}
     asking.finish()
@@ -72,7 +71,7 @@ def _attempts(known: dict[str, str]) -> list[dict[str, str]]:
     """Return parameters for one address each, in the order in which they are to be tried."""
     attempts = [*_addresses(known)]
     if known.get("load_balance_hosts") == "random":
-        _random.shuffle(attempts)
+        SystemRandom().shuffle(attempts)
     if known.get("target_session_attrs") == _STANDBY_FIRST and len(attempts) > 1:
         sessions = ("standby", "any")
         return [{**attempt, "target_session_attrs": wanted} for wanted in sessions for attempt in attempts]
@@ -100,5 +99,5 @@ def _resolved(host: str) -> list[dict[str, str]]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return [{}]  # and what cannot be resolved it says, too
+        return [{}]  # libpq says so
     return [{"hostaddr": str(address[0])} for *_, address in found]

@@ -39,14 +39,14 @@ _MIN_S: Final = 1.0
 _FIRST_KNOCK_S: Final = 0.01
 _LONGEST_KNOCK_S: Final = 0.5
 _LOOK_S: Final = 0.1
-"""A thread that waits looks as often by itself: a seat that is lost to an interrupt wakes no thread."""
+"""A waiting thread looks for a seat this often: a seat that is lost to an interrupt wakes no thread."""
 _COLLECT_S: Final = 0.5
-"""A thread that has waited so long collects garbage: a cycle of tracebacks of an interrupt may hold a seat."""
+"""After this wait a thread collects garbage: a cycle of tracebacks of an interrupt may hold a seat."""
 _COLLECT_SHARE: Final = 20
-"""The pause between two collections, in lengths of one: all threads of a large program stand still meanwhile."""
+"""The pause between two collections, in lengths of one: a collection stops all threads of the program."""
 _PATIENT_S: Final = 0.1
-"""A thread that has waited so long is handed the next connection. Before, the first thread that comes has it: to change
-the thread with every call would cost more than the call."""
+"""After this wait a thread is handed the next connection. Before, the first thread that comes takes it: changing the
+thread with every call would cost more than the call."""
 
 
 class Seat:
@@ -82,11 +82,12 @@ class ConnectionPool:
         self._lock = RLock()  # guards the seats and the kept ones; taking and giving back an idle one needs none
         self._home = object()  # marks the connections of this process that are not dropped
         self._idle: deque[PostgresConnection] = deque()  # the one used last is taken first
+        # Not a WeakSet: an interrupt in its own code would leave a dead seat in it for good.
         self._connections: list[ref[PostgresConnection]] = []  # all that were opened, and some that are gone
         self._seats: list[ref[Seat]] = []
         self._waiters: deque[_WaitingThread] = deque()  # the one that waits the longest is called first
         self._given_back_at = self._collects_at = 0.0
-        # A store that was not closed says farewell to its server when it is thrown away, and at the end of the process.
+        # A store that was not closed ends its sessions when it is thrown away, and at the end of the process.
         self._farewell = finalize(self, _close_all, self._connections)
 
     def __contains__(self, connection: PostgresConnection) -> bool:
@@ -110,7 +111,7 @@ class ConnectionPool:
         connections = self.connections
         for connection in connections:
             connection.abandon()
-        # Kept for good: nothing may ever be said on them, not even farewell.
+        # Kept for good: nothing may ever be sent on them, not even farewell.
         self._farewell.detach()
         _abandoned.extend(connections)
         self._begin_anew()
@@ -154,6 +155,7 @@ class ConnectionPool:
         refused: psycopg.Error | None = None
         waits = False
         while True:
+            is_over = deadline.is_over  # before the last look: a thread that wakes late looks once more
             if self.closed:
                 raise StoreClosedError("the store was closed meanwhile")
             if monotonic() >= knock_at and (seat := self._seat()) is not None:
@@ -175,7 +177,7 @@ class ConnectionPool:
             wait_s = min(deadline.left_s, _LOOK_S, knock_s if knock_s > 0 else _LOOK_S)
             if (connection := self._given(waiter, wait_s)) is not None or (connection := self._pop()) is not None:
                 return connection
-            if deadline.is_over:
+            if is_over:
                 break
             if monotonic() >= waiter.since + _COLLECT_S or deadline.left_s <= _LOOK_S:
                 self._collect(waiter.since)
@@ -189,10 +191,10 @@ class ConnectionPool:
     def _given(self, waiter: _WaitingThread, timeout_s: float) -> PostgresConnection | None:
         """Wait until a connection may be idle; return one that is handed over.
 
-        A waiting thread keeps its place in the queue while it looks around, and where it was called in vain, it is the
-        first one again: in a queue that each thread joins anew, chance decides, and some wait several times as long.
+        A thread that looks in vain keeps its place in the queue: if each look joined the queue anew, some threads would
+        wait several times as long.
         """
-        # Before the wait, it may have been given back before this one stood in the queue.
+        # A connection may have been given back before this thread stood in the queue.
         if self._idle or not waiter.bell.acquire(timeout=timeout_s):
             return waiter.connection
         waiter.queued = False
@@ -203,17 +205,17 @@ class ConnectionPool:
         return connection
 
     def _leave_queue(self, waiter: _WaitingThread, connection: PostgresConnection | None) -> None:
-        """End a wait that led to a connection or to an error; give back another one that it was handed meanwhile."""
+        """End a wait that led to a connection or to an error; give back another one that was handed over meanwhile."""
         if waiter.queued:
             try:
                 self._waiters.remove(waiter)
             except ValueError:
-                waiter.bell.acquire(timeout=_LOOK_S)  # it was called, and is handed one right now, or nothing
+                waiter.bell.acquire(timeout=_LOOK_S)  # it was called, and is being handed a connection, or nothing
         if waiter.connection is not None and waiter.connection is not connection:
             self.give_back(waiter.connection)
 
     def _collect(self, since: float) -> None:
-        """Collect garbage, if no connection was given back since a thread waits, and not too often."""
+        """Collect garbage if no connection was given back since then, and not too often."""
         now = monotonic()
         if self._given_back_at < since and now >= self._collects_at:
             gc.collect()
@@ -253,7 +255,7 @@ class ConnectionPool:
         if self._waiters and not self.closed and self._hand_over(connection, now):
             return
         self._idle.append(connection)
-        if self._waiters:  # since a moment ago: it may have found none that is idle before
+        if self._waiters:  # a thread that came just now may not have seen this one
             self._call()
         try:
             while self._idle[0].used_at < now - _IDLE_S:
@@ -264,7 +266,7 @@ class ConnectionPool:
             self.drop_idle()
 
     def _hand_over(self, connection: PostgresConnection, now: float) -> bool:
-        """Wake a thread that waits; return whether it has got the connection, since it has waited for long."""
+        """Wake a waiting thread; return whether it was handed the connection, which it is after a long wait."""
         try:
             waiter = self._waiters.popleft()
         except IndexError:
@@ -319,6 +321,6 @@ def _close_all(connections: list[ref[PostgresConnection]]) -> None:
         connection.close()
 
 
-# A child has its parent's sockets. Whatever it said on one, even farewell, the server would take for its parent's word.
+# A child has its parent's sockets: the server would take anything sent on one, even farewell, for its parent's word.
 _pools = renewed_in_child(ConnectionPool.forget)
 _abandoned: list[PostgresConnection] = []

@@ -38,7 +38,7 @@ AtWork: TypeAlias = "Callable[[PostgresConnection], bool | None]"
 
 
 class Lost(Exception):  # noqa: N818 - a signal between two files, which no user sees
-    """The connection broke, chained from how. The statements may have been done, or are being done right now."""
+    """The connection broke, chained from the cause. The statements may have been done, or are being done right now."""
 
 
 class Silent(Lost):
@@ -46,7 +46,7 @@ class Silent(Lost):
 
 
 class Unconfirmed(Lost):
-    """The write is committed on this server, and no standby has confirmed it, as the server was to wait for."""
+    """The write is committed on this server, and no standby has confirmed it, for which the server was to wait."""
 
 
 class Failed(Exception):  # noqa: N818 - the same
@@ -63,13 +63,12 @@ class Failed(Exception):  # noqa: N818 - the same
 class PostgresConnection:
     """One connection, for one thread at a time.
 
-    It stays in pipeline mode. Statements between two syncs are one transaction, which is committed at the sync, so
-    several of them are atomic in one round trip without a BEGIN and a COMMIT. Nothing counts as done before the sync is
-    answered: a statement says that it is complete before its transaction is committed.
+    It stays in pipeline mode. The statements between two syncs are one transaction, in one round trip without BEGIN and
+    COMMIT. Nothing counts as done before the sync is answered: a statement is complete before its commit.
     """
 
     def __init__(self, pgconn: pq.abc.PGconn, *, prepare: bool) -> None:
-        # Not a psycopg.Connection: that complains where it is thrown away, as after an interrupt.
+        # Not a psycopg.Connection: that warns when it is collected, as after an interrupt.
         self._pgconn = pgconn
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
@@ -90,10 +89,7 @@ class PostgresConnection:
         """Whether a snapshot is read on it."""
 
     def alive(self) -> bool:
-        """Return whether nothing has arrived since the last answer; on an idle connection that is its end.
-
-        A look at the socket costs a microsecond, a `SELECT 1` as much as the statement that follows.
-        """
+        """Return whether nothing has arrived since the last answer: on an idle connection only its end does."""
         return not self._wait(READ, 0.0)
 
     @property
@@ -108,7 +104,7 @@ class PostgresConnection:
 
     @property
     def pid(self) -> int:
-        """The number of the session, as its server told it; behind a pooler it is that of no session."""
+        """The server's number of the session; behind a pooler it is that of no session."""
         return self._pgconn.backend_pid
 
     @property
@@ -145,7 +141,8 @@ class PostgresConnection:
             raise Silent from error
         except psycopg.Error as error:
             self._check_confirmed()
-            why = _last_words(results) or error
+            # The reason that the server gave before it closed the connection, if it gave one.
+            why = next((error_from_result(result) for result in results if result.status == _ERROR), error)
             if is_refused_by_pooler(why) or why.sqlstate in ENDED:
                 raise Failed(why) from None
             raise Lost from why
@@ -161,8 +158,8 @@ class PostgresConnection:
     def _check_confirmed(self) -> None:
         """Raise `Unconfirmed` if the server has warned that it waits no longer for its standbys."""
         for warning in self._warnings:
-            # The words are in the server's language. Where it is built without the names of its functions, a warning
-            # counts that came when it was asked to give up, or to end; else one that shuts down at once would, too.
+            # Its words are in the server's language. A server that is built without the names of its functions sends
+            # the warning when it was asked to give up, or to end; one that shuts down at once warns of other things.
             hinted = self._cancelled or warning.sqlstate == _TERMINATED
             if warning.function == _AWAITING_STANDBYS if warning.function else hinted:
                 raise Unconfirmed from psycopg.OperationalError(warning.words)
@@ -264,8 +261,3 @@ def _keeper(warnings: list[_ServerWarning]) -> Callable[[pq.abc.PGresult], None]
             warnings.append(_ServerWarning(notice.sqlstate, notice.source_function, notice.message_primary or ""))
 
     return keep
-
-
-def _last_words(results: Results) -> psycopg.Error | None:
-    """Return the reason that the server gave before it closed a connection, if it gave one."""
-    return next((error_from_result(result) for result in results if result.status == _ERROR), None)
