@@ -122,7 +122,7 @@ def _check_unknown(scheme: str) -> None:
         raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
     from rstore.backends.plugins import find_plugins
 
-    known = list(dict.fromkeys([*SCHEMES, *(plugin.scheme for plugin in find_plugins())]))
+    known = list(dict.fromkeys([*SCHEMES, *find_plugins()]))
     if scheme not in known:
         [*close] = get_close_matches(scheme, known, 1)
         raise InvalidValueError(

@@ -31,12 +31,9 @@ class Occurrence(StrEnum):
 
 
 _LEVELS: Final = {
-    Occurrence.RETRY: logging.DEBUG,
-    Occurrence.WAIT: logging.DEBUG,
     Occurrence.RECONNECTION: logging.INFO,
     Occurrence.FAILOVER: logging.WARNING,
     Occurrence.LOST_REPLY: logging.WARNING,
-    Occurrence.SEAL: logging.DEBUG,
 }
 
 
@@ -47,9 +44,9 @@ class Telemetry:
         self._counts = Counter[Occurrence]()
 
     def note(self, logger: logging.Logger, occurrence: Occurrence, message: str, *args: object) -> None:
-        """Count an occurrence, and log it at the level that it has."""
+        """Count an occurrence, and log it, most kinds at the level DEBUG."""
         self._counts[occurrence] += 1
-        logger.log(_LEVELS[occurrence], message, *args)
+        logger.log(_LEVELS.get(occurrence, logging.DEBUG), message, *args)
 
     def counts(self) -> dict[str, int]:
         """Return how often each occurrence was noted, all of them in order."""

@@ -122,8 +122,7 @@ class _Member(AllowedBlueprint):
         raise SerializationError(f"{kind.__qualname__} has no member of the stored value")
 
     def build(self) -> Any:
-        if len(self.args) != 1 or self.state is not None or self.items:
-            raise malformed(self)
+        self.check_args(1)
         return self.find(self.args[0])
 
 

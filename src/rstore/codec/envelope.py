@@ -164,7 +164,7 @@ class Envelope:
                 )
             return data
         if (size := len(data)) < HEADER_BYTES + TAG_BYTES:
-            raise TamperedError(f"{self._describe(where)} was cut short") if self.keyed else self._key_required(where)
+            raise TamperedError(f"{self._describe(where)} was cut short") if self.keyed else self.refusal(where)
         cipher = self._opened.get(data[:PREFIX_BYTES]) or self._find_key(data, where)
         header = data[:HEADER_BYTES]
         try:
@@ -233,21 +233,18 @@ class Envelope:
         self._seal = prefix, cipher
         return self._seal
 
-    def _key_required(self, where: bytes) -> KeyRequiredError:
-        return KeyRequiredError(f"{self._describe(where)} is encrypted: open the store with key=…")
-
     def holds(self, head: bytes) -> bool:
         """Return whether bytes with this beginning are unsealed, or sealed under a key of this envelope."""
         return head[:1] != b"\xc1" or head[:PREFIX_BYTES] in self._opened or self._look_for_key(head) is not None
 
     def emptied(self, where: bytes) -> EncryptionError:
         """Return the error for sealed bytes that are missing."""
-        return TamperedError(f"{self._describe(where)} was removed") if self.keyed else self._key_required(where)
+        return TamperedError(f"{self._describe(where)} was removed") if self.keyed else self.refusal(where)
 
     def refusal(self, where: bytes) -> EncryptionError:
         """Return the error for bytes sealed under a key that this envelope lacks."""
         if not self.keyed:
-            return self._key_required(where)
+            return KeyRequiredError(f"{self._describe(where)} is encrypted: open the store with key=…")
         return WrongKeyError(f"{self._describe(where)} is encrypted under a key that this store was not given")
 
     def _describe(self, where: bytes) -> str:
@@ -257,9 +254,7 @@ class Envelope:
         return f"{_PHRASES[Cell(cell)]} of {key.decode()!r} in namespace {namespace.decode()!r}"
 
     def _find_key(self, data: bytes, where: bytes) -> Cipher:
-        if not self.keyed:
-            raise self._key_required(where)
-        if data[1] != SUITE:
+        if self.keyed and data[1] != SUITE:
             raise EncryptionError(
                 f"{self._describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here"
             )

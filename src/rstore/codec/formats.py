@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
 from typing import Any, ClassVar, Final, Protocol
 
 from rstore.codec.data_pickle import DataPickle
@@ -32,15 +31,9 @@ class Serializer(Protocol):
 
     def dumps(self, value: Any, /) -> bytes:
         """Return the bytes of a value."""
-        ...
-
-    def dumps_each(self, values: Iterable[Any], /) -> Iterator[bytes]:
-        """Yield the bytes of many values."""
-        ...
 
     def loads(self, body: bytes, /) -> Any:
         """Return the value of the bytes."""
-        ...
 
 
 class Pickle:
@@ -56,11 +49,6 @@ class Pickle:
     def dumps(value: Any, /) -> bytes:
         """Return the pickle of a value."""
         return pickle.dumps(value, 5)  # cheaper than a partial with a keyword
-
-    @staticmethod
-    def dumps_each(values: Iterable[Any], /) -> Iterator[bytes]:
-        """Yield the pickles of many values, without a frame for each."""
-        return map(pickle.dumps, values, repeat(5))
 
 
 class Json:
@@ -79,10 +67,6 @@ class Json:
             if len({key if isinstance(key, str) else json.dumps(key) for key in keys}) < len(keys):
                 raise SerializationError("two keys of a dict in it become one in JSON, which has keys of type str only")
         return body
-
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the JSON of many values."""
-        return map(self.dumps, values)
 
     def loads(self, body: bytes) -> Any:
         """Return the value of JSON."""
@@ -117,10 +101,6 @@ class MsgPack:
                     "a key: serializer='data' takes it"
                 )
         return body
-
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the MessagePack of many values."""
-        return map(self.dumps, values)
 
     def loads(self, body: bytes) -> Any:
         """Return the value of MessagePack."""
