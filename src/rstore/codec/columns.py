@@ -270,6 +270,8 @@ def column_of_encoded(parts: Sequence[bytes]) -> Column:
         if code in _ARRAYS:
             kind = Kind(code)
             data = np.frombuffer(b"".join([part[1:] for part in parts]), DTYPES[kind])
+            if kind is Kind.BOOL and int(data.view(np.uint8).max()) > 1:
+                raise CorruptionError("a stored bool is neither true nor false")
             if len(data) == len(parts):
                 return Column(kind, data)
         if code == Kind.STR:
