@@ -138,17 +138,7 @@ class Envelope:
 
     def seal(self, body: bytes, where: bytes, position: bytes = b"") -> bytes:
         """Return `body` sealed at its place, or as it is without a key."""
-        if not self.keyed:
-            return body
-        if self._seals_left <= 0:
-            self.renew()
-        self._seals_left -= 1
-        prefix, cipher = self._seal or self._new_salt()
-        nonce = os.urandom(NONCE_BYTES)
-        header = prefix + nonce
-        if len(body) > LARGE_BYTES:
-            return cipher.encrypt_large(header, body, where + position)
-        return header + cipher.encrypt(nonce, body, header + where + position)
+        return self._seal_as(os.urandom(NONCE_BYTES), body, where + position) if self.keyed else body
 
     def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
         """Return the bytes that were sealed at this place; unencrypted bytes as they are, where they are allowed.
@@ -177,19 +167,21 @@ class Envelope:
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
         """Return the bodies of many keys sealed, each at its place, in order."""
         # As `seal`, with all nonces drawn at once: each draw is a system call (benchmarks: `paths`).
-        nonces, kind, sealed = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell], []
-        for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True):
-            if self._seals_left <= 0:
-                self.renew()
-            self._seals_left -= 1
-            prefix, cipher = self._seal or self._new_salt()
-            nonce, where = nonces[at : at + NONCE_BYTES], kind + _prefixed(key)
-            header = prefix + nonce
-            if len(body) > LARGE_BYTES:
-                sealed.append(cipher.encrypt_large(header, body, where))
-            else:
-                sealed.append(header + cipher.encrypt(nonce, body, header + where))
-        return sealed
+        nonces, kind = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell]
+        return [
+            self._seal_as(nonces[at : at + NONCE_BYTES], body, kind + _prefixed(key))
+            for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True)
+        ]
+
+    def _seal_as(self, nonce: bytes, body: bytes, place: bytes) -> bytes:
+        if self._seals_left <= 0:
+            self.renew()
+        self._seals_left -= 1
+        prefix, cipher = self._seal or self._new_salt()
+        header = prefix + nonce
+        if len(body) > LARGE_BYTES:
+            return cipher.encrypt_large(header, body, place)
+        return header + cipher.encrypt(nonce, body, header + place)
 
     def opener(self, cell: Cell) -> Callable[[str, bytes], bytes]:
         """Return a function that opens the bytes of one key after another, without the checks of `open`.
