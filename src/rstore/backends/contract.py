@@ -114,7 +114,7 @@ class ReadTransaction(ABC):
         """Hold a log at one moment, from `lo` to `hi`, to be read bit by bit while others write.
 
         One thread uses it at a time, not always the same, and holds it as long as it iterates. A backend that cannot
-        stay at a moment holds the bodies: compressed, they are a tenth of the points or less.
+        stay at a moment holds the bodies, which are compressed.
         """
         return nullcontext(HeldLogSnapshot(self.view(log, ViewQuery(lo, hi))))
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from rstore.backends.types import Model
 from rstore.errors import StoreError, StoreNotAvailableError
@@ -128,7 +128,13 @@ class BackendMaintenance(ABC):
 _MAX_NAMES: Final = 10
 
 
-def no_namespace(backend: BackendMaintenance, namespace: str, where: str) -> StoreNotAvailableError:
+class Named(Protocol):
+    """An object that lists the namespaces of a store."""
+
+    def namespaces(self) -> list[str]: ...
+
+
+def no_namespace(backend: Named, namespace: str, where: str) -> StoreNotAvailableError:
     """Return the error for a missing namespace; it names those that exist."""
     message = f"there is no namespace {namespace!r} {where}"
     with suppress(StoreError):  # damage to other namespaces is not the subject of this error

@@ -203,9 +203,6 @@ class _Counter(Blueprint):
         return self.begun
 
 
-# -- the globals of data ----------------------------------------------------------------------------------------------
-
-
 # Classes, not functions: a pickle could set attributes of a function, `__defaults__` for example, for good. It cannot
 # set those of a class with the `__setstate__` of a blueprint.
 class _Zone(Blueprint):

@@ -31,10 +31,10 @@ class Cipher:
 
     def _pieces(self, header: bytes) -> Any:
         check_running("nothing large can be sealed or opened")
-        from cryptography.hazmat.primitives import ciphers
+        from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
+        from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
-        nonce = ciphers.modes.GCM(header[PREFIX_BYTES:])
-        return ciphers.Cipher(ciphers.algorithms.AES(self._key.reveal()), nonce)
+        return Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:]))
 
     def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
         """Return header, ciphertext and tag: the bytes that `encrypt` makes, with one copy less."""

@@ -31,6 +31,7 @@ class Serializer(Protocol):
 
     def dumps(self, value: Any, /) -> bytes:
         """Return the bytes of a value."""
+        ...
 
     def loads(self, body: bytes, /) -> Any:
         """Return the value of the bytes."""
@@ -91,7 +92,7 @@ class MsgPack:
     def dumps(self, value: Any) -> bytes:
         """Return the MessagePack of a value.
 
-        Raises `SerializationError` if a key of a dict is a tuple, which would come back as a list, and no key can be.
+        Raises `SerializationError` if a key of a dict is a tuple: it would come back as a list, which cannot be a key.
         """
         body = bytes(self._msgpack.packb(value))
         for keys in _keys_of_dicts(value):

@@ -157,9 +157,6 @@ def _describe_other(key: Any) -> str:
     return f"a key is a str, bytes or Passphrase, not {type(key).__name__}"
 
 
-# -- keys and the facts about them ------------------------------------------------------------------------------------
-
-
 class Keyring(NamedTuple):
     """The keys of a store in one namespace."""
 

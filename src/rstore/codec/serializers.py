@@ -100,7 +100,8 @@ class Codec:
         except Exception as error:  # a value's own __reduce__ or a subclass may raise any
             raise self.cannot_dump(value, error) from error
         if self.typed:
-            return self._mark + stamp + body
+            whole: bytes = self._mark + stamp + body
+            return whole
         if isinstance(body, str):
             return b"\x05" + stamp + body.encode("utf-8", "surrogatepass")
         if isinstance(body, bytes | bytearray | memoryview):
