@@ -178,7 +178,7 @@ class Namespace(ReadNamespace[WriteTransaction]):
 
 @dataclass(slots=True)
 class Written:
-    """How much a transaction has written: its owner sweeps and seals after its end, when no writer waits for it."""
+    """How much a transaction has written: its owner sweeps and packs after its end, when no writer waits for it."""
 
     records: int = 0
     points: Counter[str] = field(default_factory=Counter)

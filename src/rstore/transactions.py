@@ -195,13 +195,13 @@ def transaction(outer: Session, freq: int | None, stack: TransactionStack) -> Ge
 
 
 def _catch_up(outer: Session, written: Written) -> None:
-    """Sweep and seal what the writes of a transaction made due, now that no writer waits for its end."""
+    """Sweep and pack what the writes of a transaction made due, now that no writer waits for its end."""
     if written.records:
         outer.records.count_written(written.records)
     for key, rows in written.points.items():
-        outer.series.maybe_seal(key, rows)
+        outer.series.maybe_pack(key, rows)
     for key, rows in written.changes.items():
-        outer.events.maybe_seal(key, rows)
+        outer.events.maybe_pack(key, rows)
 
 
 @contextmanager

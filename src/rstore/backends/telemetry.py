@@ -26,8 +26,8 @@ class Occurrence(StrEnum):
     """Another server answers for the data now."""
     LOST_REPLY = "lost_replies"
     """A server was gone before it said whether a write was done."""
-    SEAL = "seals"
-    """Points or changes were packed into chunks."""
+    PACK = "seals"
+    """Points or changes were packed into chunks; the counter keeps its older name."""
 
 
 _LEVELS: Final = {

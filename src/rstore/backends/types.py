@@ -106,7 +106,7 @@ class Row(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A sealed run of rows, immutable; the chunks of a log are disjoint. `body` is empty if it was not asked for."""
+    """A packed run of rows, immutable; the chunks of a log are disjoint. `body` is empty if it was not asked for."""
 
     first: Position
     last: Position
