@@ -70,7 +70,6 @@ class ReadTransaction(ABC):
 
         The key need not be checked before: no record exists under anything that cannot be a key.
         """
-        del key
         return None
 
     @abstractmethod

@@ -110,8 +110,6 @@ class MsgPack:
 
 def _keys_of_dicts(value: Any) -> Iterator[Any]:
     """Yield the keys of each dict in a value that has others than str; the value was dumped, so it has an end."""
-    if type(value) in _LEAVES:
-        return
     todo = [value]
     while todo:
         one = todo.pop()

@@ -134,10 +134,8 @@ class Codec:
 
     def check(self, encoded: bytes) -> None:
         """Raise the errors of `decode` that show without running code that the writer chose."""
-        if is_native(encoded):
+        if not encoded or is_native(encoded):
             self.decode(encoded)
-        elif not encoded:
-            raise CorruptionError("a stored value is empty: not even a codec byte is left")
         elif encoded[0] not in self.loads:
             raise self._refusal(encoded[0])
         elif encoded[0] == COMPRESSED:
