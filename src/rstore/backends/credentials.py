@@ -46,7 +46,7 @@ def ask_for_login(credentials: Credentials, place: str) -> Login:
     """Return the login of a new connection.
 
     Raises `StoreNotAvailableError`, chained from its cause, if the function raises, and `InvalidArgumentError` if it
-    returns anything else. No message and no variable of a frame that is left behind shows what it has returned.
+    returns anything else. Neither a message nor a variable of a frame in the traceback shows the returned password.
     """
     try:
         given = credentials()

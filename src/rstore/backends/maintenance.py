@@ -40,7 +40,7 @@ class Stats:
 
 
 class Durability(NamedTuple):
-    """Which accidents a call survives that has returned; None where the store cannot know it."""
+    """Which accidents a returned call survives; None where the store cannot know it."""
 
     survives_crash: bool | None
     """… when the process that holds the data crashes: this one, or the server."""

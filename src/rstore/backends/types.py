@@ -65,7 +65,7 @@ class Keeping(enum.Enum):
 
 KEEP: Final = Keeping.KEEP
 Ttl: TypeAlias = int | Literal[Keeping.KEEP] | None
-"""How many milliseconds a record lives, `None` for good, or `KEEP`: as long as the one in place at the commit."""
+"""How many milliseconds a record lives, `None` for good, or `KEEP`: as long as the record in place at the commit."""
 
 
 class Model(enum.IntEnum):

@@ -69,7 +69,7 @@ def blueprint_for(kind: Any) -> type[AllowedBlueprint]:
 
 
 def _own_hook(kind: type) -> str | None:
-    """Return the name of a method of its own that a class has run when an object is pickled, rebuilt or let go of."""
+    """Return the method of its own that a class has run when an object is pickled, rebuilt or freed; None for none."""
     if hasattr(kind, "__del__"):
         return "__del__"
     if issubclass(kind, Enum):  # whose way comes before all others

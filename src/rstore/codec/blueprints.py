@@ -86,7 +86,7 @@ class Blueprint:
         raise NotImplementedError
 
     def check_args(self, *counts: int) -> None:
-        """Refuse a blueprint that has a state or items, or as many arguments as the object never has."""
+        """Refuse a blueprint with a state or items, or with another number of arguments than these."""
         if len(self.args) not in counts or self.state is not None or self.items:
             raise malformed(self)
 

@@ -40,7 +40,7 @@ class Cipher:
         """Return header, ciphertext and tag: the bytes that `encrypt` makes, with one copy less."""
         sealing = self._pieces(header).encryptor()
         sealing.authenticate_additional_data(header + place)
-        # Its value is the buffer itself.
+        # `getvalue` returns the buffer itself.
         sealed, whole = BytesIO(), memoryview(body)
         sealed.write(header)
         for begin in range(0, len(body), _PIECE_BYTES):

@@ -143,8 +143,8 @@ class Envelope:
     def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
         """Return the bytes that were sealed at this place; unencrypted bytes as they are, where they are allowed.
 
-        Raises `KeyRequiredError` or `PlaintextError`; `WrongKeyError` or `TamperedError`, which may also say that the
-        namespace has other keys or another incarnation by now, for which the layer above has another envelope.
+        Raises `KeyRequiredError` or `PlaintextError`. Raises `WrongKeyError` or `TamperedError`, also where the
+        namespace has got another key or incarnation: the layer above then makes another envelope and tries again.
         """
         if data[:1] != b"\xc1":
             if self.keyed and not self._allow_plaintext:

@@ -120,7 +120,7 @@ class Codec:
 
     def cannot_dump(self, value: Any, error: Exception) -> SerializationError:
         """Return the error for a value that could not be dumped."""
-        # Not by a subclass's `_dump`, which may do more than return bytes.
+        # Not by calling a subclass's `_dump` again: it may do more than return bytes.
         return cannot_dump(value, error, self._dumps if self.typed else None)
 
     def decode(self, encoded: bytes) -> Any:
