@@ -84,7 +84,7 @@ def _bars(n: int, results: Mapping[str, Results]) -> Bars:
 
 
 def tuples(lab: Lab) -> Section:
-    """Measure a million Python tuples, and what random overwrites of sealed history cost."""
+    """Measure a million Python tuples, and what random overwrites of packed history cost."""
     n, overwrites = lab.scaled(1_000_000), lab.scaled(50_000)
     contestants = {
         f"{kind}, {durability}": Contestant(
@@ -97,7 +97,7 @@ def tuples(lab: Lab) -> Section:
         f"{n:,} Python tuples, and the worst case",
         "values, durability | extend, million a second | range, million a second | range, of CPU time | "
         "random overwrites, a second | bytes written for each",
-        "`extend(key, *points)` and `range(key)` of `(int, float)`. Then points anywhere in the sealed history are "
+        "`extend(key, *points)` and `range(key)` of `(int, float)`. Then points anywhere in the packed history are "
         f"overwritten one a call ({overwrites:,} of them; a tenth in `full`): each goes to the log first, and later "
         "into its chunk, together with what fell there meanwhile.",
     )

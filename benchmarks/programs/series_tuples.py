@@ -1,4 +1,4 @@
-"""A million Python tuples in and out, and the worst that can be done to sealed history: random single points."""
+"""A million Python tuples in and out, and the worst that can be done to packed history: random single points."""
 
 from __future__ import annotations
 

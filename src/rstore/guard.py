@@ -50,12 +50,8 @@ class GuardedTransaction(Forwarding):
     """
 
     def __init__(self, inner: WriteTransaction, envelope: Envelope) -> None:
-        self._guarded = inner
+        self._inner = inner
         self._envelope = envelope
-
-    @property
-    def _inner(self) -> WriteTransaction:
-        return self._guarded
 
     def _wrap(self, inner: WriteTransaction) -> WriteTransaction:
         return GuardedTransaction(inner, self._envelope)

@@ -11,8 +11,8 @@ from rstore.events.state_cache import StateCache
 from rstore.guard import GuardedTransaction
 from rstore.incarnation import Incarnation
 from rstore.keyvalue.record_store import RecordReader, RecordStore
+from rstore.log.packing import Logs
 from rstore.log.reader import LogReader
-from rstore.log.sealing import Logs
 from rstore.namespace import Namespace, ReadNamespace, Setup
 
 

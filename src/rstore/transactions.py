@@ -11,7 +11,7 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import get_ident, local
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from weakref import ref
 
 from rstore.backends.common.forwarding import Forwarding
@@ -37,8 +37,7 @@ class _Ended(Forwarding):
     def __init__(self, why: str) -> None:
         self._why = why
 
-    @property
-    def _inner(self) -> WriteTransaction:
+    def __getattr__(self, name: str) -> NoReturn:  # of `_inner`, which it lacks
         raise StoreClosedError(self._why)
 
 

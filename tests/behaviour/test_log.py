@@ -15,7 +15,7 @@ from rstore.backends.sqlite.backend import SqliteBackend
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change
-from rstore.log.sealing import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
+from rstore.log.packing import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
@@ -40,7 +40,7 @@ def query(tmp_path: Path) -> Callable[..., list[Any]]:
     return run
 
 
-def test_a_batch_is_sealed_at_once_and_a_few_points_stay_hot(store: Store, query: Callable[..., list[Any]]) -> None:
+def test_a_batch_is_packed_at_once_and_a_few_points_stay_hot(store: Store, query: Callable[..., list[Any]]) -> None:
     store.extend_many("s", ((t, t / 10) for t in range(100_000)))
     store.extend("s", (200_000, 1.0), (5, -1.0))
     sizes = [n for (n,) in query("SELECT n FROM chunks ORDER BY first_t")]
@@ -50,7 +50,7 @@ def test_a_batch_is_sealed_at_once_and_a_few_points_stay_hot(store: Store, query
     assert store.range("s", n=7)[-2:] == [(5, -1.0), (6, 0.6)]
 
 
-def test_changes_are_sealed_in_smaller_chunks(store: Store, query: Callable[..., list[Any]]) -> None:
+def test_changes_are_packed_in_smaller_chunks(store: Store, query: Callable[..., list[Any]]) -> None:
     # A look at whether they are due comes after 512 rows at the latest.
     for t in range(HOT_CHANGES + 2 * CHECK_EVERY):
         store.apply("k", {"a": t}, t)
@@ -59,7 +59,7 @@ def test_changes_are_sealed_in_smaller_chunks(store: Store, query: Callable[...,
     assert all(1024 <= n < 2048 for n in sizes)
 
 
-@pytest.mark.parametrize("verb", ["seal", "remove", "remove both", "add"])
+@pytest.mark.parametrize("verb", ["pack", "remove", "remove both", "add"])
 def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_commit_drops_no_more_rows_than_the_backend_can_at_once(
     for kind, counted in kinds:
         monkeypatch.setattr(kind, "max_rows", 80)
         monkeypatch.setattr(kind, "commit", spying(kind.commit, counted))
-    if verb == "seal":
+    if verb == "pack":
         store.compact("s")
     elif verb == "remove":
         store.remove("s", start=100, end=2500)
@@ -184,7 +184,7 @@ def test_an_overwritten_point_survives_a_rewrite_that_read_the_old_one(store: St
         return pack(key, head, piece)
 
     logs._seal_chunk = overtaken  # type: ignore[method-assign]
-    logs.seal("s", logs.view("s", ViewQuery(bodies=False)))
+    logs.pack("s", logs.view("s", ViewQuery(bodies=False)))
     assert raced
     assert store.range("s", 49, end=51) == [(49, "old"), (50, "new"), (51, "old")]
     assert store.last("s") == (1000, "new")
@@ -257,12 +257,12 @@ def test_a_large_state_is_not_written_again_and_again(store: Store, query: Calla
     assert checkpoints <= 2 * changes
 
 
-def test_a_sequence_is_sealed_and_reads_the_same(store: Store, query: Callable[..., list[Any]]) -> None:
+def test_a_sequence_is_packed_and_reads_the_same(store: Store, query: Callable[..., list[Any]]) -> None:
     for i in range(300):
         store.apply("e", {"n": i} if i == 0 else {"n": (operator.add, 1)}, t=i)
     events = store.events("e")
     logs = store._writer.events
-    logs.seal("e", logs.view("e", ViewQuery(bodies=False)))
+    logs.pack("e", logs.view("e", ViewQuery(bodies=False)))
     assert query("SELECT count(*) FROM hot") == [(0,)]
     assert query("SELECT n FROM chunks") == [(300,)]
     assert store.events("e") == events

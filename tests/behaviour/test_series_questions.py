@@ -19,7 +19,7 @@ from small import shrink
 
 from rstore import InvalidArgumentError, Store, StoreIntegrityError
 from rstore.codec import segments, threads
-from rstore.log import sealing
+from rstore.log import packing
 from rstore.series import reader
 from rstore.testing.flavours import KEY
 
@@ -430,13 +430,13 @@ def test_of_many_who_may_not_replace_one_wins(store: Store) -> None:
 
 def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    open_chunk = sealing.Logs.open_chunk
+    open_chunk = packing.Logs.open_chunk
 
-    def counting(logs: sealing.Logs, key: str, chunk: Any, head: Any) -> Any:
+    def counting(logs: packing.Logs, key: str, chunk: Any, head: Any) -> Any:
         opened.append(chunk.n)
         return open_chunk(logs, key, chunk, head)
 
-    monkeypatch.setattr(sealing.Logs, "open_chunk", counting)
+    monkeypatch.setattr(packing.Logs, "open_chunk", counting)
     n = 40 * segments.MIN_ROWS
     store.extend_columns("k", np.arange(n), np.arange(n) / 2)
 
@@ -464,7 +464,7 @@ def test_only_those_chunks_are_opened_that_are_needed(store: Store, monkeypatch:
     assert count(lambda: store.iscomplete("k", 0, n - 1, 1)) <= reader.AT_ONCE
 
 
-def test_what_is_not_yet_sealed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_yet_packed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink(monkeypatch.setattr)
     with Store(f"memory://{uuid.uuid4()}", frozen=False) as store:
         store.extend_columns("k", np.arange(600), np.zeros(600))
@@ -475,4 +475,4 @@ def test_what_is_not_yet_sealed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
             store.extend("k", (t, 1.0))
         report = store.compact("k")
         # As many for each chunk as come between two looks, for each chunk that one look folds.
-        assert report.hot < 2 * report.chunks_after * sealing.CHECK_EVERY / sealing.FOLD_CHUNKS
+        assert report.hot < 2 * report.chunks_after * packing.CHECK_EVERY / packing.FOLD_CHUNKS

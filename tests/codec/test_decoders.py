@@ -123,6 +123,13 @@ def test_the_sum_of_a_chunk_of_large_ints_does_not_wrap_around() -> None:
     assert stats[:4] == (len(values), -(2**63), 2**63 - 1, sum(values))
 
 
+def test_a_column_of_damaged_bools_is_refused_as_each_of_them_is() -> None:
+    with pytest.raises(CorruptionError, match="neither true nor false"):
+        CODEC.decode(b"\x12\x02")
+    with pytest.raises(CorruptionError, match="neither true nor false"):
+        columns.column_of_encoded([b"\x12\x01", b"\x12\x02"])
+
+
 @given(st.lists(st.binary(max_size=20), max_size=50), st.data())
 def test_blobs_are_a_list_of_bytes(parts: list[bytes], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(parts)))

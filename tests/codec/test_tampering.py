@@ -82,7 +82,7 @@ def _fill(store: Store) -> None:
     store.prune("pruned")
 
 
-def _fill_until_sealed(store: Store, file: apsw.Connection) -> None:
+def _fill_until_packed(store: Store, file: apsw.Connection) -> None:
     """Apply until the oldest changes are in a chunk; when that happens is left to chance."""
     for t in itertools.count():
         store.apply("many", {"a": t}, t)
@@ -104,7 +104,7 @@ def file(path: Path, key: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with Store(path, key=key, frozen=False, durability="normal") as store:
         connection = apsw.Connection(str(path))
         _fill(store)
-        _fill_until_sealed(store, connection)
+        _fill_until_packed(store, connection)
         with Store(path, "second", key, frozen=False) as second:
             _fill(second)
         yield connection

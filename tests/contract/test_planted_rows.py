@@ -99,7 +99,7 @@ def _fill(store: Store) -> None:
     for t in range(1, _CHANGES):
         store.apply("e", _ADDED, t)
     events = store._writer.events
-    events.seal("e", events.view("e", ViewQuery(bodies=False)))
+    events.pack("e", events.view("e", ViewQuery(bodies=False)))
 
 
 def _plant(opener: Opener, model: Model, key: str, start: int, stop: int) -> Chunk:
@@ -248,7 +248,7 @@ class PlantingSuite(Suite):
                 store.apply("e", {"n": t} if t % 100 == 0 else _ADDED, t)
             session = store._writer
             if kind == "chunk":
-                session.events.seal("e", session.events.view("e", ViewQuery(bodies=False)))
+                session.events.pack("e", session.events.view("e", ViewQuery(bodies=False)))
             old = session.events.view("e")
             states = list(session.backend.checkpoints(Log(Model.EVENTS, "e")))
             assert store.prune("e") == 200
@@ -276,7 +276,7 @@ class PlantingSuite(Suite):
             stale = next(session.backend.checkpoints(log))
             store.apply("e", _ADDED, 15)
             if kind == "a chunk":
-                session.events.seal("e", session.events.view("e", ViewQuery(bodies=False)))
+                session.events.pack("e", session.events.view("e", ViewQuery(bodies=False)))
             view = session.events.view("e")
             assert view.head is not None
             newest = next(session.backend.checkpoints(log))

@@ -125,7 +125,7 @@ def contend(path: str, name: str, rounds: str) -> None:
 
 
 def grow(path: str, parity: str, total: str) -> None:
-    """Extend a series in small batches, by every second timestamp, so that it is sealed again and again."""
+    """Extend a series in small batches, by every second timestamp, so that it is packed again and again."""
     say("ready")
     sys.stdin.readline()
     with Store(path, frozen=False, durability="normal", timeout=_PATIENCE_S) as store:
@@ -154,7 +154,7 @@ def rework(path: str, parity: str, total: str) -> None:
             store.remove("s", start=gone, end=gone)
             del left[gone]
         again = {t: [parity, "again"] for t in chosen.sample(sorted(left), len(left) // 2)}
-        store.extend("s", *again.items())  # enough to be sealed at once
+        store.extend("s", *again.items())  # enough to be packed at once
         left |= again
     say(json.dumps(sorted(left.items())))
 
@@ -261,7 +261,7 @@ def write_points(path: str) -> None:
 
 
 def write_chunks(path: str) -> None:
-    """Write batches that are sealed at once, on top of another, until killed."""
+    """Write batches that are packed at once, on top of another, until killed."""
     with Store(path, frozen=False) as store:
         last = store.last("s")
         i = 0 if last is None else last[1] + 1

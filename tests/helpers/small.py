@@ -1,4 +1,4 @@
-"""Tiny chunks, so that sealing, folding and checkpoints happen every few rows, and in the same places each time."""
+"""Tiny chunks, so that packing, folding and checkpoints happen every few rows, and in the same places each time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from rstore.codec import segments
 from rstore.events import checkpoints
-from rstore.log import sealing, writer
+from rstore.log import packing, writer
 from rstore.series import points, writing
 
 _SIZES: dict[str, int] = {
@@ -28,10 +28,10 @@ def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
         where = [
-            module for module in (checkpoints, points, sealing, segments, writer, writing) if hasattr(module, name)
+            module for module in (checkpoints, packing, points, segments, writer, writing) if hasattr(module, name)
         ]
         assert where, name
         for module in where:
             setattr_(module, name, size)
     # The looks at whether a log is due come at random, and would not come again in the same places.
-    setattr_(sealing, "_random", Random(1))
+    setattr_(packing, "_random", Random(1))

@@ -20,12 +20,12 @@ from rstore.backends.postgres import backend, reader, writer
 from rstore.backends.postgres.logs import tombstones
 from rstore.backends.postgres.transaction import executor, receipts, sender, session, snapshot, transaction
 from rstore.backends.postgres.transport import connect, pool, protocol, sockets
-from rstore.log import races, rewrite, sealing
+from rstore.log import packing, races, rewrite
 from rstore.log import writer as log_writer
 
 MODULES = [
     *(backend, reader, writer, tombstones, executor, receipts, sender, session, snapshot, transaction),
-    *(connect, pool, protocol, sockets, races, rewrite, sealing, log_writer, store, transactions),
+    *(connect, pool, protocol, sockets, packing, races, rewrite, log_writer, store, transactions),
 ]
 FILES = {contextlib.__file__, *(str(module.__file__) for module in MODULES)}
 OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'rstore' AND state LIKE 'idle in transaction%'"

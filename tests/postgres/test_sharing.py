@@ -68,7 +68,7 @@ def test_eight_processes_write_one_series_one_sequence_and_the_same_keys(dsn: st
         store.discard()
 
 
-def test_processes_that_overwrite_and_remove_what_is_sealed(dsn: str) -> None:
+def test_processes_that_overwrite_and_remove_what_is_packed(dsn: str) -> None:
     total = 8000
     with ExitStack() as stack:
         workers = [stack.enter_context(Program(programs.rework, dsn, parity, total)) for parity in (0, 1)]

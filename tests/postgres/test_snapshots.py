@@ -17,7 +17,7 @@ from rstore import ConflictError, Store, StoreNotAvailableError, UnsafeValueErro
 from rstore.backends.postgres.transaction import transaction
 from rstore.backends.types import Chunk, Commit, Head, Log, Model, Options, ViewQuery
 from rstore.keyvalue import record_store
-from rstore.log import sealing
+from rstore.log import packing
 
 POINTS = 200_000
 """More than the chunks that are fetched at once."""
@@ -128,7 +128,7 @@ def test_how_often_the_server_is_asked(
     proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, most: int, verb: Callable[[Store], object]
 ) -> None:
     monkeypatch.setattr(record_store, "_SWEEP_EVERY", 10**9)  # which comes at random, and is one more
-    monkeypatch.setattr(sealing, "CHECK_EVERY", 10**9)
+    monkeypatch.setattr(packing, "CHECK_EVERY", 10**9)
     monkeypatch.setattr(transaction, "REMOVE_EVERY", 10**9)
     with Store(proxied_dsn, frozen=False, durability="normal") as store:
         store.set("k", 1)
@@ -155,7 +155,7 @@ def test_a_sequence_that_others_change_is_asked_for_first(
     proxied_dsn: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no more once they have stopped."""
-    monkeypatch.setattr(sealing, "CHECK_EVERY", 10**9)  # no look whether the log is due for sealing
+    monkeypatch.setattr(packing, "CHECK_EVERY", 10**9)  # no look whether the log is due for packing
     with Store(proxied_dsn, frozen=False, durability="normal") as ours, Store(proxied_dsn, frozen=False) as theirs:
         for store in (ours, theirs) * 2:
             store.apply("k", {"n": 0})

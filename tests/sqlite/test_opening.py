@@ -220,7 +220,7 @@ def test_discarding_through_a_link_that_is_turned(
 def test_a_memory_error_behind_the_commit(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Sealing comes behind it: what was stored is stored, and sealed some other time."""
+    """Packing comes behind it: what was stored is stored, and packed some other time."""
     with Store(path, frozen=False) as store:
         session: Any = store._session  # noqa: SLF001
         logs = session.series
@@ -228,14 +228,14 @@ def test_a_memory_error_behind_the_commit(
         def fail(*_: object) -> None:
             raise MemoryError("secret")
 
-        monkeypatch.setattr(logs, "seal", fail)
-        monkeypatch.setattr("rstore.log.sealing.HOT_ROWS", 10)
-        monkeypatch.setattr("rstore.log.sealing.CHECK_EVERY", 5)
+        monkeypatch.setattr(logs, "pack", fail)
+        monkeypatch.setattr("rstore.log.packing.HOT_ROWS", 10)
+        monkeypatch.setattr("rstore.log.packing.CHECK_EVERY", 5)
         logs._until_check = 5  # noqa: SLF001
         for t in range(100):
             assert store.extend("s", (t, t)) == 1
         assert len(store.range("s")) == 100
-        assert "the sealing of 's' in namespace 'default' is put off: MemoryError" in caplog.text
+        assert "the packing of 's' in namespace 'default' is put off: MemoryError" in caplog.text
         assert "secret" not in caplog.text
         monkeypatch.undo()
         store.compact("s")
@@ -253,8 +253,8 @@ def test_who_asks_the_program_to_stop_is_heard(
         def fail(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(logs, "seal", fail)
-        monkeypatch.setattr("rstore.log.sealing.HOT_ROWS", 1)
+        monkeypatch.setattr(logs, "pack", fail)
+        monkeypatch.setattr("rstore.log.packing.HOT_ROWS", 1)
         logs._until_check = 0  # noqa: SLF001
         with pytest.raises(error):
             store.extend("s", (1, 1))

@@ -70,7 +70,6 @@ class ReadTransaction(ABC):
 
         The key need not be checked before: no record exists under anything that cannot be a key.
         """
-        del key
         return None
 
     @abstractmethod
@@ -114,7 +113,7 @@ class ReadTransaction(ABC):
         """Hold a log at one moment, from `lo` to `hi`, to be read bit by bit while others write.
 
         One thread uses it at a time, not always the same, and holds it as long as it iterates. A backend that cannot
-        stay at a moment holds the bodies: compressed, they are a tenth of the points or less.
+        stay at a moment holds the bodies, which are compressed.
         """
         return nullcontext(HeldLogSnapshot(self.view(log, ViewQuery(lo, hi))))
 
@@ -145,12 +144,12 @@ class WriteTransaction(ReadTransaction):
     sealed for. If the namespace is gone, or of another incarnation, the call writes nothing and raises
     `NamespaceGone`; the layer above calls `create`, seals anew and tries again. Each new fact replaces the last
     `KEYS_BYTES` of the incarnation in the same step, so that a writer that does not know the fact is refused as well.
-    A call that takes away carries `if_incarnation`: of another incarnation it takes nothing and raises
-    `NamespaceGone`; of a namespace that is gone there is nothing to take. (A cluster makes the incarnation part of
+    A call that deletes carries `if_incarnation`: it deletes nothing and raises `NamespaceGone` if the namespace is of
+    another incarnation. If the namespace is gone, there is nothing to delete. (A cluster makes the incarnation part of
     every key's name: no reader finds what is written under a dead one.)
 
-    *On a cluster* each call touches one key, one log, or keys that a cluster may spread: there it is atomic per bucket,
-    and `fetch` and `delete_range`, which may concern any number of records, per step of bounded work.
+    *On a cluster* a call on one key or one log is atomic. A call on several keys is atomic per bucket; `fetch` and
+    `delete_range`, which may concern any number of records, are atomic per step of bounded work.
     """
 
     max_rows: ClassVar[int] = MAX_SEQ
@@ -250,7 +249,7 @@ class WriteTransaction(ReadTransaction):
         appended to a log that is removed here come behind its removal.
 
         Without `serializable`, others may do anything between two calls: for callers that commit on conditions.
-        Without `create`, the calls inside only take away, and the place of a store that is absent is not made.
+        Without `create`, the calls inside only delete, and an absent store is not created.
 
         The end of a transaction whose part is still open ends the part first. The part's own end then does nothing.
 

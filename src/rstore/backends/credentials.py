@@ -11,8 +11,6 @@ from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailable
 Credentials: TypeAlias = "Callable[[], str | tuple[str, str]]"
 """Returns a password, or (user, password)."""
 
-_PAIR: Final = 2
-
 
 class Login(NamedTuple):
     """A user, None for the one that the dsn names, and a password."""
@@ -48,7 +46,7 @@ def ask_for_login(credentials: Credentials, place: str) -> Login:
     """Return the login of a new connection.
 
     Raises `StoreNotAvailableError`, chained from its cause, if the function raises, and `InvalidArgumentError` if it
-    returns anything else. No message and no variable of a frame that is left behind shows what it has returned.
+    returns anything else. Neither a message nor a variable of a frame in the traceback shows the returned password.
     """
     try:
         given = credentials()
@@ -66,19 +64,20 @@ def ask_for_login(credentials: Credentials, place: str) -> Login:
 
 def _login(given: Any) -> Login | tuple[type[InvalidTypeError | InvalidValueError], str]:
     pair = given if isinstance(given, tuple) else (None, given)
-    if len(pair) != _PAIR:
+    if len(pair) != 2:
         return InvalidValueError, f"a tuple of {len(pair)}"
     if not all(isinstance(one, str) or (one is None and i == 0) for i, one in enumerate(pair)):
         inner = ", ".join(type(one).__name__ for one in pair)
         return InvalidTypeError, f"a tuple of {inner}" if isinstance(given, tuple) else type(given).__name__
     if any(one == "" for one in pair):
         return InvalidValueError, "an empty str"
-    if any("\0" in one or not _is_utf8(one) for one in pair if one is not None):
+    if any("\0" in one or not is_utf8(one) for one in pair if one is not None):
         return InvalidValueError, "a str with a NUL character or a lone surrogate"
     return Login(*pair)
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a str can be sent: it holds no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -40,7 +40,7 @@ class Stats:
 
 
 class Durability(NamedTuple):
-    """Which accidents a call survives that has returned; None where the store cannot know it."""
+    """Which accidents a returned call survives; None where the store cannot know it."""
 
     survives_crash: bool | None
     """… when the process that holds the data crashes: this one, or the server."""
@@ -131,9 +131,7 @@ _MAX_NAMES: Final = 10
 class Named(Protocol):
     """An object that lists the namespaces of a store."""
 
-    def namespaces(self) -> list[str]:
-        """Return their names, in order."""
-        ...
+    def namespaces(self) -> list[str]: ...
 
 
 def no_namespace(backend: Named, namespace: str, where: str) -> StoreNotAvailableError:

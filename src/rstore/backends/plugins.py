@@ -6,9 +6,8 @@ scheme that is not built in imports this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.metadata import entry_points
-from typing import Any, Final, NamedTuple
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
 
 from rstore.backends.contract import Backend
 from rstore.errors import StoreNotAvailableError
@@ -16,35 +15,22 @@ from rstore.errors import StoreNotAvailableError
 GROUP: Final = "rstore.backends"
 
 
-class Plugin(NamedTuple):
-    """A scheme that a distribution registers."""
-
-    scheme: str
-    distribution: str
-    value: str
-    load: Callable[[], Any]
-
-
-def find_plugins() -> list[Plugin]:
-    """Return all schemes that the installed distributions register.
+def find_plugins() -> dict[str, list[tuple[str, EntryPoint]]]:
+    """Return the entry points of the installed distributions by scheme, each with the name of its distribution.
 
     Raises `StoreNotAvailableError` if the entry points of a distribution are damaged.
     """
+    found: dict[str, list[tuple[str, EntryPoint]]] = {}
     try:
-        return [
-            Plugin(
-                entry.name.lower(),
-                f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution",
-                entry.value,
-                entry.load,
-            )
-            for entry in entry_points(group=GROUP)
-        ]
+        for entry in entry_points(group=GROUP):
+            name = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
+            found.setdefault(entry.name.lower(), []).append((name, entry))
     except Exception as error:
         raise StoreNotAvailableError(
             "no built-in backend has this scheme, and the entry points of the installed distributions cannot be read: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return found
 
 
 def load_plugin(scheme: str) -> type[Backend]:
@@ -53,18 +39,16 @@ def load_plugin(scheme: str) -> type[Backend]:
     Raises `StoreNotAvailableError`, naming the distributions, if it cannot be loaded, is no backend of this version, or
     is not the only one.
     """
-    plugins = [plugin for plugin in find_plugins() if plugin.scheme == scheme]
-    if len(plugins) != 1:
-        claims = " and ".join(sorted(plugin.distribution for plugin in plugins))
-        raise StoreNotAvailableError(
-            f"the scheme {scheme}:// is registered by {claims}: uninstall all but one"
-            if claims
-            else f"the distribution that registered the scheme {scheme}:// is gone"
-        )
-    [plugin] = plugins
-    where = f"the backend of {scheme}://, {plugin.value} of {plugin.distribution},"
+    found = find_plugins().get(scheme, [])
+    if not found:
+        raise StoreNotAvailableError(f"the distribution that registered the scheme {scheme}:// is gone")
+    if len(found) > 1:
+        claims = " and ".join(sorted(distribution for distribution, _ in found))
+        raise StoreNotAvailableError(f"the scheme {scheme}:// is registered by {claims}: uninstall all but one")
+    [(distribution, entry)] = found
+    where = f"the backend of {scheme}://, {entry.value} of {distribution},"
     try:
-        backend = plugin.load()
+        backend: Any = entry.load()
     except Exception as error:
         raise StoreNotAvailableError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(backend, type) and issubclass(backend, Backend)):

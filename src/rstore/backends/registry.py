@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from rstore.backends.common.interpreter import check_running
 from rstore.backends.contract import Backend
-from rstore.backends.credentials import Credentials, check_credentials
+from rstore.backends.credentials import Credentials, check_credentials, is_utf8
 from rstore.backends.types import Options
 from rstore.errors import InvalidTypeError, InvalidValueError, StoreNotAvailableError
 
@@ -52,11 +52,29 @@ SCHEMES: Final[dict[str, Scheme]] = {
 _dsn = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _servers = re.compile(r"(?:postgres(?:ql)?|(?:redis|valkey)s?(?:\+\w+)?)(?::/*[^/]*@|:?//)", re.IGNORECASE)
 """A server's dsn, also one that has lost a colon, or a slash as `pathlib.Path` takes it away."""
-_keywords = re.compile(
-    r"(?:^|[\s;])(?:host|hostaddr|port|dbname|user|\w*password|pwd|passfile|service|sslmode)\s*=", re.IGNORECASE
-)
-_login = re.compile(r"/{0,2}[^/@:]*:[^/@]*@[^/@]+(?:/|:[0-9]+$)")
-"""USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@HOST:PORT, without the scheme in front."""
+_REFUSED: Final = {
+    r"(?i)(?:^|[\s;])(?:host|hostaddr|port|dbname|user|\w*password|pwd|passfile|service|sslmode)\s*=": (
+        "the dsn is made of keywords, as libpq and ODBC have them: write "
+        "postgresql://USER:PASSWORD@HOST:PORT/DBNAME; a file of such a name is ./…"
+    ),
+    # USER:PASSWORD@HOST/DATABASE or USER:PASSWORD@HOST:PORT.
+    r"\A/{0,2}[^/@:]*:[^/@]*@[^/@]+(?:/|:[0-9]+$)": (
+        "the dsn is a login of a server without its scheme: it begins with postgresql:// or redis://; a file of "
+        "such a name is ./…"
+    ),
+    r"\Afile:": (
+        "a URI of SQLite is no dsn: write the path alone, and frozen=True for mode=ro; a file of such a name is "
+        "./file:…"
+    ),
+    r"(?:\A|[/\\]):memory:[^/\\]*\Z": "':memory:' would be another store for every thread: memory:// is shared by all",
+    r"(?:\A|[/\\])\.\.?\Z": "the path names a directory, and a store is a file",
+    r"\A~(?:\w*[/\\]|$)": (
+        "~ stands for no directory here: pass os.path.expanduser(path); a file of such a name is ./~…"
+    ),
+}
+"""Paths by which something else was surely meant, and the refusal of each."""
+if os.name != "nt":
+    _REFUSED[r"\A[A-Za-z]:[/\\]"] = "the dsn is a path of Windows on another system; a file of such a name is ./…"
 _ALIASES: Final = {
     "psql": "postgresql",
     "pgsql": "postgresql",
@@ -90,10 +108,8 @@ def check_dsn(dsn: Any) -> tuple[str, str]:
         raise InvalidValueError(f"a dsn ends without a blank or a line break; this one, of {scheme}://, has one")
     if "\0" in rest:
         raise InvalidValueError("a dsn holds no NUL character")
-    try:
-        rest.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate") from error
+    if not is_utf8(rest):
+        raise InvalidValueError("a dsn is UTF-8, and this one holds a lone surrogate")
     return scheme, _absolute(rest) if scheme == "sqlite" else rest
 
 
@@ -122,7 +138,7 @@ def _check_unknown(scheme: str) -> None:
         raise InvalidValueError(f"the scheme {scheme}:// is another library's: write {meant}://, without a driver")
     from rstore.backends.plugins import find_plugins
 
-    known = list(dict.fromkeys([*SCHEMES, *(plugin.scheme for plugin in find_plugins())]))
+    known = list(dict.fromkeys([*SCHEMES, *find_plugins()]))
     if scheme not in known:
         [*close] = get_close_matches(scheme, known, 1)
         raise InvalidValueError(
@@ -143,34 +159,9 @@ def _check_path(path: str, *, written: bool) -> None:
             "the dsn begins with no scheme, and holds one: it begins with SCHEME://, without a blank, a quotation mark "
             "or anything else before it"
         )
-    if not written:
-        return
-    if _keywords.search(path):
-        raise InvalidValueError(
-            "the dsn is made of keywords, as libpq and ODBC have them: write "
-            "postgresql://USER:PASSWORD@HOST:PORT/DBNAME; a file of such a name is ./…"
-        )
-    if _login.match(path):
-        raise InvalidValueError(
-            "the dsn is a login of a server without its scheme: it begins with postgresql:// or redis://; a file of "
-            "such a name is ./…"
-        )
-    if path.startswith("file:"):
-        raise InvalidValueError(
-            "a URI of SQLite is no dsn: write the path alone, and frozen=True for mode=ro; a file of such a name is "
-            "./file:…"
-        )
-    name = re.split(r"[/\\]", path)[-1]
-    if name.startswith(":memory:"):
-        raise InvalidValueError("':memory:' would be another store for every thread: memory:// is shared by all")
-    if name in (".", ".."):
-        raise InvalidValueError("the path names a directory, and a store is a file")
-    if re.match(r"~(\w*[/\\]|$)", path):
-        raise InvalidValueError(
-            "~ stands for no directory here: pass os.path.expanduser(path); a file of such a name is ./~…"
-        )
-    if os.name != "nt" and re.match(r"[A-Za-z]:[/\\]", path):
-        raise InvalidValueError("the dsn is a path of Windows on another system; a file of such a name is ./…")
+    for pattern, refusal in _REFUSED.items() if written else ():
+        if re.search(pattern, path):
+            raise InvalidValueError(refusal)
 
 
 def _absolute(path: str) -> str:

@@ -26,17 +26,14 @@ class Occurrence(StrEnum):
     """Another server answers for the data now."""
     LOST_REPLY = "lost_replies"
     """A server was gone before it said whether a write was done."""
-    SEAL = "seals"
-    """Points or changes were packed into chunks."""
+    PACK = "seals"
+    """Points or changes were packed into chunks; the counter keeps its older name."""
 
 
 _LEVELS: Final = {
-    Occurrence.RETRY: logging.DEBUG,
-    Occurrence.WAIT: logging.DEBUG,
     Occurrence.RECONNECTION: logging.INFO,
     Occurrence.FAILOVER: logging.WARNING,
     Occurrence.LOST_REPLY: logging.WARNING,
-    Occurrence.SEAL: logging.DEBUG,
 }
 
 
@@ -47,9 +44,9 @@ class Telemetry:
         self._counts = Counter[Occurrence]()
 
     def note(self, logger: logging.Logger, occurrence: Occurrence, message: str, *args: object) -> None:
-        """Count an occurrence, and log it at the level that it has."""
+        """Count an occurrence, and log it, most kinds at the level DEBUG."""
         self._counts[occurrence] += 1
-        logger.log(_LEVELS[occurrence], message, *args)
+        logger.log(_LEVELS.get(occurrence, logging.DEBUG), message, *args)
 
     def counts(self) -> dict[str, int]:
         """Return how often each occurrence was noted, all of them in order."""

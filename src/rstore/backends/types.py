@@ -65,7 +65,7 @@ class Keeping(enum.Enum):
 
 KEEP: Final = Keeping.KEEP
 Ttl: TypeAlias = int | Literal[Keeping.KEEP] | None
-"""How many milliseconds a record lives, `None` for good, or `KEEP`: as long as the one in place at the commit."""
+"""How many milliseconds a record lives, `None` for good, or `KEEP`: as long as the record in place at the commit."""
 
 
 class Model(enum.IntEnum):
@@ -106,7 +106,7 @@ class Row(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A sealed run of rows, immutable; the chunks of a log are disjoint. `body` is empty if it was not asked for."""
+    """A packed run of rows, immutable; the chunks of a log are disjoint. `body` is empty if it was not asked for."""
 
     first: Position
     last: Position
@@ -153,7 +153,7 @@ class Write(NamedTuple):
 
 
 Writes: TypeAlias = "Sequence[tuple[str, bytes | None, Ttl]]"
-"""Puts and deletes of many keys: each a `Write`, or the bare tuple, which takes half the time to make."""
+"""Puts and deletes of many keys: each a `Write`, or the bare tuple, which is cheaper to make."""
 
 Found: TypeAlias = tuple[str, bytes, int | None]
 """A key, its record, and when it expires, in POSIX milliseconds: the first one at which it is absent."""
@@ -188,8 +188,8 @@ class ViewQuery(NamedTuple):
     hi: Position = LAST
     """Both included; the result is in this order."""
     limit: int | None = None
-    """No more than needed for the first `limit` positions (the last, in `reverse`): that many rows, and chunks up to
-    the one with which those after the first chunk hold that many."""
+    """Ends the view where it surely holds the first `limit` positions (the last ones, in `reverse`): after that many
+    rows, and after the chunks that hold as many without the first one, of which the range may cut off a part."""
     reverse: bool = False
     rows: bool = True
     bodies: bool = True
@@ -291,7 +291,6 @@ class HeldLogSnapshot(LogSnapshot):
         self.view = view._replace(chunks=[chunk._replace(body=b"") for chunk in view.chunks])
 
     def bodies(self, chunks: Sequence[Chunk]) -> list[Chunk]:
-        """Return some of the chunks with their bodies."""
         return [self._chunks[chunk.first] for chunk in chunks]
 
 

@@ -69,7 +69,7 @@ def blueprint_for(kind: Any) -> type[AllowedBlueprint]:
 
 
 def _own_hook(kind: type) -> str | None:
-    """Return the name of a method of its own that a class has run when an object is pickled, rebuilt or let go of."""
+    """Return the method of its own that a class has run when an object is pickled, rebuilt or freed; None for none."""
     if hasattr(kind, "__del__"):
         return "__del__"
     if issubclass(kind, Enum):  # whose way comes before all others
@@ -117,18 +117,14 @@ class _Member(AllowedBlueprint):
             if type(member.value) is type(value) and member.value == value:
                 return member
         # Combined flags are no members; the standard way makes them, and calls nothing of the program.
-        if issubclass(kind, Flag) and type(value) is int and _is_standard(kind):
+        missing: Any = getattr(kind._missing_, "__func__", None)
+        if issubclass(kind, Flag) and type(value) is int and missing is vars(Flag)["_missing_"].__func__:
             return kind(value)
         raise SerializationError(f"{kind.__qualname__} has no member of the stored value")
 
     def build(self) -> Any:
-        if len(self.args) != 1 or self.state is not None or self.items:
-            raise malformed(self)
+        self.check_args(1)
         return self.find(self.args[0])
-
-
-def _is_standard(kind: type[Flag]) -> bool:
-    return getattr(kind._missing_, "__func__", None) is Flag._missing_.__func__  # type: ignore[attr-defined]
 
 
 class _NamedTuple(AllowedBlueprint):

@@ -85,6 +85,11 @@ class Blueprint:
         """Return the object; all parts are built by now."""
         raise NotImplementedError
 
+    def check_args(self, *counts: int) -> None:
+        """Refuse a blueprint with a state or items, or with another number of arguments than these."""
+        if len(self.args) not in counts or self.state is not None or self.items:
+            raise malformed(self)
+
 
 def malformed(blueprint: Blueprint) -> CorruptionError:
     """Return the error for a blueprint that nothing can be built from."""
@@ -106,13 +111,8 @@ class _Fraction(Blueprint):
     __slots__ = ()
 
     def build(self) -> Any:
-        if not (
-            len(self.args) == 2
-            and all(type(n) is int for n in self.args)
-            and self.args[1] > 0
-            and self.state is None
-            and not self.items
-        ):
+        self.check_args(2)
+        if not all(type(n) is int for n in self.args) or self.args[1] <= 0:
             raise malformed(self)
         if max(n.bit_length() for n in self.args) > MAX_FRACTION_BITS:
             raise UnsafeValueError(f"a pickle holds a Fraction of more than {MAX_FRACTION_BITS:,} bits")
@@ -123,13 +123,8 @@ class _Range(Blueprint):
     __slots__ = ()
 
     def build(self) -> Any:
-        if not (
-            len(self.args) == 3
-            and all(type(n) is int for n in self.args)
-            and self.args[2]
-            and self.state is None
-            and not self.items
-        ):
+        self.check_args(3)
+        if not all(type(n) is int for n in self.args) or not self.args[2]:
             raise malformed(self)
         return range(*self.args)
 
@@ -166,7 +161,9 @@ class _OrderedDict(Blueprint):
     __slots__ = ()
 
     def hashed(self) -> Iterable[Any]:
-        return [key for key, _ in _pairs(self, self.items)]
+        if not all(type(item) is tuple and len(item) == 2 for item in self.items):
+            raise malformed(self)
+        return [key for key, _ in self.items]
 
     def begin(self) -> Any:
         if self.args or self.state is not None:
@@ -174,15 +171,12 @@ class _OrderedDict(Blueprint):
         return collections.OrderedDict()
 
     def build(self) -> Any:
-        self.begun.update(_pairs(self, self.items))
+        self.begun.update(self.items)
         return self.begun
 
 
-class _DefaultDict(Blueprint):
+class _DefaultDict(_OrderedDict):
     __slots__ = ()
-
-    def hashed(self) -> Iterable[Any]:
-        return [key for key, _ in _pairs(self, self.items)]
 
     def begin(self) -> Any:
         factory = self.args[0] if self.args else None
@@ -194,31 +188,19 @@ class _DefaultDict(Blueprint):
     def parts(self) -> list[Any]:
         return self.items
 
-    def build(self) -> Any:
-        self.begun.update(_pairs(self, self.items))
-        return self.begun
-
 
 class _Counter(Blueprint):
     __slots__ = ()
 
     def begin(self) -> Any:
-        if len(self.args) != 1 or type(self.args[0]) is not dict or self.state is not None or self.items:
+        self.check_args(1)
+        if type(self.args[0]) is not dict:
             raise malformed(self)
         return collections.Counter()
 
     def build(self) -> Any:
         dict.update(self.begun, self.args[0])
         return self.begun
-
-
-def _pairs(blueprint: Blueprint, items: list[Any]) -> list[Any]:
-    if not all(type(item) is tuple and len(item) == 2 for item in items):
-        raise malformed(blueprint)
-    return items
-
-
-# -- the globals of data ----------------------------------------------------------------------------------------------
 
 
 # Classes, not functions: a pickle could set attributes of a function, `__defaults__` for example, for good. It cannot

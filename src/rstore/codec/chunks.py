@@ -35,13 +35,14 @@ def unpack_chunk(body: bytes, n: int) -> Segment:
         return _unpack_chunk(body, n)
     except StoreError:
         raise
-    except (struct.error, ValueError, TypeError, IndexError, RuntimeError, zstandard.ZstdError) as error:
-        raise CorruptionError("a chunk cannot be unpacked") from error
     except BaseException as error:
         # A panic of pcodec's Rust code derives from BaseException; nothing else of its kind is caught here.
-        if type(error).__name__ != "PanicException":
+        if not isinstance(error, _DAMAGED) and type(error).__name__ != "PanicException":
             raise
         raise CorruptionError("a chunk cannot be unpacked") from error
+
+
+_DAMAGED: Final = (struct.error, ValueError, TypeError, IndexError, RuntimeError, zstandard.ZstdError)
 
 
 def _unpack_chunk(body: bytes, n: int) -> Segment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 from rstore.backends.common.interpreter import check_running
 from rstore.codec.secrets import Secret
@@ -29,15 +29,18 @@ class Cipher:
         self.encrypt = aead.encrypt
         self.decrypt = aead.decrypt
 
-    def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
-        """Return header, ciphertext and tag: the bytes that `encrypt` makes, with one copy less."""
+    def _pieces(self, header: bytes) -> Any:
         check_running("nothing large can be sealed or opened")
         from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
         from cryptography.hazmat.primitives.ciphers import algorithms, modes
 
-        sealing = Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:])).encryptor()
+        return Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:]))
+
+    def encrypt_large(self, header: bytes, body: bytes, place: bytes) -> bytes:
+        """Return header, ciphertext and tag: the bytes that `encrypt` makes, with one copy less."""
+        sealing = self._pieces(header).encryptor()
         sealing.authenticate_additional_data(header + place)
-        # Its value is the buffer itself.
+        # `getvalue` returns the buffer itself.
         sealed, whole = BytesIO(), memoryview(body)
         sealed.write(header)
         for begin in range(0, len(body), _PIECE_BYTES):
@@ -51,12 +54,8 @@ class Cipher:
 
         Raises `InvalidTag`.
         """
-        check_running("nothing large can be sealed or opened")
-        from cryptography.hazmat.primitives.ciphers import Cipher as Pieces
-        from cryptography.hazmat.primitives.ciphers import algorithms, modes
-
         header, end = sealed[:HEADER_BYTES], len(sealed) - TAG_BYTES
-        opening = Pieces(algorithms.AES(self._key.reveal()), modes.GCM(header[PREFIX_BYTES:])).decryptor()
+        opening = self._pieces(header).decryptor()
         opening.authenticate_additional_data(header + place)
         body, whole = BytesIO(), memoryview(sealed)
         for begin in range(HEADER_BYTES, end, _PIECE_BYTES):

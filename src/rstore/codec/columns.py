@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.codec import serializers
-from rstore.codec.formats import Pickle
 from rstore.codec.numbers import NUMBERS, array_of_numbers
 from rstore.codec.serializers import Codec
 from rstore.errors import CorruptionError
@@ -170,8 +169,7 @@ class Column:
         if isinstance(self.data, np.ndarray):
             mark, raw, size = bytes((self.kind,)), self.data.tobytes(), self.data.itemsize
             return [mark + raw[i : i + size] for i in range(0, len(raw), size)]
-        codec = _NATIVE
-        return [codec.encode(value) for value in self.values(codec)]
+        return list(map(serializers.dump_str, self.data))
 
     def array(self, codec: Codec) -> npt.NDArray[Any]:
         """Return the values as an array: of numbers, bools, times or strings if all are, else of objects."""
@@ -212,10 +210,6 @@ class Column:
         """Return the bytes of each value, of a column whose size is not 0."""
         blobs = self.data if isinstance(self.data, Blobs) else Blobs.of_texts(self.data)
         return list(np.diff(blobs.offsets).tolist())
-
-
-# Encodes values that have a codec of their own, when a column becomes mixed. It meets no other value.
-_NATIVE: Final = Codec(Pickle())
 
 
 def sole_type(values: Sequence[Any]) -> type | None:
@@ -276,6 +270,8 @@ def column_of_encoded(parts: Sequence[bytes]) -> Column:
         if code in _ARRAYS:
             kind = Kind(code)
             data = np.frombuffer(b"".join([part[1:] for part in parts]), DTYPES[kind])
+            if kind is Kind.BOOL and int(data.view(np.uint8).max()) > 1:
+                raise CorruptionError("a stored bool is neither true nor false")
             if len(data) == len(parts):
                 return Column(kind, data)
         if code == Kind.STR:

@@ -59,7 +59,7 @@ def _most_bytes(packed: int) -> int:
 
 
 def _may_shrink(encoded: bytes) -> bool:
-    """Return whether samples of a large value shrink; that takes a hundredth of trying all of it.
+    """Return whether samples of a large value shrink, since trying all of it would take far longer.
 
     A value that repeats itself only over long distances is taken for random. That costs space and nothing else.
     """

@@ -16,7 +16,7 @@ import re
 import uuid
 import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, ClassVar, Final, cast
 
@@ -99,10 +99,6 @@ class DataPickle:
             pickle_grammar.check_written(body)
         return body
 
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the pickles of many values."""
-        return map(self.dumps, values)
-
     def loads(self, body: bytes | memoryview) -> Any:
         """Return the value of a pickle that holds data alone."""
         pickle_grammar.check(body)
@@ -152,13 +148,11 @@ class _Pickler(pickle.Pickler):
                 self.holds_zone = True
                 if obj.key not in blueprints.known_zones():
                     raise refusal(obj, "unless it is one of zoneinfo.available_timezones()")
+        elif kind in self.allowed:
+            self.allowed[kind].check(obj)
+        if kind in _INSTANCES or kind in self.allowed:
             if kind in copyreg.dispatch_table and kind is not complex:
                 raise refusal(obj, "since copyreg has another way to pickle it")
-            return NotImplemented
-        if (blueprint := self.allowed.get(kind)) is not None:
-            if kind in copyreg.dispatch_table:
-                raise refusal(obj, "since copyreg has another way to pickle it")
-            blueprint.check(obj)
             return NotImplemented
         if kind is fractions.Fraction:
             if max(obj.numerator.bit_length(), obj.denominator.bit_length()) > MAX_FRACTION_BITS:

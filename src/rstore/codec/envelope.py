@@ -138,23 +138,13 @@ class Envelope:
 
     def seal(self, body: bytes, where: bytes, position: bytes = b"") -> bytes:
         """Return `body` sealed at its place, or as it is without a key."""
-        if not self.keyed:
-            return body
-        if self._seals_left <= 0:
-            self.renew()
-        self._seals_left -= 1
-        prefix, cipher = self._seal or self._new_salt()
-        nonce = os.urandom(NONCE_BYTES)
-        header = prefix + nonce
-        if len(body) > LARGE_BYTES:
-            return cipher.encrypt_large(header, body, where + position)
-        return header + cipher.encrypt(nonce, body, header + where + position)
+        return self._seal_as(os.urandom(NONCE_BYTES), body, where + position) if self.keyed else body
 
     def open(self, data: bytes, where: bytes, position: bytes = b"") -> bytes:
         """Return the bytes that were sealed at this place; unencrypted bytes as they are, where they are allowed.
 
-        Raises `KeyRequiredError` or `PlaintextError`; `WrongKeyError` or `TamperedError`, which may also say that the
-        namespace has other keys or another incarnation by now, for which the layer above has another envelope.
+        Raises `KeyRequiredError` or `PlaintextError`. Raises `WrongKeyError` or `TamperedError`, also where the
+        namespace has got another key or incarnation: the layer above then makes another envelope and tries again.
         """
         if data[:1] != b"\xc1":
             if self.keyed and not self._allow_plaintext:
@@ -164,7 +154,7 @@ class Envelope:
                 )
             return data
         if (size := len(data)) < HEADER_BYTES + TAG_BYTES:
-            raise TamperedError(f"{self._describe(where)} was cut short") if self.keyed else self._key_required(where)
+            raise TamperedError(f"{self._describe(where)} was cut short") if self.keyed else self.refusal(where)
         cipher = self._opened.get(data[:PREFIX_BYTES]) or self._find_key(data, where)
         header = data[:HEADER_BYTES]
         try:
@@ -177,19 +167,21 @@ class Envelope:
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
         """Return the bodies of many keys sealed, each at its place, in order."""
         # As `seal`, with all nonces drawn at once: each draw is a system call (benchmarks: `paths`).
-        nonces, kind, sealed = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell], []
-        for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True):
-            if self._seals_left <= 0:
-                self.renew()
-            self._seals_left -= 1
-            prefix, cipher = self._seal or self._new_salt()
-            nonce, where = nonces[at : at + NONCE_BYTES], kind + _prefixed(key)
-            header = prefix + nonce
-            if len(body) > LARGE_BYTES:
-                sealed.append(cipher.encrypt_large(header, body, where))
-            else:
-                sealed.append(header + cipher.encrypt(nonce, body, header + where))
-        return sealed
+        nonces, kind = os.urandom(NONCE_BYTES * len(bodies)), self._cells[cell]
+        return [
+            self._seal_as(nonces[at : at + NONCE_BYTES], body, kind + _prefixed(key))
+            for at, (key, body) in zip(range(0, len(nonces), NONCE_BYTES), bodies.items(), strict=True)
+        ]
+
+    def _seal_as(self, nonce: bytes, body: bytes, place: bytes) -> bytes:
+        if self._seals_left <= 0:
+            self.renew()
+        self._seals_left -= 1
+        prefix, cipher = self._seal or self._new_salt()
+        header = prefix + nonce
+        if len(body) > LARGE_BYTES:
+            return cipher.encrypt_large(header, body, place)
+        return header + cipher.encrypt(nonce, body, header + place)
 
     def opener(self, cell: Cell) -> Callable[[str, bytes], bytes]:
         """Return a function that opens the bytes of one key after another, without the checks of `open`.
@@ -233,21 +225,18 @@ class Envelope:
         self._seal = prefix, cipher
         return self._seal
 
-    def _key_required(self, where: bytes) -> KeyRequiredError:
-        return KeyRequiredError(f"{self._describe(where)} is encrypted: open the store with key=…")
-
     def holds(self, head: bytes) -> bool:
         """Return whether bytes with this beginning are unsealed, or sealed under a key of this envelope."""
         return head[:1] != b"\xc1" or head[:PREFIX_BYTES] in self._opened or self._look_for_key(head) is not None
 
     def emptied(self, where: bytes) -> EncryptionError:
         """Return the error for sealed bytes that are missing."""
-        return TamperedError(f"{self._describe(where)} was removed") if self.keyed else self._key_required(where)
+        return TamperedError(f"{self._describe(where)} was removed") if self.keyed else self.refusal(where)
 
     def refusal(self, where: bytes) -> EncryptionError:
         """Return the error for bytes sealed under a key that this envelope lacks."""
         if not self.keyed:
-            return self._key_required(where)
+            return KeyRequiredError(f"{self._describe(where)} is encrypted: open the store with key=…")
         return WrongKeyError(f"{self._describe(where)} is encrypted under a key that this store was not given")
 
     def _describe(self, where: bytes) -> str:
@@ -257,9 +246,7 @@ class Envelope:
         return f"{_PHRASES[Cell(cell)]} of {key.decode()!r} in namespace {namespace.decode()!r}"
 
     def _find_key(self, data: bytes, where: bytes) -> Cipher:
-        if not self.keyed:
-            raise self._key_required(where)
-        if data[1] != SUITE:
+        if self.keyed and data[1] != SUITE:
             raise EncryptionError(
                 f"{self._describe(where)} is sealed with suite 0x{data[1]:02X}, which is unknown here"
             )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
 from typing import Any, ClassVar, Final, Protocol
 
 from rstore.codec.data_pickle import DataPickle
@@ -34,13 +33,8 @@ class Serializer(Protocol):
         """Return the bytes of a value."""
         ...
 
-    def dumps_each(self, values: Iterable[Any], /) -> Iterator[bytes]:
-        """Yield the bytes of many values."""
-        ...
-
     def loads(self, body: bytes, /) -> Any:
         """Return the value of the bytes."""
-        ...
 
 
 class Pickle:
@@ -56,11 +50,6 @@ class Pickle:
     def dumps(value: Any, /) -> bytes:
         """Return the pickle of a value."""
         return pickle.dumps(value, 5)  # cheaper than a partial with a keyword
-
-    @staticmethod
-    def dumps_each(values: Iterable[Any], /) -> Iterator[bytes]:
-        """Yield the pickles of many values, without a frame for each."""
-        return map(pickle.dumps, values, repeat(5))
 
 
 class Json:
@@ -79,10 +68,6 @@ class Json:
             if len({key if isinstance(key, str) else json.dumps(key) for key in keys}) < len(keys):
                 raise SerializationError("two keys of a dict in it become one in JSON, which has keys of type str only")
         return body
-
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the JSON of many values."""
-        return map(self.dumps, values)
 
     def loads(self, body: bytes) -> Any:
         """Return the value of JSON."""
@@ -107,7 +92,7 @@ class MsgPack:
     def dumps(self, value: Any) -> bytes:
         """Return the MessagePack of a value.
 
-        Raises `SerializationError` if a key of a dict is a tuple, which would come back as a list, and no key can be.
+        Raises `SerializationError` if a key of a dict is a tuple: it would come back as a list, which cannot be a key.
         """
         body = bytes(self._msgpack.packb(value))
         for keys in _keys_of_dicts(value):
@@ -118,10 +103,6 @@ class MsgPack:
                 )
         return body
 
-    def dumps_each(self, values: Iterable[Any]) -> Iterator[bytes]:
-        """Yield the MessagePack of many values."""
-        return map(self.dumps, values)
-
     def loads(self, body: bytes) -> Any:
         """Return the value of MessagePack."""
         return self._msgpack.unpackb(body, strict_map_key=False)
@@ -129,8 +110,6 @@ class MsgPack:
 
 def _keys_of_dicts(value: Any) -> Iterator[Any]:
     """Yield the keys of each dict in a value that has others than str; the value was dumped, so it has an end."""
-    if type(value) in _LEAVES:
-        return
     todo = [value]
     while todo:
         one = todo.pop()

@@ -113,11 +113,6 @@ def _unpack(salted: bytes) -> tuple[tuple[int, int, int], bytes]:
     return cost, salt
 
 
-def _work_of(salted: bytes) -> int:
-    (passes, memory, _), _ = _unpack(salted)
-    return passes * memory
-
-
 Key: TypeAlias = str | bytes | Passphrase
 """A Fernet-style key (44 characters of URL-safe base64), 32 raw bytes, or a `Passphrase`."""
 CheckedKey: TypeAlias = Secret | Passphrase
@@ -162,9 +157,6 @@ def _describe_other(key: Any) -> str:
     return f"a key is a str, bytes or Passphrase, not {type(key).__name__}"
 
 
-# -- keys and the facts about them ------------------------------------------------------------------------------------
-
-
 class Keyring(NamedTuple):
     """The keys of a store in one namespace."""
 
@@ -190,7 +182,8 @@ def find_keyring(keys: Sequence[CheckedKey], facts: Sequence[bytes], incarnation
         for i, key in enumerate(keys):
             if isinstance(key, Passphrase) and roots[i] is None and left > 0:
                 salted = fact[:-_COMMITMENT_BYTES]
-                left -= _work_of(salted)
+                (passes, memory, _), _ = _unpack(salted)
+                left -= passes * memory
                 root = Root(key.derive(salted), incarnation)
                 if root.made(fact):
                     roots[i], opened = root, opened + 1

@@ -99,8 +99,7 @@ class _Array(Blueprint):
     __slots__ = ()
 
     def build(self) -> Any:
-        if len(self.args) not in (4, 5) or self.state is not None or self.items:
-            raise malformed(self)
+        self.check_args(4, 5)
         return _array(self, *self.args)
 
 
@@ -121,8 +120,7 @@ class _Scalar(Blueprint):
     __slots__ = ()
 
     def build(self) -> Any:
-        if len(self.args) != 2 or self.state is not None or self.items or not isinstance(self.args[0], np.dtype):
-            raise malformed(self)
+        self.check_args(2)
         dtype, raw = self.args
         return _array(self, raw, dtype, (), "C")[()]
 

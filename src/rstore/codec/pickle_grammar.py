@@ -75,9 +75,9 @@ def _check_by_opcodes(body: bytes | memoryview) -> None:
         raise CorruptionError("a pickle does not begin as one of protocol 4 or 5")
     at = _PROTO_BYTES
     while True:
-        at = _skip_short(body, at)
-        if at >= size:
+        if (run := _short.match(body, at)) is None or run.end() == size:
             raise CorruptionError("a pickle was cut short")
+        at = run.end()
         opcode = body[at]
         if (width := _COUNTED.get(opcode)) is not None:
             at += 1 + width
@@ -85,21 +85,12 @@ def _check_by_opcodes(body: bytes | memoryview) -> None:
             if counted > size - at:
                 raise CorruptionError("a pickle was cut short, or a length in it is damaged")
             at += counted
-        elif opcode == _STOP and at == size - 1:
-            return
+        elif opcode != _STOP:
+            raise UnsafeValueError(f"a pickle has the opcode 0x{opcode:02X}, which data never has: it was not loaded")
+        elif at < size - 1:
+            raise CorruptionError(f"{size - at - 1} bytes follow the end of a pickle")
         else:
-            raise _refusal(opcode, size - at)
-
-
-def _skip_short(body: bytes | memoryview, at: int) -> int:
-    found = _short.match(body, at)
-    return at if found is None else found.end()
-
-
-def _refusal(opcode: int, left: int) -> UnsafeValueError | CorruptionError:
-    if opcode == _STOP:
-        return CorruptionError(f"{left - 1} bytes follow the end of a pickle")
-    return UnsafeValueError(f"a pickle has the opcode 0x{opcode:02X}, which data never has: it was not loaded")
+            return
 
 
 def most_hashed(size: int) -> int:

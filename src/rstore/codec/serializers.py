@@ -16,7 +16,7 @@ import numpy as np
 from rstore.backends.types import LARGE_BYTES
 from rstore.codec.compression import COMPRESSED, decompress
 from rstore.codec.failures import cannot_dump, cannot_load
-from rstore.codec.formats import JSON, MSGPACK, PICKLE, Json, MsgPack, Serializer
+from rstore.codec.formats import JSON, MSGPACK, PICKLE, Json, MsgPack, Pickle, Serializer
 from rstore.errors import CorruptionError, SerializationError, StoreError, StoreNotAvailableError, UnsafeValueError
 
 # No codec byte is 0xC1: a plain record can then never be taken for a sealed one.
@@ -61,89 +61,67 @@ class Codec:
     ) -> None:
         self.compresses = compresses
         """Whether values of keys are compressed; series and sequences have compressed chunks anyway."""
-        self._dumps, self._dumps_each = serializer.dumps, serializer.dumps_each
+        self.typed: Final = custom is None
+        """Whether int64, float, bool and str have codecs of their own here."""
+        self._dumps: Callable[[Any], Any] = serializer.dumps if custom is None else custom[0]
         self._mark = bytes((serializer.codec,))
-        self._custom = custom
-        self.pickles: Final = custom is None and serializer.codec == PICKLE
+        self.pickles: Final = self.typed and serializer.codec == PICKLE
         """Whether values come back as they were, of whichever type."""
         self._checks_by_loading = (JSON, MSGPACK) if serializer.runs_code else (JSON, MSGPACK, PICKLE)
         # The formats that may be loaded. A pickle runs code, so only a pickle store loads one; JSON and MessagePack are
-        # harmless to a pickle store that used one of these before.
-        self.loads: dict[int, Callable[[Any], Any]] = {}
+        # harmless to a pickle store that used one of these before, and typed values to a subclass.
+        self.loads: dict[int, Load] = {COMPRESSED: self._load_compressed, **_NATIVE_LOADS}
         if custom is None:
-            self.loads = {JSON: Json().loads, serializer.codec: serializer.loads} | _NATIVE_LOADS
-            if serializer.codec == PICKLE:
+            self.loads |= {JSON: Json().loads, serializer.codec: serializer.loads}
+            if self.pickles:
                 self.loads[MSGPACK] = lambda body: MsgPack().loads(body)
         else:
             load = custom[1]
-            # Typed columns that were written before there was a subclass hold no code: they are read as they are.
-            self.loads = {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
-            self.loads |= _NATIVE_LOADS
-        self.loads[COMPRESSED] = self._load_compressed
+            self.loads |= {CUSTOM_BYTES: load, CUSTOM_STR: lambda body: load(body.decode("utf-8", "surrogatepass"))}
         self.loads_by_byte = [self.loads.get(i) for i in range(256)]
         """The same, indexed by the codec byte: a list takes half the time of a dict (benchmarks: `paths`)."""
 
-    @property
-    def typed(self) -> bool:
-        """Whether int64, float, bool and str have codecs of their own here."""
-        return self._custom is None
-
     def is_exact(self, value: Any) -> bool:
         """Return whether a value has a codec of its own, which gives back the same one."""
-        return self._custom is None and type(value) in _NATIVE_DUMPS
+        return self.typed and type(value) in _NATIVE_DUMPS
 
     def encode(self, value: Any, stamp: bytes = b"") -> bytes:
         """Return the encoded value, with a stamp behind its codec byte.
 
         Raises `SerializationError` if it cannot be dumped.
         """
-        if self._custom is not None:
-            return stamped(self._encode_custom(value, self._custom[0]), stamp)
-        native = _NATIVE_DUMPS.get(type(value))
+        native = _NATIVE_DUMPS.get(type(value)) if self.typed else None
         if native is not None and (encoded := native(value)) is not None:
             return stamped(encoded, stamp)
-        try:  # as `dump` does, without its frame
-            return self._mark + stamp + self._dumps(value)
+        try:
+            body = self._dumps(value)
         except (MemoryError, StoreError):
             raise
-        except Exception as error:  # a value's own __reduce__ may raise any
+        except Exception as error:  # a value's own __reduce__ or a subclass may raise any
             raise self.cannot_dump(value, error) from error
+        if self.typed:
+            whole: bytes = self._mark + stamp + body
+            return whole
+        if isinstance(body, str):
+            return b"\x05" + stamp + body.encode("utf-8", "surrogatepass")
+        if isinstance(body, bytes | bytearray | memoryview):
+            return b"\x04" + stamp + bytes(body)
+        raise SerializationError(f"_dump returns bytes or str, not {type(body).__name__}")
 
     def encode_alike(self, values: Sequence[Any], stamps: Iterable[bytes]) -> Iterator[bytes] | None:
         """Encode many values without a frame for each (benchmarks: `paths`); None if some have a codec of their own.
 
         The iterator raises any error of the serializer, or of a value's own `__reduce__`.
         """
-        if self._custom is not None or not _NATIVE_DUMPS.keys().isdisjoint(map(type, values)):
+        if not self.typed or not _NATIVE_DUMPS.keys().isdisjoint(map(type, values)):
             return None
-        return map(b"".join, zip(repeat(self._mark), stamps, self._dumps_each(values), strict=False))
-
-    def dump(self, value: Any) -> bytes:
-        """Return the body of a value, as the serializer writes it."""
-        try:
-            return self._dumps(value)
-        except (MemoryError, StoreError):
-            raise
-        except Exception as error:  # a value's own __reduce__ may raise any
-            raise self.cannot_dump(value, error) from error
+        dumped = map(pickle.dumps, values, repeat(5)) if self._dumps is Pickle.dumps else map(self._dumps, values)
+        return map(b"".join, zip(repeat(self._mark), stamps, dumped, strict=False))
 
     def cannot_dump(self, value: Any, error: Exception) -> SerializationError:
         """Return the error for a value that could not be dumped."""
-        # Not by a subclass's `_dump`, which may do more than return bytes.
-        return cannot_dump(value, error, self._dumps if self._custom is None else None)
-
-    def _encode_custom(self, value: Any, dump: Dump) -> bytes:
-        try:
-            body = dump(value)
-        except (MemoryError, StoreError):
-            raise
-        except Exception as error:  # a subclass may raise any
-            raise self.cannot_dump(value, error) from error
-        if isinstance(body, str):
-            return b"\x05" + body.encode("utf-8", "surrogatepass")
-        if isinstance(body, bytes | bytearray | memoryview):
-            return b"\x04" + bytes(body)
-        raise SerializationError(f"_dump returns bytes or str, not {type(body).__name__}")
+        # Not by calling a subclass's `_dump` again: it may do more than return bytes.
+        return cannot_dump(value, error, self._dumps if self.typed else None)
 
     def decode(self, encoded: bytes) -> Any:
         """Return the value of an encoded value."""
@@ -156,10 +134,8 @@ class Codec:
 
     def check(self, encoded: bytes) -> None:
         """Raise the errors of `decode` that show without running code that the writer chose."""
-        if is_native(encoded):
+        if not encoded or is_native(encoded):
             self.decode(encoded)
-        elif not encoded:
-            raise CorruptionError("a stored value is empty: not even a codec byte is left")
         elif encoded[0] not in self.loads:
             raise self._refusal(encoded[0])
         elif encoded[0] == COMPRESSED:
@@ -247,21 +223,9 @@ def _dump_bool(value: bool) -> bytes:
     return b"\x12\x01" if value else b"\x12\x00"
 
 
-def _dump_str(value: str) -> bytes:
+def dump_str(value: str) -> bytes:
+    """Return the encoded value of a str."""
     return b"\x13" + value.encode("utf-8", "surrogatepass")  # a str value, unlike a key, may hold lone surrogates
-
-
-def _load_int(body: bytes) -> int:
-    if len(body) != 8:
-        raise CorruptionError("a stored int has the wrong size")
-    return int.from_bytes(body, "little", signed=True)
-
-
-def _load_float(body: bytes) -> float:
-    if len(body) != 8:
-        raise CorruptionError("a stored float has the wrong size")
-    value: float = struct.unpack("<d", body)[0]
-    return value
 
 
 def _load_bool(body: bytes) -> bool:
@@ -275,30 +239,31 @@ def _load_str(body: bytes) -> str:
 
 
 def _load_number(form: str) -> Callable[[bytes], Any]:
-    unpack, size = struct.Struct("<" + form).unpack, struct.calcsize(form)
+    unpack = struct.Struct("<" + form).unpack
 
     def load(body: bytes) -> Any:
-        if len(body) != size:
-            raise CorruptionError("a stored number has the wrong size")
-        return unpack(body)[0]
+        try:
+            return unpack(body)[0]
+        except struct.error as error:
+            raise CorruptionError("a stored number has the wrong size") from error
 
     return load
 
 
 def _load_date(unit: str) -> Callable[[bytes], Any]:
-    dtype = np.dtype(f"M8[{unit}]")
-    return lambda body: np.int64(_load_int(body)).view(dtype)
+    load_int, dtype = _load_number("q"), np.dtype(f"M8[{unit}]")
+    return lambda body: np.int64(load_int(body)).view(dtype)
 
 
 _NATIVE_DUMPS: Final[dict[type, Callable[[Any], bytes | None]]] = {
     int: _dump_int,
     float: _dump_float,
     bool: _dump_bool,
-    str: _dump_str,
+    str: dump_str,
 }
 _NATIVE_LOADS: Final[dict[int, Callable[[bytes], Any]]] = {
-    INT: _load_int,
-    FLOAT: _load_float,
+    INT: _load_number("q"),
+    FLOAT: _load_number("d"),
     BOOL: _load_bool,
     STR: _load_str,
     **{codec: _load_number(form) for codec, form in NUMBERS.items()},

@@ -42,7 +42,7 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     try:
         while ahead or i < len(groups):
             while i < len(groups) and len(ahead) <= threads:
-                ahead.append((groups[i], _submit(_running(threads), work_on, groups[i]), os.getpid()))
+                ahead.append((groups[i], _submit(threads, work_on, groups[i]), os.getpid()))
                 i += 1
             group, future, process = ahead.popleft()
             # A forked child that continues the iteration has none of its parent's threads.
@@ -53,20 +53,16 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
                 future.cancel()
 
 
-def _submit(pool: ThreadPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
+def _submit(threads: int, work: Callable[[T], R], item: T) -> Future[R]:
+    global _pool  # noqa: PLW0603 - threads are the process's, not a store's
+    if _pool is None:
+        _pool = ThreadPoolExecutor(threads, thread_name_prefix="rstore")
     try:
-        return pool.submit(work, item)
+        return _pool.submit(work, item)
     except RuntimeError:  # the ending interpreter closes the pool before it calls the registered exit functions
         done: Future[R] = Future()
         done.set_result(work(item))
         return done
-
-
-def _running(threads: int) -> ThreadPoolExecutor:
-    global _pool  # noqa: PLW0603 - threads are the process's, not a store's
-    if _pool is None:
-        _pool = ThreadPoolExecutor(threads, thread_name_prefix="rstore")
-    return _pool
 
 
 def _forget() -> None:

@@ -12,7 +12,7 @@ from rstore.events.history import History
 from rstore.events.operators import stored_operator
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
-from rstore.log.sealing import Logs
+from rstore.log.packing import Logs
 from rstore.log.writer import new_stamp
 from rstore.session import Session
 

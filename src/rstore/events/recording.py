@@ -21,7 +21,7 @@ from rstore.events.history import History
 from rstore.events.operators import OPERATORS, Oversized, Unfit
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
-from rstore.log.sealing import Logs
+from rstore.log.packing import Logs
 from rstore.log.writer import new_stamp
 from rstore.session import Session
 
@@ -156,7 +156,7 @@ class Recorder(History):
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
-            # Sealing leaves the version alone, so that a busy sequence can be sealed while changes are appended. A
+            # Packing leaves the version alone, so that a busy sequence can be packed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
             version=seal_tally(self._envelope, self._key, begun, replay.tally) or new_stamp(),

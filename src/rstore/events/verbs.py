@@ -14,7 +14,7 @@ from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator
 from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
 from rstore.events.replay import Replay
-from rstore.log.sealing import Logs
+from rstore.log.packing import Logs
 from rstore.namespace import rereads
 from rstore.session import Session
 from rstore.verbs import Verbs
@@ -61,7 +61,7 @@ class Events(Verbs):
             current = logs.retry_conflicts(key, lambda logs: Recorder(session, key, logs).try_apply(steps, at))
         except (SerializationError, CorruptionError) as error:
             raise session.named(error, f"the event sequence {key!r}") from error.__cause__ or error
-        logs.maybe_seal(key, 1)  # behind the lock: concurrent writers must not wait for a compression
+        logs.maybe_pack(key, 1)  # behind the lock: concurrent writers must not wait for a compression
         return current
 
     @overload

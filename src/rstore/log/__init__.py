@@ -1,1 +1,1 @@
-"""The log engine under time series and event sequences: hot rows and sealed chunks."""
+"""The log engine under time series and event sequences: hot rows and packed chunks."""

@@ -83,7 +83,7 @@ class RewritingLogs(RacingLogs):
 
         done = self.retry_conflicts(key, attempt)
         if done:
-            self._writable.note(_logger, Occurrence.SEAL, "%s is packed into chunks", self._writable.place(key))
+            self._writable.note(_logger, Occurrence.PACK, "%s is packed into chunks", self._writable.place(key))
         return done
 
     def _fold_ahead(self, key: str, lo: Position, hi: Position, share: int) -> None:

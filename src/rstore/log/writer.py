@@ -34,7 +34,7 @@ class LogWriter(LogReader):
     """Writes the logs of one model in one namespace. Threads may share it."""
 
     def __init__(self, namespace: Namespace, model: Model, written: Counter[str] | None = None) -> None:
-        """`written` counts the rows of each log that a transaction writes, for its owner to seal behind its end."""
+        """`written` counts the rows of each log that a transaction writes, for its owner to pack behind its end."""
         super().__init__(namespace, model)
         self._writable = namespace
         self.written = written

@@ -10,8 +10,8 @@ from rstore.backends.types import MAX_INT64, MIN_INT64, View, ViewQuery
 from rstore.codec.columns import Int64s, column_of
 from rstore.codec.segments import Segment
 from rstore.errors import InvalidTypeError, InvalidValueError
+from rstore.log.packing import DIRECT_ROWS, Logs
 from rstore.log.rewrite import Keep
-from rstore.log.sealing import DIRECT_ROWS, Logs
 from rstore.namespace import rereads
 from rstore.series.inputs import few_times, split_points, times_of
 from rstore.series.reader import Summary, between, reading

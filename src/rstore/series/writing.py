@@ -11,8 +11,8 @@ from rstore.arguments import check_choice
 from rstore.backends.types import Position
 from rstore.codec.columns import Int64s
 from rstore.codec.segments import Segment
+from rstore.log.packing import DIRECT_ROWS, Logs
 from rstore.log.rewrite import Keep
-from rstore.log.sealing import DIRECT_ROWS, Logs
 
 
 def check_keep(on_duplicate: Any) -> Keep:

@@ -61,7 +61,7 @@ class BulkSuite(Suite):
         _look_around(store, points, [0, 81_910, 81_920, 99_990])
 
     @pickled
-    def test_late_points_fall_into_sealed_history(self, store: Store, oracle: Oracle) -> None:
+    def test_late_points_fall_into_packed_history(self, store: Store, oracle: Oracle) -> None:
         points = oracle.series["k"] = SeriesOracle(_points())
         store.extend_many("k", points.items())
         for late in (5, 100_005, 163_837, N * 10 - 15, -7, N * 10 + 7):

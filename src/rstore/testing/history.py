@@ -111,7 +111,7 @@ class HistorySuite(Suite):
         assert same([tuple(event) for event in store.events("k", 100, 110) or ()], log.events(100, 110))
 
     @sealed
-    def test_so_many_changes_that_most_are_sealed(self, opener: Opener) -> None:
+    def test_so_many_changes_that_most_are_packed(self, opener: Opener) -> None:
         log = EventOracle()
         with opener() as store:
             _grow(store, log, 6000, step=2)

@@ -22,7 +22,7 @@ class Deadline:
         self._at = time.monotonic() + timeout_s
 
     def extended(self, by_s: float) -> Deadline:
-        """Return the deadline that is `by_s` seconds behind this one."""
+        """Return the deadline `by_s` seconds after this one."""
         later = Deadline(self.timeout_s + by_s)
         later._at = self._at + by_s
         return later

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -34,11 +33,9 @@ from rstore.backends.types import (
 
 
 class Forwarding(WriteTransaction):
-    """Hands every call on to the transaction that `_inner` returns."""
+    """Hands every call on to another transaction."""
 
-    @property
-    @abstractmethod
-    def _inner(self) -> WriteTransaction: ...
+    _inner: WriteTransaction
 
     def _wrap(self, inner: WriteTransaction) -> WriteTransaction:
         """Return the wrapper of a transaction that begins inside."""
@@ -80,8 +77,6 @@ class Forwarding(WriteTransaction):
 
     def add_fact(self, name: str, fact: bytes, incarnation: bytes) -> bytes:
         return self._inner.add_fact(name, fact, incarnation)
-
-    # -- records ------------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
         return self._inner.get(key)
@@ -127,8 +122,6 @@ class Forwarding(WriteTransaction):
 
     def clear(self) -> None:
         self._inner.clear()
-
-    # -- logs ---------------------------------------------------------------------------------------------------------
 
     def logs(self, model: Model) -> list[str]:
         return self._inner.logs(model)

@@ -14,7 +14,7 @@ def admits(head: Head | None, commit: Commit) -> bool:
 
 
 def changed(head: Head, commit: Commit) -> Head:
-    """Return the head behind a commit."""
+    """Return the head as a commit leaves it."""
     return Head(
         head.epoch if commit.epoch is None else commit.epoch,
         head.version if commit.version is None else commit.version,

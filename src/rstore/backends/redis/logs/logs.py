@@ -183,7 +183,7 @@ class RedisLogs(RedisPart):
         except LostReplyError as lost:
 
             def is_there() -> bool:
-                # All of them are there, or none. Those that were sealed meanwhile are not found.
+                # All of them are there, or none. Those that were packed meanwhile are not found.
                 query = ViewQuery(min(rows)[:2], max(rows)[:2], bodies=False)
                 return set(members) <= set(pack_rows(self.read_view(log, query).rows))
 

@@ -149,7 +149,6 @@ class RedisRanges(RedisBatches):
         self._deadline.begin()
         first = iter([self.namespace.refresh()])  # if that fails, nothing was cleared
         outcomes: list[Any] = []
-        dirty: list[Bucket] = []
 
         def begin() -> list[tuple[Bucket, Bucket]]:
             return [(bucket, bucket) for bucket in next(first, ()) or self.namespace.refresh()]
@@ -171,7 +170,7 @@ class RedisRanges(RedisBatches):
                 f"whether the records of the namespace {self.namespace.name!r} were cleared is unknown: "
                 f"{reason_of(error)}"
             ) from error
-        self._total([left for _, _, left in replies], "cleared")
+        self._total([*outcomes, *(left for _, _, left in replies)], "cleared")
         with suppress(StoreError):  # the next call finds out that the bucket is out of date
             self.namespace.refresh()
         self.namespace.collect(bucket for bucket, _, left in replies if left)

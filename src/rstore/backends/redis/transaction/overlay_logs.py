@@ -96,7 +96,7 @@ class OverlayLogs(Overlay):
             yield snapshot
 
     def hot(self, log: Log) -> tuple[int, int]:
-        # Sealing is for the next writer: inside, it would make the transaction larger by the whole tail of the log, and
+        # Packing is for the next writer: inside, it would make the transaction larger by the whole tail of the log, and
         # meet all others that write to it.
         return 0, 0
 

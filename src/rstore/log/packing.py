@@ -1,4 +1,4 @@
-"""Sealing: new rows stay hot, and become chunks when enough of them have come together."""
+"""Packing: new rows stay hot, and become chunks when enough of them have come together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rstore.namespace import Namespace
 T = TypeVar("T")
 
 DIRECT_ROWS: Final = 1024
-"""A batch of this many rows is sealed at once: passing through hot rows would take longer, and more bytes."""
+"""A batch of this many rows is packed at once: passing through hot rows would take longer, and more bytes."""
 
 THIN: Final = 32
 """… unless it falls into chunks with this many times its rows: then putting hot rows is less work than rewriting."""
@@ -42,7 +42,7 @@ _MAX_THIN: Final = 1000
 HOT_ROWS: Final = 16384
 HOT_CHANGES: Final = 4096
 HOT_BYTES: Final = 8 * 1024 * 1024
-"""A log with more hot points or changes, or more bytes in them, is due for sealing."""
+"""A log with more hot points or changes, or more bytes in them, is due for packing."""
 
 MAX_HOT_ROWS: Final = 4 * HOT_ROWS
 """With more of them, even a thin batch is worth a rewrite: it folds all hot rows that lie in its range."""
@@ -61,7 +61,7 @@ _random = SystemRandom()  # the generator of the module belongs to the program, 
 
 
 class Logs(RewritingLogs):
-    """All logs of one model in one namespace, sealed as they grow."""
+    """All logs of one model in one namespace, packed as they grow."""
 
     def __init__(self, namespace: Namespace, model: Model, written: Counter[str] | None = None) -> None:
         super().__init__(namespace, model, written)
@@ -70,16 +70,16 @@ class Logs(RewritingLogs):
         self._until_check = _random.randrange(2 * CHECK_EVERY)
 
     def catch_up(self, inside: Self) -> None:
-        """Seal what was written inside a transaction that has ended, as far as it is due."""
+        """Pack what was written inside a transaction that has ended, as far as it is due."""
         for key, rows in (inside.written or {}).items():
-            self.maybe_seal(key, rows)
+            self.maybe_pack(key, rows)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def append(self, key: str, rows: Sequence[tuple[int, int, bytes]]) -> None:
         """Put a few rows, replacing those at their positions, without reading anything."""
         super().append(key, rows)
-        self.maybe_seal(key, len(rows))
+        self.maybe_pack(key, len(rows))
 
     def put(self, key: str, points: Segment) -> None:
         """Put points, in any order, into a series, replacing those at their timestamps.
@@ -136,10 +136,10 @@ class Logs(RewritingLogs):
             return self.seal_rows(key, rows, head), []
         return [], self.seal_chunks(key, self.segment([Row(*row) for row in rows]), head)
 
-    # -- sealing ------------------------------------------------------------------------------------------------------
+    # -- packing ------------------------------------------------------------------------------------------------------
 
-    def maybe_seal(self, key: str, rows: int) -> None:
-        """Count rows that were written, and now and then seal a log that is due; in a transaction, defer it."""
+    def maybe_pack(self, key: str, rows: int) -> None:
+        """Count rows that were written, and now and then pack a log that is due; in a transaction, defer it."""
         if self.written is not None:
             self.written[key] += rows
             return
@@ -147,15 +147,15 @@ class Logs(RewritingLogs):
         if self._until_check >= 0:
             return
         self._until_check = CHECK_EVERY  # where it fails the rows stay hot, and the next look is soon
-        with behind_commit(f"the sealing of {self._writable.place(key)}"):
+        with behind_commit(f"the packing of {self._writable.place(key)}"):
             n, size = self._backend.hot(Log(self._model, key))
             most = min(HOT_ROWS, 4 * self.max_rows) if self._model is Model.SERIES else HOT_CHANGES
             if n >= most or (size >= HOT_BYTES and n > 1):
-                self.seal(key, self.view(key, ViewQuery(bodies=False)))
+                self.pack(key, self.view(key, ViewQuery(bodies=False)))
             self._until_check = _random.randrange(2 * CHECK_EVERY)
 
-    def seal(self, key: str, view: View) -> None:
-        """Seal the tail of a log, or fold the late rows into the chunks where most of them fall.
+    def pack(self, key: str, view: View) -> None:
+        """Pack the tail of a log, or fold the late rows into the chunks where most of them fall.
 
         One call rewrites the tail or at most `FOLD_CHUNKS` chunks. `view` is that of the whole log, without bodies.
         """
@@ -174,13 +174,13 @@ class Logs(RewritingLogs):
         self.rewrite(key, lo, hi, view=view._replace(rows=rows[start:stop], chunks=near))
 
     def compact(self, key: str) -> tuple[int, int, int]:
-        """Seal all hot rows, and join chunks that are too small; return (hot rows, chunks before, chunks after)."""
+        """Pack all hot rows, and join chunks that are too small; return (hot rows, chunks before, chunks after)."""
         bare = ViewQuery(bodies=False)
         view = before = self.view(key, bare)
         while view.rows:
-            self.seal(key, view)
-            view, sealed = self.view(key, bare), view
-            if view.rows == sealed.rows:
+            self.pack(key, view)
+            view, packed = self.view(key, bare), view
+            if view.rows == packed.rows:
                 raise CorruptionError(f"the rows of {self._writable.place(key)} are damaged: check() says more")
         small: list[Chunk] = []
         for chunk in [*view.chunks, None]:
