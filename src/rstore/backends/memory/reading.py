@@ -1,4 +1,4 @@
-"""Reading a namespace of dicts: as it is, as a transaction has made it, or as a snapshot keeps it."""
+"""Reading a namespace of dicts: as it is, or the copy that a transaction or a snapshot has made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from rstore.backends.common.pages import cut
 from rstore.backends.contract import ReadTransaction
-from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, copy_of
+from rstore.backends.memory.dicts import LogDicts, MemoryNamespace
 from rstore.backends.memory.places import lock
 from rstore.backends.types import (
     FIRST,
@@ -127,13 +127,3 @@ class MemoryReads(ReadTransaction):
     def _log(self, log: Log) -> LogDicts | None:
         namespace = self._find()
         return None if namespace is None else namespace.logs.get(log)
-
-
-class MemorySnapshot(MemoryReads):
-    """A copy of a namespace, which no transaction changes."""
-
-    def __init__(self, namespace: MemoryNamespace | None) -> None:
-        self._copy = copy_of(namespace)
-
-    def _find(self) -> MemoryNamespace | None:
-        return self._copy
