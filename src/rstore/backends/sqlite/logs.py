@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -112,7 +112,7 @@ class LogWrites(LogReads, NamespaceWrites):
                     return False
                 if number is None:
                     number = _insert_log(connection, ns, log, head)
-                connection.executemany(_PUT_ROW, ((number, t, seq, body) for t, seq, body in rows))
+                connection.executemany(_PUT_ROW, ((number, *row) for row in rows))
                 return True
 
         return self._writer.write(work)
@@ -217,32 +217,18 @@ def _delete_log(connection: apsw.Connection, number: int) -> None:
 
 def _apply(connection: apsw.Connection, number: int, head: Head, commit: Commit) -> None:
     """Do all of a commit to a log that admits it."""
-    many: Callable[..., Any] = connection.executemany
-    if commit.drop_rows:
-        many(
-            "DELETE FROM hot WHERE log = ? AND t = ? AND seq = ? AND body = ?",
-            ((number, t, seq, body) for t, seq, body in commit.drop_rows),
-        )
-    if commit.drop_chunks:
-        many(
-            "DELETE FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?",
-            ((number, *first) for first in commit.drop_chunks),
-        )
+
+    def each(sql: str, items: Iterable[tuple[Any, ...]]) -> None:
+        connection.executemany(sql, ((number, *item) for item in items))
+
+    each("DELETE FROM hot WHERE log = ? AND t = ? AND seq = ? AND body = ?", commit.drop_rows)
+    each("DELETE FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?", commit.drop_chunks)
     if commit.drop_checkpoints_from is not None:
-        sql = "DELETE FROM checkpoints WHERE log = ? AND (t, seq) >= (?, ?)"
-        connection.execute(sql, (number, *commit.drop_checkpoints_from))
-    if commit.put_rows:
-        many(_PUT_ROW, ((number, t, seq, body) for t, seq, body in commit.put_rows))
-    if commit.put_chunks:
-        many(
-            f"INSERT INTO chunks (log, {_CHUNK}, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            ((number, *first, *last, n, meta, body) for first, last, n, meta, body in commit.put_chunks),
-        )
-    if commit.put_checkpoints:
-        many(
-            "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)",
-            ((number, t, seq, body) for t, seq, body in commit.put_checkpoints),
-        )
+        each("DELETE FROM checkpoints WHERE log = ? AND (t, seq) >= (?, ?)", [commit.drop_checkpoints_from])
+    each(_PUT_ROW, commit.put_rows)
+    chunks = ((*first, *last, *rest) for first, last, *rest in commit.put_chunks)
+    each(f"INSERT INTO chunks (log, {_CHUNK}, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", chunks)
+    each("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", commit.put_checkpoints)
     if (new := changed(head, commit)) != head:
         sql = "UPDATE logs SET epoch = ?, version = ?, facts = ? WHERE id = ?"
         connection.execute(sql, (new.epoch, new.version, new.facts, number))

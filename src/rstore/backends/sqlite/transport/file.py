@@ -14,7 +14,7 @@ from weakref import WeakSet
 import apsw
 
 from rstore.backends.common.backoff import Deadline
-from rstore.backends.sqlite.schema import refuse_changes
+from rstore.backends.sqlite.schema import refuse_changes, schema_of
 from rstore.backends.sqlite.transport.errors import (
     FAILURES,
     CommitInDoubtError,
@@ -74,10 +74,7 @@ class SqliteFile:
         self._closed = False
 
     def open(self) -> None:
-        """Open the file in this thread, creating it if it is not frozen.
-
-        Raises `StoreNotAvailableError` if it cannot be opened or is no store, and `CorruptionError` if it is damaged.
-        """
+        """Open the file in this thread, creating it if it is not frozen."""
         self._closed = False
         slot = self.local.slot
         with slot.lock:
@@ -228,7 +225,7 @@ class SqliteFile:
             with suppress(apsw.BusyError):  # then at the next check
                 version = connection.pragma("schema_version")
                 if version != slot.schema_version:
-                    refuse_changes(connection, self.path)
+                    refuse_changes(connection, self.path, schema_of(connection))
                     slot.schema_version = version
         except FAILURES as error:
             if slot.connection is connection:

@@ -25,7 +25,11 @@ from rstore.errors import CorruptionError, StoreBusyError
 def leave(path: str, timeout_s: float) -> None:
     """Close all connections of this process to files of the name, after one was seen to have another file."""
     real_path = os.path.realpath(path)
-    with held(lambda slot: os.path.realpath(slot.path) == real_path, timeout_s) as slots:
+    _leave(lambda slot: os.path.realpath(slot.path) == real_path, path, timeout_s)
+
+
+def _leave(chosen: Callable[[Slot], bool], path: str, timeout_s: float) -> None:
+    with held(chosen, timeout_s) as slots:
         lost = None
         for slot in slots:  # which may have different files: the name may have changed hands more than once
             try:
@@ -53,12 +57,8 @@ def are_others(path: str) -> bool:
 
 def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
-    if not are_others(path):
-        return
-    with held(_of_another(path), timeout_s) as slots:
-        for slot in slots:
-            _retire(slot, path, timeout_s)
-            slot.close()
+    if are_others(path):
+        _leave(_of_another(path), path, timeout_s)
 
 
 def _of_another(path: str) -> Callable[[Slot], bool]:
@@ -81,18 +81,14 @@ def _retire(slot: Slot, path: str, timeout_s: float) -> None:
             _empty_wal(slot.connection, path, timeout_s)
         for name, opened in slot.wal_files.items():
             if opened is not None and identity(name) == opened:
-                _remove(name)
+                try:
+                    os.unlink(name)
+                except FileNotFoundError:  # others were faster
+                    pass
+                except OSError as error:  # and no file of this name can be opened as long as it is there
+                    raise unreachable(name, error) from error
     elif slot.has_lost_wal() and not slot.connection.in_transaction:
         _save_lost_wal(slot.connection, path, timeout_s)
-
-
-def _remove(name: str) -> None:
-    try:
-        os.unlink(name)
-    except FileNotFoundError:  # others were faster
-        pass
-    except OSError as error:  # and no file of this name can be opened as long as it is there
-        raise unreachable(name, error) from error
 
 
 def _save_lost_wal(connection: apsw.Connection, path: str, timeout_s: float) -> None:
