@@ -10,9 +10,10 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
-from rstore.backends.maintenance import RECORDS, Durability, Finding, Stats, no_namespace, stats_of
-from rstore.backends.memory.dicts import MemoryNamespace
+from rstore.backends.maintenance import Durability, Finding, no_namespace
+from rstore.backends.memory.dicts import MemoryNamespace, copy_of
 from rstore.backends.memory.places import changed, lock, place_of, writes
+from rstore.backends.memory.reading import MemorySnapshot
 from rstore.backends.memory.writing import MemoryTransaction, MemoryWrites
 from rstore.backends.types import Log, Options, Watcher
 from rstore.errors import StoreClosedError
@@ -100,7 +101,7 @@ class MemoryBackend(MemoryWrites, Backend):
     @contextmanager
     def snapshot(self) -> Generator[ReadTransaction, None, None]:
         with lock:
-            snapshot = MemoryTransaction(self._find())  # its copy, which no transaction changes
+            snapshot = MemorySnapshot(copy_of(self._find()))
         yield snapshot
 
     # -- the store as a whole -----------------------------------------------------------------------------------------
@@ -113,13 +114,6 @@ class MemoryBackend(MemoryWrites, Backend):
     def ping(self) -> None:
         with lock:
             self._find()
-
-    def stats(self) -> Stats:
-        with lock:
-            namespace = self._find()
-            records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
-            logs = [] if namespace is None else [(log.model, *one.totals()) for log, one in namespace.logs.items()]
-            return stats_of([*records, *logs])
 
     def durability(self) -> Durability:
         return Durability(False, False, True, False, "all is gone when this process ends", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,9 +17,9 @@ T = TypeVar("T")
 class Ordered(dict[Position, T]):
     """A dict that also knows its keys in order: sorting a log for every view made long tests quadratic."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._positions: list[Position] = []
+    def __init__(self, items: Iterable[tuple[Position, T]] = ()) -> None:
+        super().__init__(items)
+        self._positions = sorted(self)
 
     def __setitem__(self, position: Position, value: T) -> None:
         if position not in self:
@@ -28,13 +29,6 @@ class Ordered(dict[Position, T]):
     def __delitem__(self, position: Position) -> None:
         super().__delitem__(position)
         del self._positions[bisect_left(self._positions, position)]
-
-    def copy(self) -> Ordered[T]:
-        """Return another one with the same values."""
-        other = Ordered[T]()
-        dict.update(other, self)
-        other._positions = self._positions[:]
-        return other
 
     def between(self, lo: Position, hi: Position) -> list[Position]:
         """Return the positions from `lo` to `hi`, both included."""
@@ -52,7 +46,8 @@ class LogDicts:
 
     def copy(self) -> LogDicts:
         """Return another one that holds the same."""
-        return LogDicts(self.head, self.rows.copy(), self.chunks.copy(), self.checkpoints.copy())
+        rows, chunks, checkpoints = self.rows.items(), self.chunks.items(), self.checkpoints.items()
+        return LogDicts(self.head, Ordered(rows), Ordered(chunks), Ordered(checkpoints))
 
     def totals(self) -> tuple[int, int, int]:
         """Return that it is one, how many rows it holds, and how many bytes."""

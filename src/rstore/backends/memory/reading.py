@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from rstore.backends.common.pages import cut
 from rstore.backends.contract import ReadTransaction
+from rstore.backends.maintenance import RECORDS, Stats, stats_of
 from rstore.backends.memory.dicts import LogDicts, MemoryNamespace
 from rstore.backends.memory.places import lock
 from rstore.backends.types import (
@@ -124,6 +125,24 @@ class MemoryReads(ReadTransaction):
             found = self._log(log)
             return (0, 0) if found is None else (len(found.rows), sum(map(len, found.rows.values())))
 
+    def stats(self) -> Stats:
+        """Return the size of the namespace."""
+        with lock:
+            namespace = self._find()
+            records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
+            logs = [] if namespace is None else [(log.model, *one.totals()) for log, one in namespace.logs.items()]
+            return stats_of([*records, *logs])
+
     def _log(self, log: Log) -> LogDicts | None:
         namespace = self._find()
         return None if namespace is None else namespace.logs.get(log)
+
+
+class MemorySnapshot(MemoryReads):
+    """Reads a namespace that is not written to."""
+
+    def __init__(self, namespace: MemoryNamespace | None) -> None:
+        self._namespace = namespace
+
+    def _find(self) -> MemoryNamespace | None:
+        return self._namespace
