@@ -15,8 +15,7 @@ from rstore.backends.sqlite.logs import LogWrites
 from rstore.backends.sqlite.maintenance import SqliteMaintenance
 from rstore.backends.sqlite.records.writing import RecordWrites
 from rstore.backends.sqlite.snapshot import SqliteLogSnapshot, SqliteSnapshot
-from rstore.backends.sqlite.sql import NS
-from rstore.backends.sqlite.statements import INLINE_BYTES
+from rstore.backends.sqlite.statements import INLINE_BYTES, NS
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.sqlite.transport.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.transport.file import SqliteFile

@@ -12,7 +12,7 @@ from rstore.backends.common.heads import admits, changed
 from rstore.backends.common.names import is_name
 from rstore.backends.sqlite.cells import chunk_of, head_of, names_of, rows_of
 from rstore.backends.sqlite.namespace import NamespaceReads, NamespaceWrites
-from rstore.backends.sqlite.sql import NS, now_ms
+from rstore.backends.sqlite.statements import NS, now_ms
 from rstore.backends.sqlite.transport.savepoints import atomic, commit
 from rstore.backends.types import (
     ANY,
@@ -147,14 +147,12 @@ class LogWrites(LogReads, NamespaceWrites):
 
 
 def _newest_checkpoint(connection: apsw.Connection, number: int, at: Position) -> Row | None:
-    """Return the newest checkpoint at or before a position."""
     sql = "SELECT t, seq, body FROM checkpoints WHERE log = ? AND (t, seq) <= (?, ?) ORDER BY t DESC, seq DESC LIMIT 1"
     found = rows_of(connection.execute(sql, (number, *at)).fetchall())
     return found[0] if found else None
 
 
 def _rows(connection: apsw.Connection, number: int, query: ViewQuery) -> list[Row]:
-    """Return the hot rows of a view."""
     order = "t DESC, seq DESC" if query.reverse else "t, seq"
     sql = "SELECT t, seq, body FROM hot WHERE log = ? AND (t, seq) >= (?, ?) AND (t, seq) <= (?, ?)"
     sql += f" ORDER BY {order} LIMIT ?"
@@ -164,7 +162,6 @@ def _rows(connection: apsw.Connection, number: int, query: ViewQuery) -> list[Ro
 
 
 def _chunks(connection: apsw.Connection, number: int, query: ViewQuery) -> list[Chunk]:
-    """Return the chunks of a view."""
     lo, hi, limit = query.lo, query.hi, query.limit
     forwards = limit is not None and not query.reverse
     select = f"SELECT {_CHUNK}, {'body' if query.bodies else 'NULL'} FROM chunks WHERE log = ? AND "
@@ -199,7 +196,6 @@ def _chunks(connection: apsw.Connection, number: int, query: ViewQuery) -> list[
 
 
 def _insert_log(connection: apsw.Connection, ns: int, log: Log, head: Head) -> int:
-    """Create a log, and return its number."""
     sql = "INSERT INTO logs (ns, model, key, epoch, version, sealed, facts) VALUES (?, ?, ?, ?, ?, ?, ?)"
     place = ns, int(log.model), log.key
     connection.execute(sql, (*place, *head))
@@ -209,7 +205,6 @@ def _insert_log(connection: apsw.Connection, ns: int, log: Log, head: Head) -> i
 
 
 def _delete_log(connection: apsw.Connection, number: int) -> None:
-    """Delete a log with everything it holds."""
     for table in ("hot", "chunks", "checkpoints"):
         connection.execute(f"DELETE FROM {table} WHERE log = ?", (number,))
     connection.execute("DELETE FROM logs WHERE id = ?", (number,))

@@ -14,7 +14,7 @@ from rstore.backends.common.names import is_name
 from rstore.backends.maintenance import MODELS, RECORDS, BackendMaintenance, Durability, Finding, Stats, stats_of
 from rstore.backends.sqlite.cells import damaged_names, names_of
 from rstore.backends.sqlite.schema import differences, oddities, schema_of
-from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
+from rstore.backends.sqlite.statements import LIVE, NS, RECORD, now_ms
 from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.filesystem import status, wal_names
 from rstore.backends.sqlite.transport.lockwait import LockWait

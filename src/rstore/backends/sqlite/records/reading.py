@@ -14,7 +14,7 @@ import apsw
 from rstore.backends.common.pages import PAGE_BYTES
 from rstore.backends.sqlite.cells import damaged_name, found_of, missing, unsound
 from rstore.backends.sqlite.namespace import NamespaceReads
-from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
+from rstore.backends.sqlite.statements import LIVE, NS, RECORD, now_ms
 from rstore.backends.types import HEAD_BYTES, Found, Page, ScanQuery
 
 _RECORD_OF: Final = itemgetter(1)

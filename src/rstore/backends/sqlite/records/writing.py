@@ -13,8 +13,16 @@ import apsw
 
 from rstore.backends.sqlite.namespace import NamespaceWrites
 from rstore.backends.sqlite.records.reading import RecordReads, head_of_record, of_range
-from rstore.backends.sqlite.sql import LIVE, NS, NS_OF_INCARNATION, expires_ms, now_ms
-from rstore.backends.sqlite.statements import INLINE_BYTES, OVER_PLAIN, OVER_SMALL
+from rstore.backends.sqlite.statements import (
+    INLINE_BYTES,
+    LIVE,
+    NS,
+    NS_OF_INCARNATION,
+    OVER_PLAIN,
+    OVER_SMALL,
+    expires_ms,
+    now_ms,
+)
 from rstore.backends.sqlite.transport.savepoints import atomic, commit
 from rstore.backends.types import (
     ANY,

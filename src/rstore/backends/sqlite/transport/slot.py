@@ -18,7 +18,7 @@ from weakref import WeakSet
 import apsw
 
 from rstore.backends.sqlite.schema import OWN_TRIGGERS
-from rstore.backends.sqlite.statements import Statements, statements_for
+from rstore.backends.sqlite.statements import KeptStatements
 from rstore.backends.sqlite.transport import filelock
 from rstore.backends.sqlite.transport.filelock import FileLock
 from rstore.backends.sqlite.transport.filesystem import Identity, bears, has_wal, identity, is_there, stamp, wal_names
@@ -44,7 +44,7 @@ class Whereabouts(NamedTuple):
     error: StoreNotAvailableError | None = None
 
 
-class Slot:
+class Slot(KeptStatements):
     """Holds a connection, if it is open; a fork, or `close` in another thread, waits until it is not in use.
 
     Every use takes `lock`. The one exception is a single statement that is tried again where it fails: the driver
@@ -65,7 +65,7 @@ class Slot:
 
     def _forget(self) -> None:
         self.connection: apsw.Connection | None = None
-        self.statements: Statements | None = None  # once the number of the namespace is known
+        self.statements = None
         self.armed = False  # whether the connection has the triggers that it writes with
         self.schema_version = -1  # of the schema that was last compared with the layout, after the opening
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
@@ -78,10 +78,6 @@ class Slot:
         self.wal_files: dict[str, Identity | None] = {}  # write-ahead log and index, as they were opened for writing
         self.wal: tuple[str, Identity] | None = None  # the write-ahead log, as it was opened
         self.wal_check_at = inf  # when to check, after a write, whether it is still there; monotonic seconds
-
-    def know(self, connection: apsw.Connection, number: int) -> None:
-        """Keep the statements on one key of a namespace."""
-        self.statements = statements_for(connection, number, self.statements)
 
     def arm(self, connection: apsw.Connection) -> None:
         """Let the connection remove large records with the rows that lead to them.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import apsw
 
-from rstore.backends.sqlite.statements import statements_for
+from rstore.backends.sqlite.statements import KeptStatements
 from rstore.backends.sqlite.transport.errors import FAILURES, CommitInDoubtError, is_failed_sync, may_pass
 from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.savepoints import atomic
@@ -25,13 +25,12 @@ from rstore.errors import (
 T = TypeVar("T")
 
 
-class TransactionConnection:
+class TransactionConnection(KeptStatements):
     """Runs statements on the connection of a transaction, in the thread that began it."""
 
     def __init__(self, file: SqliteFile, slot: Slot, connection: apsw.Connection) -> None:
         self.path = file.path
-        self.statements = slot.statements
-        """The statements on one key, which the file must not use meanwhile."""
+        self.statements = slot.statements  # which the file must not use meanwhile
         self._file = file
         self._slot = slot
         self._connection = connection
@@ -62,14 +61,6 @@ class TransactionConnection:
                 "nothing was applied"
             )
 
-    def know(self, connection: apsw.Connection, number: int) -> None:
-        """Keep the statements on one key of a namespace."""
-        self.statements = statements_for(connection, number, self.statements)
-
-    def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Call `work` inside the transaction, and return its result."""
-        return self.write(work)
-
     def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
         """Call `work` inside the transaction, and return its result."""
         del create, arm  # the transaction began with both
@@ -78,6 +69,8 @@ class TransactionConnection:
             return work(self._connection)
         except FAILURES as error:
             raise self._failed(error) from error
+
+    read = write
 
     def _failed(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         slot = self._slot
