@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import TypeAlias
 
 from rstore.backends.common.pages import cut
 from rstore.backends.contract import ReadTransaction
@@ -27,9 +26,6 @@ from rstore.backends.types import (
     first_of,
     overlapping,
 )
-
-Live: TypeAlias = dict[str, tuple[bytes, int | None]]
-"""Records that have not expired: each with the time at which it does."""
 
 
 def now_ms() -> int:
@@ -83,7 +79,8 @@ class MemoryReads(ReadTransaction):
         ]
         return cut(found, query.limit)
 
-    def _live(self) -> Live:
+    def _live(self) -> dict[str, tuple[bytes, int | None]]:
+        """Return the records that have not expired, each with its expiry."""
         namespace, now = self._find(), now_ms()
         if namespace is None:
             return {}

@@ -176,7 +176,7 @@ def _chunks(connection: apsw.Connection, number: int, query: ViewQuery) -> list[
         sql = select + "(first_t, first_seq) >= (?, ?) AND (first_t, first_seq) <= (?, ?) ORDER BY first_t, first_seq"
         bindings = (number, *begin, *hi)
     else:
-        # Backwards from the last one that begins in time: chunks are disjoint, so the first to end too early ends it.
+        # Backwards from the last chunk that begins in time. Chunks are disjoint: before one that ends early all do.
         sql = select + "(first_t, first_seq) <= (?, ?) ORDER BY first_t DESC, first_seq DESC"
         bindings = (number, *hi)
     held = -1  # how many rows the chunks after the first one hold; -1 before the first one

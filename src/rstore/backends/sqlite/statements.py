@@ -41,7 +41,7 @@ def now_ms() -> int:
 
 
 def expires_ms(ttl_ms: Ttl) -> int | None:
-    """Return when a record expires that is to live so long from now."""
+    """Return the expiry of a record with this time to live from now on."""
     return None if ttl_ms is None or ttl_ms is KEEP else now_ms() + ttl_ms
 
 

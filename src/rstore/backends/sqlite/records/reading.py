@@ -68,7 +68,7 @@ class RecordReads(NamespaceReads):
         return {"ns": self._namespace, "now": now_ms(), "start": start, "stop": stop}
 
     def scan(self, query: ScanQuery) -> Page:
-        # One bound on either side: by one SQLite finds the place, and by another it would go through all before it.
+        # One bound on each side: SQLite seeks to the first bound that it finds, and steps through all up to a second.
         start, stop, limit = query.start, query.stop, query.limit
         if query.after is not None and query.reverse:
             stop = query.after if stop is None else min(stop, query.after)
@@ -104,7 +104,7 @@ def of_range(verb: str, stop: str | None) -> str:
 def with_heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
     """Yield records cut short, of rows that say where a large one lies."""
     for key, head, expires, blob in rows:
-        # Where it is large, the row is not done with yet, which keeps everything at its moment.
+        # The statement is open while a large record is read, and keeps the read at its moment.
         yield key, head_of_record(connection, key, head, blob), expires
 
 

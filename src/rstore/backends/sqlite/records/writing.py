@@ -162,7 +162,7 @@ def _put_blob(connection: apsw.Connection, key: str, record: bytes, namespace: s
     limit = connection.limit(apsw.SQLITE_LIMIT_LENGTH) - _ROW_BYTES
     if len(record) > limit:
         raise too_large(key, namespace, len(record), limit, "SQLite")
-    # Made room for, and filled then: as a parameter it would be copied twice before it is written.
+    # Reserved, and then filled: as a parameter it would be copied twice before it is written.
     number = _insert_blob(connection, apsw.zeroblob(len(record)))
     with connection.blob_open("main", "blobs", "record", number, True) as blob:
         blob.write(record)

@@ -151,9 +151,9 @@ class SqliteFile:
                 except FAILURES as error:
                     if slot.connection is not connection:
                         continue  # a signal handler has closed it meanwhile, and nothing was done
-                    # The first time it may be damage of two files whose logs were mixed up by their name, or a
-                    # connection that can only read, for want of descriptors: connected anew, what is damaged is damaged
-                    # still. Whatever had begun was rolled back.
+                    # Once: the logs of two files may be mixed up by their name, or the connection can only read, for
+                    # want of descriptors. A new connection settles both, and true damage shows again. All that had
+                    # begun was rolled back.
                     again = suspicious and may_pass(error)
                     suspicious = suspicious and not again
                     if is_failed_sync(error) or isinstance(error, CommitInDoubtError):
@@ -191,7 +191,7 @@ class SqliteFile:
         return not strayed.moved
 
     def leave(self) -> None:
-        """Close all connections of this process to files of the name, after one was seen to have another file."""
+        """Close all connections of this process to files of the name, which was seen to have changed hands."""
         self._note(Occurrence.RECONNECTION, "the file is opened anew")
         leave(self.path, self._options.timeout_s)
 

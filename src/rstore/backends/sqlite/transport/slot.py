@@ -72,8 +72,8 @@ class Slot(KeptStatements):
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed with its content
         # When to check again whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.check_at = 0.0
-        # The file that is open. Looked at before it is opened: later the name may be another one's already, and a
-        # connection to the file before it would count as one to that.
+        # The file that is open. Read before the opening: afterwards the name may belong to another file already, and a
+        # connection to the first would pass for one to the second.
         self.opened: Identity | None = None
         self.wal_files: dict[str, Identity | None] = {}  # write-ahead log and index, as they were opened for writing
         self.wal: tuple[str, Identity] | None = None  # the write-ahead log, as it was opened
@@ -90,7 +90,7 @@ class Slot(KeptStatements):
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
-        """Hold the lock in one thread, which should also release it, and need not: that cannot be prevented."""
+        """Hold the lock. Nothing can prevent another thread from ending the scope."""
         lock = self.lock
         lock.acquire()
         try:

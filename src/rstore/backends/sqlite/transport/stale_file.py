@@ -1,9 +1,8 @@
-"""A SQLite file that bears its name no more, or whose write-ahead log does: the log is moved into the file.
+"""A SQLite file that has lost its name, or its write-ahead log: the log is moved into the file that it belongs to.
 
-The write-ahead log is found by its name: the next connection to another file of this name would take it for that
-file's. It is moved into the file that it belongs to, and unlinked if it is still the one that was opened. A log that
-was removed beneath the connection is found by no other: it is moved into the file, too, unless others have begun
-another one since.
+SQLite finds the log by its name: the next connection to another file of this name would take it for that file's. So it
+is unlinked as well, if it is still the one that was opened. A log that was removed beneath its connection is found by
+no other one: it is moved into the file, too, unless others have begun another log since.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from rstore.errors import CorruptionError, StoreBusyError
 
 
 def leave(path: str, timeout_s: float) -> None:
-    """Close all connections of this process to files of the name, after one was seen to have another file."""
+    """Close all connections of this process to files of a name that was seen to have changed hands."""
     real_path = os.path.realpath(path)
     _leave(lambda slot: os.path.realpath(slot.path) == real_path, path, timeout_s)
 

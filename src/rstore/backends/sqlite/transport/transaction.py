@@ -38,7 +38,7 @@ class TransactionConnection(KeptStatements):
     def owns(self) -> bool:
         """Return whether no other transaction has begun on the connection.
 
-        An interrupt at its beginning may leave one to the garbage collector, which closes it inside of a later one.
+        An interrupted beginning may leave a transaction to the garbage collector, which ends it inside of a later one.
         """
         return self._slot.connection is self._connection and self._slot.transaction in (None, self)
 
@@ -102,10 +102,6 @@ class TransactionConnection(KeptStatements):
                 self.statements = None
 
 
-def _nothing(_: apsw.Connection) -> None:
-    pass
-
-
 @contextmanager
 def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection, None, None]:
     """Begin a transaction of this thread, and end it.
@@ -113,7 +109,9 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection,
     `create`: whether to make the file if it is not there.
     """
     slot = file.local.slot
-    file.write(_nothing, create=create)  # leaves a file that is gone: only the caller could repeat a transaction on it
+    file.write(
+        lambda _: None, create=create
+    )  # leaves a file that is gone: only the caller could repeat a transaction on it
     stays, failed, strayed = False, None, None
     with slot.held():
         connection = file.connection(slot, create=create)
