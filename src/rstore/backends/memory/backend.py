@@ -67,11 +67,12 @@ class MemoryBackend(MemoryWrites, Backend):
             self._place.namespaces[self._namespace] = namespace
 
     @contextmanager
-    def _writing(self) -> Generator[None, None, None]:
+    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
         with lock:
             self._place.wait(self._options.timeout_s)
             yield
-            self._notify()
+            if heard:
+                self._notify()
 
     def _notify(self) -> None:
         writes[self._place.name, self._namespace] += 1

@@ -34,8 +34,8 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     """Reads and writes a namespace of dicts."""
 
     @abstractmethod
-    def _writing(self) -> AbstractContextManager[None]:
-        """Let one step write, when no transaction of others has the turn; let watchers know of it."""
+    def _writing(self, *, heard: bool = True) -> AbstractContextManager[None]:
+        """Let one step write, when no transaction of others has the turn, and let watchers know of it."""
 
     @abstractmethod
     def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
@@ -137,7 +137,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        with self._writing():
+        with self._writing(heard=False):
             found = self._expect(incarnation).logs.setdefault(log, LogDicts(head))
             if found.head.sealed != head.sealed:
                 return False
@@ -146,7 +146,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        with self._writing():
+        with self._writing(heard=False):
             logs = self._expect(incarnation).logs
             found = logs.get(log)
             if not admits(None if found is None else found.head, commit):
@@ -160,7 +160,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        with self._writing():
+        with self._writing(heard=False):
             namespace, found = self._take_from(if_incarnation), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False
@@ -186,7 +186,7 @@ class MemoryTransaction(MemoryWrites):
         self.namespace = namespace
 
     @contextmanager
-    def _writing(self) -> Generator[None, None, None]:
+    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
         with lock:
             self.check()
             self.has_written = True

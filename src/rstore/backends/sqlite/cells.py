@@ -19,6 +19,7 @@ from rstore.errors import CorruptionError
 
 _SECOND: Final = itemgetter(1)
 _THIRD: Final = itemgetter(2)
+_EXPIRY: Final = {int, NoneType}
 
 
 def rows_of(found: Iterable[Any]) -> list[Row]:
@@ -64,11 +65,7 @@ def found_of(found: Iterable[Any]) -> list[Found]:
     records: list[Found] = list(found)
     if records:
         keys, bodies, expiries = zip(*records, strict=True)
-        if not (
-            {*map(type, keys)} == {str}
-            and {*map(type, bodies)} == {bytes}
-            and {*map(type, expiries)} <= {int, NoneType}
-        ):
+        if not ({*map(type, keys)} == {str} and {*map(type, bodies)} == {bytes} and {*map(type, expiries)} <= _EXPIRY):
             raise unsound(records)
     return records
 

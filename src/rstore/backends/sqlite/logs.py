@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -213,15 +213,16 @@ def _delete_log(connection: apsw.Connection, number: int) -> None:
 def _apply(connection: apsw.Connection, number: int, head: Head, commit: Commit) -> None:
     """Do all of a commit to a log that admits it."""
 
-    def each(sql: str, items: Iterable[tuple[Any, ...]]) -> None:
-        connection.executemany(sql, ((number, *item) for item in items))
+    def each(sql: str, items: Sequence[tuple[Any, ...]]) -> None:
+        if items:
+            connection.executemany(sql, ((number, *item) for item in items))
 
     each("DELETE FROM hot WHERE log = ? AND t = ? AND seq = ? AND body = ?", commit.drop_rows)
     each("DELETE FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?", commit.drop_chunks)
     if commit.drop_checkpoints_from is not None:
         each("DELETE FROM checkpoints WHERE log = ? AND (t, seq) >= (?, ?)", [commit.drop_checkpoints_from])
     each(_PUT_ROW, commit.put_rows)
-    chunks = ((*first, *last, *rest) for first, last, *rest in commit.put_chunks)
+    chunks = [(*first, *last, *rest) for first, last, *rest in commit.put_chunks]
     each(f"INSERT INTO chunks (log, {_CHUNK}, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", chunks)
     each("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", commit.put_checkpoints)
     if (new := changed(head, commit)) != head:
