@@ -30,6 +30,13 @@ class Ordered(dict[Position, T]):
         super().__delitem__(position)
         del self._positions[bisect_left(self._positions, position)]
 
+    def copy(self) -> Ordered[T]:
+        """Return another one with the same values."""
+        other = Ordered[T]()
+        dict.update(other, self)
+        other._positions = self._positions[:]  # in order already
+        return other
+
     def between(self, lo: Position, hi: Position) -> list[Position]:
         """Return the positions from `lo` to `hi`, both included."""
         return self._positions[bisect_left(self._positions, lo) : bisect_right(self._positions, hi)]
@@ -46,8 +53,7 @@ class LogDicts:
 
     def copy(self) -> LogDicts:
         """Return another one that holds the same."""
-        rows, chunks, checkpoints = self.rows.items(), self.chunks.items(), self.checkpoints.items()
-        return LogDicts(self.head, Ordered(rows), Ordered(chunks), Ordered(checkpoints))
+        return LogDicts(self.head, self.rows.copy(), self.chunks.copy(), self.checkpoints.copy())
 
     def totals(self) -> tuple[int, int, int]:
         """Return that it is one, how many rows it holds, and how many bytes."""

@@ -138,7 +138,9 @@ class MemoryWrites(MemoryReads, WriteTransaction):
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
         with self._writing(heard=False):
-            found = self._expect(incarnation).logs.setdefault(log, LogDicts(head))
+            logs = self._expect(incarnation).logs
+            if (found := logs.get(log)) is None:
+                found = logs[log] = LogDicts(head)
             if found.head.sealed != head.sealed:
                 return False
             for t, seq, body in rows:
