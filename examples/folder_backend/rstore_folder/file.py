@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Final
 
-from rstore import OutcomeUnknownError, StoreBusyError, StoreFullError, StoreNotAvailableError
+import msgpack
+
+from rstore import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreFullError, StoreNotAvailableError
 from rstore.backends.common.backoff import Backoff, Deadline
-from rstore.backends.memory.dicts import MemoryNamespace
-from rstore_folder.packing import pack, unpack
-
-_STAMP_BYTES: Final = 16
-"""So many random bytes begin a file: other ones in each file that replaces it."""
+from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, Ordered
+from rstore.backends.types import Chunk, Head, Log
 
 
 @contextmanager
@@ -30,98 +28,84 @@ def translated() -> Generator[None]:
         raise kind(f"{error.filename or 'the folder'}: {error.strerror}; nothing was applied") from error
 
 
-class NamespaceFile:
-    """The file of one namespace, which is there for as long as the namespace. Threads may share it."""
+@contextmanager
+def locked(folder: Path, timeout_s: float) -> Generator[Callable[[], bool]]:
+    """Keep all other writers out of a folder, of all processes; yield a function that says whether it is locked here.
 
-    def __init__(self, folder: Path, name: str, *, synced: bool) -> None:
-        # A hash: the name of a namespace may have 255 bytes and a slash, which the name of a file may not.
-        self._path = folder / f"{hashlib.sha256(name.encode()).hexdigest()}.namespace"
-        self._folder = folder
-        self._name = name
-        self._synced = synced
-        self._seen: tuple[bytes, MemoryNamespace] | None = None
-
-    def read(self) -> MemoryNamespace | None:
-        """Return the namespace, for reading only; the same object for as long as the file is the same."""
-        with translated():
-            try:
-                file = self._path.open("rb")
-            except FileNotFoundError:
-                return None
-            with file:  # it stays what it is, also if another one takes its place now
-                stamp, seen = file.read(_STAMP_BYTES), self._seen
-                if seen is None or seen[0] != stamp:
-                    self._seen = seen = stamp, unpack(file.read(), self._path)[1]
-        return seen[1]
-
-    def replace(self, namespace: MemoryNamespace | None) -> None:
-        """Put another file in place of the one that is there: a reader sees one of the two, and all of it.
-
-        The caller holds the lock, and changes the namespace no more.
-        """
-        stamp = os.urandom(_STAMP_BYTES)
-        with translated():
-            if namespace is None:
-                self._path.unlink(missing_ok=True)
-            else:
-                new = self._path.with_suffix(".new")
-                with new.open("wb") as file:
-                    file.write(stamp + pack(self._name, namespace))
-                    file.flush()
-                    self._sync(file.fileno())
-                new.replace(self._path)
-                self._seen = stamp, namespace  # the next reading need not unpack it
-        try:  # the folder has to be on the disk, too
-            descriptor = os.open(self._folder, os.O_RDONLY)
-            try:
-                self._sync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise OutcomeUnknownError(f"{self._folder}: {error.strerror}; it may or may not last") from error
-
-    def _sync(self, descriptor: int) -> None:
-        if self._synced:
-            os.fsync(descriptor)
-
-    @contextmanager
-    def locked(self, timeout_s: float) -> Generator[None]:
-        """Keep all other writers out, of all processes. The lock ends with the process.
-
-        Raises `StoreBusyError` if another writer holds it for longer than the time-out.
-        """
-        backoff = Backoff(Deadline(timeout_s))
-        with translated():  # never removed: one process could hold it while another one makes it anew
-            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        owner = os.getpid()
-        try:
-            while not _take(descriptor):
-                if not backoff.pause():
-                    raise StoreBusyError(
-                        f"the folder {self._folder} was busy: another writer held its lock for longer than the "
-                        f"time-out, {timeout_s:g} s; nothing was applied"
-                    )
-            yield
-        finally:
-            if os.getpid() == owner:  # a child of a fork closes its copy, and leaves the lock to its parent
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+    Raises `StoreBusyError` if another writer holds the lock, which ends with its process, longer than the time-out.
+    """
+    backoff, owner = Backoff(Deadline(timeout_s)), os.getpid()
+    with translated():  # never removed: one process could hold it while another one makes it anew
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        while not _take(descriptor):
+            if not backoff.pause():
+                raise StoreBusyError(
+                    f"the folder {folder} was busy: another writer held its lock for longer than the time-out, "
+                    f"{timeout_s:g} s; nothing was applied"
+                )
+        yield lambda: os.getpid() == owner
+    finally:
+        if os.getpid() == owner:  # a child of a fork closes its copy, and leaves the lock to its parent
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def _take(descriptor: int) -> bool:
-    with translated():
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+    with translated(), suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
-def names_in(folder: Path) -> list[str]:
-    """Return the names of all namespaces in a folder, in order."""
-    names: list[str] = []
+def read(path: Path) -> bytes | None:
+    """Return the bytes of a file, None if there is none."""
+    with translated(), suppress(FileNotFoundError):
+        return path.read_bytes()
+    return None
+
+
+def replace(path: Path, data: bytes | None) -> None:
+    """Put another file in place of the one that is there: a reader sees one of the two, and all of it."""
     with translated():
-        for path in folder.glob("*.namespace"):
-            with suppress(FileNotFoundError):  # discarded since
-                names.append(unpack(path.read_bytes()[_STAMP_BYTES:], path)[0])
-    return sorted(names)
+        if data is None:
+            path.unlink(missing_ok=True)
+        else:
+            new = path.with_suffix(".new")
+            new.write_bytes(data)
+            _sync(new)
+            new.replace(path)
+    try:
+        _sync(path.parent)
+    except OSError as error:
+        raise OutcomeUnknownError(f"{path.parent}: {error.strerror}; it may or may not last") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def pack(name: str, namespace: MemoryNamespace) -> bytes:
+    """Return the bytes of a namespace and its name. No pickle: reading one may run any code."""
+    return msgpack.packb((name, namespace), default=lambda one: [getattr(one, field.name) for field in fields(one)])
+
+
+def unpack(data: bytes, path: Path) -> tuple[str, MemoryNamespace]:
+    """Return a namespace and its name, of the bytes of a file.
+
+    Raises `CorruptionError` if they are not those of one.
+    """
+    try:
+        name, (*rest, logs) = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+        namespace = MemoryNamespace(*rest)
+        for log, (head, rows, chunks, checkpoints) in logs.items():
+            by_first = Ordered((first, Chunk(*chunk)) for first, chunk in chunks.items())
+            known = LogDicts(Head(*head), Ordered(rows.items()), by_first, Ordered(checkpoints.items()))
+            namespace.logs[Log(*log)] = known
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CorruptionError(f"the file {path} holds no namespace: restore it from a backup") from error
+    return name, namespace

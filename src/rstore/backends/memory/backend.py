@@ -7,14 +7,14 @@ that write wait for its end, and read what was there before.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rstore.backends.contract import Backend, ReadTransaction, WriteTransaction
-from rstore.backends.maintenance import RECORDS, Durability, Finding, Stats, no_namespace, stats_of
-from rstore.backends.memory.dicts import MemoryNamespace
+from rstore.backends.maintenance import Durability, Finding, no_namespace
+from rstore.backends.memory.dicts import MemoryNamespace, copy_of
 from rstore.backends.memory.places import changed, lock, place_of, writes
 from rstore.backends.memory.reading import MemorySnapshot
-from rstore.backends.memory.writing import MemoryExclusive, MemoryWrites
+from rstore.backends.memory.writing import MemoryTransaction, MemoryWrites
 from rstore.backends.types import Log, Options, Watcher
 from rstore.errors import StoreClosedError
 
@@ -54,7 +54,6 @@ class MemoryBackend(MemoryWrites, Backend):
         with self._writing():
             self._find()
             self._put_namespace(None)
-            self._wrote()
 
     def _find(self) -> MemoryNamespace | None:
         if self._closed:
@@ -67,15 +66,17 @@ class MemoryBackend(MemoryWrites, Backend):
         else:
             self._place.namespaces[self._namespace] = namespace
 
-    def _wrote(self) -> None:
-        writes[self._place.name, self._namespace] += 1
-        changed.notify_all()
-
     @contextmanager
-    def _writing(self) -> Generator[None, None, None]:
+    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
         with lock:
             self._place.wait(self._options.timeout_s)
             yield
+            if heard:
+                self._notify()
+
+    def _notify(self) -> None:
+        writes[self._place.name, self._namespace] += 1
+        changed.notify_all()
 
     @contextmanager
     def watcher(self, keys: Sequence[str], prefix: str | None) -> Generator[Watcher, None, None]:
@@ -84,22 +85,24 @@ class MemoryBackend(MemoryWrites, Backend):
     # -- several calls as one -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def exclusive(self, log: Log) -> Generator[WriteTransaction, None, None]:
-        with self._place.take_turn(self._options.timeout_s) as turn:
-            yield MemoryExclusive(self, self._place, turn)
-
-    @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        with (
-            self._place.take_turn(self._options.timeout_s) as turn,
-            MemoryExclusive(self, self._place, turn).transaction() as inside,
-        ):
-            yield inside
+        with self._place.take_turn(self._options.timeout_s) as is_held:
+            with lock:
+                tx = MemoryTransaction(self._find(), is_held)
+            yield tx
+            with lock:
+                tx.check()
+                if tx.has_written:
+                    self._put_namespace(tx.namespace)
+                    self._notify()
+
+    def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
+        return self.transaction()
 
     @contextmanager
     def snapshot(self) -> Generator[ReadTransaction, None, None]:
         with lock:
-            snapshot = MemorySnapshot(self._find())
+            snapshot = MemorySnapshot(copy_of(self._find()))
         yield snapshot
 
     # -- the store as a whole -----------------------------------------------------------------------------------------
@@ -112,13 +115,6 @@ class MemoryBackend(MemoryWrites, Backend):
     def ping(self) -> None:
         with lock:
             self._find()
-
-    def stats(self) -> Stats:
-        with lock:
-            namespace = self._find()
-            records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
-            logs = [] if namespace is None else [(log.model, *one.totals()) for log, one in namespace.logs.items()]
-            return stats_of([*records, *logs])
 
     def durability(self) -> Durability:
         return Durability(False, False, True, False, "all is gone when this process ends", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,9 +17,9 @@ T = TypeVar("T")
 class Ordered(dict[Position, T]):
     """A dict that also knows its keys in order: sorting a log for every view made long tests quadratic."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._positions: list[Position] = []
+    def __init__(self, items: Iterable[tuple[Position, T]] = ()) -> None:
+        super().__init__(items)
+        self._positions = sorted(self)
 
     def __setitem__(self, position: Position, value: T) -> None:
         if position not in self:
@@ -33,7 +34,7 @@ class Ordered(dict[Position, T]):
         """Return another one with the same values."""
         other = Ordered[T]()
         dict.update(other, self)
-        other._positions = self._positions[:]
+        other._positions = self._positions[:]  # in order already
         return other
 
     def between(self, lo: Position, hi: Position) -> list[Position]:

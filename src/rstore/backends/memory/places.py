@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Condition, RLock
 
@@ -24,17 +24,13 @@ writes: Counter[tuple[str, str]] = Counter()
 """How often each namespace was written to, also one that is gone."""
 
 
-class MemoryTurn:
-    """The right to write to a place for longer than one call."""
-
-
 class MemoryPlace:
     """All namespaces of one name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.namespaces: dict[str, MemoryNamespace] = {}
-        self.turn: MemoryTurn | None = None
+        self.turn: object = None  # of the transaction that has it
 
     def wait(self, timeout_s: float) -> None:
         """Wait, with `lock` held, until no transaction has the turn.
@@ -50,14 +46,14 @@ class MemoryPlace:
                 )
 
     @contextmanager
-    def take_turn(self, timeout_s: float) -> Generator[MemoryTurn, None, None]:
-        """Hold the turn, after waiting for it."""
-        turn = MemoryTurn()
+    def take_turn(self, timeout_s: float) -> Generator[Callable[[], bool], None, None]:
+        """Hold the turn, after waiting for it; yield a function that says whether it is still held."""
+        turn = object()
         try:
             with lock:
                 self.wait(timeout_s)
                 self.turn = turn
-            yield turn
+            yield lambda: self.turn is turn
         finally:
             with lock:
                 if self.turn is turn:

@@ -1,15 +1,15 @@
-"""Reading a namespace of dicts: as it is, as a transaction has made it, or as a snapshot keeps it."""
+"""Reading a namespace of dicts: as it is, or the copy that a transaction or a snapshot has made."""
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import TypeAlias
 
 from rstore.backends.common.pages import cut
 from rstore.backends.contract import ReadTransaction
-from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, copy_of
+from rstore.backends.maintenance import RECORDS, Stats, stats_of
+from rstore.backends.memory.dicts import LogDicts, MemoryNamespace
 from rstore.backends.memory.places import lock
 from rstore.backends.types import (
     FIRST,
@@ -26,9 +26,6 @@ from rstore.backends.types import (
     first_of,
     overlapping,
 )
-
-Live: TypeAlias = dict[str, tuple[bytes, int | None]]
-"""Records that have not expired: each with the time at which it does."""
 
 
 def now_ms() -> int:
@@ -82,7 +79,8 @@ class MemoryReads(ReadTransaction):
         ]
         return cut(found, query.limit)
 
-    def _live(self) -> Live:
+    def _live(self) -> dict[str, tuple[bytes, int | None]]:
+        """Return the records that have not expired, each with its expiry."""
         namespace, now = self._find(), now_ms()
         if namespace is None:
             return {}
@@ -124,16 +122,24 @@ class MemoryReads(ReadTransaction):
             found = self._log(log)
             return (0, 0) if found is None else (len(found.rows), sum(map(len, found.rows.values())))
 
+    def stats(self) -> Stats:
+        """Return the size of the namespace."""
+        with lock:
+            namespace = self._find()
+            records = [(RECORDS, 1, 0, len(record)) for record, _ in self._live().values()]
+            logs = [] if namespace is None else [(log.model, *one.totals()) for log, one in namespace.logs.items()]
+            return stats_of([*records, *logs])
+
     def _log(self, log: Log) -> LogDicts | None:
         namespace = self._find()
         return None if namespace is None else namespace.logs.get(log)
 
 
 class MemorySnapshot(MemoryReads):
-    """A copy of a namespace, which no transaction changes."""
+    """Reads a namespace that is not written to."""
 
     def __init__(self, namespace: MemoryNamespace | None) -> None:
-        self._copy = copy_of(namespace)
+        self._namespace = namespace
 
     def _find(self) -> MemoryNamespace | None:
-        return self._copy
+        return self._namespace

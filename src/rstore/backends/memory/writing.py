@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from rstore.backends.common.heads import admits
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, copy_of
-from rstore.backends.memory.places import MemoryPlace, MemoryTurn, lock
+from rstore.backends.memory.places import lock
 from rstore.backends.memory.reading import MemoryReads, now_ms
 from rstore.backends.types import (
     ANY,
@@ -34,16 +34,12 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     """Reads and writes a namespace of dicts."""
 
     @abstractmethod
-    def _writing(self) -> AbstractContextManager[None]:
-        """Let one step write, when no transaction of others has the turn."""
+    def _writing(self, *, heard: bool = True) -> AbstractContextManager[None]:
+        """Let one step write, when no transaction of others has the turn, and let watchers know of it."""
 
     @abstractmethod
     def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
         """Put a namespace in place of the one that is there, or of none."""
-
-    @abstractmethod
-    def _wrote(self) -> None:
-        """Let watchers know that records were written."""
 
     def create(self) -> bytes:
         with lock:
@@ -84,7 +80,6 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             now = now_ms()  # one moment for all of them
             for write in writes:
                 namespace.put(Write(*write), now)
-            self._wrote()
 
     def write_if(self, write: Write, version: bytes | None, incarnation: bytes) -> bool:
         with self._writing():
@@ -93,7 +88,6 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             if version != (None if record is None else version_of(record)):
                 return False
             namespace.put(write, now_ms())
-            self._wrote()
             return True
 
     def touch(self, key: str, ttl_ms: int | None, *, if_incarnation: ExpectedIncarnation = ANY) -> bool:
@@ -102,7 +96,6 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             if namespace is None or record is None:
                 return False
             namespace.put(Write(key, record, ttl_ms), now_ms())
-            self._wrote()
             return True
 
     def delete(self, keys: Sequence[str], *, if_incarnation: ExpectedIncarnation = ANY) -> int:
@@ -113,7 +106,6 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             found = {key for key in keys if self.has(key)}
             for key in found:
                 del namespace.records[key]
-            self._wrote()
             return len(found)
 
     def delete_range(self, start: str, stop: str | None, *, if_incarnation: ExpectedIncarnation = ANY) -> int:
@@ -125,9 +117,9 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             if not self._expired(limit):
                 return 0  # without waiting for others
         with self._writing():
-            records, expired = self._records(), self._expired(limit)
+            expired = self._expired(limit)
             for key in expired:
-                del records[key]
+                del self._records()[key]
             return len(expired)
 
     def _expired(self, limit: int) -> list[str]:
@@ -141,13 +133,14 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     def clear(self) -> None:
         with self._writing():
             self._records().clear()
-            self._wrote()
 
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        with self._writing():
-            found = self._expect(incarnation).logs.setdefault(log, LogDicts(head))
+        with self._writing(heard=False):
+            logs = self._expect(incarnation).logs
+            if (found := logs.get(log)) is None:
+                found = logs[log] = LogDicts(head)
             if found.head.sealed != head.sealed:
                 return False
             for t, seq, body in rows:
@@ -155,7 +148,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        with self._writing():
+        with self._writing(heard=False):
             logs = self._expect(incarnation).logs
             found = logs.get(log)
             if not admits(None if found is None else found.head, commit):
@@ -169,7 +162,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        with self._writing():
+        with self._writing(heard=False):
             namespace, found = self._take_from(if_incarnation), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False
@@ -177,72 +170,43 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
 
-class MemoryExclusive(MemoryWrites):
-    """Writes call by call, while it has the turn."""
+class MemoryTransaction(MemoryWrites):
+    """Works on a copy of a namespace; `namespace` is what it has become. The caller puts it in place at the end.
 
-    def __init__(self, backend: MemoryWrites, place: MemoryPlace, turn: MemoryTurn) -> None:
-        self._backend = backend
-        self._place = place
-        self._turn = turn
+    `is_open`: whether the transaction may still write.
+    """
+
+    def __init__(self, namespace: MemoryNamespace | None, is_open: Callable[[], bool] = lambda: True) -> None:
+        self.namespace = copy_of(namespace)
+        self.has_written = False
+        self._is_open = is_open
 
     def _find(self) -> MemoryNamespace | None:
-        return self._backend._find()  # noqa: SLF001 - of its own kind, here and below
+        return self.namespace
 
     def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
-        self._backend._put_namespace(namespace)  # noqa: SLF001
-
-    def _wrote(self) -> None:
-        self._backend._wrote()  # noqa: SLF001
+        self.namespace = namespace
 
     @contextmanager
-    def _writing(self) -> Generator[None, None, None]:
+    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
         with lock:
-            if self._place.turn is not self._turn:
-                raise StoreClosedError("the transaction is over, or that of another process; nothing was applied")
+            self.check()
+            self.has_written = True
             yield
 
-    @contextmanager
-    def exclusive(self, log: Log) -> Generator[WriteTransaction, None, None]:
-        yield self
+    def check(self) -> None:
+        """Refuse to go on where the transaction is over."""
+        if not self._is_open():
+            raise StoreClosedError("the transaction is over, or that of another process; nothing was applied")
 
     @contextmanager
     def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        with lock:
-            transaction = MemoryTransaction(self, self._place, self._turn)
-        yield transaction
-        with self._writing():
-            transaction.apply()
-
-
-class MemoryTransaction(MemoryExclusive):
-    """Works on a copy of the namespace, which takes the place of the namespace at the end."""
-
-    _has_written = False
-
-    def __init__(self, backend: MemoryWrites, place: MemoryPlace, turn: MemoryTurn) -> None:
-        super().__init__(backend, place, turn)
-        self._copy = copy_of(super()._find())
-
-    def apply(self) -> None:
-        """Let all see it."""
-        super()._put_namespace(self._copy)
-        if self._has_written:
-            super()._wrote()
-
-    def _find(self) -> MemoryNamespace | None:
-        return self._copy
-
-    def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
-        self._copy = namespace
-
-    def _wrote(self) -> None:
-        self._has_written = True
-
-    @contextmanager
-    def transaction(self, *, create: bool = True, serializable: bool = True) -> Generator[WriteTransaction, None, None]:
-        before = copy_of(self._copy)
+        before = copy_of(self.namespace)
         try:
             yield self
         except BaseException:
-            self._copy = before
+            self.namespace = before
             raise
+
+    def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
+        return nullcontext(self)

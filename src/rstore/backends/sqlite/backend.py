@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import apsw
 
@@ -15,7 +15,7 @@ from rstore.backends.sqlite.logs import LogWrites
 from rstore.backends.sqlite.maintenance import SqliteMaintenance
 from rstore.backends.sqlite.records.writing import RecordWrites
 from rstore.backends.sqlite.snapshot import SqliteLogSnapshot, SqliteSnapshot
-from rstore.backends.sqlite.statements import INLINE_BYTES
+from rstore.backends.sqlite.statements import INLINE_BYTES, NS
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.sqlite.transport.errors import CommitInDoubtError, is_in_doubt
 from rstore.backends.sqlite.transport.file import SqliteFile
@@ -24,6 +24,12 @@ from rstore.backends.sqlite.transport.snapshot import own_snapshot, spare_snapsh
 from rstore.backends.sqlite.transport.transaction import begin
 from rstore.backends.sqlite.transport.watcher import SqliteWatcher
 from rstore.backends.types import FIRST, LAST, Log, LogSnapshot, Options, Position, Ttl
+
+_ITS_LOGS: Final = f"(SELECT id FROM logs WHERE ns = {NS})"
+_DISCARD: Final = f"""
+DELETE FROM hot WHERE log IN {_ITS_LOGS}; DELETE FROM chunks WHERE log IN {_ITS_LOGS};
+DELETE FROM checkpoints WHERE log IN {_ITS_LOGS}; DELETE FROM logs WHERE ns = {NS};
+DELETE FROM records WHERE ns = {NS}; DELETE FROM facts WHERE ns = {NS}; DELETE FROM namespaces WHERE name = :ns"""
 
 
 class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
@@ -45,15 +51,7 @@ class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
     def discard(self) -> None:
         def work(connection: apsw.Connection) -> bool:
             with atomic(connection):
-                number = self._number(connection)
-                if number is not None:
-                    for table in ("hot", "chunks", "checkpoints"):
-                        connection.execute(
-                            f"DELETE FROM {table} WHERE log IN (SELECT id FROM logs WHERE ns = ?)", (number,)
-                        )
-                    for table in ("logs", "records", "facts"):
-                        connection.execute(f"DELETE FROM {table} WHERE ns = ?", (number,))
-                    connection.execute("DELETE FROM namespaces WHERE id = ?", (number,))
+                connection.execute(_DISCARD, {"ns": self._namespace})
                 return _is_unused(connection)
 
         if self._file.write(work, create=False):

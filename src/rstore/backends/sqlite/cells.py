@@ -19,9 +19,6 @@ from rstore.errors import CorruptionError
 
 _SECOND: Final = itemgetter(1)
 _THIRD: Final = itemgetter(2)
-_BYTES: Final = {bytes}
-_INT: Final = {int}
-_TEXT: Final = {str}
 _EXPIRY: Final = {int, NoneType}
 
 
@@ -33,8 +30,8 @@ def rows_of(found: Iterable[Any]) -> list[Row]:
         if not (
             # They are sorted, and SQLite sorts what is no number behind all numbers.
             type(rows[0].t) is type(rows[-1].t) is int
-            and {*map(type, map(_THIRD, rows))} == _BYTES
-            and ({*map(type, seqs)} == _INT and min(seqs) >= 0 and max(seqs) <= MAX_SEQ)
+            and {*map(type, map(_THIRD, rows))} == {bytes}
+            and ({*map(type, seqs)} == {int} and min(seqs) >= 0 and max(seqs) <= MAX_SEQ)
         ):
             raise CorruptionError("a row of a log holds what cannot be one")
     return rows
@@ -68,7 +65,7 @@ def found_of(found: Iterable[Any]) -> list[Found]:
     records: list[Found] = list(found)
     if records:
         keys, bodies, expiries = zip(*records, strict=True)
-        if not ({*map(type, keys)} == _TEXT and {*map(type, bodies)} == _BYTES and {*map(type, expiries)} <= _EXPIRY):
+        if not ({*map(type, keys)} == {str} and {*map(type, bodies)} == {bytes} and {*map(type, expiries)} <= _EXPIRY):
             raise unsound(records)
     return records
 
@@ -97,7 +94,7 @@ def names_of(connection: apsw.Connection, column: str, bindings: dict[str, Any],
     """Return the names in a column, given as `column FROM table …`."""
     try:
         names = [name for (name,) in connection.execute(f"SELECT {column}", bindings)]
-        if {*map(type, names)} <= _TEXT:
+        if {*map(type, names)} <= {str}:
             return names
     except UnicodeDecodeError as error:
         raise damaged_name(connection, column, bindings, what) from error

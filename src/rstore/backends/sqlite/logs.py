@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from rstore.backends.common.heads import admits, changed
 from rstore.backends.common.names import is_name
 from rstore.backends.sqlite.cells import chunk_of, head_of, names_of, rows_of
 from rstore.backends.sqlite.namespace import NamespaceReads, NamespaceWrites
-from rstore.backends.sqlite.sql import NS, now_ms
+from rstore.backends.sqlite.statements import NS, now_ms
 from rstore.backends.sqlite.transport.savepoints import atomic, commit
 from rstore.backends.types import (
     ANY,
@@ -112,7 +112,7 @@ class LogWrites(LogReads, NamespaceWrites):
                     return False
                 if number is None:
                     number = _insert_log(connection, ns, log, head)
-                connection.executemany(_PUT_ROW, ((number, t, seq, body) for t, seq, body in rows))
+                connection.executemany(_PUT_ROW, ((number, *row) for row in rows))
                 return True
 
         return self._writer.write(work)
@@ -147,14 +147,12 @@ class LogWrites(LogReads, NamespaceWrites):
 
 
 def _newest_checkpoint(connection: apsw.Connection, number: int, at: Position) -> Row | None:
-    """Return the newest checkpoint at or before a position."""
     sql = "SELECT t, seq, body FROM checkpoints WHERE log = ? AND (t, seq) <= (?, ?) ORDER BY t DESC, seq DESC LIMIT 1"
     found = rows_of(connection.execute(sql, (number, *at)).fetchall())
     return found[0] if found else None
 
 
 def _rows(connection: apsw.Connection, number: int, query: ViewQuery) -> list[Row]:
-    """Return the hot rows of a view."""
     order = "t DESC, seq DESC" if query.reverse else "t, seq"
     sql = "SELECT t, seq, body FROM hot WHERE log = ? AND (t, seq) >= (?, ?) AND (t, seq) <= (?, ?)"
     sql += f" ORDER BY {order} LIMIT ?"
@@ -164,7 +162,6 @@ def _rows(connection: apsw.Connection, number: int, query: ViewQuery) -> list[Ro
 
 
 def _chunks(connection: apsw.Connection, number: int, query: ViewQuery) -> list[Chunk]:
-    """Return the chunks of a view."""
     lo, hi, limit = query.lo, query.hi, query.limit
     forwards = limit is not None and not query.reverse
     select = f"SELECT {_CHUNK}, {'body' if query.bodies else 'NULL'} FROM chunks WHERE log = ? AND "
@@ -179,7 +176,7 @@ def _chunks(connection: apsw.Connection, number: int, query: ViewQuery) -> list[
         sql = select + "(first_t, first_seq) >= (?, ?) AND (first_t, first_seq) <= (?, ?) ORDER BY first_t, first_seq"
         bindings = (number, *begin, *hi)
     else:
-        # Backwards from the last one that begins in time: chunks are disjoint, so the first to end too early ends it.
+        # Backwards from the last chunk that begins in time. Chunks are disjoint: before one that ends early all do.
         sql = select + "(first_t, first_seq) <= (?, ?) ORDER BY first_t DESC, first_seq DESC"
         bindings = (number, *hi)
     held = -1  # how many rows the chunks after the first one hold; -1 before the first one
@@ -199,7 +196,6 @@ def _chunks(connection: apsw.Connection, number: int, query: ViewQuery) -> list[
 
 
 def _insert_log(connection: apsw.Connection, ns: int, log: Log, head: Head) -> int:
-    """Create a log, and return its number."""
     sql = "INSERT INTO logs (ns, model, key, epoch, version, sealed, facts) VALUES (?, ?, ?, ?, ?, ?, ?)"
     place = ns, int(log.model), log.key
     connection.execute(sql, (*place, *head))
@@ -209,7 +205,6 @@ def _insert_log(connection: apsw.Connection, ns: int, log: Log, head: Head) -> i
 
 
 def _delete_log(connection: apsw.Connection, number: int) -> None:
-    """Delete a log with everything it holds."""
     for table in ("hot", "chunks", "checkpoints"):
         connection.execute(f"DELETE FROM {table} WHERE log = ?", (number,))
     connection.execute("DELETE FROM logs WHERE id = ?", (number,))
@@ -217,32 +212,19 @@ def _delete_log(connection: apsw.Connection, number: int) -> None:
 
 def _apply(connection: apsw.Connection, number: int, head: Head, commit: Commit) -> None:
     """Do all of a commit to a log that admits it."""
-    many: Callable[..., Any] = connection.executemany
-    if commit.drop_rows:
-        many(
-            "DELETE FROM hot WHERE log = ? AND t = ? AND seq = ? AND body = ?",
-            ((number, t, seq, body) for t, seq, body in commit.drop_rows),
-        )
-    if commit.drop_chunks:
-        many(
-            "DELETE FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?",
-            ((number, *first) for first in commit.drop_chunks),
-        )
+
+    def each(sql: str, items: Sequence[tuple[Any, ...]]) -> None:
+        if items:
+            connection.executemany(sql, ((number, *item) for item in items))
+
+    each("DELETE FROM hot WHERE log = ? AND t = ? AND seq = ? AND body = ?", commit.drop_rows)
+    each("DELETE FROM chunks WHERE log = ? AND first_t = ? AND first_seq = ?", commit.drop_chunks)
     if commit.drop_checkpoints_from is not None:
-        sql = "DELETE FROM checkpoints WHERE log = ? AND (t, seq) >= (?, ?)"
-        connection.execute(sql, (number, *commit.drop_checkpoints_from))
-    if commit.put_rows:
-        many(_PUT_ROW, ((number, t, seq, body) for t, seq, body in commit.put_rows))
-    if commit.put_chunks:
-        many(
-            f"INSERT INTO chunks (log, {_CHUNK}, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            ((number, *first, *last, n, meta, body) for first, last, n, meta, body in commit.put_chunks),
-        )
-    if commit.put_checkpoints:
-        many(
-            "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)",
-            ((number, t, seq, body) for t, seq, body in commit.put_checkpoints),
-        )
+        each("DELETE FROM checkpoints WHERE log = ? AND (t, seq) >= (?, ?)", [commit.drop_checkpoints_from])
+    each(_PUT_ROW, commit.put_rows)
+    chunks = [(*first, *last, *rest) for first, last, *rest in commit.put_chunks]
+    each(f"INSERT INTO chunks (log, {_CHUNK}, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", chunks)
+    each("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", commit.put_checkpoints)
     if (new := changed(head, commit)) != head:
         sql = "UPDATE logs SET epoch = ?, version = ?, facts = ? WHERE id = ?"
         connection.execute(sql, (new.epoch, new.version, new.facts, number))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from rstore.backends.common.names import is_name
 from rstore.backends.maintenance import MODELS, RECORDS, BackendMaintenance, Durability, Finding, Stats, stats_of
 from rstore.backends.sqlite.cells import damaged_names, names_of
 from rstore.backends.sqlite.schema import differences, oddities, schema_of
-from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
+from rstore.backends.sqlite.statements import LIVE, NS, RECORD, now_ms
 from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.filesystem import status, wal_names
 from rstore.backends.sqlite.transport.lockwait import LockWait
@@ -43,10 +42,14 @@ _ORPHANS: Final = (
     *((table, f"FROM {table} WHERE log NOT IN (SELECT id FROM logs)") for table in ("hot", "chunks", "checkpoints")),
     ("blobs", "FROM blobs WHERE id NOT IN (SELECT blob FROM records WHERE blob IS NOT NULL)"),
 )
-_MISSING: Final = f"""
-SELECT CAST(key AS BLOB) FROM records
-WHERE ns = {NS} AND (typeof({RECORD}) <> 'blob' OR typeof(expires_ms) NOT IN ('integer', 'null'))"""
-_TWICE: Final = f"SELECT CAST(key AS BLOB) FROM records WHERE ns = {NS} AND record IS NOT NULL AND blob IS NOT NULL"
+_KEYS: Final = f"SELECT CAST(key AS BLOB) FROM records WHERE ns = {NS} AND "
+_PROBLEMS: Final = (
+    (
+        f"{_KEYS} (typeof({RECORD}) <> 'blob' OR typeof(expires_ms) NOT IN ('integer', 'null'))",
+        "its value is missing, or damaged",
+    ),
+    (f"{_KEYS} record IS NOT NULL AND blob IS NOT NULL", "it has two values, of which the smaller one is read"),
+)
 _MAX_COMPLAINTS: Final = 100
 _PAGES_A_STEP: Final = 1024
 _SYNCHRONOUS: Final = {"0": "OFF", "1": "NORMAL", "2": "FULL", "3": "EXTRA"}
@@ -90,10 +93,7 @@ class SqliteMaintenance(BackendMaintenance):
         return Durability(True, level in ("FULL", "EXTRA"), level != "OFF", False, meaning, settings)
 
     def findings(self) -> Iterator[Finding]:
-        def complaints(connection: apsw.Connection) -> list[str]:
-            return [line for (line,) in connection.execute(f"PRAGMA integrity_check({_MAX_COMPLAINTS})")]
-
-        for complaint in self._file.read(complaints):
+        for complaint in self._column(f"PRAGMA integrity_check({_MAX_COMPLAINTS})"):
             if complaint != "ok":
                 yield Finding("store", None, f"SQLite says of the file: {complaint}")
         for difference in self._file.read(_of_schema):
@@ -101,25 +101,25 @@ class SqliteMaintenance(BackendMaintenance):
         for model, name in self._file.read(self._damaged_names):
             yield Finding(model, None, f"a name is damaged, it is no text: {name!r}")
         for table, orphans in _ORPHANS:
-            count = f"SELECT count(*) {orphans}"
-            if n := self._file.read(partial(_number_of, count)):
+            [n] = self._column(f"SELECT count(*) {orphans}")
+            if n:
                 yield Finding("store", None, f"{n} rows of the table {table} belong to nothing")
-        named = {"ns": self._namespace}
-        for raw in self._keys(_MISSING, named):
-            yield Finding(MODELS[RECORDS], raw, "its value is missing, or damaged")
-        for raw in self._keys(_TWICE, named):
-            yield Finding(MODELS[RECORDS], raw, "it has two values, of which the smaller one is read")
+        for sql, problem in _PROBLEMS:
+            for raw in self._column(sql, {"ns": self._namespace}):
+                if type(raw) is bytes and is_name(raw):
+                    yield Finding(MODELS[RECORDS], raw.decode(), problem)
 
-    def _keys(self, sql: str, named: dict[str, Any]) -> list[str]:
-        raws = self._file.read(lambda connection: connection.execute(sql, named).fetchall())
-        return [raw.decode() for (raw,) in raws if type(raw) is bytes and is_name(raw)]
+    def _column(self, sql: str, named: dict[str, Any] | None = None) -> list[Any]:
+        return self._file.read(lambda connection: [cell for (cell,) in connection.execute(sql, named)])
 
     def _damaged_names(self, connection: apsw.Connection) -> list[tuple[str, bytes]]:
         named = {"ns": self._namespace}
-        asked = [("store", "name FROM namespaces", {}), (MODELS[RECORDS], f"key FROM records WHERE ns = {NS}", named)]
-        for model in (Model.SERIES, Model.EVENTS):
-            where = f"key FROM logs WHERE ns = {NS} AND model = {int(model)}"
-            asked.append((MODELS[model], where, named))
+        logs = f"key FROM logs WHERE ns = {NS} AND model = "
+        asked = (
+            ("store", "name FROM namespaces", {}),
+            (MODELS[RECORDS], f"key FROM records WHERE ns = {NS}", named),
+            *((MODELS[model], f"{logs}{int(model)}", named) for model in (Model.SERIES, Model.EVENTS)),
+        )
         return [
             (model, raw)
             for model, what, bindings in asked
@@ -181,10 +181,6 @@ class SqliteMaintenance(BackendMaintenance):
         real_path = os.path.realpath(self._file.path)
         paths = real_path, wal_names(real_path)[0]
         return sum(found.st_size for path in paths if (found := status(path)) is not None)
-
-
-def _number_of(sql: str, connection: apsw.Connection) -> int:
-    return int(connection.execute(sql).get)
 
 
 def _of_schema(connection: apsw.Connection) -> list[str]:

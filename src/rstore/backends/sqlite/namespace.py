@@ -61,9 +61,8 @@ class NamespaceWrites(NamespaceReads, WriteTransaction):
 
     def create(self) -> bytes:
         def work(connection: apsw.Connection) -> bytes:
-            if (
-                incarnation := connection.execute(_FIND, (self._namespace,)).get
-            ) is None:  # mostly it is there: no lock
+            incarnation = connection.execute(_FIND, (self._namespace,)).get
+            if incarnation is None:  # mostly it is there, and no lock is taken
                 with atomic(connection):
                     insert = "INSERT OR IGNORE INTO namespaces (name, birth) VALUES (?, ?)"
                     connection.execute(insert, (self._namespace, os.urandom(_INCARNATION_BYTES)))

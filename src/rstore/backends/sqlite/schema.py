@@ -19,8 +19,14 @@ _SMALLEST_DATABASE: Final = 512
 _MARKS: Final = {"pragma_application_id": None, "pragma_user_version": None, "pragma_encoding": None}.keys()
 _FIRST_RELEASE_TABLES: Final = {"_kv", "_ts", "_es"}
 
+_TRIGGERS: Final = """
+CREATE TRIGGER records_replaced AFTER UPDATE OF blob ON records WHEN old.blob IS NOT NULL
+  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
+CREATE TRIGGER records_deleted AFTER DELETE ON records WHEN old.blob IS NOT NULL
+  BEGIN DELETE FROM blobs WHERE id = old.blob; END;"""
+
 # No CHECK of records: what could fail at the second of many rows would have to keep the pages of the first until then.
-SCHEMA: Final = """
+SCHEMA: Final = f"""
 CREATE TABLE namespaces (
   id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: rows of a discarded namespace cannot come back
   name TEXT NOT NULL UNIQUE,
@@ -38,10 +44,7 @@ CREATE TABLE records (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX records_expiry ON records (ns, expires_ms) WHERE expires_ms IS NOT NULL;
 CREATE TABLE blobs (id INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT;
-CREATE TRIGGER records_replaced AFTER UPDATE OF blob ON records WHEN old.blob IS NOT NULL
-  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
-CREATE TRIGGER records_deleted AFTER DELETE ON records WHEN old.blob IS NOT NULL
-  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
+{_TRIGGERS}
 CREATE TABLE logs (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   ns INTEGER NOT NULL, model INTEGER NOT NULL, key TEXT NOT NULL,
@@ -67,12 +70,7 @@ CREATE TABLE checkpoints (
 
 # The file's own triggers are for versions of this library that still run them. This one runs no trigger that a file
 # brings along, since it could undo every write, and does the same by its own, which SQLite keeps with the connection.
-OWN_TRIGGERS: Final = """
-CREATE TEMP TRIGGER records_replaced AFTER UPDATE OF blob ON main.records WHEN old.blob IS NOT NULL
-  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
-CREATE TEMP TRIGGER records_deleted AFTER DELETE ON main.records WHEN old.blob IS NOT NULL
-  BEGIN DELETE FROM blobs WHERE id = old.blob; END;
-"""
+OWN_TRIGGERS: Final = _TRIGGERS.replace("CREATE", "CREATE TEMP").replace("ON records", "ON main.records")
 _OLDER: Final = {
     "records": """CREATE TABLE records (
   ns INTEGER NOT NULL, key TEXT NOT NULL, record BLOB, blob INTEGER, expires_ms INTEGER, PRIMARY KEY (ns, key),
@@ -146,17 +144,13 @@ def is_fresh(connection: apsw.Connection, path: str) -> bool:
         raise StoreNotAvailableError(f"{path!r} is a database in {encoding}: a store is one in UTF-8")
     if application != APPLICATION_ID:
         return True
-    _refuse(differences(connection, parts), path)
+    refuse_changes(connection, path, parts)
     return False
 
 
-def refuse_changes(connection: apsw.Connection, path: str) -> None:
+def refuse_changes(connection: apsw.Connection, path: str, parts: Sequence[SchemaPart]) -> None:
     """Refuse a file whose tables were changed since it was made."""
-    _refuse(differences(connection, schema_of(connection)), path)
-
-
-def _refuse(differences: Iterator[str], path: str) -> None:
-    for difference in differences:
+    for difference in differences(connection, parts):
         raise CorruptionError(f"{path!r}: {difference}; undo that change, or restore a backup")
 
 
@@ -171,34 +165,33 @@ def differences(connection: apsw.Connection, parts: Sequence[SchemaPart]) -> Ite
     A unique index of others does: it decides which row `ON CONFLICT` finds. Their tables, views, triggers and other
     indexes do not.
     """
-    layout, there = _layout(), {part.name: part for part in parts}
-    for known in layout.values():
-        if (found := there.get(known.name)) != known and known.decides:
-            yield from _difference(known, found)
+    yield from _changes(parts, decide=True)
     for part in parts:
-        if part.kind == "index" and part.name not in layout and part.decides:
+        if part.kind == "index" and part.name not in _layout() and part.decides:
             # As SQLite sees it: the column that names the table could say anything.
-            table = next((table for table in _tables() if part.name in _indexes(connection, table)), None)
-            if table is not None:
-                yield f"its table {table!r} has another unique index, {part.name!r}"
+            for table in _tables():
+                if part.name in {row[1] for row in connection.execute(f"PRAGMA main.index_list({table})")}:
+                    yield f"its table {table!r} has another unique index, {part.name!r}"
 
 
 def oddities(parts: Sequence[SchemaPart]) -> Iterator[str]:
     """Yield how a schema differs from the layout in what no statement depends on."""
-    layout, there = _layout(), {part.name: part for part in parts}
-    for known in layout.values():
-        if (found := there.get(known.name)) != known and not known.decides:
-            yield from _difference(known, found)
+    yield from _changes(parts, decide=False)
     for part in parts:
-        if part.kind == "trigger" and part.table in _tables() and part.name not in layout:
+        if part.kind == "trigger" and part.table in _tables() and part.name not in _layout():
             yield f"its trigger {part.name!r} on {part.table!r} is another's, and is not run"
 
 
-def _difference(known: SchemaPart, found: SchemaPart | None) -> Iterator[str]:
-    if found is None:
-        yield f"its {known.kind} {known.name!r} is missing"
-    elif found.kind != known.kind or _bare(found.sql or "") not in _accepted(known):
-        yield f"its {known.kind} {known.name!r} was changed"
+def _changes(parts: Sequence[SchemaPart], *, decide: bool) -> Iterator[str]:
+    there = {part.name: part for part in parts}
+    for known in _layout().values():
+        found = there.get(known.name)
+        if found == known or known.decides != decide:
+            continue
+        if found is None:
+            yield f"its {known.kind} {known.name!r} is missing"
+        elif found.kind != known.kind or _bare(found.sql or "") not in _accepted(known):
+            yield f"its {known.kind} {known.name!r} was changed"
 
 
 @cache
@@ -210,21 +203,13 @@ def _layout() -> dict[str, SchemaPart]:
     return {part.name: part for part in parts if not part.name.startswith("sqlite_")}
 
 
-@cache
-def _tables() -> frozenset[str]:
-    return frozenset(part.name for part in _layout().values() if part.kind == "table")
-
-
-def _indexes(connection: apsw.Connection, table: str) -> set[str]:
-    return {row[1] for row in connection.execute(f"PRAGMA main.index_list({table})")}
+def _tables() -> list[str]:
+    return [part.name for part in _layout().values() if part.kind == "table"]
 
 
 @cache
-def _accepted(known: SchemaPart) -> frozenset[str]:
-    texts = [known.sql or ""]
-    if known.kind == "table" and known.name in _OLDER:
-        texts.append(_OLDER[known.name])
-    return frozenset(map(_bare, texts))
+def _accepted(known: SchemaPart) -> set[str]:
+    return {_bare(text) for text in (known.sql, _OLDER.get(known.name)) if text is not None}
 
 
 def _bare(sql: str) -> str:

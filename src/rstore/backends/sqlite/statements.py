@@ -1,14 +1,20 @@
-"""The statements for the three most frequent calls on one key, and the cursor that runs them."""
+"""SQL that several files share, with the clock of expiry, and the statements for the most frequent calls on one key."""
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import Any, Final
 
 import apsw
 
-from rstore.backends.sqlite.sql import expires_ms
-from rstore.backends.types import Ttl
+from rstore.backends.types import KEEP, Ttl
+
+NS: Final = "(SELECT id FROM namespaces WHERE name = :ns)"
+NS_OF_INCARNATION: Final = "(SELECT id FROM namespaces WHERE name = :ns AND birth = :incarnation)"
+LIVE: Final = "(expires_ms IS NULL OR expires_ms > :now)"
+RECORD: Final = "coalesce(record, (SELECT record FROM blobs WHERE id = blob), 0)"
+"""0 where a large record is missing: the key must not look absent."""
 
 INLINE_BYTES: Final = 1024
 """A larger record lies in a table of its own. Past about a quarter of a page SQLite would spill it anyway, and the rest
@@ -27,6 +33,16 @@ ON CONFLICT DO UPDATE SET record = iif(blob IS NULL, excluded.record, 0), expire
 _NUMBER: Final = "(SELECT id FROM namespaces WHERE id = {0} AND birth = ?)"
 _INSERT: Final = f"INSERT INTO records (ns, key, record) VALUES ({_NUMBER}, ?, ?) {OVER_PLAIN}"
 _INSERT_EXPIRING: Final = f"INSERT INTO records (ns, key, record, expires_ms) VALUES ({_NUMBER}, ?, ?, ?) {OVER_SMALL}"
+
+
+def now_ms() -> int:
+    """Return the clock by which records expire, POSIX milliseconds."""
+    return int(time.time() * 1000)
+
+
+def expires_ms(ttl_ms: Ttl) -> int | None:
+    """Return the expiry of a record with this time to live from now on."""
+    return None if ttl_ms is None or ttl_ms is KEEP else now_ms() + ttl_ms
 
 
 class Statements:
@@ -65,9 +81,15 @@ class Statements:
             self.execute(self._insert_expiring, (incarnation, key, record, expires_ms(ttl_ms)))
 
 
-def statements_for(connection: apsw.Connection, number: int, kept: Statements | None) -> Statements:
-    """Return the statements on one key of a namespace: those that were kept, if they are."""
-    return kept if kept is not None and kept.number == number else Statements(connection, number)
+class KeptStatements:
+    """Keeps the statements on one key of a namespace, on one connection, once the number of the namespace is known."""
+
+    statements: Statements | None = None
+
+    def know(self, connection: apsw.Connection, number: int) -> None:
+        """Keep the statements of that namespace."""
+        if self.statements is None or self.statements.number != number:
+            self.statements = Statements(connection, number)
 
 
 @cache  # a few namespaces

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from operator import itemgetter
+from types import NoneType
 from typing import Any, Final
 
 import apsw
 
-from rstore.backends.sqlite.cells import damaged_name, found_of, missing
+from rstore.backends.common.pages import PAGE_BYTES
+from rstore.backends.sqlite.cells import damaged_name, found_of, missing, unsound
 from rstore.backends.sqlite.namespace import NamespaceReads
-from rstore.backends.sqlite.records.pages import page_around_damage, page_of, page_of_small
-from rstore.backends.sqlite.sql import LIVE, NS, RECORD, now_ms
+from rstore.backends.sqlite.statements import LIVE, NS, RECORD, now_ms
 from rstore.backends.types import HEAD_BYTES, Found, Page, ScanQuery
 
+_RECORD_OF: Final = itemgetter(1)
 _KEYS: Final = "x'', NULL"
 _SMALL: Final = "record, expires_ms"
 _WHOLE: Final = f"{RECORD}, expires_ms"
@@ -65,7 +68,7 @@ class RecordReads(NamespaceReads):
         return {"ns": self._namespace, "now": now_ms(), "start": start, "stop": stop}
 
     def scan(self, query: ScanQuery) -> Page:
-        # One bound on either side: by one SQLite finds the place, and by another it would go through all before it.
+        # One bound on each side: SQLite seeks to the first bound that it finds, and steps through all up to a second.
         start, stop, limit = query.start, query.stop, query.limit
         if query.after is not None and query.reverse:
             stop = query.after if stop is None else min(stop, query.after)
@@ -78,13 +81,13 @@ class RecordReads(NamespaceReads):
         def work(connection: apsw.Connection) -> Page:
             if self.around_damage:
                 around = run.format(_WHOLE).replace("SELECT key", "SELECT CAST(key AS BLOB)")
-                return page_around_damage(connection.execute(around, named), limit)
+                return _page_around_damage(connection.execute(around, named), limit)
             try:
                 if query.heads:
-                    return page_of(with_heads(connection, connection.execute(limited.format(_HEADS), named)), limit)
+                    return _page_of(with_heads(connection, connection.execute(limited.format(_HEADS), named)), limit)
                 columns = _KEYS if query.keys_only else _SMALL
-                small = page_of_small(connection.execute(limited.format(columns), named).fetchall(), limit)
-                return small or page_of(connection.execute(limited.format(_WHOLE), named), limit)
+                small = _page_of_small(connection.execute(limited.format(columns), named).fetchall(), limit)
+                return small or _page_of(connection.execute(limited.format(_WHOLE), named), limit)
             except UnicodeDecodeError as error:
                 what = f"a key in namespace {self._namespace!r}"
                 raise damaged_name(connection, _ALL_KEYS, {"ns": self._namespace}, what) from error
@@ -101,7 +104,7 @@ def of_range(verb: str, stop: str | None) -> str:
 def with_heads(connection: apsw.Connection, rows: Iterable[Any]) -> Iterator[Found]:
     """Yield records cut short, of rows that say where a large one lies."""
     for key, head, expires, blob in rows:
-        # Where it is large, the row is not done with yet, which keeps everything at its moment.
+        # The statement is open while a large record is read, and keeps the read at its moment.
         yield key, head_of_record(connection, key, head, blob), expires
 
 
@@ -117,3 +120,40 @@ def head_of_record(connection: apsw.Connection, key: str, head: Any, blob: Any) 
             return large.read(HEAD_BYTES)
     except apsw.SQLError as error:  # there is no such row
         raise missing(key) from error
+
+
+def _page_of_small(rows: list[Any], limit: int) -> Page | None:
+    """Return a page of rows, one more than it holds if more follow; None if a record lies elsewhere, and is NULL."""
+    if (kinds := {*map(type, map(_RECORD_OF, rows))}) - {bytes}:
+        return None if NoneType in kinds else Page(found_of(rows[:limit]), more=len(rows) > limit)
+    # They are sorted, and SQLite sorts what is no text in front of all text or behind it.
+    if rows and not type(rows[0][0]) is type(rows[-1][0]) is str:
+        found_of(rows)
+    return Page(rows[:limit], more=len(rows) > limit)
+
+
+def _page_of(rows: Iterable[Any], limit: int) -> Page:
+    """Return a page of rows of any size, reading no more of them than it holds and one."""
+    found: list[Found] = []
+    size = 0
+    for row in rows:
+        if len(found) == limit or size > PAGE_BYTES:
+            return Page(found, more=True)
+        key, record, expires = row
+        if type(record) is not bytes or type(key) is not str or not (expires is None or type(expires) is int):
+            raise unsound([row])
+        found.append(row)
+        size += len(record)
+    return Page(found, more=False)
+
+
+def _page_around_damage(rows: Iterable[Any], limit: int) -> Page:
+    """Return a page of rows whose keys come as bytes, without those that are damaged."""
+    found: list[Found] = []
+    for raw, record, expires in rows:
+        if len(found) == limit:
+            return Page(found, more=True)
+        if type(raw) is bytes and type(record) is bytes and type(expires) in (int, NoneType):
+            with suppress(UnicodeDecodeError):
+                found.append((raw.decode(), record, expires))
+    return Page(found, more=False)

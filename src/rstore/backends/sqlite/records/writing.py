@@ -13,8 +13,16 @@ import apsw
 
 from rstore.backends.sqlite.namespace import NamespaceWrites
 from rstore.backends.sqlite.records.reading import RecordReads, head_of_record, of_range
-from rstore.backends.sqlite.sql import LIVE, NS, NS_OF_INCARNATION, expires_ms, now_ms
-from rstore.backends.sqlite.statements import INLINE_BYTES, OVER_PLAIN, OVER_SMALL
+from rstore.backends.sqlite.statements import (
+    INLINE_BYTES,
+    LIVE,
+    NS,
+    NS_OF_INCARNATION,
+    OVER_PLAIN,
+    OVER_SMALL,
+    expires_ms,
+    now_ms,
+)
 from rstore.backends.sqlite.transport.savepoints import atomic, commit
 from rstore.backends.types import (
     ANY,
@@ -154,7 +162,7 @@ def _put_blob(connection: apsw.Connection, key: str, record: bytes, namespace: s
     limit = connection.limit(apsw.SQLITE_LIMIT_LENGTH) - _ROW_BYTES
     if len(record) > limit:
         raise too_large(key, namespace, len(record), limit, "SQLite")
-    # Made room for, and filled then: as a parameter it would be copied twice before it is written.
+    # Reserved, and then filled: as a parameter it would be copied twice before it is written.
     number = _insert_blob(connection, apsw.zeroblob(len(record)))
     with connection.blob_open("main", "blobs", "record", number, True) as blob:
         blob.write(record)

@@ -43,15 +43,10 @@ def is_failed_sync(error: Exception) -> bool:
     return code_of(error) in _FAILED_SYNCS
 
 
-def is_failed_write(error: apsw.Error) -> bool:
-    """Return whether something could not be written: for want of room, by a quota, or since the disk fails."""
-    return code_of(error) in _FAILED_WRITES
-
-
 def may_pass(error: apsw.Error | UnicodeDecodeError) -> bool:
     """Return whether a failed write may succeed on a new connection."""
     if isinstance(error, apsw.IOError):  # many kinds of it while others remove the file; to write again proves nothing
-        return not is_failed_write(error)
+        return code_of(error) not in _FAILED_WRITES
     return isinstance(error, (*_OF_MIXED_FILES, apsw.ReadOnlyError))
 
 
@@ -75,7 +70,8 @@ def translated(error: apsw.Error | UnicodeDecodeError, path: str, timeout_s: flo
         )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return StoreBusyError(f"{reason}; others kept it locked for {timeout_s:g} s")
-    if isinstance(error, apsw.FullError | apsw.NoMemError) or _is_out_of_space(error):
+    # A full disk is an error of its own; a quota, or a limit on the size of files, is a failed write or extension.
+    if isinstance(error, apsw.FullError | apsw.NoMemError) or code_of(error) in _FAILED_WRITES:
         return StoreFullError(f"{reason}; nothing was applied")
     if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.SQLError | apsw.FormatError | apsw.MismatchError):
         return CorruptionError(reason)
@@ -95,8 +91,3 @@ def are_descriptors_spent() -> bool:
     except OSError as error:
         return error.errno in _OUT_OF_DESCRIPTORS
     return False
-
-
-def _is_out_of_space(error: apsw.Error) -> bool:
-    # A full disk is an error of its own; a quota, or a limit on the size of files, is a failed write or extension.
-    return isinstance(error, apsw.IOError) and is_failed_write(error)

@@ -14,7 +14,7 @@ from weakref import WeakSet
 import apsw
 
 from rstore.backends.common.backoff import Deadline
-from rstore.backends.sqlite.schema import refuse_changes
+from rstore.backends.sqlite.schema import refuse_changes, schema_of
 from rstore.backends.sqlite.transport.errors import (
     FAILURES,
     CommitInDoubtError,
@@ -74,10 +74,7 @@ class SqliteFile:
         self._closed = False
 
     def open(self) -> None:
-        """Open the file in this thread, creating it if it is not frozen.
-
-        Raises `StoreNotAvailableError` if it cannot be opened or is no store, and `CorruptionError` if it is damaged.
-        """
+        """Open the file in this thread, creating it if it is not frozen."""
         self._closed = False
         slot = self.local.slot
         with slot.lock:
@@ -154,9 +151,9 @@ class SqliteFile:
                 except FAILURES as error:
                     if slot.connection is not connection:
                         continue  # a signal handler has closed it meanwhile, and nothing was done
-                    # The first time it may be damage of two files whose logs were mixed up by their name, or a
-                    # connection that can only read, for want of descriptors: connected anew, what is damaged is damaged
-                    # still. Whatever had begun was rolled back.
+                    # Once: the logs of two files may be mixed up by their name, or the connection can only read, for
+                    # want of descriptors. A new connection settles both, and true damage shows again. All that had
+                    # begun was rolled back.
                     again = suspicious and may_pass(error)
                     suspicious = suspicious and not again
                     if is_failed_sync(error) or isinstance(error, CommitInDoubtError):
@@ -194,7 +191,7 @@ class SqliteFile:
         return not strayed.moved
 
     def leave(self) -> None:
-        """Close all connections of this process to files of the name, after one was seen to have another file."""
+        """Close all connections of this process to files of the name, which was seen to have changed hands."""
         self._note(Occurrence.RECONNECTION, "the file is opened anew")
         leave(self.path, self._options.timeout_s)
 
@@ -228,7 +225,7 @@ class SqliteFile:
             with suppress(apsw.BusyError):  # then at the next check
                 version = connection.pragma("schema_version")
                 if version != slot.schema_version:
-                    refuse_changes(connection, self.path)
+                    refuse_changes(connection, self.path, schema_of(connection))
                     slot.schema_version = version
         except FAILURES as error:
             if slot.connection is connection:

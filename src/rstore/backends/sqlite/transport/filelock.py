@@ -19,21 +19,8 @@ from weakref import WeakSet
 
 from rstore.backends.sqlite.transport.filesystem import Identity, wal_names
 
-if sys.platform == "linux":
+if _IS_POSSIBLE := sys.platform == "linux":  # on Windows locks belong to handles anyway
     import fcntl
-
-    def _lock(descriptor: int, start: int, length: int, *, unlock: bool = False) -> None:
-        kind = fcntl.F_UNLCK if unlock else fcntl.F_RDLCK
-        # `struct flock` as Linux has it: the padding follows from the alignment.
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
-
-else:  # on Windows locks belong to handles anyway
-
-    def _lock(descriptor: int, start: int, length: int, *, unlock: bool = False) -> None:
-        raise NotImplementedError
-
-
-_IS_POSSIBLE = sys.platform == "linux"
 
 # Where SQLite locks: the shared range of a file, and the byte of the index that says "in use".
 _SHARED: Final = 0x40000002, 510
@@ -54,10 +41,10 @@ class FileLock:
 
         A descriptor that was opened in vain is kept as well: to close it would drop the locks of SQLite.
         """
-        with suppress(OSError, ImportError):
+        with suppress(OSError):
             for name, where in zip((real_path, wal_names(real_path)[1]), (_SHARED, _IN_USE), strict=True):
                 self._descriptors.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC))
-                _lock(self._descriptors[-1], *where)
+                _set_lock(self._descriptors[-1], fcntl.F_RDLCK, *where)
             found = os.fstat(self._descriptors[0])
             self.holds = (found.st_dev, found.st_ino) == self.known
 
@@ -65,12 +52,17 @@ class FileLock:
         """Drop the locks, so that the last connection that closes can move the write-ahead log into the file."""
         for descriptor in self._descriptors:
             with suppress(OSError):  # then the write-ahead log stays, for the next connection that opens the file
-                _lock(descriptor, 0, 0, unlock=True)
+                _set_lock(descriptor, fcntl.F_UNLCK, 0, 0)
 
     def close(self) -> None:
         """Close the descriptors: with them go the locks of all that this process has left of the file."""
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+
+def _set_lock(descriptor: int, kind: int, start: int, length: int) -> None:
+    # `struct flock` as Linux has it: the padding follows from the alignment.
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0))
 
 
 _file_locks: dict[Identity, FileLock] = {}

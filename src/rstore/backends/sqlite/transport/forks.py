@@ -46,27 +46,23 @@ def _hold(chosen: Callable[[Slot], bool], timeout_s: float) -> list[Slot]:
         taken: list[Slot] = []
         gate.acquire()
         try:
-            busy = next((slot for slot in all_slots() if chosen(slot) and not _take(slot, taken)), None)
+            for slot in filter(chosen, all_slots()):
+                if not slot.lock.acquire(timeout=0.01):
+                    break
+                taken.append(slot)
+            else:
+                return taken
         except BaseException:
             _release(taken)
             raise
-        if busy is None:
-            return taken
         # Its owner may be waiting for the gate, in order to open a connection: let it.
         _release(taken)
         if deadline.is_over:
             raise StoreBusyError(
-                f"{busy.path!r} is to be opened anew, and another thread of this process has been using it for "
+                f"{slot.path!r} is to be opened anew, and another thread of this process has been using it for "
                 f"{timeout_s:g} s: end its transaction"
             )
         time.sleep(0.001)
-
-
-def _take(slot: Slot, taken: list[Slot]) -> bool:
-    if slot.lock.acquire(timeout=0.01):
-        taken.append(slot)
-        return True
-    return False
 
 
 def _release(taken: list[Slot]) -> None:

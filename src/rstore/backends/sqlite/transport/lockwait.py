@@ -27,26 +27,20 @@ def limit_waiting_inside(connection: apsw.Connection, timeout_s: float) -> None:
     connection.set_busy_timeout(min(_INSIDE_MS, int(timeout_s * 1000)))
 
 
-class LockWait:
-    """The pauses of one call that waits for a lock.
+class LockWait(Deadline):
+    """The deadline of one call that waits for a lock, and the pauses between its tries.
 
     Not inside of SQLite, whose pauses grow to 100 ms, nor `Backoff`: of several writers that never rest, those that
     wait longest would ask least often, and starve. These are short for as long as the writers are likely to take turns.
     And not in a function that SQLite calls meanwhile: signal handlers run there, too, and must not use the connection.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._deadline = Deadline(timeout_s)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self._deadline.is_over
+    __slots__ = ()
 
     def pause(self) -> None:
         """Let the others go on for a moment."""
-        left_s = self._deadline.left_s
-        longest_s = _PAUSE_S if self._deadline.timeout_s - left_s < _LONG_S else _SLOW_PAUSE_S
+        left_s = self.left_s
+        longest_s = _PAUSE_S if self.timeout_s - left_s < _LONG_S else _SLOW_PAUSE_S
         time.sleep(min(left_s, longest_s * _random.random()))
 
     def until_done(self, attempt: Callable[[], T]) -> T:

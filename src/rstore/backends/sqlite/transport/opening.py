@@ -108,16 +108,12 @@ def _why_unread(path: str, error: apsw.Error) -> str | None:
         return "too many open files"
     if not os.access(path, os.R_OK):
         return "permission denied"
-    if code_of(error) == apsw.SQLITE_READONLY_ROLLBACK or _has_journal(path):
+    journal = status(path + "-journal")
+    if code_of(error) == apsw.SQLITE_READONLY_ROLLBACK or (journal is not None and journal.st_size > 0):
         return "a transaction was broken off, and is to be undone: open it once with frozen=False"
     if has_wal(path):
         return "its write-ahead log cannot be read in a read-only directory: open it once where it can be written"
     return None
-
-
-def _has_journal(path: str) -> bool:
-    journal = status(path + "-journal")
-    return journal is not None and journal.st_size > 0
 
 
 def _create(real_path: str, path: str) -> None:

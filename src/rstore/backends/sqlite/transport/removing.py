@@ -33,7 +33,7 @@ def remove_if_unused(
             if identity(real_path) != opened:
                 return
             with closing(apsw.Connection(real_path, flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
-                # Leaving WAL takes an exclusive lock: the proof of being alone. A newcomer could have entered it since.
+                # Leaving WAL takes an exclusive lock: the proof of being alone. Others may have entered it since.
                 if connection.pragma("journal_mode", "delete") != "delete":
                     return
                 connection.execute("BEGIN EXCLUSIVE")

@@ -18,7 +18,7 @@ from weakref import WeakSet
 import apsw
 
 from rstore.backends.sqlite.schema import OWN_TRIGGERS
-from rstore.backends.sqlite.statements import Statements, statements_for
+from rstore.backends.sqlite.statements import KeptStatements
 from rstore.backends.sqlite.transport import filelock
 from rstore.backends.sqlite.transport.filelock import FileLock
 from rstore.backends.sqlite.transport.filesystem import Identity, bears, has_wal, identity, is_there, stamp, wal_names
@@ -44,45 +44,45 @@ class Whereabouts(NamedTuple):
     error: StoreNotAvailableError | None = None
 
 
-class Slot:
+class Slot(KeptStatements):
     """Holds a connection, if it is open; a fork, or `close` in another thread, waits until it is not in use.
 
     Every use takes `lock`. The one exception is a single statement that is tried again where it fails: the driver
-    refuses to close a connection while a statement runs.
+    refuses to close a connection while a statement runs. A question about the file raises `StoreNotAvailableError`
+    where the system gives no answer.
     """
 
     def __init__(self, path: str) -> None:
         self.path = self.real_path = path  # as it was given, and the file that it led to when that was opened
         self.lock = RLock()  # guards everything below
-        self.connection: apsw.Connection | None = None
         self.transaction: object = None  # the transaction over several calls that is open on the connection
-        self.statements: Statements | None = None  # once the number of the namespace is known
+        self.file_lock: FileLock | None = None
+        self._moved = ctypes.c_int(0)
+        self._moved_at = ctypes.addressof(self._moved)
+        self._forget()
+        with gate:
+            _slots.add(self)
+
+    def _forget(self) -> None:
+        self.connection: apsw.Connection | None = None
+        self.statements = None
         self.armed = False  # whether the connection has the triggers that it writes with
         self.schema_version = -1  # of the schema that was last compared with the layout, after the opening
         self.phantom = False  # stands for a file that is not there: empty, in memory, for reading only
         self.stamp: tuple[int, ...] | None = None  # of a file that is read without locks: changed with its content
         # When to check again whether the file is still the one that was opened; monotonic seconds, 0 before every use.
         self.check_at = 0.0
-        # The file that is open. Looked at before it is opened: later the name may be another one's already, and a
-        # connection to the file before it would count as one to that.
+        # The file that is open. Read before the opening: afterwards the name may belong to another file already, and a
+        # connection to the first would pass for one to the second.
         self.opened: Identity | None = None
         self.wal_files: dict[str, Identity | None] = {}  # write-ahead log and index, as they were opened for writing
         self.wal: tuple[str, Identity] | None = None  # the write-ahead log, as it was opened
         self.wal_check_at = inf  # when to check, after a write, whether it is still there; monotonic seconds
-        self.file_lock: FileLock | None = None
-        self._moved = ctypes.c_int(0)
-        self._moved_at = ctypes.addressof(self._moved)
-        with gate:
-            _slots.add(self)
-
-    def know(self, connection: apsw.Connection, number: int) -> None:
-        """Keep the statements on one key of a namespace."""
-        self.statements = statements_for(connection, number, self.statements)
 
     def arm(self, connection: apsw.Connection) -> None:
         """Let the connection remove large records with the rows that lead to them.
 
-        Not when it is opened: that takes a tenth of an opening, and most connections only read.
+        Not when it is opened: most connections only read.
         """
         if not self.armed:
             connection.execute(OWN_TRIGGERS)
@@ -90,7 +90,7 @@ class Slot:
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
-        """Hold the lock in one thread, which should also release it, and need not: that cannot be prevented."""
+        """Hold the lock. Nothing can prevent another thread from ending the scope."""
         lock = self.lock
         lock.acquire()
         try:
@@ -104,7 +104,7 @@ class Slot:
     def settle(self, *, check_always: bool) -> None:
         """Remember the write-ahead log of the file that was opened just now.
 
-        `check_always`: check after every write whether the write-ahead log is still there, even where it is locked.
+        `check_always`: look for it after every write, even where it is locked.
         """
         wal, index = wal_names(self.real_path)
         if self.opened is not None:
@@ -112,25 +112,20 @@ class Slot:
         self.wal_files = {name: identity(name) for name in (wal, index)}
         if (found := self.wal_files[wal]) is not None:
             self.wal = wal, found
-            # A check takes a sixteenth of a `set` that does not wait for the disk, and nothing of one that does.
+            # Beside a write that waits for the disk a look at the log takes no time, beside any other one it does.
             is_kept = self.file_lock is not None and self.file_lock.holds
             self.wal_check_at = time.monotonic() + CHECK_EVERY_S if is_kept and not check_always else 0.0
 
     def moved(self) -> bool:
-        """Return whether the file was moved, replaced or deleted since it was opened.
-
-        Raises `StoreNotAvailableError` where that cannot be told.
-        """
+        """Return whether the file was moved, replaced or deleted since it was opened."""
         connection = self.connection
         if connection is None:
             return False
         try:
             # The driver takes a `stat` that fails, for whatever reason, for a file that has moved.
-            if not self._has_moved(connection):
-                return False
+            return self._has_moved(connection) and not bears(self.path, self.opened)
         except apsw.ConnectionClosedError:  # by a signal handler, just now
             return False
-        return not bears(self.path, self.opened)
 
     def _has_moved(self, connection: apsw.Connection) -> bool:
         connection.file_control("main", _HAS_MOVED, self._moved_at)
@@ -166,17 +161,11 @@ class Slot:
             return Whereabouts(False, False, error)
 
     def has_lost_wal(self) -> bool:
-        """Return whether this connection reads and writes another write-ahead log than others find.
-
-        Raises `StoreNotAvailableError` where that cannot be told.
-        """
+        """Return whether this connection reads and writes another write-ahead log than others find."""
         return self.wal is not None and identity(self.wal[0]) != self.wal[1]
 
     def is_stale(self) -> bool:
-        """Return whether another file bears the name now, or another one that of the write-ahead log.
-
-        Raises `StoreNotAvailableError` where that cannot be told.
-        """
+        """Return whether another file bears the name now, or another one that of the write-ahead log."""
         if self.phantom:
             return is_there(self.path)
         if self.stamp is not None and (has_wal(self.real_path) or stamp(self.path) != self.stamp):
@@ -221,10 +210,8 @@ class Slot:
 
     def _close(self) -> None:
         spare, leave = self._spares_wal() if self.wal_files else (False, False)
-        connection, self.connection, self.phantom, self.armed = self.connection, None, False, False
-        self.check_at, self.wal_files, self.statements, self.stamp = 0.0, {}, None, None
-        self.wal, self.wal_check_at, self.opened = None, inf, None
-        self.schema_version = -1
+        connection = self.connection
+        self._forget()
         while connection is not None:
             try:
                 if spare:
@@ -243,14 +230,11 @@ class Slot:
     def _spares_wal(self) -> tuple[bool, bool]:
         """Return whether to keep the driver from deleting the write-ahead log, and from moving it into the file.
 
-        The first if another file bears a name; the second if there is another write-ahead log, too: its writers go by
-        what the file was.
+        The first if another file bears a name; the second if there is another log, too: its writers go by what the file
+        was.
         """
         try:
             lost = self.has_lost_wal()
-            return (
-                lost or not bears(self.path, self.opened),
-                lost and self.wal is not None and is_there(self.wal[0]),
-            )
+            return lost or not bears(self.path, self.opened), lost and is_there(wal_names(self.real_path)[0])
         except StoreNotAvailableError:
             return True, True

@@ -1,9 +1,8 @@
-"""A SQLite file that bears its name no more, or whose write-ahead log does: the log is moved into the file.
+"""A SQLite file that has lost its name, or its write-ahead log: the log is moved into the file that it belongs to.
 
-The write-ahead log is found by its name: the next connection to another file of this name would take it for that
-file's. It is moved into the file that it belongs to, and unlinked if it is still the one that was opened. A log that
-was removed beneath the connection is found by no other: it is moved into the file, too, unless others have begun
-another one since.
+SQLite finds the log by its name: the next connection to another file of this name would take it for that file's. So it
+is unlinked as well, if it is still the one that was opened. A log that was removed beneath its connection is found by
+no other one: it is moved into the file, too, unless others have begun another log since.
 """
 
 from __future__ import annotations
@@ -23,9 +22,13 @@ from rstore.errors import CorruptionError, StoreBusyError
 
 
 def leave(path: str, timeout_s: float) -> None:
-    """Close all connections of this process to files of the name, after one was seen to have another file."""
+    """Close all connections of this process to files of a name that was seen to have changed hands."""
     real_path = os.path.realpath(path)
-    with held(lambda slot: os.path.realpath(slot.path) == real_path, timeout_s) as slots:
+    _leave(lambda slot: os.path.realpath(slot.path) == real_path, path, timeout_s)
+
+
+def _leave(chosen: Callable[[Slot], bool], path: str, timeout_s: float) -> None:
+    with held(chosen, timeout_s) as slots:
         lost = None
         for slot in slots:  # which may have different files: the name may have changed hands more than once
             try:
@@ -53,12 +56,8 @@ def are_others(path: str) -> bool:
 
 def leave_others(path: str, timeout_s: float) -> None:
     """Close the connections of this process to other files of the name, before the one that bears it is opened."""
-    if not are_others(path):
-        return
-    with held(_of_another(path), timeout_s) as slots:
-        for slot in slots:
-            _retire(slot, path, timeout_s)
-            slot.close()
+    if are_others(path):
+        _leave(_of_another(path), path, timeout_s)
 
 
 def _of_another(path: str) -> Callable[[Slot], bool]:
@@ -81,18 +80,14 @@ def _retire(slot: Slot, path: str, timeout_s: float) -> None:
             _empty_wal(slot.connection, path, timeout_s)
         for name, opened in slot.wal_files.items():
             if opened is not None and identity(name) == opened:
-                _remove(name)
+                try:
+                    os.unlink(name)
+                except FileNotFoundError:  # others were faster
+                    pass
+                except OSError as error:  # and no file of this name can be opened as long as it is there
+                    raise unreachable(name, error) from error
     elif slot.has_lost_wal() and not slot.connection.in_transaction:
         _save_lost_wal(slot.connection, path, timeout_s)
-
-
-def _remove(name: str) -> None:
-    try:
-        os.unlink(name)
-    except FileNotFoundError:  # others were faster
-        pass
-    except OSError as error:  # and no file of this name can be opened as long as it is there
-        raise unreachable(name, error) from error
 
 
 def _save_lost_wal(connection: apsw.Connection, path: str, timeout_s: float) -> None:

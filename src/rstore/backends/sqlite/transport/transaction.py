@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import apsw
 
-from rstore.backends.sqlite.statements import statements_for
+from rstore.backends.sqlite.statements import KeptStatements
 from rstore.backends.sqlite.transport.errors import FAILURES, CommitInDoubtError, is_failed_sync, may_pass
 from rstore.backends.sqlite.transport.file import SqliteFile
 from rstore.backends.sqlite.transport.savepoints import atomic
@@ -25,13 +25,12 @@ from rstore.errors import (
 T = TypeVar("T")
 
 
-class TransactionConnection:
+class TransactionConnection(KeptStatements):
     """Runs statements on the connection of a transaction, in the thread that began it."""
 
     def __init__(self, file: SqliteFile, slot: Slot, connection: apsw.Connection) -> None:
         self.path = file.path
-        self.statements = slot.statements
-        """The statements on one key, which the file must not use meanwhile."""
+        self.statements = slot.statements  # which the file must not use meanwhile
         self._file = file
         self._slot = slot
         self._connection = connection
@@ -39,7 +38,7 @@ class TransactionConnection:
     def owns(self) -> bool:
         """Return whether no other transaction has begun on the connection.
 
-        An interrupt at its beginning may leave one to the garbage collector, which closes it inside of a later one.
+        An interrupted beginning may leave a transaction to the garbage collector, which ends it inside of a later one.
         """
         return self._slot.connection is self._connection and self._slot.transaction in (None, self)
 
@@ -62,14 +61,6 @@ class TransactionConnection:
                 "nothing was applied"
             )
 
-    def know(self, connection: apsw.Connection, number: int) -> None:
-        """Keep the statements on one key of a namespace."""
-        self.statements = statements_for(connection, number, self.statements)
-
-    def read(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Call `work` inside the transaction, and return its result."""
-        return self.write(work)
-
     def write(self, work: Callable[[apsw.Connection], T], *, create: bool = True, arm: bool = True) -> T:
         """Call `work` inside the transaction, and return its result."""
         del create, arm  # the transaction began with both
@@ -78,6 +69,8 @@ class TransactionConnection:
             return work(self._connection)
         except FAILURES as error:
             raise self._failed(error) from error
+
+    read = write
 
     def _failed(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         slot = self._slot
@@ -109,10 +102,6 @@ class TransactionConnection:
                 self.statements = None
 
 
-def _nothing(_: apsw.Connection) -> None:
-    pass
-
-
 @contextmanager
 def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection, None, None]:
     """Begin a transaction of this thread, and end it.
@@ -120,7 +109,9 @@ def begin(file: SqliteFile, *, create: bool) -> Generator[TransactionConnection,
     `create`: whether to make the file if it is not there.
     """
     slot = file.local.slot
-    file.write(_nothing, create=create)  # leaves a file that is gone: only the caller could repeat a transaction on it
+    file.write(
+        lambda _: None, create=create
+    )  # leaves a file that is gone: only the caller could repeat a transaction on it
     stays, failed, strayed = False, None, None
     with slot.held():
         connection = file.connection(slot, create=create)
