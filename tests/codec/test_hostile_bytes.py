@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pcodec import ChunkConfig, standalone
 
 from rstore import CorruptionError, InvalidValueError, Store, StoreIntegrityError
-from rstore.codec.changes import Step, pack_change
+from rstore.codec.changes import Step, StoredChange, pack_change
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import column_of
 from rstore.codec.formats import Json, Pickle
@@ -220,9 +220,9 @@ def test_a_few_hundred_bytes_of_changes_are_soon_folded(path: Path, case: tuple[
     codec = Codec(Json())
     encoded = [codec.encode(one) for one in operand]
     n = 16_383 if sum(map(len, encoded)) < 20 else 400  # no more than a chunk unpacks to
-    begin = pack_change([Step("x", "setitem", codec.encode(value))])
+    begin = pack_change(StoredChange(1, 0, 1, 1, [Step("x", "setitem", codec.encode(value))]))
     put_chunk(path, "e", 0x20, [1], blobs([len(begin)], zstandard.compress(begin)), events=True)
-    step = pack_change([Step("x", op, encoded[0] if encoded else None)])
+    step = pack_change(StoredChange(2, 0, 2, 2, [Step("x", op, encoded[0] if encoded else None)]))
     many = zstandard.compress(step * n)
     put_chunk(path, "e", 0x20, list(range(2, n + 2)), blobs([len(step)] * n, many), events=True)
     said, grew, took = read(path, "store.current('e')", "len(store.events('e'))")
