@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, cast
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rstore.codec import chunks
 from rstore.codec.change_columns import ChangeColumns
-from rstore.codec.changes import OPS, Step, StoredChange, Tally, pack_change, unpack_change
+from rstore.codec.changes import OPS, Step, StoredChange, Tally, next_digest, pack_change, unpack_change
 from rstore.codec.columns import Column, Kind
 from rstore.codec.formats import Pickle
 from rstore.codec.segments import Segment, merge
@@ -98,3 +105,53 @@ def test_a_tally_is_that_of_its_parts(changes: list[StoredChange]) -> None:
     for change in changes:
         tally = tally.plus(change)
     assert tally == Tally.of_all(changes)
+
+
+# -- vectors, read by a few lines that know docs/format.md alone ------------------------------------------------------
+
+PATH: Final = Path(__file__).parents[1] / "vectors" / "changes.json"
+VECTORS: Final = cast("list[dict[str, Any]]", json.loads(PATH.read_text())["changes"])
+NAMES: Final = ["setitem", "delitem", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "concat", "neg", "not_"]
+
+
+def read_body(t: int, body: bytes) -> dict[str, Any]:
+    flags, at = body[0] - 0x40, 9 if body[0] & 32 else 5
+    found: dict[str, Any] = {"n": int.from_bytes(body[1:at], "big"), "recorded": t, "tag": 0, "id": None, "note": None}
+    found["schema"] = 0
+    if flags & 2:
+        found["recorded"], at = t + struct.unpack_from(">q", body, at)[0], at + 8
+    if flags & 16:
+        found["schema"], at = struct.unpack_from(">H", body, at)[0], at + 2
+    if flags & 4:
+        found["id"], at = body[at + 1 : at + 1 + body[at]].decode(), at + 1 + body[at]
+    if flags & 8:
+        size = struct.unpack_from(">I", body, at)[0]
+        found["note"], at = body[at + 4 : at + 4 + size].hex(), at + 4 + size
+    end = len(body)
+    if flags & 1:
+        end -= 8
+        found["tag"] = int.from_bytes(body[end:], "big")
+    steps = []
+    while at < end:
+        op, item, value = struct.unpack_from(">BHI", body, at)
+        at += 7
+        encoded = body[at + item : at + item + value].hex() if value else None
+        steps.append([body[at : at + item].decode(), NAMES[op], encoded])
+        at += item + value
+    return found | {"steps": steps}
+
+
+@pytest.mark.parametrize("i", range(len(VECTORS)))
+def test_the_bytes_are_those_of_the_format(i: int) -> None:
+    vector = dict(VECTORS[i])
+    body, digest = bytes.fromhex(vector.pop("body")), bytes.fromhex(vector.pop("digest"))
+    t, seq = vector.pop("t"), vector.pop("seq")
+    assert read_body(t, body) == vector
+    steps = [Step(item, op, value and bytes.fromhex(value)) for item, op, value in vector["steps"]]
+    note = vector["note"] and bytes.fromhex(vector["note"])
+    change = StoredChange(t, seq, vector["n"], vector["recorded"], steps, vector["tag"], vector["id"], note)
+    assert pack_change(change._replace(schema=vector["schema"])) == body
+    before = bytes.fromhex(VECTORS[i - 1]["digest"]) if i else bytes(32)
+    covered = body[:-8] if vector["tag"] else body
+    assert sha256(before + struct.pack(">qI", t, seq) + covered).digest() == digest
+    assert next_digest(before, t, seq, body, tagged=vector["tag"] > 0) == digest
