@@ -7,13 +7,14 @@ import pytest
 from rstore.codec.formats import Pickle
 from rstore.codec.serializers import Codec
 from rstore.events import state_cache
+from rstore.events.heads import NEVER_PRUNED
 from rstore.events.replay import Replay
 from rstore.events.state import State
 from rstore.events.state_cache import StateCache
 
 
 def _replay(size: int) -> Replay:
-    return Replay(None, None, State(Codec(Pickle()), None, {"item": bytes(size)}), 0)
+    return Replay(None, NEVER_PRUNED, State(Codec(Pickle()), None, {"item": bytes(size)}), 0)
 
 
 @pytest.mark.parametrize(("size", "most"), [(100, 4096), (100_000, 64), (300_000, 0)])

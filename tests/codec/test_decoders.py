@@ -1,6 +1,7 @@
 """Decoders against damaged bytes: the right error, whatever they are fed, and never a wrong size."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,22 @@ from hypothesis import strategies as st
 
 from rstore import CorruptionError, StoreError
 from rstore.codec import chunks, columns, packing
-from rstore.codec.changes import Step, Tally, pack_change, pack_state, unpack_change, unpack_horizon, unpack_state
+from rstore.codec.change_columns import ChangeColumns
+from rstore.codec.changes import (
+    Facts,
+    Step,
+    StoredChange,
+    Tally,
+    Tip,
+    pack_change,
+    pack_facts,
+    pack_state,
+    pack_tip,
+    unpack_change,
+    unpack_facts,
+    unpack_state,
+    unpack_tip,
+)
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.formats import Json, Pickle
@@ -72,17 +88,22 @@ def test_a_chunk_of_random_bytes_is_an_error(body: bytes, n: int) -> None:
 
 
 META = pack_meta(Segment(np.arange(3, dtype=np.int64), None, columns.column_of([3, -4, 2**62], CODEC)))
-CHANGE = pack_change(
-    [Step("item", "setitem", b"\x13abc"), Step("é", "delitem", None), Step("n", "add", b"\x10" + bytes(8))]
-)
-TAGGED = pack_change([Step("item", "delitem", None)], bytes(range(8)))
-STATE = pack_state([("a", b"\x13abc"), ("b", b"")], Tally(2, 3))
+STEPS = [Step("item", "setitem", b"\x13abc"), Step("é", "delitem", None), Step("n", "add", b"\x10" + bytes(8))]
+CHANGES = [
+    StoredChange(1, 0, 1, 1, STEPS),
+    StoredChange(2, 0, 2**33, 10**12, [Step("item", "delitem", None)], 2**63, "an id", b"\x13note", 7),
+    StoredChange(-(2**63), 5, 3, 2**62, STEPS[2:]),
+]
+SEGMENT = Segment(np.arange(3, dtype=np.int64), None, Column(Kind.CHANGES, ChangeColumns.of(CHANGES)))
+STATE = pack_state([("a", b"\x13abc"), ("b", b"")], Tally(2, 3, 4))
 READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "meta": (lambda meta: unpack_meta(meta, 3, 2), META),
-    "change": (unpack_change, CHANGE),
-    "tagged change": (unpack_change, TAGGED),
+    "change": (partial(unpack_change, 1, 0), pack_change(CHANGES[0])),
+    "change with a header": (partial(unpack_change, 2, 0), pack_change(CHANGES[1])),
+    "changes": (partial(chunks.unpack_chunk, n=3), chunks.pack_chunk(SEGMENT)),
+    "version": (unpack_tip, pack_tip(Tip(3, 4, bytes(range(32)), Tally(3, 2, 3)))),
     "state": (unpack_state, STATE),
-    "horizon": (unpack_horizon, b"\x01\x01" + bytes(8)),
+    "facts": (unpack_facts, pack_facts(Facts(1, 2, 3, 4))),
     "json value": (Codec(Json()).decode, b'\x02{"a":1}'),
     "int": (CODEC.decode, b"\x10" + bytes(8)),
     "float": (CODEC.decode, b"\x11" + bytes(8)),

@@ -23,14 +23,17 @@ import zstandard
 
 from rstore import StoreError
 from rstore.codec import chunks, columns, packing
+from rstore.codec.change_columns import ChangeColumns
 from rstore.codec.changes import (
+    Facts,
     Step,
+    StoredChange,
     Tally,
     pack_change,
-    pack_horizon,
+    pack_facts,
     pack_state,
     unpack_change,
-    unpack_horizon,
+    unpack_facts,
     unpack_state,
 )
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
@@ -72,6 +75,12 @@ def segments(rng: random.Random) -> Iterator[Segment]:
         if kind is Kind.STR:
             words = [rng.randbytes(rng.randrange(30)).hex() for _ in range(rng.choice((1, 3, n)))]
             column = Column(kind, [rng.choice(words) for _ in range(n)])
+        elif kind is Kind.CHANGES:
+            n = min(n, 2000)  # a chunk has no more
+            t = t[:n]
+            column = Column(
+                kind, ChangeColumns.of([new_change(rng, i)._replace(t=time) for i, time in enumerate(t.tolist())])
+            )
         elif kind is Kind.ENCODED:
             column = Column(kind, Blobs.of([SAFE.encode([i, "x" * (i % 30)]) for i in range(n)]))
         else:
@@ -160,12 +169,19 @@ def read_meta(body: bytes, n: int, span: int) -> None:
     assert meta.gaps is None or meta.gaps.least > 0
 
 
+def new_change(rng: random.Random, n: int) -> StoredChange:
+    """Return a change with a header at random."""
+    note, schema = rng.choice((None, b"\x13note")), rng.choice((0, 3))
+    header = rng.choice((0, rng.randrange(2**64))), rng.choice((None, f"id {n}")), note, schema
+    return StoredChange(n, 0, n + 1, rng.choice((n, 10**12)), steps(rng), *header)
+
+
 def read_change(body: bytes) -> None:
     """Fold a change again and again, as a chunk of changes would."""
     state = State(CODEC, None)
     try:
         for t in range(50):
-            state.fold(unpack_change(body), t)
+            state.fold(unpack_change(t, 0, body).steps, t)
         state.settle()
     except CannotFold:
         pass
@@ -179,8 +195,8 @@ def run(seed: int, seconds: float) -> int:
     while time.monotonic() < end:
         segment = next(sources)
         n, span = len(segment), int(segment.t[-1]) - int(segment.t[0])
-        change = pack_change(steps(rng), rng.choice((b"", rng.randbytes(8))))
-        state = pack_state(((item, CODEC.encode(1)) for item in ("a", "b", "c")), Tally(3, rng.randrange(2**64)))
+        change = pack_change(new_change(rng, 7))
+        state = pack_state(((item, CODEC.encode(1)) for item in ("a", "b", "c")), Tally(3, rng.randrange(2**64), 3))
         value = SAFE.encode("text " * rng.choice((300, 30_000, 1_000_000)))
         frame = compress(value)[2:]
         body, meta, bombed = chunks.pack_chunk(segment), pack_meta(segment), bomb(rng)
@@ -190,7 +206,7 @@ def run(seed: int, seconds: float) -> int:
             ("bomb", partial(read_chunk, n=bombed[1]), bombed[0]),
             ("change", read_change, change),
             ("checkpoint", unpack_state, state),
-            ("facts", unpack_horizon, pack_horizon(rng.randrange(2**60))),
+            ("facts", unpack_facts, pack_facts(Facts(rng.randrange(2**60), 3, 4, rng.choice((None, 5))))),
             ("compressed", decompress, frame),
         ]
         for name, read, sound in cases:

@@ -24,7 +24,7 @@ from rstore import (
 from rstore.backends.sqlite import maintenance
 from rstore.backends.sqlite.maintenance import SqliteMaintenance
 from rstore.backends.types import Row
-from rstore.codec.changes import Step, Tally, pack_change, pack_state
+from rstore.codec.changes import Step, StoredChange, Tally, pack_change, pack_state
 from rstore.codec.chunk_meta import pack_meta
 from rstore.codec.envelope import Cell, Envelope, at_position, at_run
 from rstore.codec.segments import segment_of_rows
@@ -133,7 +133,7 @@ def test_what_is_whole_and_wrong_is_found(path: Path) -> None:
     fill(path)
     envelope = Envelope("default")
     rows = [Row(t, 0, b"\x10" + t.to_bytes(8, "little")) for t in range(2000)]
-    meta = pack_meta(segment_of_rows(rows, opaque=False))
+    meta = pack_meta(segment_of_rows(rows, changes=False))
     ((first_t, last_t, n),) = execute(path, "SELECT first_t, last_t, n FROM chunks WHERE n = 2000")
     sealed = envelope.seal_block(meta, envelope.where(Cell.META, "words"), at_run((first_t, 0), (last_t, 0), n))
     execute(path, ("UPDATE chunks SET meta = ? WHERE n = 2000", (sealed,)))
@@ -142,12 +142,12 @@ def test_what_is_whole_and_wrong_is_found(path: Path) -> None:
     path = path.with_name("other.db")
     fill(path)
     ((t, seq),) = execute(path, "SELECT t, seq FROM checkpoints")
-    state = pack_state([("a", b"\x10" + bytes(8)), ("b", b"\x10" + bytes(8))], Tally(2))
+    state = pack_state([("a", b"\x10" + bytes(8)), ("b", b"\x10" + bytes(8))], Tally(2, 0, 2))
     block = envelope.seal_block(state, envelope.where(Cell.CHECKPOINT, "log"), at_position(t, seq))
     execute(path, ("UPDATE checkpoints SET body = ?", (block,)))
     assert ("events", "log") in findings(path)
 
-    change = pack_change([Step("nothing", "add", b"\x10" + bytes(8))])
+    change = pack_change(StoredChange(2, 0, 3, 2, [Step("nothing", "add", b"\x10" + bytes(8))]))
     execute(path, ("UPDATE hot SET body = ? WHERE t = 2 AND log = " + LOG.format("short"), (change,)))
     assert ("events", "short") in findings(path)
 

@@ -1,30 +1,51 @@
 """Changes and states <-> bytes, for event sequences.
 
-Nouns: a *step* (item, operator's name, encoded value or None) and a *change* (the steps of one `apply`).
+Nouns: a *step* (item, operator's name, encoded value or None), a *stored change* (the steps of one `apply` behind its
+header), a *tally* (identifies a set of changes) and a *tip* (the last commit of a sequence).
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 from rstore.errors import CorruptionError
 
-_FORMAT: Final = 1
-_TAGGED: Final = 2
-_TAG_BYTES: Final = 8
-
-FOLD_RULES: Final = 2
+FOLD_RULES: Final = 3
 """The version of the operators' rules. A checkpoint of another version is not used."""
 
-_step = struct.Struct(">HBI")
+OPS: Final = (
+    *("setitem", "delitem", "add", "sub", "mul", "truediv"),
+    *("floordiv", "mod", "pow", "concat", "neg", "not_"),
+)
+"""The names of the operators, in the order of their codes."""
+OP_CODES: Final = {name: code for code, name in enumerate(OPS)}
+UNARY_CODES: Final = frozenset(OP_CODES[name] for name in ("delitem", "neg", "not_"))
+
+_BASE: Final = 0x40  # the format; the flags are the bits below
+_HAS_TAG: Final = 1
+_HAS_LAG: Final = 2
+_HAS_ID: Final = 4
+_HAS_NOTE: Final = 8
+_HAS_SCHEMA: Final = 16
+_WIDE: Final = 32
+_NARROW_N: Final = 2**32
+_MASK: Final = 2**64 - 1
+_SIGN: Final = 2**63
+
+_begin = struct.Struct(">BI")
+_wide_begin = struct.Struct(">BQ")
+_uint64 = struct.Struct(">Q")
+_uint32 = struct.Struct(">I")
+_uint16 = struct.Struct(">H")
+_step = struct.Struct(">BHI")
 _read_step = _step.unpack_from
 _STEP_BYTES: Final = _step.size
 _entry = struct.Struct(">HI")
-_state = struct.Struct(">BIQ")
-_NO_VALUE: Final = 0xFFFFFFFF
+_position = struct.Struct(">qI")
 
 
 class Step(NamedTuple):
@@ -35,82 +56,181 @@ class Step(NamedTuple):
     encoded: bytes | None
 
 
-class Tally(NamedTuple):
-    """Identifies the changes of a sequence: their number, and the sum of the tags of sealed ones."""
+class StoredChange(NamedTuple):
+    """The steps of one `apply`, its position, and its header."""
 
-    n: int = 0
-    tags: int = 0
+    t: int
+    seq: int
+    n: int
+    """The number of its commit in the sequence, from 1 on."""
+    recorded: int
+    """When it was committed, by the backend's clock in POSIX milliseconds; never before the commit ahead of it."""
+    steps: Sequence[Step]
+    tag: int = 0
+    """Random, in a sealed log; 0 in a plain one."""
+    id: str | None = None
+    note: bytes | None = None
+    """An encoded value."""
+    schema: int = 0
+    """The version of the application's items and values."""
+    size: int = 0
+    """About how many bytes it takes as a row."""
 
-    @classmethod
-    def of(cls, n: int, tags: int) -> Tally:
-        """Return the tally of `n` changes whose tags add up to `tags`."""
-        return cls(n, tags & _MASK)
-
-    @classmethod
-    def of_all(cls, bodies: Collection[bytes]) -> Tally:
-        """Return the tally of these changes."""
-        return cls.of(len(bodies), sum(map(tag_of, bodies)))
-
-    def plus(self, body: bytes) -> Tally:
-        """Return the tally with one more change."""
-        tag = tag_of(body)
-        return Tally(self.n + 1, self.tags + tag & _MASK) if tag else Tally(self.n + 1, self.tags)
+    @property
+    def position(self) -> tuple[int, int]:
+        """Where it stands in its sequence."""
+        return self.t, self.seq
 
 
-NONE: Final = Tally()
-_MASK: Final = 2 ** (8 * _TAG_BYTES) - 1
-
-
-def new_tag() -> bytes:
+def new_tag() -> int:
     """Draw the random tag that identifies a sealed change."""
-    return os.urandom(_TAG_BYTES)
+    return int.from_bytes(os.urandom(8), "big")
 
 
-def tag_of(body: bytes) -> int:
-    """Return the tag of a change; 0 if it is not sealed."""
-    return int.from_bytes(body[1 : 1 + _TAG_BYTES], "big") if body[:1] == b"\x02" else 0
-
-
-def pack_change(steps: Iterable[Step], tag: bytes = b"") -> bytes:
-    """Return the bytes of a change."""
-    parts = [bytes((_TAGGED,)) + tag if tag else bytes((_FORMAT,))]
+def pack_change(change: StoredChange) -> bytes:
+    """Return the body of the row of a change; its position is not in it."""
+    t, _, n, recorded, steps, tag, id_, note, schema, _ = change
+    flags = _BASE
+    head = b""
+    if recorded != t:
+        flags |= _HAS_LAG
+        head = _uint64.pack(recorded - t & _MASK)
+    if schema:
+        flags |= _HAS_SCHEMA
+        head += _uint16.pack(schema)
+    if id_ is not None:
+        flags |= _HAS_ID
+        raw = id_.encode()
+        head += bytes((len(raw),)) + raw
+    if note is not None:
+        flags |= _HAS_NOTE
+        head += _uint32.pack(len(note)) + note
+    if tag:
+        flags |= _HAS_TAG
+    parts = [_begin.pack(flags, n) if n < _NARROW_N else _wide_begin.pack(flags | _WIDE, n), head]
     for item, op, encoded in steps:
-        raw_item, raw_op = item.encode(), op.encode()
-        parts += (
-            _step.pack(len(raw_item), len(raw_op), _NO_VALUE if encoded is None else len(encoded)),
-            raw_item,
-            raw_op,
-            encoded or b"",
-        )
+        raw_item = item.encode()
+        if encoded is None:
+            parts += _step.pack(OP_CODES[op], len(raw_item), 0), raw_item
+        else:
+            parts += _step.pack(OP_CODES[op], len(raw_item), len(encoded)), raw_item, encoded
+    if tag:
+        parts.append(_uint64.pack(tag))  # last, so that the digest covers all bytes before it
     return b"".join(parts)
 
 
-def unpack_change(body: bytes) -> list[Step]:
-    """Return the steps of a change."""
+def unpack_change(t: int, seq: int, body: bytes) -> StoredChange:
+    """Return the change of a row.
+
+    Raises `CorruptionError` for bytes that `pack_change` cannot have made.
+    """
+    recorded, tag, id_, note, schema = t, 0, None, None, 0
     steps: list[Step] = []
-    at, end = 1, len(body)
+    end = len(body)
     try:
-        if body[0] == _TAGGED and end > _TAG_BYTES:
-            at += _TAG_BYTES
-        elif body[0] != _FORMAT:
+        flags, n = _begin.unpack_from(body)
+        at = 5
+        if flags & 0xC0 != _BASE:
             raise CorruptionError("a change is damaged, or written by a newer version")
+        if flags != _BASE:
+            if flags & _WIDE:
+                n = _uint64.unpack_from(body, 1)[0]
+                at = 9
+            if flags & _HAS_LAG:
+                recorded = (t + _uint64.unpack_from(body, at)[0] + _SIGN & _MASK) - _SIGN
+                at += 8
+            if flags & _HAS_SCHEMA:
+                schema = _uint16.unpack_from(body, at)[0]
+                at += 2
+            if flags & _HAS_ID:
+                stop = at + 1 + body[at]
+                id_ = body[at + 1 : stop].decode()
+                at = stop
+            if flags & _HAS_NOTE:
+                stop = at + 4 + _uint32.unpack_from(body, at)[0]
+                note = body[at + 4 : stop]
+                at = stop
+            if flags & _HAS_TAG:
+                end -= 8
+                tag = _uint64.unpack_from(body, end)[0]
         while at < end:
-            item_size, op_size, size = _read_step(body, at)
-            op_at = at + _STEP_BYTES + item_size
-            value_at = op_at + op_size
-            at = value_at if size == _NO_VALUE else value_at + size
-            encoded = None if size == _NO_VALUE else body[value_at:at]
-            steps.append(Step(body[op_at - item_size : op_at].decode(), body[op_at:value_at].decode(), encoded))
+            code, item_size, size = _read_step(body, at)
+            value_at = at + _STEP_BYTES + item_size
+            item = body[value_at - item_size : value_at].decode()
+            at = value_at + size
+            if (size == 0) is not (code in UNARY_CODES):
+                raise CorruptionError("a change has an operand too many, or lacks one")
+            steps.append(Step(item, OPS[code], body[value_at:at] if size else None))
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise CorruptionError("a change cannot be unpacked") from error
-    if at != end:
+    if at != end or not steps or not 0 < n < 2**63:
         raise CorruptionError("a change was cut short")
-    return steps
+    return StoredChange(t, seq, n, recorded, steps, tag, id_, note, schema, len(body))
 
 
-def repack(body: bytes, steps: Iterable[Step]) -> bytes:
-    """Return the bytes of a change with other steps, under the same tag."""
-    return pack_change(steps, body[1 : 1 + _TAG_BYTES] if body[0] == _TAGGED else b"")
+class Tally(NamedTuple):
+    """Identifies a set of changes: how many, the sum of the tags of sealed ones, and the highest commit number."""
+
+    n: int = 0
+    tags: int = 0
+    """Modulo 2^64."""
+    top: int = 0
+
+    @classmethod
+    def of_all(cls, changes: Iterable[StoredChange]) -> Tally:
+        """Return the tally of these changes."""
+        n = tags = top = 0
+        for change in changes:
+            n += 1
+            tags += change.tag
+            top = max(top, change.n)
+        return cls(n, tags & _MASK, top)
+
+    def plus(self, change: StoredChange) -> Tally:
+        """Return the tally with one more change."""
+        return Tally(self.n + 1, self.tags + change.tag & _MASK, max(self.top, change.n))
+
+    def joined(self, n: int, tags: int, top: int) -> Tally:
+        """Return the tally with `n` more changes, whose tags add up to `tags`."""
+        return Tally(self.n + n, self.tags + tags & _MASK, max(self.top, top))
+
+
+NONE: Final = Tally()
+
+
+class Tip(NamedTuple):
+    """The last commit of a sequence, and the changes that there are behind it."""
+
+    n: int = 0
+    recorded: int = -(2**63)
+    digest: bytes = bytes(32)
+    """Hashes all changes in the order of their commits."""
+    tally: Tally = NONE
+
+
+_tip = struct.Struct(">Qq32sQQQ")
+TIP_BYTES: Final = _tip.size
+
+
+def pack_tip(tip: Tip) -> bytes:
+    """Return the bytes of a tip."""
+    return _tip.pack(tip.n, tip.recorded, tip.digest, *tip.tally)
+
+
+def unpack_tip(data: bytes) -> Tip:
+    """Return the tip that was packed into these bytes."""
+    if len(data) != TIP_BYTES:
+        raise CorruptionError("the version of an event sequence is damaged, or written by a newer version")
+    n, recorded, digest, *tally = _tip.unpack(data)
+    return Tip(n, recorded, digest, Tally(*tally))
+
+
+def next_digest(digest: bytes, t: int, seq: int, body: bytes, *, tagged: bool) -> bytes:
+    """Return the digest of a sequence after one more commit; of its change all counts but the tag, a random number."""
+    return sha256(b"%b%b%b" % (digest, _position.pack(t, seq), body[:-8] if tagged else body)).digest()
+
+
+_state = struct.Struct(">BQQQ")
 
 
 def pack_state(state: Iterable[tuple[str, bytes]], tally: Tally) -> bytes:
@@ -142,20 +262,39 @@ def unpack_state(body: bytes) -> tuple[dict[str, bytes], Tally] | None:
     return state, Tally(*tally)
 
 
-_facts = struct.Struct(">BBq")
+class Facts(NamedTuple):
+    """The facts of an event sequence: what pruning left of it."""
+
+    horizon: int | None = None
+    """History is told from this time on; None if nothing was pruned."""
+    known_from: int = -(2**63)
+    """… and from this recorded time on."""
+    pruned_n: int = 0
+    """The number of the last commit when it was pruned."""
+    baseline: int | None = None
+    """The time of the last change that was folded into the baseline."""
+
+
+_facts = struct.Struct(">BBqqQq")
+_FACTS_FORMAT: Final = 2
 _HAS_HORIZON: Final = 1
+_HAS_BASELINE: Final = 2
 
 
-def pack_horizon(horizon: int | None) -> bytes:
+def pack_facts(facts: Facts) -> bytes:
+    """Return the bytes of the facts of an event sequence; nothing if it was never pruned."""
+    if facts.horizon is None:
+        return b""
+    flags = _HAS_HORIZON | (0 if facts.baseline is None else _HAS_BASELINE)
+    numbers = facts.horizon, facts.known_from, facts.pruned_n, facts.baseline or 0
+    return _facts.pack(_FACTS_FORMAT, flags, *numbers)
+
+
+def unpack_facts(data: bytes) -> Facts:
     """Return the facts of an event sequence."""
-    return b"" if horizon is None else _facts.pack(_FORMAT, _HAS_HORIZON, horizon)
-
-
-def unpack_horizon(facts: bytes) -> int | None:
-    """Return the horizon from the facts of an event sequence."""
-    if not facts:
-        return None
-    if len(facts) != _facts.size or facts[0] != _FORMAT:
+    if not data:
+        return Facts()
+    if len(data) != _facts.size or data[0] != _FACTS_FORMAT or not data[1] & _HAS_HORIZON:
         raise CorruptionError("the facts of an event sequence are damaged, or written by a newer version")
-    horizon: int = _facts.unpack(facts)[2]
-    return horizon
+    _, flags, horizon, known_from, pruned_n, baseline = _facts.unpack(data)
+    return Facts(horizon, known_from, pruned_n, baseline if flags & _HAS_BASELINE else None)

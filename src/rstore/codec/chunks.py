@@ -8,10 +8,11 @@ from typing import Final
 import numpy as np
 import zstandard
 
+from rstore.codec.change_columns import pack_changes, unpack_changes
 from rstore.codec.chunk_meta import pack_meta
-from rstore.codec.columns import Column, Kind
+from rstore.codec.columns import Blobs, Column, Kind
 from rstore.codec.packing import pack, pack_numbers, unpack, unpack_numbers
-from rstore.codec.segments import MAX_ROWS, Segment, merge
+from rstore.codec.segments import MAX_BYTES, MAX_ROWS, Segment, merge
 from rstore.errors import CorruptionError, StoreError
 
 _FORMAT: Final = 1
@@ -22,8 +23,16 @@ def pack_chunk(segment: Segment) -> bytes:
     """Return the body of a chunk: header, timestamps, sequence numbers, values."""
     t = pack_numbers(segment.t, rising=True)
     seq = b"" if segment.seq is None or not segment.seq.any() else pack_numbers(segment.seq)
-    values = pack(segment.column)
-    return _header.pack(_FORMAT, segment.column.kind, len(segment), len(t), len(seq)) + t + seq + values
+    kind, values = _pack_values(segment.column)
+    return _header.pack(_FORMAT, kind, len(segment), len(t), len(seq)) + t + seq + values
+
+
+def _pack_values(column: Column) -> tuple[Kind, bytes]:
+    if column.kind is not Kind.CHANGES:
+        return column.kind, pack(column)
+    if column.size() > MAX_BYTES:  # a single change: the bounds of columns are those of many values
+        return Kind.ENCODED, pack(Column(Kind.ENCODED, Blobs.of(column.encoded())))
+    return Kind.CHANGES, pack_changes(column.data)
 
 
 def unpack_chunk(body: bytes, n: int) -> Segment:
@@ -52,7 +61,10 @@ def _unpack_chunk(body: bytes, n: int) -> Segment:
     start = _header.size + t_size
     t = unpack_numbers(body[_header.size : start], np.int64, n)
     seq = unpack_numbers(body[start : start + seq_size], np.int64, n) if seq_size else None
-    return Segment(t, seq, unpack(Kind(kind), body[start + seq_size :], n))
+    values = body[start + seq_size :]
+    if kind == Kind.CHANGES:
+        return Segment(t, seq, Column(Kind.CHANGES, unpack_changes(values, n)))
+    return Segment(t, seq, unpack(Kind(kind), values, n))
 
 
 def _import_all() -> None:

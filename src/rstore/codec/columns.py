@@ -1,16 +1,17 @@
 """Columns: many values of one kind.
 
-Nouns: a *column* (an array, a list of str, or blobs) and *blobs* (encoded values back to back, with offsets, so that
-one can be taken out without its neighbours).
+Nouns: a *column* (an array, a list of str, or something packed) and *blobs* (encoded values back to back, with offsets,
+so that one can be taken out without its neighbours).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from itertools import pairwise
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ class Kind(IntEnum):
     FLOAT16 = 0x1B
     FLOAT32 = 0x1C
     ENCODED = 0x20
+    CHANGES = 0x21
+    """Only of chunks of changes."""
     DATE_D = 0x30
     DATE_S = 0x31
     DATE_MS = 0x32
@@ -68,7 +71,40 @@ LIMITS: Final[dict[Kind, tuple[int, int]]] = {Kind.BOOL: (0, 1)} | {
 DATE_KINDS: Final = {Kind(code) for code in serializers.DATES}
 
 
-class Blobs:
+class Packed(ABC):
+    """Many encoded values, kept in some other way than one by one."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def slice(self, start: int, stop: int) -> Self:
+        """Return the values from `start` to `stop`, excluded."""
+
+    @abstractmethod
+    def take(self, indexes: Sequence[int]) -> Self:
+        """Return the values at these indexes."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[Packed]) -> Self:
+        """Return these values, with others of the same kind behind them."""
+
+    @abstractmethod
+    def encoded(self) -> list[bytes]:
+        """Return all as a list."""
+
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """Return about how many bytes each takes."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Return about how many bytes all take."""
+
+
+class Blobs(Packed):
     """Byte strings back to back: `raw[offsets[i]:offsets[i + 1]]` is the i-th."""
 
     __slots__ = ("offsets", "raw")
@@ -94,9 +130,9 @@ class Blobs:
 
     def texts(self) -> list[str]:
         """Return all as texts."""
-        return [part.decode("utf-8", "surrogatepass") for part in self.tolist()]
+        return [part.decode("utf-8", "surrogatepass") for part in self.encoded()]
 
-    def tolist(self) -> list[bytes]:
+    def encoded(self) -> list[bytes]:
         """Return all as a list."""
         raw = self.raw
         return [raw[start:stop] for start, stop in pairwise(self.offsets.tolist())]
@@ -104,6 +140,23 @@ class Blobs:
     def slice(self, start: int, stop: int) -> Blobs:
         """Return some, without copying the bytes."""
         return Blobs(self.raw, self.offsets[start : stop + 1])
+
+    def take(self, indexes: Sequence[int]) -> Blobs:
+        """Return those at these indexes."""
+        parts = self.encoded()
+        return Blobs.of([parts[i] for i in indexes])
+
+    def joined(self, others: Sequence[Packed]) -> Blobs:
+        """Return these with others behind them."""
+        return Blobs.of([part for one in (self, *others) for part in one.encoded()])
+
+    def sizes(self) -> list[int]:
+        """Return the bytes of each."""
+        return list(np.diff(self.offsets).tolist())
+
+    def size(self) -> int:
+        """Return the bytes of all."""
+        return int(self.offsets[-1] - self.offsets[0])
 
     def compact(self) -> Blobs:
         """Return the same blobs without the bytes around them."""
@@ -132,7 +185,7 @@ class Column:
         """Return the values from `start` to `stop`, excluded."""
         if start == 0 and stop == len(self):
             return self
-        if isinstance(self.data, Blobs):
+        if isinstance(self.data, Packed):
             return Column(self.kind, self.data.slice(start, stop))
         return Column(self.kind, self.data[start:stop])
 
@@ -140,22 +193,22 @@ class Column:
         """Return the values at these indexes."""
         if isinstance(self.data, np.ndarray):
             return Column(self.kind, self.data[indexes])
-        parts = self.data.tolist() if isinstance(self.data, Blobs) else self.data
-        taken = [parts[i] for i in indexes.tolist()]
-        return Column(self.kind, Blobs.of(taken) if isinstance(self.data, Blobs) else taken)
+        if isinstance(self.data, Packed):
+            return Column(self.kind, self.data.take(indexes.tolist()))
+        return Column(self.kind, [self.data[i] for i in indexes.tolist()])
 
     def every(self, step: int, start: int) -> Column:
         """Return each `step`-th value from `start` on."""
-        if isinstance(self.data, Blobs):
-            return Column(self.kind, Blobs.of(self.data.tolist()[start::step]))
+        if isinstance(self.data, Packed):
+            return Column(self.kind, self.data.take(range(start, len(self), step)))
         return Column(self.kind, self.data[start::step])
 
     def values(self, codec: Codec) -> list[Any]:
         """Return the values as Python objects; of datetime64 as NumPy's, since Python has no nanoseconds."""
         if isinstance(self.data, np.ndarray):
             return list(self.data) if self.kind in DATE_KINDS else list(self.data.tolist())
-        if isinstance(self.data, Blobs):
-            return [codec.decode(encoded) for encoded in self.data.tolist()]
+        if isinstance(self.data, Packed):
+            return [codec.decode(encoded) for encoded in self.data.encoded()]
         return list(self.data)
 
     def value(self, i: int, codec: Codec) -> Any:
@@ -164,8 +217,8 @@ class Column:
 
     def encoded(self) -> list[bytes]:
         """Return the encoded value of each."""
-        if isinstance(self.data, Blobs):
-            return self.data.tolist()
+        if isinstance(self.data, Packed):
+            return self.data.encoded()
         if isinstance(self.data, np.ndarray):
             mark, raw, size = bytes((self.kind,)), self.data.tobytes(), self.data.itemsize
             return [mark + raw[i : i + size] for i in range(0, len(raw), size)]
@@ -202,14 +255,14 @@ class Column:
 
     def size(self) -> int:
         """Return about how many bytes the values take; 0 where all are small."""
-        if isinstance(self.data, Blobs):
-            return int(self.data.offsets[-1] - self.data.offsets[0])
+        if isinstance(self.data, Packed):
+            return self.data.size()
         return len("".join(self.data).encode("utf-8", "surrogatepass")) if self.kind is Kind.STR else 0
 
     def sizes(self) -> list[int]:
         """Return the bytes of each value, of a column whose size is not 0."""
-        blobs = self.data if isinstance(self.data, Blobs) else Blobs.of_texts(self.data)
-        return list(np.diff(blobs.offsets).tolist())
+        packed = self.data if isinstance(self.data, Packed) else Blobs.of_texts(self.data)
+        return packed.sizes()
 
 
 def sole_type(values: Sequence[Any]) -> type | None:
@@ -286,6 +339,8 @@ def concat(columns: Sequence[Column]) -> Column:
     if len(columns) == 1:
         return columns[0]
     kinds = {column.kind for column in columns}
+    if len(kinds) == 1 and isinstance(columns[0].data, Packed):
+        return Column(columns[0].kind, columns[0].data.joined([column.data for column in columns[1:]]))
     kind = _common(kinds)
     if kind is not None:
         if kind is Kind.STR:
@@ -297,7 +352,7 @@ def concat(columns: Sequence[Column]) -> Column:
 def _common(kinds: set[Kind]) -> Kind | None:
     """Return the kind that holds values of all these kinds exactly and as their own type; None if there is none."""
     if len(kinds) == 1:
-        return None if Kind.ENCODED in kinds else next(iter(kinds))
+        return next(iter(kinds))
     if not (kinds <= INTS or kinds <= FLOATS):
         return None
     common = np.result_type(*[DTYPES[kind] for kind in kinds])

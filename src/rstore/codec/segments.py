@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rstore.backends.types import Position, Row
-from rstore.codec.columns import Blobs, Column, Int64s, Kind, column_of_encoded, concat
+from rstore.codec.change_columns import ChangeColumns
+from rstore.codec.columns import Column, Int64s, Kind, column_of_encoded, concat
 
 MIN_ROWS: Final = 8192
 """The fewest points of a chunk, unless it is the only one; every chunk has fewer than twice as many."""
@@ -59,14 +60,19 @@ class Segment:
         return self.slice(self.index(lo), self.index(hi, after=True))
 
 
-def segment_of_rows(rows: Sequence[Row], *, opaque: bool) -> Segment:
-    """Return the segment of hot rows, their bodies opened. Opaque bodies (changes) are never a typed column."""
+def segment_of_rows(rows: Sequence[Row], *, changes: bool) -> Segment:
+    """Return the segment of hot rows, their bodies opened; of a series or of a sequence (`changes`)."""
     t = np.fromiter(map(itemgetter(0), rows), np.int64, len(rows))
     bodies = [*map(itemgetter(2), rows)]
-    if not opaque:
+    if not changes:
         return Segment(t, None, column_of_encoded(bodies))
     seq = np.fromiter(map(itemgetter(1), rows), np.int64, len(rows))
-    return Segment(t, seq, Column(Kind.ENCODED, Blobs.of(bodies)))
+    return Segment(t, seq, column_of_changes(bodies))
+
+
+def column_of_changes(bodies: Sequence[bytes]) -> Column:
+    """Return the column of the bodies of changes."""
+    return Column(Kind.CHANGES, ChangeColumns.of_bodies(bodies))
 
 
 def merge(segments: Sequence[Segment]) -> Segment:

@@ -25,14 +25,14 @@ class CheckpointPolicy:
     enough: int = 0
     """The state was larger than this when it was last measured, which takes going through it."""
 
-    def due(self, body: bytes, state: State) -> bool:
-        """Count a change, and return whether a checkpoint of the state behind it is due.
+    def due(self, size: int, state: State) -> bool:
+        """Count a change of this size, and return whether a checkpoint of the state behind it is due.
 
         Both conditions bound a cost: a fold decodes at most 96 changes or about one state's size, and checkpoints
         never take more bytes than the changes.
         """
         self.changes += 1
-        self.size += len(body)
+        self.size += size
         if self.changes < CHECKPOINT_CHANGES or self.size <= self.enough:
             return False
         self.enough = state.size()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rstore.backends.types import LAST, Head, Position, Row, ViewQuery
-from rstore.codec.changes import Tally, tag_of, unpack_change
+from rstore.codec.changes import Facts, StoredChange, Tally, Tip
 from rstore.codec.envelope import Envelope
 from rstore.errors import CorruptionError, HorizonError
 from rstore.events.checkpoints import open_checkpoint
-from rstore.events.heads import open_horizon, problem_of, tally_of
+from rstore.events.heads import NEVER_PRUNED, open_facts, open_tip, problem_of
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
 from rstore.log.reader import LogReader
@@ -47,27 +47,28 @@ class History:
             return replay
         # Written out, since every state that is not cached is read in this loop.
         state, policy, change = replay.state, replay.policy, None
-        before, tags = policy.changes, replay.tally.tags
+        before, tags, top = policy.changes, 0, 0
         try:
             for change in changes:
-                state.fold(unpack_change(change.body), change.t)
+                state.fold(change.steps, change.t)
                 policy.changes += 1
-                policy.size += len(change.body)
-                tags += tag_of(change.body)
+                policy.size += change.size
+                tags += change.tag
+                top = max(top, change.n)
             state.settle()
         except CannotFold as error:
             raise self._unreplayable(0 if change is None else change.t, error) from error.__cause__
-        replay.tally = Tally.of(replay.tally.n + policy.changes - before, tags)
+        replay.tally = replay.tally.joined(policy.changes - before, tags, top)
         if change is not None:
             replay.last = change.t, change.seq
         if hi == LAST and replay.head is not None:
-            self.check_whole(replay.head, replay.tally)
+            replay.tip = self.check_whole(replay.head, replay.tally)
             self._states.put(self._key, replay)
         return replay
 
     def _begin(
         self, checkpoint: Position | None, hi: Position = LAST, known: Replay | None = None
-    ) -> tuple[Replay, Iterable[Row]]:
+    ) -> tuple[Replay, Iterable[StoredChange]]:
         """Return the replay at the newest checkpoint up to a position, and the changes from there to `hi`.
 
         If nothing has happened since `known`, it goes on from there, and there are no changes.
@@ -79,42 +80,50 @@ class History:
         head = view.head
         self._states.asked(view.now_ms)
         if known is not None and head is not None and head.version == version:
-            return Replay(head, known.horizon, known.state, view.now_ms, known.last, known.policy, known.tally), ()
-        horizon = self._horizon(head, known)
-        replay = Replay(head, horizon, State(self._codec, horizon), view.now_ms, trusted=known is None)
+            kept = known.state, view.now_ms, known.last, known.policy, known.tally, known.tip
+            return Replay(head, known.facts, *kept), ()
+        facts = self.facts(head, known)
+        replay = Replay(head, facts, State(self._codec, facts.horizon), view.now_ms, trusted=known is None)
         if view.checkpoint is None:
-            return replay, self._logs.rows(self._key, view, hi=hi)
-        kept = self._open_checkpoint(head, view.checkpoint, horizon)
-        if kept is None:  # made under other fold rules: it is a cache, and all changes tell the state again
+            return replay, self._logs.changes(self._key, view, hi=hi)
+        checkpoint_state = self._open_checkpoint(head, view.checkpoint, facts.horizon)
+        if checkpoint_state is None:  # made under other fold rules: it is a cache, and all changes tell the state again
             return self._begin(None, hi)
-        replay.state, replay.tally = kept
+        replay.state, replay.tally = checkpoint_state
         t, seq = replay.last = view.checkpoint[:2]
-        return replay, self._logs.rows(self._key, view, (t, seq + 1), hi)
+        return replay, self._logs.changes(self._key, view, (t, seq + 1), hi)
 
     @reopens
     def _open_checkpoint(self, head: Head | None, checkpoint: Row, horizon: int | None) -> tuple[State, Tally] | None:
         return open_checkpoint(self._envelope, self._codec, self._key, head, checkpoint, horizon)
 
     @reopens
-    def check_whole(self, head: Head | None, tally: Tally) -> None:
-        """Refuse a sequence of which changes are missing, before a state is made of the others, and kept."""
-        if head is None:
-            return
-        told = tally_of(self._envelope, self._key, head)
-        if told is not None and (problem := problem_of(tally, told)) is not None:
+    def tip(self, head: Head) -> Tip:
+        """Return the last commit of the sequence."""
+        return open_tip(self._envelope, self._key, head)
+
+    def check_whole(self, head: Head, tally: Tally) -> Tip:
+        """Refuse a sequence of which changes are missing, before a state is made of the others; return its last commit.
+
+        Raises `TamperedError` with a key, else `CorruptionError`.
+        """
+        tip = self.tip(head)
+        if (problem := problem_of(tally, tip.tally)) is not None:
             raise self._logs.unsound(self._key, problem)
+        return tip
 
     def _unreplayable(self, t: int, error: CannotFold) -> CorruptionError:
         item = error.step.item
         return CorruptionError(f"the event sequence {self._place} cannot be replayed at t={t}, item {item!r}")
 
     @reopens
-    def _horizon(self, head: Head | None, known: Replay | None = None) -> int | None:
+    def facts(self, head: Head | None, known: Replay | None = None) -> Facts:
+        """Return the facts of the sequence."""
         if head is None:
-            return None
+            return NEVER_PRUNED
         if known is not None and known.head is not None and known.head.facts == head.facts:
-            return known.horizon
-        return open_horizon(self._envelope, self._key, head)
+            return known.facts
+        return open_facts(self._envelope, self._key, head)
 
     def check_horizon(self, horizon: int | None, t: int, *, writing: bool = False) -> None:
         """Refuse a time whose history was pruned away."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Position, Row
-from rstore.codec.changes import Step, Tally, new_tag, pack_change, tag_of
+from rstore.codec.changes import Step, StoredChange, Tip, new_tag, next_digest, pack_change
 from rstore.errors import (
     ChangeRefusedError,
     EncryptionError,
@@ -16,13 +16,12 @@ from rstore.errors import (
     StoreIntegrityError,
 )
 from rstore.events.checkpoints import seal_checkpoint
-from rstore.events.heads import seal_horizon, seal_tally
+from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, Oversized, Unfit
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
 from rstore.log.packing import Logs
-from rstore.log.writer import new_stamp
 from rstore.session import Session
 
 
@@ -62,31 +61,33 @@ class Recorder(History):
         # The replay is shared with other threads, and a refused change must not leave a trace in it.
         replay = replay.copy()
         at = _next(replay.last, now_ms) if t is None else (t, 0)
-        body = self._pack(steps)
+        change, body = self._new_change(at, steps, replay.tip, now_ms)
         self._fold_new(replay.state, at[0], steps)
-        checkpoints = [self._checkpoint(at, replay)] if replay.count(body) else []
-        return self._commit(replay, at, body, checkpoints, incarnation)
+        checkpoints = [self._checkpoint(at, replay)] if replay.count(change) else []
+        return self._commit(replay, change, body, checkpoints, incarnation)
 
     def _insert(self, steps: Sequence[Step], t: int) -> dict[str, Any] | None:
         """Record a change in the past, after all later changes were replayed on top of it."""
         incarnation = self._writer.incarnation
         replay, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
         self._writer.check_kind(self._key, replay.head)
-        self.check_horizon(replay.horizon, t, writing=True)
-        body, at = self._pack(steps), (t, 0)
+        self.check_horizon(replay.facts.horizon, t, writing=True)
+        at = t, 0
+        replay.tip = Tip() if replay.head is None else self.tip(replay.head)
+        new, body = self._new_change(at, steps, replay.tip, replay.now_ms)
         for step in steps:
             if step.encoded is not None:
                 self._codec.decode(step.encoded)  # refuses what cannot be loaded, even to be replaced
         checkpoints: list[Row] = []
         placed = False
-        change: Row | None = None
+        change: StoredChange | None = None
 
         def place() -> None:
             nonlocal placed
             replay.state.settle()
             placed = True
             self._fold_new(replay.state, t, steps)
-            if replay.count(body):
+            if replay.count(new):
                 checkpoints.append(self._checkpoint(at, replay))
 
         try:
@@ -98,18 +99,22 @@ class Recorder(History):
                 if change.t > t and not placed:
                     place()
                 if replay.fold(change):
-                    checkpoints.append(self._checkpoint((change.t, change.seq), replay))
+                    checkpoints.append(self._checkpoint(change.position, replay))
             if not placed:
                 place()  # the later changes are gone since
             replay.state.settle()
         except CannotFold as error:
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
-        tally = replay.tally
-        self.check_whole(replay.head, Tally.of(tally.n - 1, tally.tags - tag_of(body)))
-        return self._commit(replay, at, body, checkpoints, incarnation, insert=True)
+        if (problem := problem_of(replay.tally, replay.tip.tally.plus(new))) is not None:
+            raise self._logs.unsound(self._key, problem)
+        return self._commit(replay, new, body, checkpoints, incarnation, insert=True)
 
-    def _pack(self, steps: Sequence[Step]) -> bytes:
-        return pack_change(steps, new_tag() if self._envelope.keyed else b"")
+    def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
+        """Return the change that the next commit puts at a position, and the body of its row."""
+        tag = new_tag() if self._envelope.keyed else 0
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag)
+        body = pack_change(change)
+        return change._replace(size=len(body)), body
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
@@ -118,7 +123,7 @@ class Recorder(History):
             cause = error.__cause__
             raise self._refusal(error.step, t, _why(cause, error.step)) from cause
 
-    def _broken(self, error: CannotFold, change: Row | None, steps: Sequence[Step], t: int) -> StoreError:
+    def _broken(self, error: CannotFold, change: StoredChange | None, steps: Sequence[Step], t: int) -> StoreError:
         """Return the error for a change behind time `t` that does not compute any more, or never did."""
         # Every operator reads and writes one item, so that only a step on the same item can have broken it.
         step = next((step for step in steps if step.item == error.step.item), None)
@@ -142,24 +147,26 @@ class Recorder(History):
     def _commit(
         self,
         replay: Replay,
-        at: Position,
+        change: StoredChange,
         body: bytes,
         checkpoints: list[Row],
         incarnation: bytes,
         *,
         insert: bool = False,
     ) -> dict[str, Any] | None:
-        head = replay.head
+        head, at = replay.head, change.position
         # Only if there is no head: a commit whose answer is lost is recognised by the stamps of a new one.
-        create = self._writer.new_head(seal_horizon(self._envelope, self._key, None)) if head is None else None
+        create = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED)) if head is None else None
         begun = head or create
+        digest = next_digest(replay.tip.digest, *at, body, tagged=change.tag > 0)
+        tip = Tip(change.n, change.recorded, digest, replay.tally)
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
             # Packing leaves the version alone, so that a busy sequence can be packed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
             if_epoch=head.epoch if insert and head is not None else ANY,
-            version=seal_tally(self._envelope, self._key, begun, replay.tally) or new_stamp(),
+            version=seal_tip(self._envelope, self._key, begun, tip),
             put_rows=self._writer.seal_rows(self._key, [(*at, body)], begun),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
@@ -168,7 +175,7 @@ class Recorder(History):
         if not self._writer.commit(self._key, commit, incarnation):
             return None
         if not insert and begun is not None and commit.version is not None:
-            replay.head, replay.last = begun._replace(version=commit.version), at
+            replay.head, replay.last, replay.tip = begun._replace(version=commit.version), at, tip
             self._states.put(self._key, replay)
         return values
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rstore.backends.types import Head, Position, Row
-from rstore.codec.changes import NONE, Tally, unpack_change
+from rstore.backends.types import Head, Position
+from rstore.codec.changes import NONE, Facts, StoredChange, Tally, Tip
 from rstore.events.checkpoints import CheckpointPolicy
 from rstore.events.state import State
 
@@ -15,7 +15,7 @@ class Replay:
     """A sequence at one position. `head` is None if there is no sequence, `last` if nothing happened until then."""
 
     head: Head | None
-    horizon: int | None
+    facts: Facts
     state: State
     now_ms: int
     """The backend's clock at that time, POSIX milliseconds."""
@@ -23,6 +23,8 @@ class Replay:
     policy: CheckpointPolicy = field(default_factory=CheckpointPolicy)
     tally: Tally = NONE
     """The changes up to `last`."""
+    tip: Tip = Tip()  # noqa: RUF009 - immutable
+    """The last commit of the sequence; only of a replay of all of it."""
     trusted: bool = True
     """Whether it is likely still true: no other writer was seen when the backend was asked the time before."""
 
@@ -30,17 +32,17 @@ class Replay:
         """Return a replay of its own, to go on from."""
         policy = CheckpointPolicy(self.policy.changes, self.policy.size, self.policy.enough)
         state = self.state.copy()
-        return Replay(self.head, self.horizon, state, self.now_ms, self.last, policy, self.tally, self.trusted)
+        return Replay(self.head, self.facts, state, self.now_ms, self.last, policy, self.tally, self.tip, self.trusted)
 
-    def fold(self, change: Row) -> bool:
+    def fold(self, change: StoredChange) -> bool:
         """Apply a recorded change, and return whether a checkpoint behind it is due.
 
         Raises `CannotFold`.
         """
-        self.state.fold(unpack_change(change.body), change.t)
-        return self.count(change.body)
+        self.state.fold(change.steps, change.t)
+        return self.count(change)
 
-    def count(self, body: bytes) -> bool:
+    def count(self, change: StoredChange) -> bool:
         """Count a change that was folded, and return whether a checkpoint behind it is due."""
-        self.tally = self.tally.plus(body)
-        return self.policy.due(body, self.state)
+        self.tally = self.tally.plus(change)
+        return self.policy.due(change.size, self.state)

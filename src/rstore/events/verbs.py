@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_item, check_key, check_range, check_timestamp
 from rstore.backends.types import MAX_SEQ, ViewQuery
-from rstore.codec.changes import Step, Tally, unpack_change
+from rstore.codec.changes import Step, Tally
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
@@ -103,7 +103,7 @@ class Events(Verbs):
         history, at = History(session, key), check_timestamp(t)
         with session.naming(f"the event sequence {key!r}"):
             replay = history.read((at, MAX_SEQ))
-            history.check_horizon(replay.horizon, at)
+            history.check_horizon(replay.facts.horizon, at)
             return _answer(replay, withtimestamp=withtimestamp)
 
     @rereads
@@ -135,14 +135,13 @@ class Events(Verbs):
             return None
         decode = session.codec.decode
         with session.naming(f"the event sequence {key!r}"):
-            changes = session.events.rows(key, view, lo, hi)
+            changes = [*session.events.changes(key, view, lo, hi)]
             if start is None and end is None:  # nothing tells whether a part is whole
-                changes = list(changes)
-                History(session, key).check_whole(view.head, Tally.of_all([change.body for change in changes]))
+                History(session, key).check_whole(view.head, Tally.of_all(changes))
             return [
                 Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
                 for change in changes
-                for item, op, encoded in unpack_change(change.body)
+                for item, op, encoded in change.steps
                 if names is None or op in names
             ]
 

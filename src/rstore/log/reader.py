@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice, repeat
+from itertools import chain, islice, starmap
 from operator import itemgetter, lt
 from typing import Any, Final, NamedTuple
 
@@ -25,11 +25,13 @@ from rstore.backends.types import (
     View,
     ViewQuery,
 )
+from rstore.codec.changes import StoredChange, unpack_change
 from rstore.codec.chunk_meta import Meta, unpack_meta
 from rstore.codec.chunks import unpack_chunk
 from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
+from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
-from rstore.codec.segments import MAX_ROWS, Segment, ascending, merge, segment_of_rows
+from rstore.codec.segments import MAX_ROWS, Segment, ascending, column_of_changes, merge, segment_of_rows
 from rstore.codec.threads import spread
 from rstore.errors import CorruptionError, StoreError, TamperedError
 from rstore.namespace import ReadNamespace, reopens
@@ -185,14 +187,12 @@ class LogReader:
             segments = [*segments, self.segment(rows)]
         return segments[0] if len(segments) == 1 else merge(segments)
 
-    def rows(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[Row]:
-        """Return the rows of a view of a sequence, from `lo` to `hi` in order."""
-        return self._chunked_rows(key, view, lo, hi) if view.chunks else self.open_rows(key, view.rows, view.head)
-
-    def _chunked_rows(self, key: str, view: View, lo: Position, hi: Position) -> Iterator[Row]:
-        for segment in self.segments(key, view, lo, hi):
-            seqs = repeat(0) if segment.seq is None else segment.seq.tolist()
-            yield from map(Row, segment.t.tolist(), seqs, segment.column.encoded())
+    def changes(self, key: str, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterator[StoredChange]:
+        """Return the changes of a view of a sequence, from `lo` to `hi` in order."""
+        if not view.chunks:
+            return starmap(unpack_change, self.open_rows(key, view.rows, view.head))
+        segments = self.segments(key, view, lo, hi)
+        return chain.from_iterable(segment.column.data.changes(segment.t, segment.seq) for segment in segments)
 
     def open_row(self, key: str, row: Row, head: Head | None) -> bytes:
         """Return the body of a hot row."""
@@ -236,7 +236,7 @@ class LogReader:
 
     def segment(self, rows: Sequence[Row]) -> Segment:
         """Return the segment of hot rows that were opened."""
-        return segment_of_rows(rows, opaque=self._kind.opaque)
+        return segment_of_rows(rows, changes=self._kind.opaque)
 
     @reopens
     def open_chunk(self, key: str, chunk: Chunk, head: Head | None) -> Segment:
@@ -245,8 +245,12 @@ class LogReader:
         body = self.envelope.open_block(chunk.body, where, place + mark_of(self._model, head))
         try:
             segment = unpack_chunk(body, chunk.n)
+            if self._kind.opaque and segment.column.kind is Kind.ENCODED:
+                segment = Segment(segment.t, segment.seq, column_of_changes(segment.column.encoded()))
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
+        if (segment.column.kind is Kind.CHANGES) is not self._kind.opaque:
+            raise self.unsound(key, f"the chunk at {chunk.first[0]} is one of another model")
         if chunk.body[:1] != _MAGIC and (problem := self.problem_of_segment(chunk, segment)) is not None:
             raise self.unsound(key, problem)  # a sealed chunk is as it was written, and for this range
         return segment

@@ -19,7 +19,7 @@ from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreInt
 from rstore.log.reader import LogReader, mark_of
 from rstore.namespace import Namespace, revives
 
-_STAMP_BYTES: Final = 16
+STAMP_BYTES: Final = 16
 
 
 def new_stamp() -> bytes:
@@ -27,7 +27,7 @@ def new_stamp() -> bytes:
 
     Random, not counted: a counter that comes back after a removal or a failover would let a stale commit through.
     """
-    return os.urandom(_STAMP_BYTES)
+    return os.urandom(STAMP_BYTES)
 
 
 class LogWriter(LogReader):

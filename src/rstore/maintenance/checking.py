@@ -23,7 +23,7 @@ from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
 from rstore.events.checkpoints import open_checkpoint
-from rstore.events.heads import open_horizon, problem_of, tally_of
+from rstore.events.heads import open_facts, open_tip, problem_of
 from rstore.events.state import CannotFold, Run, State
 from rstore.log.reader import LogReader, Section, position_of, sections
 from rstore.series.reader import AT_ONCE
@@ -184,33 +184,32 @@ class _LogLook:
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
-    def _replay(self, head: Head, changes: Iterable[Row]) -> None:
+    def _replay(self, head: Head, rows: Iterable[Row]) -> None:
         """Fold all changes, and compare what they come to with the states that were kept on the way."""
         session, envelope = self._session, self._session.envelope
-        state = _CheckedState(session.codec, open_horizon(envelope, self._key, head))
+        state = _CheckedState(session.codec, open_facts(envelope, self._key, head).horizon)
         kept = [position_of(checkpoint) for checkpoint in session.whole.checkpoints(Log(self._model, self._key))]
-        for change in changes:
-            while kept and kept[-1] < position_of(change):
+        for row in rows:
+            while kept and kept[-1] < position_of(row):
                 self._compare(kept.pop(), state)
             try:
-                steps = unpack_change(change.body)
-                for step in steps:
+                change = unpack_change(*row)
+                for step in change.steps:
                     if step.encoded is not None:
                         session.codec.check(step.encoded)
-                state.fold(steps, change.t)
-                state.tally = state.tally.plus(change.body)
+                state.fold(change.steps, change.t)
+                state.tally = state.tally.plus(change)
             except CannotFold as error:
-                self.problems.append(f"it cannot be replayed at {change.t}, item {error.step.item!r}")
+                self.problems.append(f"it cannot be replayed at {row.t}, item {error.step.item!r}")
                 return
             except _UNSOUND as error:
-                self.problems.append(f"the change at {change.t}: {error}")
+                self.problems.append(f"the change at {row.t}: {error}")
                 return
         if self.problems:
             return  # the missing changes explain any difference
         while kept:
             self._compare(kept.pop(), state)
-        told = tally_of(envelope, self._key, head)
-        if told is not None and (problem := problem_of(state.tally, told)) is not None:
+        if (problem := problem_of(state.tally, open_tip(envelope, self._key, head).tally)) is not None:
             self.doubts.append(problem)
 
     def _checkpoint(self, at: Position) -> Row | None:
