@@ -15,7 +15,7 @@ from rstore.backends.sqlite.backend import SqliteBackend
 from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import unpack_change
-from rstore.log.packing import CHECK_EVERY, MERGE_CHUNKS, HOT_CHANGES, HOT_ROWS
+from rstore.log.packing import CHECK_EVERY, HOT_CHANGES, HOT_ROWS, MERGE_CHUNKS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
