@@ -16,7 +16,7 @@ from postgresql import PASSWORD, Server
 from processes import forked
 from redis_servers import Server as RedisServer
 
-from rstore import Watched, Store, StoreClosedError
+from rstore import Store, StoreClosedError, Watched
 from rstore.backends.postgres.sql.records import RecordSql
 
 PATIENCE_S = 10.0

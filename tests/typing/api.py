@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from rstore import (
-    Change,
     ChangeRefusedError,
     DataPickle,
     Durability,
@@ -28,6 +27,7 @@ from rstore import (
     Store,
     StoreError,
     Watch,
+    Watched,
     generate_key,
 )
 

@@ -28,9 +28,9 @@ def commits_of(segment: Segment) -> CommitRange:
     return CommitRange(int(n.min()), int(n.max()), int(recorded.min()), int(recorded.max()))
 
 
-def pack_commits(commits: CommitRange) -> bytes:
+def pack_commits(segment: Segment) -> bytes:
     """Return the meta of a chunk of changes."""
-    return _meta.pack(_FORMAT, Kind.CHANGES, *commits)
+    return _meta.pack(_FORMAT, Kind.CHANGES, *commits_of(segment))
 
 
 def unpack_commits(meta: bytes, rows: int) -> CommitRange:

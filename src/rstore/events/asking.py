@@ -105,10 +105,11 @@ class Asking(Verbs):
 
     @rereads
     def diff(self, key: str, t1: int, t2: int | None = None) -> dict[str, tuple[Any, Any]] | None:
-        """Return the items that differ between two times as {item: (value at t1, value at t2)}; None if the key is unknown.
+        """Return the items that differ between two times: {item: (value at t1, value at t2)}.
 
-        Without `t2`, compare with the current state, changes dated in the future included. `ABSENT`, which is false,
-        stands for an item that is not there. Values are compared as they are stored: 1 and 1.0 differ.
+        None if the key is unknown. Without `t2`, compare with the current state, changes dated in the future included.
+        `ABSENT`, which is false, stands for an item that is not there. Values are compared as they are stored: 1 and 1.0
+        differ.
 
         Raises `HorizonError` if the history of one of the times was pruned.
 
@@ -187,8 +188,8 @@ class Asking(Verbs):
         That is when it happened and when it was recorded, the value of its item before and after it, its note and its
         id. All are of the moment at which the first one was asked for, whatever is recorded meanwhile, and only a few
         are in memory. With `item`, only changes of that item are told; in `reverse`, the last one comes first; with
-        `limit`, at most so many are. A change of a `delitem` has None as `after`, one of an item that was not there None
-        as `before`. Of a pruned sequence, history begins with the first change after the horizon.
+        `limit`, at most so many are told. `before` is None if the item was not there, `after` behind a `delitem`. Of a
+        pruned sequence, history begins with the first change after the horizon; an unknown one has none.
 
         Which change an item owes its value to, and who made it:
 
@@ -207,7 +208,9 @@ class Asking(Verbs):
         """
         session, key = self._reader, check_key(key)
         chosen = None if item is None else check_item(item)
-        first, last = (None if one is None else check_int64(one, what) for one, what in ((start, "start"), (end, "end")))
+        first, last = (
+            None if one is None else check_int64(one, what) for one, what in ((start, "start"), (end, "end"))
+        )
         most = None if limit is None else check_count(limit, "limit")
         return self._while_open(_history(session, key, chosen, first, last, most, reverse=reverse))
 

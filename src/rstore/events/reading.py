@@ -36,7 +36,7 @@ class Reading(History):
 
     @contextmanager
     def begun(self, at: Position | None, hi: Position = LAST) -> Generator[Beginning | None, None, None]:
-        """Hold the sequence from the newest checkpoint up to `at` to `hi`, or from its beginning; None if it is unknown.
+        """Hold a sequence from the newest checkpoint up to `at`, or from its beginning, to `hi`; None if there is none.
 
         The checkpoint and the changes are asked for one after the other: if a concurrent change came between them, all
         are asked for again, and in the end without a checkpoint.

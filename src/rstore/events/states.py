@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from rstore.backends.types import FIRST, LAST, Position
 from rstore.codec.changes import StoredChange
@@ -11,7 +11,7 @@ from rstore.codec.segments import Segment
 from rstore.errors import HorizonError, InvalidValueError
 from rstore.events.moment import Moment
 from rstore.events.reading import Beginning, Reading, end_of
-from rstore.events.state import CannotFold, State
+from rstore.events.state import CannotFold
 
 _FAR: Final = 2
 """So many sections are folded rather than looking for a checkpoint behind them."""

@@ -52,7 +52,8 @@ class Steps:
             t, n, recorded = t[change], n[change], recorded[change]
             ids = None if ids is None else [ids[i] for i in change.tolist()]
             notes = None if notes is None else [notes[i] for i in change.tolist()]
-        codes, values, column = columns.ops.tolist(), [], columns.values
+        codes, column = columns.ops.tolist(), columns.values
+        values: list[Any] = []
         encoded = column is not None and isinstance(column.data, Packed)
         if column is not None:
             values = column.encoded() if encoded else column.values(codec)
@@ -68,9 +69,9 @@ class Steps:
         def some(column: Sequence[Any]) -> list[Any]:
             return [*compress(column, mask)]
 
-        columns = map(some, (self.t, self.n, self.recorded, self.items, self.codes, self.values))
+        t, n, recorded, items = some(self.t), some(self.n), some(self.recorded), some(self.items)
         ids, notes = (None if extra is None else some(extra) for extra in (self.ids, self.notes))
-        return Steps(*columns, self.encoded, ids, notes)
+        return Steps(t, n, recorded, items, some(self.codes), some(self.values), self.encoded, ids, notes)
 
     def of_item(self, item: str) -> Steps:
         """Return the steps of one item."""
@@ -84,4 +85,4 @@ class Steps:
             values = (None if one is None else decode(one) for one in values)
         # Event._make is a function of Python's, and takes twice the time (benchmarks: `history`).
         functions = map(FUNCTIONS.__getitem__, self.codes)
-        return map(_new, repeat(Event), zip(self.t, self.items, functions, values, strict=True))  # type: ignore[arg-type]
+        return map(_new, repeat(Event), zip(self.t, self.items, functions, values, strict=True))

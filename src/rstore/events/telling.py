@@ -71,8 +71,7 @@ class Teller(Reading):
             return FIRST if start is None else (start, 0)
         if start is not None and start <= horizon:
             raise HorizonError(
-                f"the history of {self._place} was pruned: no change can be told of t={start}, "
-                f"only after t={horizon}",
+                f"the history of {self._place} was pruned: no change can be told of t={start}, only after t={horizon}",
                 key=self._key,
                 horizon=horizon,
             )
@@ -123,9 +122,7 @@ class Teller(Reading):
                 return
             hi = found[1]
 
-    def _stretch(
-        self, begun: Beginning, values: Unfolding, parts: Sequence[Part], wanted: Wanted
-    ) -> Iterator[Change]:
+    def _stretch(self, begun: Beginning, values: Unfolding, parts: Sequence[Part], wanted: Wanted) -> Iterator[Change]:
         """Yield the changes of some parts backwards; `values` are those before the first one.
 
         Going backwards takes the values of each position. So a stretch is told by halves, the later one first, down to

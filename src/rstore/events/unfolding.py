@@ -18,7 +18,8 @@ _FIXED: Final = frozenset({int, float, bool, str, NoneType})
 """Types of values that every serializer gives back as they are, and that callers may share: no one can change them."""
 _SET: Final = OP_CODES["setitem"]
 _ADD: Final = OP_CODES["add"]
-_SUB: Final = OP_CODES["sub"]
+_SUMS: Final = (_ADD, OP_CODES["sub"])
+_NUMBERS: Final = (int, float)
 _new: Final = tuple.__new__
 
 
@@ -70,8 +71,8 @@ class Unfolding:
                 else:
                     items[item] = value
                     after = decode(value)
-            elif (code == _ADD or code == _SUB) and type(held) is type(operand) in (int, float) and typed:  # noqa: PLR1714
-                items[item] = after = held + operand if code == _ADD else held - operand  # type: ignore[operator]
+            elif code in _SUMS and type(held) is type(operand) in _NUMBERS and typed:
+                items[item] = after = held + operand if code == _ADD else held - operand
             else:
                 after = self._fold(t, Step(item, OPS[code], value if encoded else None), held, operand)
             before = decode(held) if type(held) is bytes else None if held is gone else held

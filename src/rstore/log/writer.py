@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import ANY, Chunk, Commit, Expected, Head, Log, Model, NamespaceGone, Row
-from rstore.codec.change_meta import commits_of, pack_commits
+from rstore.codec.change_meta import pack_commits
 from rstore.codec.chunk_meta import pack_meta
 from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
@@ -78,7 +78,7 @@ class LogWriter(LogReader):
         """Return rows as sealed chunks of a log with this head."""
         pieces = list(split(rows, self._min_rows))
         # Here, and not where the chunks are packed: threads that do many small things wait for one another at each.
-        metas = [pack_meta(piece) if self._model is Model.SERIES else pack_commits(commits_of(piece)) for piece in pieces]
+        metas = [*map(pack_meta if self._model is Model.SERIES else pack_commits, pieces)]
         return list(spread(partial(self._seal_chunk, key, head), list(zip(pieces, metas, strict=True))))
 
     def _seal_chunk(self, key: str, head: Head, piece: tuple[Segment, bytes]) -> Chunk:

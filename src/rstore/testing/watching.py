@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from rstore import (
-    Watched,
     EncryptionError,
     InvalidTypeError,
     InvalidValueError,
@@ -22,6 +21,7 @@ from rstore import (
     Store,
     StoreClosedError,
     Watch,
+    Watched,
 )
 from rstore.testing.flavours import KEY, OTHER_KEY, Flavour, pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about
