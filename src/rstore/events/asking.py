@@ -108,8 +108,8 @@ class Asking(Verbs):
         """Return the items that differ between two times: {item: (value at t1, value at t2)}.
 
         None if the key is unknown. Without `t2`, compare with the current state, changes dated in the future included.
-        `ABSENT`, which is false, stands for an item that is not there. Values are compared as they are stored: 1 and 1.0
-        differ.
+        `ABSENT`, which is false, stands for an item that is not there. Values are compared as they are stored, so that
+        1 and 1.0 differ.
 
         Raises `HorizonError` if the history of one of the times was pruned.
 

@@ -39,7 +39,7 @@ def _change(chosen: random.Random, state: dict[str, Any]) -> dict[str, Any]:
         elif type(value) in (int, float):
             change[item] = chosen.choice((operator.add, operator.sub, operator.mul)), chosen.randrange(1, 5)
         elif type(value) in (str, list):
-            change[item] = operator.concat, type(value)("z")
+            change[item] = operator.concat, value[:0] + (["z"] if type(value) is list else "z")
         else:
             change[item] = chosen.choice((operator.delitem, operator.not_)), None
     return change
