@@ -117,13 +117,16 @@ class StateReader(Reading):
 
         Raises `InvalidValueError` for a commit that there is not, `HorizonError` for one whose change was pruned away.
         """
-        with self._logs.snapshot(self._key, FIRST, LAST) as snapshot:
-            moment = Moment(self._logs, self._key, snapshot)
-            if moment.head is None:
-                return None
-            tip, facts = self.tip(moment.head), self.facts(moment.head)
-            if 0 < n <= tip.n:
-                for section in _likely(moment, n):
+        near = self.near_end(LAST)
+        for lo, hi in ((near or FIRST, LAST), (FIRST, near)):
+            if hi is None:
+                continue
+            with self._logs.snapshot(self._key, lo, hi) as snapshot:
+                moment = Moment(self._logs, self._key, snapshot)
+                if moment.head is None:
+                    return None
+                tip, facts = self.tip(moment.head), self.facts(moment.head)
+                for section in _likely(moment, n) if 0 < n <= tip.n else ():
                     if (position := moment.find(section, n)) is not None:
                         return position
         if facts.horizon is not None and 0 < n <= facts.pruned_n:

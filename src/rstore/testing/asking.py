@@ -1,4 +1,4 @@
-"""What an event sequence tells of its past: histories, states as they were known, states behind one commit."""
+"""The past of event sequences: histories, states as they were known, states behind one commit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _change(chosen: random.Random, state: dict[str, Any]) -> dict[str, Any]:
     """Return a change of one or two items that a state allows, but for changes of the past that it cannot know of."""
     change: dict[str, Any] = {}
     for item in chosen.sample("abcd", chosen.choice((1, 1, 2))):
-        value = state.get(item)
+        value: Any = state.get(item)
         if item not in state or chosen.random() < 0.3:
             change[item] = chosen.choice(_VALUES)
         elif type(value) in (int, float):
