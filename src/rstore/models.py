@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rstore.events.checking import EventChecks
 from rstore.events.verbs import Events
 from rstore.keyvalue.verbs import Values
 from rstore.series import Series
 
 
-class Models(Values, Series, Events):
+class Models(Values, Series, Events, EventChecks):
     """The common base of a store, a transaction and a snapshot."""
 
     def __bool__(self) -> bool:

@@ -27,6 +27,7 @@ from rstore.errors import (
     WrongKeyError,
 )
 from rstore.incarnation import Incarnation, Incarnations
+from rstore.notes import Notes
 from rstore.retry import Retries
 
 P = ParamSpec("P")
@@ -42,6 +43,7 @@ class Setup(NamedTuple):
     incarnations: Incarnations
     timeout_s: float
     telemetry: Telemetry
+    notes: Notes
 
 
 class ReadNamespace(Generic[B_co]):
