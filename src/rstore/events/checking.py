@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,7 +10,7 @@ from rstore.arguments import check_key, check_timestamp
 from rstore.backends.types import HEAD_ONLY
 from rstore.events.heads import told_version
 from rstore.events.recording import Proposing
-from rstore.events.steps import ChangeFunction, FnRaised, State, checked_change, steps_by, steps_of
+from rstore.events.steps import ChangeFunction, FnRaised, State, steps_by, steps_of
 from rstore.namespace import rereads
 from rstore.verbs import Verbs
 
@@ -44,25 +45,25 @@ class EventChecks(Verbs):
         recorded in one step is a function, `apply(key, fn)`.
 
         >>> import operator
-        >>> store.apply('jar', {'coins': 3})
+        >>> store.apply('jar', {'coins': 3}, t=1)
         {'coins': 3}
         >>> store.check_change('jar', {'coins': (operator.sub, 1)}), store.current('jar')
         ({'coins': 2}, {'coins': 3})
-        >>> store.check_change('jar', {'notes': (operator.add, 1)})
+        >>> store.check_change('jar', {'notes': (operator.add, 1)}, t=2)
         Traceback (most recent call last):
             ...
-        rstore.errors.ChangeRefusedError: add on the item 'notes' of 'jar' ... 'notes' is not there; set it first
+        rstore.errors.ChangeRefusedError: add on the item 'notes' of 'jar' in namespace 'docstrings' at t=2 is refused,
+        nothing was recorded: 'notes' is not there; set it first
         """
         session, key = self._reader, check_key(key)
         at = None if t is None else check_timestamp(t)
-        fn = checked_change(state)
         failed: Exception
         with session.naming(f"the event sequence {key!r}"):
-            if fn is None:
+            if isinstance(state, Mapping):
                 change = steps_of(session, state)
                 return Proposing(session, key, session.events).try_out(lambda _: change, at)
             try:
-                return Proposing(session, key, session.events).try_out(steps_by(session, fn), at)
+                return Proposing(session, key, session.events).try_out(steps_by(session, state), at)
             except FnRaised as raised:
                 failed = raised.error
         raise failed

@@ -29,16 +29,18 @@ class FnRaised(Exception):  # noqa: N818 - a signal to the layer above
         self.error = error
 
 
-def checked_change(change: Any) -> ChangeFunction | None:
-    """Return a change if it is a function of the state; None if it is a mapping."""
-    if type(change) is dict or isinstance(change, Mapping):  # a dict costs no look at its bases
-        return None
+def check_function(change: Any) -> None:
+    """Refuse a change that is no mapping, unless it is a function of the state."""
     if not callable(change):
-        raise _no_change(f"not {type(change).__name__}")
+        raise InvalidTypeError(
+            f"a change is a mapping {{item: value or (op, operand)}} or a function of the state, "
+            f"not {type(change).__name__}"
+        )
     if iscoroutinefunction(change) or iscoroutinefunction(getattr(change, "__call__", None)):  # noqa: B004 - see it
-        raise _no_change("not a coroutine function: await that first, and apply its result")
-    function: ChangeFunction = change
-    return function
+        raise InvalidTypeError(
+            "apply takes a function that returns a change, not a coroutine function: await that first, and apply its "
+            "result"
+        )
 
 
 def steps_by(session: ReadSession, fn: ChangeFunction) -> Steps:
@@ -46,6 +48,7 @@ def steps_by(session: ReadSession, fn: ChangeFunction) -> Steps:
 
     It raises `FnRaised`.
     """
+    check_function(fn)
 
     def steps(state: dict[str, Any]) -> list[Step]:
         try:
@@ -53,7 +56,10 @@ def steps_by(session: ReadSession, fn: ChangeFunction) -> Steps:
         except Exception as error:
             raise FnRaised(error) from error
         if not isinstance(change, Mapping):
-            raise _no_change(f"which the function was to return, not {type(change).__name__}; nothing was recorded")
+            raise InvalidTypeError(
+                f"the function of the state returned {type(change).__name__}, not a change "
+                "{item: value or (op, operand)}; nothing was recorded"
+            )
         return steps_of(session, change)
 
     return steps
@@ -101,9 +107,3 @@ def _operation(item: str, value: Any) -> tuple[Operator, Any]:
                 f"or to set the tuple, (operator.setitem, ({value[0]!r}, …))"
             )
     return SETITEM, value
-
-
-def _no_change(what: str) -> InvalidTypeError:
-    return InvalidTypeError(
-        f"a change is a mapping {{item: value or (op, operand)}}, or a function of the state, {what}"
-    )

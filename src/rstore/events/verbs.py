@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, overload
 
 from rstore.arguments import check_key, check_range, check_timestamp, check_version
@@ -19,7 +19,6 @@ from rstore.events.steps import (
     FnRaised,
     State,
     Steps,
-    checked_change,
     encode_note,
     steps_by,
     steps_of,
@@ -82,9 +81,8 @@ class Events(Verbs):
         at = None if t is None else check_timestamp(t)
         expected = ANY if if_version is ANY else check_version(if_version)
         noted = encode_note(session, key, session.setup.notes.merged(note))
-        fn = checked_change(state)
-        if fn is not None:
-            return self._apply_function(session, key, steps_by(session, fn), at, expected, noted)
+        if not isinstance(state, Mapping):
+            return self._apply_function(session, key, steps_by(session, state), at, expected, noted)
         steps = steps_of(session, state)
         if not steps:
             if expected is ANY:
