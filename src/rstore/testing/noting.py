@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
-from unittest import mock
 
 import pytest
 
 from rstore import ChangeRefusedError, ConflictError, SerializationError, Store, Transaction
 from rstore.testing.applying import RefusedByCallerError, Unpicklable
-from rstore.testing.flavours import Flavour, pickled
+from rstore.testing.flavours import Flavour, pickled, sealed
 from rstore.testing.oracle import EventOracle, Oracle
 from rstore.testing.suite import Opener, Suite, about
 from rstore.testing.worker import Worker
@@ -25,7 +24,8 @@ from rstore.testing.worker import Worker
 def apply_an_hour_ago(store: Store, change: dict[str, Any]) -> None:
     """Apply a change while the clock of this process is an hour behind."""
     clock = time.time
-    with mock.patch("time.time", new=lambda: clock() - 3600):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda: clock() - 3600)
         store.apply("k", change)
 
 
@@ -153,7 +153,7 @@ class NotingSuite(Suite):
         times = [event.timestamp for event in store.events("k") or ()]
         assert times == sorted(times)
 
-    @pickled
+    @sealed
     def test_a_state_of_many_items(self, store: Store, opener: Opener) -> None:
         many = {f"item {i}": i for i in range(100_000)}
         assert store.apply("k", many) == many
@@ -163,7 +163,7 @@ class NotingSuite(Suite):
         with opener() as other:
             assert other.current("k") == many | {"n": len(many)}
 
-    @pickled
+    @sealed
     def test_a_value_of_fifty_megabytes(self, store: Store, opener: Opener) -> None:
         large = b"0123456789" * 5_000_000
         state = store.apply("k", {"large": large, "n": 1})
