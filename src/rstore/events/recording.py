@@ -6,7 +6,6 @@ Nouns: a *proposal* (a change on top of the sequence that was read) and a *recor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Expected, Head, Position, Row
@@ -203,18 +202,23 @@ class Recorder(Proposing):
         known = states.get(self._key)
         if t is not None and known is not None and _is_past(t, known):  # before any state is read or copied
             return self._commit(self._insert(steps, t), incarnation)
-        if not self._writer.is_remote:  # where asking takes less than finding out by the commit
-            replay = self.read()
-            return self._commit(self._propose(replay, steps, t, replay.now_ms), incarnation)
-        if known is not None and known.trusted and states.has_time:
-            # Mostly no other client has written since: finding out by the commit takes no longer than asking first.
-            with suppress(StoreIntegrityError, ConflictError, SerializationError, EncryptionError):
-                proposal = self._propose(known, steps, t, states.now_ms())
-                if (state := self._commit(proposal, incarnation)) is not None:
+        if known is not None and known.trusted and (now_ms := self._now_ms()) is not None:
+            # Mostly no other writer was here since: finding out by the commit takes less than asking first.
+            try:
+                if (state := self._commit(self._propose(known, steps, t, now_ms), incarnation)) is not None:
                     return state
-            known.trusted = False  # a change is refused for the state of now only
+            except (StoreIntegrityError, ConflictError, SerializationError, EncryptionError):
+                pass  # a change is refused for the state of now only
+            known.trusted = False
         replay = self.read()
-        return self._commit(self._propose(replay, steps, t, states.now_ms()), incarnation)
+        now_ms = states.now_ms() if self._writer.is_remote else replay.now_ms
+        return self._commit(self._propose(replay, steps, t, now_ms), incarnation)
+
+    def _now_ms(self) -> int | None:
+        """Return the time of the backend's clock; None if it would have to be asked."""
+        if not self._writer.is_remote:
+            return self._writer.clock_ms()
+        return self._states.now_ms() if self._states.has_time else None
 
     def try_change(self, steps: Steps, t: int | None) -> tuple[dict[str, Any] | None] | None:
         """Record the change that a function makes of the current state; None if a concurrent one was faster.

@@ -93,6 +93,10 @@ class LogReader:
         """Whether every call takes a round trip."""
         return self._backend.is_remote
 
+    def clock_ms(self) -> int | None:
+        """Return the backend's clock, POSIX milliseconds, if no call is needed for it."""
+        return self._backend.clock_ms()
+
     def keys(self) -> list[str]:
         """Return the keys of all logs."""
         return self._backend.logs(self._model)
