@@ -42,12 +42,9 @@ INSERT INTO hot (log, t, seq, body) VALUES (
   (SELECT logs.id FROM namespaces JOIN logs ON logs.ns = namespaces.id
   WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
 ON CONFLICT DO UPDATE SET body = excluded.body"""
-# The conditions and the new version by one statement; NULL where one of them does not hold, or nothing is there.
-_ADVANCE: Final = """
-UPDATE logs SET version = ? WHERE model = ? AND key = ? AND version = ?
-AND ns = (SELECT id FROM namespaces WHERE name = ? AND birth = ?) RETURNING id"""
 _PUT_ROW: Final = "INSERT INTO hot VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
-_PUT_ROWS: Final = Commit._fields.index("put_rows")
+ADVANCE: Final = "INSERT INTO advances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+"""A commit as `advances` tells one, by one statement; it fails where a condition does not hold."""
 _IS_EMPTY: Final = """
 SELECT NOT EXISTS (SELECT 1 FROM hot WHERE log = ?1) AND NOT EXISTS (SELECT 1 FROM chunks WHERE log = ?1)"""
 
@@ -126,14 +123,8 @@ class LogWrites(LogReads, NamespaceWrites):
         return self._writer.write(work)
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        place = commit.version, int(log.model), log.key, commit.if_version, self._namespace, incarnation
-        advances = _advances(commit)
-
         def work(connection: apsw.Connection) -> bool:
             with atomic(connection):
-                if advances and (advanced := connection.execute(_ADVANCE, place).get) is not None:
-                    connection.execute(_PUT_ROW, (advanced, *commit.put_rows[0]))
-                    return True
                 ns = self._expect(connection, incarnation)
                 number, head = self._find(connection, log) or (None, None)
                 if not admits(head, commit):
@@ -160,15 +151,15 @@ class LogWrites(LogReads, NamespaceWrites):
         return self._writer.write(work, create=False)
 
 
-def _advances(commit: Commit) -> bool:
-    """Return whether a commit puts one row behind a known version, and does nothing else: that of most changes."""
-    known = commit.create is None and commit.if_version not in (None, ANY) and commit.version is not None
+def advances(commit: Commit) -> bool:
+    """Return whether a commit replaces a known version, puts one row, and does no more: as for most changes."""
+    create, if_epoch, if_version, epoch, version, facts, put_rows, *others = commit
     return (
-        known
-        and commit.if_epoch is ANY
-        and commit.epoch is commit.facts is None
-        and len(commit.put_rows) == 1
-        and not any(commit[_PUT_ROWS + 1 :])
+        len(put_rows) == 1
+        and type(if_version) is type(version) is bytes
+        and if_epoch is ANY
+        and create is epoch is facts is None
+        and not any(others)
     )
 
 
