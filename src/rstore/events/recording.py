@@ -149,7 +149,7 @@ class Proposing(History):
         tag = new_tag() if self._envelope.keyed else 0
         change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None, self._note)
         body = pack_change(change)
-        return change._replace(size=len(body)), body
+        return StoredChange(*change[:-1], len(body)), body  # not `_replace`, which takes three times as long
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
@@ -262,7 +262,8 @@ class Recorder(Proposing):
         if not self._writer.commit(self._key, commit, incarnation):
             return None
         if not inserted and begun is not None and commit.version is not None:
-            replay.head, replay.last, replay.tip = begun._replace(version=commit.version), at, tip
+            replay.head = Head(begun.epoch, commit.version, begun.sealed, begun.facts)
+            replay.last, replay.tip = at, tip
             self._states.put(self._key, replay)
         return values
 

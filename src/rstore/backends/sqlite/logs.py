@@ -158,7 +158,7 @@ def advances(commit: Commit) -> bool:
         len(put_rows) == 1
         and type(if_version) is type(version) is bytes
         and if_epoch is ANY
-        and create is epoch is facts is None
+        and (create, epoch, facts) == (None, None, None)
         and not any(others)
     )
 
