@@ -10,9 +10,16 @@ from importlib import import_module
 from itertools import count
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from child import Figures, each, p50, serve
+
+
+class Bank(NamedTuple):
+    """The accounts of one library; a change of account i adds i to its balance."""
+
+    change: Callable[[int], None]
+    balance: Callable[[int], int]
 
 
 def measure(
@@ -23,17 +30,22 @@ def measure(
     The figures are in microseconds: the median of a call by the wall clock, and the mean by the processor's.
     """
     make = {"rstore": _rstore, "eventsourcing": _eventsourcing, "bare": _bare}[library]
-    change = make(directory / "accounts.db", key, n, durability)
-    accounts = count()
-    for _ in range(n * before):
-        change(next(accounts) % n)
+    bank = make(directory / "accounts.db", key, n, durability)
+    accounts = (i % n for i in count())
+    changes = n * before
+    for _ in range(changes):
+        bank.change(next(accounts))
     while True:
         begun = time.process_time()
-        taken = each(lambda _: change(next(accounts) % n), range(calls))
-        yield {"apply": p50(taken), "cpu": (time.process_time() - begun) / calls * 1e6}
+        taken = each(lambda _: bank.change(next(accounts)), range(calls))
+        cpu = time.process_time() - begun
+        changes += calls
+        if bank.balance(1) != (changes + n - 2) // n:
+            raise SystemExit("the balance is another one")
+        yield {"apply": p50(taken), "cpu": cpu / calls * 1e6}
 
 
-def _rstore(path: Path, key: str | None, n: int, durability: str) -> Callable[[int], None]:
+def _rstore(path: Path, key: str | None, n: int, durability: str) -> Bank:
     store = import_module("rstore").Store(path, key=key, frozen=False, durability=durability).open()
     for i in range(n):
         store.apply(f"account-{i}", {"balance": 0})
@@ -41,16 +53,15 @@ def _rstore(path: Path, key: str | None, n: int, durability: str) -> Callable[[i
     def change(i: int) -> None:
         store.apply(f"account-{i}", {"balance": (add, i)})
 
-    return change
+    return Bank(change, lambda i: store.current(f"account-{i}")["balance"])
 
 
-def _bare(path: Path, key: str | None, n: int, durability: str) -> Callable[[int], None]:
+def _bare(path: Path, key: str | None, n: int, durability: str) -> Bank:
     """Insert changes that nothing reads or checks: what an engine takes for the writing alone."""
     del key
     connection = import_module("apsw").Connection(str(path))
-    connection.execute(
-        f"PRAGMA journal_mode = WAL; PRAGMA synchronous = {durability}; PRAGMA wal_autocheckpoint = 4000"
-    )
+    for option, value in (("journal_mode", "wal"), ("synchronous", durability), ("wal_autocheckpoint", 4000)):
+        connection.pragma(option, value)
     connection.execute("CREATE TABLE changes (key TEXT, n INTEGER, body BLOB, PRIMARY KEY (key, n)) WITHOUT ROWID")
     execute, number = connection.cursor().execute, [0] * n
 
@@ -59,10 +70,14 @@ def _bare(path: Path, key: str | None, n: int, durability: str) -> Callable[[int
         body = pickle.dumps({"balance": ("add", i)}, 5)
         execute("INSERT INTO changes VALUES (?, ?, ?)", (f"account-{i}", number[i], body))
 
-    return change
+    def balance(i: int) -> int:
+        bodies = execute("SELECT body FROM changes WHERE key = ?", (f"account-{i}",)).fetchall()
+        return sum(pickle.loads(body)["balance"][1] for (body,) in bodies)  # noqa: S301 - its own
+
+    return Bank(change, balance)
 
 
-def _eventsourcing(path: Path, key: str | None, n: int, durability: str) -> Callable[[int], None]:
+def _eventsourcing(path: Path, key: str | None, n: int, durability: str) -> Bank:
     """Return its change with its cache of aggregates, which is off by default: without it, it reads all changes."""
     del key
     domain: Any
@@ -101,7 +116,7 @@ def _eventsourcing(path: Path, key: str | None, n: int, durability: str) -> Call
         account.change(i)
         app.save(account)
 
-    return change
+    return Bank(change, lambda i: app.repository.get(ids[i]).balance)
 
 
 if __name__ == "__main__":

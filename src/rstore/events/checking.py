@@ -1,4 +1,4 @@
-"""The verbs around `apply`: the version that it depends on, whether it would be refused, and who it is noted for."""
+"""The verbs around `apply`: the version that it depends on, whether it would be refused, and its note."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class EventChecks(Verbs):
         raise failed
 
     def noting(self, **note: Any) -> AbstractContextManager[None]:
-        """Add a note to every `apply` inside a block: who it is for, or why.
+        """Add a note to every `apply` inside a block: its author, its reason.
 
         It counts for this thread or asyncio task, and for the transactions of this store that it begins. Inner blocks
         and a mapping as `apply(…, note=…)` are merged over outer ones; another explicit note replaces all of them.

@@ -76,7 +76,7 @@ class State:
         """The values of all items, in the same order; None for those that could be changed by the caller."""
         self._changeable: frozenset[str] = frozenset()
         self._bytes: int | None = None
-        """What `size` has counted."""
+        """The result of `size`, once it was asked for."""
 
     @classmethod
     def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, Tally] | None:

@@ -64,7 +64,7 @@ class Events(Verbs):
         it should be quick, have no effects of its own, and leave the store alone. If it raises, nothing is recorded.
 
         With `if_version` the change is recorded only if the sequence still has that version (as `version` tells it), or
-        for None only if there is none. `note` is any value that is to be kept with the change: who, why.
+        for None only if there is none. `note` is any value, kept with the change: its author, its reason.
 
         Raises `ChangeRefusedError` if the change, or a later one behind it, could not be replayed;
         `StoreIntegrityError` if `t` is taken; `HorizonError` if the history of that time was pruned; `ConflictError`
