@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 import pytest
 
-from rstore import ChangeRefusedError, Store
+from rstore import ChangeRefusedError, KeyRequiredError, Store, generate_key
 from rstore.backends.sqlite.logs import ADVANCE
 
 ONE = {"n": (operator.add, 1)}
@@ -87,3 +87,16 @@ def test_a_sequence_or_a_namespace_that_is_gone(path: Path) -> None:
             assert store.apply("k", {"m": 1}) == {"m": 1}
             assert store.apply("k", {"m": (operator.add, 1)}) == {"m": 2}
             assert other.current("k") == {"m": 2}
+
+
+def test_a_namespace_that_got_an_encryption_key_meanwhile(path: Path) -> None:
+    """Its version is the same, and what is written to it from now on is to be looked at first."""
+    with Store(path, frozen=False, allow_plaintext=True) as store:
+        store.apply("k", {"n": 0})
+        before = store._writer.incarnation  # noqa: SLF001 - nothing public tells that it looked again
+        with Store(path, key=generate_key(), frozen=False, allow_plaintext=True) as other:
+            other["secret"] = 1
+        assert store.apply("k", ONE) == {"n": 1}
+        assert store._writer.incarnation != before  # noqa: SLF001 - as above
+        with pytest.raises(KeyRequiredError):
+            store["secret"] = 2
