@@ -101,6 +101,11 @@ class State:
         decode = self._codec.decode
         return {item: decode(encoded) for item, encoded in self._items.items()}
 
+    def encoded(self) -> dict[str, bytes]:
+        """Return the encoded value of every item, not to be changed."""
+        self.settle()
+        return self._items
+
     def settle(self) -> None:
         """Encode the computed values. From then on threads may share the state, as long as none folds.
 

@@ -53,7 +53,7 @@ class Events(Verbs):
         """
         session, key = self._writer, check_key(key)
         at = None if t is None else check_timestamp(t)
-        steps = _steps(session, state)
+        steps = steps_of(session, state)
         if not steps:
             return self.current(key)
         logs = session.events
@@ -185,7 +185,7 @@ def _answer(replay: Replay, *, withtimestamp: bool) -> dict[str, Any] | tuple[in
     return (replay.last[0], state) if withtimestamp else state
 
 
-def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
+def steps_of(session: Session, state: Mapping[str, Any]) -> list[Step]:
     """Return the steps of a change, their values encoded."""
     if type(state) is not dict and not isinstance(state, Mapping):  # a dict costs no look at its bases
         raise InvalidTypeError(f"a change is a mapping {{item: value or (op, operand)}}, not {type(state).__name__}")
