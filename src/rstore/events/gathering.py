@@ -75,7 +75,7 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
     typed = session.codec.typed
     steps = size = number = 0
     try:
-        for number, given in numbered:
+        for number, given in numbered:  # noqa: B007 - for the message
             if type(given) is tuple and len(given) == 3:
                 (key, t, state), note = given, None
             else:

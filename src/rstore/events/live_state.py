@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from operator import add, mul, sub
 from typing import Any, Final
 
@@ -42,7 +41,7 @@ class LiveState(State):
         Raises `CannotFold`; `at` tells the step.
         """
         known, computed, live = self._items, self._computed, self._live
-        steps = zip(*(islice(column, start, stop) for column in columns), strict=True)
+        steps = zip(*(column[start:stop] for column in columns), strict=True)
         for at, (item, code, operand, encoded) in enumerate(steps, start):
             if code == _SETITEM and encoded is not None:
                 known[item] = encoded
@@ -50,7 +49,7 @@ class LiveState(State):
                 if computed:
                     computed.pop(item, None)
                 continue
-            value = live.get(item)
+            value: Any = live.get(item)
             if value is None and known.get(item, b"")[:1] in _OF_NUMBERS and item not in computed:
                 value = self._codec.decode(known[item])
             if (
@@ -71,5 +70,3 @@ class LiveState(State):
     def plain(self) -> State:
         """Return the state as one to keep."""
         return State(self._codec, self._horizon, self.encoded())
-
-

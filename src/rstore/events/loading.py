@@ -27,7 +27,6 @@ from rstore.log.packing import DIRECT_ROWS
 from rstore.log.writer import new_stamp
 
 
-
 class Plan(NamedTuple):
     """The commit that records a batch, and the replay behind it if it is the end of the sequence."""
 
@@ -100,9 +99,10 @@ class Loader(Recorder):
     # -- at the end ---------------------------------------------------------------------------------------------------
 
     def _append(self, batch: Batch, given: Gathered, order: Any, replay: Replay, incarnation: bytes) -> Plan:
-        before, create = replay.tally, None
-        if replay.head is None:
-            create = replay.head = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED))
+        before, head, create = replay.tally, replay.head, None
+        if head is None:
+            head = create = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED))
+            replay.head = head
         if order is None:
             checkpoints = self._fold_batch(batch, given, replay)
             last = int(batch.t[-1]), int(batch.seq[-1])
@@ -114,7 +114,7 @@ class Loader(Recorder):
         replay.tally = _behind(before, batch)
         self._check_loadable(batch, replay)
         replay.last = last
-        return self._plan(batch, order, replay, checkpoints, incarnation, create=create)
+        return self._plan(batch, order, head, replay, checkpoints, incarnation, create=create)
 
     def _fold_batch(self, batch: Batch, given: Gathered, replay: Replay) -> list[Row]:
         """Fold changes in order of position, and return the checkpoints that are due behind some of them."""
@@ -158,9 +158,7 @@ class Loader(Recorder):
 
     # -- in the past --------------------------------------------------------------------------------------------------
 
-    def _insert_batch(
-        self, given: Gathered, t: Any, order: Any, open_t: int | None, incarnation: bytes
-    ) -> Plan | None:
+    def _insert_batch(self, given: Gathered, t: Any, order: Any, open_t: int | None, incarnation: bytes) -> Plan | None:
         """Plan changes of which some lie in the past, after all later ones were replayed on top of them."""
         first = int(t.min()), 0
         view, replay = self._before(first)
@@ -186,7 +184,7 @@ class Loader(Recorder):
         if (problem := problem_of(replay.tally, expected)) is not None:
             raise self._logs.unsound(self._key, problem)
         self._check_loadable(batch, replay)
-        return self._plan(batch, order, replay, checkpoints, incarnation, view=view, first=first)
+        return self._plan(batch, order, replay.head, replay, checkpoints, incarnation, view=view, first=first)
 
     def _before(self, position: Position) -> tuple[View, Replay]:
         """Return a view from the newest checkpoint before a position on, and the replay at that checkpoint."""
@@ -201,9 +199,7 @@ class Loader(Recorder):
             replay.last = view.checkpoint.t, view.checkpoint.seq
         return view, replay
 
-    def _fold_all(
-        self, changes: Iterable[StoredChange], batch: Batch, replay: Replay, checkpoints: list[Row]
-    ) -> None:
+    def _fold_all(self, changes: Iterable[StoredChange], batch: Batch, replay: Replay, checkpoints: list[Row]) -> None:
         """Fold changes in order of position, those of the batch among others."""
         first_n, touched = int(batch.n[0]), dict[str, tuple[int, Step]]()
         change = None
@@ -231,6 +227,7 @@ class Loader(Recorder):
         self,
         batch: Batch,
         order: Any,
+        head: Head,
         replay: Replay,
         checkpoints: list[Row],
         incarnation: bytes,
@@ -239,8 +236,6 @@ class Loader(Recorder):
         view: View | None = None,
         first: Position | None = None,
     ) -> Plan:
-        head = replay.head
-        assert head is not None
         is_new = create is not None
         tip = Tip(int(batch.n[-1]), batch.recorded, batch.digest(replay.tip), replay.tally)
         version = seal_tip(self._envelope, self._key, head, tip)
