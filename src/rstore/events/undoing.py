@@ -125,27 +125,23 @@ class Undoer(Recorder):
         """
         first, later = touches[0], _standing(touches[1:])
         item, op, operand = first.step
-        blocking = None
+        blocking = later[:1]
         for name in _INVERSES.get(op, ()):
             inverse = Step(item, name, operand)
-            if (blocking := self._blocking(first, inverse, later)) is None:
+            if not (blocking := self._blocking(first, inverse, later)):
                 return inverse
         if later:
-            raise self._built_upon(first.change.n, later[0] if blocking in (None, first) else blocking)
+            raise self._built_upon(first.change.n, blocking[0])
         return _restoring(item, now, first.before)
 
-    def _blocking(self, first: Touch, inverse: Step, later: Sequence[Touch]) -> Touch | None:
-        """Return the first step behind which the inverse does not give what would be there without `first`.
-
-        None if it does behind `first` and all later ones.
-        """
+    def _blocking(self, first: Touch, inverse: Step, later: Sequence[Touch]) -> Sequence[Touch]:
+        """Return the steps from the first one on behind which the inverse gives another value than without `first`."""
         item, without = first.step.item, first.before
-        for touch in (first, *later):
-            if touch is not first:
-                without = None if stored_operator(touch.step.op).resets else self._folded(item, without, touch.step)
+        for i, touch in enumerate(later):
+            without = None if stored_operator(touch.step.op).resets else self._folded(item, without, touch.step)
             if without is None or self._folded(item, touch.after, inverse) != without:
-                return touch
-        return None
+                return later[i:]
+        return () if later or self._folded(item, first.after, inverse) == without else [first]
 
     def _folded(self, item: str, value: bytes | None, step: Step) -> bytes | None:
         """Return the encoded value of an item behind a step; None if that does not compute."""

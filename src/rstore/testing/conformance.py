@@ -6,6 +6,7 @@ from rstore.testing.atomic import AtomicSuite
 from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
+from rstore.testing.changing import ChangingSuite
 from rstore.testing.columns import ColumnSuite
 from rstore.testing.copying import CopyingSuite
 from rstore.testing.encryption import EncryptionSuite
@@ -15,6 +16,7 @@ from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
+from rstore.testing.loading import LoadingSuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
@@ -47,6 +49,8 @@ class StoreSuite(
     EventSuite,
     HistorySuite,
     PruningSuite,
+    ChangingSuite,
+    LoadingSuite,
     EncryptionSuite,
     GuardingSuite,
     SharingSuite,
