@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise, repeat
+from operator import add
 from typing import Any, Final
 
 import numpy as np
@@ -123,19 +124,12 @@ class Batch:
 
     @cached_property
     def _tails(self) -> list[bytes]:
-        prefixes: dict[tuple[int, str, int], bytes] = {}
-        sizes = [0 if one is None else len(one) for one in self.encoded]
-        tails = []
-        for step, encoded in zip(zip(self.codes, self.items, sizes, strict=True), self.encoded, strict=True):
-            try:
-                prefix = prefixes[step]
-            except KeyError:
-                code, item, size = step
-                raw = item.encode()
-                prefix = prefixes[step] = _step.pack(code, len(raw), size) + raw
-            tails.append(prefix if encoded is None else prefix + encoded)
+        values = [one or b"" for one in self.encoded]
+        prefixes = map(_Prefixes().__getitem__, zip(self.codes, self.items, map(len, values), strict=True))
+        tails = [*map(add, prefixes, values)]
         if self.starts is not None:
-            tails = [*map(b"".join, _divided(tails, self.starts))]
+            bounds = pairwise(self.starts.tolist())
+            tails = [tails[i] if j - i == 1 else b"".join(tails[i:j]) for i, j in bounds]
         if self.notes is not None:
             tails = [
                 _uint32.pack(len(note)) + note + tail if note else tail
@@ -181,6 +175,16 @@ class Batch:
         for head, tail in zip(self._heads, self._tails, strict=True):
             digest = sha256(digest + head + tail).digest()
         return digest
+
+
+class _Prefixes(dict[tuple[int, str, int], bytes]):
+    """The beginnings of steps, by operator, item and length of the value."""
+
+    def __missing__(self, step: tuple[int, str, int]) -> bytes:
+        code, item, size = step
+        raw = item.encode()
+        prefix = self[step] = _step.pack(code, len(raw), size) + raw
+        return prefix
 
 
 def _divided(steps: Sequence[Any], starts: Int64s) -> list[Sequence[Any]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
 
 from rstore.arguments import check_int64, check_item, check_key, check_timestamp
 from rstore.errors import InvalidTypeError
 from rstore.events.gathering import Gathered, gather
-from rstore.events.loading import Loader
+from rstore.events.loading import Loader, Plan
 from rstore.events.undoing import Outcome, Undoer
 from rstore.log.packing import Logs
 from rstore.session import Session
@@ -16,6 +16,9 @@ from rstore.verbs import Verbs
 
 NewChange: TypeAlias = tuple[str, int, Mapping[str, Any]] | tuple[str, int, Mapping[str, Any], Any]
 """A change to load: the key, POSIX milliseconds, the state as `apply` takes it, and optionally a note."""
+
+_GROUP_CHANGES: Final = 4096
+"""Sequences with so many new changes in all share a commit."""
 
 
 class Changing(Verbs):
@@ -100,11 +103,10 @@ class Changing(Verbs):
         session = self._writer
         done, last = 0, dict[str, int]()
         for some in gather(session, changes):
-            for key, given in some.items():
-                with session.naming(f"the event sequence {key!r}"):
-                    done += _load(session, key, given, last.get(key))
-                session.events.maybe_pack(key, len(given))
-                last[key] = max(given.t)
+            for group in _groups(some):
+                _load(session, group, last)
+                done += sum(map(len, group.values()))
+            last |= {key: max(given.t) for key, given in some.items()}
         return done
 
 
@@ -121,8 +123,40 @@ def _checked_items(items: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(map(check_item, items)))
 
 
-def _load(session: Session, key: str, given: Gathered, open_t: int | None) -> int:
-    def attempt(logs: Logs) -> int | None:
-        return Loader(session, key, logs).try_load(given, open_t)
+def _groups(some: dict[str, Gathered]) -> Iterator[dict[str, Gathered]]:
+    """Divide sequences into groups that share a commit: one a sequence would have the disk wait for each."""
+    group, size = dict[str, Gathered](), 0
+    for key in sorted(some):  # one order for all, or they would wait for one another
+        if group and size + len(some[key]) > _GROUP_CHANGES:
+            yield group
+            group, size = {}, 0
+        group[key] = some[key]
+        size += len(some[key])
+    if group:
+        yield group
 
-    return session.events.retry_conflicts(key, attempt)
+
+def _load(session: Session, group: dict[str, Gathered], last: dict[str, int]) -> None:
+    """Record the changes of some sequences; `last` tells until when the same call has recorded changes before."""
+    plans = {}
+    for key, given in group.items() if len(group) > 1 else ():
+        with session.naming(f"the event sequence {key!r}"):
+            plans[key] = session.events.attempted(_planning(session, key, given, last.get(key)))
+
+    def carry_out(logs: Logs) -> list[str]:
+        return [key for key, plan in plans.items() if plan is None or not Loader(session, key, logs).carry_out(plan)]
+
+    lost = session.events.atomically([*plans], carry_out, create=True, within=None) if plans else [*group]
+    for key in lost:
+        with session.naming(f"the event sequence {key!r}"):
+            session.events.retry_conflicts(key, _loading(session, key, group[key], last.get(key)))
+    for key, given in group.items():
+        session.events.maybe_pack(key, len(given))
+
+
+def _planning(session: Session, key: str, given: Gathered, open_t: int | None) -> Callable[[Logs], Plan | None]:
+    return lambda logs: Loader(session, key, logs).plan(given, open_t)
+
+
+def _loading(session: Session, key: str, given: Gathered, open_t: int | None) -> Callable[[Logs], int | None]:
+    return lambda logs: Loader(session, key, logs).try_load(given, open_t)

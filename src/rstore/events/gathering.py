@@ -74,21 +74,21 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
     plain: dict[str, str] = {}
     typed = session.codec.typed
     steps = size = number = 0
+    one, last = Gathered(), None
+    items, codes, operands = one.items, one.codes, one.operands
     try:
         for number, given in numbered:  # noqa: B007 - for the message
             if type(given) is tuple and len(given) == 3:
                 (key, t, state), note = given, None
             else:
                 key, t, state, note = _parts(given)
-            if type(key) is not str or key not in found:
-                key = check_key(key)
-                found.setdefault(key, Gathered())
-            one = found[key]
+            if key is not last:
+                last, one = key, found.setdefault(check_key(key), Gathered())
+                items, codes, operands = one.items, one.codes, one.operands
             if type(t) is not int or not MIN_INT64 <= t <= MAX_INT64:
                 t = check_timestamp(t)
             if type(state) is not dict and not isinstance(state, Mapping):
                 steps_of(session, state)  # refuses it
-            items, end = one.items, one.ends[-1]
             for item, value in state.items():
                 name = plain.get(item) if type(item) is str else None
                 if name is None:
@@ -106,15 +106,16 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
                 elif type(operand) is str:
                     size += len(operand)
                 items.append(name)
-                one.codes.append(code)
-                one.operands.append(operand)
-            if len(items) == end:
+                codes.append(code)
+                operands.append(operand)
+            end = len(items)
+            if end == one.ends[-1]:
                 continue  # an empty change records nothing
             if note is not None:
                 one.notes[len(one)] = session.codec.encode(note)
+            steps += end - one.ends[-1]
             one.t.append(t)
-            one.ends.append(len(items))
-            steps += len(items) - end
+            one.ends.append(end)
             if steps >= MAX_STEPS or size >= MAX_BYTES:
                 return found, True
     except (InvalidArgumentError, SerializationError) as error:

@@ -15,7 +15,9 @@ _DIRECT: Final = {OP_CODES[function.__name__]: function for function in (add, su
 _NUMBERS: Final = frozenset({int, float})
 _OF_NUMBERS: Final = frozenset({bytes((INT,)), bytes((FLOAT,))})
 _SMALL: Final = 2**62
-"""Operators of numbers below it compute what they compute anyway, and nothing large."""
+"""Numbers below it are computed without a look at how large the result may be, and can be encoded."""
+_ENCODES: Final = Step("", "add", None)
+"""Stands for the step that computed a small number, which no error names."""
 
 
 class LiveState(State):
@@ -53,15 +55,15 @@ class LiveState(State):
             if value is None and known.get(item, b"")[:1] in _OF_NUMBERS and item not in computed:
                 value = self._codec.decode(known[item])
             if (
-                code in _DIRECT
-                and type(value) in _NUMBERS
+                type(value) in _NUMBERS
                 and type(operand) in _NUMBERS
+                and code in _DIRECT
                 and -_SMALL < value < _SMALL
                 and -_SMALL < operand < _SMALL
-                and self._codec.typed
+                and -_SMALL < (result := _DIRECT[code](value, operand)) < _SMALL
             ):
-                result = live[item] = _DIRECT[code](value, operand)
-                computed[item] = result, Step(item, OPS[code], encoded)
+                live[item] = result
+                computed[item] = result, _ENCODES
                 continue
             live.pop(item, None)
             self.at = at

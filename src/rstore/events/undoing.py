@@ -125,7 +125,7 @@ class Undoer(Recorder):
         """
         first, later = touches[0], _standing(touches[1:])
         item, op, operand = first.step
-        blocking = later[:1]
+        blocking: Sequence[Touch] = later
         for name in _INVERSES.get(op, ()):
             inverse = Step(item, name, operand)
             if not (blocking := self._blocking(first, inverse, later)):

@@ -87,6 +87,20 @@ class LoadingSuite(Suite):
         assert store.apply_many(iter(turns)) == len(turns)
         expect(oracle, turns)
 
+    def test_many_short_sequences(self, store: Store, oracle: Oracle) -> None:
+        store.apply("k3", {"a": 5}, 0)
+        oracle.events["k3"] = EventOracle()
+        oracle.events["k3"].apply({"a": 5}, 0)
+        changes = [(f"k{i % 97}", 1 + i, {"a": i, f"b{i % 7}": f"{i}"}) for i in range(6000)]
+        assert store.apply_many(changes) == len(changes)
+        expect(oracle, changes)
+        again: list[Change] = [(f"k{i}", 10**5, {"a": (operator.add, 1)}) for i in range(97)]
+        with pytest.raises(ChangeRefusedError):
+            store.apply_many([*again, ("k0", 10**5, {"nothing": (operator.add, 1)})])
+        check_oracle(store, oracle)
+        assert store.apply_many(again) == 97
+        expect(oracle, again)
+
     @pytest.mark.parametrize("n", [30, 1500])
     def test_more_behind_what_is_there(self, store: Store, oracle: Oracle, n: int) -> None:
         changes = [("k", t, {"a": (operator.add, 1) if t else 0, "b": f"{t}"}) for t in range(2 * n)]
@@ -97,10 +111,10 @@ class LoadingSuite(Suite):
 
     @pytest.mark.parametrize("n", [10, 2000])
     def test_changes_of_the_past_are_folded_with_later_ones(self, store: Store, oracle: Oracle, n: int) -> None:
-        changes = [("k", 10 * t, {"a": (operator.add, 1) if t else 0, "b": t}) for t in range(400)]
+        changes: list[Change] = [("k", 10 * t, {"a": (operator.add, 1) if t else 0, "b": t}) for t in range(400)]
         assert store.apply_many(changes) == 400
         expect(oracle, changes)
-        late = [("k", 11 + (7 * t) // (n // 10 + 1) * 10, {"a": (operator.add, 1000)}) for t in range(n)]
+        late: list[Change] = [("k", 11 + (7 * t) // (n // 10 + 1) * 10, {"a": (operator.add, 1000)}) for t in range(n)]
         late += [("k", 10**6, {"c": 1}), ("k", 15, {"c": 0})]
         assert store.apply_many(late) == n + 2
         expect(oracle, late)
@@ -143,7 +157,7 @@ class LoadingSuite(Suite):
             with pytest.raises(StoreIntegrityError):
                 store.apply_many([("k", 5, {"b": 1}), ("k", t, {"b": 1}), ("k", 30, {"b": 1})])
 
-    def test_before_the_horizon(self, store: Store) -> None:
+    def test_loading_before_the_horizon(self, store: Store) -> None:
         store.apply_many([("k", t, {"a": t}) for t in range(10)])
         store.prune("k")
         with pytest.raises(HorizonError):
@@ -154,7 +168,7 @@ class LoadingSuite(Suite):
         assert store.current("k") == {"a": 10}
 
     @pickled
-    def test_bad_input_is_refused_before_anything_is_written(self, store: Store) -> None:
+    def test_bad_changes_to_load_are_refused_before_anything_is_written(self, store: Store) -> None:
         good = ("k", 1, {"a": 1})
         no_changes: list[Any] = [None, 1, "k", b"k", {"k": 1}]
         for bad in no_changes:
@@ -191,7 +205,7 @@ class LoadingSuite(Suite):
         assert store.apply_many([("k", 1, {}), ("k", 2, {"a": 1}), ["k", 3, {"a": 2}]]) == 2  # type: ignore[list-item]
         assert store.current("k", withtimestamp=True) == (3, {"a": 2})
 
-    def test_a_frozen_store_refuses(self, store: Store, opener: Opener) -> None:
+    def test_a_frozen_store_refuses_to_load(self, store: Store, opener: Opener) -> None:
         with opener(frozen=True) as frozen, pytest.raises(FrozenStoreError):
             frozen.apply_many([])
         assert store.eventsources() == []
@@ -224,7 +238,7 @@ class LoadingSuite(Suite):
         assert same(store.past("k", 40), (log.past(40) or (0, None))[1])
 
     @pytest.mark.usefixtures("_transactional")
-    def test_in_a_transaction(self, store: Store, oracle: Oracle) -> None:
+    def test_changes_loaded_in_a_transaction(self, store: Store, oracle: Oracle) -> None:
         changes = make_changes(1500)
         with store.transaction() as tx:
             assert tx.apply_many(changes[:700]) == 700
