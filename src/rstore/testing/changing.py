@@ -116,6 +116,19 @@ class ChangingSuite(Suite):
                 frozen.revert("k", 1)
         assert len(store.events("k") or []) == 8
 
+    def test_del_of_a_sequence_says_what_to_call(self, store: Store) -> None:
+        fill(store)
+        assert store.delete("k") == 0
+        store.remove("k")
+        with pytest.raises(KeyError) as missing:
+            del store["k"]
+        assert "forget('k')" in "".join(missing.value.__notes__)
+        assert missing.value.args == ("k",)
+        with pytest.raises(KeyError) as missing:
+            del store["unknown"]
+        assert not hasattr(missing.value, "__notes__")
+        assert len(store.events("k") or []) == 8
+
     # -- undo ---------------------------------------------------------------------------------------------------------
 
     def test_undo_all_from_the_last_one_back_and_redo(self, store: Store) -> None:
