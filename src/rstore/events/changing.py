@@ -9,6 +9,7 @@ from rstore.arguments import check_int64, check_item, check_key, check_timestamp
 from rstore.errors import InvalidTypeError
 from rstore.events.gathering import Gathered, gather
 from rstore.events.loading import Loader, Plan
+from rstore.events.steps import encode_note
 from rstore.events.undoing import Outcome, Undoer
 from rstore.log.packing import Logs
 from rstore.session import Session
@@ -52,8 +53,8 @@ class Changing(Verbs):
         `n` counts the changes of the sequence in the order of their commits, from 1 on. An item that no later change
         touched gets back the value that it had before, or is deleted if it was not there. Behind later changes only
         arithmetic is taken back, and only if that gives exactly what would be there without the change: an `add` of 5
-        by a `sub` of 5 as long as the later ones add and subtract as well. Changes that were themselves undone do not
-        count, so that several are undone from the last one back. To redo, undo the undoing.
+        by a `sub` of 5 as long as the later ones add and subtract as well. Later changes behind which the item is again
+        what it was before them do not count: so several are undone from the last one back. To redo, undo the undoing.
 
         Raises `ChangeRefusedError` if a later change builds upon it, and tells which one: its `n`, `t`, `item` and
         `op`. Raises `InvalidValueError` if there is no such commit, and `HorizonError` if it was pruned.
@@ -61,13 +62,13 @@ class Changing(Verbs):
         >>> import operator
         >>> for t, op, n in (1, operator.setitem, 10), (2, operator.add, 5), (3, operator.sub, 2):
         ...     state = store.apply('stock', {'apples': (op, n)}, t)
-        >>> store.undo('stock', 2)
-        {'apples': 8}
         >>> store.undo('stock', 1)
         Traceback (most recent call last):
             ...
         rstore.errors.ChangeRefusedError: commit 1 of 'stock' in namespace 'docstrings' cannot be undone, nothing was
-        recorded: sub on the item 'apples' in commit 3 at t=3 builds upon it
+        recorded: add on the item 'apples' in commit 2 at t=2 builds upon it
+        >>> store.undo('stock', 2)
+        {'apples': 8}
         """
         session, key = self._writer, check_key(key)
         commit = check_int64(n, "n")
@@ -111,8 +112,9 @@ class Changing(Verbs):
 
 
 def _retried(session: Session, key: str, attempt: Callable[[Undoer], Outcome | None]) -> dict[str, Any] | None:
+    note = encode_note(session, key, session.setup.notes.merged(None))
     with session.naming(f"the event sequence {key!r}"):
-        (state,) = session.events.retry_conflicts(key, lambda logs: attempt(Undoer(session, key, logs)))
+        (state,) = session.events.retry_conflicts(key, lambda logs: attempt(Undoer(session, key, logs, note)))
     session.events.maybe_pack(key, 1)
     return state
 

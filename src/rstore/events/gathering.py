@@ -13,7 +13,7 @@ from rstore.codec.changes import OP_CODES
 from rstore.codec.columns import Column
 from rstore.errors import InvalidArgumentError, InvalidTypeError, SerializationError
 from rstore.events.operators import OPERATORS
-from rstore.events.verbs import steps_of
+from rstore.events.steps import encode_note, steps_of
 from rstore.session import Session
 
 MAX_STEPS: Final = 2**20
@@ -72,7 +72,7 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
     """Return the next changes by sequence, and whether there may be more."""
     found: dict[str, Gathered] = {}
     plain: dict[str, str] = {}
-    typed = session.codec.typed
+    typed, noted = session.codec.typed, session.setup.notes.merged(None) is not None
     steps = size = number = 0
     one, last = Gathered(), None
     items, codes, operands = one.items, one.codes, one.operands
@@ -88,7 +88,9 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
             if type(t) is not int or not MIN_INT64 <= t <= MAX_INT64:
                 t = check_timestamp(t)
             if type(state) is not dict and not isinstance(state, Mapping):
-                steps_of(session, state)  # refuses it
+                raise InvalidTypeError(
+                    f"a change is a mapping {{item: value or (op, operand)}}, not {type(state).__name__}"
+                )
             for item, value in state.items():
                 name = plain.get(item) if type(item) is str else None
                 if name is None:
@@ -111,8 +113,9 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
             end = len(items)
             if end == one.ends[-1]:
                 continue  # an empty change records nothing
-            if note is not None:
-                one.notes[len(one)] = session.codec.encode(note)
+            if note is not None or noted:
+                encoded = encode_note(session, key, session.setup.notes.merged(note))
+                one.notes[len(one)] = encoded or b""
             steps += end - one.ends[-1]
             one.t.append(t)
             one.ends.append(end)

@@ -43,6 +43,7 @@ class LiveState(State):
         Raises `CannotFold`; `at` tells the step.
         """
         known, computed, live = self._items, self._computed, self._live
+        self._bytes = None
         steps = zip(*(column[start:stop] for column in columns), strict=True)
         for at, (item, code, operand, encoded) in enumerate(steps, start):
             if code == _SETITEM and encoded is not None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from rstore.backends.types import FIRST, LAST, MAX_SEQ, Position, position_before
+from rstore.backends.types import MAX_SEQ, Position, position_before
 from rstore.codec.changes import Step, StoredChange
 from rstore.errors import ChangeRefusedError, HorizonError, InvalidValueError
 from rstore.events.operators import OPERATORS, stored_operator
 from rstore.events.recording import Recorder
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
+from rstore.events.states import StateReader
+from rstore.log.packing import Logs
+from rstore.session import Session
 
 Outcome = tuple[dict[str, Any] | None]
 """The current state, in a tuple of its own: None is the state of a sequence that there is not."""
@@ -42,8 +45,13 @@ class Touch(NamedTuple):
 class Undoer(Recorder):
     """One event sequence, of which changes are taken back."""
 
+    def __init__(self, session: Session, key: str, logs: Logs, note: bytes | None = None) -> None:
+        super().__init__(session, key, logs, note=note)
+        self._states_of = StateReader(session, key, logs)
+
     def try_revert(self, t: int, items: Collection[str] | None) -> Outcome | None:
         """Return to the state of time `t`; return the current state, or None if a concurrent change was faster."""
+        incarnation = self._writer.incarnation
         replay = self.read()
         if replay.last is None or replay.head is None:
             return (None,)
@@ -53,23 +61,23 @@ class Undoer(Recorder):
             return None
         then, now = past.state.encoded(), replay.state.encoded()
         chosen = {**now, **then} if items is None else items
-        return self._take_back(replay, [_restoring(item, now.get(item), then.get(item)) for item in chosen])
+        return self._take_back(
+            replay, [_restoring(item, now.get(item), then.get(item)) for item in chosen], incarnation
+        )
 
     def try_undo(self, n: int) -> Outcome | None:
         """Take back the change of commit `n`; return the current state, or None if a concurrent change was faster.
 
         Raises `ChangeRefusedError` if a later change builds upon it.
         """
+        incarnation = self._writer.incarnation
         replay = self.read()
-        if replay.head is None or not 0 < n <= replay.tip.n:
-            raise InvalidValueError(f"{self._place} has no commit {n}: its last one is {replay.tip.n}")
+        if (at := self._states_of.position_of(n)) is None:
+            raise InvalidValueError(f"there is no event sequence {self._place}, and no commit {n} of it")
         horizon = replay.facts.horizon
-        at = self._find_commit(n)
-        if at is None or (horizon is not None and at[0] <= horizon):
-            if horizon is None or n > replay.facts.pruned_n:
-                return None  # it was pruned, or discarded, since
+        if horizon is not None and at[0] <= horizon:
             raise HorizonError(
-                f"the history of {self._place} was pruned: the change of commit {n}, or what was before it, is gone",
+                f"the history of {self._place} was pruned: the value before the change of commit {n} may be gone",
                 key=self._key,
                 horizon=horizon,
             )
@@ -77,23 +85,17 @@ class Undoer(Recorder):
         if found is None:
             return None
         now = replay.state.encoded()
-        return self._take_back(replay, [self._undoing(touches, now.get(item)) for item, touches in found.items()])
+        return self._take_back(
+            replay, [self._undoing(touches, now.get(item)) for item, touches in found.items()], incarnation
+        )
 
-    def _take_back(self, replay: Replay, needed: Iterable[Step | None]) -> Outcome | None:
+    def _take_back(self, replay: Replay, needed: Iterable[Step | None], incarnation: bytes) -> Outcome | None:
         """Record the steps that are needed."""
         steps = [step for step in needed if step is not None]
         if not steps:
             return (replay.state.values(),)
-        state = self._apply(replay, steps, None, replay.now_ms)
+        state = self._commit(self._propose(replay, steps, None, replay.now_ms), incarnation)
         return None if state is None else (state,)
-
-    def _find_commit(self, n: int) -> Position | None:
-        """Return the position of the change of one commit; None if it is not there."""
-        for segment in self._logs.segments(self._key, self._logs.view(self._key), FIRST, LAST):
-            hits = (segment.column.data.n == n).nonzero()[0]
-            if len(hits):
-                return segment.position(int(hits[0]))
-        return None
 
     def _touches(self, at: Position, replay: Replay) -> dict[str, list[Touch]] | None:
         """Return all steps on the items of the change at a position, from that change on.
@@ -173,11 +175,12 @@ def _restoring(item: str, now: bytes | None, then: bytes | None) -> Step | None:
 
 
 def _standing(touches: Iterable[Touch]) -> list[Touch]:
-    """Return the steps that none of the later ones took back: behind such a one the item is what it was before both."""
+    """Return the steps of which something is left: not those behind which the item is again what it was before them."""
     left: list[Touch] = []
     for touch in touches:
-        if left and left[-1].before == touch.after:
-            left.pop()
-        else:
+        same = next((i for i, earlier in enumerate(left) if earlier.before == touch.after), None)
+        if same is None:
             left.append(touch)
+        else:
+            del left[same:]
     return left

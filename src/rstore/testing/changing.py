@@ -158,6 +158,28 @@ class ChangingSuite(Suite):
             assert f"in commit {told[0]} at t={told[1]}" in str(error)
         assert store.events("k") == before
 
+    def test_undo_in_any_order_where_the_changes_commute(self, store: Store) -> None:
+        store.apply("k", {"a": 10})
+        store.apply("k", {"a": (operator.add, 5)})
+        store.apply("k", {"a": (operator.sub, 2)})
+        assert store.undo("k", 2) == {"a": 8}
+        with pytest.raises(ChangeRefusedError):
+            store.undo("k", 1)
+        assert store.undo("k", 3) == {"a": 10}
+        assert store.undo("k", 1) == {}
+        assert store.revert("k", 2**40) == {}
+
+    def test_undo_notes(self, store: Store) -> None:
+        fill(store)
+        with store.noting(by="ada"):
+            store.undo("k", 4)
+            store.revert("k", 10)
+            store.apply_many([("k", 2**50, {"a": 1}), ("k", 2**50, {"a": 2}, {"why": "test"})])
+        last = [change.note for change in store.history("k")]
+        assert last[:8] == [None] * 8
+        assert all(note == {"by": "ada"} for note in last[8:-1])
+        assert last[-1] == {"by": "ada", "why": "test"}
+
     def test_undo_of_a_value_that_was_set_again(self, store: Store) -> None:
         store.apply("k", {"a": 1}, 1)
         store.apply("k", {"a": 1}, 2)
