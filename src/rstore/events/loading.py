@@ -151,10 +151,12 @@ class Loader(Recorder):
 
     def _check_loadable(self, batch: Batch, replay: Replay) -> None:
         """Refuse values that cannot be loaded, even if later ones replace them: they must not be recorded."""
-        for encoded in batch.encoded if batch.column is not None and batch.column.kind is Kind.ENCODED else ():
+        values: list[bytes | None] = [*replay.state.encoded().values()]
+        if batch.column is not None and batch.column.kind is Kind.ENCODED:
+            values += batch.encoded
+        for encoded in values:
             if encoded is not None and not is_native(encoded):
                 self._codec.decode(encoded)
-        replay.state.values()
 
     # -- in the past --------------------------------------------------------------------------------------------------
 
