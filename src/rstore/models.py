@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rstore.events.proofs import Proofs
+from rstore.events.retention import Retention
 from rstore.events.verbs import Events
 from rstore.keyvalue.atomic import Atomic
 from rstore.keyvalue.entries import Entries
@@ -12,7 +14,7 @@ from rstore.series.resampling import Resampling
 from rstore.series.tables import SeriesTables
 
 
-class Models(Mapped, Entries, Atomic, SeriesTables, Grids, Lookups, Resampling, Events):
+class Models(Mapped, Entries, Atomic, SeriesTables, Grids, Lookups, Resampling, Events, Retention, Proofs):
     """The common base of a store, a transaction and a snapshot."""
 
     def __bool__(self) -> bool:

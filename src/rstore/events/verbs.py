@@ -11,10 +11,8 @@ from rstore.codec.changes import Step, Tally
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
-from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
 from rstore.events.replay import Replay
-from rstore.log.packing import Logs
 from rstore.namespace import rereads
 from rstore.session import Session
 from rstore.verbs import Verbs
@@ -144,30 +142,6 @@ class Events(Verbs):
                 for item, op, encoded in change.steps
                 if names is None or op in names
             ]
-
-    def prune(self, *keys: str, remove: bool = True) -> int:
-        """Drop the events that a later `setitem` or `delitem` of the same item supersedes; return how many.
-
-        `current` stays what it is. `past` stays exact from the horizon on, the time of the latest such supersession,
-        and raises `HorizonError` before it. With `remove`, a key whose current state is empty is deleted.
-
-        Raises `InvalidArgumentError` without a key.
-
-        >>> for reading in 20, 21, 22:
-        ...     state = store.apply('sensor', {'value': reading})
-        >>> store.prune('sensor'), store.current('sensor')
-        (2, {'value': 22})
-        """
-        session = self._writer
-        if not keys:
-            raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
-        checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
-
-        def prune_one(key: str, logs: Logs) -> int:
-            with session.naming(f"the event sequence {key!r}"):
-                return logs.retry_conflicts(key, lambda logs: Pruner(session, key, logs).try_prune(remove=remove))
-
-        return session.events.atomically(checked, lambda logs: sum(prune_one(key, logs) for key in checked))
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""
