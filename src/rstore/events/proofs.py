@@ -42,7 +42,7 @@ class Proofs(Verbs):
     def digest(self, key: str) -> str | None:
         """Return a short string that identifies all commits of a sequence, in their order; None if it is unknown.
 
-        Keep it where those who can write the store cannot: `verify(key, digest)` holds the sequence to it later,
+        Keep it where the writers of the store cannot write: `verify(key, digest)` holds the sequence to it later,
         whatever was committed since. It takes one short read, and tells nothing of the content but whether a guess of
         all of it is right.
 
@@ -64,9 +64,9 @@ class Proofs(Verbs):
         It compares the chain over all commits with the head, looks for gaps in the commit numbers and for times of
         recording that go back, and folds all changes to compare them with the states that are kept. With an encryption
         key, all of it has to open, so that any change that was edited, moved, swapped, put back or taken out is
-        noticed. Without one, so are accidents, and edits by those who do not compute the hashes anew. A `digest` from
-        earlier is of use to both: the sequence has to contain the same commits up to there, which is not the case if
-        the whole store was put back to an older state.
+        noticed. Without one, so are accidents, and edits that do not compute the hashes anew. An earlier `digest`
+        helps with both: the sequence has to contain the same commits up to there, which it does not if it was put back
+        to an older state.
 
         It holds the state, a few chunks, and about 100 bytes for each change that was dated back.
 

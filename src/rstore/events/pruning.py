@@ -52,7 +52,7 @@ class PruningForm(ABC):
 
     @abstractmethod
     def split(self, change: StoredChange) -> tuple[StoredChange | None, StoredChange | None]:
-        """Return what stays of a change, and what goes."""
+        """Return a change as it stays, and the part of it that goes; None for nothing."""
 
     @abstractmethod
     def facts(self, tip: Tip) -> Facts:
@@ -67,7 +67,7 @@ class PruningForm(ABC):
 
 @dataclass(slots=True)
 class _Item:
-    """What was seen of one item."""
+    """Notes on one item."""
 
     steps: int = 0
     """How many there were since its last reset, that one included."""
@@ -280,7 +280,7 @@ class Pruner(History):
 
 
 def _gone(form: PruningForm, changes: Iterator[StoredChange], *, everything: bool) -> Iterator[StoredChange]:
-    """Yield what goes of each change."""
+    """Yield the part of each change that goes."""
     for change in changes:
         gone = change if everything else form.split(change)[1]
         if gone is not None:

@@ -89,6 +89,8 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
             "apply": lambda: self.apply(who, sequence, {"x": t, "y": (operator.add, 1)}, None),
             "apply_late": lambda: self.apply(who, sequence, {"y": t}, t),
             "prune": lambda: self.prune(who, sequence, remove=t > 4),
+            "prune_before": lambda: self.prune(who, sequence, remove=t > 4, until=t),
+            "verify": lambda: self.verify(who, sequence),
         }
         writes[data.draw(st.sampled_from(sorted(writes)))]()
 
