@@ -151,7 +151,7 @@ class _ArchivedSequence(History):
         if new is None:
             return known
         is_baseline = new.n == baseline_n
-        if known is not None and known.n != new.n and not is_baseline:
+        if known is not None and not is_baseline and _identity(known) != _identity(new):
             raise self._foreign(new.t)
         there = () if known is None else {step.item for step in known.steps}
         steps = [step for step in new.steps if step.item not in there and _is_needed(step, state, at_once=is_baseline)]
@@ -164,6 +164,10 @@ class _ArchivedSequence(History):
             f"the archive {self._path!r} has changes of {self._place}, up to t={t}, that are not of this sequence: "
             "perhaps it was removed and begun anew; name another archive; nothing was pruned"
         )
+
+
+def _identity(change: StoredChange) -> tuple[int, int, int]:
+    return change.n, change.recorded, change.tag
 
 
 def _is_needed(step: Step, state: State, *, at_once: bool) -> bool:
