@@ -123,8 +123,8 @@ class Chain:
             raise Broken(f"commit {self._n + 1} is missing")
         if self._digest != self._tip.digest:
             raise Broken("its changes are not those that were committed, or not in that order")
-        if self._recorded > self._tip.recorded:
-            raise Broken("its last commit was recorded before another one")
+        if self._recorded > self._tip.recorded or (self._n > self._pruned_n and self._recorded < self._tip.recorded):
+            raise Broken("its last commit was not recorded when the head says")
         if wanted is not None and self._at_wanted != wanted:
             raise Broken(f"its commits up to {self._wanted} are not those of the digest")
 

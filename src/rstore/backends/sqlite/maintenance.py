@@ -180,7 +180,7 @@ class SqliteMaintenance(BackendMaintenance):
             if wait.is_over:
                 raise StoreBusyError(
                     f"{self._file.path!r}: others read an older state of it for longer than the time-out; nothing is "
-                    "lost, and the space is given back, with what it held, when the call is repeated without them"
+                    "lost, and the space is given back, wiped, when this is called again without them"
                 )
             wait.pause()
 
