@@ -53,7 +53,7 @@ def _states(store: Store, key: str, times: Sequence[int]) -> list[Any]:
     return [store.past(key, t, withtimestamp=True) for t in times]
 
 
-class _Left(Exception):  # noqa: N818 - leaves a transaction, and reports no error
+class _Undone(Exception):  # noqa: N818 - leaves a transaction, and reports no error
     pass
 
 
@@ -247,9 +247,9 @@ class RetentionSuite(Suite):
             assert tx.prune("k", before=30) == log.prune_before(30)
             assert tx.past("k", 27) == {"a": 3, "b": 1, "late": 1}
             assert tx.verify("k") == tx.digest("k")
-        with suppress(_Left), store.transaction() as tx:
+        with suppress(_Undone), store.transaction() as tx:
             tx.prune("k", before=45)
-            raise _Left
+            raise _Undone
         assert store.past("k", 30, withtimestamp=True) == log.past(30)
 
 
