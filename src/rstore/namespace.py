@@ -73,6 +73,8 @@ class Setup(NamedTuple):
     incarnations: Incarnations
     timeout_s: float
     telemetry: Telemetry
+    id_ttl_ms: int | None = None
+    """How long the id of a change is kept."""
 
 
 class ReadNamespace(Generic[B_co]):

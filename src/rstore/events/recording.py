@@ -18,6 +18,7 @@ from rstore.errors import (
 from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip
 from rstore.events.history import History
+from rstore.events.ids import Once
 from rstore.events.operators import OPERATORS, Oversized, Unfit
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
@@ -31,6 +32,9 @@ class Recorder(History):
     A change is computed on the state that was read, and committed if no concurrent change was faster. Its result is
     kept for the next one.
     """
+
+    once: Once | None = None
+    """The id under which the change is recorded."""
 
     def __init__(self, session: Session, key: str, logs: Logs) -> None:
         super().__init__(session, key, logs)
@@ -112,7 +116,7 @@ class Recorder(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag)
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, self.once and self.once.id)
         body = pack_change(change)
         return change._replace(size=len(body)), body
 
@@ -170,6 +174,8 @@ class Recorder(History):
             put_rows=self._writer.seal_rows(self._key, [(*at, body)], begun),
             drop_checkpoints_from=at if insert else None,
             put_checkpoints=checkpoints,
+            put_ids=() if self.once is None else self.once.put,
+            drop_ids=() if self.once is None else self.once.drop,
         )
         values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
         if not self._writer.commit(self._key, commit, incarnation):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, overload
 
-from rstore.arguments import check_item, check_key, check_range, check_timestamp
+from rstore.arguments import check_id, check_item, check_key, check_range, check_timestamp
 from rstore.backends.types import MAX_SEQ, ViewQuery
 from rstore.codec.changes import Step, Tally
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
+from rstore.events.ids import Once
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
 from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
@@ -32,7 +33,14 @@ class Event(NamedTuple):
 class Events(Verbs):
     """Sequences of changes to a dict; a timestamp is POSIX milliseconds."""
 
-    def apply(self, key: str, state: Mapping[str, Any], t: int | None = None) -> dict[str, Any] | None:
+    def apply(
+        self,
+        key: str,
+        state: Mapping[str, Any],
+        t: int | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the name that everyone knows
+    ) -> dict[str, Any] | None:
         """Record a change, and return the current state.
 
         `{item: value}` sets an item, `{item: (op, operand)}` applies one of the operators `setitem delitem add sub mul
@@ -42,7 +50,12 @@ class Events(Verbs):
         happens now and is the last one; with `t`, also in the past, from where on it takes part in history. An empty
         change records nothing.
 
-        Raises `ChangeRefusedError` if the change, or a later one behind it, could not be replayed;
+        With `id`, a str of 1 to 255 UTF-8 bytes, the change is applied once: the same id with the same change records
+        nothing more and returns the current state, from any process and after any error, such as
+        `OutcomeUnknownError`. The id of an empty change is not kept. Ids are kept for the `id_ttl` of the store.
+
+        Raises `ConflictError` if the `id` is that of another change;
+        `ChangeRefusedError` if the change, or a later one behind it, could not be replayed;
         `StoreIntegrityError` if `t` is taken; `HorizonError` if the history of that time was pruned.
 
         >>> import operator
@@ -57,11 +70,26 @@ class Events(Verbs):
         if not steps:
             return self.current(key)
         logs = session.events
+        if id is not None:
+            return self._apply_once(session, key, steps, at, Once(session, key, check_id(id), state, at))
         try:  # as `naming` does, without its frames
             current = logs.retry_conflicts(key, lambda logs: Recorder(session, key, logs).try_apply(steps, at))
         except (SerializationError, CorruptionError) as error:
             raise session.named(error, f"the event sequence {key!r}") from error.__cause__ or error
         logs.maybe_pack(key, 1)  # behind the lock: concurrent writers must not wait for a compression
+        return current
+
+    def _apply_once(
+        self, session: Session, key: str, steps: Sequence[Step], t: int | None, once: Once
+    ) -> dict[str, Any] | None:
+        def attempt(logs: Logs) -> tuple[dict[str, Any] | None] | None:
+            recorder = Recorder(session, key, logs)
+            recorder.once = once
+            return once.attempt(logs, lambda: recorder.try_apply(steps, t))
+
+        with session.naming(f"the event sequence {key!r}"):
+            (current,) = session.events.retry_conflicts(key, attempt)
+        session.events.maybe_pack(key, 1)
         return current
 
     @overload
