@@ -49,6 +49,7 @@ WRITES: dict[str, Callable[[Store], Any]] = {
     "remove all": lambda s: s.remove("s"),
     "remove several": lambda s: s.remove("t", "s"),
     "apply": lambda s: s.apply("e", {"count": (operator.add, 1)}),
+    "apply with an id": lambda s: s.apply("e", {"count": (operator.add, 1)}, id="once"),
     "apply in the past": lambda s: s.apply("e", {"other": 1}, 5),
     "a new sequence": lambda s: s.apply("f", {"count": 1}),
     "prune all": lambda s: s.prune("empty"),

@@ -15,6 +15,7 @@ from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
+from rstore.testing.ids import IdSuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
@@ -46,6 +47,7 @@ class StoreSuite(
     BulkSuite,
     EventSuite,
     HistorySuite,
+    IdSuite,
     PruningSuite,
     EncryptionSuite,
     GuardingSuite,
