@@ -116,7 +116,9 @@ class Recorder(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None if self.once is None else self.once.id)
+        change = StoredChange(
+            *at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None if self.once is None else self.once.id
+        )
         body = pack_change(change)
         return change._replace(size=len(body)), body
 
