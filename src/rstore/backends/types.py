@@ -266,6 +266,12 @@ def position_before(position: Position) -> Position | None:
     return (t, seq - 1) if seq else (t - 1, MAX_SEQ) if t > MIN_INT64 else None
 
 
+def position_after(position: Position) -> Position | None:
+    """Return the next position after one; None after the last."""
+    t, seq = position
+    return (t, seq + 1) if seq < MAX_SEQ else (t + 1, 0) if t < MAX_INT64 else None
+
+
 def first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:
     """Return the first (in reverse: the last) `limit` rows, and the chunks that a view has with them."""
     if reverse:

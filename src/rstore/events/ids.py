@@ -23,6 +23,8 @@ the expired ones among them, and about a third of the live ones in number is lef
 _PRINT_BYTES: Final = 16
 _place: Final = struct.Struct(">qI")
 _expiry: Final = struct.Struct(">q")
+ID_BYTES: Final = _expiry.size + _PRINT_BYTES
+"""The size of the body of an id: when it expires, and a fingerprint of its change."""
 
 
 class Once:
@@ -69,7 +71,7 @@ class Once:
             view = logs.ids(self._key, ViewQuery(at, LAST, _LOOKED_AT, bodies=False))
             ttl_ms = self._session.setup.id_ttl_ms
             for row in view.rows:
-                if len(row.body) != _expiry.size + _PRINT_BYTES:
+                if len(row.body) != ID_BYTES:
                     raise CorruptionError(f"an id of {self._session.place(self._key)} is damaged")
                 if _expiry.unpack_from(row.body)[0] <= view.now_ms:
                     self.drop.append(row)

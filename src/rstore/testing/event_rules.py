@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from rstore import ChangeRefusedError, HorizonError, StoreIntegrityError
+from rstore import ChangeRefusedError, ConflictError, HorizonError, StoreIntegrityError
 from rstore.testing import strategies as draw
 from rstore.testing.handles import Handles
 from rstore.testing.oracle import EventOracle, PrunedError, TakenError, same, same_state, utf8
@@ -27,6 +27,33 @@ class EventRules(Handles):
     )
     def apply(self, who: str, key: str, state: dict[str, Any], t: int | None) -> None:
         """Apply a change, which may be refused."""
+        self._apply(who, key, state, t)
+
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, min_size=1, max_size=2),
+        t=draw.EVENT_TIMES,
+        id_=st.sampled_from(["1", "\U0001f600"]),
+        again=st.integers(0, 2),
+    )
+    def apply_once(self, who: str, key: str, state: dict[str, Any], t: int | None, id_: str, again: int) -> None:
+        """Apply a change under an id several times; it may be taken by another change."""
+        told = repr(sorted(state.items(), key=lambda pair: pair[0])), t
+        for _ in range(1 + again):
+            known, n = self.oracle.ids.get((key, id_)), len(self.log(key).changes)
+            if known is None:
+                self._apply(who, key, state, t, id=id_)
+                if len(self.log(key).changes) > n:
+                    self.oracle.ids[key, id_] = told
+            elif known == told:
+                current = self.log(key).current()
+                assert same_state(self.ask(who, "apply", key, state, t, id=id_), current and current[1])
+            else:
+                with pytest.raises(ConflictError):
+                    self.ask(who, "apply", key, state, t, id=id_)
+
+    def _apply(self, who: str, key: str, state: dict[str, Any], t: int | None, **options: Any) -> None:
         log = self.log(key)
         before = log.current()
         if not state:
@@ -40,12 +67,12 @@ class EventRules(Handles):
         except (KeyError, TypeError, ValueError, ArithmeticError):
             refused = ChangeRefusedError
         else:
-            result = self.ask(who, "apply", key, state, t)
+            result = self.ask(who, "apply", key, state, t, **options)
             self._record(who, key, state, t)
             assert same_state(result, (log.current() or (0, None))[1])
             return
         with pytest.raises(refused):
-            self.ask(who, "apply", key, state, t)
+            self.ask(who, "apply", key, state, t, **options)
 
     @rule(
         who=draw.WRITERS,
