@@ -5,10 +5,9 @@ Nouns: the *ids* of a sequence (hot rows of a log beside it) and *once* (one cha
 
 from __future__ import annotations
 
-import operator
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rstore.backends.types import LAST, MAX_INT64, MAX_SEQ, Position, Row, ViewQuery
 from rstore.errors import ConflictError, CorruptionError, StoreIntegrityError
@@ -27,6 +26,9 @@ ID_BYTES: Final = _expiry.size + _PRINT_BYTES
 """The size of the body of an id: when it expires, and a fingerprint of its change."""
 
 
+Current: TypeAlias = tuple[dict[str, Any] | None]
+
+
 class Once:
     """One change of one sequence, which is applied once under its id."""
 
@@ -37,27 +39,25 @@ class Once:
         self.drop: list[Row] = []
         self._session = session
         self._key = key
-        told = [t, note]
-        if isinstance(change, Mapping):
-            told.append({item: _normal(value) for item, value in change.items()})
-        self._told = digest_of(told, session.codec.encode)
+        self._told = digest_of_change(change, t, note, session.codec.encode)
 
-    def attempt(self, logs: Logs, apply: Callable[[], dict[str, Any] | None]) -> tuple[dict[str, Any] | None] | None:
+    def attempt(self, logs: Logs, apply: Callable[[], Current | None]) -> Current | None:
         """Return the current state behind the change, applied now or before; None if a concurrent one was faster.
+
+        It is in a tuple: of a sequence that was removed since, it is None.
 
         Raises `ConflictError` if the id is that of another change.
         """
         if self._is_applied(logs):
             return self._current(logs)
         try:
-            state = apply()
+            return apply()
         except (StoreIntegrityError, ConflictError):
             if not self._is_applied(logs):  # a concurrent call with the same id may be the reason
                 raise
             return self._current(logs)
-        return None if state is None else (state,)
 
-    def _current(self, logs: Logs) -> tuple[dict[str, Any] | None]:
+    def _current(self, logs: Logs) -> Current:
         replay = History(self._session, self._key, logs).read()
         return (None if replay.last is None else replay.state.values(),)
 
@@ -93,7 +93,15 @@ def _position(digest: bytes) -> Position:
     return t, seq & MAX_SEQ
 
 
-def _normal(value: Any) -> Any:
-    """Return what a value of a change stands for, the same for each way to write it."""
-    is_step = type(value) is tuple and len(value) == 2 and callable(value[0])
-    return value[1] if is_step and value[0] is operator.setitem else ("step", value) if is_step else value
+def digest_of_change(change: Any, t: int | None, note: Any, encode: Callable[[Any], bytes]) -> bytes:
+    """Return the digest of a change, the same for each way to write it; of a function its place alone counts."""
+    steps = None
+    if isinstance(change, Mapping):
+        steps = {str(item): _digest_of_step(value, encode) for item, value in change.items()}
+    return digest_of([t, digest_of(note, encode), steps], encode)
+
+
+def _digest_of_step(value: Any, encode: Callable[[Any], bytes]) -> tuple[str, bytes]:
+    if type(value) is tuple and len(value) == 2 and callable(value[0]):
+        return value[0].__name__, digest_of(value[1], encode)
+    return "setitem", digest_of(value, encode)

@@ -10,7 +10,7 @@ from rstore.backends.types import MAX_SEQ, ViewQuery
 from rstore.codec.changes import Step, Tally
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
-from rstore.events.ids import Once
+from rstore.events.ids import Current, Once
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
 from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
@@ -82,10 +82,10 @@ class Events(Verbs):
     def _apply_once(
         self, session: Session, key: str, steps: Sequence[Step], t: int | None, once: Once
     ) -> dict[str, Any] | None:
-        def attempt(logs: Logs) -> tuple[dict[str, Any] | None] | None:
+        def attempt(logs: Logs) -> Current | None:
             recorder = Recorder(session, key, logs)
             recorder.once = once
-            return once.attempt(logs, lambda: recorder.try_apply(steps, t))
+            return once.attempt(logs, lambda: None if (state := recorder.try_apply(steps, t)) is None else (state,))
 
         with session.naming(f"the event sequence {key!r}"):
             (current,) = session.events.retry_conflicts(key, attempt)
