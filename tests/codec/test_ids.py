@@ -26,7 +26,7 @@ from rstore import Store
 from rstore.backends.types import Log, Model
 from rstore.codec.envelope import Envelope
 from rstore.codec.keys import Root, check_keys
-from rstore.events.canonical import digest_of
+from rstore.events.canonical import told_of
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ids.json"
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
@@ -53,7 +53,7 @@ class Colour(Enum):
 
 
 def told(value: Any) -> bytes:
-    return digest_of(value, lambda _: pytest.fail("it was not taken apart"))
+    return told_of(value, lambda _: pytest.fail("it was not taken apart"))
 
 
 def prefixed(text: str | bytes) -> bytes:
@@ -74,7 +74,7 @@ def fingerprint(case: dict[str, Any], what: bytes) -> bytes:
 def test_the_vectors(case: dict[str, Any]) -> None:
     t, note, state = case["change"]
     digests = {item: ("setitem", told(value)) for item, value in state.items()}
-    assert told([t, told(note), digests]).hex() == case["digest"]
+    assert sha512(told([t, told(note), digests])).hexdigest() == case["digest"]
     name, incarnation = case["id"].encode(), bytes.fromhex(case["incarnation"])
     at = fingerprint(case, b"id" + name)
     body = fingerprint(case, b"change" + bytes.fromhex(case["digest"]) + name)[:16]
@@ -119,20 +119,20 @@ def test_values_of_one_digest_each() -> None:
     assert len(set(digests)) == len(values)
 
 
-def test_what_cannot_be_taken_apart_has_the_digest_of_its_bytes() -> None:
+def test_what_cannot_be_taken_apart_has_the_told_of_its_bytes() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    digests = {digest_of(loop, lambda _, body=body: body) for body in (b"a", b"b", b"b")}  # type: ignore[misc]
+    digests = {told_of(loop, lambda _, body=body: body) for body in (b"a", b"b", b"b")}  # type: ignore[misc]
     assert len(digests) == 2
-    assert digest_of([None], lambda _: b"a") not in digests
+    assert told_of([None], lambda _: b"a") not in digests
 
 
 def test_a_digest_is_the_same_in_another_process() -> None:
     """Where strings hash in another way, and sets are in another order."""
     program = (
-        "from rstore.events.canonical import digest_of; from decimal import Decimal; import numpy as np\n"
+        "from rstore.events.canonical import told_of; from decimal import Decimal; import numpy as np\n"
         "value = [{'a', 'b', 'c', 'd'}, {'x': {1.5, 'y'}, 'z': Decimal('1.50')}, np.arange(5), frozenset('hello')]\n"
-        "print(digest_of(value, None).hex())"
+        "print(told_of(value, None).hex())"
     )
     source = str(Path(__file__).parents[2] / "src")
     digests = {

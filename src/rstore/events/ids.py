@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from hashlib import sha512
 from typing import Any, Final, TypeAlias
 
 from rstore.backends.types import LAST, MAX_INT64, MAX_SEQ, Position, Row, ViewQuery
 from rstore.errors import ConflictError, CorruptionError, StoreIntegrityError
-from rstore.events.canonical import digest_of
+from rstore.events.canonical import told_of
 from rstore.events.history import History
 from rstore.log.packing import Logs
 from rstore.session import Session
@@ -97,11 +98,11 @@ def digest_of_change(change: Any, t: int | None, note: Any, encode: Callable[[An
     """Return the digest of a change, the same for each way to write it; of a function its place alone counts."""
     steps = None
     if isinstance(change, Mapping):
-        steps = {str(item): _digest_of_step(value, encode) for item, value in change.items()}
-    return digest_of([t, digest_of(note, encode), steps], encode)
+        steps = {str(item): _told_of_step(value, encode) for item, value in change.items()}
+    return sha512(told_of([t, told_of(note, encode), steps], encode)).digest()
 
 
-def _digest_of_step(value: Any, encode: Callable[[Any], bytes]) -> tuple[str, bytes]:
+def _told_of_step(value: Any, encode: Callable[[Any], bytes]) -> tuple[str, bytes]:
     if type(value) is tuple and len(value) == 2 and callable(value[0]):
-        return value[0].__name__, digest_of(value[1], encode)
-    return "setitem", digest_of(value, encode)
+        return value[0].__name__, told_of(value[1], encode)
+    return "setitem", told_of(value, encode)
