@@ -28,6 +28,7 @@ from rstore.errors import (
     WrongKeyError,
 )
 from rstore.incarnation import Incarnation, Incarnations
+from rstore.notes import Notes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,7 +74,8 @@ class Setup(NamedTuple):
     incarnations: Incarnations
     timeout_s: float
     telemetry: Telemetry
-    id_ttl_ms: int | None = None
+    notes: Notes
+    id_ttl_ms: int | None
     """How long the id of a change is kept."""
 
 

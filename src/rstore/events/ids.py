@@ -14,6 +14,7 @@ from rstore.backends.types import LAST, MAX_INT64, MAX_SEQ, Position, Row, ViewQ
 from rstore.errors import ConflictError, CorruptionError, StoreIntegrityError
 from rstore.events.canonical import told_of
 from rstore.events.history import History
+from rstore.events.steps import FnRaised
 from rstore.log.packing import Logs
 from rstore.session import Session
 
@@ -53,7 +54,7 @@ class Once:
             return self._current(logs)
         try:
             return apply()
-        except (StoreIntegrityError, ConflictError):
+        except (StoreIntegrityError, ConflictError, FnRaised):
             if not self._is_applied(logs):  # a concurrent call with the same id may be the reason
                 raise
             return self._current(logs)
