@@ -225,6 +225,11 @@ class Recorder(Proposing):
             return self._writer.clock_ms()
         return self._states.now_ms() if self._states.has_time else None
 
+    def try_steps(self, steps: Sequence[Step], t: int | None) -> tuple[dict[str, Any]] | None:
+        """Do the same as `try_apply`, and return the state in a tuple, as `try_change` does."""
+        state = self.try_apply(steps, t)
+        return None if state is None else (state,)
+
     def try_change(self, steps: Steps, t: int | None) -> tuple[dict[str, Any] | None] | None:
         """Record the change that a function makes of the current state; None if a concurrent one was faster.
 

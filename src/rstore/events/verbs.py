@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, overload
 
 from rstore.arguments import check_id, check_key, check_timestamp, check_version
 from rstore.backends.types import ANY, Expected
+from rstore.codec.changes import Step
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.asking import Asking, answer
 from rstore.events.history import History
@@ -75,7 +77,8 @@ class Events(Asking):
         if not steps and expected is ANY:
             return self.current(key)
         if not steps or once is not None:
-            return self._apply_function(session, key, lambda _: steps, at, expected, noted, once)
+            change = steps or (lambda _: steps)  # nothing to record, only a version to look at
+            return self._apply_function(session, key, change, at, expected, noted, once)
         logs = session.events
         try:  # as `naming` does, without its frames
             current = logs.retry_conflicts(
@@ -90,22 +93,19 @@ class Events(Asking):
         self,
         session: Session,
         key: str,
-        steps: Steps,
+        steps: Steps | Sequence[Step],
         t: int | None,
         expected: Expected,
         note: bytes | None,
         once: Once | None,
     ) -> dict[str, Any] | None:
-        """Record the change that a function makes of the current state."""
+        """Record the change that a function makes of the current state, or one with an id."""
 
         def attempt(logs: Logs) -> Current | None:
             recorder = Recorder(session, key, logs, expected, note)
             recorder.once = once
-            return (
-                recorder.try_change(steps, t)
-                if once is None
-                else once.attempt(logs, lambda: recorder.try_change(steps, t))
-            )
+            apply = partial(recorder.try_change, steps, t) if callable(steps) else partial(recorder.try_steps, steps, t)
+            return apply() if once is None else once.attempt(logs, apply)
 
         failed: Exception
         with session.naming(f"the event sequence {key!r}"):
