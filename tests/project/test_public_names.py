@@ -77,6 +77,7 @@ def test_the_constructor_is_the_documented_one() -> None:
         "timeout": 30.0,
         "allow_plaintext": False,
         "compress": False,
+        "id_ttl": 604800,
         "credentials": None,
     }
     positional = [name for name, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]

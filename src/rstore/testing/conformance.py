@@ -18,6 +18,7 @@ from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
+from rstore.testing.ids import IdSuite
 from rstore.testing.loading import LoadingSuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
@@ -55,6 +56,7 @@ class StoreSuite(
     ApplyingSuite,
     NotingSuite,
     HistorySuite,
+    IdSuite,
     AskingSuite,
     PruningSuite,
     ChangingSuite,

@@ -88,6 +88,7 @@ class StoreMachine(ValueRules, SeriesRules, ChangeRules):
             "remove": lambda: self.remove(who, key, t, t + 2),
             "apply": lambda: self.apply(who, sequence, {"x": t, "y": (operator.add, 1)}, None),
             "apply_late": lambda: self.apply(who, sequence, {"y": t}, t),
+            "apply_once": lambda: self.apply_once(who, sequence, {"z": t}, None, "1", t % 2),
             "prune": lambda: self.prune(who, sequence, remove=t > 4),
             "load": lambda: self.load(who, [(sequence, t, {"x": t}), (sequence, t, {"x": (operator.add, 1)})]),
             "revert": lambda: self.revert(who, sequence, t, None),
