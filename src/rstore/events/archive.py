@@ -173,7 +173,7 @@ def _identity(change: StoredChange) -> tuple[int, int, int]:
 def _is_needed(step: Step, state: State, *, at_once: bool) -> bool:
     """Return whether a step adds something: one of a baseline does not where the archive knows how it came to be."""
     if at_once:
-        return state.encoded(step.item) != step.encoded
+        return state.encoded_of(step.item) != step.encoded
     return step.op != "delitem" or step.item in state
 
 

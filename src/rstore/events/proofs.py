@@ -220,7 +220,7 @@ class _KeptStates:
             return False
         # Equal values may be pickled in two ways, as objects are shared or not; and NaN differs from itself.
         differing = [item for item, encoded in one.items() if encoded != other[item]]
-        values = [[self._codec.decode(state.encoded(item) or b"") for item in differing] for state in (kept, folded)]
+        values = [[self._codec.decode(state.encoded_of(item) or b"") for item in differing] for state in (kept, folded)]
         return values[0] == values[1] or repr(values[0]) == repr(values[1])
 
     def _open(self, checkpoint: Row) -> tuple[State, Tally] | None:

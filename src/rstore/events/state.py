@@ -93,7 +93,7 @@ class State:
     def __contains__(self, item: str) -> bool:
         return item in self._items
 
-    def encoded(self, item: str) -> bytes | None:
+    def encoded_of(self, item: str) -> bytes | None:
         """Return the encoded value of an item."""
         self.settle()
         return self._items.get(item)
