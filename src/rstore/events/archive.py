@@ -18,7 +18,6 @@ from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
 from rstore.log.packing import Logs
 from rstore.log.writer import new_stamp
-from rstore.namespace import Setup
 from rstore.session import Session, StoreSession
 
 _FACTS: Final = Facts(horizon=MIN_INT64, pruned_n=2**63 - 1)
@@ -40,9 +39,7 @@ def open_archive(session: Session, path: str) -> Generator[Archive, None, None]:
     backend = make_checked_backend("sqlite", path, session.name, options)
     try:
         backend.open()
-        archive = StoreSession(
-            backend, Setup(setup.codec, setup.incarnations.elsewhere(), setup.timeout_s, setup.telemetry)
-        )
+        archive = StoreSession(backend, setup._replace(incarnations=setup.incarnations.elsewhere()))
         if archive.incarnation == session.incarnation:
             raise InvalidValueError(f"{path!r} is the store itself, or a copy of its file: an archive is another one")
         yield Archive(archive, path)
