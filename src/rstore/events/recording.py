@@ -5,6 +5,7 @@ Nouns: a *proposal* (a change on top of the sequence that was read) and a *recor
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from rstore.errors import (
     ChangeRefusedError,
     ConflictError,
     EncryptionError,
+    InvalidValueError,
     SerializationError,
     StoreError,
     StoreIntegrityError,
@@ -153,15 +155,22 @@ class Proposing(History):
         tag = new_tag() if self._envelope.keyed else 0
         id_ = None if self.once is None else self.once.id
         change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, id_, self._note)
-        body = pack_change(change)
+        try:
+            body = pack_change(change)
+        except struct.error as error:
+            raise InvalidValueError(
+                f"a change of {self._place} has values and a note of less than 4 GiB each; nothing was recorded"
+            ) from error
         return StoredChange(*change[:-1], len(body)), body  # not `_replace`, which takes three times as long
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
             state.fold(steps, None)
         except CannotFold as error:
-            cause = error.__cause__
-            raise self._refusal(error.step, t, _why(cause, error.step)) from cause
+            raise self._not_computed(error, t) from error.__cause__
+
+    def _not_computed(self, error: CannotFold, t: int) -> ChangeRefusedError:
+        return self._refusal(error.step, t, _why(error.__cause__, error.step))
 
     def _broken(self, error: CannotFold, change: StoredChange | None, steps: Sequence[Step], t: int) -> StoreError:
         """Return the error for a change behind time `t` that does not compute any more, or never did."""
