@@ -120,7 +120,9 @@ class Forgetting(StoreVerbs):
         if not keys:
             raise InvalidTypeError("forget takes at least one key")
         checked = sorted({check_key(key) for key in keys})
-        n = session.events.atomically(checked, lambda logs: sum(logs.drop(key) for key in checked))
+        n, _ = session.events.atomically(
+            checked, lambda logs: (sum([logs.drop(key) for key in checked]), [logs.drop_ids(key) for key in checked])
+        )
         for key in checked:
             session.states.drop(key)
         session.whole.erase([Log(Model.EVENTS, key) for key in checked])
