@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from rstore import (
-    Change,
     ChangeRefusedError,
     DataPickle,
     Durability,
@@ -28,6 +27,7 @@ from rstore import (
     Store,
     StoreError,
     Watch,
+    Watched,
     generate_key,
 )
 
@@ -107,12 +107,12 @@ def use_values(store: Store) -> None:
         assert_type(entry.version, bytes)
         assert_type(entry.expires, int | None)
     assert_type(store.scan("n", start="a", stop="z", reverse=True, limit=5), Iterator[Entry])
-    changes = store.watch("n", prefix="n.", timeout=0)
-    assert_type(changes, Watch)
-    for change in changes:
-        assert_type(change, Change)
-        assert_type(change.entry, Entry | None)
-    changes.close()
+    watch = store.watch("n", prefix="n.", timeout=0)
+    assert_type(watch, Watch)
+    for seen in watch:
+        assert_type(seen, Watched)
+        assert_type(seen.entry, Entry | None)
+    watch.close()
     assert_type(store.count("n"), int)
     assert_type(store.delete_prefix("n"), int)
     assert_type(store.has("k"), bool)

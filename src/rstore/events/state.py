@@ -18,15 +18,17 @@ from rstore.events.operators import SEQUENCES, stored_operator
 _ITEM_BYTES: Final = 6
 _UNKNOWN: Final = -1
 _SHORTAGES: Final = (MemoryError, RecursionError)
-_CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
+CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
 
 
 class CannotFold(Exception):  # noqa: N818 - a signal to the layer above, chained from what the operator raised
     """A step does not compute."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, t: int = 0) -> None:
+        """`t` is the time of its change, where the layer above does not know it."""
         super().__init__(step.op)
         self.step = step
+        self.t = t
 
 
 class Run:
@@ -101,6 +103,11 @@ class State:
         decode = self._codec.decode
         return {item: decode(encoded) for item, encoded in self._items.items()}
 
+    def encoded(self) -> dict[str, bytes]:
+        """Return the encoded value of every item, not to be changed."""
+        self.settle()
+        return self._items
+
     def settle(self) -> None:
         """Encode the computed values. From then on threads may share the state, as long as none folds.
 
@@ -111,7 +118,7 @@ class State:
             try:
                 self._items[item] = self._codec.encode(value.whole() if type(value) is Run else value)
             except SerializationError as error:
-                if _is_shortage(error):
+                if is_shortage(error):
                     raise
                 raise CannotFold(step) from error
 
@@ -146,8 +153,8 @@ class State:
         value, operand, size = self._operands(step)
         try:
             return self._codec.encode(stored_operator(step.op).compute(value, operand, size))
-        except _CAUSES as error:
-            if recorded and _is_shortage(error):
+        except CAUSES as error:
+            if recorded and is_shortage(error):
                 raise
             raise CannotFold(step) from error
 
@@ -168,8 +175,8 @@ class State:
                 if name == "mul" and type(value) in (list, tuple) and type(operand) is int and operand > 1:
                     size += len(self._codec.encode(value))
             self._computed[step.item] = stored_operator(name).compute(value, operand, size), step
-        except _CAUSES as error:
-            if _is_shortage(error):
+        except CAUSES as error:
+            if is_shortage(error):
                 raise
             raise CannotFold(step) from error
 
@@ -186,6 +193,7 @@ class State:
         return self._codec.decode(known), operand, len(known) + len(encoded or b"")
 
 
-def _is_shortage(error: Exception) -> bool:
+def is_shortage(error: Exception) -> bool:
+    """Return whether a step failed for lack of memory or stack."""
     # A step that was computed once can be computed again: a process short of memory or stack says just that.
     return isinstance(error.__cause__ or error, _SHORTAGES)

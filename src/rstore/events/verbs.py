@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
-from rstore.arguments import check_item, check_key, check_range, check_timestamp
-from rstore.backends.types import MAX_SEQ, ViewQuery
-from rstore.codec.changes import Step, Tally
+from rstore.arguments import check_item, check_key, check_timestamp
+from rstore.codec.changes import Step
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
+from rstore.events.asking import Asking, answer
 from rstore.events.history import History
-from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
+from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator
 from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
-from rstore.events.replay import Replay
 from rstore.log.packing import Logs
 from rstore.namespace import rereads
 from rstore.session import Session
-from rstore.verbs import Verbs
 
 
-class Event(NamedTuple):
-    """One operator applied to one item: POSIX milliseconds, the item, the operator function, and its operand."""
-
-    timestamp: int
-    item: str
-    op: Callable[..., Any]
-    value: Any
-
-
-class Events(Verbs):
+class Events(Asking):
     """Sequences of changes to a dict; a timestamp is POSIX milliseconds."""
 
     def apply(self, key: str, state: Mapping[str, Any], t: int | None = None) -> dict[str, Any] | None:
@@ -78,72 +67,7 @@ class Events(Verbs):
         """
         session, key = self._reader, check_key(key)
         with session.naming(f"the event sequence {key!r}"):
-            return _answer(History(session, key).read(), withtimestamp=withtimestamp)
-
-    @overload
-    def past(self, key: str, t: int, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
-    @overload
-    def past(self, key: str, t: int, withtimestamp: Literal[True]) -> tuple[int, dict[str, Any]] | None: ...
-    @overload
-    def past(self, key: str, t: int, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None: ...
-    @rereads
-    def past(self, key: str, t: int, withtimestamp: bool = False) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
-        """Return the state as it was at time `t`, the changes at `t` included; None if the key was unknown then.
-
-        Raises `HorizonError` if the history of that time was pruned.
-
-        >>> store.apply('light', {'on': True}, t=1000)
-        {'on': True}
-        >>> store.apply('light', {'on': False}, t=2000)
-        {'on': False}
-        >>> store.past('light', 1500), store.past('light', 500)
-        ({'on': True}, None)
-        """
-        session, key = self._reader, check_key(key)
-        history, at = History(session, key), check_timestamp(t)
-        with session.naming(f"the event sequence {key!r}"):
-            replay = history.read((at, MAX_SEQ))
-            history.check_horizon(replay.facts.horizon, at)
-            return _answer(replay, withtimestamp=withtimestamp)
-
-    @rereads
-    def events(
-        self,
-        key: str,
-        start: int | None = None,
-        end: int | None = None,
-        ops: Callable[..., Any] | Iterable[Callable[..., Any]] | None = None,
-    ) -> list[Event] | None:
-        """Return the events from `start` to `end`, both included, in order; None if the key is unknown.
-
-        `ops` is one operator or several: only their events are returned.
-
-        >>> import operator
-        >>> store.apply('jar', {'coins': 1}, t=1)
-        {'coins': 1}
-        >>> store.apply('jar', {'coins': (operator.add, 2)}, t=2)
-        {'coins': 3}
-        >>> store.events('jar', ops=operator.add)
-        [Event(timestamp=2, item='coins', op=<built-in function add>, value=2)]
-        """
-        session, key = self._reader, check_key(key)
-        first, last = check_range(start, end)
-        lo, hi = (first, 0), (last, MAX_SEQ)
-        names = None if ops is None else {one.name for one in _operators(ops)}
-        view = session.events.view(key, ViewQuery(lo, hi))
-        if view.head is None:
-            return None
-        decode = session.codec.decode
-        with session.naming(f"the event sequence {key!r}"):
-            changes = [*session.events.changes(key, view, lo, hi)]
-            if start is None and end is None:  # nothing tells whether a part is whole
-                History(session, key).check_whole(view.head, Tally.of_all(changes))
-            return [
-                Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
-                for change in changes
-                for item, op, encoded in change.steps
-                if names is None or op in names
-            ]
+            return answer(History(session, key).read(), withtimestamp=withtimestamp)
 
     def prune(self, *keys: str, remove: bool = True) -> int:
         """Drop the events that a later `setitem` or `delitem` of the same item supersedes; return how many.
@@ -176,13 +100,6 @@ class Events(Verbs):
     def eventsequences(self) -> list[str]:
         """Return the same as `eventsources`; the name that the first release had."""
         return self.eventsources()
-
-
-def _answer(replay: Replay, *, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
-    if replay.last is None:
-        return None
-    state = replay.state.values()
-    return (replay.last[0], state) if withtimestamp else state
 
 
 def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
@@ -219,13 +136,3 @@ def _operation(item: str, value: Any) -> tuple[Operator, Any]:
                 f"or to set the tuple, (operator.setitem, ({value[0]!r}, …))"
             )
     return SETITEM, value
-
-
-def _operators(ops: Any) -> list[Operator]:
-    if callable(ops) or isinstance(ops, str):
-        return [check_operator(ops)]
-    try:
-        several = list(ops)
-    except TypeError as error:
-        raise InvalidTypeError("ops is an operator, or several") from error
-    return [check_operator(op) for op in several]

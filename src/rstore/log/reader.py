@@ -25,6 +25,7 @@ from rstore.backends.types import (
     View,
     ViewQuery,
 )
+from rstore.codec.change_meta import CommitRange, unpack_commits
 from rstore.codec.changes import StoredChange, unpack_change
 from rstore.codec.chunk_meta import Meta, unpack_meta
 from rstore.codec.chunks import unpack_chunk
@@ -201,12 +202,24 @@ class LogReader:
     @reopens
     def open_meta(self, key: str, chunk: Chunk, head: Head | None) -> Meta:
         """Return the meta of a chunk of points."""
-        where, place = self.envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
-        meta = self.envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
         try:
-            return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
+            return unpack_meta(self._open_meta(key, chunk, head), chunk.n, chunk.last[0] - chunk.first[0])
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
+
+    @reopens
+    def open_commits(self, key: str, chunk: Chunk, head: Head | None) -> CommitRange | None:
+        """Return which commits are in a chunk of changes; None if it does not tell."""
+        if not chunk.meta:
+            return None
+        try:
+            return unpack_commits(self._open_meta(key, chunk, head), chunk.n)
+        except CorruptionError as error:
+            raise self._named(key, error) from error.__cause__ or error
+
+    def _open_meta(self, key: str, chunk: Chunk, head: Head | None) -> bytes:
+        where, place = self.envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
+        return self.envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
 
     @reopens
     def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rstore.testing.asking import AskingSuite
 from rstore.testing.atomic import AtomicSuite
 from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
@@ -46,6 +47,7 @@ class StoreSuite(
     BulkSuite,
     EventSuite,
     HistorySuite,
+    AskingSuite,
     PruningSuite,
     EncryptionSuite,
     GuardingSuite,

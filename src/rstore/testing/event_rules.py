@@ -13,7 +13,7 @@ from hypothesis.stateful import rule
 from rstore import ChangeRefusedError, HorizonError, StoreIntegrityError
 from rstore.testing import strategies as draw
 from rstore.testing.handles import Handles
-from rstore.testing.oracle import EventOracle, PrunedError, TakenError, same, same_state, utf8
+from rstore.testing.oracle import EventOracle, PrunedError, TakenError, fold, same, same_state, utf8
 
 
 class EventRules(Handles):
@@ -128,3 +128,48 @@ class EventRules(Handles):
             assert same([tuple(event) for event in events], log.events(start, end, ops))
         there = [key for key, log in self.oracle.events.items() if log.changes]
         assert self.ask(who, "eventsources") == sorted(there, key=utf8)
+
+    @rule(
+        who=draw.READERS, key=draw.SEQUENCES, item=st.none() | draw.ITEMS, start=st.none() | st.integers(-6, 13),
+        t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15]), at=st.floats(0, 1, exclude_max=True),
+        reverse=st.booleans(), limit=st.none() | st.integers(0, 5),
+    )  # fmt: skip
+    def read_history(
+        self,
+        who: str,
+        key: str,
+        item: str | None,
+        start: int | None,
+        t: int,
+        at: float,
+        reverse: bool,
+        limit: int | None,
+    ) -> None:
+        """Read the history of a sequence, and a state as it was known behind one of its changes."""
+        log = self.oracle.events.get(key, EventOracle())
+        told = log.told()
+        history = self.ask(who, "history", key)
+        assert same([(one.t, one.item, one.op, one.value, one.before, one.after) for one in history], told)
+        if start is not None and log.horizon is not None and start <= log.horizon:
+            with pytest.raises(HorizonError):
+                self.ask(who, "history", key, item, start, None, reverse, limit)
+        else:
+            some = [one for one in history if item in (None, one.item) and (start is None or one.t >= start)]
+            found = self.ask(who, "history", key, item, start, None, reverse, limit)
+            assert same([tuple(one) for one in found], [tuple(one) for one in some[:: -1 if reverse else 1][:limit]])
+        if not history:
+            return
+        i = int(at * len(history))
+        last = max(j for j, one in enumerate(history) if one.n == history[i].n)
+        state = self.ask(who, "past", key, n=history[i].n)
+        skipped = len(log.events()) - len(told)  # up to the horizon
+        assert same_state(state, fold(log.events()[: skipped + last + 1], horizon=log.horizon))
+        if log.horizon is None:
+            known = history[i].recorded
+            events = [
+                event
+                for event, one in zip(log.events(), history, strict=True)
+                if one.t <= t and one.recorded <= known
+            ]  # fmt: skip
+            several = self.ask(who, "past", key, [t, history[i].t], known=known)
+            assert same_state(several[0], fold(events) if events else None)
