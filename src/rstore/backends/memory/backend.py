@@ -15,7 +15,7 @@ from rstore.backends.memory.dicts import MemoryNamespace, copy_of
 from rstore.backends.memory.places import changed, lock, place_of, writes
 from rstore.backends.memory.reading import MemorySnapshot
 from rstore.backends.memory.writing import MemoryTransaction, MemoryWrites
-from rstore.backends.types import Log, Options, Watcher
+from rstore.backends.types import Log, Model, Options, Watcher
 from rstore.errors import StoreClosedError
 
 
@@ -80,6 +80,10 @@ class MemoryBackend(MemoryWrites, Backend):
 
     @contextmanager
     def watcher(self, keys: Sequence[str], prefix: str | None) -> Generator[Watcher, None, None]:
+        yield MemoryWatcher(self._place.name, self._namespace)
+
+    @contextmanager
+    def log_watcher(self, model: Model) -> Generator[Watcher, None, None]:
         yield MemoryWatcher(self._place.name, self._namespace)
 
     # -- several calls as one -----------------------------------------------------------------------------------------
