@@ -112,9 +112,12 @@ class ChangeRefusedError(StoreIntegrityError):
 
 
 class HorizonError(StoreIntegrityError):
-    """The history before the horizon was pruned away, so that a state before it is unknown."""
+    """The history before the horizon was pruned away, so that a state before it is unknown.
 
-    def __init__(self, message: str, *, key: str, horizon: int) -> None:
+    Of sequences that were removed while they were followed, `horizon` is None, and `key` is if it is not known.
+    """
+
+    def __init__(self, message: str, *, key: str | None, horizon: int | None) -> None:
         super().__init__(message)
         self.key = key
         self.horizon = horizon

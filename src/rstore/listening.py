@@ -75,6 +75,12 @@ class Listener(Iterator[T]):
             if self._closed:
                 self.close()
 
+    def at_hand(self) -> T | None:
+        """Return the next thing that was found when it was looked last, without waiting; None if all are told."""
+        with self._lock:
+            self._check()
+            return self._tell()
+
     def close(self) -> None:
         """End the iteration, also one that waits in another thread, and let go of the connection."""
         self._closed = True
@@ -93,7 +99,8 @@ class Listener(Iterator[T]):
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_held"):
+            self.close()
 
     def _next(self) -> T:
         deadline = monotonic() + self._timeout_s
