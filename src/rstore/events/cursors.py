@@ -68,6 +68,10 @@ def pack_cursor(scope: Scope, places: Mapping[int, Place]) -> str:
         for number in (i, place.pruned_n, place.skip):
             _put(body, number)
     body += _check.pack(crc32(body))
+    return _text(body)
+
+
+def _text(body: bytes | bytearray) -> str:
     return binascii.b2a_base64(body, newline=False).translate(_URL_SAFE).decode().rstrip("=")
 
 
@@ -119,7 +123,7 @@ def _checked(cursor: str) -> tuple[Scope, bytes]:
     body = binascii.a2b_base64(raw + b"=" * (-len(raw) % 4), strict_mode=True)
     packed, (check,) = body[: -_check.size], _check.unpack(body[-_check.size :])
     version, *hashes = _begin.unpack_from(packed)
-    if crc32(packed) != check or version != _FORMAT:
+    if crc32(packed) != check or version != _FORMAT or _text(body) != cursor:
         raise ValueError("it is damaged, or of a newer version")
     return Scope(*hashes), packed[_begin.size :]
 

@@ -141,7 +141,7 @@ class Follow(Listener[Followed]):
 
     def _look(self, *, first: bool) -> float:
         """Find the sequences that have another version than when they were looked at last."""
-        heads = self._heads()
+        heads, known = self._heads(), len(self._births)
         for key, head in heads:
             if self._versions.get(key) != head.version:
                 self._see(key, head, first=first)
@@ -153,7 +153,7 @@ class Follow(Listener[Followed]):
         if first:
             births = set(self._births.values())
             self._removed.update((birth, None) for birth in self._ledger.places if birth not in births)
-        if self._removed or not self._births:
+        if self._removed or not known:
             scope = _scope(self._session, self._followed)
             if scope != self._ledger.scope:  # made anew, under its name
                 self._ledger.rescope(scope)

@@ -14,6 +14,7 @@ from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
 from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
+from rstore.testing.following import FollowingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.mapping import MappingSuite
@@ -58,5 +59,6 @@ class StoreSuite(
     CareSuite,
     OperatingSuite,
     WatchingSuite,
+    FollowingSuite,
 ):
     """All that a store promises, as tests. A subclass names the DSN, and the abilities that its backend lacks."""
