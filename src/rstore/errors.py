@@ -114,10 +114,11 @@ class ChangeRefusedError(StoreIntegrityError):
 class HorizonError(StoreIntegrityError):
     """The history before the horizon was pruned away, so that a state before it is unknown.
 
-    Of sequences that were removed while they were followed, `horizon` is None, and `key` is if it is not known.
+    Of a sequence that was removed while it was followed, the horizon is the end of time, and `key` is empty if its name
+    is not known any more.
     """
 
-    def __init__(self, message: str, *, key: str | None, horizon: int | None) -> None:
+    def __init__(self, message: str, *, key: str, horizon: int) -> None:
         super().__init__(message)
         self.key = key
         self.horizon = horizon

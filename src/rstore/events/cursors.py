@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import binascii
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 from zlib import crc32
+
+import numpy as np
 
 from rstore.errors import InvalidTypeError, InvalidValueError
 
 _FORMAT: Final = 1
 _HASH_BYTES: Final = 8
-_begin = struct.Struct(">B8s8s")
-_birth = struct.Struct(">Q")
+_begin = struct.Struct(">B8s8sIBI")
+_unfinished = struct.Struct(">IQI")
+_BIRTH: Final = ">u8"
+_WIDTHS: Final = (1, 2, 4, 8)
 _check = struct.Struct(">I")
 _MOVES: Final = 1024
 """So many changes at least share one copy of all places, and twice as many as there are places."""
@@ -55,47 +59,32 @@ def _hash(data: bytes) -> bytes:
 def pack_cursor(scope: Scope, places: Mapping[int, Place]) -> str:
     """Return the cursor that tells these places, by the births of the sequences."""
     births = sorted(places)
-    body = bytearray(_begin.pack(_FORMAT, *scope))
-    _put(body, len(births))
-    body += b"".join(map(_birth.pack, births))
-    unfinished: list[tuple[int, Place]] = []
-    for i, birth in enumerate(births):
-        place = places[birth]
-        _put(body, place.n)
-        if place.pruned_n or place.skip:
-            unfinished.append((i, place))
-    for i, place in unfinished:
-        for number in (i, place.pruned_n, place.skip):
-            _put(body, number)
-    body += _check.pack(crc32(body))
-    return _text(body)
+    ordered = [places[birth] for birth in births]
+    unfinished = [(i, one.pruned_n, one.skip) for i, one in enumerate(ordered) if one.pruned_n or one.skip]
+    n = [one.n for one in ordered]
+    width = _width(max(n, default=0))
+    body = b"".join(
+        (
+            _begin.pack(_FORMAT, *scope, len(births), width, len(unfinished)),
+            np.array(births, _BIRTH).tobytes(),
+            np.array(n, f">u{width}").tobytes(),
+            *(_unfinished.pack(*one) for one in unfinished),
+        )
+    )
+    return _text(body + _check.pack(crc32(body)))
 
 
-def _text(body: bytes | bytearray) -> str:
+def _width(n: int) -> int:
+    """Return in how many bytes all numbers up to `n` are told."""
+    return next(width for width in _WIDTHS if n < 1 << 8 * width)
+
+
+def _text(body: bytes) -> str:
     return binascii.b2a_base64(body, newline=False).translate(_URL_SAFE).decode().rstrip("=")
 
 
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL_SAFE: Final = bytes.maketrans(b"-_", b"+/")
-
-
-def _put(body: bytearray, number: int) -> None:
-    while number > 0x7F:
-        body.append(number & 0x7F | 0x80)
-        number >>= 7
-    body.append(number)
-
-
-def _numbers(data: Iterator[int]) -> Iterator[int]:
-    number = shift = 0
-    for byte in data:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            yield number
-            number = shift = 0
-    if shift:
-        raise ValueError("a number is cut short")
 
 
 def unpack_cursor(cursor: Any, scope: Scope) -> dict[int, Place]:
@@ -106,9 +95,8 @@ def unpack_cursor(cursor: Any, scope: Scope) -> dict[int, Place]:
     if not isinstance(cursor, str):
         raise InvalidTypeError(f"after is a cursor, the str of a change, not {type(cursor).__name__}")
     try:
-        found, packed = _checked(cursor)
-        places = _unpack_places(packed) if found == scope else {}
-    except (ValueError, IndexError, StopIteration, struct.error) as error:
+        found, places = _checked(cursor)
+    except (ValueError, IndexError, struct.error) as error:
         raise InvalidValueError("after is no cursor, or was damaged: it takes the `cursor` of a change") from error
     if found.store != scope.store:
         raise InvalidValueError("the cursor is of another store or namespace, or the namespace was discarded since")
@@ -117,30 +105,25 @@ def unpack_cursor(cursor: Any, scope: Scope) -> dict[int, Place]:
     return places
 
 
-def _checked(cursor: str) -> tuple[Scope, bytes]:
-    """Return the scope of a cursor, and its places, packed."""
+def _checked(cursor: str) -> tuple[Scope, dict[int, Place]]:
+    """Return the scope of a cursor, and its places."""
     raw = cursor.encode("ascii").translate(_FROM_URL_SAFE)
     body = binascii.a2b_base64(raw + b"=" * (-len(raw) % 4), strict_mode=True)
     packed, (check,) = body[: -_check.size], _check.unpack(body[-_check.size :])
-    version, *hashes = _begin.unpack_from(packed)
-    if crc32(packed) != check or version != _FORMAT or _text(body) != cursor:
+    version, store, sequences, count, width, left = _begin.unpack_from(packed)
+    # As it is written, so that two cursors are of the same places only if they are the same.
+    if crc32(packed) != check or version != _FORMAT or _text(body) != cursor or width not in _WIDTHS:
         raise ValueError("it is damaged, or of a newer version")
-    return Scope(*hashes), packed[_begin.size :]
-
-
-def _unpack_places(data: bytes) -> dict[int, Place]:
-    rest = iter(data)
-    count = next(_numbers(rest))
-    at = 1 if count < 0x80 else (count.bit_length() + 6) // 7
-    end = at + count * _birth.size
-    if end > len(data):
+    numbers_at = _begin.size + 8 * count
+    unfinished_at = numbers_at + width * count
+    if len(packed) != unfinished_at + left * _unfinished.size:
         raise ValueError("it is cut short")
-    births = [birth for (birth,) in _birth.iter_unpack(data[at:end])]
-    numbers = [*_numbers(iter(data[end:]))]
-    places = {birth: Place(n) for birth, n in zip(births, numbers[:count], strict=True)}
-    for i, pruned_n, skip in zip(*(numbers[count + k :: 3] for k in range(3)), strict=True):
-        places[births[i]] = Place(places[births[i]].n, pruned_n, skip)
-    return places
+    births: list[int] = np.frombuffer(packed, _BIRTH, count, _begin.size).tolist()
+    n: list[int] = np.frombuffer(packed, f">u{width}", count, numbers_at).tolist()
+    places = dict(zip(births, map(Place, n), strict=True))
+    for i, pruned_n, skip in _unfinished.iter_unpack(packed[unfinished_at:]):
+        places[births[i]] = Place(n[i], pruned_n, skip)
+    return Scope(store, sequences), places
 
 
 class Era:

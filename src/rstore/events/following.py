@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Final, NamedTuple, Self
 
 from rstore.arguments import check_edge, check_key, check_timeout
-from rstore.backends.types import HEAD_ONLY, Head, Log, Model, Watcher, identity_of
+from rstore.backends.types import HEAD_ONLY, MAX_INT64, Head, Log, Model, Watcher, identity_of
 from rstore.errors import ConflictError, HorizonError
 from rstore.events.change import Change
 from rstore.events.cursors import Era, Ledger, Place, Scope, unpack_cursor
@@ -50,7 +50,7 @@ class Followed(Change):
         return followed
 
     @property
-    def cursor(self) -> str:  # type: ignore[override]
+    def cursor(self) -> str:
         """Where `follow` goes on behind it; made when it is asked for."""
         era, moves = self._mark
         return era.cursor(moves)
@@ -69,7 +69,7 @@ class _Restored(Followed):
     _cursor: str
 
     @property
-    def cursor(self) -> str:  # type: ignore[override]
+    def cursor(self) -> str:
         """Where `follow` goes on behind it."""
         return self._cursor
 
@@ -78,7 +78,7 @@ class _Restored(Followed):
 
 
 def _restored(fields: tuple[Any, ...], key: str, cursor: str) -> Followed:
-    restored = _Restored(*fields, "")
+    restored = _Restored._make((*fields, ""))
     restored.__dict__.update(key=key, _cursor=cursor)
     return restored
 
@@ -234,8 +234,8 @@ class Follow(Listener[Followed]):
         return HorizonError(
             f"{len(removed):,} of the sequences that are followed in namespace {self._session.name!r} were removed, "
             f"with changes perhaps that were not told: {what}",
-            key=keys[0] if keys else None,
-            horizon=None,
+            key=keys[0] if keys else "",
+            horizon=MAX_INT64,
         )
 
 
@@ -254,7 +254,7 @@ class Following(StoreVerbs):
         also in another process. Without `after` it begins now, with `after=""` with the first change that is there. The
         iteration ends when nothing was committed for `timeout` seconds; without, it goes on until it is closed.
 
-        A cursor names each sequence followed by about 9 bytes: it takes 50 characters for one, and 12 for each more.
+        A cursor tells of each sequence that is followed: it takes 52 characters for one, and 12 to 16 for each more.
 
         Raises, when it is asked for the next change, `HorizonError` if changes were pruned away before they were told,
         or a sequence was removed: asked again, it goes on behind them. A sequence that was removed and made again is

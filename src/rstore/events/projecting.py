@@ -60,7 +60,8 @@ class Projecting(Following):
             projection = _Projection(session, name, fn, initial)
             with self.follow(*keys, prefix=prefix, after=projection.cursor, timeout=timeout) as changes:
                 if projection.run(changes):
-                    return projection.value
+                    value: V | None = projection.value
+                    return value
             retries.wait()
 
 
@@ -71,7 +72,9 @@ class _Projection:
         self._session = session
         self._name = name
         self._fn = fn
-        self.value, self.cursor, self._version = deepcopy(initial), "", None
+        self.value: Any = deepcopy(initial)
+        self.cursor = ""
+        self._version: bytes | None = None
         entry = session.records.find_entry(name)
         if entry is None:
             return

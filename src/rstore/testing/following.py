@@ -145,7 +145,7 @@ class FollowingSuite(Suite):
                 t = None if i % 4 else dice.randrange(1, 10**6)
                 known = state
                 try:
-                    state = store.apply("k", {item: change}, t) or {}
+                    state = store.apply("k", {item: change}, t)
                 except Exception:  # noqa: BLE001 - in the past of the item's first value
                     state = store.current("k") or {}
                     continue
