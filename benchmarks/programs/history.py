@@ -73,7 +73,7 @@ def write(store: Any, key: str, n: int) -> None:
         upto = Tally(start + size, tags, start + size)
         commit = Commit(
             create=head,
-            version=seal_tip(envelope, key, head, Tip(start + size, int(t[-1]), bytes(32), upto)),
+            version=seal_tip(envelope, key, head, Tip(start + size, int(t[-1]), bytes(32), upto, 1)),
             put_chunks=logs.seal_chunks(key, Segment(t, None, Column(Kind.CHANGES, columns)), head),
             put_checkpoints=checkpoints,
         )

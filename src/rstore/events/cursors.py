@@ -1,4 +1,4 @@
-"""Cursors: how far a follower has told each sequence, as a string that outlives the process.
+"""Cursors: strings that tell how far a follower has told each sequence, and outlive the process.
 
 Nouns: a *place* (how far one sequence was told), a *scope* (which store and which sequences are followed) and a
 *ledger* (the places of a follower, and what they were behind each change).
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """What is followed: hashes of the identity of the namespace, and of the keys and the prefix."""
+    """Which sequences are followed: hashes of the identity of the namespace, and of the keys and the prefix."""
 
     store: bytes
     sequences: bytes
@@ -159,7 +159,7 @@ class Ledger:
 
     @property
     def scope(self) -> Scope:
-        """What is followed."""
+        """Which sequences are followed, of which store."""
         return self._era.scope
 
     def rescope(self, scope: Scope) -> None:

@@ -21,6 +21,7 @@ from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
+from rstore.testing.projecting import ProjectingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
 from rstore.testing.racing import RacingSuite
@@ -60,5 +61,6 @@ class StoreSuite(
     OperatingSuite,
     WatchingSuite,
     FollowingSuite,
+    ProjectingSuite,
 ):
     """All that a store promises, as tests. A subclass names the DSN, and the abilities that its backend lacks."""

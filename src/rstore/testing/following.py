@@ -1,4 +1,4 @@
-"""Following event sequences: which changes are told, how often, in which order, and where a cursor goes on."""
+"""Followers: they tell each change once, in the order of commits, and go on behind any cursor."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ N_WRITES = 40
 
 
 def seen(changes: Iterable[Followed]) -> list[tuple[Any, ...]]:
-    """Return what changes say, for a comparison."""
+    """Return changes without their values before and behind, for a comparison."""
     return [(change.key, change.n, change.t, change.item, change.value) for change in changes]
 
 
@@ -59,17 +59,6 @@ def follow_for(store: Store, after: str, n: int) -> tuple[list[tuple[str, int, s
             told.append((change.key, change.n, change.item))
             after = change.cursor
     return told, after
-
-
-def total(value: int, change: Followed) -> int:
-    """Return a total of all items of all sequences, with one more change."""
-    return value + (change.after or 0) - (change.before or 0)
-
-
-def project_on(store: Store) -> None:
-    """Project the total again and again, until the process is killed."""
-    while True:
-        store.project("total", total, prefix="acc:", initial=0, timeout=0.05)
 
 
 class FollowingSuite(Suite):
@@ -291,7 +280,7 @@ class FollowingSuite(Suite):
                 store.apply("k", {"a": i})
                 assert next(changes).value == i
             with pytest.raises(Exception, match="read-only"):
-                frozen.project("p", total)
+                frozen.project("p", min)
 
     @plain
     def test_a_follower_is_woken_and_waits_without_working(self, store: Store) -> None:
@@ -323,7 +312,7 @@ class FollowingSuite(Suite):
                     tx.apply("k", {"a": 1})
                     tx.apply("k", {"a": 2})
                     tx.apply("l", {"a": 2})
-                    for verb in (lambda: next(followed), store.follow, lambda: store.project("p", total)):
+                    for verb in (lambda: next(followed), store.follow, lambda: store.project("p", min)):
                         with pytest.raises(NotSupportedError):
                             verb()
                     assert not hasattr(tx, "follow")
@@ -359,56 +348,6 @@ class FollowingSuite(Suite):
             wanted = [(key, change.n, change.item) for change in sorted(history, key=operator.attrgetter("n"))]
             assert [one for one in told if one[0] == key] == wanted
 
-    @pickled
-    def test_a_projection_counts_each_change_once(self, store: Store) -> None:
-        for i in range(30):
-            store.apply(f"acc:{i % 7}", {"balance": i})
-        assert store.project("total", total, prefix="acc:", initial=0) == totalled(store)
-        assert store["total"]["value"] == totalled(store)
-        assert store.project("total", total, prefix="acc:", initial=0) == totalled(store)
-        store.apply("acc:1", {"balance": (operator.add, 100), "more": 5})
-        store.apply("acc:2", {"balance": 1}, t=3)
-        store.apply("other", {"balance": 1000})
-        assert store.project("total", total, prefix="acc:") == totalled(store)
-
-        def fails(value: int, change: Followed) -> int:
-            return value // (change.n - change.n)
-
-        store.apply("acc:1", {"balance": 0})
-        with pytest.raises(ZeroDivisionError):
-            store.project("total", fails, prefix="acc:")
-        assert store.project("total", total, prefix="acc:") == totalled(store)
-        with pytest.raises(InvalidValueError, match="other keys"):
-            store.project("total", total)
-        store["else"] = {"value": 1}
-        with pytest.raises(InvalidValueError, match="no projection"):
-            store.project("else", total)
-        with pytest.raises(InvalidTypeError):
-            store.project("p", 1)  # type: ignore[arg-type]
-        store.prune(*store.eventsources())
-        assert store.project("total", total, prefix="acc:") == totalled(store)
-        assert store.project("anew", total, prefix="acc:", initial=0) == totalled(store)
-
-    @sealed
-    def test_a_projection_is_killed_at_random(self, store: Store, opener: Opener, flavour: Flavour) -> None:
-        if not self.persistent:
-            pytest.skip("no other process sees the store")
-        dice = random.Random(2)
-        with ExitStack() as stack:
-            steady = stack.enter_context(Worker())
-            steady.open(flavour, opener.dsn, durability="normal")
-            steady.start(project_on)
-            for round_ in range(5):
-                with Worker() as worker:
-                    worker.open(flavour, opener.dsn, durability="normal")
-                    worker.start(project_on)
-                    for i in range(15):
-                        store.apply(f"acc:{dice.randrange(20)}", {"balance": 100 * round_ + i, f"{i % 4}": i})
-                    time.sleep(dice.random() / 10)
-                    worker.kill()
-            steady.kill()
-        assert store.project("total", total, prefix="acc:", initial=0) == totalled(store)
-
 
 def store_history(store: Store, key: str) -> list[Change]:
     """Return the history of a sequence."""
@@ -419,8 +358,3 @@ def changes_at_hand(changes: Follow) -> list[Followed]:
     """Return the changes that were committed until now, and leave the follower open."""
     changes._look_once()  # noqa: SLF001 - to be woken takes a while
     return [*iter(changes.at_hand, None)]
-
-
-def totalled(store: Store) -> int:
-    """Return the total by the current states."""
-    return sum(sum((store.current(key) or {}).values()) for key in store.eventsources() if key.startswith("acc:"))
