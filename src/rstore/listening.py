@@ -21,7 +21,7 @@ from rstore.errors import StoreClosedError
 
 T = TypeVar("T")
 
-_SLICE_S: Final = 0.05
+_SLICE_S: Final = 0.1
 """The longest wait in one piece: so soon a listener notices that another thread has closed it or the store."""
 _SELDOM: Final = 20
 """Unprompted looks use at most 1/20 of the time; those that a writer prompted use at most half of it."""
