@@ -1,6 +1,6 @@
 """What is measured: for each section the contestants, their table, and the goals.
 
-Pairs, large values, series of numbers, PostgreSQL and Redis have files of their own.
+Histories, pairs, large values, series of numbers, PostgreSQL and Redis have files of their own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from contest import Contestant, compete
+from history_section import history
 from lab import KINDS, Lab, Section
 from large_section import large
 from pairs_section import clients, millions, pairs
@@ -163,6 +164,7 @@ SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
         large,
         keys,
         events,
+        history,
         singles,
         floats,
         series,

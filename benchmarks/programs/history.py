@@ -1,8 +1,7 @@
-"""A long event sequence in chunks, asked for its history."""
+"""A long event sequence in chunks, asked for its past in every way."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -10,9 +9,9 @@ from time import process_time
 from typing import Any, Final
 
 import numpy as np
-from child import Figures, each, make_store, p50, seconds, serve
+from child import Figures, each, make_store, p50, p99, serve
 
-from rstore.backends.types import Commit, Head
+from rstore.backends.types import Commit
 from rstore.codec.change_columns import ChangeColumns
 from rstore.codec.changes import OP_CODES, Facts, Tally, Tip, new_tag
 from rstore.codec.columns import Column, Kind
@@ -24,104 +23,121 @@ from rstore.events.state import State
 ITEMS: Final = 20
 BATCH: Final = 2**16
 START: Final = 1_700_000_000_000
+STEP: Final = 10
+LISTED: Final = 200_000
 NORMAL: Final = {"durability": "normal"}
 SET: Final = OP_CODES["setitem"]
 ADD: Final = OP_CODES["add"]
+CHANGE_BYTES: Final = 28
 
 
-def write(store: Any, key: str, n: int) -> None:
-    """Write a sequence of `n` changes of one item each, every second one sets it, the others add to it.
+class Builder:
+    """Writes a sequence of changes of one item each: every second one sets it, the others add to it.
 
     Through the log engine, with the checkpoints that `apply` would have made: ten million calls of it take an hour.
     """
-    session, random = store._writer, np.random.default_rng(1)  # noqa: SLF001 - no verb takes so many at once
-    logs, codec = session.events, session.codec
-    envelope = logs.envelope
-    head: Head = logs.new_head(seal_facts(envelope, key, Facts()))
-    values = dict.fromkeys((f"item-{i}" for i in range(ITEMS)), 0)
-    names, policy, tags = [*values], CheckpointPolicy(), 0
-    for start in range(0, n, BATCH):
-        size = min(BATCH, n - start)
-        t = START + 10 * np.arange(start, start + size)
+
+    def __init__(self, store: Any, key: str) -> None:
+        self._key = key
+        self._session = store._writer  # noqa: SLF001 - no verb writes so many
+        self._envelope = self._session.events.envelope
+        self._head = self._session.events.new_head(seal_facts(self._envelope, key, Facts()))
+        self._random = np.random.default_rng(1)
+        self._policy = CheckpointPolicy()
+        self._tally = Tally()
+        self.state: dict[str, int] = dict.fromkeys((f"item-{i}" for i in range(ITEMS)), 0)
+
+    def add(self, size: int) -> None:
+        """Write so many more changes."""
+        logs, random, start = self._session.events, self._random, self._tally.n
+        t, names = START + STEP * np.arange(start, start + size), [*self.state]
         items = [names[i] for i in random.integers(0, ITEMS, size).tolist()]
-        operands = random.integers(0, 10**6, size)
-        if start == 0:
-            items[:ITEMS] = names
         codes = np.where(np.arange(size) % 2 == 0, SET, ADD).astype(np.uint8)
         if start == 0:
-            codes[:ITEMS] = SET
-        drawn = np.array([new_tag() for _ in range(size)], np.uint64) if envelope.keyed else None
-        tally = np.cumsum(drawn).tolist() if drawn is not None else [0] * size
+            items[:ITEMS], codes[:ITEMS] = names, SET
+        operands = random.integers(0, 10**6, size)
+        tags = np.array([new_tag() for _ in range(size)], np.uint64) if self._envelope.keyed else None
         columns = ChangeColumns(
             np.arange(start + 1, start + size + 1),
             np.zeros(size, np.int64),
             (None, codes, items),
             Column(Kind.INT, operands),
-            (drawn, None, None, None),
+            (tags, None, None, None),
         )
         checkpoints = []
-        for i, (item, code, operand) in enumerate(zip(items, codes.tolist(), operands.tolist(), strict=True)):
-            values[item] = operand if code == SET else values[item] + operand
-            policy.changes += 1
-            policy.size += 28
-            if policy.changes >= 96:
-                state = State(codec, None, {one: codec.encode(value) for one, value in values.items()})
-                if policy.due(0, state):
-                    upto = Tally(start + i + 1, (tags + tally[i]) % 2**64, start + i + 1)
-                    checkpoints.append(seal_checkpoint(envelope, key, head, (int(t[i]), 0), state, upto))
-        tags = (tags + tally[-1]) % 2**64
-        upto = Tally(start + size, tags, start + size)
+        drawn = [0] * size if tags is None else tags.tolist()
+        for at, item, code, operand, tag in zip(
+            t.tolist(), items, codes.tolist(), operands.tolist(), drawn, strict=True
+        ):
+            self.state[item] = operand if code == SET else self.state[item] + operand
+            self._tally = self._tally.joined(1, tag, self._tally.n + 1)
+            encode = self._session.codec.encode
+            if self._policy.changes < 95:  # as long as none can be due
+                self._policy.changes, self._policy.size = self._policy.changes + 1, self._policy.size + CHANGE_BYTES
+                continue
+            state = State(self._session.codec, None, {one: encode(value) for one, value in self.state.items()})
+            if self._policy.due(CHANGE_BYTES, state):
+                place = self._envelope, self._key, self._head, (at, 0)
+                checkpoints.append(seal_checkpoint(*place, state, self._tally))
+        tip = Tip(self._tally.n, int(t[-1]), bytes(32), self._tally, 1)
         commit = Commit(
-            create=head,
-            version=seal_tip(envelope, key, head, Tip(start + size, int(t[-1]), bytes(32), upto, 1)),
-            put_chunks=logs.seal_chunks(key, Segment(t, None, Column(Kind.CHANGES, columns)), head),
+            create=self._head,
+            version=seal_tip(self._envelope, self._key, self._head, tip),
+            put_chunks=logs.seal_chunks(self._key, Segment(t, None, Column(Kind.CHANGES, columns)), self._head),
             put_checkpoints=checkpoints,
         )
-        if not logs.commit(key, commit, logs.incarnation):
+        if not logs.commit(self._key, commit, logs.incarnation):
             raise SystemExit("the sequence was not written")
 
 
-def cpu(call: Callable[[], object]) -> float:
-    """Return the seconds of the processor that a call takes."""
+def rate(n: int, call: Callable[[], object]) -> float:
+    """Return how many of `n` things a call does in a second of the processor."""
     begin = process_time()
     call()
-    return process_time() - begin
+    return n / (process_time() - begin)
 
 
-def drain(iterator: Iterator[Any]) -> int:
-    """Return how many items there are."""
-    return sum(1 for _ in iterator)
+def drain(changes: Iterator[Any], n: int) -> None:
+    """Go through all changes, of which there are `n`."""
+    if sum(1 for _ in changes) != n:
+        raise SystemExit("some changes are missing")
 
 
 def measure(directory: Path, *, n: int, calls: int, key: str | None) -> Iterator[Figures]:
     """Write a sequence of `n` changes, then ask it in every way."""
     file, random = directory / "history.db", Random(1)
-    last = START + 10 * (n - 1)
-    listed = min(n, 200_000)
-    bounds = last - 10 * (listed - 1), last
+    listed = min(n, LISTED)
+    last = START + STEP * (n - 1)
+    bounds = last - STEP * (listed - 1), last
+    expected: dict[int, dict[str, int]] = {}
     with make_store(file, key, NORMAL) as store:
-        write(store, "sequence", n)
+        builder = Builder(store, "sequence")
+        for start in range(0, n, BATCH):
+            builder.add(min(BATCH, n - start))
+            expected[min(start + BATCH, n)] = builder.state.copy()
     weight = file.stat().st_size / n
-    while True:
-        with make_store(file, key, NORMAL) as store:
-            first = seconds(lambda: store.current("sequence"))
-            current = each(lambda _: store.current("sequence"), range(calls))
+    with make_store(file, key, NORMAL) as store:
+        found = store.past("sequence", [START + STEP * (i - 1) for i in expected])
+        if [*expected.values()] != found or store.current("sequence") != found[-1]:
+            raise SystemExit("the states are others than were written")
+        while True:
             times = [random.randint(START, last) for _ in range(calls)]
-            store.past("sequence", START)
+            some, hundred = max(10, calls // 10), sorted(times[:100])
             past = each(lambda t: store.past("sequence", t), times)
-            known = each(lambda t: store.past("sequence", t, known=t - 1000), times[: calls // 10])
-            commits = each(lambda i: store.past("sequence", n=i), [random.randint(1, n) for _ in range(calls // 10)])
-            blame = each(
-                lambda i: [*store.history("sequence", f"item-{i % ITEMS}", reverse=True, limit=1)], range(calls // 10)
-            )
-            gc.collect()
             yield {
-                "first": first * 1e6, "current": p50(current),
-                "past": p50(past), "past_max": max(past),
-                "known": p50(known), "commit": p50(commits), "blame": p50(blame),
-                "events": listed / cpu(lambda: store.events("sequence", *bounds)),
-                "history": listed / cpu(lambda: drain(store.history("sequence", None, *bounds))),
-                "backwards": listed / cpu(lambda: drain(store.history("sequence", None, *bounds, reverse=True))),
+                "current": p50(each(lambda _: store.current("sequence"), range(calls))),
+                "past": p50(past), "past_p99": p99(past), "past_max": max(past),
+                "many": p50(each(lambda one: store.past("sequence", one), [hundred] * 3)) / len(hundred),
+                "known": p50(each(lambda t: store.past("sequence", t, known=t - 1000), times[:some])),
+                "commit": p50(each(lambda _: store.past("sequence", n=random.randint(1, n)), range(some))),
+                "blame": p50(each(
+                    lambda i: [*store.history("sequence", f"item-{i % ITEMS}", reverse=True, limit=1)], range(some)
+                )),
+                "events": rate(listed, lambda: store.events("sequence", *bounds)),
+                "history": rate(listed, lambda: drain(store.history("sequence", None, *bounds), listed)),
+                "backwards": rate(
+                    listed, lambda: drain(store.history("sequence", None, *bounds, reverse=True), listed)
+                ),
                 "bytes": weight,
             }  # fmt: skip
 

@@ -22,6 +22,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "bulk": {"n": 4500, "distinct": True, **NEW},
     "changes": {"n": 200, "parts": 1, "calls": 10},
     "floats": {"n": 5000, "calls": 3, **NEW},
+    "history": {"n": 300, "calls": 20},
     "keys": {"n": 100, "calls": 10},
     "large": {"dsn": "sqlite://{directory}/large.db", "size": 2_000_000, "kind": "array"},
     "paths": {"path": "Client.call", **REDIS},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from rstore import (
+    Change,
     ChangeRefusedError,
     DataPickle,
     Durability,
@@ -172,6 +173,15 @@ def use_events(store: Store) -> None:
     assert_type(store.current("e", withtimestamp=True), tuple[int, dict[str, Any]] | None)
     assert_type(store.past("e", 1), dict[str, Any] | None)
     assert_type(store.past("e", 1, withtimestamp=True), tuple[int, dict[str, Any]] | None)
+    assert_type(store.past("e", n=1), dict[str, Any] | None)
+    assert_type(store.past("e", [1, 2], known=5), list[dict[str, Any] | None])
+    assert_type(store.past("e", (1,), withtimestamp=True), list[tuple[int, dict[str, Any]] | None])
+    assert_type(store.diff("e", 1), dict[str, tuple[Any, Any]] | None)
+    for change in store.history("e", "item", reverse=True, limit=1):
+        assert_type(change, Change)
+        assert_type(change.recorded, int)
+        assert_type(change.id, str | None)
+    store.events("e", item="item", limit=5, reverse=True)
     events = assert_type(store.events("e", 0, 10, [operator.add, operator.setitem]), list[Event] | None)
     for timestamp, item, op, value in events or []:
         assert_type(timestamp, int)

@@ -191,7 +191,7 @@ class Asking(Verbs):
         `limit`, at most so many are told. `before` is None if the item was not there, `after` behind a `delitem`. Of a
         pruned sequence, history begins with the first change after the horizon; an unknown one has none.
 
-        Which change an item owes its value to, and who made it:
+        The change that an item owes its value to, and its note:
 
         >>> store.apply('page', {'title': 'Home'}, t=1000)
         {'title': 'Home'}

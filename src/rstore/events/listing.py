@@ -12,7 +12,7 @@ from rstore.events.change import Event
 from rstore.events.history import History
 from rstore.events.moment import Moment
 from rstore.events.operators import stored_operator
-from rstore.events.steps import Steps
+from rstore.events.step_columns import StepColumns
 
 
 class EventLister(History):
@@ -80,7 +80,7 @@ class EventLister(History):
         return found
 
     def _of(self, segment: Segment, ops: frozenset[str] | None, item: str | None) -> Sequence[Event]:
-        steps = Steps.of(segment, self._codec)
+        steps = StepColumns.of(segment, self._codec)
         if item is not None:
             steps = steps.of_item(item)
         if ops is not None:

@@ -14,6 +14,8 @@ from rstore.events.history import History
 from rstore.events.moment import Moment
 from rstore.events.state import State
 
+_NEAR: Final = 1024
+"""About so many changes at the end are looked at before all chunks are listed."""
 _TRIES: Final = 3
 """How often a checkpoint is looked for that concurrent changes make doubtful."""
 
@@ -68,10 +70,17 @@ class Reading(History):
         opened = self._open_checkpoint(view.head, view.checkpoint, self.facts(view.head).horizon)
         return None if opened is None else (*opened, view.checkpoint[:2], view.head)
 
-    def checkpoint_in(self, begun: Beginning, at: Position) -> tuple[State, Position] | None:
-        """Return a checkpoint up to a position that belongs to the moment of a reading from the beginning on.
+    def near_end(self, hi: Position) -> Position | None:
+        """Return a position about a thousand changes before `hi`; None if there are hardly more."""
+        view = self._logs.view(self._key, ViewQuery(hi=hi, limit=_NEAR, reverse=True, bodies=False))
+        if len(view.rows) < _NEAR:
+            return view.chunks[-1].first if view.chunks else None
+        return view.rows[0][:2]
 
-        While it is read, concurrent changes go on, and in the past as well. A checkpoint is of its moment if as many
+    def checkpoint_in(self, begun: Beginning, at: Position, upto: int) -> tuple[State, Position] | None:
+        """Return a checkpoint up to a position that belongs to a reading of all changes of the commits up to `upto`.
+
+        While it is read, concurrent changes go on, and in the past as well. A checkpoint belongs to it if as many
         changes are behind it, and none that was recorded later.
         """
         moment, back = begun.moment, 1
@@ -80,10 +89,10 @@ class Reading(History):
             if (found := self._checkpoint(at)) is None:
                 return None
             state, tally, position, head = found
-            if head.version == begun.head.version:
+            if head.version == begun.head.version and tally.top <= upto:
                 return state, position
             i = moment.index(position)
-            if head.facts == begun.head.facts and tally.top <= self.tip(begun.head).n and i >= 0:
+            if head.facts == begun.head.facts and tally.top <= upto and i >= 0:
                 before = sum(moment.n(j) for j in range(i)) + moment.open(i).index(position, after=True)
                 if before == tally.n:
                     return state, position

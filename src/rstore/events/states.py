@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rstore.backends.types import FIRST, LAST, Position
+from rstore.backends.types import FIRST, LAST, Position, position_before
 from rstore.codec.changes import StoredChange
 from rstore.codec.segments import Segment
 from rstore.errors import HorizonError, InvalidValueError
@@ -28,19 +28,38 @@ class StateReader(Reading):
         Raises `HorizonError` for a position, or a moment, that pruning made unknown.
         """
         rising = sorted(set(at))
-        known_at = rising[0] if known is None else min(rising[0], end_of(known))
-        for checkpoint in (known_at, None):
+        near = rising[0] if known is None else min(rising[0], end_of(known))
+        for checkpoint in (near, None):
             with self.begun(checkpoint, rising[-1]) as begun:
                 if begun is None:
                     return [None for _ in at]
                 self.check_told(begun.facts, rising[0][0], known)
                 if known is not None and known >= self.tip(begun.head).recorded:
                     known = None
-                if known is not None and not self._was_known(begun, known):
+                if known is not None and checkpoint is not None and not self._was_known(begun, known):
                     continue
+                if known is not None and checkpoint is None:
+                    self._skip_known(begun, rising[0], known)
                 found = dict(self._fold_to(begun, rising, known))
                 return [found[position] for position in at]
         raise AssertionError  # from the beginning on, all is known
+
+    def _skip_known(self, begun: Beginning, at: Position, known: int) -> None:
+        """Move the beginning of a reading on to a checkpoint up to a position of which all changes were known."""
+        moment, lo = begun.moment, 0
+        hi = moment.index(at) + 1
+        while lo < hi:  # as if recorded times rose with positions, which most do
+            middle = (lo + hi) // 2
+            commits = moment.commits(middle)
+            if commits is not None and commits.first_recorded <= known:
+                lo = middle + 1
+            else:
+                hi = middle
+        some = [moment.commits(i) for i in range(max(0, lo - 2), lo)]
+        upto = max((one.last_n for one in some if one is not None and one.last_recorded <= known), default=0)
+        before = at if lo == len(moment) else min(at, position_before(moment.first(lo)) or FIRST)
+        if upto and (found := self.checkpoint_in(begun, before, upto)) is not None:
+            begun.state, begun.last = found
 
     def _was_known(self, begun: Beginning, known: int) -> bool:
         """Return whether all changes behind a checkpoint were recorded up to a moment."""
@@ -61,7 +80,8 @@ class StateReader(Reading):
     ) -> Iterator[tuple[Position, tuple[int, dict[str, bytes]] | None]]:
         """Yield the states at rising positions."""
         moment, state, last = begun.moment, begun.state, begun.last
-        section, done = 0, last
+        done = last
+        section = 0 if last is None else max(moment.index(last), 0)
         for position in rising:
             index = moment.index(position)
             if known is None and index > section + _FAR and (found := self._checkpoint(position)) is not None:
@@ -117,13 +137,16 @@ class StateReader(Reading):
 
         Raises `InvalidValueError` for a commit that there is not, `HorizonError` for one whose change was pruned away.
         """
-        with self._logs.snapshot(self._key, FIRST, LAST) as snapshot:
-            moment = Moment(self._logs, self._key, snapshot)
-            if moment.head is None:
-                return None
-            tip, facts = self.tip(moment.head), self.facts(moment.head)
-            if 0 < n <= tip.n:
-                for section in _likely(moment, n):
+        near = self.near_end(LAST)
+        for lo, hi in ((near or FIRST, LAST), (FIRST, near)):
+            if hi is None:
+                continue
+            with self._logs.snapshot(self._key, lo, hi) as snapshot:
+                moment = Moment(self._logs, self._key, snapshot)
+                if moment.head is None:
+                    return None
+                tip, facts = self.tip(moment.head), self.facts(moment.head)
+                for section in _likely(moment, n) if 0 < n <= tip.n else ():
                     if (position := moment.find(section, n)) is not None:
                         return position
         if facts.horizon is not None and 0 < n <= facts.pruned_n:

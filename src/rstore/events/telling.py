@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from itertools import islice
 from typing import Final, NamedTuple
 
 from rstore.backends.types import FIRST, LAST, MAX_INT64, Position, position_before
-from rstore.codec.changes import Tally
 from rstore.codec.segments import Segment
-from rstore.errors import HorizonError
+from rstore.errors import ConflictError, HorizonError
 from rstore.events.change import Change
 from rstore.events.reading import Beginning, Reading
 from rstore.events.state import CannotFold, State
-from rstore.events.steps import Steps
+from rstore.events.step_columns import StepColumns
 from rstore.events.unfolding import Unfolding
 
 _ENOUGH: Final = 4 * 1024 * 1024
@@ -29,13 +28,12 @@ class Part(NamedTuple):
     hi: Position
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The changes that are asked for: from `lo` to `hi`, of one item or of all."""
+class Wanted(NamedTuple):
+    """The changes that are asked for: from a position on, of one item or of all, of commits up to a number."""
 
     lo: Position
-    hi: Position
     item: str | None
+    upto: int
 
 
 class Teller(Reading):
@@ -49,17 +47,12 @@ class Teller(Reading):
         hi = LAST if end is None else (end, LAST[1])
         if lo > hi:
             return
-        with self.begun(None if reverse else position_before(lo), hi) as begun:
-            if begun is None:
-                return
-            wanted = Wanted(self._first_told(begun, start), hi, item)
-            changes = self._backwards(begun, wanted) if reverse else self._forwards(begun, wanted, whole=end is None)
+        changes = self._backwards(hi, start, item) if reverse else self._forwards(lo, hi, start, item)
+        with closing(changes):
             try:
                 yield from islice(changes, limit)
             except CannotFold as error:
                 raise self._unreplayable(error.t, error) from error.__cause__
-            finally:
-                changes.close()
 
     def _first_told(self, begun: Beginning, start: int | None) -> Position:
         """Return the first position whose change can be told with the value before it.
@@ -84,43 +77,63 @@ class Teller(Reading):
             items = {item: items[item]} if item in items else {}
         return Unfolding(self._codec, begun.facts.horizon, items)
 
-    def _steps(self, segment: Segment, item: str | None) -> Steps:
-        steps = Steps.of(segment, self._codec)
+    def _steps(self, segment: Segment, item: str | None, upto: int = MAX_INT64) -> StepColumns:
+        steps = StepColumns.of(segment, self._codec)
+        if upto < MAX_INT64 and max(steps.n, default=0) > upto:
+            steps = steps.where([n <= upto for n in steps.n])
         return steps if item is None else steps.of_item(item)
 
-    def _forwards(self, begun: Beginning, wanted: Wanted, *, whole: bool) -> Generator[Change, None, None]:
-        moment, tally = begun.moment, begun.tally
-        values = self._unfolding(begun, begun.state, wanted.item)
-        behind = FIRST if begun.last is None else (begun.last[0], begun.last[1] + 1)
-        for segment in moment.segments(range(len(moment)), behind, wanted.hi):
-            cut = segment.index(wanted.lo)
-            if cut:
-                values.skip(self._steps(segment.slice(0, cut), wanted.item))
-            if cut < len(segment):
-                yield from values.tell(self._steps(segment.slice(cut, len(segment)), wanted.item))
-            if whole:
-                tally = _joined(tally, segment)
-        if whole:
-            self.check_whole(begun.head, tally)
+    def _forwards(
+        self, lo: Position, hi: Position, start: int | None, item: str | None
+    ) -> Generator[Change, None, None]:
+        with self.begun(position_before(lo), hi) as begun:
+            if begun is None:
+                return
+            first, tally = self._first_told(begun, start), begun.tally
+            values = self._unfolding(begun, begun.state, item)
+            for segment in begun.moment.segments(range(len(begun.moment)), _behind(begun.last), hi):
+                cut = segment.index(first)
+                if cut:
+                    values.skip(self._steps(segment.slice(0, cut), item))
+                if cut < len(segment):
+                    yield from values.tell(self._steps(segment.slice(cut, len(segment)), item))
+                tally = tally.joined(*segment.column.data.tally())
+            if hi == LAST:
+                self.check_whole(begun.head, tally)
 
     # -- backwards ----------------------------------------------------------------------------------------------------
 
-    def _backwards(self, begun: Beginning, wanted: Wanted) -> Generator[Change, None, None]:
-        """Yield the changes from the last one on, a stretch between two checkpoints at a time."""
-        moment, hi = begun.moment, wanted.hi
+    def _backwards(self, hi: Position, start: int | None, item: str | None) -> Generator[Change, None, None]:
+        """Yield the changes from the last one on: those near the end, then the others, if they are asked for."""
+        with self.begun(self.near_end(hi), hi) as begun:
+            if begun is None:
+                return
+            wanted = Wanted(self._first_told(begun, start), item, self.tip(begun.head).n)
+            facts, rest = begun.facts, begun.last
+            parts = [Part(i, _behind(rest), hi) for i in range(len(begun.moment))]
+            if parts:
+                yield from self._stretch(begun, self._unfolding(begun, begun.state, item), parts, wanted)
+        if rest is None or rest < wanted.lo:
+            return
+        with self.begun(None, rest) as begun:
+            # Of the same moment: changes that were recorded since are left out, and nothing else changes.
+            if begun is None or begun.facts != facts or self.tip(begun.head).n < wanted.upto:
+                raise ConflictError(f"the event sequence {self._place} was pruned or removed while it was read")
+            yield from self._earlier(begun, rest, wanted)
+
+    def _earlier(self, begun: Beginning, hi: Position, wanted: Wanted) -> Iterator[Change]:
+        """Yield the changes from a position back, a stretch between two checkpoints at a time."""
+        moment = begun.moment
         while hi >= wanted.lo and (section := moment.index(hi)) >= 0:
             before = position_before(max(moment.first(section), wanted.lo))
-            found = None if before is None else self.checkpoint_in(begun, before)
-            if found is None:
-                state, first, lo = State(self._codec, begun.facts.horizon), 0, FIRST
-            else:
-                state, (t, seq) = found
-                first, lo = max(moment.index((t, seq)), 0), (t, seq + 1)
-            parts = [Part(i, lo, hi) for i in range(first, section + 1)]
+            found = None if before is None else self.checkpoint_in(begun, before, wanted.upto)
+            state, last = found or (State(self._codec, begun.facts.horizon), None)
+            first = 0 if last is None else max(moment.index(last), 0)
+            parts = [Part(i, _behind(last), hi) for i in range(first, section + 1)]
             yield from self._stretch(begun, self._unfolding(begun, state, wanted.item), parts, wanted)
-            if found is None:
+            if last is None:
                 return
-            hi = found[1]
+            hi = last
 
     def _stretch(self, begun: Beginning, values: Unfolding, parts: Sequence[Part], wanted: Wanted) -> Iterator[Change]:
         """Yield the changes of some parts backwards; `values` are those before the first one.
@@ -133,7 +146,7 @@ class Teller(Reading):
             earlier, later = parts[:middle], parts[middle:]
             ahead = values.copy()
             for part in earlier:
-                ahead.skip(self._steps(self._open(begun, part), wanted.item))
+                ahead.skip(self._steps(self._open(begun, part), wanted.item, wanted.upto))
             yield from self._stretch(begun, ahead, later, wanted)
             if begun.moment.first(later[0].section) > wanted.lo:
                 yield from self._stretch(begun, values, earlier, wanted)
@@ -147,7 +160,7 @@ class Teller(Reading):
         at = segment.position(len(segment) // 2)
         before = position_before(at) or FIRST
         ahead = values.copy()
-        ahead.skip(self._steps(segment.slice(0, len(segment) // 2), wanted.item))
+        ahead.skip(self._steps(segment.slice(0, len(segment) // 2), wanted.item, wanted.upto))
         yield from self._stretch(begun, ahead, [Part(section, at, hi)], wanted)
         yield from self._stretch(begun, values, [Part(section, lo, before)], wanted)
 
@@ -159,10 +172,10 @@ class Teller(Reading):
         changes: list[Change] = []
         cut = segment.index(wanted.lo)
         if cut:
-            values.skip(self._steps(segment.slice(0, cut), wanted.item))
+            values.skip(self._steps(segment.slice(0, cut), wanted.item, wanted.upto))
             segment = segment.slice(cut, len(segment))
         size, several = 0, len(segment) > 1
-        for change in values.tell(self._steps(segment, wanted.item)):
+        for change in values.tell(self._steps(segment, wanted.item, wanted.upto)):
             changes.append(change)
             if type(change.after) in _SIZED:
                 size += len(change.after)
@@ -174,5 +187,5 @@ class Teller(Reading):
 _SIZED: Final = frozenset({str, bytes, list, tuple})
 
 
-def _joined(tally: Tally, segment: Segment) -> Tally:
-    return tally.joined(*segment.column.data.tally())
+def _behind(position: Position | None) -> Position:
+    return FIRST if position is None else (position[0], position[1] + 1)

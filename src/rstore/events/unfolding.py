@@ -12,7 +12,7 @@ from rstore.codec.serializers import Codec
 from rstore.events.change import Change
 from rstore.events.operators import SEQUENCES, stored_operator
 from rstore.events.state import CAUSES, CannotFold, is_shortage
-from rstore.events.steps import FUNCTIONS, Steps
+from rstore.events.step_columns import FUNCTIONS, StepColumns
 
 _FIXED: Final = frozenset({int, float, bool, str, NoneType})
 """Types of values that every serializer gives back as they are, and that callers may share: no one can change them."""
@@ -39,12 +39,12 @@ class Unfolding:
         """Return the same values, to be unfolded on their own."""
         return Unfolding(self._codec, self._horizon, self._items)
 
-    def skip(self, steps: Steps) -> None:
+    def skip(self, steps: StepColumns) -> None:
         """Fold steps that are not told."""
         for _ in self.tell(steps):
             pass
 
-    def tell(self, steps: Steps) -> Iterator[Change]:
+    def tell(self, steps: StepColumns) -> Iterator[Change]:
         """Fold steps, and yield each as a change.
 
         Raises `CannotFold` at the first one that does not compute.

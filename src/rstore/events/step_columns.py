@@ -1,4 +1,4 @@
-"""Steps as columns: those of a segment of changes, each with what its change says of all of them."""
+"""StepColumns as columns: those of a segment of changes, each with what its change says of all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _new: Final = tuple.__new__
 
 
 @dataclass(slots=True)
-class Steps:
+class StepColumns:
     """The steps of some changes, in order of position; a column each."""
 
     t: Sequence[int]
@@ -62,7 +62,7 @@ class Steps:
             values = [None if code in UNARY_CODES else next(operands) for code in codes]
         return cls(t.tolist(), n.tolist(), recorded.tolist(), columns.items, codes, values, encoded, ids, notes)
 
-    def where(self, chosen: Iterable[bool]) -> Steps:
+    def where(self, chosen: Iterable[bool]) -> StepColumns:
         """Return the chosen steps."""
         mask = [*chosen]
 
@@ -71,9 +71,9 @@ class Steps:
 
         t, n, recorded, items = some(self.t), some(self.n), some(self.recorded), some(self.items)
         ids, notes = (None if extra is None else some(extra) for extra in (self.ids, self.notes))
-        return Steps(t, n, recorded, items, some(self.codes), some(self.values), self.encoded, ids, notes)
+        return StepColumns(t, n, recorded, items, some(self.codes), some(self.values), self.encoded, ids, notes)
 
-    def of_item(self, item: str) -> Steps:
+    def of_item(self, item: str) -> StepColumns:
         """Return the steps of one item."""
         return self.where([one == item for one in self.items])
 
