@@ -25,6 +25,7 @@ range_columns range_many batches tail latest span gaps at resample downsample to
 extend_columns extend_frame replace_range compact
 apply current past events follow project prune eventsources eventsequences
 history diff
+version check_change noting
 """
 
 

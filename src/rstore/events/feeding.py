@@ -20,7 +20,7 @@ from rstore.events.cursors import Place
 from rstore.events.operators import stored_operator
 from rstore.events.reading import Beginning, Reading
 from rstore.events.state import CannotFold, State
-from rstore.events.steps import Steps
+from rstore.events.step_columns import StepColumns
 from rstore.events.unfolding import Unfolding
 from rstore.log.reader import position_of
 
@@ -143,7 +143,7 @@ class Feed(Reading):
                 if replay.head is None or view.head is None or replay.head.version != view.head.version:
                     continue
                 values = Unfolding(self._codec, end.horizon, replay.state.encoded())
-            return values.tell(Steps.of(self._logs.segment(rows), self._codec))
+            return values.tell(StepColumns.of(self._logs.segment(rows), self._codec))
         return None
 
     def _whole(self, begun: Beginning, n: int, end: _End) -> Iterator[list[Change]]:
@@ -161,8 +161,8 @@ class Feed(Reading):
                 numbers = commits[cut:].tolist()
                 if numbers != [*range(n + 1, n + 1 + len(numbers))]:
                     break
-                values.skip(Steps.of(segment.slice(0, cut), self._codec))
-                yield from _grouped(values.tell(Steps.of(segment.slice(cut, len(segment)), self._codec)))
+                values.skip(StepColumns.of(segment.slice(0, cut), self._codec))
+                yield from _grouped(values.tell(StepColumns.of(segment.slice(cut, len(segment)), self._codec)))
                 n = numbers[-1]
             else:
                 if n != end.tip.n:
@@ -176,12 +176,12 @@ class Feed(Reading):
     def _values_before(self, begun: Beginning, section: int, end: _End) -> Unfolding:
         moment, state, begin, lo = begun.moment, None, 0, FIRST
         before = position_before(moment.first(section))
-        if before is not None and (found := self.checkpoint_in(begun, before)) is not None:
+        if before is not None and (found := self.checkpoint_in(begun, before, end.tip.n)) is not None:
             state, (t, seq) = found
             begin, lo = max(moment.index((t, seq)), 0), (t, seq + 1)
         values = Unfolding(self._codec, end.horizon, {} if state is None else state.encoded())
         for segment in moment.segments(range(begin, section), lo):
-            values.skip(Steps.of(segment, self._codec))
+            values.skip(StepColumns.of(segment, self._codec))
         return values
 
     def _scattered(self, begun: Beginning, n: int, end: _End) -> Iterator[list[Change]]:
@@ -250,7 +250,7 @@ class Feed(Reading):
         values = Unfolding(self._codec, begun.facts.horizon, {})
         left: list[Change] = []
         for segment in begun.moment.segments(range(len(begun.moment))):
-            steps = Steps.of(segment, self._codec)
+            steps = StepColumns.of(segment, self._codec)
             left += values.tell(steps.where(n <= place.pruned_n for n in steps.n))
         yield from _grouped(sorted((change for change in left if change.n > place.n), key=_n))
 

@@ -34,7 +34,7 @@ from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.segments import MAX_ROWS, Segment, ascending, column_of_changes, merge, segment_of_rows
 from rstore.codec.threads import spread
-from rstore.errors import CorruptionError, StoreError, TamperedError
+from rstore.errors import CorruptionError, KeyRequiredError, PlaintextError, StoreError, TamperedError
 from rstore.namespace import ReadNamespace, reopens
 
 _MAGIC: Final = bytes((MAGIC,))
@@ -93,6 +93,10 @@ class LogReader:
     def is_remote(self) -> bool:
         """Whether every call takes a round trip."""
         return self._backend.is_remote
+
+    def clock_ms(self) -> int | None:
+        """Return the backend's clock, POSIX milliseconds, if no call is needed for it."""
+        return self._backend.clock_ms()
 
     def keys(self) -> list[str]:
         """Return the keys of all logs."""
@@ -157,6 +161,16 @@ class LogReader:
             f"{self._described(key)} is damaged, or was altered: {problem} "
             "(check() tells what else is; restore it from a backup)"
         )
+
+    def check_kind(self, key: str, head: Head | None) -> None:
+        """Refuse to write sealed rows into a plain log, and the other way round."""
+        if head is not None and not self.envelope.admits(sealed=head.sealed):
+            raise self._wrong_kind(key)
+
+    def _wrong_kind(self, key: str) -> StoreError:
+        if self.envelope.keyed:
+            return PlaintextError(f"{self._described(key)} is not encrypted: a store with a key cannot write into it")
+        return KeyRequiredError(f"{self._described(key)} is encrypted: a store without a key cannot write into it")
 
     def _described(self, key: str) -> str:
         what = "series" if self._model is Model.SERIES else "event sequence"

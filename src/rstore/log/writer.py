@@ -16,7 +16,7 @@ from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
 from rstore.codec.segments import MIN_CHANGES, MIN_ROWS, Segment, split
 from rstore.codec.threads import spread
-from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreIntegrityError
+from rstore.errors import StoreIntegrityError
 from rstore.log.reader import LogReader, mark_of
 from rstore.namespace import Namespace, revives
 
@@ -91,16 +91,6 @@ class LogWriter(LogReader):
     def new_head(self, facts: bytes = b"") -> Head:
         """Return the head of a log that is about to begin: sealed if there is an encryption key, for good."""
         return Head(new_stamp(), new_stamp(), self.envelope.keyed, facts)
-
-    def check_kind(self, key: str, head: Head | None) -> None:
-        """Refuse to write sealed rows into a plain log, and the other way round."""
-        if head is not None and not self.envelope.admits(sealed=head.sealed):
-            raise self._wrong_kind(key)
-
-    def _wrong_kind(self, key: str) -> StoreError:
-        if self.envelope.keyed:
-            return PlaintextError(f"{self._described(key)} is not encrypted: a store with a key cannot write into it")
-        return KeyRequiredError(f"{self._described(key)} is encrypted: a store without a key cannot write into it")
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rstore.testing.applying import ApplyingSuite
 from rstore.testing.asking import AskingSuite
 from rstore.testing.atomic import AtomicSuite
 from rstore.testing.belonging import BelongingSuite
@@ -19,6 +20,7 @@ from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
+from rstore.testing.noting import NotingSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
 from rstore.testing.projecting import ProjectingSuite
@@ -48,6 +50,8 @@ class StoreSuite(
     QuestionSuite,
     BulkSuite,
     EventSuite,
+    ApplyingSuite,
+    NotingSuite,
     HistorySuite,
     AskingSuite,
     PruningSuite,
