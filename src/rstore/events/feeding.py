@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
-from rstore.backends.types import FIRST, Head, ViewQuery, position_before
+from rstore.backends.types import FIRST, MIN_INT64, Head, ViewQuery, position_before
 from rstore.codec.change_meta import commits_of
-from rstore.codec.changes import Step, StoredChange, Tip, commit_number
+from rstore.codec.changes import Facts, Step, StoredChange, Tip, commit_number
 from rstore.errors import HorizonError, StoreIntegrityError
 from rstore.events.change import Change
 from rstore.events.cursors import Place
@@ -55,10 +55,9 @@ class _Fold(NamedTuple):
 
 @dataclass(slots=True)
 class _End:
-    """The last commit of a sequence, and where it was pruned."""
+    """The last commit of a sequence, and from when on its history is told."""
 
     tip: Tip
-    pruned_n: int
     horizon: int | None
 
 
@@ -111,15 +110,16 @@ class Feed(Reading):
                 f"{self._place} has {tip.n:,} commits, and {place.n:,} were told: the store was set back, to a backup "
                 "or by a failover; follow it anew"
             )
-        if facts.horizon is not None and facts.pruned_n > max(place.n, place.pruned_n):
+        pruned_n = pruned_upto(facts, tip)
+        if pruned_n > max(place.n, place.pruned_n):
             error = HorizonError(
                 f"{self._place} was pruned before all of its changes were told: some from n={place.n + 1} to "
-                f"n={facts.pruned_n} are gone, and are left out; its current state is what it was",
+                f"n={pruned_n} are gone, and are left out; its current state is what it was",
                 key=self._key,
-                horizon=facts.horizon,
+                horizon=MIN_INT64 if facts.horizon is None else facts.horizon,
             )
-            raise PrunedAhead(facts.pruned_n, error)
-        return _End(tip, facts.pruned_n, facts.horizon)
+            raise PrunedAhead(pruned_n, error)
+        return _End(tip, facts.horizon)
 
     def _last(self, birth: int, place: Place) -> Iterable[Change] | None:
         """Return the changes if they are few, hot, and the last ones in time; None if they may be others."""
@@ -253,6 +253,11 @@ class Feed(Reading):
             steps = StepColumns.of(segment, self._codec)
             left += values.tell(steps.where(n <= place.pruned_n for n in steps.n))
         yield from _grouped(sorted((change for change in left if change.n > place.n), key=_n))
+
+
+def pruned_upto(facts: Facts, tip: Tip) -> int:
+    """Return the last commit that pruning may have taken something away of; 0 if there is none."""
+    return 0 if facts.horizon is None else min(facts.pruned_n, tip.n)
 
 
 def _n(change: Change) -> int:

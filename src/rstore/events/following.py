@@ -16,7 +16,7 @@ from rstore.backends.types import HEAD_ONLY, MAX_INT64, Head, Log, Model, Watche
 from rstore.errors import ConflictError, HorizonError
 from rstore.events.change import Change
 from rstore.events.cursors import Era, Ledger, Place, Scope, unpack_cursor
-from rstore.events.feeding import Feed, PrunedAhead, Told
+from rstore.events.feeding import Feed, PrunedAhead, Told, pruned_upto
 from rstore.events.history import History
 from rstore.keyvalue.records import prefix_end
 from rstore.listening import Listener
@@ -171,7 +171,7 @@ class Follow(Listener[Followed]):
             if first and self._after is None:
                 place = Place(tip.n)
             elif first and self._after == "":
-                place = Place(pruned_n=history.facts(head).pruned_n)
+                place = Place(pruned_n=pruned_upto(history.facts(head), tip))
             self._ledger.move(tip.birth, place)
         if tip.n != place.n or place.skip:
             self._due[key] = None
