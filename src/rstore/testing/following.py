@@ -7,7 +7,7 @@ import pickle
 import random
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from rstore import (
     Store,
     StoreClosedError,
 )
+from rstore.backends.types import FIRST, LAST
 from rstore.testing.flavours import Flavour, pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about
 from rstore.testing.watching import PATIENCE_S, waiting
@@ -144,20 +145,27 @@ class FollowingSuite(Suite):
 
     @plain
     def test_a_long_sequence_with_changes_in_the_past(self, store: Store) -> None:
-        with store.transaction() if self.transactional else ExitStack() as tx:
-            writer = store if tx is None or isinstance(tx, ExitStack) else tx
-            for i in range(1, 1201):
+        with store.transaction() if self.transactional else nullcontext(store) as writer:
+            for i in range(1, 2501):
                 writer.apply("long", {f"i{i % 5}": i}, t=10 * i)
+        logs = store._writer.events  # noqa: SLF001 - no verb packs a sequence at once
+        logs.rewrite("long", FIRST, LAST)
+        assert len(logs.view("long").chunks) > 1
         first = [*store.follow("long", after="", timeout=0)]
-        assert [change.n for change in first] == [*range(1, 1201)]
+        assert [change.n for change in first] == [*range(1, 2501)]
         assert all(change.after == change.value for change in first)
         with store.follow("long", after=first[600].cursor, timeout=0) as changes:
+            assert [change.n for change in islice(changes, 1500)] == [*range(602, 2102)]
+            middle = changes.cursor
+        with store.follow("long", after=middle, timeout=0) as changes:
             store.apply("long", {"i1": -1}, t=15)
             store.apply("long", {"i2": (operator.add, 5)})
+            store.apply("long", {"i3": (operator.add, 5)}, t=24_981)
+            logs.rewrite("long", FIRST, LAST)
             rest = [*changes]
-        assert [change.n for change in rest] == [*range(602, 1203)]
-        assert (rest[-2].before, rest[-2].after) == (1196, 1196)
-        assert (rest[-1].before, rest[-1].after) == (1197, 1202)
+        assert [change.n for change in rest] == [*range(2102, 2504)]
+        assert [(change.before, change.after) for change in rest[-3:]] == [(2496, 2496), (2497, 2502), (2498, 2503)]
+        assert [*store.follow("long", after=rest[-2].cursor, timeout=0)] == rest[-1:]
 
     @pickled
     def test_a_prune_of_what_was_told_is_not_seen(self, store: Store) -> None:
@@ -228,6 +236,28 @@ class FollowingSuite(Suite):
                 next(changes)
             assert commits(changes) == [("k", 1)]
             assert [*store.follow(after=changes.cursor, timeout=0)] == []
+
+    @plain
+    def test_a_sequence_is_made_again_between_two_looks(self, store: Store) -> None:
+        def make_again() -> None:
+            store.apply("k", {"a": (operator.delitem, None)})
+            store.prune("k")
+            store.apply("k", {"a": 1})
+            store.apply("k", {"a": 2})
+
+        store.apply("k", {"a": 0})
+        with store.follow(timeout=0) as changes:
+            make_again()
+            with pytest.raises(HorizonError, match="'k'"):
+                next(changes)
+            assert commits(changes_at_hand(changes)) == [("k", 1), ("k", 2)]
+            store.apply("k", {"a": 3})
+            changes._look_once()  # noqa: SLF001 - the next step reads what is gone by then
+            make_again()
+            assert changes.at_hand() is None
+            with pytest.raises(HorizonError, match="'k'"):
+                next(changes)
+            assert commits(changes) == [("k", 1), ("k", 2)]
 
     @pickled
     def test_a_namespace_is_discarded_and_followed_on(self, store: Store) -> None:
