@@ -19,7 +19,7 @@ from rstore.events.cursors import Era, Ledger, Place, Scope, unpack_cursor
 from rstore.events.feeding import Feed, PrunedAhead, Told, pruned_upto
 from rstore.events.history import History
 from rstore.keyvalue.records import prefix_end
-from rstore.listening import Listener
+from rstore.lookout import Lookout
 from rstore.session import StoreSession
 from rstore.verbs import StoreVerbs
 
@@ -83,7 +83,7 @@ def _restored(fields: tuple[Any, ...], key: str, cursor: str) -> Followed:
     return restored
 
 
-class Follow(Listener[Followed]):
+class Follow(Lookout[Followed]):
     """An iterator of changes, with a connection of its own until it ends or is closed; `Store.follow` returns it.
 
     Threads may share it; each change goes to one of them. An error does not end it: asked again, it goes on.

@@ -17,7 +17,7 @@ from rstore.arguments import check_edge, check_key, check_timeout
 from rstore.backends.types import HEAD_ONLY, Found, Log, Model, ScanQuery, Watcher, version_of
 from rstore.keyvalue.record_store import Entry
 from rstore.keyvalue.records import Records, prefix_end
-from rstore.listening import Listener
+from rstore.lookout import Lookout
 from rstore.session import StoreSession
 from rstore.verbs import StoreVerbs
 
@@ -34,7 +34,7 @@ class Watched(NamedTuple):
     entry: Entry | None
 
 
-class Watch(Listener[Watched]):
+class Watch(Lookout[Watched]):
     """An iterator of changes, with a connection of its own until it ends or is closed; `Store.watch` returns it.
 
     Threads may share it; each change goes to one of them. An error does not end it: asked again, it goes on, and misses

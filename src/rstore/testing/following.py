@@ -24,13 +24,14 @@ from rstore import (
     Store,
     StoreClosedError,
 )
-from rstore.backends.types import FIRST, LAST
 from rstore.testing.flavours import Flavour, pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about
 from rstore.testing.watching import PATIENCE_S, waiting
 from rstore.testing.worker import Worker
 
 N_WRITES = 40
+ALL = (-(2**63), 0), (2**63 - 1, 2**31 - 1)
+"""The first and the last position of a sequence."""
 
 
 def seen(changes: Iterable[Followed]) -> list[tuple[Any, ...]]:
@@ -135,7 +136,7 @@ class FollowingSuite(Suite):
                 t = None if i % 4 else dice.randrange(1, 10**6)
                 known = state
                 try:
-                    state = store.apply("k", {item: change}, t)
+                    state = store.apply("k", {item: change}, t) or {}
                 except Exception:  # noqa: BLE001 - in the past of the item's first value
                     state = store.current("k") or {}
                     continue
@@ -151,7 +152,7 @@ class FollowingSuite(Suite):
                     "long", {f"i{i % 5}": i}, t=10**6 if i == 5 else 10 * i
                 )  # the last one in time: i0 stays 5
         logs = store._writer.events  # noqa: SLF001 - no verb packs a sequence at once
-        logs.rewrite("long", FIRST, LAST)
+        logs.rewrite("long", *ALL)
         assert len(logs.view("long").chunks) > 1
         first = [*store.follow("long", after="", timeout=0)]
         assert [change.n for change in first] == [*range(1, 2501)]
@@ -163,7 +164,7 @@ class FollowingSuite(Suite):
             store.apply("long", {"i1": -1}, t=15)
             store.apply("long", {"i2": (operator.add, 5)})
             store.apply("long", {"i3": (operator.add, 5)}, t=24_981)
-            logs.rewrite("long", FIRST, LAST)
+            logs.rewrite("long", *ALL)
             rest = [*changes]
         assert [change.n for change in rest] == [*range(2102, 2504)]
         assert [(change.before, change.after) for change in rest[-3:]] == [(2496, 2496), (2497, 2502), (2498, 2503)]

@@ -1,6 +1,6 @@
-"""Listening: an iterator of what happens, that waits for it without asking all the time.
+"""A lookout: an iterator that waits for what happens without asking all the time.
 
-Noun: a *listener* (holds a watcher of the backend, looks when that has heard something, and tells what it has found).
+Noun: a *lookout* (holds a watcher of the backend, looks when that has heard something, and tells what it has found).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rstore.errors import StoreClosedError
 T = TypeVar("T")
 
 _SLICE_S: Final = 0.1
-"""The longest wait in one piece: so soon a listener notices that another thread has closed it or the store."""
+"""The longest wait in one piece: so soon a lookout notices that another thread has closed it or the store."""
 _SELDOM: Final = 20
 """Unprompted looks use at most 1/20 of the time; those that a writer prompted use at most half of it."""
 
 
-class Listener(Iterator[T]):
+class Lookout(Iterator[T]):
     """The base of a watch and of a follower. Threads may share it; what happens is told to one of them."""
 
     _verb: str
