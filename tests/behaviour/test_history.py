@@ -58,8 +58,8 @@ def _view(store: Store) -> View:
     return store._writer.events.view("k", ViewQuery(bodies=False))  # noqa: SLF001 - of what it is made
 
 
-def _seal(store: Store) -> None:
-    store._writer.events.seal("k", _view(store))  # noqa: SLF001 - now, and not when it is due
+def _pack(store: Store) -> None:
+    store._writer.events.pack("k", _view(store))  # noqa: SLF001 - now, and not when it is due
 
 
 def _steady(store: Store, n: int) -> None:
@@ -67,7 +67,7 @@ def _steady(store: Store, n: int) -> None:
     for i in range(n):
         store.apply("k", {"a": i, f"b{i % 5}": [i]} if i % 3 else {"a": i}, i * 10)
     while _view(store).rows:
-        _seal(store)
+        _pack(store)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -91,7 +91,7 @@ def test_a_history_is_of_one_moment_while_all_of_it_changes(store: Store, revers
             found += islice(history, size)
             store.apply("k", {"a": -i, "new": i}, chosen.choice([None, chosen.randrange(1000) * 10 + 1 + i % 8]))
             if i % 3 == 0:
-                _seal(store)
+                _pack(store)
         found += history
         assert same(told(found), expected)
 

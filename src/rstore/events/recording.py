@@ -5,6 +5,7 @@ Nouns: a *proposal* (a change on top of the sequence that was read) and a *recor
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from rstore.errors import (
     ChangeRefusedError,
     ConflictError,
     EncryptionError,
+    InvalidValueError,
     SerializationError,
     StoreError,
     StoreIntegrityError,
@@ -21,6 +23,7 @@ from rstore.errors import (
 from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip, told_version
 from rstore.events.history import History
+from rstore.events.ids import Once
 from rstore.events.operators import OPERATORS, Oversized, Unfit
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
@@ -48,6 +51,9 @@ class Proposal(NamedTuple):
 
 class Proposing(History):
     """One event sequence, with a change that is tried on it and may be recorded."""
+
+    once: Once | None = None
+    """The id under which the change is recorded."""
 
     def __init__(
         self, session: ReadSession, key: str, logs: LogReader, expected: Expected = ANY, note: bytes | None = None
@@ -147,16 +153,24 @@ class Proposing(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None, self._note)
-        body = pack_change(change)
+        id_ = None if self.once is None else self.once.id
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, id_, self._note)
+        try:
+            body = pack_change(change)
+        except struct.error as error:
+            raise InvalidValueError(
+                f"a change of {self._place} has values and a note of less than 4 GiB each; nothing was recorded"
+            ) from error
         return StoredChange(*change[:-1], len(body)), body  # not `_replace`, which takes three times as long
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
             state.fold(steps, None)
         except CannotFold as error:
-            cause = error.__cause__
-            raise self._refusal(error.step, t, _why(cause, error.step)) from cause
+            raise self._not_computed(error, t) from error.__cause__
+
+    def _not_computed(self, error: CannotFold, t: int) -> ChangeRefusedError:
+        return self._refusal(error.step, t, _why(error.__cause__, error.step))
 
     def _broken(self, error: CannotFold, change: StoredChange | None, steps: Sequence[Step], t: int) -> StoreError:
         """Return the error for a change behind time `t` that does not compute any more, or never did."""
@@ -220,6 +234,11 @@ class Recorder(Proposing):
             return self._writer.clock_ms()
         return self._states.now_ms() if self._states.has_time else None
 
+    def try_steps(self, steps: Sequence[Step], t: int | None) -> tuple[dict[str, Any]] | None:
+        """Do the same as `try_apply`, and return the state in a tuple, as `try_change` does."""
+        state = self.try_apply(steps, t)
+        return None if state is None else (state,)
+
     def try_change(self, steps: Steps, t: int | None) -> tuple[dict[str, Any] | None] | None:
         """Record the change that a function makes of the current state; None if a concurrent one was faster.
 
@@ -257,6 +276,8 @@ class Recorder(Proposing):
             put_rows=self._writer.seal_rows(self._key, [(*at, body)], begun),
             drop_checkpoints_from=at if inserted else None,
             put_checkpoints=checkpoints,
+            put_ids=() if self.once is None else self.once.put,
+            drop_ids=() if self.once is None else self.once.drop,
         )
         values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
         if not self._writer.commit(self._key, commit, incarnation):

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rstore.backends.types import FIRST, LAST, Position, position_before
+from rstore.backends.types import FIRST, Position, position_before
 from rstore.codec.changes import StoredChange
 from rstore.codec.segments import Segment
-from rstore.errors import HorizonError, InvalidValueError
+from rstore.events.commits import CommitFinder
 from rstore.events.moment import Moment
-from rstore.events.reading import Beginning, Reading, end_of
+from rstore.events.reading import Beginning, end_of
 from rstore.events.state import CannotFold
 
-_FAR: Final = 2
-"""So many sections are folded rather than looking for a checkpoint behind them."""
+_FAR: Final = 200
+"""So many changes are folded rather than looking for a checkpoint behind them."""
 
 
-class StateReader(Reading):
+class StateReader(CommitFinder):
     """One event sequence, whose states are read."""
 
     def states(self, at: Sequence[Position], known: int | None = None) -> list[tuple[int, dict[str, bytes]] | None]:
@@ -84,11 +84,11 @@ class StateReader(Reading):
         section = 0 if last is None else max(moment.index(last), 0)
         for position in rising:
             index = moment.index(position)
-            if known is None and index > section + _FAR and (found := self._checkpoint(position)) is not None:
-                jumped, _, there, head = found
-                if head.version == begun.head.version and (done is None or there > done):
-                    state, last, done = jumped, there, there
-                    section = max(moment.index(there), 0)
+            if known is None and self._is_far(moment, section, done, position):
+                found = self._checkpoint(position)
+                if found is not None and found[3].version == begun.head.version and (done is None or found[2] > done):
+                    state, last = found[0], found[2]
+                    section, done = max(moment.index(last), 0), last
             while section <= index:
                 for change in self._changes(moment, section, done, position, known):
                     try:
@@ -106,6 +106,16 @@ class StateReader(Reading):
                 raise self._unreplayable(position[0], error) from error.__cause__
             yield position, None if last is None else (last[0], dict(items))
 
+    def _is_far(self, moment: Moment, section: int, done: Position | None, position: Position) -> bool:
+        """Return whether many changes lie between two positions."""
+        index = moment.index(position)
+        if index < section:
+            return False
+        if index > section or done is None:
+            return True
+        segment = moment.open(section)
+        return segment.index(position) - segment.index(done) > _FAR
+
     def _changes(
         self, moment: Moment, section: int, done: Position | None, position: Position, known: int | None
     ) -> Sequence[StoredChange]:
@@ -122,8 +132,6 @@ class StateReader(Reading):
         changes = _changes_of(segment.slice(start, stop))
         return changes if known is None else [change for change in changes if change.recorded <= known]
 
-    # -- one commit ---------------------------------------------------------------------------------------------------
-
     def _change_at(self, position: Position) -> StoredChange | None:
         """Return the change at a position."""
         with self._logs.snapshot(self._key, position, position) as snapshot:
@@ -131,51 +139,6 @@ class StateReader(Reading):
             for segment in moment.segments(range(len(moment)), position, position):
                 return _changes_of(segment)[0]
         return None
-
-    def position_of(self, n: int) -> Position | None:
-        """Return the position of the change of one commit; None if the sequence is unknown.
-
-        Raises `InvalidValueError` for a commit that there is not, `HorizonError` for one whose change was pruned away.
-        """
-        near = self.near_end(LAST)
-        for lo, hi in ((near or FIRST, LAST), (FIRST, near)):
-            if hi is None:
-                continue
-            with self._logs.snapshot(self._key, lo, hi) as snapshot:
-                moment = Moment(self._logs, self._key, snapshot)
-                if moment.head is None:
-                    return None
-                tip, facts = self.tip(moment.head), self.facts(moment.head)
-                for section in _likely(moment, n) if 0 < n <= tip.n else ():
-                    if (position := moment.find(section, n)) is not None:
-                        return position
-        if facts.horizon is not None and 0 < n <= facts.pruned_n:
-            raise HorizonError(
-                f"the history of {self._place} was pruned: the change of commit {n} is gone",
-                key=self._key,
-                horizon=facts.horizon,
-            )
-        raise InvalidValueError(f"{self._place} has no commit {n}: its last one is {tip.n}")
-
-
-def _likely(moment: Moment, n: int) -> Iterator[int]:
-    """Yield the sections that may have the change of a commit, the likeliest ones first."""
-    lo, hi, seen = 0, len(moment), set[int]()
-    while lo < hi:  # as if the commits were in the order of their positions, which most are
-        middle = (lo + hi) // 2
-        commits = moment.commits(middle)
-        if commits is None or commits.first_n <= n <= commits.last_n:
-            seen.add(middle)
-            yield middle
-        if commits is None or n < commits.first_n:
-            hi = middle
-        else:
-            lo = middle + 1
-    for i in range(len(moment)):
-        if i not in seen:
-            commits = moment.commits(i)
-            if commits is None or commits.first_n <= n <= commits.last_n:
-                yield i
 
 
 def _changes_of(segment: Segment) -> list[StoredChange]:

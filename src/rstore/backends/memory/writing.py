@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from rstore.backends.common.heads import admits
+from rstore.backends.common.heads import admits, admits_ids
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, copy_of
 from rstore.backends.memory.places import lock
 from rstore.backends.memory.reading import MemoryReads, now_ms
 from rstore.backends.types import (
     ANY,
+    IDS_HEAD,
     KEYS_BYTES,
     Commit,
     Expected,
@@ -25,6 +26,7 @@ from rstore.backends.types import (
     Write,
     Writes,
     identity_of,
+    ids_of,
     version_of,
 )
 from rstore.errors import StoreClosedError
@@ -151,8 +153,12 @@ class MemoryWrites(MemoryReads, WriteTransaction):
         with self._writing(logs=True):
             logs = self._expect(incarnation).logs
             found = logs.get(log)
-            if not admits(None if found is None else found.head, commit):
+            beside = logs.get(ids_of(log)) or LogDicts(IDS_HEAD)
+            if not (admits(None if found is None else found.head, commit) and admits_ids(beside.rows.get, commit)):
                 return False
+            if commit.put_ids:
+                logs[ids_of(log)] = beside
+                beside.apply(Commit(drop_rows=commit.drop_ids, put_rows=commit.put_ids))
             if found is None and commit.create is not None:
                 found = logs[log] = LogDicts(commit.create)
             if found is not None:

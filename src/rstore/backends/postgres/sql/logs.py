@@ -134,6 +134,23 @@ WHERE {won} {_PUT_ROW}""")
 INSERT INTO {s}.chunks (ns, model, key, first_t, first_seq, last_t, last_seq, n, meta, body)
 SELECT $1::bigint, $2::int, $3::text, $6::bigint, $7::int, $8::bigint, $9::int, $10::int, $11::bytea, $12::bytea
 WHERE {won}""")
+        # The log of ids beside a sequence. A log that is created locks the namespace, as in `create`.
+        beside = f"ns = $1 AND model = {int(Model.IDS)} AND key = $3"
+        self.create_ids = Statement(f"""
+INSERT INTO {s}.logs (ns, model, key, epoch, version, sealed, facts)
+SELECT ns, {int(Model.IDS)}, $3::text, $6::bytea, $7::bytea, $8::boolean, $9::bytea
+FROM (SELECT ns FROM {s}.namespaces WHERE ns = $1 AND NOT EXISTS (SELECT FROM {s}.logs WHERE {beside})
+  FOR KEY SHARE) AS alive
+WHERE $2::int IS NOT NULL AND {won} ON CONFLICT (ns, model, key) DO NOTHING""")
+        self.drop_ids = Statement(f"""
+DELETE FROM {s}.hot
+WHERE {beside} AND {between("t, seq")}
+  AND ((t, seq, body) = ANY (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
+        # Without ON CONFLICT: one that is there fails the whole commit, of which statements before were done.
+        self.put_ids = Statement(f"""
+INSERT INTO {s}.hot (ns, model, key, t, seq, body)
+SELECT $1::bigint, {int(Model.IDS)}, $3::text, one.* FROM unnest($6::bigint[], $7::int[], $8::bytea[]) AS one
+WHERE {won}""")
         self.tombstone = Statement(f"SELECT FROM {s}.logs WHERE {this} AND NOT {is_seen(s)}")
         self.bury = Statement(f"UPDATE {s}.logs SET epoch = $6 WHERE {head} AND {empty}")
         self.take_this = Statement(f"SELECT FROM {s}.logs WHERE {this} FOR UPDATE")
