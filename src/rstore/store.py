@@ -28,6 +28,7 @@ from rstore.errors import (
     StoreClosedError,
     forgetful,
 )
+from rstore.events.projecting import Projecting
 from rstore.events.retention import Forgetting
 from rstore.forks import renewed_in_child
 from rstore.incarnation import Incarnations
@@ -46,7 +47,7 @@ _DURABILITIES: Final = ("full", "normal")
 _log: Final = logging.getLogger("rstore.store")
 
 
-class Store(Computing, Models, Watching, Forgetting, Maintenance):
+class Store(Computing, Models, Watching, Projecting, Forgetting, Maintenance):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:

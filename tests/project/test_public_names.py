@@ -23,7 +23,7 @@ get_many set_many entry add incr modify get_or_set touch scan count delete_prefi
 range first last missing iscomplete extend extend_many remove timeseries
 range_columns range_many batches tail latest span gaps at resample downsample to_pandas to_polars to_arrow
 extend_columns extend_frame replace_range compact
-apply current past events prune eventsources eventsequences
+apply current past events follow project prune eventsources eventsequences
 history diff
 version check_change noting
 revert undo apply_many

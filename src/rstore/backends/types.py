@@ -8,6 +8,7 @@ Nouns: a *record* (the bytes of one key), a *log* (one series or one event seque
 from __future__ import annotations
 
 import enum
+import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -325,6 +326,16 @@ class Watcher(ABC):
     @abstractmethod
     def wait(self, timeout_s: float) -> bool:
         """Return whether something may have changed since the last wait, or since the beginning, as soon as it has."""
+
+
+class PollingWatcher(Watcher):
+    """Hears nothing, so that its user looks again and again."""
+
+    every_s = 0.1
+
+    def wait(self, timeout_s: float) -> bool:
+        time.sleep(timeout_s)
+        return False
 
 
 def close_scope(scope: AbstractContextManager[Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Expected, Head, Position, Row
-from rstore.codec.changes import Step, StoredChange, Tip, new_tag, next_digest, pack_change
+from rstore.codec.changes import Step, StoredChange, Tip, new_birth, new_tag, next_digest, pack_change
 from rstore.errors import (
     ChangeRefusedError,
     ConflictError,
@@ -265,7 +265,7 @@ class Recorder(Proposing):
         create = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED)) if head is None else None
         begun = head or create
         digest = next_digest(replay.tip.digest, *at, body, tagged=change.tag > 0)
-        tip = Tip(change.n, change.recorded, digest, replay.tally)
+        tip = Tip(change.n, change.recorded, digest, replay.tally, replay.tip.birth or new_birth())
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,

@@ -16,6 +16,7 @@ from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
 from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
+from rstore.testing.following import FollowingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.ids import IdSuite
@@ -25,6 +26,7 @@ from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.noting import NotingSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
+from rstore.testing.projecting import ProjectingSuite
 from rstore.testing.proving import ProvingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
@@ -72,5 +74,7 @@ class StoreSuite(
     CareSuite,
     OperatingSuite,
     WatchingSuite,
+    FollowingSuite,
+    ProjectingSuite,
 ):
     """All that a store promises, as tests. A subclass names the DSN, and the abilities that its backend lacks."""

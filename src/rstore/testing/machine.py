@@ -17,6 +17,7 @@ from hypothesis.stateful import rule
 from rstore.testing import strategies as draw
 from rstore.testing.change_rules import ChangeRules
 from rstore.testing.flavours import PICKLED, Flavour
+from rstore.testing.following_rules import FollowingRules
 from rstore.testing.integrity import check_oracle
 from rstore.testing.series_rules import SeriesRules
 from rstore.testing.value_rules import ValueRules
@@ -29,7 +30,7 @@ class _Left(Exception):  # noqa: N818 - leaves a transaction, and reports no err
     pass
 
 
-class StoreMachine(ValueRules, SeriesRules, ChangeRules):
+class StoreMachine(ValueRules, SeriesRules, ChangeRules, FollowingRules):
     """All rules: those of the other files, of several verbs as one, and of concurrent writers."""
 
     @rule(who=_HERE, data=st.data(), n=st.integers(1, 5), left=st.booleans(), nested=st.booleans())

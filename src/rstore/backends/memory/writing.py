@@ -36,8 +36,8 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     """Reads and writes a namespace of dicts."""
 
     @abstractmethod
-    def _writing(self, *, heard: bool = True) -> AbstractContextManager[None]:
-        """Let one step write, when no transaction of others has the turn, and let watchers know of it."""
+    def _writing(self, *, logs: bool = False) -> AbstractContextManager[None]:
+        """Let one step write, to `logs` alone or to all, when no transaction of others has the turn; tell watchers."""
 
     @abstractmethod
     def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
@@ -139,7 +139,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        with self._writing(heard=False):
+        with self._writing(logs=True):
             logs = self._expect(incarnation).logs
             if (found := logs.get(log)) is None:
                 found = logs[log] = LogDicts(head)
@@ -150,7 +150,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        with self._writing(heard=False):
+        with self._writing(logs=True):
             logs = self._expect(incarnation).logs
             found = logs.get(log)
             beside = logs.get(ids_of(log)) or LogDicts(IDS_HEAD)
@@ -168,7 +168,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        with self._writing(heard=False):
+        with self._writing(logs=True):
             namespace, found = self._take_from(if_incarnation), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False
@@ -194,7 +194,7 @@ class MemoryTransaction(MemoryWrites):
         self.namespace = namespace
 
     @contextmanager
-    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
+    def _writing(self, *, logs: bool = False) -> Generator[None, None, None]:
         with lock:
             self.check()
             self.has_written = True

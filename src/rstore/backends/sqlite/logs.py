@@ -35,6 +35,8 @@ _CHUNK: Final = "first_t, first_seq, last_t, last_seq, n, meta"
 _FIND: Final = """
 SELECT logs.id, epoch, version, sealed, facts FROM namespaces JOIN logs ON logs.ns = namespaces.id
 WHERE name = ? AND model = ? AND key = ?"""
+_HEADS: Final = f"""
+SELECT key, epoch, version, sealed, facts FROM logs WHERE ns = {NS} AND model = :model AND key >= :start"""
 _HOT: Final = f"""
 SELECT count(*), coalesce(sum(length(body)), 0) FROM hot
 WHERE log = (SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"""
@@ -67,6 +69,16 @@ class LogReads(NamespaceReads):
                 return names_of(connection, column, named, what)
             raws = [raw for (raw,) in connection.execute(f"SELECT CAST(key AS BLOB){column[3:]}", named)]
             return [raw.decode() for raw in raws if type(raw) is bytes and is_name(raw)]
+
+        return self._reader.read(work)
+
+    def heads(self, model: Model, start: str = "", stop: str | None = None) -> list[tuple[str, Head]]:
+        sql, named = _HEADS, {"ns": self._namespace, "model": int(model), "start": start}
+        if stop is not None:
+            sql, named = f"{_HEADS} AND key < :stop", {**named, "stop": stop}
+
+        def work(connection: apsw.Connection) -> list[tuple[str, Head]]:
+            return [(row[0], head_of(row[1:])) for row in connection.execute(sql, named)]
 
         return self._reader.read(work)
 
