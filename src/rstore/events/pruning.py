@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rstore.backends.types import FIRST, Commit
 from rstore.codec.changes import Facts, StoredChange, Tally, Tip, next_digest, pack_change
+from rstore.codec.upcasting import upcast_changes
 from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import seal_facts, seal_tip
 from rstore.events.history import History
@@ -38,7 +39,7 @@ class Pruner(History):
         sealed_facts = seal_facts(self._envelope, key, facts)
         head = view.head._replace(facts=sealed_facts)
         replay, checkpoints = Replay(head, facts, State(self._codec, facts.horizon), view.now_ms), []
-        for change in kept:
+        for change in upcast_changes(kept, self._codec):
             try:
                 if replay.fold(change):
                     place = key, head, change.position

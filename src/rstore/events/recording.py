@@ -112,7 +112,8 @@ class Recorder(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag)
+        schema = self._codec.schema_version
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, schema=schema)
         body = pack_change(change)
         return change._replace(size=len(body)), body
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, overload
 from rstore.arguments import check_item, check_key, check_range, check_timestamp
 from rstore.backends.types import MAX_SEQ, ViewQuery
 from rstore.codec.changes import Step, Tally
+from rstore.codec.upcasting import upcast_changes
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
@@ -140,7 +141,7 @@ class Events(Verbs):
                 History(session, key).check_whole(view.head, Tally.of_all(changes))
             return [
                 Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
-                for change in changes
+                for change in upcast_changes(changes, session.codec)
                 for item, op, encoded in change.steps
                 if names is None or op in names
             ]
