@@ -83,14 +83,16 @@ class History:
         self._states.asked(view.now_ms)
         if known is not None and head is not None and head.version == version:
             kept = known.state, view.now_ms, known.last, known.policy, known.tally, known.tip
-            return Replay(head, known.facts, *kept), ()
+            return Replay(head, known.facts, *kept, outdated=known.outdated), ()
         facts = self.facts(head, known)
         replay = Replay(head, facts, State(self._codec, facts.horizon), view.now_ms, trusted=known is None)
         if view.checkpoint is None:
             return replay, self._changes(view, hi=hi)
         checkpoint_state = self._open_checkpoint(head, view.checkpoint, facts.horizon)
         if checkpoint_state is None:  # made under other rules: it is a cache, and all changes tell the state again
-            return self._begin(None, hi)
+            replay, changes = self._begin(None, hi)
+            replay.outdated = True
+            return replay, changes
         replay.state, replay.tally = checkpoint_state
         t, seq = replay.last = view.checkpoint[:2]
         return replay, self._changes(view, (t, seq + 1), hi)

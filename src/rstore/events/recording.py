@@ -19,6 +19,7 @@ from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, Oversized, Unfit
+from rstore.events.renewing import renew_checkpoints
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
 from rstore.log.packing import Logs
@@ -34,6 +35,7 @@ class Recorder(History):
 
     def __init__(self, session: Session, key: str, logs: Logs) -> None:
         super().__init__(session, key, logs)
+        self._session = session
         self._writer = logs
 
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
@@ -175,6 +177,9 @@ class Recorder(History):
         values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
         if not self._writer.commit(self._key, commit, incarnation):
             return None
+        if replay.outdated and self._writer.written is None:  # in a transaction, concurrent writers would wait for it
+            renew_checkpoints(self._session, self._key, self._writer)
+            replay.outdated = False
         if not insert and begun is not None and commit.version is not None:
             replay.head, replay.last, replay.tip = begun._replace(version=commit.version), at, tip
             self._states.put(self._key, replay)

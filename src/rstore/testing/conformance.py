@@ -26,6 +26,7 @@ from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
 from rstore.testing.snapshots import SnapshotSuite
 from rstore.testing.transactions import TransactionSuite
+from rstore.testing.upcasting import UpcastingSuite
 from rstore.testing.watching import WatchingSuite
 
 
@@ -47,6 +48,7 @@ class StoreSuite(
     EventSuite,
     HistorySuite,
     PruningSuite,
+    UpcastingSuite,
     EncryptionSuite,
     GuardingSuite,
     SharingSuite,
