@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import operator
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -218,13 +218,14 @@ class UpcastingSuite(Suite):
         def fail(error: Exception) -> Any:
             raise error
 
+        outcomes: list[Callable[[], Any]] = []
+
         class Failing(Store):
             _schema_version = 65_535
-            outcome: ClassVar[Callable[[], Any]]
 
             def _upcast(self, item: str, value: Any, version: int) -> Any:
                 assert version == 0
-                return type(self).outcome() if item == "bad" else value
+                return outcomes[-1]() if item == "bad" else value
 
         with opened(opener, Texts) as store:
             store.apply("k", {"good": 1, "bad": "secret"}, 10)
@@ -237,7 +238,7 @@ class UpcastingSuite(Suite):
         )
         with opened(opener, Failing) as store:
             for outcome, cause, message in failures:
-                Failing.outcome = staticmethod(outcome)
+                outcomes.append(outcome)
                 calls: tuple[Callable[[], Any], ...] = (
                     lambda: store.current("k"),
                     lambda: store.past("k", 10),
@@ -254,11 +255,11 @@ class UpcastingSuite(Suite):
                     assert "the item 'bad' cannot be brought from schema version 0 to 65535" in told
                     assert "secret" not in told
                     assert cause is None or isinstance(failed.value.__cause__, cause)
-            Failing.outcome = staticmethod(lambda: fail(MemoryError()))
+            outcomes.append(lambda: fail(MemoryError()))
             with pytest.raises(MemoryError):
                 store.current("k")
             assert store.check() == []
-            Failing.outcome = staticmethod(lambda: 0)
+            outcomes.append(lambda: 0)
             assert store.current("k") == {"good": 2, "bad": 0}
 
     def test_values_that_do_not_go_with_what_is_behind_them(self, opener: Opener) -> None:
@@ -314,7 +315,7 @@ class UpcastingSuite(Suite):
 
 
 @contextmanager
-def opened(opener: Opener, kind: type[Store], *, frozen: bool = False) -> Iterator[Store]:
+def opened(opener: Opener, kind: type[Store], *, frozen: bool = False) -> Generator[Store]:
     """Open a store of a class, in the flavour of the test."""
     with opener(flavour=replace(opener.flavour, store=kind), frozen=frozen) as store:
         yield store
