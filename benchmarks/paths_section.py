@@ -12,6 +12,7 @@ from table import Goal, Table
 _PATHS: Final = (
     "SqliteBackend.peek",
     "SqliteBackend.put",
+    "SqliteBackend.commit",
     "RecordReader.open_pairs, encrypted",
     "RecordStore.encode_alike",
     "Envelope.seal_all",

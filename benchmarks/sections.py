@@ -1,6 +1,6 @@
 """What is measured: for each section the contestants, their table, and the goals.
 
-Pairs, large values, series of numbers, PostgreSQL and Redis have files of their own.
+Histories, pairs, large values, series of numbers, PostgreSQL and Redis have files of their own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from contest import Contestant, compete
+from events_section import events
+from history_section import history
 from lab import KINDS, Lab, Section
 from large_section import large
 from pairs_section import clients, millions, pairs
@@ -77,35 +79,6 @@ def keys(lab: Lab) -> Section:
     return Section([table])
 
 
-def events(lab: Lab) -> Section:
-    """Measure a long event sequence."""
-    n, parts = lab.scaled(100_000), lab.rounds(10)
-    base = {"n": n, "parts": parts, "calls": lab.scaled(1_000)}
-    contestants = {kind: Contestant("changes", {**base, "key": key}) for kind, key in KINDS.items()}
-    table = Table(
-        f"An event sequence of {n:,} changes",
-        "values | apply a second | apply, µs p50 | current, ms p50 | p99 | again, ms p50 | past, ms p50 | p99 | max | "
-        "bytes a change",
-        "The state has 20 items, each change is one `apply` of one item with `durability='normal'`. Each `current` "
-        "follows a change by another handle, so that all distances from a checkpoint are among them; `again` follows "
-        "none. `past` is asked for random times between the first change and the last.",
-    )
-    goals = []
-    for name, result in compete(contestants, parts + lab.rounds(10)).items():
-        figures = ("current", "current_p99", "again", "past", "past_p99")
-        milliseconds = [*(result[figure] / 1000 for figure in figures), result.worst("past_max") / 1000]
-        current, past, past_p99 = milliseconds[0], *milliseconds[3:5]
-        rate, one, size = number(1e6 / result["apply"]), number(result["apply_p50"]), number(result["bytes"])
-        table.rows.append([name, rate, one, *(f"{ms:.3f}" for ms in milliseconds), size])
-        for what, ms, limit in (
-            ("current: median", current, 0.5),
-            ("past: median", past, 2),
-            ("past: p99", past_p99, 2),
-        ):
-            goals.append(Goal(f"{n:,} changes, {name}, {what}", limit, ms, "ms", at_most=True))
-    return Section([table], goals)
-
-
 def singles(lab: Lab) -> Section:
     """Measure one point a call."""
     table = Table(
@@ -163,6 +136,7 @@ SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
         large,
         keys,
         events,
+        history,
         singles,
         floats,
         series,

@@ -18,6 +18,7 @@ from rstore.backends.contract import ReadTransaction
 from rstore.backends.redis.transport.calls import Call
 from rstore.backends.redis.transport.client import Client
 from rstore.backends.sqlite.backend import SqliteBackend
+from rstore.backends.sqlite.logs import LogWrites
 from rstore.backends.sqlite.records.writing import RecordWrites
 from rstore.backends.types import Found
 from rstore.codec.envelope import Cell, Envelope
@@ -66,6 +67,7 @@ def _nothing(*_: Any) -> None:
 PATHS: Final[dict[str, tuple[type, str, Callable[..., Any], Callable[[Store], object], str | None]]] = {
     "SqliteBackend.peek": (SqliteBackend, "peek", ReadTransaction.peek, _get_all, None),
     "SqliteBackend.put": (SqliteBackend, "put", RecordWrites.put, _set_all, None),
+    "SqliteBackend.commit": (SqliteBackend, "commit", LogWrites.commit, _apply, None),
     "RecordReader.open_pairs, encrypted": (RecordReader, "open_pairs", _open_each, lambda store: store.find(), KEY),
     "RecordStore.encode_alike": (RecordStore, "encode_alike", _nothing, lambda store: store.update(PAIRS), None),
     "Envelope.seal_all": (Envelope, "seal_all", _seal_each, lambda store: store.update(PAIRS), KEY),

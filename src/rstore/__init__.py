@@ -30,15 +30,16 @@ from rstore.errors import (
     UnsafeValueError,
     WrongKeyError,
 )
-from rstore.events.verbs import Event
+from rstore.events.change import ABSENT, Change, Event
 from rstore.keyvalue.record_store import Entry
-from rstore.keyvalue.watching import Change, Watch
+from rstore.keyvalue.watching import Watch, Watched
 from rstore.maintenance.verbs import Reclaimed
 from rstore.series.points import Compaction, Span
 from rstore.store import Store
 from rstore.transactions import Snapshot, Transaction
 
 __all__ = [
+    "ABSENT",
     "Change",
     "ChangeRefusedError",
     "Compaction",
@@ -78,6 +79,7 @@ __all__ = [
     "UnencryptedWarning",
     "UnsafeValueError",
     "Watch",
+    "Watched",
     "WrongKeyError",
     "generate_key",
 ]

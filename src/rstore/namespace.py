@@ -28,6 +28,7 @@ from rstore.errors import (
     WrongKeyError,
 )
 from rstore.incarnation import Incarnation, Incarnations
+from rstore.notes import Notes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Setup(NamedTuple):
     incarnations: Incarnations
     timeout_s: float
     telemetry: Telemetry
+    notes: Notes
 
 
 class ReadNamespace(Generic[B_co]):

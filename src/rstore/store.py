@@ -35,6 +35,7 @@ from rstore.keyvalue.watching import Watching
 from rstore.maintenance.verbs import Maintenance
 from rstore.models import Models
 from rstore.namespace import Retries, Setup
+from rstore.notes import Notes
 from rstore.session import SnapshotSession, StoreSession
 from rstore.transactions import SNAPSHOT_ENDED, Snapshot, ThreadOwn, Transaction, transaction
 
@@ -123,6 +124,7 @@ class Store(Computing, Models, Watching, Maintenance):
         self._session: StoreSession | None = None
         self._transactions = 0
         self._own = ThreadOwn()
+        self._notes = Notes()
         _stores.add(self)
 
     # -- opening ------------------------------------------------------------------------------------------------------
@@ -148,7 +150,7 @@ class Store(Computing, Models, Watching, Maintenance):
             incarnations = Incarnations(
                 namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            setup = Setup(codec, incarnations, self._options.timeout_s, self._options.telemetry)
+            setup = Setup(codec, incarnations, self._options.timeout_s, self._options.telemetry, self._notes)
             self._session = StoreSession(backend, setup)
         except BaseException:
             backend.close()

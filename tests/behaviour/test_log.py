@@ -16,7 +16,7 @@ from rstore.backends.sqlite.transaction import SqliteTransaction
 from rstore.backends.types import Commit, Log, View, ViewQuery
 from rstore.codec.changes import Step
 from rstore.events.state import State
-from rstore.log.packing import CHECK_EVERY, FOLD_CHUNKS, HOT_CHANGES, HOT_ROWS
+from rstore.log.packing import CHECK_EVERY, HOT_CHANGES, HOT_ROWS, MERGE_CHUNKS
 
 KEYS = {"plain": None, "sealed": generate_key()}
 
@@ -147,7 +147,7 @@ def test_hot_rows_do_not_grow_without_limit(store: Store, query: Callable[..., l
     assert dict(store.range("s")) == expected
 
 
-def test_late_points_are_folded_into_the_chunks_where_they_fall(store: Store, query: Callable[..., list[Any]]) -> None:
+def test_late_points_are_merged_into_the_chunks_where_they_fall(store: Store, query: Callable[..., list[Any]]) -> None:
     expected = dict.fromkeys(range(0, 400_000, 2), 0)
     store.extend_many("s", expected.items())
     ids = {number for (number,) in query("SELECT id FROM chunks")}
@@ -157,7 +157,7 @@ def test_late_points_are_folded_into_the_chunks_where_they_fall(store: Store, qu
         store.extend("s", *points)
         expected.update(points)
     kept = {number for (number,) in query("SELECT id FROM chunks")}
-    assert 0 < len(ids - kept) <= 4 * FOLD_CHUNKS, "some chunks were rewritten, and not all of them"
+    assert 0 < len(ids - kept) <= 4 * MERGE_CHUNKS, "some chunks were rewritten, and not all of them"
     assert sorted(expected.items()) == store.range("s")
 
 

@@ -475,4 +475,4 @@ def test_what_is_not_yet_packed_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> 
             store.extend("k", (t, 1.0))
         report = store.compact("k")
         # As many for each chunk as come between two looks, for each chunk that one look folds.
-        assert report.hot < 2 * report.chunks_after * packing.CHECK_EVERY / packing.FOLD_CHUNKS
+        assert report.hot < 2 * report.chunks_after * packing.CHECK_EVERY / packing.MERGE_CHUNKS

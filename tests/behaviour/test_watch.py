@@ -16,7 +16,7 @@ from postgresql import PASSWORD, Server
 from processes import forked
 from redis_servers import Server as RedisServer
 
-from rstore import Change, Store, StoreClosedError
+from rstore import Store, StoreClosedError, Watched
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.sql.records import RecordSql
 from rstore.backends.postgres.watcher import PostgresWatcher
@@ -34,14 +34,14 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         store.discard()
 
 
-def told(changes: Iterable[Change]) -> list[tuple[str, Any]]:
+def told(changes: Iterable[Watched]) -> list[tuple[str, Any]]:
     return [(key, None if entry is None else entry.value) for key, entry in changes]
 
 
 @contextmanager
-def waited_for(changes: Iterator[Change]) -> Generator[list[Change]]:
+def waited_for(changes: Iterator[Watched]) -> Generator[list[Watched]]:
     """Wait for one change in another thread, while something is done to what it waits on."""
-    found: list[Change] = []
+    found: list[Watched] = []
     thread = threading.Thread(target=lambda: found.append(next(changes)))
     thread.start()
     time.sleep(0.02)

@@ -394,8 +394,8 @@ def test_clearing_while_a_large_write_becomes_visible(server: Server, monkeypatc
             monkeypatch.undo()
             found = look(namespace)
             # As a writer that dies before it folds its batch in.
-            with monkeypatch.context() as without_folding:
-                without_folding.setattr(RedisBatches, "_fold", lambda *_: None)
+            with monkeypatch.context() as without_absorbing:
+                without_absorbing.setattr(RedisBatches, "_absorb", lambda *_: None)
                 other.update({f"{i}": i for i in range(MAX_RECORDS + 1)})
             return found
 

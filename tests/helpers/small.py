@@ -19,7 +19,7 @@ _SIZES: dict[str, int] = {
     "HOT_ROWS": 8,
     "HOT_CHANGES": 8,
     "CHECK_EVERY": 2,
-    "FOLD_CHUNKS": 2,
+    "MERGE_CHUNKS": 2,
     "CHECKPOINT_CHANGES": 3,
 }
 

@@ -21,7 +21,9 @@ REDIS: dict[str, Any] = {"executable": str(next(iter(executables().values())))}
 PROGRAMS: dict[str, dict[str, Any]] = {
     "bulk": {"n": 4500, "distinct": True, **NEW},
     "changes": {"n": 200, "parts": 1, "calls": 10},
+    "event_changes": {"library": "rstore", "n": 5, "calls": 10, "before": 2, "durability": "normal"},
     "floats": {"n": 5000, "calls": 3, **NEW},
+    "history": {"n": 300, "calls": 20},
     "keys": {"n": 100, "calls": 10},
     "large": {"dsn": "sqlite://{directory}/large.db", "size": 2_000_000, "kind": "array"},
     "paths": {"path": "Client.call", **REDIS},

@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "backends": tuple(f"rstore.backends.{name}." for name in ("memory", "sqlite", "postgres", "redis")),
     "registry": ("rstore.backends.plugins", "rstore.backends.registry"),
     "codec": ("rstore.arguments", "rstore.codec."),
-    "namespace": ("rstore.guard", "rstore.incarnation", "rstore.namespace"),
+    "namespace": ("rstore.notes", "rstore.guard", "rstore.incarnation", "rstore.namespace"),
     "models": (
         "rstore.log.",
         "rstore.keyvalue.record_store",

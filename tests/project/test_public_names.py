@@ -24,6 +24,8 @@ range first last missing iscomplete extend extend_many remove timeseries
 range_columns range_many batches tail latest span gaps at resample downsample to_pandas to_polars to_arrow
 extend_columns extend_frame replace_range compact
 apply current past events prune eventsources eventsequences
+history diff
+version check_change noting
 """
 
 

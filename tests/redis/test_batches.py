@@ -79,12 +79,12 @@ def test_a_writer_that_dies_between_leaves_all_or_nothing(redis_server: Server) 
         with Store(f"redis://127.0.0.1:{proxy.port}", frozen=False, timeout=0.3) as store:
             store.update(keys(1))
             store.update(keys(2))  # now the server knows all scripts
-            proxy.lose(Script("fold").sha, forward=False)
+            proxy.lose(Script("absorb").sha, forward=False)
             store.update(keys(2))
             assert proxy.lost == 1
             marker = redis_server.do("KEYS", "rs{*}mdefault")[0]
             assert len(redis_server.do("GET", marker)) == 32
-        # By hand, what such a writer leaves: staged, visible, not folded.
+        # By hand, what such a writer leaves: staged, visible, not absorbed.
         batch, tag, now = b"abcdefgh", marker[:7], redis_server.do("GET", marker)
         for key in ("000001", "new"):
             redis_server.do(
@@ -148,7 +148,7 @@ def test_a_batch_that_is_entered_again_when_it_is_visible_does_not_become_garbag
             store.update(keys(1))
             proxy.lose(Script("stage").sha, forward=False)
             with monkeypatch.context() as cut_off:
-                cut_off.setattr(batches.RedisBatches, "_fold", lambda *_: None)
+                cut_off.setattr(batches.RedisBatches, "_absorb", lambda *_: None)
                 store.update(keys(2))
             assert proxy.lost == 1
         proxy.deliver()

@@ -77,7 +77,7 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
         assert store.get_many(["a", "b"]) == {"a": 1, "b": 2}
         assert (store.count(), store.find("a"), [one.key for one in store.scan("b")]) == (4, [("a", 1)], ["b"])
         with monkeypatch.context() as patch:
-            patch.setattr(RedisBatches, "_fold", lambda *_: None)  # which the next write does
+            patch.setattr(RedisBatches, "_absorb", lambda *_: None)  # which the next write does
             store.update({f"{i:05}": "x" * 100 for i in range(5000)})
             assert store["00042"] == "x" * 100
         store.set("a", 3)

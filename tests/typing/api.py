@@ -28,6 +28,7 @@ from rstore import (
     Store,
     StoreError,
     Watch,
+    Watched,
     generate_key,
 )
 
@@ -107,12 +108,12 @@ def use_values(store: Store) -> None:
         assert_type(entry.version, bytes)
         assert_type(entry.expires, int | None)
     assert_type(store.scan("n", start="a", stop="z", reverse=True, limit=5), Iterator[Entry])
-    changes = store.watch("n", prefix="n.", timeout=0)
-    assert_type(changes, Watch)
-    for change in changes:
-        assert_type(change, Change)
-        assert_type(change.entry, Entry | None)
-    changes.close()
+    watch = store.watch("n", prefix="n.", timeout=0)
+    assert_type(watch, Watch)
+    for seen in watch:
+        assert_type(seen, Watched)
+        assert_type(seen.entry, Entry | None)
+    watch.close()
     assert_type(store.count("n"), int)
     assert_type(store.delete_prefix("n"), int)
     assert_type(store.has("k"), bool)
@@ -172,6 +173,15 @@ def use_events(store: Store) -> None:
     assert_type(store.current("e", withtimestamp=True), tuple[int, dict[str, Any]] | None)
     assert_type(store.past("e", 1), dict[str, Any] | None)
     assert_type(store.past("e", 1, withtimestamp=True), tuple[int, dict[str, Any]] | None)
+    assert_type(store.past("e", n=1), dict[str, Any] | None)
+    assert_type(store.past("e", [1, 2], known=5), list[dict[str, Any] | None])
+    assert_type(store.past("e", (1,), withtimestamp=True), list[tuple[int, dict[str, Any]] | None])
+    assert_type(store.diff("e", 1), dict[str, tuple[Any, Any]] | None)
+    for change in store.history("e", "item", reverse=True, limit=1):
+        assert_type(change, Change)
+        assert_type(change.recorded, int)
+        assert_type(change.id, str | None)
+    store.events("e", item="item", limit=5, reverse=True)
     events = assert_type(store.events("e", 0, 10, [operator.add, operator.setitem]), list[Event] | None)
     for timestamp, item, op, value in events or []:
         assert_type(timestamp, int)

@@ -55,6 +55,10 @@ class ReadTransaction(ABC):
     is_remote: ClassVar[bool] = False
     """Whether every call takes a round trip, so that guessing its answer pays."""
 
+    def clock_ms(self) -> int | None:
+        """Return the backend's clock, POSIX milliseconds, if it is that of this process; else only views tell it."""
+        return None
+
     @abstractmethod
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         """Return the incarnation of the namespace and all its facts, of one moment; (None, {}) if there is none."""

@@ -80,7 +80,7 @@ class BackendMaintenance(ABC):
     def ping(self) -> None:
         """Come back when every server that holds the namespace has answered.
 
-        Raises `StoreNotAvailableError` if one cannot be reached, and `StoreBusyError` if it does not answer in time.
+        Raises `StoreNotAvailableError` if one cannot be reached, or does not answer in time.
         """
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from rstore.codec.changes import OP_CODES, OPS, UNARY_CODES, Step, StoredChange, pack_change, unpack_change
+from rstore.codec.changes import OP_CODES, OPS, UNARY_CODES, Step, StoredChange, Tally, pack_change, unpack_change
 from rstore.codec.columns import Blobs, Column, Int64s, Kind, Packed, column_of_encoded, concat
 from rstore.codec.packing import pack, pack_numbers, unpack, unpack_numbers
 from rstore.errors import CorruptionError
@@ -180,6 +180,10 @@ class ChangeColumns(Packed):
                 self.sizes(),
             )
         ]
+
+    def tally(self) -> Tally:
+        """Return the tally of these changes."""
+        return Tally(len(self), 0 if self.tags is None else int(self.tags.sum()), int(self.n.max(initial=0)))
 
     def size(self) -> int:
         """Return about how many bytes all take."""

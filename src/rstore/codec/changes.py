@@ -168,6 +168,11 @@ def unpack_change(t: int, seq: int, body: bytes) -> StoredChange:
     return StoredChange(t, seq, n, recorded, steps, tag, id_, note, schema, len(body))
 
 
+def commit_number(body: bytes) -> int:
+    """Return the n of the body of a change, without unpacking it."""
+    return int.from_bytes(body[1:9] if body and body[0] & _WIDE else body[1:5], "big")
+
+
 class Tally(NamedTuple):
     """Identifies a set of changes: how many, the sum of the tags of sealed ones, and the highest commit number."""
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from rstore.backends.types import Head, Model
 from rstore.codec.changes import Facts, Tally, Tip, pack_facts, pack_tip, unpack_facts, unpack_tip
+from rstore.codec.ciphers import HEADER_BYTES, PREFIX_BYTES
 from rstore.codec.envelope import Cell, Envelope
 from rstore.errors import TamperedError
 from rstore.log.reader import mark_of
@@ -34,6 +35,11 @@ def open_tip(envelope: Envelope, key: str, head: Head) -> Tip:
     if opened is head.version:
         raise TamperedError(f"the version of the event sequence {key!r} is none that was written here")
     return unpack_tip(opened)
+
+
+def told_version(head: Head) -> bytes:
+    """Return the version of an event sequence as callers see it: its random part, without what it tells."""
+    return head.version[PREFIX_BYTES:HEADER_BYTES] if head.sealed else head.version[:STAMP_BYTES]
 
 
 def problem_of(found: Tally, told: Tally) -> str | None:

@@ -87,7 +87,7 @@ class History:
         facts = self.facts(head, known)
         replay = Replay(head, facts, State(self._codec, facts.horizon), view.now_ms, trusted=known is None)
         if view.checkpoint is None:
-            return replay, self._changes(view, hi=hi)
+            return replay, self._upcast_changes(view, hi=hi)
         checkpoint_state = self._open_checkpoint(head, view.checkpoint, facts.horizon)
         if checkpoint_state is None:  # made under other rules: it is a cache, and all changes tell the state again
             replay, changes = self._begin(None, hi)
@@ -95,9 +95,9 @@ class History:
             return replay, changes
         replay.state, replay.tally = checkpoint_state
         t, seq = replay.last = view.checkpoint[:2]
-        return replay, self._changes(view, (t, seq + 1), hi)
+        return replay, self._upcast_changes(view, (t, seq + 1), hi)
 
-    def _changes(self, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[StoredChange]:
+    def _upcast_changes(self, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[StoredChange]:
         """Return the changes of a view, from `lo` to `hi` in order, their values brought to the store's version."""
         if not view.chunks:
             return upcast_changes([*self._logs.changes(self._key, view)], self._codec)

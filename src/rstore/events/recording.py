@@ -1,78 +1,112 @@
-"""Recording a change: appended to an event sequence, or inserted into its past if all later changes still compute."""
+"""Recording a change: appended to an event sequence, or inserted into its past if all later changes still compute.
+
+Nouns: a *proposal* (a change on top of the sequence that was read) and a *recorder* (commits proposals).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
-from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Position, Row
+from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Expected, Head, Position, Row
 from rstore.codec.changes import Step, StoredChange, Tip, new_tag, next_digest, pack_change
 from rstore.errors import (
     ChangeRefusedError,
+    ConflictError,
     EncryptionError,
     SerializationError,
     StoreError,
     StoreIntegrityError,
 )
 from rstore.events.checkpoints import seal_checkpoint
-from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip
+from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip, told_version
 from rstore.events.history import History
 from rstore.events.operators import OPERATORS, Oversized, Unfit
 from rstore.events.renewing import renew_checkpoints
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
+from rstore.events.steps import Steps
 from rstore.log.packing import Logs
-from rstore.session import Session
+from rstore.log.reader import LogReader
+from rstore.session import ReadSession, Session
 
 
-class Recorder(History):
-    """One event sequence, to be changed.
+class Overtaken(Exception):  # noqa: N818 - a signal to the recorder
+    """A concurrent change came between the state that a function was given, and its change."""
 
-    A change is computed on the state that was read, and committed if no concurrent change was faster. Its result is
-    kept for the next one.
-    """
 
-    def __init__(self, session: Session, key: str, logs: Logs) -> None:
+class Proposal(NamedTuple):
+    """A change that can be replayed."""
+
+    replay: Replay
+    """The sequence behind it."""
+    change: StoredChange
+    body: bytes
+    checkpoints: list[Row]
+    inserted: bool
+    """Whether it lies in the past."""
+
+
+class Proposing(History):
+    """One event sequence, with a change that is tried on it and may be recorded."""
+
+    def __init__(
+        self, session: ReadSession, key: str, logs: LogReader, expected: Expected = ANY, note: bytes | None = None
+    ) -> None:
+        """`expected` is the version that the change depends on, as `told_version` tells it; `note` is encoded."""
         super().__init__(session, key, logs)
-        self._session = session
-        self._writer = logs
+        self._expected = expected
+        self._note = note
+        self._seen: Expected = ANY
+        """The whole version of the state that a function made the change of."""
 
-    def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
-        """Record a change if it can be replayed; return the current state, or None if a concurrent one was faster."""
-        states = self._states
-        known = states.get(self._key)
-        if t is not None and known is not None and _is_past(t, known):  # before any state is read or copied
-            return self._insert(steps, t)
-        if not self._writer.is_remote:  # where asking takes less than finding out by the commit
-            replay = self.read()
-            return self._apply(replay, steps, t, replay.now_ms)
-        if known is not None and known.trusted and states.has_time:
-            # Mostly no other client has written since: finding out by the commit takes no longer than asking first.
-            with suppress(StoreIntegrityError, SerializationError, EncryptionError):
-                if (state := self._apply(known, steps, t, states.now_ms())) is not None:
-                    return state
-            known.trusted = False  # a change is refused for the state of now only
-        return self._apply(self.read(), steps, t, states.now_ms())
+    def try_out(self, steps: Steps, t: int | None) -> dict[str, Any] | None:
+        """Return the current state behind a change; it is not recorded.
 
-    def _apply(self, replay: Replay, steps: Sequence[Step], t: int | None, now_ms: int) -> dict[str, Any] | None:
+        Raises the errors of recording it.
+        """
+        replay = self.read()
+        change = steps(_values(replay) or {})
+        if not change:
+            return _values(replay)
+        return self._propose(replay, change, t, replay.now_ms).replay.state.values()
+
+    def _check_version(self, head: Head | None) -> None:
+        if self._expected is ANY:
+            return
+        actual = None if head is None else told_version(head)
+        if actual != self._expected:
+            what = "is not there" if actual is None else "is there already" if self._expected is None else "was changed"
+            raise ConflictError(
+                f"the event sequence {self._place} {what}; nothing was recorded",
+                expected=self._expected,
+                actual=actual,
+            )
+
+    def _propose(self, replay: Replay, steps: Sequence[Step], t: int | None, now_ms: int) -> Proposal:
+        """Return a change behind the sequence, or before the end of it."""
+        self._check_version(replay.head)
         if t is not None and _is_past(t, replay):
             return self._insert(steps, t)
-        incarnation = self._writer.incarnation
-        self._writer.check_kind(self._key, replay.head)
+        self._logs.check_kind(self._key, replay.head)
         # The replay is shared with other threads, and a refused change must not leave a trace in it.
         replay = replay.copy()
         at = _next(replay.last, now_ms) if t is None else (t, 0)
         change, body = self._new_change(at, steps, replay.tip, now_ms)
         self._fold_new(replay.state, at[0], steps)
         checkpoints = [self._checkpoint(at, replay)] if replay.count(change) else []
-        return self._commit(replay, change, body, checkpoints, incarnation)
+        return Proposal(replay, change, body, checkpoints, inserted=False)
 
-    def _insert(self, steps: Sequence[Step], t: int) -> dict[str, Any] | None:
-        """Record a change in the past, after all later changes were replayed on top of it."""
-        incarnation = self._writer.incarnation
+    def _insert(self, steps: Sequence[Step], t: int) -> Proposal:
+        """Return a change in the past, after all later changes were replayed on top of it.
+
+        Raises `Overtaken`.
+        """
         replay, changes = self._begin((t - 1, MAX_SEQ) if t > MIN_INT64 else None)
-        self._writer.check_kind(self._key, replay.head)
+        self._check_version(replay.head)
+        if self._seen not in (ANY, None if replay.head is None else replay.head.version):
+            raise Overtaken
+        self._logs.check_kind(self._key, replay.head)
         self.check_horizon(replay.facts.horizon, t, writing=True)
         at = t, 0
         replay.tip = Tip() if replay.head is None else self.tip(replay.head)
@@ -109,15 +143,15 @@ class Recorder(History):
             raise self._broken(error, change, steps if placed else (), t) from error.__cause__
         if (problem := problem_of(replay.tally, replay.tip.tally.plus(new))) is not None:
             raise self._logs.unsound(self._key, problem)
-        return self._commit(replay, new, body, checkpoints, incarnation, insert=True)
+        return Proposal(replay, new, body, checkpoints, inserted=True)
 
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
         schema = self._codec.schema_version
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, schema=schema)
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None, self._note, schema)
         body = pack_change(change)
-        return change._replace(size=len(body)), body
+        return StoredChange(*change[:-1], len(body)), body  # not `_replace`, which takes three times as long
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:
         try:
@@ -147,16 +181,69 @@ class Recorder(History):
     def _checkpoint(self, at: Position, replay: Replay) -> Row:
         return seal_checkpoint(self._envelope, self._key, replay.head, at, replay.state, replay.tally)
 
-    def _commit(
-        self,
-        replay: Replay,
-        change: StoredChange,
-        body: bytes,
-        checkpoints: list[Row],
-        incarnation: bytes,
-        *,
-        insert: bool = False,
-    ) -> dict[str, Any] | None:
+
+class Recorder(Proposing):
+    """One event sequence, to be changed.
+
+    A change is computed on the state that was read, and committed if no concurrent change was faster. Its result is
+    kept for the next one.
+    """
+
+    def __init__(
+        self, session: Session, key: str, logs: Logs, expected: Expected = ANY, note: bytes | None = None
+    ) -> None:
+        super().__init__(session, key, logs, expected, note)
+        self._session = session
+        self._writer = logs
+
+    def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
+        """Record a change if it can be replayed; return the current state, or None if a concurrent one was faster.
+
+        Raises `ConflictError` if the sequence has another version than the expected one.
+        """
+        incarnation, states = self._writer.incarnation, self._states
+        known = states.get(self._key)
+        if t is not None and known is not None and _is_past(t, known):  # before any state is read or copied
+            return self._commit(self._insert(steps, t), incarnation)
+        if known is not None and known.trusted and (now_ms := self._now_ms()) is not None:
+            # Mostly no other writer was here since: finding out by the commit takes less than asking first.
+            try:
+                if (state := self._commit(self._propose(known, steps, t, now_ms), incarnation)) is not None:
+                    return state
+            except (StoreIntegrityError, ConflictError, SerializationError, EncryptionError):
+                pass  # a change is refused for the state of now only
+            known.trusted = False
+        replay = self.read()
+        now_ms = states.now_ms() if self._writer.is_remote else replay.now_ms
+        return self._commit(self._propose(replay, steps, t, now_ms), incarnation)
+
+    def _now_ms(self) -> int | None:
+        """Return the time of the backend's clock; None if it would have to be asked."""
+        if not self._writer.is_remote:
+            return self._writer.clock_ms()
+        return self._states.now_ms() if self._states.has_time else None
+
+    def try_change(self, steps: Steps, t: int | None) -> tuple[dict[str, Any] | None] | None:
+        """Record the change that a function makes of the current state; None if a concurrent one was faster.
+
+        Returns the current state in a tuple of its own: it is None if there is no sequence, and the change is empty.
+        """
+        incarnation = self._writer.incarnation
+        replay = self.read()
+        self._check_version(replay.head)
+        change = steps(_values(replay) or {})
+        if not change:
+            return (_values(replay),)
+        self._seen = None if replay.head is None else replay.head.version
+        try:
+            proposal = self._propose(replay, change, t, replay.now_ms)
+        except Overtaken:
+            return None
+        state = self._commit(proposal, incarnation)
+        return None if state is None else (state,)
+
+    def _commit(self, proposal: Proposal, incarnation: bytes) -> dict[str, Any] | None:
+        replay, change, body, checkpoints, inserted = proposal
         head, at = replay.head, change.position
         # Only if there is no head: a commit whose answer is lost is recognised by the stamps of a new one.
         create = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED)) if head is None else None
@@ -168,10 +255,10 @@ class Recorder(History):
             if_version=None if head is None else head.version,
             # Packing leaves the version alone, so that a busy sequence can be packed while changes are appended. A
             # change in the past also depends on where the rows of the past are.
-            if_epoch=head.epoch if insert and head is not None else ANY,
+            if_epoch=head.epoch if inserted and head is not None else ANY,
             version=seal_tip(self._envelope, self._key, begun, tip),
             put_rows=self._writer.seal_rows(self._key, [(*at, body)], begun),
-            drop_checkpoints_from=at if insert else None,
+            drop_checkpoints_from=at if inserted else None,
             put_checkpoints=checkpoints,
         )
         values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
@@ -180,10 +267,16 @@ class Recorder(History):
         if replay.outdated and self._writer.written is None:  # in a transaction, concurrent writers would wait for it
             renew_checkpoints(self._session, self._key, self._writer)
             replay.outdated = False
-        if not insert and begun is not None and commit.version is not None:
-            replay.head, replay.last, replay.tip = begun._replace(version=commit.version), at, tip
+        if not inserted and begun is not None and commit.version is not None:
+            replay.head = Head(begun.epoch, commit.version, begun.sealed, begun.facts)
+            replay.last, replay.tip = at, tip
             self._states.put(self._key, replay)
         return values
+
+
+def _values(replay: Replay) -> dict[str, Any] | None:
+    """Return a state of the caller's own; None if there is no sequence."""
+    return None if replay.last is None else replay.state.values()
 
 
 def _is_past(t: int, replay: Replay) -> bool:

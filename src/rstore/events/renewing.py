@@ -39,7 +39,7 @@ class _Renewer(History):
             return True
         facts, checkpoints = self.facts(view.head), list[Row]()
         replay = Replay(view.head, facts, State(self._codec, facts.horizon), view.now_ms)
-        for change in self._changes(view):
+        for change in self._upcast_changes(view):
             if replay.fold(change):
                 place = self._envelope, self._key, view.head, change.position
                 checkpoints.append(seal_checkpoint(*place, replay.state, replay.tally))

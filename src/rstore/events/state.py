@@ -11,22 +11,24 @@ from itertools import chain
 from typing import Any, Final
 
 from rstore.codec.changes import Step, Tally, pack_state, unpack_state
-from rstore.codec.serializers import Codec
+from rstore.codec.serializers import Codec, is_native
 from rstore.errors import SerializationError
 from rstore.events.operators import SEQUENCES, stored_operator
 
 _ITEM_BYTES: Final = 6
 _UNKNOWN: Final = -1
 _SHORTAGES: Final = (MemoryError, RecursionError)
-_CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
+CAUSES: Final = (TypeError, ValueError, ArithmeticError, SerializationError, *_SHORTAGES)
 
 
 class CannotFold(Exception):  # noqa: N818 - a signal to the layer above, chained from what the operator raised
     """A step does not compute."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, t: int = 0) -> None:
+        """`t` is the time of its change, where the layer above does not know it."""
         super().__init__(step.op)
         self.step = step
+        self.t = t
 
 
 class Run:
@@ -60,9 +62,11 @@ class State:
     Values stay encoded until they are asked for: a `setitem` then costs no loading, and a computed value is the one
     that is read back later, wherever checkpoints fall. The results of recorded changes are encoded when all of them are
     folded: every serializer gives back what it was given. One that may not, a subclass, is asked behind each.
+
+    The values that callers were told are kept if they cannot change: a new change then loads its own items alone.
     """
 
-    __slots__ = ("_codec", "_computed", "_horizon", "_items")
+    __slots__ = ("_bytes", "_changeable", "_codec", "_computed", "_horizon", "_items", "_told")
 
     def __init__(self, codec: Codec, horizon: int | None, items: dict[str, bytes] | None = None) -> None:
         self._codec = codec
@@ -70,6 +74,11 @@ class State:
         self._items = {} if items is None else items
         self._computed: dict[str, tuple[Any, Step]] = {}
         """Values that are not encoded yet, and the step that computed each; a sequence may be a `Run`."""
+        self._told: dict[str, Any] | None = None
+        """The values of all items, in the same order; None for those that could be changed by the caller."""
+        self._changeable: frozenset[str] = frozenset()
+        self._bytes: int | None = None
+        """The result of `size`, once it was asked for."""
 
     @classmethod
     def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, Tally] | None:
@@ -83,7 +92,11 @@ class State:
     def copy(self) -> State:
         """Return a state of its own with the same items."""
         self.settle()
-        return State(self._codec, self._horizon, self._items.copy())
+        state = State(self._codec, self._horizon, self._items.copy())
+        if self._told is not None:
+            state._told, state._changeable = self._told.copy(), self._changeable
+        state._bytes = self._bytes
+        return state
 
     def pack(self, tally: Tally) -> bytes:
         """Return the bytes of a checkpoint behind these changes."""
@@ -96,13 +109,28 @@ class State:
     def size(self) -> int:
         """Return about how many bytes a checkpoint would take; it goes through all items."""
         self.settle()
-        return sum(map(len, self._items)) + sum(map(len, self._items.values())) + _ITEM_BYTES * len(self._items)
+        if self._bytes is None:
+            sizes = sum(map(len, self._items)) + sum(map(len, self._items.values()))
+            self._bytes = sizes + _ITEM_BYTES * len(self._items)
+        return self._bytes
 
     def values(self) -> dict[str, Any]:
         """Return the state as a dict of fresh Python values, which is the caller's to change."""
         self.settle()
-        decode = self._codec.decode
-        return {item: decode(encoded) for item, encoded in self._items.items()}
+        items, decode, told = self._items, self._codec.decode, self._told
+        if told is None:
+            told = {item: decode(encoded) if is_native(encoded) else None for item, encoded in items.items()}
+            self._changeable = frozenset(item for item, encoded in items.items() if not is_native(encoded))
+            self._told = told  # last: threads share a state that is not folded any more
+        values = told.copy()
+        for item in self._changeable:
+            values[item] = decode(items[item])
+        return values
+
+    def encoded(self) -> dict[str, bytes]:
+        """Return the encoded value of every item, not to be changed."""
+        self.settle()
+        return self._items
 
     def settle(self) -> None:
         """Encode the computed values. From then on threads may share the state, as long as none folds.
@@ -114,7 +142,7 @@ class State:
             try:
                 self._items[item] = self._codec.encode(value.whole() if type(value) is Run else value)
             except SerializationError as error:
-                if _is_shortage(error):
+                if is_shortage(error):
                     raise
                 raise CannotFold(step) from error
 
@@ -125,6 +153,10 @@ class State:
         for lack of memory or stack, that error goes through.
         """
         items = self._items
+        if recorded_at is None:
+            self._fold_new(steps)
+            return
+        self._told = self._bytes = None
         for step in steps:
             item, name, encoded = step
             if name == "setitem" and encoded is not None:
@@ -136,21 +168,50 @@ class State:
                 self._computed.pop(item, None)
             elif name == "delitem" and self._is_pruned(recorded_at):
                 pass  # the item that it deleted was pruned, too
-            elif recorded_at is not None and self._codec.typed:
+            elif self._codec.typed:
                 self._compute_later(step)
             else:
-                items[item] = self._compute(step, recorded=recorded_at is not None)
+                items[item] = self._compute(step, recorded=True)
 
-    def _is_pruned(self, recorded_at: int | None) -> bool:
-        return recorded_at is not None and self._horizon is not None and recorded_at <= self._horizon
+    def _fold_new(self, steps: Iterable[Step]) -> None:
+        """Apply the steps of a change that is about to be recorded."""
+        self.settle()
+        items, told = self._items, self._told
+        for step in steps:
+            item, name, encoded = step
+            before = items.get(item)
+            if name == "delitem" and before is not None:
+                del items[item]
+                if told is not None:
+                    del told[item]
+                    self._changeable -= {item}
+                if self._bytes is not None:
+                    self._bytes -= len(item) + len(before) + _ITEM_BYTES
+                continue
+            after = encoded if name == "setitem" and encoded is not None else self._compute(step, recorded=False)
+            items[item] = after
+            if told is not None:
+                if is_native(after):
+                    told[item] = self._codec.decode(after)
+                    if item in self._changeable:
+                        self._changeable -= {item}
+                else:
+                    told[item] = None
+                    if item not in self._changeable:
+                        self._changeable |= {item}
+            if self._bytes is not None:
+                self._bytes += len(after) + (len(item) + _ITEM_BYTES if before is None else -len(before))
+
+    def _is_pruned(self, recorded_at: int) -> bool:
+        return self._horizon is not None and recorded_at <= self._horizon
 
     def _compute(self, step: Step, *, recorded: bool) -> bytes:
         self.settle()
         value, operand, size = self._operands(step)
         try:
             return self._codec.encode(stored_operator(step.op).compute(value, operand, size))
-        except _CAUSES as error:
-            if recorded and _is_shortage(error):
+        except CAUSES as error:
+            if recorded and is_shortage(error):
                 raise
             raise CannotFold(step) from error
 
@@ -171,8 +232,8 @@ class State:
                 if name == "mul" and type(value) in (list, tuple) and type(operand) is int and operand > 1:
                     size += len(self._codec.encode(value))
             self._computed[step.item] = stored_operator(name).compute(value, operand, size), step
-        except _CAUSES as error:
-            if _is_shortage(error):
+        except CAUSES as error:
+            if is_shortage(error):
                 raise
             raise CannotFold(step) from error
 
@@ -189,6 +250,7 @@ class State:
         return self._codec.decode(known), operand, len(known) + len(encoded or b"")
 
 
-def _is_shortage(error: Exception) -> bool:
+def is_shortage(error: Exception) -> bool:
+    """Return whether a step failed for lack of memory or stack."""
     # A step that was computed once can be computed again: a process short of memory or stack says just that.
     return isinstance(error.__cause__ or error, _SHORTAGES)

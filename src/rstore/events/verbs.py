@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, overload
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
-from rstore.arguments import check_item, check_key, check_range, check_timestamp
-from rstore.backends.types import MAX_SEQ, ViewQuery
-from rstore.codec.changes import Step, Tally
-from rstore.codec.upcasting import upcast_changes
+from rstore.arguments import check_key, check_timestamp, check_version
+from rstore.backends.types import ANY, Expected
 from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
+from rstore.events.asking import Asking, answer
 from rstore.events.history import History
-from rstore.events.operators import OPERATORS, SETITEM, Operator, check_operator, stored_operator
 from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
-from rstore.events.replay import Replay
+from rstore.events.steps import ChangeFunction, FnRaised, State, Steps, encode_note, steps_by, steps_of
 from rstore.log.packing import Logs
 from rstore.namespace import rereads
 from rstore.session import Session
-from rstore.verbs import Verbs
 
 
-class Event(NamedTuple):
-    """One operator applied to one item: POSIX milliseconds, the item, the operator function, and its operand."""
-
-    timestamp: int
-    item: str
-    op: Callable[..., Any]
-    value: Any
-
-
-class Events(Verbs):
+class Events(Asking):
     """Sequences of changes to a dict; a timestamp is POSIX milliseconds."""
 
-    def apply(self, key: str, state: Mapping[str, Any], t: int | None = None) -> dict[str, Any] | None:
+    def apply(
+        self,
+        key: str,
+        state: State | ChangeFunction,
+        t: int | None = None,
+        *,
+        if_version: Expected = ANY,
+        note: Any = None,
+    ) -> dict[str, Any] | None:
         """Record a change, and return the current state.
 
         `{item: value}` sets an item, `{item: (op, operand)}` applies one of the operators `setitem delitem add sub mul
@@ -43,8 +39,17 @@ class Events(Verbs):
         happens now and is the last one; with `t`, also in the past, from where on it takes part in history. An empty
         change records nothing.
 
+        A function in place of the mapping gets the current state, a dict of its own (`{}` if the key is unknown), and
+        returns the change. It is called again after a concurrent one, and then perhaps under the lock of the sequence:
+        it should be quick, have no effects of its own, and leave the store alone. If it raises, nothing is recorded.
+
+        With `if_version` the change is recorded only if the sequence still has that version (as `version` tells it), or
+        for None only if there is none. `note` is any value, kept with the change: its author, its reason.
+
         Raises `ChangeRefusedError` if the change, or a later one behind it, could not be replayed;
-        `StoreIntegrityError` if `t` is taken; `HorizonError` if the history of that time was pruned.
+        `StoreIntegrityError` if `t` is taken; `HorizonError` if the history of that time was pruned; `ConflictError`
+        (with `expected` and `actual`) if there is another version; `SerializationError` if a value or the note cannot
+        be dumped; `StoreBusyError` if concurrent changes were faster until the time-out.
 
         >>> import operator
         >>> store.apply('account', {'owner': 'Ada', 'balance': 10})
@@ -54,16 +59,41 @@ class Events(Verbs):
         """
         session, key = self._writer, check_key(key)
         at = None if t is None else check_timestamp(t)
-        steps = _steps(session, state)
+        expected = ANY if if_version is ANY else check_version(if_version)
+        noted = encode_note(session, key, session.setup.notes.merged(note))
+        if not isinstance(state, Mapping):
+            return self._apply_function(session, key, steps_by(session, state), at, expected, noted)
+        steps = steps_of(session, state)
         if not steps:
-            return self.current(key)
+            if expected is ANY:
+                return self.current(key)
+            return self._apply_function(session, key, lambda _: steps, at, expected, noted)
         logs = session.events
         try:  # as `naming` does, without its frames
-            current = logs.retry_conflicts(key, lambda logs: Recorder(session, key, logs).try_apply(steps, at))
+            current = logs.retry_conflicts(
+                key, lambda logs: Recorder(session, key, logs, expected, noted).try_apply(steps, at)
+            )
         except (SerializationError, CorruptionError) as error:
             raise session.named(error, f"the event sequence {key!r}") from error.__cause__ or error
         logs.maybe_pack(key, 1)  # behind the lock: concurrent writers must not wait for a compression
         return current
+
+    def _apply_function(
+        self, session: Session, key: str, steps: Steps, t: int | None, expected: Expected, note: bytes | None
+    ) -> dict[str, Any] | None:
+        """Record the change that a function makes of the current state."""
+        failed: Exception
+        with session.naming(f"the event sequence {key!r}"):
+            try:
+                (current,) = session.events.retry_conflicts(
+                    key, lambda logs: Recorder(session, key, logs, expected, note).try_change(steps, t)
+                )
+            except FnRaised as raised:
+                failed = raised.error
+            else:
+                session.events.maybe_pack(key, 1)
+                return current
+        raise failed
 
     @overload
     def current(self, key: str, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
@@ -79,72 +109,7 @@ class Events(Verbs):
         """
         session, key = self._reader, check_key(key)
         with session.naming(f"the event sequence {key!r}"):
-            return _answer(History(session, key).read(), withtimestamp=withtimestamp)
-
-    @overload
-    def past(self, key: str, t: int, withtimestamp: Literal[False] = False) -> dict[str, Any] | None: ...
-    @overload
-    def past(self, key: str, t: int, withtimestamp: Literal[True]) -> tuple[int, dict[str, Any]] | None: ...
-    @overload
-    def past(self, key: str, t: int, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None: ...
-    @rereads
-    def past(self, key: str, t: int, withtimestamp: bool = False) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
-        """Return the state as it was at time `t`, the changes at `t` included; None if the key was unknown then.
-
-        Raises `HorizonError` if the history of that time was pruned.
-
-        >>> store.apply('light', {'on': True}, t=1000)
-        {'on': True}
-        >>> store.apply('light', {'on': False}, t=2000)
-        {'on': False}
-        >>> store.past('light', 1500), store.past('light', 500)
-        ({'on': True}, None)
-        """
-        session, key = self._reader, check_key(key)
-        history, at = History(session, key), check_timestamp(t)
-        with session.naming(f"the event sequence {key!r}"):
-            replay = history.read((at, MAX_SEQ))
-            history.check_horizon(replay.facts.horizon, at)
-            return _answer(replay, withtimestamp=withtimestamp)
-
-    @rereads
-    def events(
-        self,
-        key: str,
-        start: int | None = None,
-        end: int | None = None,
-        ops: Callable[..., Any] | Iterable[Callable[..., Any]] | None = None,
-    ) -> list[Event] | None:
-        """Return the events from `start` to `end`, both included, in order; None if the key is unknown.
-
-        `ops` is one operator or several: only their events are returned.
-
-        >>> import operator
-        >>> store.apply('jar', {'coins': 1}, t=1)
-        {'coins': 1}
-        >>> store.apply('jar', {'coins': (operator.add, 2)}, t=2)
-        {'coins': 3}
-        >>> store.events('jar', ops=operator.add)
-        [Event(timestamp=2, item='coins', op=<built-in function add>, value=2)]
-        """
-        session, key = self._reader, check_key(key)
-        first, last = check_range(start, end)
-        lo, hi = (first, 0), (last, MAX_SEQ)
-        names = None if ops is None else {one.name for one in _operators(ops)}
-        view = session.events.view(key, ViewQuery(lo, hi))
-        if view.head is None:
-            return None
-        decode = session.codec.decode
-        with session.naming(f"the event sequence {key!r}"):
-            changes = [*session.events.changes(key, view, lo, hi)]
-            if start is None and end is None:  # nothing tells whether a part is whole
-                History(session, key).check_whole(view.head, Tally.of_all(changes))
-            return [
-                Event(change.t, item, stored_operator(op).function, None if encoded is None else decode(encoded))
-                for change in upcast_changes(changes, session.codec)
-                for item, op, encoded in change.steps
-                if names is None or op in names
-            ]
+            return answer(History(session, key).read(), withtimestamp=withtimestamp)
 
     def prune(self, *keys: str, remove: bool = True) -> int:
         """Drop the events that a later `setitem` or `delitem` of the same item supersedes; return how many.
@@ -177,56 +142,3 @@ class Events(Verbs):
     def eventsequences(self) -> list[str]:
         """Return the same as `eventsources`; the name that the first release had."""
         return self.eventsources()
-
-
-def _answer(replay: Replay, *, withtimestamp: bool) -> dict[str, Any] | tuple[int, dict[str, Any]] | None:
-    if replay.last is None:
-        return None
-    state = replay.state.values()
-    return (replay.last[0], state) if withtimestamp else state
-
-
-def _steps(session: Session, state: Mapping[str, Any]) -> list[Step]:
-    """Return the steps of a change, their values encoded."""
-    if type(state) is not dict and not isinstance(state, Mapping):  # a dict costs no look at its bases
-        raise InvalidTypeError(f"a change is a mapping {{item: value or (op, operand)}}, not {type(state).__name__}")
-    steps = []
-    for item, value in state.items():
-        item = check_item(item)  # noqa: PLW2901 - a plain str from here on
-        operator, operand = _operation(item, value)
-        if not operator.unary:
-            try:
-                steps.append(Step(item, operator.name, session.codec.encode(operand)))
-            except SerializationError as error:
-                raise session.named(error, f"the item {item!r} of a change") from error.__cause__ or error
-        elif operand is None:
-            steps.append(Step(item, operator.name, None))
-        else:
-            raise InvalidTypeError(f"{operator.name} on the item {item!r} takes no operand: pass None")
-    return steps
-
-
-def _operation(item: str, value: Any) -> tuple[Operator, Any]:
-    """Return the operator and the operand that a value stands for: a 2-tuple led by a callable, or a plain value."""
-    if type(value) is tuple and len(value) == 2:
-        if callable(value[0]):
-            try:
-                return check_operator(value[0]), value[1]
-            except InvalidTypeError as error:
-                raise InvalidTypeError(f"item {item!r}: {error}") from error
-        if isinstance(value[0], str) and value[0] in OPERATORS:
-            raise InvalidTypeError(
-                f"item {item!r}: ({value[0]!r}, …) would replace its value by a tuple: write (operator.{value[0]}, …), "
-                f"or to set the tuple, (operator.setitem, ({value[0]!r}, …))"
-            )
-    return SETITEM, value
-
-
-def _operators(ops: Any) -> list[Operator]:
-    if callable(ops) or isinstance(ops, str):
-        return [check_operator(ops)]
-    try:
-        several = list(ops)
-    except TypeError as error:
-        raise InvalidTypeError("ops is an operator, or several") from error
-    return [check_operator(op) for op in several]

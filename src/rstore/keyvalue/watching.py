@@ -35,14 +35,14 @@ _MAX_BYTES: Final = 1024 * 1024
 _KEYS_A_QUESTION: Final = 500
 
 
-class Change(NamedTuple):
+class Watched(NamedTuple):
     """A key that changed, and its entry as it is now; None if the key is gone."""
 
     key: str
     entry: Entry | None
 
 
-class Watch(Iterator[Change]):
+class Watch(Iterator[Watched]):
     """An iterator of changes, with a connection of its own until it ends or is closed; `Store.watch` returns it.
 
     Threads may share it; each change goes to one of them. An error does not end it: asked again, it goes on, and misses
@@ -79,7 +79,7 @@ class Watch(Iterator[Change]):
             self._held.close()
             raise
 
-    def __next__(self) -> Change:
+    def __next__(self) -> Watched:
         if os.getpid() != self._pid:
             raise StoreClosedError("a watch does not outlive a fork: it is the parent's; call watch() in this process")
         try:
@@ -112,7 +112,7 @@ class Watch(Iterator[Change]):
     def __del__(self) -> None:
         self.close()
 
-    def _next(self) -> Change:
+    def _next(self) -> Watched:
         deadline = monotonic() + self._timeout_s
         while not self._closed:
             self._check()
@@ -156,7 +156,7 @@ class Watch(Iterator[Change]):
         # By the backend's clock, which alone judges expiry. The view of a log that cannot be there says what it is.
         return self._session.backend.view(Log(Model.LEASES, ""), HEAD_ONLY).now_ms
 
-    def _tell(self) -> Change | None:
+    def _tell(self) -> Watched | None:
         """Return the next change, by what is there at this moment; None if nothing is left to be told."""
         while self._changed:
             key = next(iter(self._changed))
@@ -166,10 +166,10 @@ class Watch(Iterator[Change]):
             del self._changed[key]
             if found is None:
                 if self._told.pop(key, None) is not None:
-                    return Change(key, None)
+                    return Watched(key, None)
             elif self._told.get(key) != (version := version_of(found[1])):
                 self._told[key] = version
-                return Change(key, self._session.records.open_entry(found))
+                return Watched(key, self._session.records.open_entry(found))
         return None
 
     def _read_ahead(self) -> None:
@@ -187,7 +187,7 @@ class Watching(StoreVerbs, Records):
         """Return an iterator of the changes of some keys from now on, by any writer, in any process.
 
         It watches the keys given, those that begin with `prefix`, or both; all if neither is given. Each change is a
-        `Change(key, entry)` with the latest state: several changes between two looks are one, and `entry` is None if
+        `Watched(key, entry)` with the latest state: several changes between two looks are one, and `entry` is None if
         the key was deleted or has expired. A key whose expiry alone is changed, by `touch`, has not changed. The
         iteration ends when nothing has changed for `timeout` seconds; without, it goes on until it is closed.
 

@@ -45,7 +45,7 @@ HOT_BYTES: Final = 8 * 1024 * 1024
 """A log with more hot points or changes, or more bytes in them, is due for packing."""
 
 MAX_HOT_ROWS: Final = 4 * HOT_ROWS
-"""With more of them, even a thin batch is worth a rewrite: it folds all hot rows that lie in its range."""
+"""With more of them, even a thin batch is worth a rewrite: it merges all hot rows that lie in its range."""
 
 CHECK_EVERY: Final = 256
 """How many rows are written, on average, between two looks at whether a log is due.
@@ -54,8 +54,8 @@ Chosen at random, not counted: a counter in the head would make all writers of a
 in the process never gets anywhere in programs that write one point and end.
 """
 
-FOLD_CHUNKS: Final = 8
-"""How many chunks one folding of late rows rewrites at most; it bounds the work of the write that it happens in."""
+MERGE_CHUNKS: Final = 8
+"""How many chunks one merging of late rows rewrites at most; it bounds the work of the write that it happens in."""
 
 _random = SystemRandom()  # the generator of the module belongs to the program, which may have seeded it
 
@@ -125,7 +125,7 @@ class Logs(RewritingLogs):
             share = max(1, self.max_rows // len(keys))
             for key in keys:  # ahead, so that all hot rows together are not too many for the one step at the end
                 if self._backend.hot(Log(self._model, key))[0] > share:
-                    self._fold_ahead(key, *within, share)
+                    self._pack_ahead(key, *within, share)
         done, inside = self._in_transaction(keys, lambda inside: (work(inside), inside), create=create)
         self.catch_up(inside)  # not before the end: concurrent writers must not wait for a compression
         return done
@@ -155,9 +155,9 @@ class Logs(RewritingLogs):
             self._until_check = _random.randrange(2 * CHECK_EVERY)
 
     def pack(self, key: str, view: View) -> None:
-        """Pack the tail of a log, or fold the late rows into the chunks where most of them fall.
+        """Pack the tail of a log, or merge the late rows into the chunks where most of them fall.
 
-        One call rewrites the tail or at most `FOLD_CHUNKS` chunks. `view` is that of the whole log, without bodies.
+        One call rewrites the tail or at most `MERGE_CHUNKS` chunks. `view` is that of the whole log, without bodies.
         """
         rows, chunks = view.rows, view.chunks
         late = bisect_right(rows, chunks[-1].last, key=position_of) if chunks else 0
@@ -167,8 +167,8 @@ class Logs(RewritingLogs):
         if late * 2 > len(rows):
             firsts = [chunk.first for chunk in chunks]
             chunk_of = [max(0, bisect_right(firsts, position_of(row)) - 1) for row in rows[:late]]
-            start = max(range(late), key=lambda i: bisect_right(chunk_of, chunk_of[i] + FOLD_CHUNKS - 1) - i)
-            stop = bisect_right(chunk_of, chunk_of[start] + FOLD_CHUNKS - 1)
+            start = max(range(late), key=lambda i: bisect_right(chunk_of, chunk_of[i] + MERGE_CHUNKS - 1) - i)
+            stop = bisect_right(chunk_of, chunk_of[start] + MERGE_CHUNKS - 1)
         lo, hi = position_of(rows[start]), position_of(rows[stop - 1])
         near = overlapping(list(chunks), lo, hi, neighbours=True)
         self.rewrite(key, lo, hi, view=view._replace(rows=rows[start:stop], chunks=near))

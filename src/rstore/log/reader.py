@@ -25,6 +25,7 @@ from rstore.backends.types import (
     View,
     ViewQuery,
 )
+from rstore.codec.change_meta import CommitRange, unpack_commits
 from rstore.codec.changes import StoredChange, unpack_change
 from rstore.codec.chunk_meta import Meta, unpack_meta
 from rstore.codec.chunks import unpack_chunk
@@ -33,7 +34,7 @@ from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC, Cell, Envelope, at_position, at_run, at_time
 from rstore.codec.segments import MAX_ROWS, Segment, ascending, column_of_changes, merge, segment_of_rows
 from rstore.codec.threads import spread
-from rstore.errors import CorruptionError, StoreError, TamperedError
+from rstore.errors import CorruptionError, KeyRequiredError, PlaintextError, StoreError, TamperedError
 from rstore.namespace import ReadNamespace, reopens
 
 _MAGIC: Final = bytes((MAGIC,))
@@ -92,6 +93,10 @@ class LogReader:
     def is_remote(self) -> bool:
         """Whether every call takes a round trip."""
         return self._backend.is_remote
+
+    def clock_ms(self) -> int | None:
+        """Return the backend's clock, POSIX milliseconds, if no call is needed for it."""
+        return self._backend.clock_ms()
 
     def keys(self) -> list[str]:
         """Return the keys of all logs."""
@@ -157,6 +162,16 @@ class LogReader:
             "(check() tells what else is; restore it from a backup)"
         )
 
+    def check_kind(self, key: str, head: Head | None) -> None:
+        """Refuse to write sealed rows into a plain log, and the other way round."""
+        if head is not None and not self.envelope.admits(sealed=head.sealed):
+            raise self._wrong_kind(key)
+
+    def _wrong_kind(self, key: str) -> StoreError:
+        if self.envelope.keyed:
+            return PlaintextError(f"{self._described(key)} is not encrypted: a store with a key cannot write into it")
+        return KeyRequiredError(f"{self._described(key)} is encrypted: a store without a key cannot write into it")
+
     def _described(self, key: str) -> str:
         what = "series" if self._model is Model.SERIES else "event sequence"
         return f"the {what} {self._namespace.place(key)}"
@@ -201,12 +216,24 @@ class LogReader:
     @reopens
     def open_meta(self, key: str, chunk: Chunk, head: Head | None) -> Meta:
         """Return the meta of a chunk of points."""
-        where, place = self.envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
-        meta = self.envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
         try:
-            return unpack_meta(meta, chunk.n, chunk.last[0] - chunk.first[0])
+            return unpack_meta(self._open_meta(key, chunk, head), chunk.n, chunk.last[0] - chunk.first[0])
         except CorruptionError as error:
             raise self._named(key, error) from error.__cause__ or error
+
+    @reopens
+    def open_commits(self, key: str, chunk: Chunk, head: Head | None) -> CommitRange | None:
+        """Return which commits are in a chunk of changes; None if it does not tell."""
+        if not chunk.meta:
+            return None
+        try:
+            return unpack_commits(self._open_meta(key, chunk, head), chunk.n)
+        except CorruptionError as error:
+            raise self._named(key, error) from error.__cause__ or error
+
+    def _open_meta(self, key: str, chunk: Chunk, head: Head | None) -> bytes:
+        where, place = self.envelope.where(Cell.META, key), at_run(chunk.first, chunk.last, chunk.n)
+        return self.envelope.open_block(chunk.meta, where, place + mark_of(self._model, head))
 
     @reopens
     def open_rows(self, key: str, rows: Sequence[Row], head: Head | None) -> Sequence[Row]:

@@ -49,7 +49,7 @@ class RewritingLogs(RacingLogs):
         query = ViewQuery(lo, hi, bodies=not remove, neighbours=not remove)
         views = [self.view(key, query) if view is None else view]
         if len(views[0].rows) > self.max_rows:
-            self._fold_ahead(key, lo, hi, self.max_rows)
+            self._pack_ahead(key, lo, hi, self.max_rows)
             views = []
 
         def attempt(logs: RewritingLogs) -> bool | None:
@@ -86,7 +86,7 @@ class RewritingLogs(RacingLogs):
             self._writable.note(_logger, Occurrence.PACK, "%s is packed into chunks", self._writable.place(key))
         return done
 
-    def _fold_ahead(self, key: str, lo: Position, hi: Position, share: int) -> None:
+    def _pack_ahead(self, key: str, lo: Position, hi: Position, share: int) -> None:
         """Put hot rows into chunks, unseen by readers, until the backend can drop the `share` that is left at once."""
         most = self.max_rows
         with suppress(StoreFullError):  # a removal makes room: then all of it goes in one step

@@ -10,12 +10,13 @@ from typing import Final, Self
 
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.types import ANY, Chunk, Commit, Expected, Head, Log, Model, NamespaceGone, Row
+from rstore.codec.change_meta import pack_commits
 from rstore.codec.chunk_meta import pack_meta
 from rstore.codec.chunks import pack_chunk
 from rstore.codec.envelope import Cell, at_run
 from rstore.codec.segments import MIN_CHANGES, MIN_ROWS, Segment, split
 from rstore.codec.threads import spread
-from rstore.errors import KeyRequiredError, PlaintextError, StoreError, StoreIntegrityError
+from rstore.errors import StoreIntegrityError
 from rstore.log.reader import LogReader, mark_of
 from rstore.namespace import Namespace, revives
 
@@ -77,7 +78,7 @@ class LogWriter(LogReader):
         """Return rows as sealed chunks of a log with this head."""
         pieces = list(split(rows, self._min_rows))
         # Here, and not where the chunks are packed: threads that do many small things wait for one another at each.
-        metas = [pack_meta(piece) if self._model is Model.SERIES else b"" for piece in pieces]
+        metas = [*map(pack_meta if self._model is Model.SERIES else pack_commits, pieces)]
         return list(spread(partial(self._seal_chunk, key, head), list(zip(pieces, metas, strict=True))))
 
     def _seal_chunk(self, key: str, head: Head, piece: tuple[Segment, bytes]) -> Chunk:
@@ -85,23 +86,11 @@ class LogWriter(LogReader):
         first, last, n = segment.position(0), segment.position(len(segment) - 1), len(segment)
         place, seal = at_run(first, last, n) + mark_of(self._model, head), self.envelope.seal_block
         body = seal(pack_chunk(segment), self.envelope.where(self._kind.chunk, key), place)
-        if meta:
-            meta = seal(meta, self.envelope.where(Cell.META, key), place)
-        return Chunk(first, last, n, meta, body)
+        return Chunk(first, last, n, seal(meta, self.envelope.where(Cell.META, key), place), body)
 
     def new_head(self, facts: bytes = b"") -> Head:
         """Return the head of a log that is about to begin: sealed if there is an encryption key, for good."""
         return Head(new_stamp(), new_stamp(), self.envelope.keyed, facts)
-
-    def check_kind(self, key: str, head: Head | None) -> None:
-        """Refuse to write sealed rows into a plain log, and the other way round."""
-        if head is not None and not self.envelope.admits(sealed=head.sealed):
-            raise self._wrong_kind(key)
-
-    def _wrong_kind(self, key: str) -> StoreError:
-        if self.envelope.keyed:
-            return PlaintextError(f"{self._described(key)} is not encrypted: a store with a key cannot write into it")
-        return KeyRequiredError(f"{self._described(key)} is encrypted: a store without a key cannot write into it")
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

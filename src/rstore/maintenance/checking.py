@@ -15,6 +15,7 @@ from rstore.arguments import key_or_none
 from rstore.backends.common.pages import pages_of
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
 from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery, ViewQuery
+from rstore.codec.change_meta import commits_of
 from rstore.codec.changes import OPS, Step, StoredChange, Tally, unpack_change
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Kind
@@ -180,6 +181,8 @@ class _LogLook:
             computed = unpack_meta(pack_meta(segment), chunk.n, chunk.last[0] - chunk.first[0])
             if not _agree(self._logs.open_meta(self._key, chunk, self.head), computed):
                 raise CorruptionError("its summary does not agree with its points")
+        elif self._logs.open_commits(self._key, chunk, self.head) not in (None, commits_of(segment)):
+            raise CorruptionError("its summary does not agree with its changes")
         return segment
 
     # -- changes ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rstore.testing.applying import ApplyingSuite
+from rstore.testing.asking import AskingSuite
 from rstore.testing.atomic import AtomicSuite
 from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
@@ -17,6 +19,7 @@ from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
+from rstore.testing.noting import NotingSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
 from rstore.testing.pruning import PruningSuite
@@ -46,7 +49,10 @@ class StoreSuite(
     QuestionSuite,
     BulkSuite,
     EventSuite,
+    ApplyingSuite,
+    NotingSuite,
     HistorySuite,
+    AskingSuite,
     PruningSuite,
     UpcastingSuite,
     EncryptionSuite,

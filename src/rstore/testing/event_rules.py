@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from rstore import ChangeRefusedError, HorizonError, StoreIntegrityError
+from rstore import ChangeRefusedError, ConflictError, HorizonError, StoreIntegrityError
 from rstore.testing import strategies as draw
 from rstore.testing.handles import Handles
-from rstore.testing.oracle import EventOracle, PrunedError, TakenError, same, same_state, utf8
+from rstore.testing.oracle import EventOracle, PrunedError, TakenError, fold, same, same_state, utf8
+
+
+@dataclass(frozen=True)
+class Given:
+    """A function that makes a change of the state that it expects; another process may call it."""
+
+    expected: dict[str, Any] | None
+    change: dict[str, Any]
+
+    def __call__(self, state: dict[str, Any]) -> dict[str, Any]:
+        if not same_state(state, self.expected or {}):
+            raise AssertionError(f"given another state: {state} instead of {self.expected}")
+        return self.change
 
 
 class EventRules(Handles):
@@ -24,13 +38,16 @@ class EventRules(Handles):
         key=draw.SEQUENCES,
         state=st.dictionaries(draw.ITEMS, draw.CHANGES, max_size=3),
         t=draw.EVENT_TIMES,
+        way=st.sampled_from(["mapping", "function", "version", "both"]),
     )
-    def apply(self, who: str, key: str, state: dict[str, Any], t: int | None) -> None:
-        """Apply a change, which may be refused."""
+    def apply(self, who: str, key: str, state: dict[str, Any], t: int | None, way: str = "mapping") -> None:
+        """Apply a change, which may be refused, after asking whether it will be."""
         log = self.log(key)
         before = log.current()
+        change: Any = Given(before and before[1], state) if way in ("function", "both") else state
+        given = {"if_version": self.ask(who, "version", key)} if way in ("version", "both") else {}
         if not state:
-            assert same_state(self.ask(who, "apply", key, state, t), before and before[1])
+            assert same_state(self.ask(who, "apply", key, change, t, **given), before and before[1])
             return
         refused: type[StoreIntegrityError]
         try:
@@ -40,12 +57,23 @@ class EventRules(Handles):
         except (KeyError, TypeError, ValueError, ArithmeticError):
             refused = ChangeRefusedError
         else:
-            result = self.ask(who, "apply", key, state, t)
+            foreseen = self.ask(who, "check_change", key, change, t)
+            result = self.ask(who, "apply", key, change, t, **given)
             self._record(who, key, state, t)
             assert same_state(result, (log.current() or (0, None))[1])
+            assert same_state(foreseen, result)
             return
-        with pytest.raises(refused):
-            self.ask(who, "apply", key, state, t)
+        for verb, options in (("check_change", {}), ("apply", given)):
+            with pytest.raises(refused):
+                self.ask(who, verb, key, change, t, **options)
+
+    @rule(who=draw.WRITERS, key=draw.SEQUENCES, t=draw.EVENT_TIMES, stale=st.sampled_from([b"stale", None]))
+    def apply_of_another_version(self, who: str, key: str, t: int | None, stale: bytes | None) -> None:
+        """Apply a change on the condition of a version that is not there."""
+        if stale is None and not self.log(key).changes:
+            return
+        with pytest.raises(ConflictError):
+            self.ask(who, "apply", key, {"a": 1}, t, if_version=stale)
 
     @rule(
         who=draw.WRITERS,
@@ -128,3 +156,48 @@ class EventRules(Handles):
             assert same([tuple(event) for event in events], log.events(start, end, ops))
         there = [key for key, log in self.oracle.events.items() if log.changes]
         assert self.ask(who, "eventsources") == sorted(there, key=utf8)
+
+    @rule(
+        who=draw.READERS, key=draw.SEQUENCES, item=st.none() | draw.ITEMS, start=st.none() | st.integers(-6, 13),
+        t=st.integers(-6, 13) | st.sampled_from([10**14, 10**15]), at=st.floats(0, 1, exclude_max=True),
+        reverse=st.booleans(), limit=st.none() | st.integers(0, 5),
+    )  # fmt: skip
+    def read_history(
+        self,
+        who: str,
+        key: str,
+        item: str | None,
+        start: int | None,
+        t: int,
+        at: float,
+        reverse: bool,
+        limit: int | None,
+    ) -> None:
+        """Read the history of a sequence, and a state as it was known behind one of its changes."""
+        log = self.oracle.events.get(key, EventOracle())
+        told = log.told()
+        history = self.ask(who, "history", key)
+        assert same([(one.t, one.item, one.op, one.value, one.before, one.after) for one in history], told)
+        if start is not None and log.horizon is not None and start <= log.horizon:
+            with pytest.raises(HorizonError):
+                self.ask(who, "history", key, item, start, None, reverse, limit)
+        else:
+            some = [one for one in history if item in (None, one.item) and (start is None or one.t >= start)]
+            found = self.ask(who, "history", key, item, start, None, reverse, limit)
+            assert same([tuple(one) for one in found], [tuple(one) for one in some[:: -1 if reverse else 1][:limit]])
+        if not history:
+            return
+        i = int(at * len(history))
+        last = max(j for j, one in enumerate(history) if one.n == history[i].n)
+        state = self.ask(who, "past", key, n=history[i].n)
+        skipped = len(log.events()) - len(told)  # up to the horizon
+        assert same_state(state, fold(log.events()[: skipped + last + 1], horizon=log.horizon))
+        if log.horizon is None:
+            known = history[i].recorded
+            events = [
+                event
+                for event, one in zip(log.events(), history, strict=True)
+                if one.t <= t and one.recorded <= known
+            ]  # fmt: skip
+            several = self.ask(who, "past", key, [t, history[i].t], known=known)
+            assert same_state(several[0], fold(events) if events else None)

@@ -243,6 +243,18 @@ class EventOracle:
             and (ops is None or event[2] in ops)
         ]
 
+    def told(self) -> list[tuple[int, str, Op, Any, Any, Any]]:
+        """Return each event after the horizon, with the value of its item before and behind it."""
+        state: dict[str, Any] = {}
+        told = []
+        for t, item, op, value in self._flat(self.changes):
+            before = copy.deepcopy(state.get(item))
+            if op is not operator.delitem or item in state:  # or the item that it deleted was pruned, too
+                fold_one(state, item, op, value)
+            if self.horizon is None or t > self.horizon:
+                told.append((t, item, op, value, before, copy.deepcopy(state.get(item))))
+        return told
+
     def prune(self) -> int:
         """Forget the events that a later `setitem` or `delitem` of the same item supersedes; return how many."""
         removed = 0

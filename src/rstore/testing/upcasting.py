@@ -108,6 +108,8 @@ class UpcastingSuite(Suite):
 
     def test_older_values_pass_through(self, numbers: Store, opener: Opener) -> None:
         assert numbers.current("k", withtimestamp=True) == (20, {"n": 7, "text": "51"})
+        assert numbers.diff("k", 15) == {"n": (5, 7), "text": ("5", "51")}
+        assert [(change.before, change.after) for change in numbers.history("k", "n")] == [(None, 5), (5, 7)]
         assert numbers.past("k", 15) == {"n": 5, "text": "5"}
         assert numbers.events("k", ops=operator.setitem) == [
             (10, "n", operator.setitem, 5), (10, "text", operator.setitem, "5"), (20, "n", operator.setitem, 7),
@@ -191,6 +193,14 @@ class UpcastingSuite(Suite):
                 lambda: texts.past("k", 30),
                 lambda: texts.events("k"),
                 lambda: texts.events("k", 30),
+                lambda: texts.events("k", item="n", limit=1, reverse=True),
+                lambda: next(texts.history("k", reverse=True)),
+                lambda: [*texts.history("k")],
+                lambda: texts.past("k", n=3),
+                lambda: texts.past("k", [10, 30]),
+                lambda: texts.diff("k", 10),
+                lambda: texts.check_change("k", {"n": "1"}),
+                lambda: texts.apply("k", lambda state: state),
                 lambda: texts.apply("k", {"n": "1"}),
                 lambda: texts.apply("k", {"new": "1"}, 25),
                 lambda: texts.apply("k", {}),
@@ -325,10 +335,20 @@ def _compare(store: Any, oracle: VersionedOracle, version: int) -> None:
     seen = oracle.seen(version)
     assert store.current("k", withtimestamp=True) == seen.current()
     assert same([tuple(event) for event in store.events("k") or ()], seen.events())
+    told = [*store.history("k")]
+    assert [*store.history("k", reverse=True)] == told[::-1]
+    if seen.horizon is None:
+        assert same([(change.t, change.item, change.op, change.value) for change in told], seen.events())
+        after: dict[str, Any] = {}
+        for change in told:
+            assert same(change.before, after.get(change.item))
+            after[change.item] = change.after
+        assert after == (seen.current() or (0, {}))[1]
     first = -1000 if seen.horizon is None else seen.horizon
-    for t in (first, first + 1, *range(-105, 11_000, 611), 10**7):
-        if t >= first:
-            assert store.past("k", t, withtimestamp=True) == seen.past(t)
+    times = [t for t in (first, first + 1, *range(-105, 11_000, 611), 10**7) if t >= first]
+    for t in times:
+        assert store.past("k", t, withtimestamp=True) == seen.past(t)
+    assert store.past("k", times, withtimestamp=True) == [seen.past(t) for t in times]
 
 
 def _change(chosen: random.Random, version: int, *, sets: bool = False) -> dict[str, Any]:

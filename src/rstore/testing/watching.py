@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from rstore import (
-    Change,
     EncryptionError,
     InvalidTypeError,
     InvalidValueError,
@@ -22,6 +21,7 @@ from rstore import (
     Store,
     StoreClosedError,
     Watch,
+    Watched,
 )
 from rstore.testing.flavours import KEY, OTHER_KEY, Flavour, pickled, plain, sealed
 from rstore.testing.suite import Opener, Suite, about
@@ -31,12 +31,12 @@ PATIENCE_S = 10.0
 """The awaited change comes in milliseconds; a busy machine may take longer."""
 
 
-def told(changes: Iterable[Change]) -> list[tuple[str, Any]]:
+def told(changes: Iterable[Watched]) -> list[tuple[str, Any]]:
     """Return the keys that a watch tells of until it ends, with their values, None for deleted ones."""
     return [(key, None if entry is None else entry.value) for key, entry in changes]
 
 
-def follow(changes: Iterator[Change], state: dict[str, Any], wanted: dict[str, Any]) -> None:
+def follow(changes: Iterator[Watched], state: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Apply changes to a state until it is the one that is wanted."""
     while state != wanted:
         try:
@@ -157,14 +157,14 @@ class WatchingSuite(Suite):
         store["b"] = 1
         with store.watch(timeout=PATIENCE_S) as changes:
             began = time.monotonic()
-            assert next(changes) == Change("known", None)
+            assert next(changes) == Watched("known", None)
             assert time.monotonic() - began < 2
             store.set("new", 1, ttl=1000)
             assert told([next(changes)]) == [("new", 1)]
             for key in ("new", "b"):
                 began = time.monotonic()
                 store.touch(key, 0.05)
-                assert next(changes) == Change(key, None)
+                assert next(changes) == Watched(key, None)
                 assert 0.045 <= time.monotonic() - began < 2  # the clock of expiry counts milliseconds
                 assert not store.has(key)
 
@@ -175,7 +175,7 @@ class WatchingSuite(Suite):
                 store.update({f"{i}": value for i in range(3)})
                 assert [next(changes)[1] for _ in range(3)] == [store.entry(f"{i}") for i in range(3)]
             store.clear()
-            assert [next(changes) for _ in range(3)] == [Change(f"{i}", None) for i in range(3)]
+            assert [next(changes) for _ in range(3)] == [Watched(f"{i}", None) for i in range(3)]
 
     @pickled
     def test_a_frozen_store_watches(self, store: Store, opener: Opener) -> None:

@@ -16,7 +16,7 @@ from rstore.testing.flavours import Flavour
 
 _TIMEOUT_S = 60.0
 
-_ITERATORS = frozenset({"items", "values", "scan", "batches", "__iter__"})
+_ITERATORS = frozenset({"items", "values", "scan", "batches", "history", "__iter__"})
 
 
 def call(store: Store | Transaction, verb: str, *args: Any, **kwargs: Any) -> Any:

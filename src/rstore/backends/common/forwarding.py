@@ -69,6 +69,9 @@ class Forwarding(WriteTransaction):
         finally:
             close_scope(scope)
 
+    def clock_ms(self) -> int | None:
+        return self._inner.clock_ms()
+
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         return self._inner.facts()
 

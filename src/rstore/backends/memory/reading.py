@@ -40,6 +40,9 @@ class MemoryReads(ReadTransaction):
     def _find(self) -> MemoryNamespace | None:
         """Return the namespace that is read, None if there is none."""
 
+    def clock_ms(self) -> int:
+        return now_ms()
+
     def facts(self) -> tuple[bytes | None, dict[str, bytes]]:
         with lock:
             namespace = self._find()

@@ -92,7 +92,7 @@ class RedisMaintenance(RedisRecords, RedisCommits):
 
         def records(bucket: Bucket, begin: tuple[Any, ...]) -> Call:
             arguments = (bucket.mark, *begin, b"%d" % _A_STEP)
-            return _SURVEY.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=False, again=True)
+            return _SURVEY.on(bucket.slot, self.absorbed(bucket).indexes, *arguments, write=False, again=True)
 
         for _, n, size, problems in self._surveyed(records, (b"-",)):
             yield RECORDS, (n, 0, size), problems
@@ -141,7 +141,7 @@ class RedisMaintenance(RedisRecords, RedisCommits):
         self._deadline.begin()
         for bucket in self.namespace.refresh():
             with suppress(Signal):
-                self.folded(bucket)
+                self.absorbed(bucket)
         self.namespace.delete_garbage(self.namespace.buckets)
 
 

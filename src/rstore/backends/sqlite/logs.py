@@ -43,12 +43,17 @@ INSERT INTO hot (log, t, seq, body) VALUES (
   WHERE namespaces.name = ? AND birth = ? AND model = ? AND logs.key = ? AND sealed = ?), ?, ?, ?)
 ON CONFLICT DO UPDATE SET body = excluded.body"""
 _PUT_ROW: Final = "INSERT INTO hot VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
+ADVANCE: Final = "INSERT INTO advances VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+"""A commit as `advances` tells one, by one statement; it fails where a condition does not hold."""
 _IS_EMPTY: Final = """
 SELECT NOT EXISTS (SELECT 1 FROM hot WHERE log = ?1) AND NOT EXISTS (SELECT 1 FROM chunks WHERE log = ?1)"""
 
 
 class LogReads(NamespaceReads):
     """Reads logs."""
+
+    def clock_ms(self) -> int:
+        return now_ms()
 
     def logs(self, model: Model) -> list[str]:
         column = f"key FROM logs WHERE ns = {NS} AND model = :model ORDER BY key"
@@ -144,6 +149,18 @@ class LogWrites(LogReads, NamespaceWrites):
                 return True
 
         return self._writer.write(work, create=False)
+
+
+def advances(commit: Commit) -> bool:
+    """Return whether a commit replaces a known version, puts one row, and does no more: as for most changes."""
+    create, if_epoch, if_version, epoch, version, facts, put_rows, *others = commit
+    return (
+        len(put_rows) == 1
+        and type(if_version) is type(version) is bytes
+        and if_epoch is ANY
+        and (create, epoch, facts) == (None, None, None)
+        and not any(others)
+    )
 
 
 def _newest_checkpoint(connection: apsw.Connection, number: int, at: Position) -> Row | None:

@@ -70,7 +70,23 @@ CREATE TABLE checkpoints (
 
 # The file's own triggers are for versions of this library that still run them. This one runs no trigger that a file
 # brings along, since it could undo every write, and does the same by its own, which SQLite keeps with the connection.
-OWN_TRIGGERS: Final = _TRIGGERS.replace("CREATE", "CREATE TEMP").replace("ON records", "ON main.records")
+# `advances` is no table: what is inserted there is a commit of one row, in one statement instead of six.
+OWN_TRIGGERS: Final = (
+    _TRIGGERS.replace("CREATE", "CREATE TEMP").replace("ON records", "ON main.records")
+    + """
+CREATE TEMP VIEW advances (name, birth, model, key, old, next, t, seq, body) AS
+  SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL;
+CREATE TEMP TRIGGER advance INSTEAD OF INSERT ON advances
+  BEGIN
+    UPDATE logs SET version = new.next WHERE model = new.model AND key = new.key AND version = new.old
+      AND ns = (SELECT id FROM namespaces WHERE name = new.name AND birth = new.birth);
+    INSERT INTO hot VALUES (
+      (SELECT id FROM logs WHERE ns = (SELECT id FROM namespaces WHERE name = new.name)
+        AND model = new.model AND key = new.key AND version = new.next),  -- else NULL, which fails
+      new.t, new.seq, new.body);
+  END;
+"""
+)
 _OLDER: Final = {
     "records": """CREATE TABLE records (
   ns INTEGER NOT NULL, key TEXT NOT NULL, record BLOB, blob INTEGER, expires_ms INTEGER, PRIMARY KEY (ns, key),

@@ -64,7 +64,7 @@ class Bucket(NamedTuple):
     expiry_index: bytes
     """Names the sorted set of the keys that expire, by the last millisecond that they are there."""
     batch: bytes = b""
-    """Names a batch of records that is visible and not folded in yet."""
+    """Names a batch of records that is visible and not absorbed yet."""
 
     @property
     def mark(self) -> bytes:

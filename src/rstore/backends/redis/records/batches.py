@@ -1,7 +1,7 @@
-"""Writing records to one bucket: some by one script, many as a batch that is staged, made visible, and folded in.
+"""Writing records to one bucket: some by one script, many as a batch that is staged, made visible, and absorbed.
 
 One script that wrote many records would hold up all other clients. A batch lies beside the single records, under names
-of its own, until the marker names it; from then on every writer folds some of it in.
+of its own, until the marker names it; from then on every writer absorbs some of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rstore.backends.types import LARGE_BYTES, NamespaceGone, Writes
 from rstore.errors import StoreBusyError, StoreError, StoreFullError
 
 _FIND: Final = Script("find")
-_FOLD: Final = Script("fold")
+_ABSORB: Final = Script("absorb")
 _PUBLISH: Final = Script("publish")
 _STAGE: Final = Script("stage")
 WRITE: Final = Script("write")
@@ -34,7 +34,7 @@ _STAGED_S: Final = 3600
 
 
 class RedisBatches(RedisPart):
-    """Batches of records: written, folded in, and looked into."""
+    """Batches of records: written, absorbed, and looked into."""
 
     def _write_batch(self, spot: bytes, writes: Writes, incarnation: bytes) -> None:
         """Write many records of one bucket, all or nothing."""
@@ -51,7 +51,7 @@ class RedisBatches(RedisPart):
             retries: CallRetries | None = None
             while not self._client.call(publish):
                 retries = self.namespace.again(retries)
-                self._fold_anew(bucket)
+                self._absorb_anew(bucket)
         except (Signal, StoreFullError, StoreBusyError) as error:
             # The staged batch costs nothing but memory.
             self.namespace.collect([bucket], given_up=batch)
@@ -59,9 +59,9 @@ class RedisBatches(RedisPart):
                 raise
             raise NamespaceGone from error
         self.namespace.wrote()
-        # The batch is visible: if it cannot be folded in now, the next writer does it.
+        # The batch is visible: if it cannot be absorbed now, the next writer does it.
         with suppress(StoreError):
-            self._fold_anew(bucket)
+            self._absorb_anew(bucket)
 
     def _stage_batch(self, bucket: Bucket, batch: bytes, writes: Writes) -> None:
         now_ms = self.namespace.now_ms(bucket.slot)
@@ -75,20 +75,20 @@ class RedisBatches(RedisPart):
             self._client.call(entry)  # before there is anything that might be left behind
             self.namespace.run(writing(beside, some)._replace(again=True) for some in _pieces(writes))
 
-    def _fold_anew(self, bucket: Bucket) -> None:
-        """Fold in the batch that a bucket has now."""
+    def _absorb_anew(self, bucket: Bucket) -> None:
+        """Absorb the batch that a bucket has now."""
         [fresh] = self.namespace.refresh([bucket])
         with suppress(Signal):
-            self.folded(fresh)
+            self.absorbed(fresh)
 
-    def folded(self, bucket: Bucket) -> Bucket:
-        """Return a bucket without a batch; fold one in first, and raise the signal that the bucket is out of date."""
+    def absorbed(self, bucket: Bucket) -> Bucket:
+        """Return a bucket without a batch; absorb one first, and raise the signal that the bucket is out of date."""
         if bucket.batch:
-            self._fold(bucket)
+            self._absorb(bucket)
         return bucket
 
-    def _fold(self, bucket: Bucket) -> None:
-        """Fold a batch in, and raise the signal that the bucket is out of date. A frozen store waits for writers."""
+    def _absorb(self, bucket: Bucket) -> None:
+        """Absorb a batch, and raise the signal that the bucket is out of date. A frozen store waits for writers."""
         retries = CallRetries(self._deadline)
         while self.namespace.frozen:
             [fresh] = self.namespace.refresh([bucket])
@@ -101,7 +101,7 @@ class RedisBatches(RedisPart):
                 )
         beside = bucket.of_records(bucket.batch)
         keys = (bucket.marker_key, beside.key_index, beside.expiry_index, bucket.key_index, bucket.expiry_index)
-        call = _FOLD.on(bucket.slot, keys, bucket.mark, b"%d" % MAX_RECORDS, write=True, again=True)
+        call = _ABSORB.on(bucket.slot, keys, bucket.mark, b"%d" % MAX_RECORDS, write=True, again=True)
         with self.namespace.unseen():
             while self._client.call(call):
                 self._deadline.begin()

@@ -42,7 +42,9 @@ class RedisRanges(RedisBatches):
         low, high = _bounds(start, stop)
 
         def ask(bucket: Bucket, _: None) -> Call:
-            return _COUNT.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, low, high, write=False, again=True)
+            return _COUNT.on(
+                bucket.slot, self.absorbed(bucket).indexes, bucket.mark, low, high, write=False, again=True
+            )
 
         counts = list(self.namespace.replies(ask, None))
         if -1 not in counts:
@@ -100,7 +102,9 @@ class RedisRanges(RedisBatches):
         )
 
         def ask(bucket: Bucket, _: None) -> Call:
-            return _SCAN.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, *arguments, write=False, again=True)
+            return _SCAN.on(
+                bucket.slot, self.absorbed(bucket).indexes, bucket.mark, *arguments, write=False, again=True
+            )
 
         pages = list(self.namespace.replies(ask, None))
         edges = [page[0] for page in pages if page[0]]
@@ -124,7 +128,7 @@ class RedisRanges(RedisBatches):
 
         def ask(bucket: Bucket, low: bytes) -> Call:
             arguments = (bucket.mark, low, high, b"%d" % MAX_RECORDS)
-            return _DELETE_RANGE.on(bucket.slot, self.folded(bucket).indexes, *arguments, write=True, again=False)
+            return _DELETE_RANGE.on(bucket.slot, self.absorbed(bucket).indexes, *arguments, write=True, again=False)
 
         def rest(_: bytes, reply: Any) -> bytes | None:
             # Behind it: from the beginning, a client that goes on writing there would keep this call busy.
@@ -141,7 +145,7 @@ class RedisRanges(RedisBatches):
         share = b"%d" % min(max(1, limit // len(self.namespace.buckets)), MAX_RECORDS)
 
         def ask(bucket: Bucket, _: None) -> Call:
-            return _SWEEP.on(bucket.slot, self.folded(bucket).indexes, bucket.mark, share, write=True, again=True)
+            return _SWEEP.on(bucket.slot, self.absorbed(bucket).indexes, bucket.mark, share, write=True, again=True)
 
         return sum(self.namespace.replies(ask, None))
 
@@ -156,7 +160,7 @@ class RedisRanges(RedisBatches):
         def ask(bucket: Bucket, before: Bucket) -> Call | None:
             if (bucket.incarnation, bucket.records) != (before.incarnation, before.records):
                 # Another client cleared since this call began, or this call did and its reply was lost. Where the
-                # generation is the same, a batch became visible, or was folded in.
+                # generation is the same, a batch became visible, or was absorbed.
                 outcomes.append(0)
                 return None
             keys = (bucket.marker_key, bucket.garbage, bucket.key_index)

@@ -77,7 +77,7 @@ class RedisRecords(RedisRanges):
         head_bytes = b"%d" % HEAD_BYTES if heads else b""
 
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
-            prefix = self.folded(bucket).records
+            prefix = self.absorbed(bucket).records
             found = (bucket.marker_key, bucket.expiry_index, *(prefix + name for name in names[:MAX_RECORDS]))
             arguments = (bucket.mark, b"%d" % PAGE_BYTES, head_bytes)
             return _FETCH.on(bucket.slot, found, *arguments, write=False, again=True)
@@ -138,7 +138,7 @@ class RedisRecords(RedisRanges):
 
     def _write_buckets(self, writes: Writes, incarnation: bytes) -> None:
         def ask(bucket: Bucket, group: Writes) -> Call:
-            return writing(self.folded(bucket), group)
+            return writing(self.absorbed(bucket), group)
 
         groups, outcomes = self._grouped(writes, lambda write: write[0].encode()), list[Any]()
         if any(is_large(group) for _, group in groups):
@@ -160,7 +160,7 @@ class RedisRecords(RedisRanges):
             if is_large(writes):
                 self._write_batch(name, writes, incarnation)
             else:
-                self.namespace.write(name, incarnation, lambda bucket: writing(self.folded(bucket), writes))
+                self.namespace.write(name, incarnation, lambda bucket: writing(self.absorbed(bucket), writes))
         except LostReplyError as lost:
             self._find_out_written(writes, lost)
 
@@ -190,7 +190,7 @@ class RedisRecords(RedisRanges):
         )
 
         def ask(bucket: Bucket) -> Call:
-            keys = (*self.folded(bucket).indexes, bucket.records + name)
+            keys = (*self.absorbed(bucket).indexes, bucket.records + name)
             call = _WRITE_IF.on(bucket.slot, keys, bucket.mark, *arguments, write=True, again=False)
             return call._replace(large=large)
 
@@ -219,7 +219,7 @@ class RedisRecords(RedisRanges):
         lives = b"" if ttl_ms is None else b"%d" % ttl_ms
 
         def ask(bucket: Bucket) -> Call:
-            keys = (bucket.marker_key, self.folded(bucket).expiry_index, bucket.records + name)
+            keys = (bucket.marker_key, self.absorbed(bucket).expiry_index, bucket.records + name)
             return _TOUCH.on(bucket.slot, keys, bucket.mark, lives, write=True, again=False)
 
         try:
@@ -232,7 +232,7 @@ class RedisRecords(RedisRanges):
 
         def ask(bucket: Bucket, names: list[bytes]) -> Call:
             # Not more than that at once: deleting is promised for each key, not for all of them as one.
-            found = (*self.folded(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
+            found = (*self.absorbed(bucket).indexes, *(bucket.records + name for name in names[:MAX_RECORDS]))
             return _DELETE.on(bucket.slot, found, bucket.mark, write=True, again=False)
 
         def rest(names: list[bytes], _: int) -> list[bytes] | None:

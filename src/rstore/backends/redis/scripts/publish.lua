@@ -1,5 +1,5 @@
 -- Makes a staged batch of records visible: from now on the marker names it. Returns 0 if there is another one that is not
--- folded in yet.
+-- absorbed yet.
 --
 -- KEYS: marker, staged batches. ARGV: incarnation, the batch.
 local marker = redis.call('GET', KEYS[1])

@@ -59,7 +59,7 @@ class Overlay(WriteTransaction):
                 namespace.create()
                 bucket = namespace.current(b"")
             try:
-                return self._stored.folded(bucket)
+                return self._stored.absorbed(bucket)
             except Signal:
                 retries = namespace.again(retries)
 
