@@ -46,7 +46,7 @@ class Halves(Numbers):
     _schema_version = 4
 
 
-class Stored(Store):
+class AsStored(Store):
     """Version 4 without any `_upcast`: it shows what is stored."""
 
     _schema_version = 4
@@ -149,14 +149,14 @@ class UpcastingSuite(Suite):
                     with store.snapshot() as view:
                         _compare(view, oracle, version)
         stored = oracle.log.events()
-        with opened(opener, Stored) as store:
+        with opened(opener, AsStored) as store:
             assert same([tuple(event) for event in store.events("k") or ()], stored), "nothing was rewritten"
         with opened(opener, Halves) as store:
             assert store.prune("k", remove=False) == oracle.log.prune() > 0
             _compare(store, oracle, 4)
             change = {"n0": (operator.add, 1)}
             assert store.apply("k", change, 10**6) == oracle.record(change, 10**6, 4)
-        with opened(opener, Stored) as store:
+        with opened(opener, AsStored) as store:
             assert same([tuple(event) for event in store.events("k") or ()], oracle.log.events())
         with opened(opener, Halves, frozen=True) as store:
             check_integrity(store, Oracle(events={"k": oracle.seen(4)}))
@@ -291,22 +291,22 @@ class UpcastingSuite(Suite):
             assert store.past("k", 10) == {"n": 5}
 
     def test_serializers_of_a_subclass(self, opener: Opener) -> None:
-        class Json(Store):
+        class JsonTexts(Store):
             def _dump(self, value: Any) -> str:
                 return json.dumps(value)
 
             def _load(self, data: Any) -> Any:
                 return json.loads(data)
 
-        class Lists(Json):
+        class JsonLists(JsonTexts):
             _schema_version = 1
 
             def _upcast(self, item: str, value: Any, version: int) -> Any:
                 return [item, value, version]
 
-        with opened(opener, Json) as store:
+        with opened(opener, JsonTexts) as store:
             store.apply("k", {"a": (1, 2), "b": "x"}, 1)
-        with opened(opener, Lists) as store:
+        with opened(opener, JsonLists) as store:
             assert store.current("k") == {"a": ["a", [1, 2], 0], "b": ["b", "x", 0]}
             assert store.apply("k", {"b": (operator.add, [1])}, 2) == {"a": ["a", [1, 2], 0], "b": ["b", "x", 0, 1]}
             assert store.events("k", 1, 1, operator.setitem) == [
