@@ -102,14 +102,18 @@ class StoreIntegrityError(StoreError):
 
 
 class ChangeRefusedError(StoreIntegrityError):
-    """A change that could not be replayed was refused, and nothing was recorded; its cause is chained."""
+    """A change that could not be replayed was refused, and nothing was recorded; its cause is chained.
 
-    def __init__(self, message: str, *, key: str, t: int, item: str, op: Any) -> None:
+    Or one cannot be undone: then `n`, `t`, `item` and `op` are those of the later change that builds upon it.
+    """
+
+    def __init__(self, message: str, *, key: str, t: int, item: str, op: Any, n: int | None = None) -> None:
         super().__init__(message)
         self.key = key
         self.t = t
         self.item = item
         self.op = op
+        self.n = n
 
 
 class HorizonError(StoreIntegrityError):

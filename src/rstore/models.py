@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rstore.events.changing import Changing
 from rstore.events.checking import EventChecks
 from rstore.events.verbs import Events
 from rstore.keyvalue.atomic import Atomic
@@ -13,7 +14,7 @@ from rstore.series.resampling import Resampling
 from rstore.series.tables import SeriesTables
 
 
-class Models(Mapped, Entries, Atomic, SeriesTables, Grids, Lookups, Resampling, Events, EventChecks):
+class Models(Mapped, Entries, Atomic, SeriesTables, Grids, Lookups, Resampling, Events, EventChecks, Changing):
     """The common base of a store, a transaction and a snapshot."""
 
     def __bool__(self) -> bool:

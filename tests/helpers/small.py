@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from rstore.codec import segments
-from rstore.events import checkpoints
+from rstore.events import checkpoints, loading
 from rstore.log import packing, writer
 from rstore.series import points, writing
 
@@ -28,7 +28,9 @@ def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     """Set every size that decides when rows become chunks and states checkpoints, in whichever module it is read."""
     for name, size in _SIZES.items():
         where = [
-            module for module in (checkpoints, packing, points, segments, writer, writing) if hasattr(module, name)
+            module
+            for module in (checkpoints, loading, packing, points, segments, writer, writing)
+            if hasattr(module, name)
         ]
         assert where, name
         for module in where:

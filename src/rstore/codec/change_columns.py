@@ -187,7 +187,15 @@ class ChangeColumns(Packed):
 
     def size(self) -> int:
         """Return about how many bytes all take."""
-        return sum(self.sizes())
+        size = _FIXED_BYTES * len(self) + _STEP_BYTES * len(self.items) + len("".join(self.items).encode())
+        if (values := self.values) is not None:
+            apart = len(values) if not isinstance(values.data, Blobs) else 0  # the codec byte of each
+            numbers = values.data.nbytes if isinstance(values.data, np.ndarray) else values.size()
+            size += numbers + apart
+        for extra in (self.ids, self.notes):
+            if extra is not None:
+                size += sum(map(len, extra))
+        return size
 
     def sizes(self) -> list[int]:
         """Return about how many bytes each takes."""

@@ -157,8 +157,10 @@ class Proposing(History):
         try:
             state.fold(steps, None)
         except CannotFold as error:
-            cause = error.__cause__
-            raise self._refusal(error.step, t, _why(cause, error.step)) from cause
+            raise self._not_computed(error, t) from error.__cause__
+
+    def _not_computed(self, error: CannotFold, t: int) -> ChangeRefusedError:
+        return self._refusal(error.step, t, _why(error.__cause__, error.step))
 
     def _broken(self, error: CannotFold, change: StoredChange | None, steps: Sequence[Step], t: int) -> StoreError:
         """Return the error for a change behind time `t` that does not compute any more, or never did."""

@@ -6,14 +6,15 @@ import re
 import sys
 from collections import deque
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from contextlib import suppress
 from fnmatch import translate
 from threading import get_ident
 from types import FrameType
 from typing import Any, Final, Self
 
 from rstore.arguments import MAX_KEY_BYTES, check_key, check_ttl, check_version, key_or_none
-from rstore.backends.types import ANY, Expected, ScanQuery, version_of
-from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, TamperedError, WrongKeyError
+from rstore.backends.types import ANY, HEAD_ONLY, Expected, ScanQuery, version_of
+from rstore.errors import ConflictError, InvalidTypeError, InvalidValueError, StoreError, TamperedError, WrongKeyError
 from rstore.keyvalue.keys import DictRead, Keys
 from rstore.keyvalue.records import Records, encode_pairs, prefix_end
 from rstore.namespace import rereads
@@ -123,6 +124,8 @@ class Mapped(Records, MutableMapping[str, Any]):
     def delete(self, *keys: str, if_version: Expected = ANY) -> int:
         """Delete keys, and return how many of them there were.
 
+        A series or an event sequence of that name stays: `remove` deletes a series, `forget` a sequence.
+
         With `if_version`, one key is deleted only if its value is of that version. Raises `ConflictError` if not.
 
         >>> store.update(a=1, b=2)
@@ -145,7 +148,7 @@ class Mapped(Records, MutableMapping[str, Any]):
 
     def __delitem__(self, key: str) -> None:
         if not self.delete(key):
-            raise KeyError(key)
+            raise _missing(self._writer, key)
 
     def has(self, key: object) -> bool:
         """Return whether there is a value under `key`; False for what cannot be a key."""
@@ -306,6 +309,15 @@ class Mapped(Records, MutableMapping[str, Any]):
 
 
 _get: Final = Mapped.get  # found in one step
+
+
+def _missing(session: Session, key: str) -> KeyError:
+    """Return the error for a key that is not there; its note tells what does delete an event sequence of that name."""
+    error = KeyError(key)
+    with suppress(StoreError):  # it must not hide the first one
+        if session.events.view(check_key(key), HEAD_ONLY).head is not None:
+            error.add_note(f"there is an event sequence {key!r}: forget({key!r}) deletes it, with its history")
+    return error
 
 
 def _conflict(session: Session, key: str, expected: bytes | None, done: str) -> ConflictError:

@@ -120,7 +120,8 @@ class Points(Verbs):
     def remove(self, *keys: str, start: int | None = None, end: int | None = None) -> None:
         """Delete the points from `start` to `end`, both included, of one or several series; without bounds, all.
 
-        A series without points is no more. Unknown series are nothing to remove.
+        A series without points is no more. Unknown series are nothing to remove. An event sequence of that name stays:
+        `forget` deletes it, and `prune` its obsolete events.
 
         Raises `InvalidArgumentError` without a key.
 

@@ -8,6 +8,7 @@ from rstore.testing.atomic import AtomicSuite
 from rstore.testing.belonging import BelongingSuite
 from rstore.testing.bulk import BulkSuite
 from rstore.testing.care import CareSuite
+from rstore.testing.changing import ChangingSuite
 from rstore.testing.columns import ColumnSuite
 from rstore.testing.copying import CopyingSuite
 from rstore.testing.encryption import EncryptionSuite
@@ -17,6 +18,7 @@ from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.history import HistorySuite
+from rstore.testing.loading import LoadingSuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.noting import NotingSuite
@@ -55,6 +57,8 @@ class StoreSuite(
     AskingSuite,
     PruningSuite,
     UpcastingSuite,
+    ChangingSuite,
+    LoadingSuite,
     EncryptionSuite,
     GuardingSuite,
     SharingSuite,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from rstore.testing import strategies as draw
-from rstore.testing.event_rules import EventRules
+from rstore.testing.change_rules import ChangeRules
 from rstore.testing.flavours import PICKLED, Flavour
 from rstore.testing.integrity import check_oracle
 from rstore.testing.series_rules import SeriesRules
@@ -29,7 +29,7 @@ class _Left(Exception):  # noqa: N818 - leaves a transaction, and reports no err
     pass
 
 
-class StoreMachine(ValueRules, SeriesRules, EventRules):
+class StoreMachine(ValueRules, SeriesRules, ChangeRules):
     """All rules: those of the other files, of several verbs as one, and of concurrent writers."""
 
     @rule(who=_HERE, data=st.data(), n=st.integers(1, 5), left=st.booleans(), nested=st.booleans())
@@ -89,6 +89,9 @@ class StoreMachine(ValueRules, SeriesRules, EventRules):
             "apply": lambda: self.apply(who, sequence, {"x": t, "y": (operator.add, 1)}, None),
             "apply_late": lambda: self.apply(who, sequence, {"y": t}, t),
             "prune": lambda: self.prune(who, sequence, remove=t > 4),
+            "load": lambda: self.load(who, [(sequence, t, {"x": t}), (sequence, t, {"x": (operator.add, 1)})]),
+            "revert": lambda: self.revert(who, sequence, t, None),
+            "undo": lambda: self.undo(who, sequence, t),
         }
         writes[data.draw(st.sampled_from(sorted(writes)))]()
 
