@@ -161,6 +161,25 @@ class UpcastingSuite(Suite):
         with opened(opener, Halves, frozen=True) as store:
             check_integrity(store, Oracle(events={"k": oracle.seen(4)}))
 
+    @pytest.mark.parametrize("n", [10, 2000])
+    def test_what_is_loaded_reverted_or_undone(self, numbers: Store, opener: Opener, n: int) -> None:
+        several: list[Any] = [("k", 1000 + t, {"m": t, "n": (operator.add, 1)}) for t in range(n)]
+        assert numbers.apply_many(several) == n
+        state = {"n": 7 + n, "text": "51", "m": n - 1}
+        assert numbers.current("k") == state
+        assert numbers.apply_many([("k", 15, {"m": -1}), ("k", 25, {"p": 1}, "note")]) == 2
+        assert numbers.past("k", 17) == {"n": 5, "text": "5", "m": -1}
+        assert numbers.undo("k", n + 4) == state
+        assert numbers.revert("k", 10) == {"n": 5, "text": "5"}
+        assert numbers.past("k", n=n + 5) == state
+        with opened(opener, AsStored) as stored:
+            assert [event.value for event in stored.events("k", item="n", limit=2) or ()] == ["5", "7"]
+        with opened(opener, Halves) as halves:
+            assert halves.current("k") == {"n": 10, "text": "5"}
+            assert halves.undo("k", n + 6) == state | {"n": 14 + n} == halves.past("k", n=n + 5)
+        with opened(opener, Texts) as texts, pytest.raises(NewerSchemaError):
+            texts.apply_many([("k", 1, {"n": "1"})])
+
     def test_a_store_object_that_is_opened_again(self, numbers: Store) -> None:
         assert numbers.current("k") == {"n": 7, "text": "51"}
         numbers._schema_version = 4  # noqa: SLF001 - as on its class
