@@ -17,6 +17,7 @@ from rstore.testing.events import EventSuite
 from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.guarding import GuardingSuite
+from rstore.testing.hardships import HardshipSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.loading import LoadingSuite
 from rstore.testing.mapping import MappingSuite
@@ -57,6 +58,7 @@ class StoreSuite(
     AskingSuite,
     PruningSuite,
     UpcastingSuite,
+    HardshipSuite,
     ChangingSuite,
     LoadingSuite,
     EncryptionSuite,
