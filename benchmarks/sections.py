@@ -13,6 +13,7 @@ from events_section import events
 from history_section import history
 from lab import KINDS, Lab, Section
 from large_section import large
+from loads_section import loads
 from pairs_section import clients, millions, pairs
 from paths_section import paths
 from peers import FIRST_RELEASE
@@ -137,6 +138,7 @@ SECTIONS: Final[dict[str, Callable[[Lab], Section]]] = {
         keys,
         events,
         history,
+        loads,
         singles,
         floats,
         series,

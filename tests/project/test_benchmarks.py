@@ -22,6 +22,7 @@ PROGRAMS: dict[str, dict[str, Any]] = {
     "bulk": {"n": 4500, "distinct": True, **NEW},
     "changes": {"n": 200, "parts": 1, "calls": 10},
     "event_changes": {"library": "rstore", "n": 5, "calls": 10, "before": 2, "durability": "normal"},
+    "event_loads": {"library": "rstore", "n": 3000, "sequences": 2, "durability": "normal"},
     "floats": {"n": 5000, "calls": 3, **NEW},
     "history": {"n": 300, "calls": 20},
     "keys": {"n": 100, "calls": 10},

@@ -26,6 +26,7 @@ extend_columns extend_frame replace_range compact
 apply current past events prune eventsources eventsequences
 history diff
 version check_change noting
+revert undo apply_many
 """
 
 

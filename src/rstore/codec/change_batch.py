@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
 from itertools import pairwise, repeat
 from operator import add
@@ -129,8 +129,7 @@ class Batch:
     @cached_property
     def _tails(self) -> list[bytes]:
         values = [one or b"" for one in self.encoded]
-        prefixes = map(_Prefixes().__getitem__, zip(self.codes, self.items, map(len, values), strict=True))
-        tails = [*map(add, prefixes, values)]
+        tails = [*map(add, map(_prefix, self.codes, self.items, map(len, values)), values)]
         if self.starts is not None:
             bounds = pairwise(self.starts.tolist())
             tails = [tails[i] if j - i == 1 else b"".join(tails[i:j]) for i, j in bounds]
@@ -184,14 +183,11 @@ class Batch:
         return digest
 
 
-class _Prefixes(dict[tuple[int, str, int], bytes]):
-    """The beginnings of steps, by operator, item and length of the value."""
-
-    def __missing__(self, step: tuple[int, str, int]) -> bytes:
-        code, item, size = step
-        raw = item.encode()
-        prefix = self[step] = _step.pack(code, len(raw), size) + raw
-        return prefix
+@lru_cache(maxsize=2**12)
+def _prefix(code: int, item: str, size: int) -> bytes:
+    """Return the beginning of a step: all but its value, of so many bytes."""
+    raw = item.encode()
+    return _step.pack(code, len(raw), size) + raw
 
 
 def _divided(steps: Sequence[Any], starts: Int64s) -> list[Sequence[Any]]:

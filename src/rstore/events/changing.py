@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from rstore.arguments import check_int64, check_item, check_key, check_timestamp
 from rstore.errors import InvalidTypeError
 from rstore.events.gathering import Gathered, gather
-from rstore.events.loading import Loader, Plan
+from rstore.events.loading import Loader, LoadPlan
 from rstore.events.steps import encode_note
 from rstore.events.undoing import Outcome, Undoer
 from rstore.log.packing import Logs
@@ -156,7 +156,7 @@ def _load(session: Session, group: dict[str, Gathered], last: dict[str, int]) ->
         session.events.maybe_pack(key, len(given))
 
 
-def _planning(session: Session, key: str, given: Gathered, open_t: int | None) -> Callable[[Logs], Plan | None]:
+def _planning(session: Session, key: str, given: Gathered, open_t: int | None) -> Callable[[Logs], LoadPlan | None]:
     return lambda logs: Loader(session, key, logs).plan(given, open_t)
 
 

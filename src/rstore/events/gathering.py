@@ -82,8 +82,11 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
                 (key, t, state), note = given, None
             else:
                 key, t, state, note = _parts(given)
-            if key is not last:
-                last, one = key, found.setdefault(check_key(key), Gathered())
+            if type(key) is not str or key != last:
+                last = check_key(key)
+                if last not in found:
+                    found[last] = Gathered()
+                one = found[last]
                 items, codes, operands = one.items, one.codes, one.operands
             if type(t) is not int or not MIN_INT64 <= t <= MAX_INT64:
                 t = check_timestamp(t)

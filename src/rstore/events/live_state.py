@@ -12,7 +12,6 @@ from rstore.events.state import State
 
 _SETITEM: Final = OP_CODES["setitem"]
 _DIRECT: Final = {OP_CODES[function.__name__]: function for function in (add, sub, mul)}
-_NUMBERS: Final = frozenset({int, float})
 _OF_NUMBERS: Final = frozenset({bytes((INT,)), bytes((FLOAT,))})
 _SMALL: Final = 2**62
 """Numbers below it are computed without a look at how large the result may be, and can be encoded."""
@@ -52,13 +51,13 @@ class LiveState(State):
                 if computed:
                     computed.pop(item, None)
                 continue
-            value: Any = live.get(item)
+            value = live.get(item)
             if value is None and known.get(item, b"")[:1] in _OF_NUMBERS and item not in computed:
                 value = self._codec.decode(known[item])
             if (
-                type(value) in _NUMBERS
-                and type(operand) in _NUMBERS
-                and code in _DIRECT
+                code in _DIRECT
+                and (type(value) is int or type(value) is float)
+                and (type(operand) is int or type(operand) is float)
                 and -_SMALL < value < _SMALL
                 and -_SMALL < operand < _SMALL
                 and -_SMALL < (result := _DIRECT[code](value, operand)) < _SMALL

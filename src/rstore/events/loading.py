@@ -27,7 +27,7 @@ from rstore.log.packing import DIRECT_ROWS
 from rstore.log.writer import new_stamp
 
 
-class Plan(NamedTuple):
+class LoadPlan(NamedTuple):
     """The commit that records a batch, and the replay behind it if it is the end of the sequence."""
 
     commit: Commit
@@ -46,7 +46,7 @@ class Loader(Recorder):
         plan = self.plan(given, open_t)
         return None if plan is None or not self.carry_out(plan) else len(given)
 
-    def plan(self, given: Gathered, open_t: int | None) -> Plan | None:
+    def plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
         """Return the plan of recording changes, all of which can be replayed; None if a concurrent one was faster."""
         incarnation = self._writer.incarnation
         replay = self.read()
@@ -61,7 +61,7 @@ class Loader(Recorder):
         self.check_horizon(replay.facts.horizon, first, writing=True)
         return self._insert_batch(given, t, order, open_t, incarnation)
 
-    def carry_out(self, plan: Plan) -> bool:
+    def carry_out(self, plan: LoadPlan) -> bool:
         """Commit a plan; return whether no concurrent change was faster."""
         if not self._writer.commit(self._key, plan.commit, plan.incarnation):
             return False
@@ -98,7 +98,7 @@ class Loader(Recorder):
 
     # -- at the end ---------------------------------------------------------------------------------------------------
 
-    def _append(self, batch: Batch, given: Gathered, order: Any, replay: Replay, incarnation: bytes) -> Plan:
+    def _append(self, batch: Batch, given: Gathered, order: Any, replay: Replay, incarnation: bytes) -> LoadPlan:
         before, head, create = replay.tally, replay.head, None
         if head is None:
             head = create = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED))
@@ -151,15 +151,19 @@ class Loader(Recorder):
 
     def _check_loadable(self, batch: Batch, replay: Replay) -> None:
         """Refuse values that cannot be loaded, even if later ones replace them: they must not be recorded."""
-        for encoded in batch.encoded if batch.column is not None and batch.column.kind is Kind.ENCODED else ():
+        values: list[bytes | None] = [*replay.state.encoded().values()]
+        if batch.column is not None and batch.column.kind is Kind.ENCODED:
+            values += batch.encoded
+        for encoded in values:
             if encoded is not None and not is_native(encoded):
                 self._codec.decode(encoded)
-        replay.state.values()
 
     # -- in the past --------------------------------------------------------------------------------------------------
 
-    def _insert_batch(self, given: Gathered, t: Any, order: Any, open_t: int | None, incarnation: bytes) -> Plan | None:
-        """Plan changes of which some lie in the past, after all later ones were replayed on top of them."""
+    def _insert_batch(
+        self, given: Gathered, t: Any, order: Any, open_t: int | None, incarnation: bytes
+    ) -> LoadPlan | None:
+        """LoadPlan changes of which some lie in the past, after all later ones were replayed on top of them."""
         first = int(t.min()), 0
         view, replay = self._before(first)
         if replay.head is None:
@@ -235,7 +239,7 @@ class Loader(Recorder):
         create: Head | None = None,
         view: View | None = None,
         first: Position | None = None,
-    ) -> Plan:
+    ) -> LoadPlan:
         is_new = create is not None
         tip = Tip(int(batch.n[-1]), batch.recorded, batch.digest(replay.tip), replay.tally)
         version = seal_tip(self._envelope, self._key, head, tip)
@@ -250,9 +254,9 @@ class Loader(Recorder):
         )
         commit = self._laid_out(commit, batch, order, head, view)
         if view is not None:
-            return Plan(commit, incarnation, None)
+            return LoadPlan(commit, incarnation, None)
         replay.head, replay.tip = head._replace(version=version, epoch=commit.epoch or head.epoch), tip
-        return Plan(commit, incarnation, replay)
+        return LoadPlan(commit, incarnation, replay)
 
     def _laid_out(self, commit: Commit, batch: Batch, order: Any, head: Head, view: View | None) -> Commit:
         """Return the commit with the rows: hot ones if they are few, else chunks."""

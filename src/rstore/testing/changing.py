@@ -308,23 +308,23 @@ class ChangingSuite(Suite):
         store.apply("k", {"a": 0, "b": 0}, 0)
         n = 8
 
-        def adds(_: int) -> None:
+        def adds() -> None:
             with opener() as own:
                 for _ in range(n):
                     own.apply("k", {"a": (operator.add, 1)})
 
-        def undoes(_: int) -> None:
+        def reverts() -> None:
             with opener() as own:
                 for _ in range(n):
                     own.apply("k", {"b": 1})
                     own.revert("k", 0, ["b"])
 
-        def loads(i: int) -> None:
+        def loads() -> None:
             with opener() as own:
                 for j in range(n):
-                    own.apply_many([("k", 100 * i + j + 1, {"a": (operator.add, 1)})])
+                    own.apply_many([("k", j + 1, {"a": (operator.add, 1)})])
 
         with ThreadPoolExecutor(3) as pool:
-            for future in [pool.submit(task, i) for i, task in enumerate((adds, undoes, loads))]:
+            for future in [pool.submit(task) for task in (adds, reverts, loads)]:
                 future.result()
         assert store.current("k") == {"a": 2 * n, "b": 0}
