@@ -28,6 +28,7 @@ from rstore.errors import (
     StoreClosedError,
     forgetful,
 )
+from rstore.events.retention import Forgetting
 from rstore.forks import renewed_in_child
 from rstore.incarnation import Incarnations
 from rstore.keyvalue.leases import Computing
@@ -45,7 +46,7 @@ _DURABILITIES: Final = ("full", "normal")
 _log: Final = logging.getLogger("rstore.store")
 
 
-class Store(Computing, Models, Watching, Maintenance):
+class Store(Computing, Models, Watching, Forgetting, Maintenance):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:

@@ -93,7 +93,14 @@ READING: Final[dict[str, Callable[[Store], Iterable[Callable[[], object]]]]] = {
     "batches": _each(SERIES, lambda s, k: list(s.batches(k, size=7))),
     "current": _each(SEQUENCES, lambda s, k: s.current(k)),
     "past": _each(SEQUENCES, lambda s, k: s.past(k, 5)),
+    "past known": _each(SEQUENCES, lambda s, k: s.past(k, [5, 19], known=0)),
+    "past of a commit": _each(SEQUENCES, lambda s, k: s.past(k, n=2)),
+    "diff": _each(SEQUENCES, lambda s, k: s.diff(k, 3)),
+    "history": _each(SEQUENCES, lambda s, k: list(s.history(k))),
+    "history backwards": _each(SEQUENCES, lambda s, k: list(s.history(k, reverse=True))),
+    "history of some": _each(SEQUENCES, lambda s, k: list(s.history(k, "n", 3, 17))),
     "events": _each(SEQUENCES, lambda s, k: s.events(k)),
+    "events of some": _each(SEQUENCES, lambda s, k: s.events(k, item="n", reverse=True, limit=2)),
 }
 WRITING: Final[dict[str, Callable[[Store], Iterable[Callable[[], object]]]]] = {
     "add": _each(NAMES, lambda s, k: s.add(k, 1)),

@@ -27,6 +27,7 @@ apply current past events prune eventsources eventsequences
 history diff
 version check_change noting
 revert undo apply_many
+forget digest verify
 """
 
 

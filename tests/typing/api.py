@@ -169,6 +169,11 @@ def take_care(store: Store, directory: Path) -> None:
 def use_events(store: Store) -> None:
     assert_type(store.apply("e", {"a": 1, "b": [1]}, 1), dict[str, Any] | None)
     store.apply("e", {"a": (operator.add, 1), "b": (operator.delitem, None)}, t=2)
+    assert_type(store.apply("e", lambda state: {"a": state["a"] + 1}, note={"by": "ada"}), dict[str, Any] | None)
+    assert_type(store.version("e"), bytes | None)
+    with store.noting(by="ada"):
+        store.apply("e", {"a": 1}, if_version=store.version("e"))
+    assert_type(store.check_change("e", {"a": (operator.add, 1)}, t=3), dict[str, Any] | None)
     assert_type(store.current("e"), dict[str, Any] | None)
     assert_type(store.current("e", withtimestamp=True), tuple[int, dict[str, Any]] | None)
     assert_type(store.past("e", 1), dict[str, Any] | None)

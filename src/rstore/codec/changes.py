@@ -209,7 +209,7 @@ class Tip(NamedTuple):
     n: int = 0
     recorded: int = -(2**63)
     digest: bytes = bytes(32)
-    """Hashes all changes in the order of their commits."""
+    """Hashes the changes that the last prune left, in the order of positions, and then each commit since."""
     tally: Tally = NONE
 
 
@@ -230,9 +230,22 @@ def unpack_tip(data: bytes) -> Tip:
     return Tip(n, recorded, digest, Tally(*tally))
 
 
+def link_of(t: int, seq: int, body: bytes, *, tagged: bool) -> bytes:
+    """Return the hash of one change, of which all counts but the tag, a random number.
+
+    Hashed on its own, so that a chain in another order than that of positions needs no more of each change than this.
+    """
+    return sha256(_position.pack(t, seq) + (body[:-8] if tagged else body)).digest()
+
+
+def linked(digest: bytes, link: bytes) -> bytes:
+    """Return the digest of a sequence with one more change."""
+    return sha256(digest + link).digest()
+
+
 def next_digest(digest: bytes, t: int, seq: int, body: bytes, *, tagged: bool) -> bytes:
-    """Return the digest of a sequence after one more commit; of its change all counts but the tag, a random number."""
-    return sha256(b"%b%b%b" % (digest, _position.pack(t, seq), body[:-8] if tagged else body)).digest()
+    """Return the digest of a sequence after one more commit."""
+    return linked(digest, link_of(t, seq, body, tagged=tagged))
 
 
 _state = struct.Struct(">BHQQQ")
@@ -286,9 +299,13 @@ class Facts(NamedTuple):
     """The number of the last commit when it was pruned."""
     baseline: int | None = None
     """The time of the last change that was folded into the baseline."""
+    baseline_n: int = 0
+    """The commit number of the baseline; 0 where it has no items."""
+    prunes: int = 0
+    """How often it was pruned: the digest begins anew each time."""
 
 
-_facts = struct.Struct(">BBqqQq")
+_facts = struct.Struct(">BBqqQqQI")
 _FACTS_FORMAT: Final = 2
 _HAS_HORIZON: Final = 1
 _HAS_BASELINE: Final = 2
@@ -299,7 +316,7 @@ def pack_facts(facts: Facts) -> bytes:
     if facts.horizon is None:
         return b""
     flags = _HAS_HORIZON | (0 if facts.baseline is None else _HAS_BASELINE)
-    numbers = facts.horizon, facts.known_from, facts.pruned_n, facts.baseline or 0
+    numbers = facts.horizon, facts.known_from, facts.pruned_n, facts.baseline or 0, facts.baseline_n, facts.prunes
     return _facts.pack(_FACTS_FORMAT, flags, *numbers)
 
 
@@ -309,5 +326,5 @@ def unpack_facts(data: bytes) -> Facts:
         return Facts()
     if len(data) != _facts.size or data[0] != _FACTS_FORMAT or not data[1] & _HAS_HORIZON:
         raise CorruptionError("the facts of an event sequence are damaged, or written by a newer version")
-    _, flags, horizon, known_from, pruned_n, baseline = _facts.unpack(data)
-    return Facts(horizon, known_from, pruned_n, baseline if flags & _HAS_BASELINE else None)
+    _, flags, horizon, known_from, pruned_n, baseline, *counts = _facts.unpack(data)
+    return Facts(horizon, known_from, pruned_n, baseline if flags & _HAS_BASELINE else None, *counts)

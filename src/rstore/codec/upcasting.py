@@ -31,7 +31,12 @@ def upcast_changes(changes: Sequence[StoredChange], codec: Codec) -> Sequence[St
     """
     if not _are_older({*map(_schema_of, changes)}, codec):
         return changes
-    return [_upcast_change(change, codec) for change in changes]
+    return [_brought(change, codec) for change in changes]
+
+
+def upcast_change(change: StoredChange, codec: Codec) -> StoredChange:
+    """Return one change, as `upcast_changes` does."""
+    return upcast_changes((change,), codec)[0]
 
 
 def upcast_segment(segment: Segment, codec: Codec) -> Sequence[StoredChange]:
@@ -71,7 +76,7 @@ def _are_older(versions: Iterable[int], codec: Codec) -> bool:
     return codec.upcast is not None and min(versions, default=newest) < codec.schema_version
 
 
-def _upcast_change(change: StoredChange, codec: Codec) -> StoredChange:
+def _brought(change: StoredChange, codec: Codec) -> StoredChange:
     if change.schema == codec.schema_version:
         return change
     steps = [

@@ -5,6 +5,7 @@ Nouns: a *proposal* (a change on top of the sequence that was read) and a *recor
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from rstore.errors import (
     ChangeRefusedError,
     ConflictError,
     EncryptionError,
+    InvalidValueError,
     SerializationError,
     StoreError,
     StoreIntegrityError,
@@ -150,7 +152,12 @@ class Proposing(History):
         tag = new_tag() if self._envelope.keyed else 0
         schema = self._codec.schema_version
         change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None, self._note, schema)
-        body = pack_change(change)
+        try:
+            body = pack_change(change)
+        except struct.error as error:
+            raise InvalidValueError(
+                f"a change of {self._place} has values and a note of less than 4 GiB each; nothing was recorded"
+            ) from error
         return StoredChange(*change[:-1], len(body)), body  # not `_replace`, which takes three times as long
 
     def _fold_new(self, state: State, t: int, steps: Sequence[Step]) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rstore.backends.types import FIRST, LAST, Position
+from rstore.backends.types import FIRST, Position, position_before
 from rstore.codec.changes import StoredChange
 from rstore.codec.upcasting import upcast_segment
-from rstore.errors import HorizonError, InvalidValueError
+from rstore.events.commits import CommitFinder
 from rstore.events.moment import Moment
-from rstore.events.reading import Beginning, Reading, end_of
+from rstore.events.reading import Beginning, end_of
 from rstore.events.state import CannotFold
 
-_FAR: Final = 2
-"""So many sections are folded rather than looking for a checkpoint behind them."""
+_FAR: Final = 200
+"""So many changes are folded rather than looking for a checkpoint behind them."""
 
 
-class StateReader(Reading):
+class StateReader(CommitFinder):
     """One event sequence, whose states are read."""
 
     def states(self, at: Sequence[Position], known: int | None = None) -> list[tuple[int, dict[str, bytes]] | None]:
@@ -28,19 +28,38 @@ class StateReader(Reading):
         Raises `HorizonError` for a position, or a moment, that pruning made unknown.
         """
         rising = sorted(set(at))
-        known_at = rising[0] if known is None else min(rising[0], end_of(known))
-        for checkpoint in (known_at, None):
+        near = rising[0] if known is None else min(rising[0], end_of(known))
+        for checkpoint in (near, None):
             with self.begun(checkpoint, rising[-1]) as begun:
                 if begun is None:
                     return [None for _ in at]
                 self.check_told(begun.facts, rising[0][0], known)
                 if known is not None and known >= self.tip(begun.head).recorded:
                     known = None
-                if known is not None and not self._was_known(begun, known):
+                if known is not None and checkpoint is not None and not self._was_known(begun, known):
                     continue
+                if known is not None and checkpoint is None:
+                    self._skip_known(begun, rising[0], known)
                 found = dict(self._fold_to(begun, rising, known))
                 return [found[position] for position in at]
         raise AssertionError  # from the beginning on, all is known
+
+    def _skip_known(self, begun: Beginning, at: Position, known: int) -> None:
+        """Move the beginning of a reading on to a checkpoint up to a position of which all changes were known."""
+        moment, lo = begun.moment, 0
+        hi = moment.index(at) + 1
+        while lo < hi:  # as if recorded times rose with positions, which most do
+            middle = (lo + hi) // 2
+            commits = moment.commits(middle)
+            if commits is not None and commits.first_recorded <= known:
+                lo = middle + 1
+            else:
+                hi = middle
+        some = [moment.commits(i) for i in range(max(0, lo - 2), lo)]
+        upto = max((one.last_n for one in some if one is not None and one.last_recorded <= known), default=0)
+        before = at if lo == len(moment) else min(at, position_before(moment.first(lo)) or FIRST)
+        if upto and (found := self.checkpoint_in(begun, before, upto)) is not None:
+            begun.state, begun.last = found
 
     def _was_known(self, begun: Beginning, known: int) -> bool:
         """Return whether all changes behind a checkpoint were recorded up to a moment."""
@@ -61,14 +80,15 @@ class StateReader(Reading):
     ) -> Iterator[tuple[Position, tuple[int, dict[str, bytes]] | None]]:
         """Yield the states at rising positions."""
         moment, state, last = begun.moment, begun.state, begun.last
-        section, done = 0, last
+        done = last
+        section = 0 if last is None else max(moment.index(last), 0)
         for position in rising:
             index = moment.index(position)
-            if known is None and index > section + _FAR and (found := self._checkpoint(position)) is not None:
-                jumped, _, there, head = found
-                if head.version == begun.head.version and (done is None or there > done):
-                    state, last, done = jumped, there, there
-                    section = max(moment.index(there), 0)
+            if known is None and self._is_far(moment, section, done, position):
+                found = self._checkpoint(position)
+                if found is not None and found[3].version == begun.head.version and (done is None or found[2] > done):
+                    state, last = found[0], found[2]
+                    section, done = max(moment.index(last), 0), last
             while section <= index:
                 for change in self._changes(moment, section, done, position, known):
                     try:
@@ -86,6 +106,16 @@ class StateReader(Reading):
                 raise self._unreplayable(position[0], error) from error.__cause__
             yield position, None if last is None else (last[0], dict(items))
 
+    def _is_far(self, moment: Moment, section: int, done: Position | None, position: Position) -> bool:
+        """Return whether many changes lie between two positions."""
+        index = moment.index(position)
+        if index < section:
+            return False
+        if index > section or done is None:
+            return True
+        segment = moment.open(section)
+        return segment.index(position) - segment.index(done) > _FAR
+
     def _changes(
         self, moment: Moment, section: int, done: Position | None, position: Position, known: int | None
     ) -> Sequence[StoredChange]:
@@ -102,8 +132,6 @@ class StateReader(Reading):
         changes = upcast_segment(segment.slice(start, stop), self._codec)
         return changes if known is None else [change for change in changes if change.recorded <= known]
 
-    # -- one commit ---------------------------------------------------------------------------------------------------
-
     def _change_at(self, position: Position) -> StoredChange | None:
         """Return the change at a position."""
         with self._logs.snapshot(self._key, position, position) as snapshot:
@@ -112,48 +140,3 @@ class StateReader(Reading):
                 found: StoredChange = segment.column.data.changes(segment.t, segment.seq)[0]
                 return found
         return None
-
-    def position_of(self, n: int) -> Position | None:
-        """Return the position of the change of one commit; None if the sequence is unknown.
-
-        Raises `InvalidValueError` for a commit that there is not, `HorizonError` for one whose change was pruned away.
-        """
-        near = self.near_end(LAST)
-        for lo, hi in ((near or FIRST, LAST), (FIRST, near)):
-            if hi is None:
-                continue
-            with self._logs.snapshot(self._key, lo, hi) as snapshot:
-                moment = Moment(self._logs, self._key, snapshot)
-                if moment.head is None:
-                    return None
-                tip, facts = self.tip(moment.head), self.facts(moment.head)
-                for section in _likely(moment, n) if 0 < n <= tip.n else ():
-                    if (position := moment.find(section, n)) is not None:
-                        return position
-        if facts.horizon is not None and 0 < n <= facts.pruned_n:
-            raise HorizonError(
-                f"the history of {self._place} was pruned: the change of commit {n} is gone",
-                key=self._key,
-                horizon=facts.horizon,
-            )
-        raise InvalidValueError(f"{self._place} has no commit {n}: its last one is {tip.n}")
-
-
-def _likely(moment: Moment, n: int) -> Iterator[int]:
-    """Yield the sections that may have the change of a commit, the likeliest ones first."""
-    lo, hi, seen = 0, len(moment), set[int]()
-    while lo < hi:  # as if the commits were in the order of their positions, which most are
-        middle = (lo + hi) // 2
-        commits = moment.commits(middle)
-        if commits is None or commits.first_n <= n <= commits.last_n:
-            seen.add(middle)
-            yield middle
-        if commits is None or n < commits.first_n:
-            hi = middle
-        else:
-            lo = middle + 1
-    for i in range(len(moment)):
-        if i not in seen:
-            commits = moment.commits(i)
-            if commits is None or commits.first_n <= n <= commits.last_n:
-                yield i

@@ -7,13 +7,11 @@ from typing import Any, Literal, overload
 
 from rstore.arguments import check_key, check_timestamp, check_version
 from rstore.backends.types import ANY, Expected
-from rstore.errors import CorruptionError, InvalidTypeError, SerializationError
+from rstore.errors import CorruptionError, SerializationError
 from rstore.events.asking import Asking, answer
 from rstore.events.history import History
-from rstore.events.pruning import Pruner
 from rstore.events.recording import Recorder
 from rstore.events.steps import ChangeFunction, FnRaised, State, Steps, encode_note, steps_by, steps_of
-from rstore.log.packing import Logs
 from rstore.namespace import rereads
 from rstore.session import Session
 
@@ -110,30 +108,6 @@ class Events(Asking):
         session, key = self._reader, check_key(key)
         with session.naming(f"the event sequence {key!r}"):
             return answer(History(session, key).read(), withtimestamp=withtimestamp)
-
-    def prune(self, *keys: str, remove: bool = True) -> int:
-        """Drop the events that a later `setitem` or `delitem` of the same item supersedes; return how many.
-
-        `current` stays what it is. `past` stays exact from the horizon on, the time of the latest such supersession,
-        and raises `HorizonError` before it. With `remove`, a key whose current state is empty is deleted.
-
-        Raises `InvalidArgumentError` without a key.
-
-        >>> for reading in 20, 21, 22:
-        ...     state = store.apply('sensor', {'value': reading})
-        >>> store.prune('sensor'), store.current('sensor')
-        (2, {'value': 22})
-        """
-        session = self._writer
-        if not keys:
-            raise InvalidTypeError("prune takes at least one key; prune(*store.eventsources()) prunes all sequences")
-        checked = sorted({check_key(key) for key in keys})  # one order for all, or they would wait for one another
-
-        def prune_one(key: str, logs: Logs) -> int:
-            with session.naming(f"the event sequence {key!r}"):
-                return logs.retry_conflicts(key, lambda logs: Pruner(session, key, logs).try_prune(remove=remove))
-
-        return session.events.atomically(checked, lambda logs: sum(prune_one(key, logs) for key in checked))
 
     def eventsources(self) -> list[str]:
         """Return the keys of all event sequences, in order."""

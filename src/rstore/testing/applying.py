@@ -130,6 +130,8 @@ class ApplyingSuite(Suite):
                 log.apply({"x": t}, t)
                 with pytest.raises(ConflictError):
                     store.apply("k", {"x": -1}, t + 5, if_version=version)
+                other.apply("k", {"x": t + 1}, t + 1)
+                log.apply({"x": t + 1}, t + 1)
                 store.apply("k", {"y": t}, t + 5, if_version=other.version("k"))
                 log.apply({"y": t}, t + 5)
 
@@ -260,9 +262,21 @@ class ApplyingSuite(Suite):
                 log.apply({"n": called * 10}, called * 10)
             return {"m": state.get("n", 0)}
 
+        def late(state: dict[str, Any]) -> dict[str, Any]:
+            nonlocal called
+            called += 1
+            if called < 3:
+                other.apply("k", {"n": called * 100}, called * 100)
+                log.apply({"n": called * 100}, called * 100)
+            return {"l": state["n"]}
+
         with opener() as other:
             assert store.apply("k", slow, 15) == {"n": 20, "m": 20}
-        log.apply({"m": 20}, 15)
+            log.apply({"m": 20}, 15)
+            assert called == 3
+            called = 0
+            assert store.apply("k", late, 5) == {"n": 200, "m": 20, "l": 200}  # which lies in the past from the start
+        log.apply({"l": 200}, 5)
         assert called == 3
 
     # -- what would be ------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def _change(chosen: random.Random, state: dict[str, Any]) -> dict[str, Any]:
     return change
 
 
-def _grow(store: Store, n: int, *, seed: int = 1) -> Chronicle:
+def grow(store: Store, n: int, *, seed: int = 1) -> Chronicle:
     """Apply changes now and in the past, and return all that were not refused."""
     chosen, chronicle = random.Random(seed), Chronicle()
     begin = int(time.time() * 1000)
@@ -60,8 +60,35 @@ def _grow(store: Store, n: int, *, seed: int = 1) -> Chronicle:
     return chronicle
 
 
-def _told(changes: Any) -> list[tuple[Any, ...]]:
+def told(changes: Any) -> list[tuple[Any, ...]]:
+    """Return changes as plain tuples."""
     return [tuple(change) for change in changes]
+
+
+def asked(store: Store, chronicle: Chronicle, *, seed: int = 2, n: int = 30) -> None:
+    """Ask a store for the past of a sequence in every way, and compare all answers with its chronicle."""
+    chosen, full = random.Random(seed), chronicle.history()
+    assert same(told(store.history("k")), told(full))
+    assert same(told(store.history("k", reverse=True)), told(full[::-1]))
+    times = [None, *_TIMES, *(chosen.choice(full).t + chosen.choice((-1, 0, 1)) for _ in range(6))]
+    for _ in range(n):
+        start, end = chosen.choice(times), chosen.choice(times)
+        item, limit = chosen.choice((None, "a", "b", "none")), chosen.choice((None, 0, 1, 5))
+        for reverse in (False, True):
+            with about((item, start, end, reverse, limit)):
+                expected = chronicle.history(item, start, end)[:: -1 if reverse else 1][:limit]
+                assert same(told(store.history("k", item, start, end, reverse, limit)), told(expected))
+                events = store.events("k", start, end, item=item, limit=limit, reverse=reverse)
+                assert same(told(events), [(one.t, one.item, one.op, one.value) for one in expected])
+    known = [None, *(one.recorded + chosen.choice((-1, 0, 1)) for one in chosen.sample(full, 6))]
+    some = [t for t in times if t is not None]
+    for moment in known:
+        with about(moment):
+            assert store.past("k", some, True, known=moment) == [chronicle.past(t, moment) for t in some]
+            for t in some[-4:]:
+                assert store.past("k", t, True, known=moment) == chronicle.past(t, moment)
+    for change in full[::5]:
+        assert store.past("k", n=change.n, withtimestamp=True) == chronicle.behind(change.n)
 
 
 class AskingSuite(Suite):
@@ -69,29 +96,7 @@ class AskingSuite(Suite):
 
     @pickled
     def test_history_and_past_of_a_sequence_with_changes_of_the_past(self, store: Store) -> None:
-        chronicle = _grow(store, 60)
-        full = chronicle.history()
-        assert same(_told(store.history("k")), _told(full))
-        assert same(_told(store.history("k", reverse=True)), _told(full[::-1]))
-        chosen = random.Random(2)
-        times = [None, *_TIMES, *(chosen.choice(full).t + chosen.choice((-1, 0, 1)) for _ in range(6))]
-        for _ in range(30):
-            start, end = chosen.choice(times), chosen.choice(times)
-            item, limit = chosen.choice((None, "a", "b", "none")), chosen.choice((None, 0, 1, 5))
-            for reverse in (False, True):
-                with about((item, start, end, reverse, limit)):
-                    expected = chronicle.history(item, start, end)[:: -1 if reverse else 1][:limit]
-                    assert same(_told(store.history("k", item, start, end, reverse, limit)), _told(expected))
-                    events = store.events("k", start, end, item=item, limit=limit, reverse=reverse)
-                    assert same(_told(events), [(one.t, one.item, one.op, one.value) for one in expected])
-        known = [None, *(one.recorded + chosen.choice((-1, 0, 1)) for one in chosen.sample(full, 6))]
-        some = [t for t in times if t is not None]
-        for moment in known:
-            with about(moment):
-                assert store.past("k", some, True, known=moment) == [chronicle.past(t, moment) for t in some]
-                assert store.past("k", some[-1], known=moment) == (chronicle.past(some[-1], moment) or (0, None))[1]
-        for change in full[::5]:
-            assert store.past("k", n=change.n, withtimestamp=True) == chronicle.behind(change.n)
+        asked(store, grow(store, 60))
 
     @pickled
     def test_what_was_known_of_a_time_that_was_changed_later(self, store: Store) -> None:
@@ -147,16 +152,16 @@ class AskingSuite(Suite):
     def test_history_is_of_one_moment(self, store: Store) -> None:
         for i in range(500):
             store.apply("k", {"a": i, f"b{i % 7}": [i]}, i * 10)
-        expected = _told(store.history("k"))
+        expected = told(store.history("k"))
         for reverse in (False, True):
             history = store.history("k", reverse=reverse)
-            told = [*islice(history, 3)]
+            found = [*islice(history, 3)]
             store.apply("k", {"a": -1}, 2005 + reverse)
             store.apply("k", {"a": -2}, 4985 + reverse)
             store.apply("k", {"a": -3})
-            told += history
-            assert same(_told(told[:: -1 if reverse else 1]), expected)
-            expected = _told(store.history("k"))
+            found += history
+            assert same(told(found[:: -1 if reverse else 1]), expected)
+            expected = told(store.history("k"))
 
     @pickled
     def test_the_history_of_a_pruned_sequence(self, store: Store) -> None:
@@ -164,7 +169,7 @@ class AskingSuite(Suite):
             store.apply("k", {"a": i, f"b{i % 3}": i}, i)
             time.sleep(0.002)
         recorded = [change.recorded for change in store.history("k", "a")]
-        full = _told(store.history("k"))
+        full = told(store.history("k"))
         store.prune("k")  # supersedes up to the last change
         store.apply("k", {"a": (operator.add, 1)}, 20)
         store.apply("k", {"b0": (operator.neg, None)}, 30)
@@ -220,10 +225,10 @@ class AskingSuite(Suite):
     @pickled
     def test_a_frozen_store_and_a_transaction_ask_the_same(self, opener: Opener) -> None:
         with opener() as store:
-            chronicle = _grow(store, 20)
+            chronicle = grow(store, 20)
             if self.transactional:
                 with store.transaction() as tx:
-                    assert same(_told(tx.history("k")), _told(chronicle.history()))
+                    assert same(told(tx.history("k")), told(chronicle.history()))
                     tx.apply("k", {"new": 1}, 2**62)
                     [last] = tx.history("k", "new")
                     assert (last.n, last.after) == (len(chronicle.changes) + 1, 1)
@@ -232,10 +237,10 @@ class AskingSuite(Suite):
                     next(left)
                 with pytest.raises(StoreClosedError):
                     list(left)
-            expected = _told(store.history("k"))
+            expected = told(store.history("k"))
         with opener(frozen=True) as store:
-            assert same(_told(store.history("k")), expected)
+            assert same(told(store.history("k")), expected)
             assert store.past("k", n=1) == chronicle.behind(1)[1]  # type: ignore[index]
             if self.snapshots:
                 with store.snapshot() as snapshot:
-                    assert same(_told(snapshot.history("k", reverse=True)), expected[::-1])
+                    assert same(told(snapshot.history("k", reverse=True)), expected[::-1])

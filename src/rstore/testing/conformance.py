@@ -25,9 +25,11 @@ from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.noting import NotingSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
+from rstore.testing.proving import ProvingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
 from rstore.testing.racing import RacingSuite
+from rstore.testing.retention import RetentionSuite
 from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
 from rstore.testing.snapshots import SnapshotSuite
@@ -61,6 +63,8 @@ class StoreSuite(
     HardshipSuite,
     ChangingSuite,
     LoadingSuite,
+    RetentionSuite,
+    ProvingSuite,
     EncryptionSuite,
     GuardingSuite,
     SharingSuite,

@@ -95,22 +95,38 @@ class EventRules(Handles):
         assert at >= (log.current() or (at, None))[0]
         log.apply(state, at, last=True)
 
-    @rule(who=draw.WRITERS, key=draw.SEQUENCES, remove=st.booleans())
-    def prune(self, who: str, key: str, remove: bool) -> None:
-        """Prune a sequence."""
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        remove=st.booleans(),
+        until=st.none() | st.sampled_from([-9, *range(13), 10**14, 2**63 - 1]),
+    )
+    def prune(self, who: str, key: str, remove: bool, until: int | None = None) -> None:
+        """Prune a sequence, superseded events or all before a time."""
         before = self.ask(who, "current", key, withtimestamp=True)
-        n = self.ask(who, "prune", key, remove=remove)
         log = self.log(key)
-        obsolete = log.prune()
-        if remove and before is not None and not before[1]:
+        wanted = self.ask(who, "prune", key, remove=remove, before=until, dry_run=True)
+        assert same(before, self.ask(who, "current", key, withtimestamp=True))
+        n = self.ask(who, "prune", key, remove=remove, before=until)
+        assert n == wanted
+        goes_on = until is not None and any(change.t >= until for change in log.changes)
+        gone = log.prune() if until is None else log.prune_before(until)
+        if remove and before is not None and not before[1] and not goes_on:
             self.oracle.events[key] = EventOracle()
             assert self.ask(who, "current", key) is None
         else:
-            assert n == obsolete
+            assert n == gone
             after = self.ask(who, "current", key, withtimestamp=True)
             assert same(before and before[0], after and after[0])
             assert same_state(before and before[1], after and after[1])
             self._probe_horizon(who, key)
+
+    @rule(who=draw.READERS, key=draw.SEQUENCES)
+    def verify(self, who: str, key: str) -> None:
+        """Hold a sequence to its digest."""
+        digest = self.ask(who, "digest", key)
+        assert (digest is not None) == self.log(key).exists
+        assert self.ask(who, "verify", key, digest) == digest
 
     def _probe_horizon(self, who: str, key: str) -> None:
         log = self.log(key)
@@ -150,11 +166,11 @@ class EventRules(Handles):
         """Read the events of a sequence, and the names of all sequences."""
         log = self.oracle.events.get(key, EventOracle())
         events = self.ask(who, "events", key, start, end, ops)
-        if not log.changes:
+        if not log.exists:
             assert events is None
         else:
             assert same([tuple(event) for event in events], log.events(start, end, ops))
-        there = [key for key, log in self.oracle.events.items() if log.changes]
+        there = [key for key, log in self.oracle.events.items() if log.exists]
         assert self.ask(who, "eventsources") == sorted(there, key=utf8)
 
     @rule(

@@ -92,6 +92,8 @@ class StoreMachine(ValueRules, SeriesRules, ChangeRules):
             "load": lambda: self.load(who, [(sequence, t, {"x": t}), (sequence, t, {"x": (operator.add, 1)})]),
             "revert": lambda: self.revert(who, sequence, t, None),
             "undo": lambda: self.undo(who, sequence, t),
+            "prune_before": lambda: self.prune(who, sequence, remove=t > 4, until=t),
+            "verify": lambda: self.verify(who, sequence),
         }
         writes[data.draw(st.sampled_from(sorted(writes)))]()
 

@@ -158,6 +158,8 @@ class UpcastingSuite(Suite):
             assert store.apply("k", change, 10**6) == oracle.record(change, 10**6, 4)
         with opened(opener, AsStored) as store:
             assert same([tuple(event) for event in store.events("k") or ()], oracle.log.events())
+        with opened(opener, Halves) as store:
+            assert store.verify("k") == store.digest("k")
         with opened(opener, Halves, frozen=True) as store:
             check_integrity(store, Oracle(events={"k": oracle.seen(4)}))
 
@@ -205,7 +207,6 @@ class UpcastingSuite(Suite):
         with opened(opener, Texts) as texts:
             assert texts.current("k") == {"n": "7", "text": "51"}  # which it keeps in memory
             numbers.apply("k", {"n": (operator.add, 1)}, 30)
-            numbers.apply("l", {"n": 1}, 1)
             before = numbers.events("k")
             calls: tuple[Callable[[], Any], ...] = (
                 lambda: texts.current("k"),
@@ -224,7 +225,8 @@ class UpcastingSuite(Suite):
                 lambda: texts.apply("k", {"new": "1"}, 25),
                 lambda: texts.apply("k", {}),
                 lambda: texts.prune("k"),
-                lambda: texts.prune("l"),
+                lambda: texts.prune("k", before=50, dry_run=True),
+                lambda: texts.verify("k"),
             )
             for i, call in enumerate(calls):
                 with about(i), pytest.raises(NewerSchemaError, match=r"namespace .* version 1, .* than 0"):
@@ -234,6 +236,19 @@ class UpcastingSuite(Suite):
             assert texts.check() == []
         assert numbers.events("k") == before
         assert numbers.apply("k", {"n": (operator.add, 1)}) == {"n": 9, "text": "51"}
+
+    def test_a_baseline_is_of_the_version_that_made_it(self, numbers: Store, opener: Opener) -> None:
+        with opened(opener, Texts) as texts:
+            texts.apply("k", {"text": (operator.add, "2")}, 30)
+        assert numbers.prune("k", before=25) > 0
+        assert numbers.current("k") == numbers.past("k", 30) == {"n": 7, "text": "512"}
+        assert numbers.verify("k") == numbers.digest("k")
+        with opened(opener, Halves) as halves:
+            assert halves.current("k") == {"n": 14, "text": "512"}
+        with opened(opener, AsStored) as stored:
+            assert stored.current("k") == {"n": 7, "text": "512"}
+        with opened(opener, Texts) as texts, pytest.raises(NewerSchemaError):
+            texts.current("k")
 
     def test_a_newer_change_that_is_pruned_away_is_no_obstacle(self, numbers: Store, opener: Opener) -> None:
         numbers.apply("k", {"text": "new"}, 15)
@@ -299,7 +314,9 @@ class UpcastingSuite(Suite):
             calls: tuple[Callable[[], Any], ...] = (
                 lambda: store.current("k"),
                 lambda: store.apply("k", {"n": 1}),
-                lambda: store.prune("k"),
+                lambda: store.prune("k", before=50),
+                lambda: store.verify("k"),
+                lambda: [*store.history("k")],
             )
             for i, call in enumerate(calls):
                 with (
