@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import random
 from collections.abc import Callable, Generator, Iterator
@@ -21,7 +20,7 @@ from rstore import (
     SerializationError,
     Store,
 )
-from rstore.testing.flavours import pickled, plain
+from rstore.testing.flavours import JsonStore, pickled, plain
 from rstore.testing.integrity import check_integrity
 from rstore.testing.oracle import EventOracle, ExpectedChange, Oracle, same
 from rstore.testing.suite import Opener, Suite, about
@@ -319,28 +318,18 @@ class UpcastingSuite(Suite):
                 lambda: [*store.history("k")],
             )
             for i, call in enumerate(calls):
-                with (
-                    about(i),
-                    pytest.raises(SerializationError, match=r"t=20, item 'n': what _upcast .* add behind"),
-                ):
+                with about(i), pytest.raises(SerializationError, match="t=20, item 'n': what _upcast"):
                     call()
             assert store.past("k", 10) == {"n": 5}
 
     def test_serializers_of_a_subclass(self, opener: Opener) -> None:
-        class JsonTexts(Store):
-            def _dump(self, value: Any) -> str:
-                return json.dumps(value)
-
-            def _load(self, data: Any) -> Any:
-                return json.loads(data)
-
-        class JsonLists(JsonTexts):
+        class JsonLists(JsonStore):
             _schema_version = 1
 
             def _upcast(self, item: str, value: Any, version: int) -> Any:
                 return [item, value, version]
 
-        with opened(opener, JsonTexts) as store:
+        with opened(opener, JsonStore) as store:
             store.apply("k", {"a": (1, 2), "b": "x"}, 1)
         with opened(opener, JsonLists) as store:
             assert store.current("k") == {"a": ["a", [1, 2], 0], "b": ["b", "x", 0]}
