@@ -100,7 +100,7 @@ class Loader(Recorder):
         n = np.arange(tip.n + 1, tip.n + 1 + size)
         recorded = max(replay.now_ms, tip.recorded)
         columns = given.items, given.codes, given.encoded, given.column
-        batch = Batch(t, seq, n, recorded, starts, *columns, notes)
+        batch = Batch(t, seq, n, recorded, starts, *columns, notes, self._codec.schema_version)
         if self._envelope.keyed:
             batch.tag()
         return batch
@@ -181,7 +181,7 @@ class Loader(Recorder):
         replay.tip = self.tip(replay.head)
         self.check_horizon(replay.facts.horizon, first[0], writing=True)
         behind = FIRST if view.checkpoint is None else (view.checkpoint.t, view.checkpoint.seq + 1)
-        existing, times = [*self._logs.changes(self._key, view, behind)], set(given.t)
+        existing, times = [*self._upcast_changes(view, behind)], set(given.t)
         bases: dict[int, int] = {}
         for change in existing:
             if change.t in times:

@@ -82,8 +82,11 @@ class State:
 
     @classmethod
     def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, Tally] | None:
-        """Return the state of a checkpoint, and behind which changes; None if it was made under other fold rules."""
-        found = unpack_state(body)
+        """Return the state of a checkpoint, and behind which changes.
+
+        None if it was made under other fold rules, or another schema version.
+        """
+        found = unpack_state(body, codec.schema_version)
         return None if found is None else (cls(codec, horizon, found[0]), found[1])
 
     def copy(self) -> State:
@@ -98,7 +101,7 @@ class State:
     def pack(self, tally: Tally) -> bytes:
         """Return the bytes of a checkpoint behind these changes."""
         self.settle()
-        return pack_state(self._items.items(), tally)
+        return pack_state(self._items.items(), tally, self._codec.schema_version)
 
     def __len__(self) -> int:
         return len(self._items)

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from rstore.backends.types import FIRST, Position, position_before
 from rstore.codec.changes import StoredChange
-from rstore.codec.segments import Segment
+from rstore.codec.upcasting import upcast_segment
 from rstore.events.commits import CommitFinder
 from rstore.events.moment import Moment
 from rstore.events.reading import Beginning, end_of
@@ -149,7 +149,7 @@ class StateReader(CommitFinder):
         stop = segment.index(position, after=True)
         if start >= stop:
             return ()
-        changes = _changes_of(segment.slice(start, stop))
+        changes = upcast_segment(segment.slice(start, stop), self._codec)
         return changes if known is None else [change for change in changes if change.recorded <= known]
 
     def _change_at(self, position: Position) -> StoredChange | None:
@@ -157,10 +157,6 @@ class StateReader(CommitFinder):
         with self._logs.snapshot(self._key, position, position) as snapshot:
             moment = Moment(self._logs, self._key, snapshot)
             for segment in moment.segments(range(len(moment)), position, position):
-                return _changes_of(segment)[0]
+                found: StoredChange = segment.column.data.changes(segment.t, segment.seq)[0]
+                return found
         return None
-
-
-def _changes_of(segment: Segment) -> list[StoredChange]:
-    changes: list[StoredChange] = segment.column.data.changes(segment.t, segment.seq)
-    return changes
