@@ -22,11 +22,11 @@ def _changes(lab: Lab) -> Section:
     table = Table(
         "One change of one of many sequences, on SQLite",
         "durability | library | apply, µs p50 | CPU, µs | against the INSERT | against eventsourcing",
-        "A thousand accounts (in `full`, a hundred) with 20 changes each; each call loads one, changes its balance and "
-        "stores the change. bare apsw stores a pickle of the change and a number that it counts itself, in a table, "
-        "and reads and checks nothing. eventsourcing has its cache of aggregates, which is off by default. The ratios "
-        "are of the medians: how much longer than the INSERT, and how much shorter than eventsourcing. CPU is the mean "
-        "of all calls.",
+        "A thousand accounts (in `full`, a hundred) with 20 changes each; each call loads one, changes its balance, "
+        "and stores the change. "
+        "bare apsw stores a pickle of the change and a number that it counts itself, in a table, and reads and checks "
+        "nothing. eventsourcing has its cache of aggregates, which is off by default. The ratios are of the medians: "
+        "how much longer than the INSERT, and how much shorter than eventsourcing. CPU is the mean of all calls.",
     )
     goals = []
     for durability, accounts, calls in (("normal", 1_000, 2_000), ("full", 100, 200)):

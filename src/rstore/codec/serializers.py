@@ -280,3 +280,5 @@ _NATIVE_LOADS: Final[dict[int, Callable[[bytes], Any]]] = {
     **{codec: _load_number(form) for codec, form in NUMBERS.items()},
     **{codec: _load_date(unit) for codec, unit in DATES.items()},
 }
+NATIVE: Final = frozenset(_NATIVE_LOADS)
+"""The codec bytes of the types that have a codec of their own; no value of these types can be changed."""
