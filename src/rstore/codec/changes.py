@@ -166,7 +166,9 @@ def unpack_change(t: int, seq: int, body: bytes) -> StoredChange:
             if (size == 0) is not (code in UNARY_CODES):
                 raise CorruptionError("a change has an operand too many, or lacks one")
             steps.append(Step(item, OPS[code], body[value_at:at] if size else None))
-    except (struct.error, UnicodeDecodeError, IndexError) as error:
+    except IndexError as error:
+        raise CorruptionError("the operator of a change is unknown, or the change was cut short") from error
+    except (struct.error, UnicodeDecodeError) as error:
         raise CorruptionError("a change cannot be unpacked") from error
     if at != end or not steps or not 0 < n < 2**63:
         raise CorruptionError("a change was cut short")
