@@ -52,6 +52,10 @@ class Incarnations:
         self._frozen = frozen
         self._warns = not (frozen or keys or allow_plaintext)
 
+    def elsewhere(self) -> Incarnations:
+        """Return the same for a namespace of this name in another store, to be written under the same keys."""
+        return Incarnations(self.name, self._keys, frozen=False, allow_plaintext=self.opens_plaintext)
+
     def find(self, backend: WriteTransaction) -> Incarnation:
         """Return the incarnation of now; in a store that is not frozen create the namespace, and register the key."""
         for _ in range(_TRIES):

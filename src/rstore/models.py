@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rstore.events.changing import Changing
 from rstore.events.checking import EventChecks
+from rstore.events.proofs import Proofs
+from rstore.events.retention import Retention
 from rstore.events.verbs import Events
 from rstore.keyvalue.atomic import Atomic
 from rstore.keyvalue.entries import Entries
@@ -14,7 +16,20 @@ from rstore.series.resampling import Resampling
 from rstore.series.tables import SeriesTables
 
 
-class Models(Mapped, Entries, Atomic, SeriesTables, Grids, Lookups, Resampling, Events, EventChecks, Changing):
+class Models(
+    Mapped,
+    Entries,
+    Atomic,
+    SeriesTables,
+    Grids,
+    Lookups,
+    Resampling,
+    Events,
+    EventChecks,
+    Changing,
+    Retention,
+    Proofs,
+):
     """The common base of a store, a transaction and a snapshot."""
 
     def __bool__(self) -> bool:

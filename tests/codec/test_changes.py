@@ -153,5 +153,5 @@ def test_the_bytes_are_those_of_the_format(i: int) -> None:
     assert pack_change(change._replace(schema=vector["schema"])) == body
     before = bytes.fromhex(VECTORS[i - 1]["digest"]) if i else bytes(32)
     covered = body[:-8] if vector["tag"] else body
-    assert sha256(before + struct.pack(">qI", t, seq) + covered).digest() == digest
+    assert sha256(before + sha256(struct.pack(">qI", t, seq) + covered).digest()).digest() == digest
     assert next_digest(before, t, seq, body, tagged=vector["tag"] > 0) == digest

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from rstore.codec import segments
-from rstore.events import checkpoints, loading
+from rstore.events import checkpoints, loading, passage
 from rstore.log import packing, writer
 from rstore.series import points, writing
 
@@ -29,7 +29,7 @@ def shrink(setattr_: Callable[[ModuleType, str, Any], None]) -> None:
     for name, size in _SIZES.items():
         where = [
             module
-            for module in (checkpoints, loading, packing, points, segments, writer, writing)
+            for module in (checkpoints, loading, packing, passage, points, segments, writer, writing)
             if hasattr(module, name)
         ]
         assert where, name

@@ -174,6 +174,7 @@ def use_events(store: Store) -> None:
     with store.noting(by="ada"):
         store.apply("e", {"a": 1}, if_version=store.version("e"))
     assert_type(store.check_change("e", {"a": (operator.add, 1)}, t=3), dict[str, Any] | None)
+    assert_type(store.apply("e", {"a": 1}, id="once", note={"by": "ada"}), dict[str, Any] | None)
     assert_type(store.current("e"), dict[str, Any] | None)
     assert_type(store.current("e", withtimestamp=True), tuple[int, dict[str, Any]] | None)
     assert_type(store.past("e", 1), dict[str, Any] | None)

@@ -7,12 +7,12 @@ that is wrong).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol, Self
 
-from rstore.backends.types import Model
+from rstore.backends.types import Log, Model
 from rstore.errors import StoreError, StoreNotAvailableError
 
 RECORDS: Final = 0
@@ -116,6 +116,12 @@ class BackendMaintenance(ABC):
         Raises `NotSupportedError` where there is no moment to copy.
         """
         return False
+
+    def erase(self, logs: Sequence[Log]) -> None:  # noqa: B027 - a backend may have nothing to do
+        """Remove what logs that were dropped, or parts of them, have left behind, as far as the backend can reach it.
+
+        Raises `StoreBusyError` if others are in the way longer than the time-out; it may be called again.
+        """
 
     @abstractmethod
     def reclaim(self) -> int | None:

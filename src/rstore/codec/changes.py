@@ -87,6 +87,11 @@ def new_tag() -> int:
     return int.from_bytes(os.urandom(8), "big")
 
 
+def new_birth() -> int:
+    """Draw the random number that tells a sequence from a later one of its name."""
+    return new_tag() or 1
+
+
 def pack_change(change: StoredChange) -> bytes:
     """Return the body of the row of a change; its position is not in it."""
     t, _, n, recorded, steps, tag, id_, note, schema, _ = change
@@ -209,30 +214,47 @@ class Tip(NamedTuple):
     n: int = 0
     recorded: int = -(2**63)
     digest: bytes = bytes(32)
-    """Hashes all changes in the order of their commits."""
+    """Hashes the changes that the last prune left, in the order of positions, and then each commit since."""
     tally: Tally = NONE
+    birth: int = 0
+    """Random, drawn with the first commit, 0 before: tells the sequence from a later one of its name."""
 
 
-_tip = struct.Struct(">Qq32sQQQ")
+_tip = struct.Struct(">Qq32sQQQQ")
 TIP_BYTES: Final = _tip.size
 
 
 def pack_tip(tip: Tip) -> bytes:
     """Return the bytes of a tip."""
-    return _tip.pack(tip.n, tip.recorded, tip.digest, *tip.tally)
+    if not tip.birth:
+        raise ValueError("a tip without a birth is of no sequence")
+    return _tip.pack(tip.n, tip.recorded, tip.digest, *tip.tally, tip.birth)
 
 
 def unpack_tip(data: bytes) -> Tip:
     """Return the tip that was packed into these bytes."""
     if len(data) != TIP_BYTES:
         raise CorruptionError("the version of an event sequence is damaged, or written by a newer version")
-    n, recorded, digest, *tally = _tip.unpack(data)
-    return Tip(n, recorded, digest, Tally(*tally))
+    n, recorded, digest, *tally, birth = _tip.unpack(data)
+    return Tip(n, recorded, digest, Tally(*tally), birth)
+
+
+def link_of(t: int, seq: int, body: bytes, *, tagged: bool) -> bytes:
+    """Return the hash of one change, of which all counts but the tag, a random number.
+
+    Hashed on its own, so that a chain in another order than that of positions needs no more of each change than this.
+    """
+    return sha256(_position.pack(t, seq) + (body[:-8] if tagged else body)).digest()
+
+
+def linked(digest: bytes, link: bytes) -> bytes:
+    """Return the digest of a sequence with one more change."""
+    return sha256(digest + link).digest()
 
 
 def next_digest(digest: bytes, t: int, seq: int, body: bytes, *, tagged: bool) -> bytes:
-    """Return the digest of a sequence after one more commit; of its change all counts but the tag, a random number."""
-    return sha256(b"%b%b%b" % (digest, _position.pack(t, seq), body[:-8] if tagged else body)).digest()
+    """Return the digest of a sequence after one more commit."""
+    return linked(digest, link_of(t, seq, body, tagged=tagged))
 
 
 _state = struct.Struct(">BQQQ")
@@ -278,9 +300,13 @@ class Facts(NamedTuple):
     """The number of the last commit when it was pruned."""
     baseline: int | None = None
     """The time of the last change that was folded into the baseline."""
+    baseline_n: int = 0
+    """The commit number of the baseline; 0 where it has no items."""
+    prunes: int = 0
+    """How often it was pruned: the digest begins anew each time."""
 
 
-_facts = struct.Struct(">BBqqQq")
+_facts = struct.Struct(">BBqqQqQI")
 _FACTS_FORMAT: Final = 2
 _HAS_HORIZON: Final = 1
 _HAS_BASELINE: Final = 2
@@ -291,7 +317,7 @@ def pack_facts(facts: Facts) -> bytes:
     if facts.horizon is None:
         return b""
     flags = _HAS_HORIZON | (0 if facts.baseline is None else _HAS_BASELINE)
-    numbers = facts.horizon, facts.known_from, facts.pruned_n, facts.baseline or 0
+    numbers = facts.horizon, facts.known_from, facts.pruned_n, facts.baseline or 0, facts.baseline_n, facts.prunes
     return _facts.pack(_FACTS_FORMAT, flags, *numbers)
 
 
@@ -301,5 +327,5 @@ def unpack_facts(data: bytes) -> Facts:
         return Facts()
     if len(data) != _facts.size or data[0] != _FACTS_FORMAT or not data[1] & _HAS_HORIZON:
         raise CorruptionError("the facts of an event sequence are damaged, or written by a newer version")
-    _, flags, horizon, known_from, pruned_n, baseline = _facts.unpack(data)
-    return Facts(horizon, known_from, pruned_n, baseline if flags & _HAS_BASELINE else None)
+    _, flags, horizon, known_from, pruned_n, baseline, *counts = _facts.unpack(data)
+    return Facts(horizon, known_from, pruned_n, baseline if flags & _HAS_BASELINE else None, *counts)

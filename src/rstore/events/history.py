@@ -84,6 +84,8 @@ class History:
             return Replay(head, known.facts, *kept), ()
         facts = self.facts(head, known)
         replay = Replay(head, facts, State(self._codec, facts.horizon), view.now_ms, trusted=known is None)
+        if facts.baseline is not None and (facts.baseline, 0) <= hi:
+            replay.last = facts.baseline, 0  # also where the baseline has no items, and so no row
         if view.checkpoint is None:
             return replay, self._logs.changes(self._key, view, hi=hi)
         checkpoint_state = self._open_checkpoint(head, view.checkpoint, facts.horizon)

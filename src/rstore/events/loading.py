@@ -12,7 +12,7 @@ import numpy as np
 
 from rstore.backends.types import ANY, FIRST, LAST, Commit, Head, Position, Row, View, ViewQuery, position_before
 from rstore.codec.change_batch import Batch
-from rstore.codec.changes import Step, StoredChange, Tally, Tip
+from rstore.codec.changes import Step, StoredChange, Tally, Tip, new_birth
 from rstore.codec.columns import Kind
 from rstore.codec.segments import merge
 from rstore.codec.serializers import is_native
@@ -250,7 +250,8 @@ class Loader(Recorder):
         first: Position | None = None,
     ) -> LoadPlan:
         is_new = create is not None
-        tip = Tip(int(batch.n[-1]), batch.recorded, batch.digest(replay.tip), replay.tally)
+        birth = replay.tip.birth or new_birth()
+        tip = Tip(int(batch.n[-1]), batch.recorded, batch.digest(replay.tip), replay.tally, birth)
         version = seal_tip(self._envelope, self._key, head, tip)
         commit = Commit(
             create=create,

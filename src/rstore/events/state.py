@@ -103,6 +103,14 @@ class State:
     def __len__(self) -> int:
         return len(self._items)
 
+    def __contains__(self, item: str) -> bool:
+        return item in self._items
+
+    def steps(self) -> list[Step]:
+        """Return the steps that set all items at once."""
+        self.settle()
+        return [Step(item, "setitem", encoded) for item, encoded in self._items.items()]
+
     def size(self) -> int:
         """Return about how many bytes a checkpoint would take; it goes through all items."""
         self.settle()

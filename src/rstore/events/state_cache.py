@@ -48,6 +48,11 @@ class StateCache:
         elif size <= _LARGE_BYTES:
             _keep(self._large, key, replay, _MAX_LARGE)
 
+    def drop(self, key: str) -> None:
+        """Let go of the replay of a sequence."""
+        self._small.pop(key, None)
+        self._large.pop(key, None)
+
     def asked(self, now_ms: int) -> None:
         """Take note of the time that the backend told just now; an answer that was long on its way is older."""
         if not self.has_time or now_ms >= self.now_ms():

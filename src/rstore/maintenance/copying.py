@@ -27,15 +27,16 @@ _CLOCK: Final = Log(Model.SERIES, "-")
 
 def back_up(backend: Backend, namespace: str, path: str | os.PathLike[str]) -> None:
     """Write a store, as it is at one moment, into a new SQLite file."""
-    with _new_file(_check_path(path)) as made:
+    with _new_file(check_path(path, "a backup")) as made:
         if not backend.save(str(made)):
             with backend.snapshot() as still:
                 _copy(still, namespace, str(made))
 
 
-def _check_path(path: Any) -> Path:
+def check_path(path: Any, what: str) -> Path:
+    """Return the path of a SQLite file that `what` is to be, or refuse what cannot be one."""
     if not isinstance(path, str | os.PathLike) or not isinstance(text := os.fspath(path), str):
-        raise InvalidTypeError(f"the path of a backup is a str or a path, not {type(path).__name__}")
+        raise InvalidTypeError(f"the path of {what} is a str or a path, not {type(path).__name__}")
     try:
         is_one = bool(text and "\0" not in text and text.encode())
     except UnicodeEncodeError:  # SQLite takes UTF-8
@@ -44,7 +45,7 @@ def _check_path(path: Any) -> Path:
         raise InvalidValueError(f"{text!r} is not the path of a file")
     scheme, file = check_dsn(path)  # it also refuses slips, such as the DSN of a server, and quotes no password
     if scheme != "sqlite":
-        raise InvalidValueError(f"a backup is a new SQLite file, and {scheme}:// names none: give a path")
+        raise InvalidValueError(f"{what} is a SQLite file, and {scheme}:// names none: give a path")
     return Path(file)
 
 
@@ -125,7 +126,7 @@ def _copy(source: ReadTransaction, namespace: str, path: str) -> None:
             target.add_fact(name, fact, created)
         incarnation = target.create()
         _copy_records(source, target, incarnation)
-        for model in (Model.SERIES, Model.EVENTS):
+        for model in (Model.SERIES, Model.EVENTS, Model.IDS):
             for key in source.logs(model):
                 _copy_log(source, target, Log(model, key), incarnation)
     finally:

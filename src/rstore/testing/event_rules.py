@@ -42,10 +42,14 @@ class EventRules(Handles):
     )
     def apply(self, who: str, key: str, state: dict[str, Any], t: int | None, way: str = "mapping") -> None:
         """Apply a change, which may be refused, after asking whether it will be."""
+        self._apply(who, key, state, t, way)
+
+    def _apply(self, who: str, key: str, state: dict[str, Any], t: int | None, way: str, **given: Any) -> None:
         log = self.log(key)
         before = log.current()
         change: Any = Given(before and before[1], state) if way in ("function", "both") else state
-        given = {"if_version": self.ask(who, "version", key)} if way in ("version", "both") else {}
+        if way in ("version", "both"):
+            given["if_version"] = self.ask(who, "version", key)
         if not state:
             assert same_state(self.ask(who, "apply", key, change, t, **given), before and before[1])
             return
@@ -78,6 +82,30 @@ class EventRules(Handles):
     @rule(
         who=draw.WRITERS,
         key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, min_size=1, max_size=2),
+        t=draw.EVENT_TIMES,
+        id_=st.sampled_from(["1", "\U0001f600"]),
+        again=st.integers(0, 2),
+    )
+    def apply_once(self, who: str, key: str, state: dict[str, Any], t: int | None, id_: str, again: int) -> None:
+        """Apply a change under an id several times; it may be taken by another change."""
+        told = repr(sorted(state.items(), key=lambda pair: pair[0])), t
+        for _ in range(1 + again):
+            known, n = self.oracle.ids.get((key, id_)), len(self.log(key).changes)
+            if known is None:
+                self._apply(who, key, state, t, "mapping", id=id_)
+                if len(self.log(key).changes) > n:
+                    self.oracle.ids[key, id_] = told
+            elif known == told:
+                current = self.log(key).current()
+                assert same_state(self.ask(who, "apply", key, state, t, id=id_), current and current[1])
+            else:
+                with pytest.raises(ConflictError):
+                    self.ask(who, "apply", key, state, t, id=id_)
+
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
         state=st.dictionaries(draw.ITEMS, draw.CHANGES, min_size=1, max_size=3),
         n=st.integers(2, 40),
     )
@@ -95,22 +123,38 @@ class EventRules(Handles):
         assert at >= (log.current() or (at, None))[0]
         log.apply(state, at, last=True)
 
-    @rule(who=draw.WRITERS, key=draw.SEQUENCES, remove=st.booleans())
-    def prune(self, who: str, key: str, remove: bool) -> None:
-        """Prune a sequence."""
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        remove=st.booleans(),
+        until=st.none() | st.sampled_from([-9, *range(13), 10**14, 2**63 - 1]),
+    )
+    def prune(self, who: str, key: str, remove: bool, until: int | None = None) -> None:
+        """Prune a sequence, superseded events or all before a time."""
         before = self.ask(who, "current", key, withtimestamp=True)
-        n = self.ask(who, "prune", key, remove=remove)
         log = self.log(key)
-        obsolete = log.prune()
-        if remove and before is not None and not before[1]:
+        wanted = self.ask(who, "prune", key, remove=remove, before=until, dry_run=True)
+        assert same(before, self.ask(who, "current", key, withtimestamp=True))
+        n = self.ask(who, "prune", key, remove=remove, before=until)
+        assert n == wanted
+        goes_on = until is not None and any(change.t >= until for change in log.changes)
+        gone = log.prune() if until is None else log.prune_before(until)
+        if remove and before is not None and not before[1] and not goes_on:
             self.oracle.events[key] = EventOracle()
             assert self.ask(who, "current", key) is None
         else:
-            assert n == obsolete
+            assert n == gone
             after = self.ask(who, "current", key, withtimestamp=True)
             assert same(before and before[0], after and after[0])
             assert same_state(before and before[1], after and after[1])
             self._probe_horizon(who, key)
+
+    @rule(who=draw.READERS, key=draw.SEQUENCES)
+    def verify(self, who: str, key: str) -> None:
+        """Hold a sequence to its digest."""
+        digest = self.ask(who, "digest", key)
+        assert (digest is not None) == self.log(key).exists
+        assert self.ask(who, "verify", key, digest) == digest
 
     def _probe_horizon(self, who: str, key: str) -> None:
         log = self.log(key)
@@ -150,11 +194,11 @@ class EventRules(Handles):
         """Read the events of a sequence, and the names of all sequences."""
         log = self.oracle.events.get(key, EventOracle())
         events = self.ask(who, "events", key, start, end, ops)
-        if not log.changes:
+        if not log.exists:
             assert events is None
         else:
             assert same([tuple(event) for event in events], log.events(start, end, ops))
-        there = [key for key, log in self.oracle.events.items() if log.changes]
+        there = [key for key, log in self.oracle.events.items() if log.exists]
         assert self.ask(who, "eventsources") == sorted(there, key=utf8)
 
     @rule(

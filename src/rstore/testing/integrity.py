@@ -26,7 +26,7 @@ def check_oracle(store: Store | Transaction | Snapshot, oracle: Oracle) -> None:
     assert store.timeseries() == sorted((key for key, points in oracle.series.items() if points), key=utf8)
     for key, points in oracle.series.items():
         assert same(store.range(key), points.points())
-    assert store.eventsources() == sorted((key for key, log in oracle.events.items() if log.changes), key=utf8)
+    assert store.eventsources() == sorted((key for key, log in oracle.events.items() if log.exists), key=utf8)
     for key, log in oracle.events.items():
         assert same_current(store, key, log.current())
         assert same([tuple(event) for event in store.events(key) or ()], log.events())

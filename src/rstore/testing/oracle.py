@@ -193,6 +193,13 @@ class EventOracle:
 
     changes: list[ExpectedChange] = field(default_factory=list)
     horizon: int | None = None
+    baseline: int | None = None
+    """The time of the last change that was folded."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the key is known."""
+        return bool(self.changes) or self.baseline is not None
 
     def check(self, state: Mapping[str, Any], t: int | None) -> None:
         """Raise an error if a change at `t`, or after all others, is impossible."""
@@ -237,7 +244,7 @@ class EventOracle:
     def current(self) -> tuple[int, dict[str, Any]] | None:
         """Return the last timestamp and the state."""
         if not self.changes:
-            return None
+            return None if self.baseline is None else (self.baseline, {})
         return self.changes[-1].t, fold(self._flat(self.changes), horizon=self.horizon)
 
     def past(self, t: int) -> tuple[int, dict[str, Any]] | None:
@@ -245,7 +252,9 @@ class EventOracle:
         if self.horizon is not None and t < self.horizon:
             raise PrunedError
         before = [change for change in self.changes if change.t <= t]
-        return (before[-1].t, fold(self._flat(before), horizon=self.horizon)) if before else None
+        if not before:
+            return None if self.baseline is None else (self.baseline, {})
+        return before[-1].t, fold(self._flat(before), horizon=self.horizon)
 
     def events(
         self, start: int | None = None, end: int | None = None, ops: Sequence[Op] | None = None
@@ -291,6 +300,22 @@ class EventOracle:
         self.changes = kept[::-1]
         return removed
 
+    def prune_before(self, before: int) -> int:
+        """Fold the changes before a time into one; return how many events are not there any more as they were."""
+        folded = [change for change in self.changes if change.t < before]
+        if not folded:
+            return 0
+        last, state = folded[-1], fold(self._flat(folded), horizon=self.horizon)
+        stay = sum(op is operator.setitem for op, _ in last.items.values())
+        gone = sum(len(change.items) for change in folded) - stay
+        if gone:
+            self.horizon = last.t if self.horizon is None else max(self.horizon, last.t)
+            self.baseline = last.t
+            items = {item: (operator.setitem, value) for item, value in state.items()}
+            baseline = [ExpectedChange(last.t, last.seq, items)] if items else []
+            self.changes = baseline + self.changes[len(folded) :]
+        return gone
+
     @staticmethod
     def _flat(changes: Iterable[ExpectedChange]) -> list[FlatEvent]:
         return [(change.t, item, op, value) for change in changes for item, (op, value) in change.items.items()]
@@ -303,6 +328,8 @@ class Oracle:
     values: dict[str, Any] = field(default_factory=dict)
     series: dict[str, SeriesOracle] = field(default_factory=dict)
     events: dict[str, EventOracle] = field(default_factory=dict)
+    ids: dict[tuple[str, str], tuple[str, int | None]] = field(default_factory=dict)
+    """By sequence and id: the change that was applied, as text, and its time."""
 
     def prune(self, key: str, *, remove: bool = True) -> None:
         """Prune a sequence, and forget it if its current state is empty."""
@@ -316,7 +343,7 @@ class Oracle:
     def empty(self) -> bool:
         """Return whether the namespace holds nothing."""
         return not (
-            self.values or any(self.series.values()) or any(log.changes for log in self.events.values())
+            self.values or any(self.series.values()) or any(log.exists for log in self.events.values())
         )  # fmt: skip
 
     def clear(self) -> None:
@@ -324,3 +351,4 @@ class Oracle:
         self.values.clear()
         self.series.clear()
         self.events.clear()
+        self.ids.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -15,14 +16,18 @@ from rstore.backends.redis.records.records import RedisRecords
 from rstore.backends.redis.transport.calls import Call, Script, slot_of
 from rstore.backends.redis.transport.client import parse_info
 from rstore.backends.redis.transport.errors import Signal, unreachable
-from rstore.backends.types import Model, ScanQuery
+from rstore.backends.types import Log, Model, ScanQuery
 from rstore.errors import NotSupportedError
 
+_ERASE: Final = Script("erase")
 _SURVEY: Final = Script("survey")
 _SURVEY_LOGS: Final = Script("survey_logs")
 
 _A_STEP: Final = 1000
 """How many records or rows one script looks at: it holds up all other clients meanwhile."""
+_ENTRY_BYTES: Final = 40
+_BODY_ID_BYTES: Final = 12
+_SPECIAL: Final = re.compile(rb"[\\*?\[\]^-]")
 _PROBLEMS: Final = {
     b"record": "the index names it, and there is no record: the server may have evicted it",
     b"expiry": "its record and the index do not agree on whether it expires",
@@ -137,12 +142,33 @@ class RedisMaintenance(RedisRecords, RedisCommits):
             "replica, see docs/redis.md"
         )
 
+    def erase(self, logs: Sequence[Log]) -> None:
+        self._deadline.begin()
+        for bucket in {bucket.slot: bucket for bucket in map(self.namespace.bucket_of_log, logs)}.values():
+            self.namespace.delete_garbage([bucket])
+            # Bodies that were replaced, or staged by a commit that failed, are in no index. Those of other logs go as
+            # well: their readers read again, and their writers stage again.
+            pattern, cursor = _escaped(bucket.body(bytes(_ENTRY_BYTES))[:-_BODY_ID_BYTES]) + b"*", b"0"
+            while True:
+                self._deadline.begin()
+                scan = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _A_STEP)
+                cursor, names = self._client.call(Call(bucket.slot, scan, write=True))  # of a master: replicas are late
+                if names:
+                    self._client.call(_ERASE.on(bucket.slot, names, write=True, again=True))
+                if cursor == b"0":
+                    break
+
     def reclaim(self) -> None:
         self._deadline.begin()
         for bucket in self.namespace.refresh():
             with suppress(Signal):
                 self.absorbed(bucket)
         self.namespace.delete_garbage(self.namespace.buckets)
+
+
+def _escaped(name: bytes) -> bytes:
+    """Return a name as a pattern that matches it alone."""
+    return _SPECIAL.sub(rb"\\\g<0>", name)
 
 
 def _config(replies: Sequence[Any]) -> dict[str, str]:

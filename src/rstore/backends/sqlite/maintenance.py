@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, Final
@@ -20,7 +20,7 @@ from rstore.backends.sqlite.transport.filesystem import status, wal_names
 from rstore.backends.sqlite.transport.lockwait import LockWait
 from rstore.backends.sqlite.transport.opening import KEEP_IN_MEMORY
 from rstore.backends.sqlite.transport.snapshot import spare_snapshot
-from rstore.backends.types import Model
+from rstore.backends.types import Log, Model
 from rstore.errors import NotSupportedError, StoreBusyError, StoreFullError
 
 # One statement, one moment. `length` reads the header of a large value, and not the value.
@@ -146,6 +146,11 @@ class SqliteMaintenance(BackendMaintenance):
             raise self._file.translated(error) from error
         return True
 
+    def erase(self, logs: Sequence[Log]) -> None:
+        # Not `secure_delete` alone: it leaves copies of rows in pages that were balanced, and says nothing of rows that
+        # were deleted before, such as those that became chunks.
+        self.reclaim()
+
     def reclaim(self) -> int:
         slot = self._file.local.slot
 
@@ -156,11 +161,13 @@ class SqliteMaintenance(BackendMaintenance):
             # Once before: while others read from the write-ahead log, it would only grow by the whole file.
             self._empty_wal(connection, wait)
             connection.execute("PRAGMA temp_store = FILE")  # or it would make the whole file anew in memory
+            connection.pragma("secure_delete", "ON")  # no part of a new page is what the memory held before
             try:
                 wait.until_done(lambda: connection.execute("VACUUM"))
             except apsw.BusyError as error:  # and not all over again
                 raise self._file.translated(error) from error
             finally:
+                connection.pragma("secure_delete", "OFF")
                 connection.execute(KEEP_IN_MEMORY)
                 slot.armed = False  # changing it drops temporary triggers
             self._empty_wal(connection, wait)
@@ -173,7 +180,7 @@ class SqliteMaintenance(BackendMaintenance):
             if wait.is_over:
                 raise StoreBusyError(
                     f"{self._file.path!r}: others read an older state of it for longer than the time-out; nothing is "
-                    "lost, and the space is given back when vacuum is called again without them"
+                    "lost, and the space is given back, wiped, when this is called again without them"
                 )
             wait.pause()
 
