@@ -109,7 +109,7 @@ WRITES: dict[str, Verb] = {
     "apply of nothing": lambda s: s.apply("k", {}),
     "revert": lambda s: s.revert("k", 0),
     "undo": lambda s: s.undo("k", 1),
-    "apply_many": lambda s: s.apply_many([("k", 1, {"a": 2})]),
+    "apply_many": lambda s: s.apply_many([("k", 2, {"a": 2})]),
     "apply_many of nothing": lambda s: s.apply_many([]),
     "prune": lambda s: s.prune("k"),
     "vacuum": lambda s: s.vacuum(),
