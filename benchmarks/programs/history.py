@@ -79,7 +79,7 @@ class Builder:
             if self._policy.due(CHANGE_BYTES, state):
                 place = self._envelope, self._key, self._head, (at, 0)
                 checkpoints.append(seal_checkpoint(*place, state, self._tally))
-        tip = Tip(self._tally.n, int(t[-1]), bytes(32), self._tally)
+        tip = Tip(self._tally.n, int(t[-1]), bytes(32), self._tally, 1)
         commit = Commit(
             create=self._head,
             version=seal_tip(self._envelope, self._key, self._head, tip),

@@ -31,6 +31,7 @@ from rstore.errors import (
     WrongKeyError,
 )
 from rstore.events.change import ABSENT, Change, Event
+from rstore.events.following import Follow, Followed
 from rstore.keyvalue.record_store import Entry
 from rstore.keyvalue.watching import Watch, Watched
 from rstore.maintenance.verbs import Reclaimed
@@ -51,6 +52,8 @@ __all__ = [
     "Entry",
     "Event",
     "Finding",
+    "Follow",
+    "Followed",
     "FrozenStoreError",
     "HorizonError",
     "InvalidArgumentError",

@@ -18,6 +18,7 @@ from rstore.errors import InvalidTypeError, InvalidValueError
 
 MAX_KEY_BYTES = 2048
 MAX_NAMESPACE_BYTES = 255
+MAX_ID_BYTES = 255
 MAX_TTL_S = 10**11
 """About 3,000 years: their milliseconds, and those since 1970, are exact in the doubles that Redis sorts by."""
 MAX_SCHEMA_VERSION = 2**16 - 1
@@ -45,6 +46,11 @@ def check_item(item: Any) -> str:
     if type(item) is str and item.isascii() and 0 < len(item) <= MAX_KEY_BYTES and "\0" not in item:  # as above
         return item
     return _check_name(item, "item", MAX_KEY_BYTES)
+
+
+def check_id(id_: Any) -> str:
+    """Return `id_` if it can be the id of a change: a string of 1 to 255 UTF-8 bytes without NUL or lone surrogates."""
+    return _check_name(id_, "id", MAX_ID_BYTES)
 
 
 def _check_name(name: Any, what: str, limit: int) -> str:
@@ -183,14 +189,14 @@ def check_edge(text: Any, what: str) -> str:
     return str.__str__(text)
 
 
-def check_ttl(ttl: Any) -> int | None:
+def check_ttl(ttl: Any, what: str = "ttl") -> int | None:
     """Return a time to live in seconds as milliseconds, one at least; None stays None."""
     if ttl is None:
         return None
-    seconds = _seconds(ttl, "ttl")
+    seconds = _seconds(ttl, what)
     if not 0 < seconds <= MAX_TTL_S:
         raise InvalidValueError(
-            f"ttl is a number of seconds above zero and at most {MAX_TTL_S:,}, not {_shown(seconds)}"
+            f"{what} is a number of seconds above zero and at most {MAX_TTL_S:,}, not {_shown(seconds)}"
         )
     return ceil(seconds * 1000)
 

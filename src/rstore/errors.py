@@ -117,7 +117,11 @@ class ChangeRefusedError(StoreIntegrityError):
 
 
 class HorizonError(StoreIntegrityError):
-    """The history before the horizon was pruned away, so that a state before it is unknown."""
+    """The history before the horizon was pruned away, so that a state before it is unknown.
+
+    Of a sequence that was removed while it was followed, the horizon is the end of time, and `key` is empty if its name
+    is not known any more.
+    """
 
     def __init__(self, message: str, *, key: str, horizon: int) -> None:
         super().__init__(message)

@@ -75,6 +75,8 @@ class Setup(NamedTuple):
     timeout_s: float
     telemetry: Telemetry
     notes: Notes
+    id_ttl_ms: int | None
+    """How long the id of a change is kept."""
 
 
 class ReadNamespace(Generic[B_co]):

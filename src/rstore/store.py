@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar, cast
 from weakref import WeakSet
 
-from rstore.arguments import check_choice, check_namespace, check_schema_version, check_timeout
+from rstore.arguments import check_choice, check_namespace, check_schema_version, check_timeout, check_ttl
 from rstore.backends.credentials import Credentials
 from rstore.backends.registry import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.types import Options, RolledBack, close_scope
@@ -28,6 +28,7 @@ from rstore.errors import (
     StoreClosedError,
     forgetful,
 )
+from rstore.events.projecting import Projecting
 from rstore.events.retention import Forgetting
 from rstore.forks import renewed_in_child
 from rstore.incarnation import Incarnations
@@ -46,7 +47,7 @@ _DURABILITIES: Final = ("full", "normal")
 _log: Final = logging.getLogger("rstore.store")
 
 
-class Store(Computing, Models, Watching, Forgetting, Maintenance):
+class Store(Computing, Models, Watching, Projecting, Forgetting, Maintenance):
     """Key/value pairs, time series and event sequences in one place.
 
     Args:
@@ -67,6 +68,7 @@ class Store(Computing, Models, Watching, Forgetting, Maintenance):
             encrypted values, and be asked no more whether that is meant (`UnencryptedWarning`).
         compress: Store the values of keys in fewer bytes where that saves a tenth; every store reads them. Off by
             default: how far an encrypted value shrinks tells something about its content.
+        id_ttl: How long the ids of changes are kept, in seconds (`apply(…, id=…)`): 7 days by default, None for ever.
         credentials: A function that returns the password, or `(user, password)`, for PostgreSQL and Redis. It is called
             for each new connection, by the thread that needs it, so that tokens may rotate.
 
@@ -103,6 +105,7 @@ class Store(Computing, Models, Watching, Forgetting, Maintenance):
         timeout: float = 30.0,
         allow_plaintext: bool = False,
         compress: bool = False,
+        id_ttl: float | None = 7 * 86_400,
         credentials: Credentials | None = None,
     ) -> None:
         self._dsn = dsn
@@ -113,6 +116,7 @@ class Store(Computing, Models, Watching, Forgetting, Maintenance):
         self._frozen = _check_flag(frozen, "frozen")
         self._allow_plaintext = _check_flag(allow_plaintext, "allow_plaintext")
         self._compress = _check_flag(compress, "compress")
+        self._id_ttl_ms = check_ttl(id_ttl, "id_ttl")
         self._serializer = make_serializer(serializer)
         self._options = Options(
             frozen=self._frozen,
@@ -151,7 +155,8 @@ class Store(Computing, Models, Watching, Forgetting, Maintenance):
             incarnations = Incarnations(
                 namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            setup = Setup(codec, incarnations, self._options.timeout_s, self._options.telemetry, self._notes)
+            options = self._options
+            setup = Setup(codec, incarnations, options.timeout_s, options.telemetry, self._notes, self._id_ttl_ms)
             self._session = StoreSession(backend, setup)
         except BaseException:
             backend.close()

@@ -101,7 +101,7 @@ READERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "change": (partial(unpack_change, 1, 0), pack_change(CHANGES[0])),
     "change with a header": (partial(unpack_change, 2, 0), pack_change(CHANGES[1])),
     "changes": (partial(chunks.unpack_chunk, n=3), chunks.pack_chunk(SEGMENT)),
-    "version": (unpack_tip, pack_tip(Tip(3, 4, bytes(range(32)), Tally(3, 2, 3)))),
+    "version": (unpack_tip, pack_tip(Tip(3, 4, bytes(range(32)), Tally(3, 2, 3), 5))),
     "state": (unpack_state, STATE),
     "facts": (unpack_facts, pack_facts(Facts(1, 2, 3, 4))),
     "json value": (Codec(Json()).decode, b'\x02{"a":1}'),

@@ -112,7 +112,7 @@ def put_chunk(path: Path, key: str, kind: int, times: list[int], values: bytes, 
 def put_tally(path: Path, key: str, tally: Tally) -> None:
     """Put into the head of a sequence without a key which changes it has, as its writer would."""
     file = apsw.Connection(str(path))
-    version = bytes(16) + pack_tip(Tip(tally.top, 0, bytes(32), tally))
+    version = bytes(16) + pack_tip(Tip(tally.top, 0, bytes(32), tally, 1))
     file.execute("UPDATE logs SET version = ? WHERE key = ?", (version, key))
     file.close()
 

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,8 +17,11 @@ from rstore.backends.contract import Backend, ReadTransaction
 from rstore.backends.types import (
     FIRST,
     HEAD_BYTES,
+    IDS_HEAD,
     KEEP,
     LAST,
+    MAX_SEQ,
+    MIN_INT64,
     Chunk,
     Commit,
     Head,
@@ -27,11 +30,13 @@ from rstore.backends.types import (
     NamespaceGone,
     Options,
     Position,
+    RolledBack,
     Row,
     ScanQuery,
     View,
     ViewQuery,
     Write,
+    ids_of,
     version_of,
 )
 
@@ -354,6 +359,68 @@ def test_a_commit_happens_whole_or_not_at_all(backend: Backend) -> None:
     assert backend.commit(SERIES, Commit(drop_chunks=[(1, 0)], drop_if_empty=True), incarnation)
     assert backend.view(SERIES).head is None
     assert not backend.drop(SERIES)
+
+
+def test_an_id_goes_into_the_commit_once(backend: Backend) -> None:
+    incarnation = backend.create()
+    log, ids = Log(Model.EVENTS, "e"), Log(Model.IDS, "e")
+    assert ids_of(log) == ids
+    first, second, low = Row(5, 7, b"first"), Row(5, 7, b"second"), Row(MIN_INT64, MAX_SEQ, b"low")
+
+    def commit(create: Head, *put: Row, drop: Sequence[Row] = (), **other: Any) -> bool:
+        row = Row(len(backend.view(log).rows), 0, b"row")
+        return backend.commit(
+            log, Commit(create=create, put_rows=[row], put_ids=put, drop_ids=drop, **other), incarnation
+        )
+
+    assert not commit(HEAD, first, if_version=b"other")
+    assert backend.view(ids).head is None
+    assert commit(HEAD, first, low, if_version=None)
+    view = backend.view(ids, ViewQuery((5, 0), LAST, limit=4, bodies=False))
+    assert (view.head, view.rows) == (IDS_HEAD, [first])
+    assert backend.view(ids).rows == [low, first]
+    assert backend.logs(Model.IDS) == ["e"]
+    # One that is there, another one under its position, and one new one beside it: nothing is done.
+    for put in ([first], [second], [Row(1, 1, b"new"), second]):
+        assert not commit(HEAD, *put, if_version=HEAD.version)
+    assert not commit(HEAD, second, drop=[first._replace(body=b"other")], if_version=HEAD.version)
+    assert (backend.view(ids).rows, len(backend.view(log).rows)) == ([low, first], 1)
+    assert commit(HEAD, second, drop=[first, low], if_version=HEAD.version)
+    assert (backend.view(ids).rows, len(backend.view(log).rows)) == ([second], 2)
+    # It outlives the sequence, and is in the way of one that begins anew.
+    assert backend.drop(log)
+    assert not commit(HEAD, first, if_version=None)
+    assert backend.view(log).head is None
+    assert backend.drop(ids)
+    assert commit(HEAD, first, if_version=None)
+    assert list(backend.findings()) == []
+    backend.discard()
+    backend.create()
+    assert (backend.view(ids).head, backend.logs(Model.IDS)) == (None, [])
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql", "redis"], indirect=True)
+def test_ids_in_a_transaction(backend: Backend) -> None:
+    incarnation = backend.create()
+    log, ids = Log(Model.EVENTS, "e"), Log(Model.IDS, "e")
+    first, second = Row(5, 7, b"first"), Row(5, 7, b"second")
+    begin = Commit(create=HEAD, put_rows=[Row(1, 0, b"row")], put_ids=[first])
+    with suppress(ZeroDivisionError), backend.transaction() as tx:
+        assert tx.commit(log, begin, incarnation)
+        assert tx.view(ids).rows == [first]
+        raise ZeroDivisionError
+    assert (backend.view(log).head, backend.view(ids).head) == (None, None)
+    with backend.transaction() as tx:
+        assert tx.commit(log, begin, incarnation)
+    assert backend.view(ids).rows == [first]
+    with backend.transaction() as tx:
+        other = Commit(put_rows=[Row(2, 0, b"row")], put_ids=[second], drop_ids=[first])
+        assert tx.commit(log, other, incarnation)
+        assert tx.view(ids, ViewQuery((5, 0), limit=1)).rows == [second]
+    assert (backend.view(ids).rows, len(backend.view(log).rows)) == ([second], 2)
+    with suppress(RolledBack), backend.transaction() as tx:  # or it is the transaction that cannot go on
+        assert not tx.commit(log, Commit(put_rows=[Row(3, 0, b"row")], put_ids=[first]), incarnation)
+    assert (backend.view(ids).rows, len(backend.view(log).rows)) == ([second], 2)
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite", "postgresql", "redis"], indirect=True)

@@ -30,6 +30,17 @@ class Witness:
     unsure: list[int] = field(default_factory=list)
 
 
+def until_done(change: Callable[[], object]) -> None:
+    """Try a change with an id again until the server has answered."""
+    while True:
+        try:
+            change()
+        except StoreError:
+            time.sleep(0.01)
+        else:
+            return
+
+
 def test_the_server_crashes_under_load() -> None:
     stop = threading.Event()
     witnesses: dict[str, Witness] = {}
@@ -51,10 +62,12 @@ def test_the_server_crashes_under_load() -> None:
     with Server() as server:
         with Store(server.dsn(), frozen=False, timeout=10) as store:
             store.apply("e", {"count": 0})
+            store.apply("o", {"count": 0})
             writes: dict[str, Callable[[int], object]] = {
                 "values": lambda i: store.set(f"{i}", i),
                 "series": lambda i: store.extend("s", (i, i)),
                 "bulk": lambda i: store.extend_many("bulk", ((t, i) for t in range(i * 2000, (i + 1) * 2000))),
+                "ids": lambda i: until_done(lambda: store.apply("o", {"count": (operator.add, 1)}, id=f"{i}")),
                 "changes": lambda i: store.apply("e", {"count": (operator.add, 1), "last": i}),
             }
             threads = [threading.Thread(target=keep_on, args=write) for write in writes.items()]
@@ -74,16 +87,18 @@ def test_the_server_crashes_under_load() -> None:
                 "values": {int(key) for key in store},
                 "series": {t for t, _ in store.range("s")},
                 "bulk": {i for _, i in store.range("bulk")},
+                "ids": {int(change.id or 0) for change in store.history("o")} - {0},
                 "changes": {
                     event.value for event in store.events("e", ops=operator.setitem) or () if event.item == "last"
                 },
             }
             assert len(store.range("bulk")) == 2000 * len(found["bulk"])
-            count = (store.current("e") or {})["count"]
+            count, once = ((store.current(key) or {})["count"] for key in "eo")
     for name, witness in witnesses.items():
         assert len(witness.sure) > 20, name
         assert set(witness.sure) <= found[name] <= {*witness.sure, *witness.unsure}, name
     assert count == len(found["changes"])
+    assert once == len(witnesses["ids"].sure) == len(found["ids"])  # nothing of these is unsure
 
 
 def test_what_waits_for_a_lock_when_the_server_crashes_was_not_done() -> None:

@@ -51,6 +51,14 @@ def newest_changes(store: Store) -> int:
     return int(state["a"])
 
 
+def newest_once(store: Store) -> int:
+    events = store._reader.events  # noqa: SLF001 - no verb tells the ids
+    ids = [change.id for change in events.changes("e", events.view("e"))]
+    assert ids == ["first", *map(str, range(1, len(ids)))]
+    assert store.current("e") == {"n": len(ids) - 1}
+    return len(ids) - 1
+
+
 def newest_prunings(store: Store) -> int:
     state = store.current("e") or {}
     assert state["a"] == state["b"]
@@ -67,9 +75,10 @@ def newest_prunings(store: Store) -> int:
         (programs.write_points, newest_points),
         (programs.write_chunks, newest_chunks),
         (programs.write_changes, newest_changes),
+        (programs.apply_once, newest_once),
         (programs.prune_changes, newest_prunings),
     ],
-    ids=["values", "points", "chunks", "changes", "prunings"],
+    ids=["values", "points", "chunks", "changes", "changes with ids", "prunings"],
 )
 def test_a_writer_is_killed(path: Path, program: Callable[..., None], newest: Callable[[Store], int]) -> None:
     chosen = random.Random(program.__name__)

@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, mkdtemp
@@ -282,6 +283,17 @@ def write_changes(path: str) -> None:
             else:
                 store.apply("e", {"a": (operator.add, 1), "b": (operator.add, 1)})
             say(i)
+
+
+def apply_once(path: str) -> None:
+    """Add one under an id of its own at a time until killed; begin with some that were applied already."""
+    with Store(path, frozen=False) as store:
+        store.apply("e", {"n": 0}, id="first")
+        done = (store.current("e") or {})["n"]
+        for i in count(max(1, done - 3)):
+            state = store.apply("e", {"n": (operator.add, 1)}, id=f"{i}") or {}
+            if state["n"] > done:
+                say(i)
 
 
 def prune_changes(path: str) -> None:

@@ -49,6 +49,7 @@ WRITES: dict[str, Callable[[Store], Any]] = {
     "remove all": lambda s: s.remove("s"),
     "remove several": lambda s: s.remove("t", "s"),
     "apply": lambda s: s.apply("e", {"count": (operator.add, 1)}),
+    "apply with an id": lambda s: s.apply("e", {"count": (operator.add, 1)}, id="once"),
     "apply in the past": lambda s: s.apply("e", {"other": 1}, 5),
     "a new sequence": lambda s: s.apply("f", {"count": 1}),
     "prune all": lambda s: s.prune("empty"),
@@ -172,6 +173,35 @@ def test_what_others_took_before_it_is_looked_for(
         with pytest.raises(OutcomeUnknownError):
             write(store)
         assert left == [all_there_is()]
+
+
+def test_a_change_with_an_id_whose_outcome_is_unknown_is_tried_again(
+    postgresql: Server, postgresql_schema: str, dsn: str, proxy: Proxy
+) -> None:
+    """Its answer is lost, and the whole sequence goes before a look: the id stays, and says that it was done."""
+    own = postgresql.dsn(schema=postgresql_schema)
+    with Store(dsn, frozen=False) as store, Store(own, frozen=False) as other:
+        session: Any = store._writer.backend._session  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        real = session.run_on
+        left = [1]
+
+        def end_it() -> None:
+            proxy.then = lambda: None
+            end_of(other, "e")
+
+        def run_on(connection: Any, calls: Any, timeout_s: Any, **more: Any) -> Any:
+            if _writes(calls) and left:
+                left.clear()
+                proxy.answers_to_lose, proxy.then = 1, end_it
+            return real(connection, calls, timeout_s, **more)
+
+        session.run_on = run_on
+        with pytest.raises(OutcomeUnknownError):
+            store.apply("e", {"n": 1}, id="once")
+        assert store.apply("e", {"n": 1}, id="once") is None
+        assert (other.events("e"), other.check()) == (None, [])
+        with pytest.raises(ConflictError):
+            store.apply("e", {"n": 2}, id="once")
 
 
 def test_what_others_replaced_while_two_copies_of_it_waited(

@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "rstore.series.reader",
         "rstore.series.writing",
     ),
-    "session": ("rstore.session", "rstore.verbs"),
+    "session": ("rstore.session", "rstore.verbs", "rstore.lookout"),
     "verbs": ("rstore.keyvalue.", "rstore.series.", "rstore.events.", "rstore.maintenance.", "rstore.models"),
     "store": ("rstore.transactions", "rstore.store"),
     "public": ("rstore",),

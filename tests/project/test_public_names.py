@@ -23,7 +23,7 @@ get_many set_many entry add incr modify get_or_set touch scan count delete_prefi
 range first last missing iscomplete extend extend_many remove timeseries
 range_columns range_many batches tail latest span gaps at resample downsample to_pandas to_polars to_arrow
 extend_columns extend_frame replace_range compact
-apply current past events prune eventsources eventsequences
+apply current past events follow project prune eventsources eventsequences
 history diff
 version check_change noting
 revert undo apply_many
@@ -77,6 +77,7 @@ def test_the_constructor_is_the_documented_one() -> None:
         "timeout": 30.0,
         "allow_plaintext": False,
         "compress": False,
+        "id_ttl": 604800,
         "credentials": None,
     }
     positional = [name for name, p in parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]

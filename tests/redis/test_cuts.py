@@ -18,7 +18,7 @@ import pytest
 from redis_cutter import Cutter, Side
 from redis_servers import Server
 
-from rstore import OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
+from rstore import ConflictError, OutcomeUnknownError, Store, StoreBusyError, StoreError, StoreNotAvailableError
 
 KEY = "cnN0b3JlLnRlc3Rpbmcgc2VhbHMgd2l0aCB0aGlzISE="
 PLACES: Final = int(os.environ.get("RSTORE_CUTS", "8"))
@@ -49,6 +49,7 @@ VERBS: dict[str, Callable[[Store], object]] = {
     "remove": lambda s: s.remove("s"),
     "apply": lambda s: s.apply("e", {"n": (operator.add, 1)}),
     "apply to a new one": lambda s: s.apply("new", {"n": 1}),
+    "apply with an id": lambda s: s.apply("e", {"n": (operator.add, 1)}, id="once"),
     "apply in the past": lambda s: s.apply("e", {"m": 7}, 5),
     "prune": lambda s: s.prune("e"),
     "transaction": lambda s: s.run(_move),
@@ -166,6 +167,42 @@ def test_a_write_that_is_cut_anywhere(redis_server: Server, cutter: Cutter, name
                     outcomes["refused"] += 1
                 store.close()
     assert outcomes["done"] + outcomes["unknown"] > 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "sealed"])
+def test_a_change_with_an_id_is_tried_again_behind_any_cut(
+    redis_server: Server, cutter: Cutter, key: str | None
+) -> None:
+    """Whatever the first try has said, and although it may be on its way still: behind the second it is there once."""
+    verb, randomly = VERBS["apply with an id"], random.Random("id")
+    begin(redis_server, key)
+    store = opened(cutter, key)
+    cutter.count()
+    verb(store)
+    seen = cutter.seen
+    after = ledger(redis_server, key)
+    store.close()
+    unknown = 0
+    sides: tuple[Side, ...] = ("requests", "replies")
+    for side in sides:
+        for at in places(seen[side], randomly):
+            for for_good in (False, True):
+                begin(redis_server, key)
+                store = opened(cutter, key)
+                cutter.cut(side, at, for_good=for_good)
+                try:
+                    verb(store)
+                except StoreError as error:
+                    unknown += isinstance(error, OutcomeUnknownError)
+                cutter.count()
+                store.close()
+                with opened(cutter, key) as store:
+                    assert verb(store) == {"n": 3}
+                    with pytest.raises(ConflictError):
+                        store.apply("e", {"n": 7}, id="once")
+                assert ledger(redis_server, key) == after
+    assert unknown > 0
 
 
 @pytest.mark.timeout(600)

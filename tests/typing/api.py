@@ -174,6 +174,7 @@ def use_events(store: Store) -> None:
     with store.noting(by="ada"):
         store.apply("e", {"a": 1}, if_version=store.version("e"))
     assert_type(store.check_change("e", {"a": (operator.add, 1)}, t=3), dict[str, Any] | None)
+    assert_type(store.apply("e", {"a": 1}, id="once", note={"by": "ada"}), dict[str, Any] | None)
     assert_type(store.current("e"), dict[str, Any] | None)
     assert_type(store.current("e", withtimestamp=True), tuple[int, dict[str, Any]] | None)
     assert_type(store.past("e", 1), dict[str, Any] | None)
@@ -197,6 +198,10 @@ def use_events(store: Store) -> None:
     assert_type(store.eventsources(), list[str])
     assert_type(store.eventsequences(), list[str])
     assert_type(store.prune("e", remove=False), int)
+    assert_type(store.revert("e", 1, ["item"]), dict[str, Any] | None)
+    assert_type(store.undo("e", 1), dict[str, Any] | None)
+    assert_type(store.apply_many([("e", 1, {"a": 1}), ("e", 1, {"a": (operator.add, 1)})]), int)
+    assert_type(store.apply_many(("e", t, {"a": t}, {"by": "ada"}) for t in range(3)), int)
 
 
 def meet_errors(store: Store) -> None:

@@ -15,6 +15,7 @@ from rstore.backends.maintenance import BackendMaintenance
 from rstore.backends.types import (
     ANY,
     FIRST,
+    HEAD_ONLY,
     LAST,
     MAX_SEQ,
     Commit,
@@ -28,6 +29,7 @@ from rstore.backends.types import (
     Model,
     Options,
     Page,
+    PollingWatcher,
     Position,
     Row,
     ScanQuery,
@@ -312,6 +314,19 @@ class Backend(WriteTransaction, BackendMaintenance):
         there. It goes on when the namespace is discarded and made again. Another thread may close it, and the child
         after a fork.
         """
+
+    def heads(self, model: Model, start: str = "", stop: str | None = None) -> list[tuple[str, Head]]:
+        """Return the logs of a model from `start` (included) to `stop` (excluded), each with its head.
+
+        Each head is of one moment. All that were committed before the call are told as they are by then, or later.
+        """
+        keys = [key for key in self.logs(model) if start <= key and (stop is None or key < stop)]
+        views = self.views([Log(model, key) for key in keys], HEAD_ONLY)
+        return [(key, view.head) for key, view in zip(keys, views, strict=True) if view.head is not None]
+
+    def log_watcher(self, model: Model) -> AbstractContextManager[Watcher]:
+        """Watch for commits to the logs of a model, from now on, as `watcher` does for records."""
+        return nullcontext(PollingWatcher())
 
     def snapshot(self) -> AbstractContextManager[ReadTransaction]:
         """Read the namespace as of now, as long as the scope lasts. Threads may share the object that it yields.

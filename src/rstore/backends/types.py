@@ -8,6 +8,7 @@ Nouns: a *record* (the bytes of one key), a *log* (one series or one event seque
 from __future__ import annotations
 
 import enum
+import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -75,6 +76,8 @@ class Model(enum.IntEnum):
     EVENTS = 2
     LEASES = 3
     """A head and nothing else: the caller that put it computes the value of a key, and others wait."""
+    IDS = 4
+    """Hot rows alone: the ids of the changes of the sequence of that name. It lies where the sequence lies."""
 
 
 class Log(NamedTuple):
@@ -95,6 +98,15 @@ class Head(NamedTuple):
     version: bytes
     sealed: bool
     facts: bytes = b""
+
+
+IDS_HEAD: Final = Head(bytes(16), bytes(16), sealed=False)
+"""The head of every log of ids: no commit depends on it."""
+
+
+def ids_of(log: Log) -> Log:
+    """Return the log of ids beside a sequence; it outlives the sequence."""
+    return Log(Model.IDS, log.key)
 
 
 class Row(NamedTuple):
@@ -242,12 +254,23 @@ class Commit(NamedTuple):
     """Checkpoints at or after this position are dropped, before `put_checkpoints`."""
     drop_if_empty: bool = False
     """Drop the log if it is left without rows and chunks."""
+    put_ids: Sequence[Row] = ()
+    """Put into the log of ids beside a sequence (`ids_of`), which is created if there is none. On the condition that it
+    has no rows at these positions, other than those in `drop_ids`."""
+    drop_ids: Sequence[Row] = ()
+    """Dropped from that log, as of `drop_rows`; only together with `put_ids`."""
 
 
 def position_before(position: Position) -> Position | None:
     """Return the next position before one; None before the first."""
     t, seq = position
     return (t, seq - 1) if seq else (t - 1, MAX_SEQ) if t > MIN_INT64 else None
+
+
+def position_after(position: Position) -> Position | None:
+    """Return the next position after one; None after the last."""
+    t, seq = position
+    return (t, seq + 1) if seq < MAX_SEQ else (t + 1, 0) if t < MAX_INT64 else None
 
 
 def first_of(rows: list[Row], chunks: list[Chunk], limit: int, *, reverse: bool) -> tuple[list[Row], list[Chunk]]:
@@ -303,6 +326,16 @@ class Watcher(ABC):
     @abstractmethod
     def wait(self, timeout_s: float) -> bool:
         """Return whether something may have changed since the last wait, or since the beginning, as soon as it has."""
+
+
+class PollingWatcher(Watcher):
+    """Hears nothing, so that its user looks again and again."""
+
+    every_s = 0.1
+
+    def wait(self, timeout_s: float) -> bool:
+        time.sleep(timeout_s)
+        return False
 
 
 def close_scope(scope: AbstractContextManager[Any]) -> None:

@@ -87,6 +87,11 @@ def new_tag() -> int:
     return int.from_bytes(os.urandom(8), "big")
 
 
+def new_birth() -> int:
+    """Draw the random number that tells a sequence from a later one of its name."""
+    return new_tag() or 1
+
+
 def pack_change(change: StoredChange) -> bytes:
     """Return the body of the row of a change; its position is not in it."""
     t, _, n, recorded, steps, tag, id_, note, schema, _ = change
@@ -211,23 +216,27 @@ class Tip(NamedTuple):
     digest: bytes = bytes(32)
     """Hashes the changes that the last prune left, in the order of positions, and then each commit since."""
     tally: Tally = NONE
+    birth: int = 0
+    """Random, drawn with the first commit, 0 before: tells the sequence from a later one of its name."""
 
 
-_tip = struct.Struct(">Qq32sQQQ")
+_tip = struct.Struct(">Qq32sQQQQ")
 TIP_BYTES: Final = _tip.size
 
 
 def pack_tip(tip: Tip) -> bytes:
     """Return the bytes of a tip."""
-    return _tip.pack(tip.n, tip.recorded, tip.digest, *tip.tally)
+    if not tip.birth:
+        raise ValueError("a tip without a birth is of no sequence")
+    return _tip.pack(tip.n, tip.recorded, tip.digest, *tip.tally, tip.birth)
 
 
 def unpack_tip(data: bytes) -> Tip:
     """Return the tip that was packed into these bytes."""
     if len(data) != TIP_BYTES:
         raise CorruptionError("the version of an event sequence is damaged, or written by a newer version")
-    n, recorded, digest, *tally = _tip.unpack(data)
-    return Tip(n, recorded, digest, Tally(*tally))
+    n, recorded, digest, *tally, birth = _tip.unpack(data)
+    return Tip(n, recorded, digest, Tally(*tally), birth)
 
 
 def link_of(t: int, seq: int, body: bytes, *, tagged: bool) -> bytes:

@@ -15,6 +15,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from hashlib import sha512
 from hmac import compare_digest
 from typing import Final
 
@@ -115,7 +116,8 @@ class Envelope:
         self.keyed: Final = keyed or bool(roots)
         # Unsealed bytes stay valid in a copy, which has another incarnation.
         self._bound = len(incarnation).to_bytes(4, "big") + incarnation if self.keyed else b""
-        self._cells = {cell: self._bound + _prefixed(namespace) + bytes((cell,)) for cell in Cell}
+        self._place = self._bound + _prefixed(namespace)
+        self._cells = {cell: self._place + bytes((cell,)) for cell in Cell}
         self._allow_plaintext = allow_plaintext
         self._roots = roots
         self._opened: dict[bytes, Cipher] = {}
@@ -163,6 +165,14 @@ class Envelope:
             return cipher.decrypt(header[PREFIX_BYTES:], data[HEADER_BYTES:], header + where + position)
         except _invalid_tag() as error:
             raise TamperedError(f"{self._describe(where)} was altered, or moved here from another place") from error
+
+    def fingerprints(self, key: str, told: bytes) -> list[bytes]:
+        """Return 64 bytes that tell bytes of a key from others: under each encryption key, first the one that seals.
+
+        Without any it is a plain hash.
+        """
+        told = self._place + _prefixed(key) + told
+        return [root.fingerprint(told) for root in self._roots] or [sha512(told).digest()]
 
     def seal_all(self, cell: Cell, bodies: Mapping[str, bytes]) -> list[bytes]:
         """Return the bodies of many keys sealed, each at its place, in order."""

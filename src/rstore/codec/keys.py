@@ -50,6 +50,10 @@ class Root:
         derived = self._secret.digest(b"rstore/1/seal" + salt)
         return Cipher(Secret(derived.reveal()[:KEY_BYTES])), derived.reveal()[KEY_BYTES:]
 
+    def fingerprint(self, told: bytes) -> bytes:
+        """Return 64 bytes that tell nothing of what they are made of without the key."""
+        return self._secret.digest(b"rstore/1/id" + told).reveal()
+
     def commit(self, told: bytes) -> bytes:
         """Return the key fact of this key: a description of it, and the proof that a holder of the key wrote it."""
         return told + self._secret.digest(b"rstore/1/key" + self._incarnation + told).reveal()[:_COMMITMENT_BYTES]

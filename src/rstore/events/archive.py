@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from rstore.backends.registry import make_checked_backend
 from rstore.backends.types import FIRST, LAST, MIN_INT64, Commit, Head, Options, Row
-from rstore.codec.changes import Facts, Step, StoredChange, Tip, next_digest, pack_change
+from rstore.codec.changes import Facts, Step, StoredChange, Tip, new_birth, next_digest, pack_change
 from rstore.codec.upcasting import upcast_change
 from rstore.errors import InvalidValueError, StoreIntegrityError
 from rstore.events.checkpoints import seal_checkpoint
@@ -98,7 +98,7 @@ class _ArchivedSequence(History):
                     return None
                 replay = Replay(begun, _FACTS, State(self._codec, _FACTS.horizon), 0)
                 pairs = _paired(passage(logs, key, snapshot), gone())
-                commit = self._added(replay, begun, Tip(), pairs, baseline_n)
+                commit = self._added(replay, begun, Tip(birth=known.tip.birth), pairs, baseline_n)
             drop_chunks = [chunk.first for chunk in view.chunks]
             commit = commit._replace(drop_rows=view.rows, drop_chunks=drop_chunks, drop_checkpoints_from=FIRST)
         if head is None:
@@ -134,8 +134,9 @@ class _ArchivedSequence(History):
             except CannotFold as error:
                 raise self._foreign(change.t) from error.__cause__
         rows, chunks = layout.finish()
+        birth = tip.birth or new_birth()
         return Commit(
-            version=seal_tip(envelope, key, head, Tip(n, recorded, digest, replay.tally)),
+            version=seal_tip(envelope, key, head, Tip(n, recorded, digest, replay.tally, birth)),
             epoch=new_stamp(),
             put_rows=rows,
             put_chunks=chunks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from heapq import merge as merge_sorted
@@ -11,11 +12,11 @@ import numpy as np
 
 from rstore.backends.types import ANY, FIRST, LAST, Commit, Head, Position, Row, View, ViewQuery, position_before
 from rstore.codec.change_batch import Batch
-from rstore.codec.changes import Step, StoredChange, Tally, Tip
+from rstore.codec.changes import Step, StoredChange, Tally, Tip, new_birth
 from rstore.codec.columns import Kind
 from rstore.codec.segments import merge
 from rstore.codec.serializers import is_native
-from rstore.errors import StoreIntegrityError
+from rstore.errors import InvalidValueError, StoreIntegrityError
 from rstore.events.checkpoints import CHECKPOINT_CHANGES
 from rstore.events.gathering import Gathered
 from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip
@@ -43,11 +44,19 @@ class Loader(Recorder):
 
         `open_t` is a time to which more changes may be added, since the same call recorded those that are there.
         """
-        plan = self.plan(given, open_t)
+        plan = self.try_plan(given, open_t)
         return None if plan is None or not self.carry_out(plan) else len(given)
 
-    def plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
+    def try_plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
         """Return the plan of recording changes, all of which can be replayed; None if a concurrent one was faster."""
+        try:
+            return self._try_plan(given, open_t)
+        except struct.error as error:
+            raise InvalidValueError(
+                f"a change of {self._place} has values and a note of less than 4 GiB each; nothing was recorded"
+            ) from error
+
+    def _try_plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
         incarnation = self._writer.incarnation
         replay = self.read()
         self._writer.check_kind(self._key, replay.head)
@@ -241,7 +250,8 @@ class Loader(Recorder):
         first: Position | None = None,
     ) -> LoadPlan:
         is_new = create is not None
-        tip = Tip(int(batch.n[-1]), batch.recorded, batch.digest(replay.tip), replay.tally)
+        birth = replay.tip.birth or new_birth()
+        tip = Tip(int(batch.n[-1]), batch.recorded, batch.digest(replay.tip), replay.tally, birth)
         version = seal_tip(self._envelope, self._key, head, tip)
         commit = Commit(
             create=create,

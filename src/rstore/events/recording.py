@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rstore.backends.types import ANY, MAX_SEQ, MIN_INT64, Commit, Expected, Head, Position, Row
-from rstore.codec.changes import Step, StoredChange, Tip, new_tag, next_digest, pack_change
+from rstore.codec.changes import Step, StoredChange, Tip, new_birth, new_tag, next_digest, pack_change
 from rstore.errors import (
     ChangeRefusedError,
     ConflictError,
@@ -23,6 +23,7 @@ from rstore.errors import (
 from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip, told_version
 from rstore.events.history import History
+from rstore.events.ids import Once
 from rstore.events.operators import OPERATORS, Oversized, Unfit
 from rstore.events.renewing import renew_checkpoints
 from rstore.events.replay import Replay
@@ -51,6 +52,9 @@ class Proposal(NamedTuple):
 
 class Proposing(History):
     """One event sequence, with a change that is tried on it and may be recorded."""
+
+    once: Once | None = None
+    """The id under which the change is recorded."""
 
     def __init__(
         self, session: ReadSession, key: str, logs: LogReader, expected: Expected = ANY, note: bytes | None = None
@@ -150,8 +154,8 @@ class Proposing(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        schema = self._codec.schema_version
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, None, self._note, schema)
+        id_, schema = None if self.once is None else self.once.id, self._codec.schema_version
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, id_, self._note, schema)
         try:
             body = pack_change(change)
         except struct.error as error:
@@ -232,6 +236,11 @@ class Recorder(Proposing):
             return self._writer.clock_ms()
         return self._states.now_ms() if self._states.has_time else None
 
+    def try_steps(self, steps: Sequence[Step], t: int | None) -> tuple[dict[str, Any]] | None:
+        """Do the same as `try_apply`, and return the state in a tuple, as `try_change` does."""
+        state = self.try_apply(steps, t)
+        return None if state is None else (state,)
+
     def try_change(self, steps: Steps, t: int | None) -> tuple[dict[str, Any] | None] | None:
         """Record the change that a function makes of the current state; None if a concurrent one was faster.
 
@@ -258,7 +267,7 @@ class Recorder(Proposing):
         create = self._writer.new_head(seal_facts(self._envelope, self._key, NEVER_PRUNED)) if head is None else None
         begun = head or create
         digest = next_digest(replay.tip.digest, *at, body, tagged=change.tag > 0)
-        tip = Tip(change.n, change.recorded, digest, replay.tally)
+        tip = Tip(change.n, change.recorded, digest, replay.tally, replay.tip.birth or new_birth())
         commit = Commit(
             create=create,
             if_version=None if head is None else head.version,
@@ -269,6 +278,8 @@ class Recorder(Proposing):
             put_rows=self._writer.seal_rows(self._key, [(*at, body)], begun),
             drop_checkpoints_from=at if inserted else None,
             put_checkpoints=checkpoints,
+            put_ids=() if self.once is None else self.once.put,
+            drop_ids=() if self.once is None else self.once.drop,
         )
         values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
         if not self._writer.commit(self._key, commit, incarnation):

@@ -120,10 +120,15 @@ class Forgetting(StoreVerbs):
         if not keys:
             raise InvalidTypeError("forget takes at least one key")
         checked = sorted({check_key(key) for key in keys})
-        n = session.events.atomically(checked, lambda logs: sum(logs.drop(key) for key in checked))
+
+        def drop(key: str, logs: Logs) -> bool:
+            logs.drop_ids(key)
+            return logs.drop(key)
+
+        n = session.events.atomically(checked, lambda logs: sum(drop(key, logs) for key in checked))
         for key in checked:
             session.states.drop(key)
-        session.whole.erase([Log(Model.EVENTS, key) for key in checked])
+        session.whole.erase([Log(model, key) for key in checked for model in (Model.EVENTS, Model.IDS)])
         return n
 
 

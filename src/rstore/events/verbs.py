@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, overload
 
-from rstore.arguments import check_key, check_timestamp, check_version
+from rstore.arguments import check_id, check_key, check_timestamp, check_version
 from rstore.backends.types import ANY, Expected
+from rstore.codec.changes import Step
 from rstore.errors import CorruptionError, SerializationError
 from rstore.events.asking import Asking, answer
 from rstore.events.history import History
+from rstore.events.ids import Current, Once
 from rstore.events.recording import Recorder
 from rstore.events.steps import ChangeFunction, FnRaised, State, Steps, encode_note, steps_by, steps_of
+from rstore.log.packing import Logs
 from rstore.namespace import rereads
 from rstore.session import Session
 
@@ -26,6 +30,7 @@ class Events(Asking):
         t: int | None = None,
         *,
         if_version: Expected = ANY,
+        id: str | None = None,  # noqa: A002 - the name that everyone knows
         note: Any = None,
     ) -> dict[str, Any] | None:
         """Record a change, and return the current state.
@@ -44,10 +49,15 @@ class Events(Asking):
         With `if_version` the change is recorded only if the sequence still has that version (as `version` tells it), or
         for None only if there is none. `note` is any value, kept with the change: its author, its reason.
 
+        With `id`, a str of 1 to 255 UTF-8 bytes, the change is applied once: the same id with the same change records
+        nothing more and returns the current state, from any process and after any error, such as
+        `OutcomeUnknownError`. The id of an empty change is not kept. Ids are kept for the `id_ttl` of the store.
+
         Raises `ChangeRefusedError` if the change, or a later one behind it, could not be replayed;
         `StoreIntegrityError` if `t` is taken; `HorizonError` if the history of that time was pruned; `ConflictError`
-        (with `expected` and `actual`) if there is another version; `SerializationError` if a value or the note cannot
-        be dumped; `StoreBusyError` if concurrent changes were faster until the time-out.
+        (with `expected` and `actual`) if there is another version, or the id is that of another change;
+        `SerializationError` if a value or the note cannot be dumped; `StoreBusyError` if concurrent changes were faster
+        until the time-out.
 
         >>> import operator
         >>> store.apply('account', {'owner': 'Ada', 'balance': 10})
@@ -58,14 +68,16 @@ class Events(Asking):
         session, key = self._writer, check_key(key)
         at = None if t is None else check_timestamp(t)
         expected = ANY if if_version is ANY else check_version(if_version)
-        noted = encode_note(session, key, session.setup.notes.merged(note))
+        noted = encode_note(session, key, note := session.setup.notes.merged(note))
+        once = None if id is None else Once(session, key, check_id(id), state, at, note)
         if not isinstance(state, Mapping):
-            return self._apply_function(session, key, steps_by(session, state), at, expected, noted)
+            return self._apply_function(session, key, steps_by(session, state), at, expected, noted, once)
         steps = steps_of(session, state)
-        if not steps:
-            if expected is ANY:
-                return self.current(key)
-            return self._apply_function(session, key, lambda _: steps, at, expected, noted)
+        if not steps and expected is ANY:
+            return self.current(key)
+        if not steps or once is not None:
+            change = steps or (lambda _: steps)  # nothing to record, only a version to look at
+            return self._apply_function(session, key, change, at, expected, noted, once)
         logs = session.events
         try:  # as `naming` does, without its frames
             current = logs.retry_conflicts(
@@ -77,15 +89,27 @@ class Events(Asking):
         return current
 
     def _apply_function(
-        self, session: Session, key: str, steps: Steps, t: int | None, expected: Expected, note: bytes | None
+        self,
+        session: Session,
+        key: str,
+        steps: Steps | Sequence[Step],
+        t: int | None,
+        expected: Expected,
+        note: bytes | None,
+        once: Once | None,
     ) -> dict[str, Any] | None:
-        """Record the change that a function makes of the current state."""
+        """Record the change that a function makes of the current state, or one with an id."""
+
+        def attempt(logs: Logs) -> Current | None:
+            recorder = Recorder(session, key, logs, expected, note)
+            recorder.once = once
+            apply = partial(recorder.try_change, steps, t) if callable(steps) else partial(recorder.try_steps, steps, t)
+            return apply() if once is None else once.attempt(logs, apply)
+
         failed: Exception
         with session.naming(f"the event sequence {key!r}"):
             try:
-                (current,) = session.events.retry_conflicts(
-                    key, lambda logs: Recorder(session, key, logs, expected, note).try_change(steps, t)
-                )
+                (current,) = session.events.retry_conflicts(key, attempt)
             except FnRaised as raised:
                 failed = raised.error
             else:

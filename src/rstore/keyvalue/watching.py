@@ -5,30 +5,22 @@ Nouns: a *change* (a key and what it holds now) and a *watch* (the iterator of c
 
 from __future__ import annotations
 
-import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from itertools import islice
 from math import inf
-from threading import Lock
 from time import monotonic
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from rstore.arguments import check_edge, check_key, check_timeout
 from rstore.backends.types import HEAD_ONLY, Found, Log, Model, ScanQuery, Watcher, version_of
-from rstore.errors import StoreClosedError
 from rstore.keyvalue.record_store import Entry
 from rstore.keyvalue.records import Records, prefix_end
+from rstore.lookout import Lookout
 from rstore.session import StoreSession
 from rstore.verbs import StoreVerbs
 
-_SLICE_S: Final = 0.05
-"""The longest wait in one piece: so soon a watch notices that another thread has closed it or the store."""
-_SELDOM: Final = 20
-"""Unprompted looks use at most 1/20 of the time; those that a writer prompted use at most half of it."""
 _FRESH_S: Final = 0.1
 _MAX_AT_ONCE: Final = 100
 _MAX_BYTES: Final = 1024 * 1024
@@ -42,12 +34,14 @@ class Watched(NamedTuple):
     entry: Entry | None
 
 
-class Watch(Iterator[Watched]):
+class Watch(Lookout[Watched]):
     """An iterator of changes, with a connection of its own until it ends or is closed; `Store.watch` returns it.
 
     Threads may share it; each change goes to one of them. An error does not end it: asked again, it goes on, and misses
     nothing.
     """
+
+    _verb = "watch"
 
     def __init__(
         self,
@@ -59,82 +53,16 @@ class Watch(Iterator[Watched]):
     ) -> None:
         self._session = session
         self._heads = heads
-        self._check = check  # raises if the store is closed, or this thread is inside a transaction
-        self._timeout_s = timeout_s
-        self._pid = os.getpid()
-        self._closed = False
-        self._lock = Lock()  # guards everything below
-        self._held = ExitStack()
         self._told: dict[str, bytes] = {}  # the version of each key that is there, as it was told last
         # Keys that may have changed, without their records: a slow caller gets the state of the moment it asks at.
         self._changed: OrderedDict[str, None] = OrderedDict()
         self._read: dict[str, Found | None] = {}  # the first of them, read ahead
         self._read_at = -inf
         self._at_once = 1
-        self._look_at = self._rest_until = -inf  # when to look although nothing was heard, and when not to look yet
-        self._watcher = self._held.enter_context(watcher)
-        try:
-            self._look(first=True)
-        except BaseException:
-            self._held.close()
-            raise
+        super().__init__(watcher, check, timeout_s)
 
-    def __next__(self) -> Watched:
-        if os.getpid() != self._pid:
-            raise StoreClosedError("a watch does not outlive a fork: it is the parent's; call watch() in this process")
-        try:
-            with self._lock:
-                return self._next()
-        except StopIteration:
-            self._closed = True
-            raise
-        finally:
-            if self._closed:
-                self.close()
-
-    def close(self) -> None:
-        """End the iteration, also one that waits in another thread, and let go of the connection."""
-        self._closed = True
-        if self._lock.acquire(blocking=False):  # else its holder closes when it is done
-            try:
-                self._held.close()
-            finally:
-                self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-    def _next(self) -> Watched:
-        deadline = monotonic() + self._timeout_s
-        while not self._closed:
-            self._check()
-            if (change := self._tell()) is not None:
-                return change
-            now = monotonic()
-            over = now >= deadline
-            if now < self._rest_until and not over:
-                time.sleep(min(self._rest_until - now, deadline - now, _SLICE_S))
-                continue
-            heard = self._watcher.wait(max(0.0, min(deadline - now, self._look_at - now, _SLICE_S)))
-            # A change that is not always heard has to be looked for before the wait ends without one.
-            if heard or monotonic() >= self._look_at or (over and self._watcher.every_s is not None):
-                self._look()
-            if over and not self._changed:
-                break
-        raise StopIteration
-
-    def _look(self, *, first: bool = False) -> None:
-        """Find the keys that have another version than the one that was told, and when to look again."""
-        self._look_at = -inf  # if this fails
-        began = monotonic()
+    def _look(self, *, first: bool) -> float:
+        """Find the keys that have another version than the one that was told, and when the next one expires."""
         gone, next_expiry_ms = set(self._told), inf
         for key, head, expires_ms in self._heads():
             gone.discard(key)
@@ -146,11 +74,10 @@ class Watch(Iterator[Watched]):
             if expires_ms is not None:
                 next_expiry_ms = min(next_expiry_ms, expires_ms)
         self._changed.update(dict.fromkeys(sorted(gone)))
-        due_s = inf if next_expiry_ms == inf else max(0.0, (next_expiry_ms - self._now_ms()) / 1000)
-        ended = monotonic()
-        took_s, every_s = ended - began, self._watcher.every_s
-        self._rest_until = ended + took_s
-        self._look_at = ended + min(due_s, inf if every_s is None else max(every_s, _SELDOM * took_s))
+        return inf if next_expiry_ms == inf else max(0.0, (next_expiry_ms - self._now_ms()) / 1000)
+
+    def _is_told(self) -> bool:
+        return not self._changed
 
     def _now_ms(self) -> int:
         # By the backend's clock, which alone judges expiry. The view of a log that cannot be there says what it is.

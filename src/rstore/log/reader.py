@@ -112,6 +112,10 @@ class LogReader:
             self._check_chunks(key, view.chunks)
         return view
 
+    def ids(self, key: str, query: ViewQuery) -> View:
+        """View the log of ids beside a sequence."""
+        return self._backend.view(Log(Model.IDS, key), query)
+
     def views(self, keys: Sequence[str], query: ViewQuery) -> list[View]:
         """Return the views of several logs, each of one moment, in one call."""
         if query.lo > query.hi:

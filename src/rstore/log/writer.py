@@ -115,6 +115,11 @@ class LogWriter(LogReader):
         """Delete a log with everything it holds, if its version is still that one; return whether it was done."""
         return self._backend.drop(Log(self._model, key), if_version=if_version, if_incarnation=self.incarnation)
 
+    @revives
+    def drop_ids(self, key: str) -> bool:
+        """Delete all ids of a sequence; return whether there were any."""
+        return self._backend.drop(Log(Model.IDS, key), if_incarnation=self.incarnation)
+
     def taken(self, key: str, t: int) -> StoreIntegrityError:
         """Return the error for a point at a timestamp that has one."""
         return StoreIntegrityError(f"the timestamp {t} of {self._namespace.place(key)} is taken; nothing was stored")

@@ -14,7 +14,19 @@ from typing import Final
 from rstore.arguments import key_or_none
 from rstore.backends.common.pages import pages_of
 from rstore.backends.maintenance import MODELS, RECORDS, Finding
-from rstore.backends.types import FIRST, Chunk, Head, Log, LogSnapshot, Model, Position, Row, ScanQuery, ViewQuery
+from rstore.backends.types import (
+    FIRST,
+    Chunk,
+    Head,
+    Log,
+    LogSnapshot,
+    Model,
+    Position,
+    Row,
+    ScanQuery,
+    ViewQuery,
+    position_after,
+)
 from rstore.codec.change_meta import commits_of
 from rstore.codec.changes import OPS, Step, StoredChange, Tally, unpack_change
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
@@ -25,6 +37,7 @@ from rstore.codec.serializers import Codec, has_own_codec, is_native
 from rstore.errors import ConflictError, CorruptionError, EncryptionError, SerializationError
 from rstore.events.checkpoints import open_checkpoint
 from rstore.events.heads import open_facts, open_tip, problem_of
+from rstore.events.ids import ID_BYTES
 from rstore.events.state import CannotFold, Run, State
 from rstore.log.reader import LogReader, Section, position_of, sections
 from rstore.series.reader import AT_ONCE
@@ -46,6 +59,7 @@ def check_all(session: StoreSession) -> Iterator[Finding]:
     yield from _or_why_not(MODELS[RECORDS], _check_values(session))
     for model, logs in ((Model.SERIES, session.series), (Model.EVENTS, session.events)):
         yield from _or_why_not(MODELS[model], _check_logs(session, logs, model))
+    yield from _or_why_not(MODELS[Model.EVENTS], _check_ids(session))
 
 
 def _or_why_not(model: str, findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -70,6 +84,16 @@ def _check_values(session: StoreSession) -> Iterator[Finding]:
                 session.records.check(key, record)
             except _UNSOUND as error:
                 yield Finding(MODELS[RECORDS], key, str(error))
+
+
+def _check_ids(session: StoreSession) -> Iterator[Finding]:
+    for key in session.whole.reading_around_damage().logs(Model.IDS):
+        lo: Position | None = FIRST
+        while lo is not None:
+            rows = session.events.ids(key, ViewQuery(lo, limit=_A_PAGE, bodies=False)).rows
+            if any(len(row.body) != ID_BYTES for row in rows):
+                yield Finding(MODELS[Model.EVENTS], key, "an id of a change is damaged")
+            lo = position_after(position_of(rows[-1])) if len(rows) == _A_PAGE else None
 
 
 def _check_logs(session: StoreSession, logs: LogReader, model: Model) -> Iterator[Finding]:

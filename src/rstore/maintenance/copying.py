@@ -126,7 +126,7 @@ def _copy(source: ReadTransaction, namespace: str, path: str) -> None:
             target.add_fact(name, fact, created)
         incarnation = target.create()
         _copy_records(source, target, incarnation)
-        for model in (Model.SERIES, Model.EVENTS):
+        for model in (Model.SERIES, Model.EVENTS, Model.IDS):
             for key in source.logs(model):
                 _copy_log(source, target, Log(model, key), incarnation)
     finally:

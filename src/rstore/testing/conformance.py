@@ -16,15 +16,18 @@ from rstore.testing.entries import EntrySuite
 from rstore.testing.events import EventSuite
 from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
+from rstore.testing.following import FollowingSuite
 from rstore.testing.guarding import GuardingSuite
 from rstore.testing.hardships import HardshipSuite
 from rstore.testing.history import HistorySuite
+from rstore.testing.ids import IdSuite
 from rstore.testing.loading import LoadingSuite
 from rstore.testing.mapping import MappingSuite
 from rstore.testing.namespaces import NamespaceSuite
 from rstore.testing.noting import NotingSuite
 from rstore.testing.opening import ClassAttributeSuite, OpeningSuite
 from rstore.testing.operating import OperatingSuite
+from rstore.testing.projecting import ProjectingSuite
 from rstore.testing.proving import ProvingSuite
 from rstore.testing.pruning import PruningSuite
 from rstore.testing.questions import QuestionSuite
@@ -57,6 +60,7 @@ class StoreSuite(
     ApplyingSuite,
     NotingSuite,
     HistorySuite,
+    IdSuite,
     AskingSuite,
     PruningSuite,
     UpcastingSuite,
@@ -74,5 +78,7 @@ class StoreSuite(
     CareSuite,
     OperatingSuite,
     WatchingSuite,
+    FollowingSuite,
+    ProjectingSuite,
 ):
     """All that a store promises, as tests. A subclass names the DSN, and the abilities that its backend lacks."""

@@ -42,10 +42,14 @@ class EventRules(Handles):
     )
     def apply(self, who: str, key: str, state: dict[str, Any], t: int | None, way: str = "mapping") -> None:
         """Apply a change, which may be refused, after asking whether it will be."""
+        self._apply(who, key, state, t, way)
+
+    def _apply(self, who: str, key: str, state: dict[str, Any], t: int | None, way: str, **given: Any) -> None:
         log = self.log(key)
         before = log.current()
         change: Any = Given(before and before[1], state) if way in ("function", "both") else state
-        given = {"if_version": self.ask(who, "version", key)} if way in ("version", "both") else {}
+        if way in ("version", "both"):
+            given["if_version"] = self.ask(who, "version", key)
         if not state:
             assert same_state(self.ask(who, "apply", key, change, t, **given), before and before[1])
             return
@@ -74,6 +78,30 @@ class EventRules(Handles):
             return
         with pytest.raises(ConflictError):
             self.ask(who, "apply", key, {"a": 1}, t, if_version=stale)
+
+    @rule(
+        who=draw.WRITERS,
+        key=draw.SEQUENCES,
+        state=st.dictionaries(draw.ITEMS, draw.CHANGES, min_size=1, max_size=2),
+        t=draw.EVENT_TIMES,
+        id_=st.sampled_from(["1", "\U0001f600"]),
+        again=st.integers(0, 2),
+    )
+    def apply_once(self, who: str, key: str, state: dict[str, Any], t: int | None, id_: str, again: int) -> None:
+        """Apply a change under an id several times; it may be taken by another change."""
+        told = repr(sorted(state.items(), key=lambda pair: pair[0])), t
+        for _ in range(1 + again):
+            known, n = self.oracle.ids.get((key, id_)), len(self.log(key).changes)
+            if known is None:
+                self._apply(who, key, state, t, "mapping", id=id_)
+                if len(self.log(key).changes) > n:
+                    self.oracle.ids[key, id_] = told
+            elif known == told:
+                current = self.log(key).current()
+                assert same_state(self.ask(who, "apply", key, state, t, id=id_), current and current[1])
+            else:
+                with pytest.raises(ConflictError):
+                    self.ask(who, "apply", key, state, t, id=id_)
 
     @rule(
         who=draw.WRITERS,

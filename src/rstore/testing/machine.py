@@ -17,6 +17,7 @@ from hypothesis.stateful import rule
 from rstore.testing import strategies as draw
 from rstore.testing.change_rules import ChangeRules
 from rstore.testing.flavours import PICKLED, Flavour
+from rstore.testing.following_rules import FollowingRules
 from rstore.testing.integrity import check_oracle
 from rstore.testing.series_rules import SeriesRules
 from rstore.testing.value_rules import ValueRules
@@ -29,7 +30,7 @@ class _Left(Exception):  # noqa: N818 - leaves a transaction, and reports no err
     pass
 
 
-class StoreMachine(ValueRules, SeriesRules, ChangeRules):
+class StoreMachine(ValueRules, SeriesRules, ChangeRules, FollowingRules):
     """All rules: those of the other files, of several verbs as one, and of concurrent writers."""
 
     @rule(who=_HERE, data=st.data(), n=st.integers(1, 5), left=st.booleans(), nested=st.booleans())
@@ -88,6 +89,7 @@ class StoreMachine(ValueRules, SeriesRules, ChangeRules):
             "remove": lambda: self.remove(who, key, t, t + 2),
             "apply": lambda: self.apply(who, sequence, {"x": t, "y": (operator.add, 1)}, None),
             "apply_late": lambda: self.apply(who, sequence, {"y": t}, t),
+            "apply_once": lambda: self.apply_once(who, sequence, {"z": t}, None, "1", t % 2),
             "prune": lambda: self.prune(who, sequence, remove=t > 4),
             "load": lambda: self.load(who, [(sequence, t, {"x": t}), (sequence, t, {"x": (operator.add, 1)})]),
             "revert": lambda: self.revert(who, sequence, t, None),

@@ -328,6 +328,8 @@ class Oracle:
     values: dict[str, Any] = field(default_factory=dict)
     series: dict[str, SeriesOracle] = field(default_factory=dict)
     events: dict[str, EventOracle] = field(default_factory=dict)
+    ids: dict[tuple[str, str], tuple[str, int | None]] = field(default_factory=dict)
+    """By sequence and id: the change that was applied, as text, and its time."""
 
     def prune(self, key: str, *, remove: bool = True) -> None:
         """Prune a sequence, and forget it if its current state is empty."""
@@ -349,3 +351,4 @@ class Oracle:
         self.values.clear()
         self.series.clear()
         self.events.clear()
+        self.ids.clear()

@@ -220,6 +220,11 @@ class RetentionSuite(Suite):
                 with pytest.raises(InvalidArgumentError, match="itself"):
                     store.prune("k", archive=opener.dsn)
 
+    def test_ids_are_forgotten_with_their_sequence(self, store: Store) -> None:
+        store.apply("k", {"x": 1}, id="once")
+        assert store.forget("k") == 1
+        assert store.apply("k", {"x": 2}, id="once") == {"x": 2}
+
     def test_forgetting(self, opener: Opener) -> None:
         with opener() as store:
             for key in "abc":

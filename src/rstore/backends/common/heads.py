@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rstore.backends.types import ANY, Commit, Head
+from collections.abc import Callable
+
+from rstore.backends.types import ANY, Commit, Head, Position, Row
 
 
 def admits(head: Head | None, commit: Commit) -> bool:
@@ -11,6 +13,12 @@ def admits(head: Head | None, commit: Commit) -> bool:
         return False
     epoch, version = (None, None) if head is None else (head.epoch, head.version)
     return commit.if_epoch in (ANY, epoch) and commit.if_version in (ANY, version)
+
+
+def admits_ids(stored: Callable[[Position], bytes | None], commit: Commit) -> bool:
+    """Return whether the ids that a commit puts are new, given how the body of a stored one is found."""
+    found = (Row(t, seq, body) for t, seq, _ in commit.put_ids if (body := stored((t, seq))) is not None)
+    return all(row in commit.drop_ids for row in found)
 
 
 def changed(head: Head, commit: Commit) -> Head:

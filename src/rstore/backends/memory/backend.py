@@ -15,15 +15,15 @@ from rstore.backends.memory.dicts import MemoryNamespace, copy_of
 from rstore.backends.memory.places import changed, lock, place_of, writes
 from rstore.backends.memory.reading import MemorySnapshot
 from rstore.backends.memory.writing import MemoryTransaction, MemoryWrites
-from rstore.backends.types import Log, Options, Watcher
+from rstore.backends.types import Log, Model, Options, Watcher
 from rstore.errors import StoreClosedError
 
 
 class MemoryWatcher(Watcher):
-    """Hears that a namespace was written to."""
+    """Hears that the records, or the logs, of a namespace were written to."""
 
-    def __init__(self, place: str, namespace: str) -> None:
-        self._key = place, namespace
+    def __init__(self, place: str, namespace: str, *, logs: bool) -> None:
+        self._key = place, namespace, logs
         self._seen = writes[self._key]
 
     def wait(self, timeout_s: float) -> bool:
@@ -67,20 +67,25 @@ class MemoryBackend(MemoryWrites, Backend):
             self._place.namespaces[self._namespace] = namespace
 
     @contextmanager
-    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
+    def _writing(self, *, logs: bool = False) -> Generator[None, None, None]:
         with lock:
             self._place.wait(self._options.timeout_s)
             yield
-            if heard:
-                self._notify()
+            self._notify(records=not logs)
 
-    def _notify(self) -> None:
-        writes[self._place.name, self._namespace] += 1
+    def _notify(self, *, records: bool) -> None:
+        if records:
+            writes[self._place.name, self._namespace, False] += 1
+        writes[self._place.name, self._namespace, True] += 1
         changed.notify_all()
 
     @contextmanager
     def watcher(self, keys: Sequence[str], prefix: str | None) -> Generator[Watcher, None, None]:
-        yield MemoryWatcher(self._place.name, self._namespace)
+        yield MemoryWatcher(self._place.name, self._namespace, logs=False)
+
+    @contextmanager
+    def log_watcher(self, model: Model) -> Generator[Watcher, None, None]:
+        yield MemoryWatcher(self._place.name, self._namespace, logs=True)
 
     # -- several calls as one -----------------------------------------------------------------------------------------
 
@@ -94,7 +99,7 @@ class MemoryBackend(MemoryWrites, Backend):
                 tx.check()
                 if tx.has_written:
                     self._put_namespace(tx.namespace)
-                    self._notify()
+                    self._notify(records=True)
 
     def exclusive(self, log: Log) -> AbstractContextManager[WriteTransaction]:
         return self.transaction()

@@ -20,7 +20,7 @@ from rstore.errors import StoreBusyError
 lock = RLock()
 changed = Condition(lock)
 """Notified when something was written, and when a turn has ended."""
-writes: Counter[tuple[str, str]] = Counter()
+writes: Counter[tuple[str, str, bool]] = Counter()
 """How often each namespace was written to, also one that is gone."""
 
 

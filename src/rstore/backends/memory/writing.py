@@ -7,13 +7,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from rstore.backends.common.heads import admits
+from rstore.backends.common.heads import admits, admits_ids
 from rstore.backends.contract import WriteTransaction
 from rstore.backends.memory.dicts import LogDicts, MemoryNamespace, copy_of
 from rstore.backends.memory.places import lock
 from rstore.backends.memory.reading import MemoryReads, now_ms
 from rstore.backends.types import (
     ANY,
+    IDS_HEAD,
     KEYS_BYTES,
     Commit,
     Expected,
@@ -25,6 +26,7 @@ from rstore.backends.types import (
     Write,
     Writes,
     identity_of,
+    ids_of,
     version_of,
 )
 from rstore.errors import StoreClosedError
@@ -34,8 +36,8 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     """Reads and writes a namespace of dicts."""
 
     @abstractmethod
-    def _writing(self, *, heard: bool = True) -> AbstractContextManager[None]:
-        """Let one step write, when no transaction of others has the turn, and let watchers know of it."""
+    def _writing(self, *, logs: bool = False) -> AbstractContextManager[None]:
+        """Let one step write, to `logs` alone or to all, when no transaction of others has the turn; tell watchers."""
 
     @abstractmethod
     def _put_namespace(self, namespace: MemoryNamespace | None) -> None:
@@ -137,7 +139,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
     # -- logs ---------------------------------------------------------------------------------------------------------
 
     def append(self, log: Log, head: Head, rows: Sequence[Row], incarnation: bytes) -> bool:
-        with self._writing(heard=False):
+        with self._writing(logs=True):
             logs = self._expect(incarnation).logs
             if (found := logs.get(log)) is None:
                 found = logs[log] = LogDicts(head)
@@ -148,11 +150,15 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def commit(self, log: Log, commit: Commit, incarnation: bytes) -> bool:
-        with self._writing(heard=False):
+        with self._writing(logs=True):
             logs = self._expect(incarnation).logs
             found = logs.get(log)
-            if not admits(None if found is None else found.head, commit):
+            beside = logs.get(ids_of(log)) or LogDicts(IDS_HEAD)
+            if not (admits(None if found is None else found.head, commit) and admits_ids(beside.rows.get, commit)):
                 return False
+            if commit.put_ids:
+                logs[ids_of(log)] = beside
+                beside.apply(Commit(drop_rows=commit.drop_ids, put_rows=commit.put_ids))
             if found is None and commit.create is not None:
                 found = logs[log] = LogDicts(commit.create)
             if found is not None:
@@ -162,7 +168,7 @@ class MemoryWrites(MemoryReads, WriteTransaction):
             return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
-        with self._writing(heard=False):
+        with self._writing(logs=True):
             namespace, found = self._take_from(if_incarnation), self._log(log)
             if namespace is None or found is None or if_version not in (ANY, found.head.version):
                 return False
@@ -188,7 +194,7 @@ class MemoryTransaction(MemoryWrites):
         self.namespace = namespace
 
     @contextmanager
-    def _writing(self, *, heard: bool = True) -> Generator[None, None, None]:
+    def _writing(self, *, logs: bool = False) -> Generator[None, None, None]:
         with lock:
             self.check()
             self.has_written = True

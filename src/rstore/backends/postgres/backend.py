@@ -15,7 +15,7 @@ from rstore.backends.postgres.reader import PostgresNamespace, PostgresReader
 from rstore.backends.postgres.transaction.session import ServerSession
 from rstore.backends.postgres.transaction.transaction import transaction
 from rstore.backends.postgres.watcher import PostgresWatcher
-from rstore.backends.types import Options, Watcher, close_scope
+from rstore.backends.types import Model, Options, Watcher, close_scope
 from rstore.errors import StoreBusyError
 
 
@@ -63,6 +63,12 @@ class PostgresBackend(PostgresMaintenance):
         finally:
             close_scope(scope)
 
+    def log_watcher(self, model: Model) -> AbstractContextManager[Watcher]:
+        return self._watcher(logs=True)
+
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[Watcher]:
-        namespace = self._namespace
-        return closing(PostgresWatcher(namespace.place, namespace.records, namespace.named, self._session.timeout_s))
+        return self._watcher(logs=False)
+
+    def _watcher(self, *, logs: bool) -> AbstractContextManager[Watcher]:
+        place, _, name, sql, _ = self._namespace
+        return closing(PostgresWatcher(place, sql, name, self._session.timeout_s, logs=logs))

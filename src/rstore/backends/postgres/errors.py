@@ -35,6 +35,8 @@ NOT_PREPARED: Final = {"26000", "42P05"}
 CHANGED_PLAN: Final = "0A000"
 """Among other things: a table was altered since the statement was prepared."""
 READ_ONLY: Final = "25006"
+TAKEN: Final = "23505"
+"""A unique violation: an id is there already, which the commit was to put."""
 CANCELLED: Final = "57014"
 IN_THE_FUTURE: Final = "22023"
 """Of `pg_xact_status`: the server has not given that number to any transaction yet."""
@@ -124,6 +126,12 @@ def limited(error: psycopg.Error, place: str, setting: str, value: str) -> Store
     else:
         why = "an administrator or another program had it cancelled"
     return kind(f"{place}: {words(error)}; {why}; nothing was applied")
+
+
+def is_taken(error: StoreError) -> bool:
+    """Return whether a single call was undone because an id is there already."""
+    cause = error.__cause__
+    return not isinstance(error, RolledBack) and isinstance(cause, psycopg.Error) and cause.sqlstate == TAKEN
 
 
 def is_temporary(error: psycopg.Error) -> bool:

@@ -150,6 +150,16 @@ class PostgresReader(ReadTransaction):
         (found,) = self._reader.read((self._logs.keys, (self._name, int4(model))))
         return [(found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)]
 
+    def heads(self, model: Model, start: str = "", stop: str | None = None) -> list[tuple[str, Head]]:
+        statement = self._logs.heads if stop is None else self._logs.heads_before
+        bounds = start.encode(), *(() if stop is None else (stop.encode(),))
+        (found,) = self._reader.read((statement, (self._name, int4(model), *bounds)))
+        heads: list[tuple[str, Head]] = []
+        for row in range(found.ntuples):
+            key, epoch, version, sealed, facts = (found.get_value(row, column) or b"" for column in range(5))
+            heads.append((key.decode(), Head(epoch, version, sealed == b"\1", facts)))
+        return heads
+
     def view(self, log: Log, query: ViewQuery = _WHOLE) -> View:
         if query.unless_version is not None:
             glance = self.glance(log)  # a shorter path than the statement that looks for everything

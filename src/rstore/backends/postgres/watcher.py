@@ -30,12 +30,14 @@ SELECT set_config('idle_session_timeout', '60s', false) WHERE current_setting('s
 class PostgresWatcher(Watcher):
     """A session that listens. Where that cannot be, as behind a pooler, on a standby or without rights, it polls."""
 
-    def __init__(self, place: PostgresPlace, sql: RecordSql, name: bytes, timeout_s: float) -> None:
+    def __init__(
+        self, place: PostgresPlace, sql: RecordSql, name: bytes, timeout_s: float, *, logs: bool = False
+    ) -> None:
         # Not of the store's pool: there a few watchers would leave no connection to other calls.
         self._pool = ConnectionPool(place._replace(pool=1), Telemetry())
-        self._sql = sql
+        self._session, self._listen = sql.session, sql.listen_to_logs if logs else sql.listen
         self._name = name
-        self._watch: Call = sql.watch, (name,)
+        self._watch: Call = sql.follow if logs else sql.watch, (name,)
         self._timeout_s = timeout_s
         self._connection: PostgresConnection | None = None
         self._renew_at = 0.0
@@ -86,10 +88,10 @@ class PostgresWatcher(Watcher):
             return False
         again_at: float | None = None
         try:
-            (pid,) = connection.run([(self._sql.session, ())], self._timeout_s)
+            (pid,) = connection.run([(self._session, ())], self._timeout_s)
             # A pooler hands sessions around: one that listens would go on listening for another client.
             if number(pid) == connection.pid:
-                connection.run([(_FORGET, ()), (self._sql.listen, ()), self._watch], self._timeout_s)
+                connection.run([(_FORGET, ()), (self._listen, ()), self._watch], self._timeout_s)
                 self._connection, self.every_s, self._renew_at = connection, _LISTENING_S, monotonic() + _RENEW_S
                 if self._pool.closed:  # by another thread, before it could see this connection
                     self.close()

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.contract import WriteTransaction
+from rstore.backends.postgres.errors import is_taken
 from rstore.backends.postgres.logs.commits import (
     address_of,
     batches,
@@ -46,7 +47,7 @@ from rstore.backends.types import (
     too_large,
     version_of,
 )
-from rstore.errors import StoreBusyError
+from rstore.errors import StoreBusyError, StoreError
 
 _MAX_BYTES: Final = 1_000_000_000
 """PostgreSQL holds a little more in a field, but the row around it has to fit as well."""
@@ -296,7 +297,12 @@ class PostgresWriter(PostgresReader, WriteTransaction):
             # A lease is not lost with its result: another client that finds none may take it.
             return False if head is None and log.model is Model.LEASES else planned.look(head)
 
-        results = self._write(log.key, planned.calls, look, claim=planned.claim)
+        try:
+            results = self._write(log.key, planned.calls, look, claim=planned.claim)
+        except StoreError as error:
+            if commit.put_ids and is_taken(error):
+                return False  # all of it was undone
+            raise
         if tombstones is not None and planned.buries and results is not None and results[-1].command_tuples:
             tombstones[log] = incarnation
         return _was_done(results, planned.claim)

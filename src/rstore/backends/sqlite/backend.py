@@ -23,7 +23,7 @@ from rstore.backends.sqlite.transport.savepoints import atomic
 from rstore.backends.sqlite.transport.snapshot import own_snapshot, spare_snapshot
 from rstore.backends.sqlite.transport.transaction import begin
 from rstore.backends.sqlite.transport.watcher import SqliteWatcher
-from rstore.backends.types import FIRST, LAST, Commit, Log, LogSnapshot, Options, Position, Ttl
+from rstore.backends.types import FIRST, LAST, Commit, Log, LogSnapshot, Model, Options, Position, Ttl
 
 _ITS_LOGS: Final = f"(SELECT id FROM logs WHERE ns = {NS})"
 _DISCARD: Final = f"""
@@ -134,6 +134,9 @@ class SqliteBackend(RecordWrites, LogWrites, SqliteMaintenance, Backend):
             yield SqliteLogSnapshot(SqliteSnapshot(connection, self._namespace), log, lo, hi)
 
     def watcher(self, keys: Sequence[str], prefix: str | None) -> AbstractContextManager[SqliteWatcher]:
+        return closing(SqliteWatcher(self._file))
+
+    def log_watcher(self, model: Model) -> AbstractContextManager[SqliteWatcher]:
         return closing(SqliteWatcher(self._file))
 
 

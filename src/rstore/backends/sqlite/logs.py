@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import apsw
 
-from rstore.backends.common.heads import admits, changed
+from rstore.backends.common.heads import admits, admits_ids, changed
 from rstore.backends.common.names import is_name
 from rstore.backends.sqlite.cells import chunk_of, head_of, names_of, rows_of
 from rstore.backends.sqlite.namespace import NamespaceReads, NamespaceWrites
@@ -16,6 +16,7 @@ from rstore.backends.sqlite.statements import NS, now_ms
 from rstore.backends.sqlite.transport.savepoints import atomic, commit
 from rstore.backends.types import (
     ANY,
+    IDS_HEAD,
     Chunk,
     Commit,
     Expected,
@@ -27,12 +28,15 @@ from rstore.backends.types import (
     Row,
     View,
     ViewQuery,
+    ids_of,
 )
 
 _CHUNK: Final = "first_t, first_seq, last_t, last_seq, n, meta"
 _FIND: Final = """
 SELECT logs.id, epoch, version, sealed, facts FROM namespaces JOIN logs ON logs.ns = namespaces.id
 WHERE name = ? AND model = ? AND key = ?"""
+_HEADS: Final = f"""
+SELECT key, epoch, version, sealed, facts FROM logs WHERE ns = {NS} AND model = :model AND key >= :start"""
 _HOT: Final = f"""
 SELECT count(*), coalesce(sum(length(body)), 0) FROM hot
 WHERE log = (SELECT id FROM logs WHERE ns = {NS} AND model = :model AND key = :key)"""
@@ -65,6 +69,16 @@ class LogReads(NamespaceReads):
                 return names_of(connection, column, named, what)
             raws = [raw for (raw,) in connection.execute(f"SELECT CAST(key AS BLOB){column[3:]}", named)]
             return [raw.decode() for raw in raws if type(raw) is bytes and is_name(raw)]
+
+        return self._reader.read(work)
+
+    def heads(self, model: Model, start: str = "", stop: str | None = None) -> list[tuple[str, Head]]:
+        sql, named = _HEADS, {"ns": self._namespace, "model": int(model), "start": start}
+        if stop is not None:
+            sql, named = f"{_HEADS} AND key < :stop", {**named, "stop": stop}
+
+        def work(connection: apsw.Connection) -> list[tuple[str, Head]]:
+            return [(row[0], head_of(row[1:])) for row in connection.execute(sql, named)]
 
         return self._reader.read(work)
 
@@ -127,7 +141,7 @@ class LogWrites(LogReads, NamespaceWrites):
             with atomic(connection):
                 ns = self._expect(connection, incarnation)
                 number, head = self._find(connection, log) or (None, None)
-                if not admits(head, commit):
+                if not admits(head, commit) or (commit.put_ids and not self._put_ids(connection, ns, log, commit)):
                     return False
                 if number is None and commit.create is not None:
                     head = commit.create
@@ -137,6 +151,17 @@ class LogWrites(LogReads, NamespaceWrites):
                 return True
 
         return self._writer.write(work)
+
+    def _put_ids(self, connection: apsw.Connection, ns: int, log: Log, commit: Commit) -> bool:
+        """Put the ids of a commit, or return False and do nothing if one is there."""
+        number, _ = self._find(connection, ids_of(log)) or (None, None)
+        if number is None:
+            number = _insert_log(connection, ns, ids_of(log), IDS_HEAD)
+        find = "SELECT body FROM hot WHERE log = ? AND t = ? AND seq = ?"
+        if not admits_ids(lambda at: connection.execute(find, (number, *at)).get, commit):
+            return False
+        _apply(connection, number, IDS_HEAD, Commit(drop_rows=commit.drop_ids, put_rows=commit.put_ids))
+        return True
 
     def drop(self, log: Log, *, if_version: Expected = ANY, if_incarnation: ExpectedIncarnation = ANY) -> bool:
         def work(connection: apsw.Connection) -> bool:

@@ -10,7 +10,7 @@ from rstore.backends.postgres.logs.tombstones import draw_tombstone
 from rstore.backends.postgres.sql.logs import LogSql
 from rstore.backends.postgres.transport.binary import blobs, boolean, int4, int4s, int8, int8s
 from rstore.backends.postgres.transport.statements import Call
-from rstore.backends.types import ANY, Commit, Head, Log, Model, Row
+from rstore.backends.types import ANY, IDS_HEAD, Commit, Head, Log, Model, Row
 
 T = TypeVar("T")
 
@@ -151,3 +151,9 @@ def _changes(sql: LogSql, commit: Commit, put_rows: Sequence[Row], guarded: tupl
         yield sql.put_chunk, (*guarded, *ends, int4(n), meta, body)
     for columns in columns_of(commit.put_checkpoints):
         yield sql.put_checkpoints, (*guarded, *columns)
+    if commit.put_ids:
+        yield sql.create_ids, (*guarded, *columns_of_head(IDS_HEAD))
+    for columns in columns_of(commit.drop_ids):
+        yield sql.drop_ids, (*guarded, *columns)
+    for columns in columns_of(commit.put_ids):
+        yield sql.put_ids, (*guarded, *columns)

@@ -6,6 +6,7 @@ from typing import Final
 
 from rstore.backends.postgres.sql.schema import NOW, SchemaSql, is_seen
 from rstore.backends.postgres.transport.statements import Statement
+from rstore.backends.types import Model
 
 _PUT_ROW: Final = "ON CONFLICT (ns, model, key, t, seq) DO UPDATE SET body = excluded.body"
 
@@ -22,6 +23,10 @@ class LogSql(SchemaSql):
         s, ns = self._s, self._ns
 
         self.keys = Statement(f"SELECT key FROM {s}.logs WHERE ns = {ns} AND model = $2 AND {is_seen(s)} ORDER BY key")
+        heads = f"""
+SELECT key, epoch, version, sealed, facts FROM {s}.logs
+WHERE ns = {ns} AND model = $2 AND key >= $3 AND {is_seen(s)}"""
+        self.heads, self.heads_before = Statement(heads), Statement(f"{heads} AND key < $4")
         self.head = Statement(f"""
 SELECT epoch, version, sealed, facts, {NOW} FROM {s}.logs
 WHERE ns = {ns} AND model = $2 AND key = $3 AND {is_seen(s)}""")
@@ -61,6 +66,10 @@ SELECT EXISTS (SELECT FROM head) OR {born}, (SELECT sealed FROM head)""")
 INSERT INTO {s}.hot (ns, model, key, t, seq, body)
 SELECT $2::bigint, $3::int, $4::text, {t}::bigint, {seq}::int, {body}::bytea FROM done {_PUT_ROW}"""
 
+        # An apply wakes the followers; without a lock, since it concerns only what is heard.
+        woken = f"""(
+  SELECT CASE WHEN followed_until > statement_timestamp() THEN pg_notify('{self.log_channel}', $1) END
+  FROM {s}.namespaces WHERE name = $1 AND $3 = {Model.EVENTS:d})"""
         insert = f"""
 INSERT INTO {s}.logs (ns, model, key, epoch, version, sealed, facts)
 SELECT ns, $3::int, $4::text, $5::bytea, $6::bytea, $7::boolean, $8::bytea FROM alive ON CONFLICT"""
@@ -73,8 +82,8 @@ SELECT ns, $3::int, $4::text, $5::bytea, $6::bytea, $7::boolean, $8::bytea FROM 
 {on_head} epoch = excluded.epoch, version = excluded.version, facts = excluded.facts
 WHERE logs.sealed = excluded.sealed AND NOT {is_seen(s)}"""
         behind = with_row("$9", "$10", "$11")
-        self.create, self.create_series = self._conditional(create), self._conditional(create_series)
-        self.create_with_row = self._conditional(create, behind)
+        self.create, self.create_series = self._conditional(create, told=woken), self._conditional(create_series)
+        self.create_with_row = self._conditional(create, behind, told=woken)
         self.create_series_with_row = self._conditional(create_series, behind)
 
         def move(then: str = "") -> Statement:
@@ -83,7 +92,7 @@ WITH done AS (
   UPDATE {s}.logs SET epoch = coalesce($7, epoch), version = coalesce($8, version), facts = coalesce($9, facts)
   WHERE ns = $2 AND model = $3 AND key = $4
     AND epoch = coalesce($5, epoch) AND version = coalesce($6, version) RETURNING 1){then}
-SELECT EXISTS (SELECT FROM done) OR {named}, EXISTS (SELECT FROM done)""")
+SELECT EXISTS (SELECT FROM done) OR {named}, EXISTS (SELECT FROM done), {woken}""")
 
         self.move = move()
         self.move_with_row = move(f", behind AS ({with_row('$10', '$11', '$12')})")
@@ -124,6 +133,23 @@ WHERE {won} {_PUT_ROW}""")
         self.put_chunk = Statement(f"""
 INSERT INTO {s}.chunks (ns, model, key, first_t, first_seq, last_t, last_seq, n, meta, body)
 SELECT $1::bigint, $2::int, $3::text, $6::bigint, $7::int, $8::bigint, $9::int, $10::int, $11::bytea, $12::bytea
+WHERE {won}""")
+        # The log of ids beside a sequence. A log that is created locks the namespace, as in `create`.
+        beside = f"ns = $1 AND model = {int(Model.IDS)} AND key = $3"
+        self.create_ids = Statement(f"""
+INSERT INTO {s}.logs (ns, model, key, epoch, version, sealed, facts)
+SELECT ns, {int(Model.IDS)}, $3::text, $6::bytea, $7::bytea, $8::boolean, $9::bytea
+FROM (SELECT ns FROM {s}.namespaces WHERE ns = $1 AND NOT EXISTS (SELECT FROM {s}.logs WHERE {beside})
+  FOR KEY SHARE) AS alive
+WHERE $2::int IS NOT NULL AND {won} ON CONFLICT (ns, model, key) DO NOTHING""")
+        self.drop_ids = Statement(f"""
+DELETE FROM {s}.hot
+WHERE {beside} AND {between("t, seq")}
+  AND ((t, seq, body) = ANY (SELECT * FROM unnest($6::bigint[], $7::int[], $8::bytea[]))) IS TRUE AND {won}""")
+        # Without ON CONFLICT: one that is there fails the whole commit, of which statements before were done.
+        self.put_ids = Statement(f"""
+INSERT INTO {s}.hot (ns, model, key, t, seq, body)
+SELECT $1::bigint, {int(Model.IDS)}, $3::text, one.* FROM unnest($6::bigint[], $7::int[], $8::bytea[]) AS one
 WHERE {won}""")
         self.tombstone = Statement(f"SELECT FROM {s}.logs WHERE {this} AND NOT {is_seen(s)}")
         self.bury = Statement(f"UPDATE {s}.logs SET epoch = $6 WHERE {head} AND {empty}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from hashlib import sha256
 from typing import Final
 
 from rstore.backends.postgres.sql.schema import LIVE, NOW, TABLES, SchemaSql
@@ -24,10 +23,6 @@ class RecordSql(SchemaSql):
     def __init__(self, schema: str) -> None:
         super().__init__(schema)
         s, ns = self._s, self._ns
-        # A write wakes the watchers, in the one row that is read and locked anyway. Not a trigger, and not always: each
-        # notification takes a lock of the whole database at the commit. Its payload is the namespace: a channel each
-        # would need a name that is computed, and a statement each.
-        self.channel = f"rstore_{sha256(schema.encode()).hexdigest()[:32]}"
         woken = f"CASE WHEN watched_until > statement_timestamp() THEN pg_notify('{self.channel}', $1) END"
         # The clock is read there too, once and not for each row of many.
         alive = self._alive = f"""alive AS MATERIALIZED (
@@ -46,7 +41,7 @@ class RecordSql(SchemaSql):
         self.create = Statement(f"""
 WITH made AS (
   INSERT INTO {s}.namespaces (name, ns, birth) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING name)
-SELECT pg_notify('{self.channel}', name) FROM made""")
+SELECT pg_notify('{self.channel}', name), pg_notify('{self.log_channel}', name) FROM made""")
         self.lock = Statement(f"SELECT FROM {s}.namespaces WHERE name = $1 AND birth = $2 FOR KEY SHARE")
         # By its `ns`: others may have discarded it meanwhile, and created another namespace of that name.
         self.close = Statement(f"SELECT {woken} FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR UPDATE")
@@ -109,11 +104,14 @@ WHERE (ns = (SELECT ns FROM {s}.namespaces WHERE name = $1 FOR KEY SHARE) AND ex
         self.clear = Statement(f"WITH {locked('NULL')} DELETE FROM {s}.records WHERE ns = {locked_one}")
 
         self.session = Statement("SELECT pg_backend_pid()")
-        self.listen = Statement(f"LISTEN {self.channel}")
+        self.listen, self.listen_to_logs = (Statement(f"LISTEN {one}") for one in (self.channel, self.log_channel))
         # Seldom: there may be several watchers, and writers step over each version of the row.
-        self.watch = Statement(f"""
-UPDATE {s}.namespaces SET watched_until = statement_timestamp() + interval '{WATCHED_S} s' WHERE name = $1
-AND coalesce(watched_until < (statement_timestamp() + interval '{WATCHED_S / 2} s'), true)""")
+        self.watch, self.follow = (
+            Statement(f"""
+UPDATE {s}.namespaces SET {until} = statement_timestamp() + interval '{WATCHED_S} s' WHERE name = $1
+AND coalesce({until} < (statement_timestamp() + interval '{WATCHED_S / 2} s'), true)""")
+            for until in ("watched_until", "followed_until")
+        )
 
     @cache  # noqa: B019 - a few combinations, and as many objects as schemas
     def count(self, *, stop: bool) -> Statement:

@@ -27,6 +27,7 @@ left, such as with a DELETE whose plan goes another way, is undone by the server
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Final
 
 from rstore.backends.postgres.dsn import PostgresPlace
@@ -46,7 +47,8 @@ CREATE TABLE {s}.namespaces (
   name {text} COLLATE {c} PRIMARY KEY,
   ns {bigint} NOT NULL UNIQUE,  -- random: no reader finds rows under a dead one
   birth {bytea} NOT NULL,  -- the incarnation, under the name it has in stored schemas: ns, and bytes that facts replace
-  watched_until {timestamptz}  -- until then writers wake the watchers
+  watched_until {timestamptz},  -- until then writers wake the watchers
+  followed_until {timestamptz}  -- until then applies wake the followers
 );
 CREATE TABLE {s}.facts (
   ns {bigint}, name {text} COLLATE {c}, fact {bytea} NOT NULL,
@@ -151,18 +153,23 @@ class SchemaSql:
 
     def __init__(self, schema: str) -> None:
         s = self._s = quoted(schema)
+        # A write wakes the watchers, in a row that most writes read and lock anyway. Not a trigger, and not always:
+        # each notification takes a lock of the whole database at the commit. Its payload is the namespace: a channel
+        # each would need a name that is computed, and a statement each.
+        self.channel = f"rstore_{sha256(schema.encode()).hexdigest()[:32]}"
+        self.log_channel = f"{self.channel}_logs"
         self._ns = f"(SELECT ns FROM {s}.namespaces WHERE name = $1)"
         self._alive = f"""alive AS MATERIALIZED (
   SELECT ns FROM {s}.namespaces WHERE name = $1 AND ns = $2 FOR KEY SHARE)"""
 
-    def _conditional(self, sql: str, then: str = "") -> Statement:
+    def _conditional(self, sql: str, then: str = "", told: str = "NULL") -> Statement:
         """Return a statement, FROM alive, that also tells whether the namespace is there, and whether it did anything.
 
-        `then` follows if it was, FROM done.
+        `then` follows if it was, FROM done. `told` wakes the followers.
         """
         return Statement(f"""
 WITH {self._alive}, done AS ({sql} RETURNING 1){f", behind AS ({then})" if then else ""}
-SELECT EXISTS (SELECT FROM alive), EXISTS (SELECT FROM done)""")
+SELECT EXISTS (SELECT FROM alive), EXISTS (SELECT FROM done), {told}""")
 
 
 def script(schema: str, version: int = 0) -> list[str]:

@@ -9,7 +9,7 @@ from secrets import randbelow
 from typing import Final, TypeVar
 
 from rstore.backends.common.backoff import Deadline
-from rstore.backends.postgres.errors import ABORTED, RETRY, CutOff, Passed
+from rstore.backends.postgres.errors import ABORTED, RETRY, TAKEN, CutOff, Passed
 from rstore.backends.postgres.sql.schema import COMMIT
 from rstore.backends.postgres.transaction.executor import Executor, Look
 from rstore.backends.postgres.transaction.receipts import REMOVE_EVERY, Receipt
@@ -70,7 +70,7 @@ class OpenTransaction(Executor):
             if failure.sqlstate == ABORTED and self._gone is not None:
                 raise self._gone from failure.error  # which says why, and whether it may be done again
             error = self._sender.refusal(failure)
-            if self._sender.may_retry(failure):
+            if self._sender.may_retry(failure) or failure.sqlstate == TAKEN:
                 error = Passed(str(error))
             self._gone = error
             raise error from failure.error

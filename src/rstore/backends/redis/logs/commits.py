@@ -16,7 +16,7 @@ from rstore.backends.redis.namespace.namespace import spot_of
 from rstore.backends.redis.transport.calls import Call, Script
 from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.errors import LostReplyError, Signal
-from rstore.backends.types import ANY, HEAD_ONLY, Chunk, Commit, Expected, ExpectedIncarnation, Log
+from rstore.backends.types import ANY, HEAD_ONLY, Chunk, Commit, Expected, ExpectedIncarnation, Log, ids_of
 
 _COMMIT: Final = Script("commit")
 _DROP: Final = Script("drop")
@@ -100,8 +100,12 @@ class RedisCommits(RedisLogs):
         if not all(old):
             raise Signal("REPLACED")
         dropped = [found[0] for found in old]
-        rows, checkpoints = pack_rows(commit.put_rows), pack_rows(commit.put_checkpoints)
-        drop_rows = [pack_position((t, seq)) + body for t, seq, body in commit.drop_rows]
+        rows, checkpoints, ids = map(pack_rows, (commit.put_rows, commit.put_checkpoints, commit.put_ids))
+        drop_rows, drop_ids = (
+            [pack_position((t, seq)) + body for t, seq, body in dropped_rows]
+            for dropped_rows in (commit.drop_rows, commit.drop_ids)
+        )
+        beside = ids_of(log)
         create, start = commit.create, commit.drop_checkpoints_from
         return _COMMIT.on(
             bucket.slot,
@@ -109,6 +113,7 @@ class RedisCommits(RedisLogs):
                 bucket.marker_key,
                 bucket.logs(log.model),
                 *bucket.parts(log, b"hrckt"),
+                *((bucket.logs(beside.model), *bucket.parts(beside, b"hr")) if ids else ()),
                 *map(bucket.body, entries),
                 *map(bucket.body, dropped),
             ),
@@ -123,12 +128,14 @@ class RedisCommits(RedisLogs):
             b"%d" % commit.drop_if_empty,
             b"" if start is None else pack_position(start),
             b"%d" % REPLACED_MS,
-            *(b"%d" % len(some) for some in (drop_rows, dropped, rows, entries, checkpoints)),
+            *(b"%d" % len(some) for some in (drop_rows, dropped, rows, entries, checkpoints, drop_ids, ids)),
             *drop_rows,
             *dropped,
             *rows,
             *entries,
             *checkpoints,
+            *drop_ids,
+            *ids,
             write=True,
             again=False,
         )

@@ -108,6 +108,10 @@ class Bucket(NamedTuple):
         """Return the name of a part of a log: h its head, r rows, c chunks, k checkpoints, t lease."""
         return b"%b%b%b%d%b" % (self.prefix, kind, self.identity, log.model, log.key.encode())
 
+    def heads(self, model: int) -> bytes:
+        """Return with what the names of the heads of logs begin."""
+        return b"%bh%b%d" % (self.prefix, self.identity, model)
+
     def parts(self, log: Log, kinds: bytes) -> list[bytes]:
         rest = b"%b%d%b" % (self.identity, log.model, log.key.encode())
         return [b"%b%c%b" % (self.prefix, kind, rest) for kind in kinds]

@@ -27,7 +27,7 @@ from rstore.backends.redis.transport.client import Client
 from rstore.backends.redis.transport.deadline import CallRetries
 from rstore.backends.redis.transport.dsn import Target
 from rstore.backends.redis.transport.errors import NOTHING, LostReplyError, Signal, TooFewReplicasError, reason_of
-from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, Log, NamespaceGone, Options
+from rstore.backends.types import ANY, KEYS_BYTES, ExpectedIncarnation, Log, Model, NamespaceGone, Options
 from rstore.errors import CorruptionError, OutcomeUnknownError, StoreBusyError, StoreError
 
 S = TypeVar("S")
@@ -341,4 +341,5 @@ def _is_of(bucket: Bucket, incarnation: ExpectedIncarnation) -> bool:
 
 def spot_of(log: Log) -> bytes:
     """Return the bytes that choose the bucket of a log."""
-    return b"%d%b" % (log.model, log.key.encode())
+    model = Model.EVENTS if log.model is Model.IDS else log.model  # the ids of a sequence lie where it lies
+    return b"%d%b" % (model, log.key.encode())

@@ -25,6 +25,7 @@ from rstore.backends.types import (
     LARGE_BYTES,
     ExpectedIncarnation,
     Found,
+    Model,
     NamespaceGone,
     Write,
     Writes,
@@ -252,6 +253,15 @@ class RedisRecords(RedisRanges):
 
         # One prefix for all, since each costs every writer: other keys that begin with it wake the watcher, too.
         stem = commonprefix([*keys, *([] if prefix is None else [prefix])]).encode()  # noqa: RUF071 - of no paths
+        return self._listener(watched, lambda bucket: bucket.records + stem)
+
+    def log_watcher(self, model: Model) -> AbstractContextManager[RedisWatcher]:
+        self._deadline.begin()
+        return self._listener(lambda: self.namespace.buckets, lambda bucket: bucket.heads(model))
+
+    def _listener(
+        self, buckets: Callable[[], Collection[Bucket]], watched: Callable[[Bucket], bytes]
+    ) -> AbstractContextManager[RedisWatcher]:
         self.namespace.refresh()
         connect = connector(self.namespace.target, self.namespace.timeout_s, protocol=3)
-        return closing(RedisWatcher(self._client, connect, watched, stem))
+        return closing(RedisWatcher(self._client, connect, buckets, watched))

@@ -37,12 +37,13 @@ class RedisWatcher(Watcher):
         client: Client,
         connect: Connector,
         buckets: Callable[[], Iterable[Bucket]],
-        stem: bytes,
+        watched: Callable[[Bucket], bytes],
     ) -> None:
+        """`watched` returns with what the names in a bucket begin that are watched."""
         self._client = client
         self._connect = connect
         self._buckets = buckets
-        self._stem = stem
+        self._watched = watched
         self._tracked: dict[Address | None, tuple[bytes, ...]] = {}
         self._connections: dict[Address | None, Connection] = {}
         self._refused = False
@@ -124,7 +125,7 @@ class RedisWatcher(Watcher):
         for bucket in self._buckets():
             pool = self._client.server_of(bucket.slot)
             if pool is not None:
-                prefixes = bucket.marker_key, bucket.records + self._stem
+                prefixes = bucket.marker_key, self._watched(bucket)
                 wanted[pool.address] = wanted.get(pool.address, ()) + prefixes
         return wanted
 

@@ -20,7 +20,7 @@ if marker and #marker > 16 then
       left[#left + 1] = 'r' .. marker:sub(from, from + 7)
     end
   end
-  if redis.call('EXISTS', logs .. '1', logs .. '2', logs .. '3') > 0 then
+  if redis.call('EXISTS', logs .. '1', logs .. '2', logs .. '3', logs .. '4') > 0 then
     left[#left + 1] = 'n' .. marker:sub(1, 16)
   end
 end

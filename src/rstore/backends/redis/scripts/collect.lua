@@ -55,7 +55,7 @@ elseif kind == 'd' then
   end
 else
   local left = math.ceil(most / 5)
-  for model = 1, 3 do
+  for model = 1, 4 do
     local logs = bucket .. 'l' .. what .. model
     local keys = left > 0 and redis.call('ZRANGE', logs, 0, left - 1) or {}
     for _, key in ipairs(keys) do

@@ -4,12 +4,13 @@
 -- this commit knows and that expire unless it keeps them; those of old chunks stay for readers that have read the index
 -- and come for the bodies next.
 --
--- KEYS: marker, index of logs, head, rows, chunks, checkpoints, lease, bodies of new chunks, bodies of old chunks.
+-- KEYS: marker, index of logs, head, rows, chunks, checkpoints, lease; where ids are put the index of logs of ids and the
+-- head and the rows of that log; bodies of new chunks, bodies of old chunks.
 -- ARGV: marker, key, token of the lease; conditions on epoch and version ('' for any, '!' for none, '=' and the stamp);
 -- whether to create, and the head to begin with (epoch, version, sealed, facts); the new epoch, version and facts ('' to
 -- leave the old, or '=' and the new); whether to drop an empty log; where to drop checkpoints from ('' for none);
--- milliseconds that old bodies stay; how many rows and chunks to drop, and rows, chunks and checkpoints to put, and then
--- these.
+-- milliseconds that old bodies stay; how many rows and chunks to drop, rows, chunks and checkpoints to put, ids to drop and
+-- ids to put, and then these.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {err = 'STALE'}
 end
@@ -20,11 +21,16 @@ local new_epoch, new_version, new_facts = ARGV[11], ARGV[12], ARGV[13]
 local drop_if_empty, checkpoints_from, grace_ms = ARGV[14] == '1', ARGV[15], ARGV[16]
 local n_drop_rows, n_drop_chunks, n_rows, n_chunks, n_checkpoints =
   tonumber(ARGV[17]), tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21])
-local at_drop_rows = 22
+local n_drop_ids, n_ids = tonumber(ARGV[22]), tonumber(ARGV[23])
+local at_drop_rows = 24
 local at_drop_chunks = at_drop_rows + n_drop_rows
 local at_rows = at_drop_chunks + n_drop_chunks
 local at_chunks = at_rows + n_rows
 local at_checkpoints = at_chunks + n_chunks
+local at_drop_ids = at_checkpoints + n_checkpoints
+local at_ids = at_drop_ids + n_drop_ids
+local ids_logs, ids_head, ids = KEYS[8], KEYS[9], KEYS[10]
+local bodies = n_ids > 0 and 11 or 8
 
 local function holds(condition, stamp)
   return condition == '' or condition == (stamp and '=' .. stamp or '!')
@@ -64,7 +70,20 @@ end
 if not (old_epoch or create) or not (holds(if_epoch, old_epoch) and holds(if_version, old_version)) then
   return 0
 end
-for i = 8, 7 + n_chunks do
+local dropped = {}
+for i = at_drop_ids, at_ids - 1 do
+  dropped[ARGV[i]] = true
+end
+for i = at_ids, at_ids + n_ids - 1 do
+  local position = ARGV[i]:sub(1, 12)
+  local after = position:sub(1, 8) .. struct.pack('>I4', struct.unpack('>I4', position, 9) + 1)
+  for _, id in ipairs(redis.call('ZRANGEBYLEX', ids, '[' .. position, '(' .. after)) do
+    if not dropped[id] then
+      return 0
+    end
+  end
+end
+for i = bodies, bodies + n_chunks - 1 do
   if redis.call('EXISTS', KEYS[i]) == 0 then
     return {err = 'UNSTAGED'}
   end
@@ -93,13 +112,13 @@ end
 
 -- Only a first change can be refused for lack of memory: a commit that puts begins with what may be refused, one that
 -- only drops with what may not.
-local puts = n_rows + n_chunks + n_checkpoints > 0
+local puts = n_rows + n_chunks + n_checkpoints + n_ids > 0
 if puts then
   set_head()
 end
 remove(rows, at_drop_rows, n_drop_rows)
 remove(chunks, at_drop_chunks, n_drop_chunks)
-for i = 8 + n_chunks, #KEYS do
+for i = bodies + n_chunks, #KEYS do
   redis.call('PEXPIRE', KEYS[i], grace_ms)
 end
 if checkpoints_from ~= '' then
@@ -110,10 +129,19 @@ if not puts then
 end
 replace(rows, at_rows, n_rows)
 put(chunks, at_chunks, n_chunks)
-for i = 8, 7 + n_chunks do
+for i = bodies, bodies + n_chunks - 1 do
   redis.call('PERSIST', KEYS[i])
 end
 replace(checkpoints, at_checkpoints, n_checkpoints)
+if n_ids > 0 then
+  if redis.call('EXISTS', ids_head) == 0 then
+    local stamp = ('\0'):rep(16)
+    redis.call('HSET', ids_head, 'e', stamp, 'v', stamp, 's', '0', 'f', '')
+    redis.call('ZADD', ids_logs, '0', key)
+  end
+  remove(ids, at_drop_ids, n_drop_ids)
+  put(ids, at_ids, n_ids)
+end
 if drop_if_empty and redis.call('EXISTS', rows, chunks) == 0 then
   redis.call('UNLINK', head, checkpoints)
   redis.call('ZREM', logs, key)

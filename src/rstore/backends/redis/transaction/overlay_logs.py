@@ -15,6 +15,7 @@ from rstore.backends.types import (
     ANY,
     FIRST,
     HEAD_ONLY,
+    IDS_HEAD,
     LAST,
     Chunk,
     Commit,
@@ -31,6 +32,7 @@ from rstore.backends.types import (
     View,
     ViewQuery,
     first_of,
+    ids_of,
     overlapping,
     position_before,
 )
@@ -170,8 +172,11 @@ class OverlayLogs(Overlay):
             index = self._index(log, changes)
             if not set(commit.drop_chunks) <= index.keys():
                 return False  # a chunk that is to be dropped: a concurrent rewrite was faster
+        beside = self._with_ids(ids_of(log), commit) if commit.put_ids else None
+        if beside is not None and beside.head is None:
+            return False
         lists = (commit.put_rows, commit.drop_rows, commit.put_chunks, commit.drop_chunks, commit.put_checkpoints)
-        self._add(1 + sum(map(len, lists)))
+        self._add(1 + sum(map(len, (*lists, commit.put_ids, commit.drop_ids))))
         entries = list(map(pack_chunk, commit.put_chunks))
         self._stored.stage(self._bucket, entries, commit.put_chunks)
         if commit.drop_if_empty:
@@ -182,7 +187,19 @@ class OverlayLogs(Overlay):
             if self._is_empty(log, changes):
                 changes = changes.dropped()
         self._changes.logs[log] = changes
+        if beside is not None:
+            self._changes.logs[ids_of(log)] = beside
         return True
+
+    def _with_ids(self, log: Log, commit: Commit) -> LogChanges:
+        """Return the changes of a log of ids with those of a commit; without a head if one is there already."""
+        changes = self._changes_of(log).copy()
+        self._always_watch(self._bucket.parts(log, b"r"))
+        found = (row for t, seq, _ in commit.put_ids for row in self.view(log, ViewQuery((t, seq), (t, seq))).rows)
+        if not all(row in commit.drop_ids for row in found):
+            return LogChanges(None, None, based=False)
+        changes.apply(Commit(create=IDS_HEAD, drop_rows=commit.drop_ids, put_rows=commit.put_ids), {})
+        return changes
 
     def _is_empty(self, log: Log, changes: LogChanges) -> bool:
         self._watch_log(log, b"rc")
