@@ -38,6 +38,14 @@ Since then:
   rent: 930 -> 950
   pets: True -> gone
 """,
+    "total": """\
+accounts were opened: 5000
+money went around: 5000
+a payment was dated back: 5007
+four counted at once: 4917 4917 4917 4917
+it is a value like any other: 4917
+and it is right: 4917
+""",
 }
 
 

@@ -154,9 +154,8 @@ class Proposing(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        id_ = None if self.once is None else self.once.id
-        n, recorded, schema = tip.n + 1, max(now_ms, tip.recorded), self._codec.schema_version
-        change = StoredChange(*at, n, recorded, steps, tag, id_, self._note, schema)
+        id_, schema = None if self.once is None else self.once.id, self._codec.schema_version
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, id_, self._note, schema)
         try:
             body = pack_change(change)
         except struct.error as error:

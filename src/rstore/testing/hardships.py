@@ -63,6 +63,11 @@ OF_A_KEY: dict[str, Callable[[Store, Any], Any]] = {
     "revert of an item": lambda s, key: s.revert("k", 1, [key]),
     "undo": lambda s, key: s.undo(key, 1),
     "apply_many": lambda s, key: s.apply_many([("fine", 1, {"a": 1}), (key, 2, {"a": 1})]),
+    "forget": lambda s, key: s.forget(key),
+    "verify": lambda s, key: s.verify(key),
+    "digest": lambda s, key: s.digest(key),
+    "follow": lambda s, key: s.follow(key, timeout=0),
+    "project": lambda s, key: s.project(key, lambda value, _: value, "k"),
 }
 OF_A_TIME: dict[str, Callable[[Store, Any], Any]] = {
     "apply": lambda s, t: s.apply("k", {"a": 1}, t),
@@ -108,12 +113,29 @@ OTHERS: tuple[tuple[str, type[Exception], _Call], ...] = (
     ("a time that is taken", StoreIntegrityError, lambda s: s.apply("k", {"a": 1}, 20)),
     ("past without a time", InvalidArgumentError, lambda s: s.past("k")),  # type: ignore[call-overload]
     ("prune of nothing", InvalidArgumentError, lambda s: s.prune()),
+    ("prune before no time", InvalidArgumentError, lambda s: s.prune("k", before="1")),  # type: ignore[arg-type]
+    ("an id that is none", InvalidArgumentError, lambda s: s.apply("k", {"a": 1}, id=5)),  # type: ignore[arg-type]
+    ("an empty id", InvalidArgumentError, lambda s: s.apply("k", {"a": 1}, id="")),
+    ("a long id", InvalidArgumentError, lambda s: s.apply("k", {"a": 1}, id="x" * 5000)),
+    ("an id of another change", ConflictError, lambda s: s.apply("k", {"b": "y"}, 30, id="once")),
+    ("a cursor that is none", InvalidArgumentError, lambda s: next(s.follow("k", after="cursor", timeout=0))),
+    ("a cursor of other keys", InvalidArgumentError, lambda s: next(s.follow("k", after=_cursor_of(s), timeout=0))),
+    ("fn that is no function", InvalidArgumentError, lambda s: s.project("p", None, "k")),  # type: ignore[arg-type]
+    ("no projection", InvalidArgumentError, lambda s: s.project("value", lambda value, _: value, "k")),
+    ("a digest that is none", InvalidArgumentError, lambda s: s.verify("k", "digest")),
+    ("a digest from before a prune", HorizonError, lambda s: s.verify("pruned", s["digest"])),
+    ("a cursor from before a prune", HorizonError, lambda s: next(s.follow("pruned", after=s["cursor"], timeout=0))),
     ("revert before the horizon", HorizonError, lambda s: s.revert("pruned", 5)),
     ("undo before the horizon", HorizonError, lambda s: s.undo("pruned", 1)),
     ("past before the horizon", HorizonError, lambda s: s.past("pruned", 5)),
     ("history before the horizon", HorizonError, lambda s: list(s.history("pruned", start=5))),
     ("load before the horizon", HorizonError, lambda s: s.apply_many([("pruned", 5, {"a": 1})])),
 )
+
+
+def _cursor_of(store: Store) -> str:
+    with store.follow("pruned", timeout=0) as changes:
+        return changes.cursor
 
 
 async def _asynchronous(state: dict[str, Any]) -> dict[str, Any]:
@@ -125,10 +147,13 @@ class HardshipSuite(Suite):
 
     @pickled
     def test_bad_arguments_of_event_verbs(self, store: Store) -> None:
-        for t, state in ((10, {"a": 1, "d": Decimal(7)}), (20, {"a": (operator.add, 1)}), (30, {"b": "x"})):
+        for t, state in ((10, {"a": 1, "d": Decimal(7)}), (20, {"a": (operator.add, 1)})):
             store.apply("k", state, t)
+        store.apply("k", {"b": "x"}, 30, id="once")
         for t in (1, 5, 10):
             store.apply("pruned", {"a": t}, t)
+            with store.follow("pruned", timeout=0) as changes:
+                store.update(value=1, cursor=store.get("cursor") or changes.cursor, digest=store.digest("pruned"))
         store.prune("pruned")
         calls: list[tuple[str, type[Exception], _Call]] = [
             *((f"{name} {given!r:.20}", InvalidArgumentError, lambda s, verb=verb, given=given: verb(s, given))
@@ -144,6 +169,15 @@ class HardshipSuite(Suite):
             assert "secret" not in str(refused.value)
             assert store.version("k") == before[0]
         assert _all_of(store) == before
+
+    def test_a_cursor_of_another_store(self, store: Store, opener: Opener) -> None:
+        for _ in range(2):
+            store.apply("k", {"a": 1})
+        cursor = next(iter(store.follow("k", after="", timeout=0))).cursor
+        with opener("other") as other:
+            other.apply("k", {"a": 1})
+            with pytest.raises(InvalidArgumentError):
+                next(other.follow("k", after=cursor, timeout=0))
 
     @sealed
     def test_a_hundred_thousand_items(self, store: Store) -> None:

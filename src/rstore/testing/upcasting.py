@@ -109,6 +109,8 @@ class UpcastingSuite(Suite):
         assert numbers.current("k", withtimestamp=True) == (20, {"n": 7, "text": "51"})
         assert numbers.diff("k", 15) == {"n": (5, 7), "text": ("5", "51")}
         assert [(change.before, change.after) for change in numbers.history("k", "n")] == [(None, 5), (5, 7)]
+        followed = [*numbers.follow("k", after="", timeout=0)]
+        assert [(change.before, change.after) for change in followed if change.item == "n"] == [(None, 5), (5, 7)]
         assert numbers.past("k", 15) == {"n": 5, "text": "5"}
         assert numbers.events("k", ops=operator.setitem) == [
             (10, "n", operator.setitem, 5), (10, "text", operator.setitem, "5"), (20, "n", operator.setitem, 7),
@@ -226,6 +228,7 @@ class UpcastingSuite(Suite):
                 lambda: texts.prune("k"),
                 lambda: texts.prune("k", before=50, dry_run=True),
                 lambda: texts.verify("k"),
+                lambda: [*texts.follow("k", after="", timeout=0)],
             )
             for i, call in enumerate(calls):
                 with about(i), pytest.raises(NewerSchemaError, match=r"namespace .* version 1, .* than 0"):
