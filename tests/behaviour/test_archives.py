@@ -87,9 +87,7 @@ def test_appending_reads_no_more_than_the_end_of_an_archive(store: Store, key: s
         assert archive.current("k", withtimestamp=True) == store.past("k", 199, withtimestamp=True)
 
 
-def test_an_archive_that_missed_a_part_goes_on_from_the_baseline(
-    store: Store, key: str | None, tmp_path: Path
-) -> None:
+def test_an_archive_that_missed_a_part_goes_on_from_the_baseline(store: Store, key: str | None, tmp_path: Path) -> None:
     path = tmp_path / "archive.db"
     state = store.past("k", 195)
     store.prune("k", before=50, archive=path)
