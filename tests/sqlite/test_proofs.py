@@ -13,8 +13,9 @@ import pytest
 from small import shrink
 
 from rstore import CorruptionError, EncryptionError, HorizonError, Store, StoreError, TamperedError, generate_key
-from rstore.backends.types import FIRST, Commit, Log, Model
+from rstore.backends.types import FIRST, LAST, Commit, Log, Model, ViewQuery
 from rstore.codec.changes import Step, StoredChange, Tally, Tip, next_digest, pack_change
+from rstore.events.checkpoints import open_checkpoint, seal_checkpoint
 from rstore.events.heads import open_tip, seal_tip
 from rstore.events.passage import Layout, passage
 from rstore.log.packing import Logs
@@ -56,9 +57,9 @@ def edit(path: Path, sql: str, *values: Any) -> list[Any]:
         connection.close()
 
 
-def flip(table: str, at: int) -> Callable[[Path], None]:
+def flip(table: str, at: int, which: int = 0) -> Callable[[Path], None]:
     def work(path: Path) -> None:
-        (place, body), *_ = _bodies(path, table)
+        place, body = _bodies(path, table)[which]
         edited = bytearray(body)
         edited[at] ^= 1
         edit(path, f"UPDATE {table} SET body = ? WHERE {_LOG} AND {place}", bytes(edited))
@@ -113,6 +114,7 @@ def flip_version(path: Path) -> None:
 
 EDITS: dict[str, Callable[[Path], None]] = {
     "a hot row is edited": flip("hot", -1),
+    "the last hot row is edited": flip("hot", -1, -1),  # behind all states that are kept
     "two hot rows are swapped": swap("hot"),
     "a hot row is moved": move,
     "a hot row is doubled": double,
@@ -203,6 +205,26 @@ def test_a_forger_who_computes_all_hashes_is_noticed_by_a_digest(
             assert store.verify("k") == store.digest("k") != kept
         with pytest.raises(CorruptionError if key is None else TamperedError):
             store.verify("k", kept)
+
+
+def test_a_forged_state_is_noticed(path: Path, key: str | None) -> None:
+    """In a sealed sequence only the holder of the key can do that."""
+    with Store(path, frozen=False, key=key, durability="normal") as store:
+        logs: Logs = store._writer.events  # noqa: SLF001
+        view = logs.view("k", ViewQuery(from_checkpoint=LAST))
+        assert view.head is not None
+        assert view.checkpoint is not None
+        found = open_checkpoint(logs.envelope, store._writer.codec, "k", view.head, view.checkpoint, None)  # noqa: SLF001
+        assert found is not None
+        state, tally = found
+        state.fold([Step("a", "setitem", store._writer.codec.encode(10**6))], None)  # noqa: SLF001
+        at = view.checkpoint[:2]
+        forged = seal_checkpoint(logs.envelope, "k", view.head, at, state, tally)
+        assert logs.commit("k", Commit(put_checkpoints=[forged]), logs.incarnation)
+    with Store(path, key=key) as store:
+        assert store.past("k", 10**6)["a"] > 10**5  # type: ignore[index]  # no reader notices it
+        with pytest.raises((CorruptionError, TamperedError), match="not what its changes come to"):
+            store.verify("k")
 
 
 def test_a_gap_is_noticed_where_the_hashes_fit(path: Path, key: str | None) -> None:
