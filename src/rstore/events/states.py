@@ -124,7 +124,11 @@ class StateReader(CommitFinder):
                 items = state.encoded()
             except CannotFold as error:
                 raise self._unreplayable(position[0], error) from error.__cause__
-            yield position, None if last is None else (last[0], dict(items))
+            baseline = begun.facts.baseline
+            if last is None and baseline is not None and (baseline, 0) <= position:
+                yield position, (baseline, {})  # one without items, which has no row
+            else:
+                yield position, None if last is None else (last[0], dict(items))
 
     def _is_far(self, moment: Moment, section: int, done: Position | None, position: Position) -> bool:
         """Return whether many changes lie between two positions."""

@@ -106,6 +106,9 @@ class RetentionSuite(Suite):
         assert store.prune("k", before=11, remove=False) == log.prune_before(11) == 2
         assert store.current("k", withtimestamp=True) == store.past("k", 12, withtimestamp=True) == (10, {})
         assert (store.events("k"), store.eventsources()) == ([], ["k"])
+        assert store.past("k", [10, 11]) == [{}, {}]
+        assert store.past("k", 11, known=2**63 - 1) == {}
+        assert (store.diff("k", 10, 12), store.revert("k", 10), [*store.history("k")]) == ({}, {}, [])
         assert store.verify("k") == store.digest("k")
         with pytest.raises(HorizonError):
             store.past("k", 9)
