@@ -109,7 +109,7 @@ def empty_facts(path: Path) -> None:
 
 def flip_version(path: Path) -> None:
     [(version,)] = edit(path, "SELECT version FROM logs WHERE key = 'k'")
-    edit(path, "UPDATE logs SET version = ? WHERE key = 'k'", version[:-1] + bytes((version[-1] ^ 1,)))
+    edit(path, "UPDATE logs SET version = ? WHERE key = 'k'", version[:40] + bytes((version[40] ^ 1,)) + version[41:])
 
 
 EDITS: dict[str, Callable[[Path], None]] = {
