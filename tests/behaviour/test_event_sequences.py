@@ -84,7 +84,7 @@ def test_an_operator_that_there_is_not(tmp_path: Path) -> None:
         store.apply("k", {"x": 2}, t=2)
     with closing(sqlite3.connect(path)) as connection, connection:
         ((body,),) = connection.execute("SELECT body FROM hot WHERE t = 2")
-        at = body.index(b"\0\0\1") - 1  # the operator, before the length of the item
+        at = body.index(b"\0\0\1\0\0\0\x09")  # the operator, before the lengths of the item and of the value
         damaged = body[:at] + b"\x63" + body[at + 1 :]
         assert connection.execute("UPDATE hot SET body = ? WHERE t = 2", (damaged,)).rowcount == 1
     with Store(path, frozen=False) as store:
