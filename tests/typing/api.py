@@ -198,10 +198,10 @@ def use_events(store: Store) -> None:
     assert_type(store.eventsources(), list[str])
     assert_type(store.eventsequences(), list[str])
     assert_type(store.prune("e", remove=False), int)
-    assert_type(store.revert("e", 1, ["item"]), dict[str, Any] | None)
-    assert_type(store.undo("e", 1), dict[str, Any] | None)
-    assert_type(store.apply_many([("e", 1, {"a": 1}), ("e", 1, {"a": (operator.add, 1)})]), int)
-    assert_type(store.apply_many(("e", t, {"a": t}, {"by": "ada"}) for t in range(3)), int)
+    assert_type(store.apply_many([("u", 1, {"a": 1}), ("u", 1, {"a": (operator.add, 1)})]), int)
+    assert_type(store.apply_many(("u", t, {"a": t}, {"by": "ada"}) for t in range(2, 5)), int)
+    assert_type(store.revert("u", 1, ["a"]), dict[str, Any] | None)
+    assert_type(store.undo("u", 6), dict[str, Any] | None)
 
 
 def meet_errors(store: Store) -> None:
