@@ -31,7 +31,8 @@ def key(request: pytest.FixtureRequest) -> str | None:
 
 def test_how_long_an_id_is_kept(tmp_path: Path, key: str | None) -> None:
     path = tmp_path / "store.db"
-    for ttl_s, options in ((7 * 86_400, {}), (60, {"id_ttl": 60}), (0.5, {"id_ttl": 0.5})):
+    cases: list[tuple[float, dict[str, Any]]] = [(7 * 86_400, {}), (60, {"id_ttl": 60}), (0.5, {"id_ttl": 0.5})]
+    for ttl_s, options in cases:
         with Store(path, frozen=False, key=key, **options) as store:
             began_ms = int(time.time() * 1000)
             store.apply("k", {"n": 0}, id=f"{ttl_s}")
