@@ -42,6 +42,10 @@ class Point:
 class JsonStore(Store):
     _namespace = "json"
     _freq = 60
+    _schema_version = 1
+
+    def _upcast(self, item: str, value: Any, version: int) -> Any:
+        return f"{value}" if item == "name" and version < 1 else value
 
     def _dump(self, value: Any) -> str:
         return json.dumps(value)
