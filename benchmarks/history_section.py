@@ -26,8 +26,8 @@ def history(lab: Lab) -> Section:
         "changes | values | current, µs p50 | past, ms p50 | p99 | max | one of 100 times, ms | known, ms | n, ms | "
         "blame, ms",
         "`past` is asked for random times between the first change and the last, in milliseconds of the processor, the "
-        "slowest of 1,000 among them. Then for a hundred of these times at once, for states as they were known a "
-        "second earlier, and behind a random commit. Blame is `history(key, item, reverse=True, limit=1)`.",
+        "slowest of 1,000 among them. Then for a hundred of them at once, for states as they were known a second "
+        "earlier, and behind a random commit. Blame is `history(key, item, reverse=True, limit=1)`.",
     )
     goals: list[Goal] = []
     current: dict[str, float] = {}

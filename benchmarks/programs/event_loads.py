@@ -6,6 +6,7 @@ import pickle
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from operator import add
 from pathlib import Path
@@ -96,19 +97,10 @@ def _bare(path: Path, key: str | None, durability: str) -> Callable[[Any], Calla
     return load
 
 
-def _eventsourcing(path: Path, key: str | None, durability: str) -> Callable[[Any], Callable[[], bool]]:
-    """Save an aggregate with all of its events at once."""
-    del key
-    domain: Any
-    domain, application = import_module("eventsourcing.domain"), import_module("eventsourcing.application")
-    connect = sqlite3.connect
-
-    def connected(*arguments: Any, **options: Any) -> Any:
-        connection = connect(*arguments, **options)
-        connection.execute(f"PRAGMA synchronous = {durability}")  # it leaves this as it is, which is FULL
-        return connection
-
-    sqlite3.connect = connected
+@cache
+def _aggregate() -> Any:
+    """Return the class of the aggregates, which eventsourcing refuses to have made twice."""
+    domain: Any = import_module("eventsourcing.domain")
     aggregate: Any = domain.Aggregate
 
     class Sequence(aggregate):  # type: ignore[misc]
@@ -119,6 +111,21 @@ def _eventsourcing(path: Path, key: str | None, durability: str) -> Callable[[An
         def change(self, item: str, op: str, value: Any) -> None:
             self.items[item] = self.items[item] + value if op == "add" else value
 
+    return Sequence
+
+
+def _eventsourcing(path: Path, key: str | None, durability: str) -> Callable[[Any], Callable[[], bool]]:
+    """Save an aggregate with all of its events at once."""
+    del key
+    kind, application = _aggregate(), import_module("eventsourcing.application")
+    connect = sqlite3.connect
+
+    def connected(*arguments: Any, **options: Any) -> Any:
+        connection = connect(*arguments, **options)
+        connection.execute(f"PRAGMA synchronous = {durability}")  # it leaves this as it is, which is FULL
+        return connection
+
+    sqlite3.connect = connected
     environment = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(path)}
     app = application.Application(env=environment)
 
@@ -126,7 +133,7 @@ def _eventsourcing(path: Path, key: str | None, durability: str) -> Callable[[An
         sequences: dict[str, Any] = {}
         for name, _, change in changes:
             if name not in sequences:
-                sequences[name] = Sequence()
+                sequences[name] = kind()
             for item, value in change.items():
                 op, operand = ("add", value[1]) if type(value) is tuple else ("setitem", value)
                 sequences[name].change(item, op, operand)

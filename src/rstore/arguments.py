@@ -21,6 +21,7 @@ MAX_NAMESPACE_BYTES = 255
 MAX_ID_BYTES = 255
 MAX_TTL_S = 10**11
 """About 3,000 years: their milliseconds, and those since 1970, are exact in the doubles that Redis sorts by."""
+MAX_SCHEMA_VERSION = 2**16 - 1
 _LENGTHS: Final = ("freq", "every", "tolerance")
 """Arguments that are a distance between two timestamps rather than one of them."""
 _COUNTS: Final = ("n", "limit", "size")
@@ -146,6 +147,14 @@ def check_count(n: Any, what: str = "n") -> int:
     number = check_int64(n, what)
     if number < 0:
         raise InvalidValueError(f"{what} is zero or above, not {number}")
+    return number
+
+
+def check_schema_version(version: Any) -> int:
+    """Return the version of an application's items and values if it can be one: an int from 0 to 65,535."""
+    number = check_int64(version, "_schema_version")
+    if not 0 <= number <= MAX_SCHEMA_VERSION:
+        raise InvalidValueError(f"_schema_version lies between 0 and {MAX_SCHEMA_VERSION:,}, not {number}")
     return number
 
 

@@ -18,7 +18,8 @@ StoreError
 │   ├── TamperedError         sealed bytes were altered or moved
 │   └── PlaintextError        unencrypted bytes where sealed ones are expected
 ├── SerializationError        a value cannot be dumped or loaded
-│   └── UnsafeValueError      a pickle where pickles are not trusted
+│   ├── UnsafeValueError      a pickle where pickles are not trusted
+│   └── NewerSchemaError      a change that a newer program recorded
 ├── NotSupportedError         this backend cannot do that
 └── InvalidArgumentError      bad key, timestamp, dsn or option
     ├── InvalidTypeError      … of the wrong type (also a TypeError)
@@ -167,6 +168,10 @@ class SerializationError(StoreError):
 
 class UnsafeValueError(SerializationError):
     """A pickled record in a store whose serializer is not pickle; it was not loaded."""
+
+
+class NewerSchemaError(SerializationError):
+    """A change was recorded under a newer schema version than this program has; it was not read. Run the newer one."""
 
 
 class NotSupportedError(StoreError):

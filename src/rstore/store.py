@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar, cast
 from weakref import WeakSet
 
-from rstore.arguments import check_choice, check_namespace, check_timeout, check_ttl
+from rstore.arguments import check_choice, check_namespace, check_schema_version, check_timeout, check_ttl
 from rstore.backends.credentials import Credentials
 from rstore.backends.registry import check_dsn, check_login, make_checked_backend, show_dsn
 from rstore.backends.types import Options, RolledBack, close_scope
@@ -90,6 +90,7 @@ class Store(Computing, Models, Watching, Projecting, Forgetting, Maintenance):
 
     _namespace: str | None = None
     _key: Key | Sequence[Key] | None = None
+    _schema_version: int = 0
 
     @forgetful
     def __init__(
@@ -147,21 +148,15 @@ class Store(Computing, Models, Watching, Projecting, Forgetting, Maintenance):
 
     @forgetful
     def _open(self) -> None:
-        namespace = str(self._namespace)
+        namespace, codec = str(self._namespace), self._codec()
         backend = make_checked_backend(*self._target, namespace, self._options)
         try:
             backend.open()
             incarnations = Incarnations(
                 namespace, self._keys, frozen=self._frozen, allow_plaintext=self._allow_plaintext
             )
-            setup = Setup(
-                self._codec(),
-                incarnations,
-                self._options.timeout_s,
-                self._options.telemetry,
-                self._notes,
-                self._id_ttl_ms,
-            )
+            options = self._options
+            setup = Setup(codec, incarnations, options.timeout_s, options.telemetry, self._notes, self._id_ttl_ms)
             self._session = StoreSession(backend, setup)
         except BaseException:
             backend.close()
@@ -337,11 +332,36 @@ class Store(Computing, Models, Watching, Projecting, Forgetting, Maintenance):
         """Return the value that `_dump` made `data` of."""
         return self._serializer.loads(data)
 
+    def _upcast(self, item: str, value: Any, version: int) -> Any:
+        """Return the value of an item of an event sequence, which was set under an older schema version, as it is now.
+
+        Override it together with `_schema_version`, the version that changes are recorded under from then on: a number
+        from 0, the default, to 65,535, which the store takes when it is opened. Every value that an older `setitem`
+        has set passes through it as it is read, before later operators apply to it. Nothing stored is rewritten. It
+        computes from its arguments alone, and answers alike for as long as the version stays the same.
+
+        >>> class Settings(Store):
+        ...     _schema_version = 1
+        ...     def _upcast(self, item, value, version):
+        ...         return value.split(',') if item == 'tags' and version < 1 else value
+        >>> with Store('settings.db', frozen=False) as store:
+        ...     store.apply('page', {'tags': 'red,green'})
+        {'tags': 'red,green'}
+        >>> with Settings('settings.db') as settings:
+        ...     settings.current('page')
+        {'tags': ['red', 'green']}
+        """
+        del item, version
+        return value
+
     def _codec(self) -> Codec:
-        kind = type(self)
-        if kind._dump is Store._dump and kind._load is Store._load:  # noqa: SLF001 - of its own class
-            return Codec(self._serializer, compresses=self._compress)
-        return Codec(self._serializer, (self._dump, self._load), compresses=self._compress)
+        kind, custom, upcast = type(self), None, None
+        if kind._dump is not Store._dump or kind._load is not Store._load:  # noqa: SLF001 - of its own class
+            custom = self._dump, self._load
+        if kind._upcast is not Store._upcast:  # noqa: SLF001
+            upcast = self._upcast
+        version = check_schema_version(self._schema_version)
+        return Codec(self._serializer, custom, compresses=self._compress, schema_version=version, upcast=upcast)
 
     # -- the object itself --------------------------------------------------------------------------------------------
 

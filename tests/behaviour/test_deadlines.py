@@ -17,6 +17,12 @@ TIMEOUT_S = 0.2
 LOST_RACES: dict[str, Callable[[Store], Any]] = {
     "apply": lambda s: s.apply("e", {"x": 3}),
     "apply in the past": lambda s: s.apply("e", {"x": 3}, 1),
+    "revert": lambda s: s.revert("e", 0),
+    "undo": lambda s: s.undo("e", 2),
+    "apply_many": lambda s: s.apply_many([("e", 10**15, {"x": 3})]),
+    "apply_many of many": lambda s: s.apply_many([("e", 10**15 + t, {"x": 3}) for t in range(1200)]),
+    "apply_many in the past": lambda s: s.apply_many([("e", 1, {"x": 3})]),
+    "apply_many of several": lambda s: s.apply_many([("e", 10**15, {"x": 3}), ("f", 1, {"x": 3})]),
     "prune": lambda s: s.prune("e"),
     "remove": lambda s: s.remove("s", start=0, end=1),
     "extend_many": lambda s: s.extend_many("s", ((i, i) for i in range(2000))),

@@ -35,6 +35,9 @@ VERBS: dict[str, Callable[[Store], Any]] = {
     "current": lambda store: store.current("k"),
     "apply": lambda store: store.apply("k", {"y": 1}),
     "apply in the past": lambda store: store.apply("k", {"y": 0}, t=-5),
+    "undo": lambda store: store.undo("k", 3),
+    "apply_many": lambda store: store.apply_many([("k", 10, {"y": 1})]),
+    "apply_many in the past": lambda store: store.apply_many([("k", -5, {"y": 1})]),
     "prune": lambda store: store.prune("k"),
 }
 
@@ -69,6 +72,8 @@ def test_what_cannot_be_loaded_is_not_recorded(t: int | None) -> None:
         store.apply("k", {"x": 1}, t=100)
         with pytest.raises(SerializationError, match="'k' in namespace 'default'"):
             store.apply("k", {"x": Unloadable()}, t=t)
+        with pytest.raises(SerializationError, match="'k' in namespace 'default'"):
+            store.apply_many([("k", t or 300, {"x": Unloadable()}), ("k", 400, {"x": 1})])
         assert store.events("k") == [(100, "x", operator.setitem, 1)]
 
 
@@ -78,14 +83,20 @@ def test_an_operator_that_there_is_not(tmp_path: Path) -> None:
         store.apply("k", {"x": 1}, t=1)
         store.apply("k", {"x": 2}, t=2)
     with closing(sqlite3.connect(path)) as connection, connection:
-        damage = "UPDATE hot SET body = cast(replace(body, 'setitem', 'setitum') AS blob) WHERE t = 2"
-        assert connection.execute(damage).rowcount == 1
+        ((body,),) = connection.execute("SELECT body FROM hot WHERE t = 2")
+        at = body.index(b"\0\0\1\0\0\0\x09")  # the operator, before the lengths of the item and of the value
+        damaged = body[:at] + b"\x63" + body[at + 1 :]
+        assert connection.execute("UPDATE hot SET body = ? WHERE t = 2", (damaged,)).rowcount == 1
     with Store(path, frozen=False) as store:
         verbs: list[Callable[[], Any]] = [
             lambda: store.current("k"),
             lambda: store.past("k", 2),
             lambda: store.events("k"),
             lambda: store.apply("k", {"x": 3}),
+            lambda: store.undo("k", 1),
+            lambda: store.revert("k", 1),
+            lambda: store.apply_many([("k", 3, {"x": 3})]),
+            lambda: store.apply_many([("k", 0, {"x": 3})]),
             lambda: store.prune("k"),
         ]
         for verb in verbs:

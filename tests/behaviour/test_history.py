@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from small import shrink
 
-from rstore import Change, ConflictError, Store
+from rstore import Change, ConflictError, CorruptionError, Store
 from rstore.backends.types import Chunk, Head, View, ViewQuery
+from rstore.codec.change_meta import pack_commits, unpack_commits
 from rstore.codec.segments import Segment
 from rstore.events import telling
 from rstore.log.reader import LogReader
@@ -153,3 +155,21 @@ def test_a_chunk_that_tells_nothing_of_its_commits_is_opened(store: Store, monke
     assert [store.past("k", n=n)["a"] for n in range(1, 101)] == [*range(100)]  # type: ignore[index]
     recorded = [change.recorded for change in store.history("k", "a")]
     assert store.past("k", 10**6, known=recorded[-1]) == store.current("k")
+
+
+def test_a_summary_that_is_not_that_of_its_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink(monkeypatch.setattr)
+    with Store(f"memory://{uuid.uuid4()}", frozen=False) as store:
+        monkeypatch.setattr("rstore.log.writer.pack_commits", lambda segment: pack_commits(segment)[:-8] + b"\x7f" * 8)
+        _steady(store, 20)
+        [first, *_] = store.check()
+        assert "summary" in first.problem
+
+
+@pytest.mark.parametrize("numbers", [(0, 5, 1, 2), (1, 3, 1, 2), (5, 1, 1, 2), (1, 9, 3, 2)])
+def test_a_summary_that_no_changes_can_have_is_refused(numbers: tuple[int, int, int, int]) -> None:
+    meta = struct.pack(">BBQQqq", 1, 0x21, 1, 4, 7, 7)
+    assert unpack_commits(meta, 4) == (1, 4, 7, 7)
+    for wrong in (b"", meta[:-1], meta + b"\0", b"\2" + meta[1:], struct.pack(">BBQQqq", 1, 0x21, *numbers)):
+        with pytest.raises(CorruptionError):
+            unpack_commits(wrong, 4)

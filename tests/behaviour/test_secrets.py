@@ -91,6 +91,9 @@ def used(store: Store) -> list[Callable[[], Any]]:
         lambda: store.remove("many"),
         lambda: store.current("e"),
         lambda: store.apply("e", {"a": 1}),
+        lambda: store.undo("e", 1),
+        lambda: store.revert("e", 0),
+        lambda: store.apply_many([("e", 10**15, {"a": 1})]),
         lambda: store.prune("e"),
     ]
 

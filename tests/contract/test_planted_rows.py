@@ -54,6 +54,10 @@ EVENT_VERBS: Final[dict[str, Callable[[Store], Any]]] = {
     "events": lambda s: s.events("e"),
     "apply": lambda s: s.apply("e", _ADDED),
     "apply in the past": lambda s: s.apply("e", _ADDED, 155),
+    "undo": lambda s: s.undo("e", 200),
+    "revert": lambda s: s.revert("e", 155),
+    "apply_many": lambda s: s.apply_many([("e", 10**15, _ADDED)]),
+    "apply_many in the past": lambda s: s.apply_many([("e", 155, _ADDED)]),
     "prune": lambda s: s.prune("e"),
 }
 

@@ -206,7 +206,16 @@ def use_events(store: Store) -> None:
     store.events("e", ops=operator.add)
     assert_type(store.eventsources(), list[str])
     assert_type(store.eventsequences(), list[str])
+    assert_type(store.revert("e", 1, ["item"]), dict[str, Any] | None)
+    store.apply("undone", {"a": 1})
+    assert_type(store.undo("undone", 1), dict[str, Any] | None)
+    assert_type(store.apply_many([("loaded", 1, {"a": 1}), ("loaded", 1, {"a": (operator.add, 1)})]), int)
+    assert_type(store.apply_many(("loaded again", t, {"a": t}, {"by": "ada"}) for t in range(3)), int)
+    assert_type(store.digest("e"), str | None)
+    assert_type(store.verify("e", store.digest("e")), str | None)
     assert_type(store.prune("e", remove=False), int)
+    assert_type(store.prune("e", before=1, dry_run=True), int)
+    assert_type(store.forget("undone"), int)
 
 
 def meet_errors(store: Store) -> None:

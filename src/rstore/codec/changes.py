@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from rstore.errors import CorruptionError
 
-FOLD_RULES: Final = 3
+FOLD_RULES: Final = 4
 """The version of the operators' rules. A checkpoint of another version is not used."""
 
 OPS: Final = (
@@ -166,7 +166,9 @@ def unpack_change(t: int, seq: int, body: bytes) -> StoredChange:
             if (size == 0) is not (code in UNARY_CODES):
                 raise CorruptionError("a change has an operand too many, or lacks one")
             steps.append(Step(item, OPS[code], body[value_at:at] if size else None))
-    except (struct.error, UnicodeDecodeError, IndexError) as error:
+    except IndexError as error:
+        raise CorruptionError("the operator of a change is unknown, or the change was cut short") from error
+    except (struct.error, UnicodeDecodeError) as error:
         raise CorruptionError("a change cannot be unpacked") from error
     if at != end or not steps or not 0 < n < 2**63:
         raise CorruptionError("a change was cut short")
@@ -257,25 +259,33 @@ def next_digest(digest: bytes, t: int, seq: int, body: bytes, *, tagged: bool) -
     return linked(digest, link_of(t, seq, body, tagged=tagged))
 
 
-_state = struct.Struct(">BQQQ")
+_state = struct.Struct(">BHQQQ")
 
 
-def pack_state(state: Iterable[tuple[str, bytes]], tally: Tally) -> bytes:
-    """Return the bytes of a checkpoint: the encoded value of every item, and the tally of the changes behind it."""
-    parts = [_state.pack(FOLD_RULES, *tally)]
+def pack_state(state: Iterable[tuple[str, bytes]], tally: Tally, schema: int = 0) -> bytes:
+    """Return the bytes of a checkpoint: the encoded value of every item, and the tally of the changes behind it.
+
+    `schema` is the schema version that its values were brought to.
+    """
+    parts = [_state.pack(FOLD_RULES, schema, *tally)]
     for item, encoded in state:
         raw_item = item.encode()
         parts += _entry.pack(len(raw_item), len(encoded)), raw_item, encoded
     return b"".join(parts)
 
 
-def unpack_state(body: bytes) -> tuple[dict[str, bytes], Tally] | None:
-    """Return the encoded value of every item and the tally of their changes; None if other fold rules made them."""
+def unpack_state(body: bytes, schema: int = 0) -> tuple[dict[str, bytes], Tally] | None:
+    """Return the encoded value of every item and the tally of their changes.
+
+    None if they were computed by other fold rules, or under another schema version.
+    """
     if body[:1] != bytes((FOLD_RULES,)):
         return None
     state: dict[str, bytes] = {}
     try:
-        (_, *tally), at, end = _state.unpack_from(body), _state.size, len(body)
+        (_, made_under, *tally), at, end = _state.unpack_from(body), _state.size, len(body)
+        if made_under != schema:
+            return None
         while at < end:
             item_size, size = _entry.unpack_from(body, at)
             at += _entry.size

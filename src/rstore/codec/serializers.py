@@ -47,6 +47,7 @@ _float64 = struct.Struct("<Bd")
 
 Dump: TypeAlias = Callable[[Any], bytes | str]
 Load: TypeAlias = Callable[[Any], Any]
+Upcast: TypeAlias = Callable[[str, Any, int], Any]
 
 
 class Codec:
@@ -57,10 +58,20 @@ class Codec:
     """
 
     def __init__(
-        self, serializer: Serializer, custom: tuple[Dump, Load] | None = None, *, compresses: bool = False
+        self,
+        serializer: Serializer,
+        custom: tuple[Dump, Load] | None = None,
+        *,
+        compresses: bool = False,
+        schema_version: int = 0,
+        upcast: Upcast | None = None,
     ) -> None:
         self.compresses = compresses
         """Whether values of keys are compressed; series and sequences have compressed chunks anyway."""
+        self.schema_version: Final = schema_version
+        """The version of the application's items and values that changes are recorded under."""
+        self.upcast: Final = upcast
+        """Brings the value of an item from an older version to this one; None if it stays what it is."""
         self.typed: Final = custom is None
         """Whether int64, float, bool and str have codecs of their own here."""
         self._dumps: Callable[[Any], Any] = serializer.dumps if custom is None else custom[0]
@@ -269,3 +280,5 @@ _NATIVE_LOADS: Final[dict[int, Callable[[bytes], Any]]] = {
     **{codec: _load_number(form) for codec, form in NUMBERS.items()},
     **{codec: _load_date(unit) for codec, unit in DATES.items()},
 }
+NATIVE: Final = frozenset(_NATIVE_LOADS)
+"""The codec bytes of the types that have a codec of their own; no value of these types can be changed."""

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from rstore.backends.registry import make_checked_backend
 from rstore.backends.types import FIRST, LAST, MIN_INT64, Commit, Head, Options, Row
 from rstore.codec.changes import Facts, Step, StoredChange, Tip, new_birth, next_digest, pack_change
+from rstore.codec.upcasting import upcast_change
 from rstore.errors import InvalidValueError, StoreIntegrityError
 from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import seal_facts, seal_tip
@@ -127,7 +128,7 @@ class _ArchivedSequence(History):
             n, recorded = max(n, change.n), max(recorded, change.recorded)
             layout.add(change)
             try:
-                if replay.fold(change):
+                if replay.fold(upcast_change(change, self._codec)):
                     place = key, head, change.position
                     checkpoints.append(seal_checkpoint(envelope, *place, replay.state, replay.tally))
             except CannotFold as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
 from rstore.arguments import check_count, check_int64, check_item, check_key, check_range, check_timestamp
-from rstore.backends.types import LAST, Position
+from rstore.backends.types import HEAD_ONLY, LAST, Position
 from rstore.errors import InvalidTypeError
 from rstore.events.change import ABSENT, Change, Event
 from rstore.events.listing import EventLister
@@ -126,8 +126,8 @@ class Asking(Verbs):
         decode = session.codec.decode
         with session.naming(f"the event sequence {key!r}"):
             reader = StateReader(session, key)
-            before, after, now = reader.states([one, other, LAST])
-            if now is None:
+            before, after = reader.states([one, other])
+            if before is after is None and session.events.view(key, HEAD_ONLY).head is None:
                 return None
             left, right = ({} if found is None else found[1] for found in (before, after))
             return {

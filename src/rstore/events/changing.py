@@ -157,7 +157,7 @@ def _load(session: Session, group: dict[str, Gathered], last: dict[str, int]) ->
 
 
 def _planning(session: Session, key: str, given: Gathered, open_t: int | None) -> Callable[[Logs], LoadPlan | None]:
-    return lambda logs: Loader(session, key, logs).plan(given, open_t)
+    return lambda logs: Loader(session, key, logs).try_plan(given, open_t)
 
 
 def _loading(session: Session, key: str, given: Gathered, open_t: int | None) -> Callable[[Logs], int | None]:

@@ -50,7 +50,10 @@ def seal_checkpoint(envelope: Envelope, key: str, head: Head | None, at: Positio
 def open_checkpoint(
     envelope: Envelope, codec: Codec, key: str, head: Head | None, checkpoint: Row, horizon: int | None
 ) -> tuple[State, Tally] | None:
-    """Return the state of a checkpoint, and behind which changes; None if it was made under other fold rules."""
+    """Return the state of a checkpoint, and behind which changes.
+
+    None if it was made under other fold rules, or another schema version.
+    """
     place = _place(envelope, key, head, (checkpoint.t, checkpoint.seq))
     return State.unpack(codec, horizon, envelope.open_block(checkpoint.body, *place))
 

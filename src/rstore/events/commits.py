@@ -22,19 +22,18 @@ class CommitFinder(Reading):
         Raises `InvalidValueError` for a commit that there is not, `HorizonError` for one whose change was pruned away.
         """
         near = self.near_end(LAST)
-        for lo in (FIRST,) if near is None else (near, None, FIRST):
-            if lo is None:
-                if (position := self._probed(n, near or LAST)) is not None:
-                    return position
-                continue
-            with self._logs.snapshot(self._key, lo, LAST) as snapshot:
-                moment = Moment(self._logs, self._key, snapshot)
-                if moment.head is None:
-                    return None
-                tip, facts = self.tip(moment.head), self.facts(moment.head)
-                for section in _likely(moment, n) if 0 < n <= tip.n else ():
-                    if (position := moment.find(section, n)) is not None:
-                        return position
+        if near is not None:
+            with self._logs.snapshot(self._key, near, LAST) as snapshot:
+                position = _found(Moment(self._logs, self._key, snapshot), n)
+            if position is not None or (position := self._probed(n, near)) is not None:
+                return position
+        with self._logs.snapshot(self._key, FIRST, LAST) as snapshot:
+            moment = Moment(self._logs, self._key, snapshot)
+            if moment.head is None:
+                return None
+            tip, facts = self.tip(moment.head), self.facts(moment.head)
+            if 0 < n <= tip.n and (position := _found(moment, n)) is not None:
+                return position
         if facts.horizon is not None and 0 < n <= facts.pruned_n:
             raise HorizonError(
                 f"the history of {self._place} was pruned: the change of commit {n} is gone",
@@ -70,10 +69,14 @@ class CommitFinder(Reading):
                 lo, lo_n = chunk.last[0], commits.last_n + 1
             else:
                 with self._logs.snapshot(self._key, chunk.first, chunk.last) as snapshot:
-                    moment = Moment(self._logs, self._key, snapshot)
-                    found = (moment.find(section, n) for section in range(len(moment)))
-                    return next((position for position in found if position is not None), None)
+                    return _found(Moment(self._logs, self._key, snapshot), n)
         return None
+
+
+def _found(moment: Moment, n: int) -> Position | None:
+    """Return the position of a commit; None if it is not there."""
+    positions = (moment.find(section, n) for section in _likely(moment, n))
+    return next((position for position in positions if position is not None), None)
 
 
 def _likely(moment: Moment, n: int) -> Iterator[int]:

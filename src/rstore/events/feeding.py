@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from rstore.backends.types import FIRST, MIN_INT64, Head, ViewQuery, position_before
 from rstore.codec.change_meta import commits_of
 from rstore.codec.changes import Facts, Step, StoredChange, Tip, commit_number
+from rstore.codec.upcasting import upcast_segment
 from rstore.errors import HorizonError, StoreIntegrityError
 from rstore.events.change import Change
 from rstore.events.cursors import Place
@@ -193,15 +194,14 @@ class Feed(Reading):
         moment = begun.moment
         new: dict[int, StoredChange] = {}
         for segment in moment.segments(range(len(moment))):
-            columns = segment.column.data
-            if int(columns.n.max()) > n:
-                new |= {change.n: change for change in columns.changes(segment.t, segment.seq) if change.n > n}
+            if int(segment.column.data.n.max()) > n:
+                new |= {change.n: change for change in upcast_segment(segment, self._codec) if change.n > n}
         if len(new) != end.tip.n - n:
             raise self._lacks(n, end)
         items = {step.item for change in new.values() for step in change.steps}
         folds: dict[str, list[_Fold]] = {item: [] for item in items}
         for segment in moment.segments(range(len(moment))):
-            for change in segment.column.data.changes(segment.t, segment.seq):
+            for change in upcast_segment(segment, self._codec):
                 for step in change.steps:
                     if step.item in items:
                         folds[step.item].append(_Fold(change.n, change.t, step))

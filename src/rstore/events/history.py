@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
-from rstore.backends.types import LAST, Head, Position, Row, ViewQuery
+from rstore.backends.types import FIRST, LAST, Head, Position, Row, View, ViewQuery
 from rstore.codec.changes import Facts, StoredChange, Tally, Tip
 from rstore.codec.envelope import Envelope
-from rstore.errors import CorruptionError, HorizonError
+from rstore.codec.upcasting import upcast_changes, upcast_segment
+from rstore.errors import CorruptionError, HorizonError, SerializationError, StoreError
 from rstore.events.checkpoints import open_checkpoint
 from rstore.events.heads import NEVER_PRUNED, open_facts, open_tip, problem_of
 from rstore.events.replay import Replay
@@ -81,19 +83,28 @@ class History:
         self._states.asked(view.now_ms)
         if known is not None and head is not None and head.version == version:
             kept = known.state, view.now_ms, known.last, known.policy, known.tally, known.tip
-            return Replay(head, known.facts, *kept), ()
+            return Replay(head, known.facts, *kept, outdated=known.outdated), ()
         facts = self.facts(head, known)
         replay = Replay(head, facts, State(self._codec, facts.horizon), view.now_ms, trusted=known is None)
         if facts.baseline is not None and (facts.baseline, 0) <= hi:
             replay.last = facts.baseline, 0  # also where the baseline has no items, and so no row
         if view.checkpoint is None:
-            return replay, self._logs.changes(self._key, view, hi=hi)
+            return replay, self._upcast_changes(view, hi=hi)
         checkpoint_state = self._open_checkpoint(head, view.checkpoint, facts.horizon)
-        if checkpoint_state is None:  # made under other fold rules: it is a cache, and all changes tell the state again
-            return self._begin(None, hi)
+        if checkpoint_state is None:  # made under other rules: it is a cache, and all changes tell the state again
+            replay, changes = self._begin(None, hi)
+            replay.outdated = True
+            return replay, changes
         replay.state, replay.tally = checkpoint_state
         t, seq = replay.last = view.checkpoint[:2]
-        return replay, self._logs.changes(self._key, view, (t, seq + 1), hi)
+        return replay, self._upcast_changes(view, (t, seq + 1), hi)
+
+    def _upcast_changes(self, view: View, lo: Position = FIRST, hi: Position = LAST) -> Iterable[StoredChange]:
+        """Return the changes of a view, from `lo` to `hi` in order, their values brought to the store's version."""
+        if not view.chunks:
+            return upcast_changes([*self._logs.changes(self._key, view)], self._codec)
+        segments = self._logs.segments(self._key, view, lo, hi)
+        return chain.from_iterable(upcast_segment(segment, self._codec) for segment in segments)
 
     @reopens
     def _open_checkpoint(self, head: Head | None, checkpoint: Row, horizon: int | None) -> tuple[State, Tally] | None:
@@ -114,9 +125,11 @@ class History:
             raise self._logs.unsound(self._key, problem)
         return tip
 
-    def _unreplayable(self, t: int, error: CannotFold) -> CorruptionError:
-        item = error.step.item
-        return CorruptionError(f"the event sequence {self._place} cannot be replayed at t={t}, item {item!r}")
+    def _unreplayable(self, t: int, error: CannotFold) -> StoreError:
+        what = f"the event sequence {self._place} cannot be replayed at t={t}, item {error.step.item!r}"
+        if self._codec.upcast is None:
+            return CorruptionError(what)
+        return SerializationError(f"{what}: what _upcast returned does not go with the {error.step.op} behind it")
 
     @reopens
     def facts(self, head: Head | None, known: Replay | None = None) -> Facts:

@@ -8,6 +8,7 @@ from itertools import islice
 from rstore.backends.types import FIRST, LAST, Position, ViewQuery
 from rstore.codec.changes import NONE, OP_CODES, Tally
 from rstore.codec.segments import Segment
+from rstore.codec.upcasting import upcast_changes
 from rstore.events.change import Event
 from rstore.events.history import History
 from rstore.events.moment import Moment
@@ -43,7 +44,7 @@ class EventLister(History):
             tally = Tally.of_all(changes)
             events = [
                 Event(change.t, one, stored_operator(op).function, None if encoded is None else decode(encoded))
-                for change in changes
+                for change in upcast_changes(changes, self._codec)
                 for one, op, encoded in change.steps
                 if (ops is None or op in ops) and item in (None, one)
             ]

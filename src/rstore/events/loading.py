@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from heapq import merge as merge_sorted
@@ -15,7 +16,7 @@ from rstore.codec.changes import Step, StoredChange, Tally, Tip, new_birth
 from rstore.codec.columns import Kind
 from rstore.codec.segments import merge
 from rstore.codec.serializers import is_native
-from rstore.errors import StoreIntegrityError
+from rstore.errors import InvalidValueError, StoreIntegrityError
 from rstore.events.checkpoints import CHECKPOINT_CHANGES
 from rstore.events.gathering import Gathered
 from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip
@@ -43,11 +44,19 @@ class Loader(Recorder):
 
         `open_t` is a time to which more changes may be added, since the same call recorded those that are there.
         """
-        plan = self.plan(given, open_t)
+        plan = self.try_plan(given, open_t)
         return None if plan is None or not self.carry_out(plan) else len(given)
 
-    def plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
+    def try_plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
         """Return the plan of recording changes, all of which can be replayed; None if a concurrent one was faster."""
+        try:
+            return self._try_plan(given, open_t)
+        except struct.error as error:
+            raise InvalidValueError(
+                f"a change of {self._place} has values and a note of less than 4 GiB each; nothing was recorded"
+            ) from error
+
+    def _try_plan(self, given: Gathered, open_t: int | None) -> LoadPlan | None:
         incarnation = self._writer.incarnation
         replay = self.read()
         self._writer.check_kind(self._key, replay.head)
@@ -91,7 +100,7 @@ class Loader(Recorder):
         n = np.arange(tip.n + 1, tip.n + 1 + size)
         recorded = max(replay.now_ms, tip.recorded)
         columns = given.items, given.codes, given.encoded, given.column
-        batch = Batch(t, seq, n, recorded, starts, *columns, notes)
+        batch = Batch(t, seq, n, recorded, starts, *columns, notes, self._codec.schema_version)
         if self._envelope.keyed:
             batch.tag()
         return batch
@@ -172,7 +181,7 @@ class Loader(Recorder):
         replay.tip = self.tip(replay.head)
         self.check_horizon(replay.facts.horizon, first[0], writing=True)
         behind = FIRST if view.checkpoint is None else (view.checkpoint.t, view.checkpoint.seq + 1)
-        existing, times = [*self._logs.changes(self._key, view, behind)], set(given.t)
+        existing, times = [*self._upcast_changes(view, behind)], set(given.t)
         bases: dict[int, int] = {}
         for change in existing:
             if change.t in times:

@@ -20,6 +20,7 @@ from rstore.backends.types import (
 )
 from rstore.codec.changes import Facts, StoredChange, Tally, link_of, pack_change
 from rstore.codec.serializers import Codec
+from rstore.codec.upcasting import upcast_change
 from rstore.errors import CorruptionError, EncryptionError, HorizonError, PlaintextError
 from rstore.events.chain import Broken, Chain, Digest
 from rstore.events.checkpoints import open_checkpoint
@@ -127,7 +128,7 @@ class _Verifier(History):
                     kept.compare(state, Tally().joined(n, tags, top))
                 _check_order(last, at)
                 chain.add(change.n, change.recorded, link_of(*at, pack_change(change), tagged=change.tag > 0))
-                _fold(state, change)
+                self._fold(state, change)
                 n, tags, top, last = n + 1, tags + change.tag, max(top, change.n), at
             kept.compare_last(last, state, Tally().joined(n, tags, top))
             _check_tally(Tally().joined(n, tags, top), tip.tally)
@@ -135,6 +136,15 @@ class _Verifier(History):
         except Broken as error:
             raise self._logs.unsound(self._key, f"{error}") from None
         return now, kept.doubt
+
+    def _fold(self, state: State, change: StoredChange) -> None:
+        try:
+            state.fold(upcast_change(change, self._codec).steps, change.t)
+            state.settle()
+        except CannotFold as error:
+            if self._codec.upcast is not None:
+                raise self._unreplayable(change.t, error) from error.__cause__
+            raise Broken(f"it cannot be replayed at t={change.t}, item {error.step.item!r}") from error.__cause__
 
     def _check_kind(self, head: Head) -> None:
         if self._envelope.keyed and not head.sealed and not self._namespace.setup.incarnations.opens_plaintext:
@@ -162,14 +172,6 @@ def _check_order(last: Position | None, at: Position) -> None:
 def _check_tally(found: Tally, told: Tally) -> None:
     if (problem := problem_of(found, told)) is not None:
         raise Broken(problem)
-
-
-def _fold(state: State, change: StoredChange) -> None:
-    try:
-        state.fold(change.steps, change.t)
-        state.settle()
-    except CannotFold as error:
-        raise Broken(f"it cannot be replayed at t={change.t}, item {error.step.item!r}") from error.__cause__
 
 
 class _KeptStates:

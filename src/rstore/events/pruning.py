@@ -13,6 +13,7 @@ from typing import TypeAlias
 from rstore.backends.types import FIRST, LAST, MIN_INT64, Commit, Head, Position, Row
 from rstore.codec.changes import Facts, Step, StoredChange, Tally, Tip, new_tag, next_digest, pack_change
 from rstore.codec.serializers import Codec
+from rstore.codec.upcasting import upcast_change
 from rstore.events.checkpoints import seal_checkpoint
 from rstore.events.heads import seal_facts, seal_tip
 from rstore.events.history import History
@@ -133,7 +134,7 @@ class Folding(PruningForm):
         self._tag = new_tag() if tagged else 0
         self._state = State(codec, facts.horizon)
         self._last: StoredChange | None = None
-        self._steps = self._n = self._schema = 0
+        self._steps = self._n = 0
         self._recorded = MIN_INT64
         self._goes_on = False
 
@@ -143,10 +144,9 @@ class Folding(PruningForm):
         if change.t >= self._before:
             self._goes_on = True
             return
-        self._state.fold(change.steps, change.t)
+        self._state.fold(upcast_change(change, self._codec).steps, change.t)
         self._steps += len(change.steps)
         self._n, self._recorded = max(self._n, change.n), max(self._recorded, change.recorded)
-        self._schema = max(self._schema, change.schema)
         self._last = change
 
     def count(self) -> int:
@@ -167,8 +167,8 @@ class Folding(PruningForm):
         if self._last is None or change.position != self._last.position or not len(self._state):
             return None, change
         # The highest number and the latest recorded time of those that were folded: unique, and in order still.
-        steps = self._state.steps()
-        return StoredChange(*change.position, self._n, self._recorded, steps, self._tag, schema=self._schema), change
+        steps, schema = self._state.steps(), self._codec.schema_version
+        return StoredChange(*change.position, self._n, self._recorded, steps, self._tag, schema=schema), change
 
     def facts(self, tip: Tip) -> Facts:
         """Return the facts with the time of the baseline as the horizon."""
@@ -260,7 +260,7 @@ class Pruner(History):
                 change = kept._replace(size=len(body))
                 digest = next_digest(digest, *change.position, body, tagged=change.tag > 0)
                 layout.add(change)
-                if replay.fold(change):
+                if replay.fold(upcast_change(change, self._codec)):
                     place = key, head, change.position
                     checkpoints.append(seal_checkpoint(envelope, *place, replay.state, replay.tally))
         except CannotFold as error:

@@ -25,6 +25,7 @@ from rstore.events.heads import NEVER_PRUNED, problem_of, seal_facts, seal_tip, 
 from rstore.events.history import History
 from rstore.events.ids import Once
 from rstore.events.operators import OPERATORS, Oversized, Unfit
+from rstore.events.renewing import renew_checkpoints
 from rstore.events.replay import Replay
 from rstore.events.state import CannotFold, State
 from rstore.events.steps import Steps
@@ -153,8 +154,8 @@ class Proposing(History):
     def _new_change(self, at: Position, steps: Sequence[Step], tip: Tip, now_ms: int) -> tuple[StoredChange, bytes]:
         """Return the change that the next commit puts at a position, and the body of its row."""
         tag = new_tag() if self._envelope.keyed else 0
-        id_ = None if self.once is None else self.once.id
-        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, id_, self._note)
+        id_, schema = None if self.once is None else self.once.id, self._codec.schema_version
+        change = StoredChange(*at, tip.n + 1, max(now_ms, tip.recorded), steps, tag, id_, self._note, schema)
         try:
             body = pack_change(change)
         except struct.error as error:
@@ -205,6 +206,7 @@ class Recorder(Proposing):
         self, session: Session, key: str, logs: Logs, expected: Expected = ANY, note: bytes | None = None
     ) -> None:
         super().__init__(session, key, logs, expected, note)
+        self._session = session
         self._writer = logs
 
     def try_apply(self, steps: Sequence[Step], t: int | None) -> dict[str, Any] | None:
@@ -282,6 +284,9 @@ class Recorder(Proposing):
         values = replay.state.values()  # first: a state that cannot be loaded must not be recorded
         if not self._writer.commit(self._key, commit, incarnation):
             return None
+        if replay.outdated and self._writer.written is None:  # in a transaction, concurrent writers would wait for it
+            renew_checkpoints(self._session, self._key, self._writer)
+            replay.outdated = False
         if not inserted and begun is not None and commit.version is not None:
             replay.head = Head(begun.epoch, commit.version, begun.sealed, begun.facts)
             replay.last, replay.tip = at, tip

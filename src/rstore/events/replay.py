@@ -27,12 +27,15 @@ class Replay:
     """The last commit of the sequence; only of a replay of all of it."""
     trusted: bool = True
     """Whether it is likely still true: no other writer was seen when the backend was asked the time before."""
+    outdated: bool = False
+    """Whether the newest checkpoint was made under other rules, so that the sequence lacks those that help."""
 
     def copy(self) -> Replay:
         """Return a replay of its own, to go on from."""
         policy = CheckpointPolicy(self.policy.changes, self.policy.size, self.policy.enough)
         state = self.state.copy()
-        return Replay(self.head, self.facts, state, self.now_ms, self.last, policy, self.tally, self.tip, self.trusted)
+        kept = self.last, policy, self.tally, self.tip, self.trusted, self.outdated
+        return Replay(self.head, self.facts, state, self.now_ms, *kept)
 
     def fold(self, change: StoredChange) -> bool:
         """Apply a recorded change, and return whether a checkpoint behind it is due.

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any, Final
 
 from rstore.codec.changes import Step, Tally, pack_state, unpack_state
-from rstore.codec.serializers import Codec, is_native
+from rstore.codec.serializers import NATIVE, Codec
 from rstore.errors import SerializationError
 from rstore.events.operators import SEQUENCES, stored_operator
 
@@ -82,8 +82,11 @@ class State:
 
     @classmethod
     def unpack(cls, codec: Codec, horizon: int | None, body: bytes) -> tuple[State, Tally] | None:
-        """Return the state of a checkpoint, and behind which changes; None if it was made under other fold rules."""
-        found = unpack_state(body)
+        """Return the state of a checkpoint, and behind which changes.
+
+        None if it was made under other fold rules, or another schema version.
+        """
+        found = unpack_state(body, codec.schema_version)
         return None if found is None else (cls(codec, horizon, found[0]), found[1])
 
     def copy(self) -> State:
@@ -98,7 +101,7 @@ class State:
     def pack(self, tally: Tally) -> bytes:
         """Return the bytes of a checkpoint behind these changes."""
         self.settle()
-        return pack_state(self._items.items(), tally)
+        return pack_state(self._items.items(), tally, self._codec.schema_version)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -122,14 +125,16 @@ class State:
     def values(self) -> dict[str, Any]:
         """Return the state as a dict of fresh Python values, which is the caller's to change."""
         self.settle()
-        items, decode, told = self._items, self._codec.decode, self._told
-        if told is None:
-            told = {item: decode(encoded) if is_native(encoded) else None for item, encoded in items.items()}
-            self._changeable = frozenset(item for item, encoded in items.items() if not is_native(encoded))
-            self._told = told  # last: threads share a state that is not folded any more
-        values = told.copy()
-        for item in self._changeable:
-            values[item] = decode(items[item])
+        items, decode = self._items, self._codec.decode
+        if self._told is not None:
+            values = self._told.copy()
+            for item in self._changeable:
+                values[item] = decode(items[item])
+            return values
+        values = {item: decode(encoded) for item, encoded in items.items()}
+        changeable = frozenset(item for item, encoded in items.items() if encoded[0] not in NATIVE)
+        self._changeable = changeable
+        self._told = values | dict.fromkeys(changeable)  # last: threads share a state that is not folded any more
         return values
 
     def encoded(self) -> dict[str, bytes]:
@@ -196,7 +201,7 @@ class State:
             after = encoded if name == "setitem" and encoded is not None else self._compute(step, recorded=False)
             items[item] = after
             if told is not None:
-                if is_native(after):
+                if after[0] in NATIVE:
                     told[item] = self._codec.decode(after)
                     if item in self._changeable:
                         self._changeable -= {item}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from rstore.backends.types import FIRST, Position, position_before
 from rstore.codec.changes import StoredChange
-from rstore.codec.segments import Segment
+from rstore.codec.upcasting import upcast_segment
 from rstore.events.commits import CommitFinder
 from rstore.events.moment import Moment
 from rstore.events.reading import Beginning, end_of
@@ -17,17 +17,25 @@ _FAR: Final = 200
 """So many changes are folded rather than looking for a checkpoint behind them."""
 
 
+_FEW: Final = 4
+"""So many states are read one by one: that takes no list of the chunks between them."""
+_Found: TypeAlias = tuple[int, dict[str, bytes]] | None
+"""The time of the last change, and the encoded items, not to be changed; None if nothing had happened."""
+
+
 class StateReader(CommitFinder):
     """One event sequence, whose states are read."""
 
-    def states(self, at: Sequence[Position], known: int | None = None) -> list[tuple[int, dict[str, bytes]] | None]:
-        """Return the states at some positions, in their order: the time of the last change, and its encoded items.
+    def states(self, at: Sequence[Position], known: int | None = None) -> list[_Found]:
+        """Return the states at some positions, in their order.
 
-        With `known`, only changes that were recorded up to then take part. None stands where there is none.
+        With `known`, only changes that were recorded up to then take part.
 
         Raises `HorizonError` for a position, or a moment, that pruning made unknown.
         """
         rising = sorted(set(at))
+        if known is None and len(rising) <= _FEW and (found := self._each(rising)) is not None:
+            return [found[position] for position in at]
         near = rising[0] if known is None else min(rising[0], end_of(known))
         for checkpoint in (near, None):
             with self.begun(checkpoint, rising[-1]) as begun:
@@ -43,6 +51,18 @@ class StateReader(CommitFinder):
                 found = dict(self._fold_to(begun, rising, known))
                 return [found[position] for position in at]
         raise AssertionError  # from the beginning on, all is known
+
+    def _each(self, rising: Sequence[Position]) -> dict[Position, _Found] | None:
+        """Return the states at a few positions, each read on its own; None if there was a change between two reads."""
+        replays = {position: self.read(position) for position in rising}
+        heads = {None if replay.head is None else replay.head.version for replay in replays.values()}
+        if len(heads) > 1:
+            return None
+        self.check_horizon(replays[rising[0]].facts.horizon, rising[0][0])
+        return {
+            position: None if replay.last is None else (replay.last[0], replay.state.encoded())
+            for position, replay in replays.items()
+        }
 
     def _skip_known(self, begun: Beginning, at: Position, known: int) -> None:
         """Move the beginning of a reading on to a checkpoint up to a position of which all changes were known."""
@@ -77,7 +97,7 @@ class StateReader(CommitFinder):
 
     def _fold_to(
         self, begun: Beginning, rising: Sequence[Position], known: int | None
-    ) -> Iterator[tuple[Position, tuple[int, dict[str, bytes]] | None]]:
+    ) -> Iterator[tuple[Position, _Found]]:
         """Yield the states at rising positions."""
         moment, state, last = begun.moment, begun.state, begun.last
         done = last
@@ -129,7 +149,7 @@ class StateReader(CommitFinder):
         stop = segment.index(position, after=True)
         if start >= stop:
             return ()
-        changes = _changes_of(segment.slice(start, stop))
+        changes = upcast_segment(segment.slice(start, stop), self._codec)
         return changes if known is None else [change for change in changes if change.recorded <= known]
 
     def _change_at(self, position: Position) -> StoredChange | None:
@@ -137,10 +157,6 @@ class StateReader(CommitFinder):
         with self._logs.snapshot(self._key, position, position) as snapshot:
             moment = Moment(self._logs, self._key, snapshot)
             for segment in moment.segments(range(len(moment)), position, position):
-                return _changes_of(segment)[0]
+                found: StoredChange = segment.column.data.changes(segment.t, segment.seq)[0]
+                return found
         return None
-
-
-def _changes_of(segment: Segment) -> list[StoredChange]:
-    changes: list[StoredChange] = segment.column.data.changes(segment.t, segment.seq)
-    return changes

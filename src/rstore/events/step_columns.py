@@ -9,11 +9,11 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from rstore.codec.change_columns import ChangeColumns
 from rstore.codec.changes import OPS, UNARY_CODES
 from rstore.codec.columns import Packed
 from rstore.codec.segments import Segment
 from rstore.codec.serializers import Codec
+from rstore.codec.upcasting import upcast_columns
 from rstore.events.change import Event
 from rstore.events.operators import OPERATORS
 
@@ -45,7 +45,7 @@ class StepColumns:
     @classmethod
     def of(cls, segment: Segment, codec: Codec) -> Self:
         """Return the steps of a segment of changes."""
-        columns: ChangeColumns = segment.column.data
+        columns = upcast_columns(segment.column.data, codec)
         t, n, recorded, ids, notes = segment.t, columns.n, segment.t + columns.lags, columns.ids, columns.notes
         if columns.starts is not None:
             change = np.repeat(np.arange(len(columns)), columns.counts())

@@ -7,7 +7,7 @@ from itertools import repeat
 from types import NoneType
 from typing import Any, Final
 
-from rstore.codec.changes import OP_CODES, OPS, Step
+from rstore.codec.changes import OP_CODES, OPS, UNARY_CODES, Step
 from rstore.codec.serializers import Codec
 from rstore.events.change import Change
 from rstore.events.operators import SEQUENCES, stored_operator
@@ -64,7 +64,7 @@ class Unfolding:
             strict=False,
         ):
             held = get(item, gone)
-            operand = decode(value) if encoded and value is not None else value
+            operand = decode(value) if encoded and code not in UNARY_CODES else value
             if code == _SET:
                 if type(operand) in _FIXED and (typed or not encoded):
                     items[item] = after = operand

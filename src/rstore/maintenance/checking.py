@@ -28,7 +28,7 @@ from rstore.backends.types import (
     position_after,
 )
 from rstore.codec.change_meta import commits_of
-from rstore.codec.changes import Step, Tally, unpack_change
+from rstore.codec.changes import OPS, Step, StoredChange, Tally, unpack_change
 from rstore.codec.chunk_meta import pack_meta, unpack_meta
 from rstore.codec.columns import Kind
 from rstore.codec.envelope import MAGIC
@@ -224,7 +224,7 @@ class _LogLook:
                 for step in change.steps:
                     if step.encoded is not None:
                         session.codec.check(step.encoded)
-                state.fold(change.steps, change.t)
+                state.fold(state.known_steps(change), change.t)
                 state.tally = state.tally.plus(change)
             except CannotFold as error:
                 self.problems.append(f"it cannot be replayed at {row.t}, item {error.step.item!r}")
@@ -266,6 +266,17 @@ class _CheckedState(State):
         super().__init__(codec, horizon)
         self.tally = Tally()
         """Which changes it was computed from."""
+
+    def known_steps(self, change: StoredChange) -> Sequence[Step]:
+        """Return the steps of a change; a value that the program has to bring to its schema version is opaque.
+
+        So is every result of a change of a newer version.
+        """
+        version = self._codec.schema_version
+        if change.schema == version or (change.schema < version and self._codec.upcast is None):
+            return change.steps
+        known = {"delitem"} if change.schema > version else {*OPS} - {"setitem"}
+        return [step if step.op in known else Step(step.item, "setitem", _OPAQUE) for step in change.steps]
 
     def _compute(self, step: Step, *, recorded: bool) -> bytes:
         if self._is_opaque(step):

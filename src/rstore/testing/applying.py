@@ -218,7 +218,7 @@ class ApplyingSuite(Suite):
             store.apply("k", lambda _: {"b": (operator.add, 1)})
 
     @pickled
-    def test_all_who_count_are_counted(self, store: Store, opener: Opener, flavour: Flavour) -> None:
+    def test_each_call_of_a_function_counts(self, store: Store, opener: Opener, flavour: Flavour) -> None:
         """N callers that each add 1 a hundred times end at 100 N, and each sees numbers of its own."""
         with ExitStack() as stack:
             workers = [stack.enter_context(Worker()) for _ in range(PROCESSES)] if self.persistent else []
@@ -235,7 +235,7 @@ class ApplyingSuite(Suite):
         assert sorted(count for some in counts for count in some) == list(range(1, n + 1))
 
     @pickled
-    def test_all_who_ask_for_the_version_are_counted(self, store: Store, opener: Opener, flavour: Flavour) -> None:
+    def test_each_call_with_a_version_counts(self, store: Store, opener: Opener, flavour: Flavour) -> None:
         n = 30
         with ExitStack() as stack:
             worker = stack.enter_context(Worker()) if self.persistent else None

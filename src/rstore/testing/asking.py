@@ -140,10 +140,12 @@ class AskingSuite(Suite):
     def test_what_history_yields_is_the_callers_own(self, store: Store) -> None:
         store.apply("k", {"a": [1]}, 1)
         store.apply("k", {"a": (operator.concat, [2])}, 2)
-        for change in store.history("k"):
-            for value in (change.value, change.before, change.after):
-                if value is not None:
-                    value.append(99)
+        for change, after in zip(store.history("k"), ([1], [1, 2]), strict=True):
+            change.value.append(99)
+            if change.before is not None:
+                change.before.append(99)
+            assert change.after == after
+            change.after.append(99)
         assert [change.after for change in store.history("k")] == [[1], [1, 2]]
         [last] = store.history("k", "a", reverse=True, limit=1)
         assert last == Change(2, last.recorded, 2, "a", operator.concat, [2], [1], [1, 2])

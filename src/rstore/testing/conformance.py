@@ -18,6 +18,7 @@ from rstore.testing.expiry import ExpirySuite
 from rstore.testing.finding import FindingSuite
 from rstore.testing.following import FollowingSuite
 from rstore.testing.guarding import GuardingSuite
+from rstore.testing.hardships import HardshipSuite
 from rstore.testing.history import HistorySuite
 from rstore.testing.ids import IdSuite
 from rstore.testing.loading import LoadingSuite
@@ -36,6 +37,7 @@ from rstore.testing.series import SeriesSuite
 from rstore.testing.sharing import SharingSuite
 from rstore.testing.snapshots import SnapshotSuite
 from rstore.testing.transactions import TransactionSuite
+from rstore.testing.upcasting import UpcastingSuite
 from rstore.testing.watching import WatchingSuite
 
 
@@ -61,6 +63,8 @@ class StoreSuite(
     IdSuite,
     AskingSuite,
     PruningSuite,
+    UpcastingSuite,
+    HardshipSuite,
     ChangingSuite,
     LoadingSuite,
     RetentionSuite,

@@ -71,6 +71,10 @@ _READING_WRITES: dict[str, Callable[[Store], Any]] = {
     "setdefault": lambda s: s.setdefault("k", 1),
     "apply": lambda s: s.apply("log", {"a": (operator.add, 1)}),
     "apply in the past": lambda s: s.apply("log", {"c": 1}, 0),
+    "revert": lambda s: s.revert("log", 1),
+    "undo": lambda s: s.undo("log", 1),
+    "apply_many": lambda s: s.apply_many([("log", 10**15, {"c": 1})]),
+    "apply_many in the past": lambda s: s.apply_many([("log", -1, {"c": 1})]),
     "prune": lambda s: s.prune("log"),
 }
 

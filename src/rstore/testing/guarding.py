@@ -79,6 +79,10 @@ _CHANGES: dict[str, Callable[[Any], Any]] = {
     "replace_range of all": lambda s: s.replace_range("many", [(2, "x")]),
     "apply": lambda s: s.apply("log", {"a": (operator.add, 1)}),
     "apply in the past": lambda s: s.apply("log", {"b": 1}, 0),
+    "revert": lambda s: s.revert("log", -1),
+    "undo": lambda s: s.undo("log", 1),
+    "apply_many": lambda s: s.apply_many([("log", 10**15 + i, {"b": 1}) for i in range(2)]),
+    "apply_many in the past": lambda s: s.apply_many([("log", -5, {"b": 1})]),
     "prune": lambda s: s.prune("log"),
 }
 

@@ -157,6 +157,16 @@ class IdSuite(Suite):
             store.discard()
             assert store.apply("k", {"n": 1}, id="a") == {"n": 1}
 
+    def test_a_sequence_that_is_forgotten_takes_its_ids_along(self, store: Store) -> None:
+        for key in ("k", "l"):
+            store.apply(key, {"n": 0}, id="a")
+        store.apply("l", {"n": (operator.delitem, None)})
+        store.prune("l")
+        assert store.forget("k", "l") == 1
+        for key in ("k", "l"):
+            assert store.apply(key, {"n": 1}, id="a") == {"n": 1}
+        assert store.check() == []
+
     @pytest.mark.usefixtures("_transactional")
     def test_ids_inside_of_transactions(self, store: Store) -> None:
         store.apply("k", {"n": 0}, id="before")

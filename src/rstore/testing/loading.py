@@ -74,6 +74,7 @@ class LoadingSuite(Suite):
         assert store.apply_many(changes) == n
         expect(oracle, changes)
         check_oracle(store, oracle)
+        assert store.verify("k")
         log = oracle.events["k"]
         with opener(frozen=True) as other:
             for t in range(0, n, 1 + n // 30):
@@ -119,6 +120,7 @@ class LoadingSuite(Suite):
         assert store.apply_many(late) == n + 2
         expect(oracle, late)
         check_oracle(store, oracle)
+        assert store.verify("k")
         log = oracle.events["k"]
         for t in (*range(60), *range(60, 5000, 211), 10**6):
             assert same_state(store.past("k", t), (log.past(t) or (0, None))[1])

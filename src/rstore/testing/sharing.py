@@ -94,6 +94,8 @@ _READS: dict[str, Callable[[Store], object]] = {
     "events": lambda store: store.events("k"),
     "apply": lambda store: store.apply("k", {"b": 1}),
     "apply in the past": lambda store: store.apply("k", {"b": 1}, 0),
+    "revert": lambda store: store.revert("k", 0, ["b"]),
+    "apply_many": lambda store: store.apply_many([("k", 10**15, {"b": 1}), ("new", 0, {"b": 1})]),
     "prune": lambda store: store.prune("k"),
 }
 
