@@ -18,6 +18,8 @@ from rstore import (
     Entry,
     Event,
     Finding,
+    Follow,
+    Followed,
     HorizonError,
     InvalidArgumentError,
     InvalidTypeError,
@@ -118,6 +120,13 @@ def use_values(store: Store) -> None:
         assert_type(seen, Watched)
         assert_type(seen.entry, Entry | None)
     watch.close()
+    follow = store.follow("e", prefix="e.", after="", timeout=0)
+    assert_type(follow, Follow)
+    for told in follow:
+        assert_type(told, Followed)
+        assert_type((told.key, told.n, told.cursor), tuple[str, int, str])
+    assert_type(follow.cursor, str)
+    assert_type(store.project("p", lambda total, change: total + change.n, prefix="e.", initial=0), int | None)
     assert_type(store.count("n"), int)
     assert_type(store.delete_prefix("n"), int)
     assert_type(store.has("k"), bool)

@@ -49,8 +49,8 @@ class Followed(Change):
         followed.__dict__.update(key=key, _mark=mark)
         return followed
 
-    @property
-    def cursor(self) -> str:
+    @property  # in place of the field, since most cursors are never asked for
+    def cursor(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Where `follow` goes on behind it; made when it is asked for."""
         era, moves = self._mark
         return era.cursor(moves)
