@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from postgresql import Server
 
-from rstore import HorizonError, InvalidArgumentError, Store
+from rstore import InvalidArgumentError, Store, StoreIntegrityError
 from rstore.backends.common.backoff import Deadline
 from rstore.backends.postgres.transport.protocol import PostgresConnection
 from rstore.backends.postgres.transport.statements import Call
@@ -25,7 +25,7 @@ TYPES = [
     "text", "int4", "int8", "numeric", "float8", "bool", "bytea", "timestamptz", "interval", "oid", "name", "xid8",
     "tid", "_text", "_int4", "_int8", "_bytea",
 ]  # fmt: skip
-REFUSED = KeyError, InvalidArgumentError, HorizonError
+REFUSED = KeyError, InvalidArgumentError, StoreIntegrityError
 """By the verbs themselves, where there is no such key or series."""
 NOT_FUNCTIONS = {"coalesce", "extract", "any", "exists", "values", "array", "operator"}
 

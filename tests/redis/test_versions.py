@@ -93,6 +93,8 @@ def test_each_script_runs_on_each_server(server: Server, buckets: int, monkeypat
         store.apply("e", {"a": (operator.add, 1)})
         assert store.current("e") == {"a": 2}
         store.prune("e")
+        store.apply("forgotten", {"a": 1})
+        assert store.forget("forgotten") == 1
         if buckets == 1:
             with store.transaction() as tx:
                 tx["n"] = tx["n"] + 1

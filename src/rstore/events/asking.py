@@ -84,7 +84,7 @@ class Asking(Verbs):
         if (t is None) is (n is None):
             raise InvalidTypeError("past takes a time t, several times, or a commit n")
         asked = None if known is None else check_int64(known, "known")
-        several = t is not None and isinstance(t, Iterable) and not isinstance(t, str | bytes)
+        several = t is not None and not isinstance(t, int) and _is_several(t)
         with session.naming(f"the event sequence {key!r}"):
             reader = StateReader(session, key)
             if several:
@@ -243,6 +243,15 @@ def _decoded(session: ReadSession, found: tuple[int, Mapping[str, bytes]] | None
     decode = session.codec.decode
     state = {item: decode(encoded) for item, encoded in found[1].items()}
     return (found[0], state) if withtimestamp else state
+
+
+def _is_several(t: Any) -> bool:
+    # By trying: an array without dimensions has the method of one, and is a number.
+    try:
+        iter(t)
+    except TypeError:
+        return False
+    return not isinstance(t, str | bytes)
 
 
 def _operators(ops: Any) -> list[Operator]:
