@@ -14,6 +14,7 @@ from distributions import add_distribution
 
 from rstore import CorruptionError, InvalidValueError, Store, StoreBusyError, StoreNotAvailableError
 from rstore.testing import StoreSuite
+from rstore.testing.flavours import PICKLED, Flavour
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "folder_backend"
 
@@ -31,6 +32,12 @@ def _registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.mark.slow  # each of its writes writes a whole namespace
 class TestFolder(StoreSuite):
+    @pytest.fixture(params=PICKLED[:1], ids=str)
+    def flavour(self, request: pytest.FixtureRequest) -> Flavour:
+        # Encryption lies above the backend: the tests that are about it choose it themselves.
+        flavour: Flavour = request.param
+        return flavour
+
     @pytest.fixture
     def dsn(self) -> Iterator[str]:
         # In memory where that is possible: a file system on a disk writes each file when it replaces another one.
