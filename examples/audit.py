@@ -41,7 +41,7 @@ def write(store: Store) -> int:
     with store.noting(by="ben"):
         store.apply(CONTRACT, {"pets": (delitem, None)}, at("2026-09-01"))
     believed = max(change.recorded for change in store.history(CONTRACT))
-    sleep(0.01)
+    sleep(0.01)  # what was recorded in the same millisecond was known as well
     with store.noting(by="cleo", why="agreed upon in March"):
         store.apply(CONTRACT, {"rent": 930}, at("2026-04-01"))
     return believed

@@ -1,4 +1,4 @@
-"""Undo and redo for an application, which outlive the program: they are told from the notes of a history.
+"""Undo and redo for an application. They outlive the program, since the notes of a history tell what was undone.
 
 Run it with `python examples/undo.py`.
 """

@@ -98,7 +98,7 @@ class OutcomeUnknownError(StoreError):
 
 
 class StoreIntegrityError(StoreError):
-    """The write would violate the integrity of an event sequence."""
+    """A change would violate the integrity of an event sequence, or a sequence that is followed was set back."""
 
 
 class ChangeRefusedError(StoreIntegrityError):
@@ -130,7 +130,7 @@ class HorizonError(StoreIntegrityError):
 
 
 class ConflictError(StoreError):
-    """A concurrent write changed the data first."""
+    """A concurrent write changed the data first, or an id is that of another change; nothing was applied."""
 
     def __init__(self, message: str, *, expected: Any = None, actual: Any = None) -> None:
         super().__init__(message)

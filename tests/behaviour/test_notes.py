@@ -53,3 +53,10 @@ def test_a_store_is_collected() -> None:
     del store
     gc.collect()
     assert gone() is None
+
+
+def test_a_note_has_entries_of_any_name() -> None:
+    with Store(f"memory://{uuid4()}", frozen=False) as store:
+        with store.noting(self="ada", note="n", key="k"):
+            store.apply("k", {"n": 1})
+        assert notes_of(store, "k") == [{"self": "ada", "note": "n", "key": "k"}]

@@ -28,7 +28,7 @@ class Stats:
     values_bytes: int
     series: int
     points: int
-    """A point that was written again counts twice until it is folded in, which `compact` does at once."""
+    """A point that was written again counts twice until it is merged, which `compact` does at once."""
     series_bytes: int
     sequences: int
     changes: int

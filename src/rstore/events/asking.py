@@ -185,11 +185,12 @@ class Asking(Verbs):
     ) -> Iterator[Change]:
         """Yield the events from `start` to `end`, both included, in order, each as a `Change` with all that is known.
 
-        That is when it happened and when it was recorded, the value of its item before and after it, its note and its
-        id. All are of the moment at which the first one was asked for, whatever is recorded meanwhile, and only a few
-        are in memory. With `item`, only changes of that item are told; in `reverse`, the last one comes first; with
-        `limit`, at most so many are told. `before` is None if the item was not there, `after` behind a `delitem`. Of a
-        pruned sequence, history begins with the first change after the horizon; an unknown one has none.
+        That is when it happened and when it was recorded, the value of its item before and after it, the note and the
+        id of the change that it belongs to. All are of the moment at which the first one was asked for, whatever is
+        recorded meanwhile, and only a few are in memory. With `item`, only changes of that item are told; in `reverse`,
+        the last one comes first; with `limit`, at most so many are told. `before` is None if the item was not there,
+        `after` behind a `delitem`. Of a pruned sequence, history begins with the first change after the horizon; an
+        unknown one has none.
 
         The change that an item owes its value to, and its note:
 
@@ -204,7 +205,7 @@ class Asking(Verbs):
         Close the iterator, or read it to its end: until then the store cannot reuse the space of what was replaced.
 
         Raises `HorizonError` if `start` is not after the horizon, for a value before it is unknown; `ConflictError` if
-        the store was closed or discarded, or the process forked, meanwhile.
+        the store was closed or discarded, or the process forked, before the rest of it was read.
         """
         session, key = self._reader, check_key(key)
         chosen = None if item is None else check_item(item)

@@ -82,10 +82,11 @@ class Changing(Verbs):
         end or in the past. Several changes of one time keep their order, so that a history goes into another store as
         it was. Empty changes are left out.
 
-        All changes of one sequence are recorded together or not at all; first all are checked, then those of each
-        sequence are replayed and committed in turn. Sequences whose turn has come stay recorded if a later one is
-        refused. An iterable of more than about a million events, or 256 MiB of large values, is taken in parts of that
-        size, and the same goes for each part. Within `transaction()` all of it is one step.
+        All changes of one sequence are recorded together or not at all. First all are checked; then the sequences are
+        replayed and committed in the order of their keys, short ones in groups of up to 4,096 changes. If a sequence is
+        refused, those of earlier groups stay recorded, and those of its group and of later ones are not. More than
+        about a million events, or 256 MiB of large values, are taken in parts of that size, and the same goes for each
+        part. Within `transaction()` all of it is one step.
 
         Raises `ChangeRefusedError` if a change, or a later one behind it, could not be replayed, and tells its `key`,
         `t`, `item` and `op`; `StoreIntegrityError` if the sequence has a change at one of the times already;

@@ -68,7 +68,7 @@ class EventChecks(Verbs):
                 failed = raised.error
         raise failed
 
-    def noting(self, **note: Any) -> AbstractContextManager[None]:
+    def noting(self, /, **note: Any) -> AbstractContextManager[None]:
         """Add a note to every `apply` inside a block: its author, its reason.
 
         It counts for this thread or asyncio task, and for the transactions of this store that it begins. Inner blocks

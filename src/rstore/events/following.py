@@ -233,7 +233,7 @@ class Follow(Lookout[Followed]):
         what = f"the event sequences {named}" if keys else "event sequences"
         return HorizonError(
             f"{len(removed):,} of the sequences that are followed in namespace {self._session.name!r} were removed, "
-            f"with changes perhaps that were not told: {what}",
+            f"perhaps before all of their changes were told: {what}",
             key=keys[0] if keys else "",
             horizon=MAX_INT64,
         )
@@ -248,17 +248,19 @@ class Following(StoreVerbs):
         """Return an iterator of the changes of event sequences, as they are committed, by any writer in any process.
 
         It follows the sequences of the keys given, those whose keys begin with `prefix`, or both; all if neither is
-        given. Each `Change` is told once, in the order of the commits (`n`) of its sequence, those in the past among
-        them; its `key` names the sequence. `before` and `after` are the current values of its item before and behind
-        the commit, so that differences add up. Its `cursor` is a string to be kept: `after=cursor` goes on behind it,
-        also in another process. Without `after` it begins now, with `after=""` with the first change that is there. The
-        iteration ends when nothing was committed for `timeout` seconds; without, it goes on until it is closed.
+        given. Each change is told once, in the order of the commits (`n`) of its sequence, those in the past among
+        them: a `Change` for each of its events, whose `key` names the sequence. `before` and `after` are the current
+        values of its item before and behind the commit, so that differences add up. Its `cursor` is a string to be
+        kept: `after=cursor` goes on behind it, also in another process. Without `after` it begins now, with `after=""`
+        with the first change that is there. The iteration ends when nothing was committed for `timeout` seconds;
+        without, it goes on until it is closed.
 
         A cursor tells of each sequence that is followed: it takes 52 characters for one, and 12 to 16 for each more.
 
         Raises, when it is asked for the next change, `HorizonError` if changes were pruned away before they were told,
         or a sequence was removed: asked again, it goes on behind them. A sequence that was removed and made again is
-        told from its first change on. Raises `InvalidValueError` if the cursor is of another store, or of other keys.
+        told from its first change on. Raises `InvalidValueError` if the cursor is of another store, or of other keys;
+        `StoreIntegrityError` if the store was set back to an older state; `NotSupportedError` inside a transaction.
 
         >>> changes = store.follow('cart', after='', timeout=0)
         >>> store.apply('cart', {'apples': 1})

@@ -80,8 +80,8 @@ class Once:
                 elif row[:2] == at:
                     if row.body[_expiry.size :] != told:
                         raise ConflictError(
-                            f"the id {self.id!r} of {self._session.place(self._key)} is that of another change, which "
-                            "was applied before; nothing was recorded"
+                            f"under the id {self.id!r} another change of {self._session.place(self._key)} was applied "
+                            "before; nothing was recorded"
                         )
                     return True
             expires_ms = MAX_INT64 if ttl_ms is None else min(view.now_ms + ttl_ms, MAX_INT64)

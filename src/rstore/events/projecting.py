@@ -39,8 +39,9 @@ class Projecting(Following):
         effects. By default it counts what was committed and returns; it goes on until nothing was committed for
         `timeout` seconds, with None until it is interrupted.
 
-        Raises `HorizonError` if changes were pruned away, or a sequence was removed, before they were counted: to begin
-        anew with what is there, delete the key.
+        Raises `HorizonError` if changes were pruned away, or a sequence was removed, before they were counted, at each
+        call: to begin anew with what is there, or with another `fn`, delete the key. Raises `InvalidValueError` for
+        other keys or another prefix, and for a name that holds another value; `NotSupportedError` inside a transaction.
 
         >>> state = store.apply('account:ada', {'balance': 10})
         >>> state = store.apply('account:alan', {'balance': 20})

@@ -67,7 +67,7 @@ class Proofs(Verbs):
         key, all of it has to open, so that any change that was edited, moved, swapped, put back or taken out is
         noticed. Without one, so are accidents, and edits that do not compute the hashes anew. An earlier `digest`
         helps with both: the sequence has to contain the same commits up to there, which it does not if it was put back
-        to an older state.
+        to an older state. docs/events.md says what is not noticed.
 
         It holds the state, a few chunks, and about 100 bytes for each change that was dated back.
 

@@ -40,7 +40,8 @@ class Retention(Verbs):
         `dry_run` returns the same number and writes nothing; a frozen store and a snapshot answer it as well.
         `archive` is the path of a SQLite store. What goes is put there first, under the same namespace, key and
         encryption key, and is on the disk before it goes here. Interrupted between the two, it is in both places, and
-        pruning again does not double it. All changes that went there are one sequence, read by the usual verbs.
+        pruning again does not double it. All events that went there are one sequence, read by the usual verbs; its
+        states lack what stayed here.
 
         Raises `InvalidArgumentError` without a key, or if `archive` is this store; `NotSupportedError` for an
         `archive` inside a transaction, which may be undone; `StoreIntegrityError` if the archive has changes of another
