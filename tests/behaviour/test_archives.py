@@ -12,7 +12,7 @@ import apsw
 import pytest
 from small import shrink
 
-from rstore import EncryptionError, Store, generate_key
+from rstore import EncryptionError, Store, StoreIntegrityError, generate_key
 from rstore.backends.memory.backend import MemoryBackend
 
 KEY = generate_key()
@@ -107,3 +107,79 @@ def test_an_archive_under_another_key_is_refused_and_nothing_goes(store: Store, 
     with pytest.raises(EncryptionError):
         store.prune("k", before=100, archive=tmp_path / "archive.db")
     assert store.events("k") == events
+
+
+@pytest.mark.parametrize("is_archive", [False, True])
+def test_another_sequence_of_the_name_is_no_archive_of_this_one(
+    store: Store, key: str | None, tmp_path: Path, *, is_archive: bool
+) -> None:
+    path = tmp_path / "archive.db"
+    if is_archive:
+        store.prune("k", before=200, archive=path)
+        store.forget("k")
+    else:
+        with Store(path, key=key, frozen=False) as other:
+            other.apply("k", {"mine": 1}, 1)
+    for t in range(1000, 1050, 10):
+        store.apply("k", {"a": t}, t)
+    events = store.events("k")
+    with Store(path, key=key) as archive:
+        before = archive.events("k")
+    with pytest.raises(StoreIntegrityError, match="begun anew"):
+        store.prune("k", before=1030, archive=path)
+    with Store(path, key=key) as archive:
+        assert archive.events("k") == before
+    assert store.events("k") == events
+
+
+@pytest.mark.parametrize("before", [None, 150])
+def test_an_archive_may_be_pruned_and_goes_on(
+    store: Store, key: str | None, tmp_path: Path, before: int | None
+) -> None:
+    path, older = tmp_path / "archive.db", tmp_path / "older.db"
+    states = [store.past("k", t) for t in range(0, 300, 10)]
+    store.prune("k", before=before and 200, archive=path)
+    with Store(path, key=key, frozen=False) as archive:
+        assert archive.prune("k", before=before, archive=older) > 0
+        assert archive.verify("k") == archive.digest("k")
+        store.apply("k", {"stays": 1}, 301)
+        for t in (305, 310, 315):
+            store.apply("k", {"late": 1, "0": t, "a": t}, t)
+        store.prune("k", before=before and 250, archive=path)
+        assert archive.verify("k") == archive.digest("k")
+        assert archive.check() == []
+        state = archive.current("k")
+        assert state == states[24] or before is None
+        archive.prune("k", before=before and 220, archive=older)
+        assert archive.verify("k") == archive.digest("k")
+        assert archive.current("k") == state
+    with Store(older, key=key) as oldest:
+        assert oldest.verify("k") == oldest.digest("k")
+        if before is not None:
+            assert [oldest.past("k", t) for t in range(0, 190, 10)] == states[:19]
+
+
+class Newer(Store):
+    """A store that has another shape of values."""
+
+    _schema_version = 1
+
+    def _upcast(self, _: str, value: Any, version: int) -> Any:
+        assert version == 0
+        return [value]
+
+
+@pytest.mark.parametrize("upcast_at", [1, 2])
+def test_a_baseline_of_another_schema_version_is_known_again(key: str | None, tmp_path: Path, upcast_at: int) -> None:
+    path, dsn = tmp_path / "archive.db", f"memory://{uuid4()}"
+    with Store(dsn, frozen=False, key=key) as keeps, Newer(dsn, frozen=False, key=key) as newer:
+        for t in range(0, 100, 10):
+            keeps.apply("k", {f"{t % 30}": t}, t)
+        whole = newer.events("k", end=69)
+        for i, before in enumerate((35, 55, 75)):
+            (newer if i >= upcast_at else keeps).prune("k", before=before, archive=path)
+        state = newer.past("k", 75)
+    with Newer(path, key=key) as archive:
+        assert archive.events("k", end=69) == whole
+        assert archive.current("k") == state
+        assert archive.verify("k") == archive.digest("k")

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from rstore import ConflictError, CorruptionError, Store
+from rstore import ConflictError, CorruptionError, KeyRequiredError, Store
 from rstore.backends.types import MAX_INT64, Commit, Log, Model, Row
+from rstore.events.ids import Once
+from rstore.log.packing import Logs
 from rstore.testing.flavours import KEY
 
 ADD = {"n": (operator.add, 1)}
@@ -113,3 +115,35 @@ def test_a_damaged_id_is_found(tmp_path: Path, key: str | None) -> None:
         assert (finding.model, finding.key, finding.problem) == ("events", "k", "an id of a change is damaged")
         with pytest.raises(CorruptionError, match="an id of 'k'"):
             store.apply("k", {"n": 0}, id="a")
+
+
+def test_a_sequence_that_cannot_be_forgotten_keeps_its_ids(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with Store(path, frozen=False, key=KEY) as store:
+        store.apply("k", {"n": 0})
+        store.apply("k", ADD, id="a")
+    with Store(path, frozen=False, allow_plaintext=True) as other, pytest.raises(KeyRequiredError):
+        other.forget("k")
+    with Store(path, frozen=False, key=KEY) as store:
+        assert store.apply("k", ADD, id="a") == {"n": 1}
+
+
+def test_a_namespace_that_is_discarded_behind_the_look_for_an_id(
+    tmp_path: Path, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store.db"
+    with Store(path, frozen=False, key=key) as store, Store(path, frozen=False, key=key) as other:
+        store.apply("k", {"n": 0})
+        look = Once._is_applied  # noqa: SLF001
+
+        def overtaken(once: Once, logs: Logs) -> bool:
+            found = look(once, logs)
+            monkeypatch.undo()
+            other.discard()
+            store["a"] = 1  # which finds the new namespace
+            return found
+
+        monkeypatch.setattr(Once, "_is_applied", overtaken)
+        for _ in range(2):
+            assert store.apply("k", {"n": 1}, id="a") == {"n": 1}
+        assert len(store.events("k") or ()) == 1

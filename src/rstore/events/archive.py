@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from rstore.backends.registry import make_checked_backend
 from rstore.backends.types import FIRST, LAST, MIN_INT64, Commit, Head, Options, Row
-from rstore.codec.changes import Facts, Step, StoredChange, Tip, new_birth, next_digest, pack_change
+from rstore.codec.changes import Facts, Step, StoredChange, Tip, next_digest, pack_change
 from rstore.codec.upcasting import upcast_change
 from rstore.errors import InvalidValueError, StoreIntegrityError
 from rstore.events.checkpoints import seal_checkpoint
@@ -55,24 +55,25 @@ class Archive:
         self._session = session
         self._path = path
 
-    def keep(self, key: str, facts: Facts, gone: Callable[[], Iterator[StoredChange]]) -> None:
-        """Add changes of a sequence with these facts, which it may have already; they are on the disk then.
+    def keep(self, key: str, birth: int, facts: Facts, gone: Callable[[], Iterator[StoredChange]]) -> None:
+        """Add changes of the sequence of a birth, with these facts, unless they are there; they are on the disk then.
 
         Raises `StoreIntegrityError` if the archive has changes of another sequence under this key.
         """
         session, baseline_n = self._session, facts.baseline_n
         session.events.retry_conflicts(
-            key, lambda logs: _ArchivedSequence(session, key, logs, self._path).try_add(gone, baseline_n)
+            key, lambda logs: _ArchivedSequence(session, key, logs, self._path, birth).try_add(gone, baseline_n)
         )
 
 
 class _ArchivedSequence(History):
     """One sequence in an archive."""
 
-    def __init__(self, session: Session, key: str, logs: Logs, path: str) -> None:
+    def __init__(self, session: Session, key: str, logs: Logs, path: str, birth: int) -> None:
         super().__init__(session, key, logs)
         self._writer = logs
         self._path = path
+        self._birth = birth
 
     def try_add(self, gone: Callable[[], Iterator[StoredChange]], baseline_n: int) -> bool | None:
         """Add changes at their positions; return True, or None if a concurrent writer was faster.
@@ -80,25 +81,31 @@ class _ArchivedSequence(History):
         Behind the last change they are appended. Before it, where the archive has other steps of the same changes, all
         of it is laid out anew.
         """
-        first = next(gone(), None)
+
+        def new() -> Iterator[StoredChange]:
+            return (self._brought(change) if change.n == baseline_n else change for change in gone())
+
+        first = next(new(), None)
         if first is None:
             return True
         logs, key = self._writer, self._key
         incarnation, known = logs.incarnation, self.read()
         head = known.head
         logs.check_kind(key, head)
+        if known.last is not None and known.tip.birth != self._birth:
+            raise self._foreign(known.last[0])
         begun = head or logs.new_head(seal_facts(self._envelope, key, _FACTS))
         if known.last is None or first.position > known.last or self._is_last(first, known, baseline_n):
             replay = known.copy()
-            commit = self._added(replay, begun, known.tip, ((None, change) for change in gone()), baseline_n)
+            commit = self._added(replay, begun, known.tip, ((None, change) for change in new()), baseline_n)
         else:
             with logs.snapshot(key, FIRST, LAST) as snapshot:
                 view = snapshot.view
                 if view.head is None or view.head != head:
                     return None
-                replay = Replay(begun, _FACTS, State(self._codec, _FACTS.horizon), 0)
-                pairs = _paired(passage(logs, key, snapshot), gone())
-                commit = self._added(replay, begun, Tip(birth=known.tip.birth), pairs, baseline_n)
+                replay = Replay(begun, known.facts, State(self._codec, known.facts.horizon), 0)
+                pairs = _paired(passage(logs, key, snapshot), new())
+                commit = self._added(replay, begun, Tip(), pairs, baseline_n)
             drop_chunks = [chunk.first for chunk in view.chunks]
             commit = commit._replace(drop_rows=view.rows, drop_chunks=drop_chunks, drop_checkpoints_from=FIRST)
         if head is None:
@@ -134,9 +141,8 @@ class _ArchivedSequence(History):
             except CannotFold as error:
                 raise self._foreign(change.t) from error.__cause__
         rows, chunks = layout.finish()
-        birth = tip.birth or new_birth()
         return Commit(
-            version=seal_tip(envelope, key, head, Tip(n, recorded, digest, replay.tally, birth)),
+            version=seal_tip(envelope, key, head, Tip(n, recorded, digest, replay.tally, self._birth)),
             epoch=new_stamp(),
             put_rows=rows,
             put_chunks=chunks,
@@ -155,8 +161,14 @@ class _ArchivedSequence(History):
         there = () if known is None else {step.item for step in known.steps}
         steps = [step for step in new.steps if step.item not in there and _is_needed(step, state, at_once=is_baseline)]
         if known is not None:
+            if steps and known.schema != new.schema:
+                known = self._brought(known)
             return known._replace(steps=[*known.steps, *steps])
         return new._replace(steps=steps) if steps else None
+
+    def _brought(self, change: StoredChange) -> StoredChange:
+        """Return a change brought to the store's schema version, as the states are that it is compared with."""
+        return upcast_change(change, self._codec)._replace(schema=self._codec.schema_version)
 
     def _foreign(self, t: int) -> StoreIntegrityError:
         return StoreIntegrityError(

@@ -99,6 +99,7 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
                 if name is None:
                     name = check_item(item)
                     plain[name] = name
+                    size += len(name)
                 code, operand = _SETITEM, value
                 if type(value) is tuple and len(value) == 2 and type(value[0]) is _BUILTIN and value[0] in _CODES:
                     code, operand = _CODES[value[0]], value[1]
@@ -119,6 +120,7 @@ def _some(session: Session, numbered: Iterator[tuple[int, Any]]) -> tuple[dict[s
             if note is not None or noted:
                 encoded = encode_note(session, key, session.setup.notes.merged(note))
                 one.notes[len(one)] = encoded or b""
+                size += len(encoded or b"")
             steps += end - one.ends[-1]
             one.t.append(t)
             one.ends.append(end)

@@ -39,6 +39,8 @@ class Once:
         self.id = id_
         self.put: list[Row] = []
         self.drop: list[Row] = []
+        self.incarnation = b""
+        """The rows are those of this one alone."""
         self._session = session
         self._key = key
         self._told = digest_of_change(change, t, note, session.codec.encode)
@@ -65,7 +67,7 @@ class Once:
 
     def _is_applied(self, logs: Logs) -> bool:
         """Look for the id, and note which rows the commit puts and drops."""
-        name = self.id.encode()
+        name, self.incarnation = self.id.encode(), logs.incarnation
         names = logs.envelope.fingerprints(self._key, b"id" + name)
         prints = logs.envelope.fingerprints(self._key, b"change" + self._told + name)
         self.put, self.drop = [], []

@@ -172,9 +172,9 @@ class Loader(Recorder):
     def _insert_batch(
         self, given: Gathered, t: Any, order: Any, open_t: int | None, incarnation: bytes
     ) -> LoadPlan | None:
-        """LoadPlan changes of which some lie in the past, after all later ones were replayed on top of them."""
+        """Plan changes of which some lie in the past, after all later ones were replayed on top of them."""
         first = int(t.min()), 0
-        view, replay = self._before(first)
+        view, replay = self._before(position_before(first))
         if replay.head is None:
             return None
         self._writer.check_kind(self._key, replay.head)
@@ -199,15 +199,15 @@ class Loader(Recorder):
         self._check_loadable(batch, replay)
         return self._plan(batch, order, replay.head, replay, checkpoints, incarnation, view=view, first=first)
 
-    def _before(self, position: Position) -> tuple[View, Replay]:
-        """Return a view from the newest checkpoint before a position on, and the replay at that checkpoint."""
-        view = self._logs.view(self._key, ViewQuery(from_checkpoint=position_before(position)))
+    def _before(self, position: Position | None) -> tuple[View, Replay]:
+        """Return a view from the newest checkpoint up to a position on, and the replay at that checkpoint."""
+        view = self._logs.view(self._key, ViewQuery(from_checkpoint=position))
         facts = self.facts(view.head)
         replay = Replay(view.head, facts, State(self._codec, facts.horizon), view.now_ms)
         if view.checkpoint is not None:
             opened = self._open_checkpoint(view.head, view.checkpoint, facts.horizon)
-            if opened is None:  # made under other fold rules
-                return self._logs.view(self._key), replay
+            if opened is None:  # made under other rules
+                return self._before(None)
             replay.state, replay.tally = opened
             replay.last = view.checkpoint.t, view.checkpoint.seq
         return view, replay

@@ -26,8 +26,8 @@ from rstore.log.reader import LogReader
 from rstore.log.writer import new_stamp
 from rstore.session import ReadSession
 
-Keep: TypeAlias = "Callable[[str, Facts, Callable[[], Iterator[StoredChange]]], None]"
-"""Keeps the changes of a key that are about to go; it may go through them more than once."""
+Keep: TypeAlias = "Callable[[str, int, Facts, Callable[[], Iterator[StoredChange]]], None]"
+"""Keeps the changes of a key and a birth that are about to go; it may go through them more than once."""
 
 
 class PruningForm(ABC):
@@ -63,7 +63,8 @@ class PruningForm(ABC):
         facts = self._facts
         horizon = t if facts.horizon is None else max(facts.horizon, t)
         known_from = max(facts.known_from, recorded)
-        return facts._replace(horizon=horizon, known_from=known_from, pruned_n=tip.n, prunes=facts.prunes + 1)
+        pruned_n = max(facts.pruned_n, tip.n)  # an archive stays one
+        return facts._replace(horizon=horizon, known_from=known_from, pruned_n=pruned_n, prunes=facts.prunes + 1)
 
 
 @dataclass(slots=True)
@@ -212,7 +213,7 @@ class Pruner(History):
             nothing, n = remove and form.leaves_nothing(), form.count()
             if keep is not None and (n or nothing):
                 # First: where it ends between the two, they are in both places, and the next prune goes on from there.
-                keep(key, self.facts(head), lambda: _gone(form, changes(), everything=nothing))
+                keep(key, tip.birth, self.facts(head), lambda: _gone(form, changes(), everything=nothing))
             if nothing:
                 return form.total if logs.drop(key, if_version=head.version) else None
             if not n:

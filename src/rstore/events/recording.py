@@ -261,6 +261,8 @@ class Recorder(Proposing):
         return None if state is None else (state,)
 
     def _commit(self, proposal: Proposal, incarnation: bytes) -> dict[str, Any] | None:
+        if self.once is not None and self.once.incarnation != incarnation:
+            return None  # the namespace was discarded since the id was looked for
         replay, change, body, checkpoints, inserted = proposal
         head, at = replay.head, change.position
         # Only if there is no head: a commit whose answer is lost is recognised by the stamps of a new one.

@@ -123,10 +123,13 @@ class Forgetting(StoreVerbs):
         checked = sorted({check_key(key) for key in keys})
 
         def drop(key: str, logs: Logs) -> bool:
+            was_there = logs.drop(key)  # first: where it is refused, each id still keeps its change from coming twice
             logs.drop_ids(key)
-            return logs.drop(key)
+            return was_there
 
-        n = session.events.atomically(checked, lambda logs: sum(drop(key, logs) for key in checked))
+        n = session.events.atomically(
+            checked, lambda logs: sum(drop(key, logs) for key in checked), within=None, steps=2
+        )
         for key in checked:
             session.states.drop(key)
         session.whole.erase([Log(model, key) for key in checked for model in (Model.EVENTS, Model.IDS)])

@@ -75,7 +75,8 @@ class Undoer(Recorder):
         if (at := self._states_of.position_of(n)) is None:
             raise InvalidValueError(f"there is no event sequence {self._place}, and no commit {n} of it")
         horizon = replay.facts.horizon
-        if horizon is not None and at[0] <= horizon:
+        # At the horizon itself may stand changes that were recorded behind the prune: nothing before them is unknown.
+        if horizon is not None and at[0] <= horizon and n <= replay.facts.pruned_n:
             raise HorizonError(
                 f"the history of {self._place} was pruned: the value before the change of commit {n} may be gone",
                 key=self._key,

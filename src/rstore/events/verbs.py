@@ -69,10 +69,10 @@ class Events(Asking):
         at = None if t is None else check_timestamp(t)
         expected = ANY if if_version is ANY else check_version(if_version)
         noted = encode_note(session, key, note := session.setup.notes.merged(note))
+        steps = steps_of(session, state) if isinstance(state, Mapping) else steps_by(session, state)
         once = None if id is None else Once(session, key, check_id(id), state, at, note)
-        if not isinstance(state, Mapping):
-            return self._apply_function(session, key, steps_by(session, state), at, expected, noted, once)
-        steps = steps_of(session, state)
+        if callable(steps):
+            return self._apply_function(session, key, steps, at, expected, noted, once)
         if not steps and expected is ANY:
             return self.current(key)
         if not steps or once is not None:

@@ -114,12 +114,14 @@ class Logs(RewritingLogs):
         *,
         create: bool = False,
         within: tuple[Position, Position] | None = (FIRST, LAST),
+        steps: int = 1,
     ) -> T:
         """Return the result of `work` on several logs, all or nothing where the backend can; it may run repeatedly.
 
-        It works through the logs that it is given. `create`: it puts rows, too; `within`: where it drops hot rows.
+        It works through the logs that it is given. `create`: it puts rows, too; `within`: where it drops hot rows;
+        `steps`: how many calls it makes for each log.
         """
-        if len(keys) < 2 or not self._backend.transactional:
+        if len(keys) * steps < 2 or not self._backend.transactional:
             return work(self)
         if within is not None and self.max_rows != MAX_SEQ:
             share = max(1, self.max_rows // len(keys))

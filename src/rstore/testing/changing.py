@@ -280,6 +280,16 @@ class ChangingSuite(Suite):
         store.apply("k", {"a": 8}, 50)
         assert (store.undo("k", 5) or {})["a"] == 7
 
+    def test_undo_at_the_horizon_of_what_came_behind_the_prune(self, store: Store) -> None:
+        for value in (1, 2):
+            store.apply("k", {"a": value}, 10**15 + value)
+        store.prune("k")
+        for value in (3, 4):
+            assert store.apply("k", {"a": value}) == {"a": value}
+        assert [store.undo("k", n) for n in (4, 3)] == [{"a": 3}, {"a": 2}]
+        with pytest.raises(HorizonError):
+            store.undo("k", 2)
+
     def test_undo_in_a_long_history(self, store: Store) -> None:
         store.apply("k", {"x": 0, "y": 0}, 0)
         store.apply_many([("k", 1 + t, {"x": (operator.add, 1)}) for t in range(3000)])

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -119,6 +120,16 @@ class IdSuite(Suite):
     def test_what_cannot_be_an_id_is_refused(self, store: Store, bad: Any) -> None:
         with pytest.raises(InvalidArgumentError):
             store.apply("k", {"n": 1}, id=bad)
+        assert store.current("k") is None
+
+    def test_what_is_no_change_is_refused_under_an_id_as_without(self, store: Store) -> None:
+        class Called:
+            def __call__(self) -> int:
+                return 1
+
+        for bad in ({"n": (Called(), 1)}, {"n": (partial(int), 1)}, {"n": ("add", 1)}, {1: 2}, 5):
+            with about(bad), pytest.raises(InvalidArgumentError):
+                store.apply("k", bad, id="a")  # type: ignore[arg-type]
         assert store.current("k") is None
 
     @pytest.mark.parametrize("bad", [0, -1, "7d", True, float("nan"), 10**12], ids=ascii)
