@@ -7,7 +7,7 @@ Nouns: a *namespace* (the store, or a transaction of it), a *read namespace* (on
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast
@@ -268,7 +268,8 @@ def rereads(verb: F) -> F:
         try:
             return verb(self, *args, **kwargs)
         except (WrongKeyError, TamperedError):
-            pass
+            if any(isinstance(one, Iterator) for one in (*args, *kwargs.values())):
+                raise  # it is used up: read with what is left of it, the answer would be another one
         return self._reader.reread(lambda: verb(self, *args, **kwargs))
 
     return cast("F", call)  # which keeps the overloads of a verb

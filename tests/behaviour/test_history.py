@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 import struct
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from small import shrink
 
-from rstore import Change, ConflictError, CorruptionError, Store
+from rstore import Change, ConflictError, CorruptionError, HorizonError, Store
 from rstore.backends.types import Chunk, Head, View, ViewQuery
 from rstore.codec.change_meta import pack_commits, unpack_commits
 from rstore.codec.segments import Segment
@@ -155,6 +156,41 @@ def test_a_chunk_that_tells_nothing_of_its_commits_is_opened(store: Store, monke
     assert [store.past("k", n=n)["a"] for n in range(1, 101)] == [*range(100)]  # type: ignore[index]
     recorded = [change.recorded for change in store.history("k", "a")]
     assert store.past("k", 10**6, known=recorded[-1]) == store.current("k")
+
+
+def test_a_state_within_the_time_of_the_horizon_is_not_guessed(store: Store) -> None:
+    store.apply_many([("k", 10, {"a": 0, "b": 0}), ("k", 10, {"a": 1}), ("k", 20, {"c": 2})])
+    assert store.past("k", n=1) == {"a": 0, "b": 0}
+    assert store.prune("k") == 1
+    for known in (None, 2**62):
+        with pytest.raises(HorizonError):
+            store.past("k", n=1, known=known)
+        assert store.past("k", n=2, known=known) == {"a": 1, "b": 0}
+        assert store.past("k", n=3, known=known) == store.past("k", 20) == {"a": 1, "b": 0, "c": 2}
+
+
+def test_the_state_behind_a_commit_that_is_in_the_baseline_is_not_guessed(store: Store) -> None:
+    store.apply_many([("k", 10, {"a": 1}), ("k", 20, {"a": 2}), ("k", 5, {"b": 3}), ("k", 30, {"c": 4})])
+    assert store.past("k", n=3) == {"b": 3}
+    assert store.prune("k", before=25) > 0
+    for n in (1, 2, 3):
+        with pytest.raises(HorizonError):
+            store.past("k", n=n)
+    assert store.past("k", n=4) == {"a": 2, "b": 3, "c": 4}
+
+
+def test_a_sequence_that_was_made_again_does_not_go_on_a_history_in_reverse(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rstore.events.reading._NEAR", 4)
+    _steady(store, 100)
+    backwards = store.history("k", reverse=True)
+    assert next(backwards).n == 100
+    store.apply("k", dict.fromkeys(store.current("k") or (), (operator.delitem, None)))
+    store.prune("k")
+    _steady(store, 120)
+    with pytest.raises(ConflictError):
+        list(backwards)
 
 
 def test_a_summary_that_is_not_that_of_its_changes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

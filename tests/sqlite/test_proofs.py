@@ -18,6 +18,7 @@ from rstore.codec.changes import Step, StoredChange, Tally, Tip, next_digest, pa
 from rstore.events.checkpoints import open_checkpoint, seal_checkpoint
 from rstore.events.heads import open_tip, seal_tip
 from rstore.events.passage import Layout, passage
+from rstore.events.state import Run
 from rstore.log.packing import Logs
 from rstore.log.writer import new_stamp
 
@@ -139,6 +140,33 @@ def test_what_is_edited_is_noticed(path: Path, key: str | None, change: Callable
         with pytest.raises(CorruptionError if key is None else EncryptionError) as noticed:
             store.verify("k")
         assert "'k'" in f"{noticed.value}"
+
+
+@pytest.mark.parametrize("some", [[5, 250], [operator.add]])
+def test_an_iterator_is_not_taken_for_empty_where_what_it_asks_for_was_altered(
+    path: Path, key: str | None, some: list[Any]
+) -> None:
+    for table in ("hot", "chunks"):
+        for i, _ in enumerate(_bodies(path, table)):
+            flip(table, -20, i)(path)
+    for given in (some, iter(some)):
+        with Store(path, key=key) as store, pytest.raises((TamperedError, CorruptionError)):
+            store.events("k", ops=given) if operator.add in some else store.past("k", given)
+
+
+def test_verify_joins_a_text_that_grew_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(tmp_path / "store.db", frozen=False, durability="normal") as store:
+        store.apply_many(("k", t, {"text": (operator.concat, "x") if t else ""}) for t in range(500))
+        joined: list[Run] = []
+        whole = Run.whole
+
+        def counted(run: Run) -> Any:
+            joined.append(run)
+            return whole(run)
+
+        monkeypatch.setattr(Run, "whole", counted)
+        assert store.verify("k") == store.digest("k")
+        assert len(joined) < 50
 
 
 def forge(path: Path, key: str | None, change: Callable[[list[StoredChange]], list[StoredChange]]) -> None:
@@ -278,3 +306,11 @@ def test_a_sealed_sequence_that_is_replaced_by_a_plain_one(path: Path, key: str 
     edit(path, "UPDATE logs SET ns = (SELECT ns FROM logs WHERE key = 'old') WHERE key = 'k'")
     with Store(path, key=key) as store, pytest.raises(StoreError, match="encrypted"):
         store.verify("k")
+
+
+def test_a_sequence_whose_name_is_no_text_is_a_named_error(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.db", frozen=False) as store:
+        store.apply("k", {"a": 1})
+    edit(tmp_path / "store.db", "UPDATE logs SET key = CAST(x'ff' AS TEXT)")
+    with Store(tmp_path / "store.db") as store, pytest.raises(CorruptionError, match="is damaged"):
+        store.follow()

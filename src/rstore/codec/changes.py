@@ -221,6 +221,10 @@ class Tip(NamedTuple):
     birth: int = 0
     """Random, drawn with the first commit, 0 before: tells the sequence from a later one of its name."""
 
+    def follows(self, earlier: Tip) -> bool:
+        """Return whether it is of the same sequence as an earlier tip, or the same tip."""
+        return self.birth == earlier.birth and self.n >= earlier.n
+
 
 _tip = struct.Struct(">Qq32sQQQQ")
 TIP_BYTES: Final = _tip.size

@@ -97,6 +97,8 @@ class Asking(Verbs):
                 position = reader.position_of(check_int64(n, "n"))
             if position is None:
                 return None
+            if n is not None:
+                reader.check_commit(n, position)
             if asked is not None:
                 return _decoded(session, reader.states([position], asked)[0], withtimestamp=withtimestamp)
             replay = reader.read(position)
@@ -205,7 +207,8 @@ class Asking(Verbs):
         Close the iterator, or read it to its end: until then the store cannot reuse the space of what was replaced.
 
         Raises `HorizonError` if `start` is not after the horizon, for a value before it is unknown; `ConflictError` if
-        the store was closed or discarded, or the process forked, before the rest of it was read.
+        the store was closed or discarded, or the process forked, before the rest of it was read, or in `reverse`, the
+        sequence was pruned or removed.
         """
         session, key = self._reader, check_key(key)
         chosen = None if item is None else check_item(item)

@@ -35,12 +35,16 @@ class CommitFinder(Reading):
             if 0 < n <= tip.n and (position := _found(moment, n)) is not None:
                 return position
         if facts.horizon is not None and 0 < n <= facts.pruned_n:
-            raise HorizonError(
-                f"the history of {self._place} was pruned: the change of commit {n} is gone",
-                key=self._key,
-                horizon=facts.horizon,
-            )
+            raise self.pruned_away(n, facts.horizon)
         raise InvalidValueError(f"{self._place} has no commit {n}: its last one is {tip.n}")
+
+    def pruned_away(self, n: int, horizon: int) -> HorizonError:
+        """Return the error for a commit of which too little is left."""
+        return HorizonError(
+            f"the history of {self._place} was pruned: the change of commit {n}, or the state behind it, is gone",
+            key=self._key,
+            horizon=horizon,
+        )
 
     def _probed(self, n: int, end: Position) -> Position | None:
         """Return the position of a commit if a few chunks that are likely to have it do; it lies before `end`.

@@ -20,7 +20,7 @@ from rstore.errors import InvalidTypeError, InvalidValueError
 _FORMAT: Final = 1
 _HASH_BYTES: Final = 8
 _begin = struct.Struct(">B8s8sIBI")
-_unfinished = struct.Struct(">IQI")
+_unfinished = struct.Struct(">IQII")
 _BIRTH: Final = ">u8"
 _WIDTHS: Final = (1, 2, 4, 8)
 _check = struct.Struct(">I")
@@ -37,6 +37,8 @@ class Place(NamedTuple):
     """It was known to be pruned up to this commit when it began to be told; 0 once that is behind."""
     skip: int = 0
     """So many events of the next commit were told, too."""
+    prunes: int = 0
+    """How often it had been pruned then; 0 together with `pruned_n`."""
 
 
 class Scope(NamedTuple):
@@ -60,8 +62,8 @@ def pack_cursor(scope: Scope, places: Mapping[int, Place]) -> str:
     """Return the cursor that tells these places, by the births of the sequences."""
     births = sorted(places)
     ordered = [places[birth] for birth in births]
-    unfinished = [(i, one.pruned_n, one.skip) for i, one in enumerate(ordered) if one.pruned_n or one.skip]
     n = [one.n for one in ordered]
+    unfinished = [(i, *one[1:]) for i, one in enumerate(ordered) if one.pruned_n or one.skip]
     width = _width(max(n, default=0))
     body = b"".join(
         (
@@ -121,8 +123,8 @@ def _checked(cursor: str) -> tuple[Scope, dict[int, Place]]:
     births: list[int] = np.frombuffer(packed, _BIRTH, count, _begin.size).tolist()
     n: list[int] = np.frombuffer(packed, f">u{width}", count, numbers_at).tolist()
     places = dict(zip(births, map(Place, n), strict=True))
-    for i, pruned_n, skip in _unfinished.iter_unpack(packed[unfinished_at:]):
-        places[births[i]] = Place(n[i], pruned_n, skip)
+    for i, *more in _unfinished.iter_unpack(packed[unfinished_at:]):
+        places[births[i]] = Place(n[i], *more)
     return Scope(store, sequences), places
 
 

@@ -7,17 +7,18 @@ the last one in time, as most are, that is its place in time as well. A change i
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
-from rstore.backends.types import FIRST, MIN_INT64, Head, ViewQuery, position_before
-from rstore.codec.change_meta import commits_of
+from rstore.backends.types import FIRST, MIN_INT64, Head, Position, ViewQuery, position_before
+from rstore.codec.change_meta import CommitRange, commits_of
 from rstore.codec.changes import Facts, Step, StoredChange, Tip, commit_number
 from rstore.codec.upcasting import upcast_segment
 from rstore.errors import HorizonError, StoreIntegrityError
 from rstore.events.change import Change
 from rstore.events.cursors import Place
+from rstore.events.moment import Moment
 from rstore.events.operators import stored_operator
 from rstore.events.reading import Beginning, Reading
 from rstore.events.state import CannotFold, State
@@ -50,8 +51,18 @@ class _Fold(NamedTuple):
     """One step on an item, in the order of position."""
 
     n: int
-    t: int
+    at: Position
     step: Step
+
+
+@dataclass(slots=True)
+class _Item:
+    """All steps on one item, and its value by the commits that were told."""
+
+    folds: list[_Fold] = field(default_factory=list)
+    value: bytes | None = None
+    last: Position = FIRST
+    """Where the last of the steps stands that were told."""
 
 
 @dataclass(slots=True)
@@ -70,16 +81,15 @@ class Feed(Reading):
 
         Raises `PrunedAhead` if some of them were pruned away, `StoreIntegrityError` if there never were so many.
         """
-        n, pruned_n, skip = place
+        skip = place.skip
         try:
             for group in self._commits(birth, place):
-                after = Place(group[0].n, pruned_n if group[0].n < pruned_n else 0)
-                last = len(group) - 1
+                n, last = group[0].n, len(group) - 1
+                after = place._replace(n=n, skip=0) if n < place.pruned_n else Place(n)
                 for i, change in enumerate(group):
                     if i >= skip:
-                        yield Told(after if i == last else Place(n, pruned_n, i + 1), change)
-                n, pruned_n, _ = after
-                skip = 0
+                        yield Told(after if i == last else place._replace(skip=i + 1), change)
+                place, skip = after, 0
         except CannotFold as error:
             raise self._unreplayable(error.t, error) from error.__cause__
 
@@ -111,8 +121,8 @@ class Feed(Reading):
                 f"{self._place} has {tip.n:,} commits, and {place.n:,} were told: the store was set back, to a backup "
                 "or by a failover; follow it anew"
             )
-        pruned_n = pruned_upto(facts, tip)
-        if pruned_n > max(place.n, place.pruned_n):
+        pruned_n = _pruned_upto(facts, tip)
+        if pruned_n > place.n and (pruned_n, facts.prunes) != (place.pruned_n, place.prunes):
             error = HorizonError(
                 f"{self._place} was pruned before all of its changes were told: some from n={place.n + 1} to "
                 f"n={pruned_n} are gone, and are left out; its current state is what it was",
@@ -150,12 +160,13 @@ class Feed(Reading):
     def _whole(self, begun: Beginning, n: int, end: _End) -> Iterator[list[Change]]:
         """Yield the commits behind `n`, a section at a time as long as they are in order of time as well."""
         moment = begun.moment
-        ranges = [moment.commits(i) or commits_of(moment.open(i)) for i in range(len(moment))]
+        ranges = _ranges(moment)
         first = next((i for i, one in enumerate(ranges) if one.last_n > n), None)
         if first is None:
             raise self._lacks(n, end)
-        if all(a.last_n < b.first_n for a, b in pairwise(ranges[first:])):
-            values = self._values_before(begun, first, end)
+        if _rise(ranges[first:]):
+            state = self._state_before(begun, first, end)
+            values = Unfolding(self._codec, end.horizon, state.encoded())
             for segment in moment.segments(range(first, len(moment))):
                 commits = segment.column.data.n
                 cut = int((commits > n).argmax())
@@ -169,60 +180,71 @@ class Feed(Reading):
                 if n != end.tip.n:
                     raise self._lacks(n, end)
                 return
-        yield from self._scattered(begun, n, end)
+        yield from self._scattered(begun, first, n, end)
 
     def _lacks(self, n: int, end: _End) -> Exception:
         return self._logs.unsound(self._key, f"it lacks changes behind n={n}, though its last one is n={end.tip.n}")
 
-    def _values_before(self, begun: Beginning, section: int, end: _End) -> Unfolding:
-        moment, state, begin, lo = begun.moment, None, 0, FIRST
+    def _state_before(self, begun: Beginning, section: int, end: _End) -> State:
+        """Return the state before a section."""
+        moment, state, begin, lo = begun.moment, State(self._codec, end.horizon), 0, FIRST
         before = position_before(moment.first(section))
         if before is not None and (found := self.checkpoint_in(begun, before, end.tip.n)) is not None:
             state, (t, seq) = found
             begin, lo = max(moment.index((t, seq)), 0), (t, seq + 1)
-        values = Unfolding(self._codec, end.horizon, {} if state is None else state.encoded())
         for segment in moment.segments(range(begin, section), lo):
-            values.skip(StepColumns.of(segment, self._codec))
-        return values
+            for change in upcast_segment(segment, self._codec):
+                _fold(state, change.steps, change.t)
+        return state
 
-    def _scattered(self, begun: Beginning, n: int, end: _End) -> Iterator[list[Change]]:
-        """Yield the commits behind `n`, some of which are in the past of others.
+    def _scattered(self, begun: Beginning, section: int, n: int, end: _End) -> Iterator[list[Change]]:
+        """Yield the commits behind `n`, some of which are in the past of others; `section` is the first with any.
 
-        All steps on their items are held. A value behind a change in the past takes folding those since the item was
-        set last.
+        All steps on their items from there on are held. A value behind a change in the past takes folding those since
+        the item was set last.
         """
-        moment = begun.moment
+        moment, sections = begun.moment, range(section, len(begun.moment))
         new: dict[int, StoredChange] = {}
-        for segment in moment.segments(range(len(moment))):
+        for segment in moment.segments(sections):
             if int(segment.column.data.n.max()) > n:
                 new |= {change.n: change for change in upcast_segment(segment, self._codec) if change.n > n}
         if len(new) != end.tip.n - n:
             raise self._lacks(n, end)
-        items = {step.item for change in new.values() for step in change.steps}
-        folds: dict[str, list[_Fold]] = {item: [] for item in items}
-        for segment in moment.segments(range(len(moment))):
+        items = {step.item: _Item() for change in new.values() for step in change.steps}
+        for step in self._state_before(begun, section, end).steps():
+            if step.item in items:
+                items[step.item].folds.append(_Fold(0, FIRST, step))
+        for segment in moment.segments(sections):
             for change in upcast_segment(segment, self._codec):
                 for step in change.steps:
                     if step.item in items:
-                        folds[step.item].append(_Fold(change.n, change.t, step))
-        current = {item: self._current(folds[item], n, end) for item in items}
+                        items[step.item].folds.append(_Fold(change.n, change.position, step))
+        for item in items.values():
+            item.value = self._value(item, n, end)
+            item.last = max((fold.at for fold in item.folds if fold.n <= n), default=FIRST)
         for number in sorted(new):
-            yield [*self._unfolded(new[number], folds, current, end)]
+            yield [*self._unfolded(new[number], items, end)]
 
-    def _unfolded(
-        self, change: StoredChange, folds: dict[str, list[_Fold]], current: dict[str, bytes | None], end: _End
-    ) -> Iterator[Change]:
+    def _unfolded(self, change: StoredChange, items: dict[str, _Item], end: _End) -> Iterator[Change]:
         decode = self._codec.decode
-        for item, op, encoded in change.steps:
-            before, after = current[item], self._current(folds[item], change.n, end)
-            current[item] = after
-            value, was, now = (None if one is None else decode(one) for one in (encoded, before, after))
+        for step in change.steps:
+            name, op, encoded = step
+            item = items[name]
+            before = item.value
+            if change.position < item.last:
+                item.value = self._value(item, change.n, end)
+            else:  # as most are: nothing that was told stands behind it
+                state = State(self._codec, end.horizon, {} if before is None else {name: before})
+                _fold(state, (step,), change.t)
+                item.value, item.last = state.encoded().get(name), change.position
+            value, was, now = (None if one is None else decode(one) for one in (encoded, before, item.value))
             note = None if change.note is None else decode(change.note)
-            head = change.n, change.recorded, change.t, item, stored_operator(op).function
+            head = change.n, change.recorded, change.t, name, stored_operator(op).function
             yield Change(*head, value, was, now, note, change.id)
 
-    def _current(self, folds: Sequence[_Fold], n: int, end: _End) -> bytes | None:
+    def _value(self, item: _Item, n: int, end: _End) -> bytes | None:
         """Return the value of an item, of all times, by the commits up to `n`."""
+        folds = item.folds
         begin = len(folds)
         while begin:
             begin -= 1
@@ -231,13 +253,9 @@ class Feed(Reading):
                 begin += fold.step.encoded is None  # there is nothing to delete in an empty state
                 break
         state = State(self._codec, end.horizon)
-        for number, t, step in folds[begin:]:
+        for number, at, step in folds[begin:]:
             if number <= n:
-                try:
-                    state.fold((step,), t)
-                except CannotFold as error:
-                    error.t = t
-                    raise
+                _fold(state, (step,), at[0])
         state.settle()
         return next(iter(state.encoded().values()), None)
 
@@ -245,17 +263,46 @@ class Feed(Reading):
         """Yield the commits that pruning has left.
 
         Of these the state behind a commit is not known, but that of a position is: each is told with the value before
-        and behind its position, so that the last one of an item in time leaves it as it is.
+        and behind its position, so that the last one of an item in time leaves it as it is. All of them are held unless
+        the sections are in order of commits as well.
         """
-        values = Unfolding(self._codec, begun.facts.horizon, {})
+        moment, values = begun.moment, Unfolding(self._codec, begun.facts.horizon, {})
+        in_order = _rise(_ranges(moment))
         left: list[Change] = []
-        for segment in begun.moment.segments(range(len(begun.moment))):
+        for segment in moment.segments(range(len(moment))):
             steps = StepColumns.of(segment, self._codec)
-            left += values.tell(steps.where(n <= place.pruned_n for n in steps.n))
-        yield from _grouped(sorted((change for change in left if change.n > place.n), key=_n))
+            told = values.tell(steps.where(n <= place.pruned_n for n in steps.n))
+            left += (change for change in told if change.n > place.n)
+            if in_order:
+                yield from _grouped(sorted(left, key=_n))
+                left = []
+        yield from _grouped(sorted(left, key=_n))
 
 
-def pruned_upto(facts: Facts, tip: Tip) -> int:
+def _fold(state: State, steps: Sequence[Step], t: int) -> None:
+    try:
+        state.fold(steps, t)
+    except CannotFold as error:
+        error.t = t
+        raise
+
+
+def _ranges(moment: Moment) -> list[CommitRange]:
+    """Return which commits are in each section."""
+    return [moment.commits(i) or commits_of(moment.open(i)) for i in range(len(moment))]
+
+
+def _rise(ranges: Sequence[CommitRange]) -> bool:
+    return all(a.last_n < b.first_n for a, b in pairwise(ranges))
+
+
+def told_from_the_start(facts: Facts, tip: Tip) -> Place:
+    """Return the place of a sequence of which all that is there is to be told."""
+    pruned_n = _pruned_upto(facts, tip)
+    return Place(pruned_n=pruned_n, prunes=facts.prunes) if pruned_n else Place()
+
+
+def _pruned_upto(facts: Facts, tip: Tip) -> int:
     """Return the last commit that pruning may have taken something away of; 0 if there is none."""
     return 0 if facts.horizon is None else min(facts.pruned_n, tip.n)
 

@@ -16,7 +16,7 @@ from rstore.backends.types import HEAD_ONLY, MAX_INT64, Head, Log, Model, Watche
 from rstore.errors import ConflictError, HorizonError
 from rstore.events.change import Change
 from rstore.events.cursors import Era, Ledger, Place, Scope, unpack_cursor
-from rstore.events.feeding import Feed, PrunedAhead, Told, pruned_upto
+from rstore.events.feeding import Feed, PrunedAhead, Told, told_from_the_start
 from rstore.events.history import History
 from rstore.keyvalue.records import prefix_end
 from rstore.lookout import Lookout
@@ -171,7 +171,7 @@ class Follow(Lookout[Followed]):
             if first and self._after is None:
                 place = Place(tip.n)
             elif first and self._after == "":
-                place = Place(pruned_n=pruned_upto(history.facts(head), tip))
+                place = told_from_the_start(history.facts(head), tip)
             self._ledger.move(tip.birth, place)
         if tip.n != place.n or place.skip:
             self._due[key] = None
@@ -211,6 +211,9 @@ class Follow(Lookout[Followed]):
             if told is None:
                 self._reading = None
                 del self._due[key]
+                place = self._ledger.places.get(birth, Place())
+                if place.pruned_n:  # all that a prune has left was told
+                    self._ledger.move(birth, Place(place.pruned_n))
                 continue
             self._ledger.move(birth, told.place)
             return Followed.of(told.change, key, self._ledger.mark())

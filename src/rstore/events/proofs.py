@@ -18,7 +18,7 @@ from rstore.backends.types import (
     Row,
     ViewQuery,
 )
-from rstore.codec.changes import Facts, StoredChange, Tally, link_of, pack_change
+from rstore.codec.changes import Facts, Tally, link_of, pack_change
 from rstore.codec.serializers import Codec
 from rstore.codec.upcasting import upcast_change
 from rstore.errors import CorruptionError, EncryptionError, HorizonError, PlaintextError
@@ -119,6 +119,7 @@ class _Verifier(History):
             self._check_age(told, now, facts)
         kept = _KeptStates(self._logs, self._codec, self._key, head)
         state, n, tags, top = State(self._codec, facts.horizon), 0, 0, 0
+        at: Position = FIRST
         last: Position | None = None
         try:
             chain = Chain(tip, facts, None if told is None else told.n)
@@ -128,23 +129,20 @@ class _Verifier(History):
                     kept.compare(state, Tally().joined(n, tags, top))
                 _check_order(last, at)
                 chain.add(change.n, change.recorded, link_of(*at, pack_change(change), tagged=change.tag > 0))
-                self._fold(state, change)
+                state.fold(upcast_change(change, self._codec).steps, change.t)
                 n, tags, top, last = n + 1, tags + change.tag, max(top, change.n), at
+            state.settle()
             kept.compare_last(last, state, Tally().joined(n, tags, top))
             _check_tally(Tally().joined(n, tags, top), tip.tally)
             chain.finish(None if told is None else told.hash)
         except Broken as error:
             raise self._logs.unsound(self._key, f"{error}") from None
-        return now, kept.doubt
-
-    def _fold(self, state: State, change: StoredChange) -> None:
-        try:
-            state.fold(upcast_change(change, self._codec).steps, change.t)
-            state.settle()
         except CannotFold as error:
             if self._codec.upcast is not None:
-                raise self._unreplayable(change.t, error) from error.__cause__
-            raise Broken(f"it cannot be replayed at t={change.t}, item {error.step.item!r}") from error.__cause__
+                raise self._unreplayable(at[0], error) from error.__cause__
+            problem = f"it cannot be replayed at t={at[0]}, item {error.step.item!r}"
+            raise self._logs.unsound(self._key, problem) from error.__cause__
+        return now, kept.doubt
 
     def _check_kind(self, head: Head) -> None:
         if self._envelope.keyed and not head.sealed and not self._namespace.setup.incarnations.opens_plaintext:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, TypeAlias
 
-from rstore.backends.types import FIRST, Position, position_before
+from rstore.backends.types import FIRST, HEAD_ONLY, Position, position_before
 from rstore.codec.changes import StoredChange
 from rstore.codec.upcasting import upcast_segment
 from rstore.events.commits import CommitFinder
@@ -51,6 +51,17 @@ class StateReader(CommitFinder):
                 found = dict(self._fold_to(begun, rising, known))
                 return [found[position] for position in at]
         raise AssertionError  # from the beginning on, all is known
+
+    def check_commit(self, n: int, position: Position) -> None:
+        """Refuse a commit whose change pruning has left, at this position, and not the state behind it.
+
+        States are exact from the end of the horizon on: of the changes at that very time, only that of the last one is.
+        And a baseline bears the highest number of the changes in it, wherever among them that one was.
+        """
+        facts = self.facts(self._logs.view(self._key, HEAD_ONLY).head)
+        t, horizon = position[0], facts.horizon
+        if horizon is not None and t == horizon and (n == facts.baseline_n or self.read(end_of(t)).last != position):
+            raise self.pruned_away(n, horizon)
 
     def _each(self, rising: Sequence[Position]) -> dict[Position, _Found] | None:
         """Return the states at a few positions, each read on its own; None if there was a change between two reads."""

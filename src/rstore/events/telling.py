@@ -108,8 +108,8 @@ class Teller(Reading):
         with self.begun(self.near_end(hi), hi) as begun:
             if begun is None:
                 return
-            wanted = Wanted(self._first_told(begun, start), item, self.tip(begun.head).n)
-            facts, rest = begun.facts, begun.last
+            facts, tip, rest = begun.facts, self.tip(begun.head), begun.last
+            wanted = Wanted(self._first_told(begun, start), item, tip.n)
             parts = [Part(i, _behind(rest), hi) for i in range(len(begun.moment))]
             if parts:
                 yield from self._stretch(begun, self._unfolding(begun, begun.state, item), parts, wanted)
@@ -117,7 +117,7 @@ class Teller(Reading):
             return
         with self.begun(None, rest) as begun:
             # Of the same moment: changes that were recorded since are left out, and nothing else changes.
-            if begun is None or begun.facts != facts or self.tip(begun.head).n < wanted.upto:
+            if begun is None or begun.facts != facts or not self.tip(begun.head).follows(tip):
                 raise ConflictError(f"the event sequence {self._place} was pruned or removed while it was read")
             yield from self._earlier(begun, rest, wanted)
 
