@@ -164,7 +164,8 @@ class Newer(Store):
 
     _schema_version = 1
 
-    def _upcast(self, _: str, value: Any, version: int) -> Any:
+    def _upcast(self, item: str, value: Any, version: int) -> Any:
+        assert item
         assert version == 0
         return [value]
 

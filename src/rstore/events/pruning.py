@@ -68,7 +68,7 @@ class PruningForm(ABC):
 
 
 @dataclass(slots=True)
-class _Item:
+class _PrunedItem:
     """Notes on one item."""
 
     steps: int = 0
@@ -84,14 +84,14 @@ class Superseding(PruningForm):
 
     def __init__(self, codec: Codec, facts: Facts) -> None:
         super().__init__(codec, facts)
-        self._items: dict[str, _Item] = {}
+        self._items: dict[str, _PrunedItem] = {}
         self._count = 0
 
     def see(self, change: StoredChange) -> None:
         """Take note of the items of a change."""
         super().see(change)
         for step in change.steps:
-            item = self._items.setdefault(step.item, _Item())
+            item = self._items.setdefault(step.item, _PrunedItem())
             if stored_operator(step.op).resets:
                 self._count += item.steps
                 item.supersedes |= item.steps > 0
