@@ -142,7 +142,7 @@ class _LogLook:
             if view.head is None:
                 return
             if not view.rows and not view.chunks:
-                self._look_for_rows()
+                self._look_for_rows(view.head)
             rows = self._open_rows(view.head, view.rows)
             chunks = self._open_chunks(snapshot)
             if self._model is Model.SERIES:
@@ -150,7 +150,9 @@ class _LogLook:
             else:
                 self._replay(view.head, _merged(sections(view.chunks, rows), chunks))
 
-    def _look_for_rows(self) -> None:
+    def _look_for_rows(self, head: Head) -> None:
+        if self._model is Model.EVENTS and open_facts(self._session.envelope, self._key, head).baseline is not None:
+            return  # pruned to one without items, of which only the head tells
         # A log may get its head a moment before its first rows.
         view = self._logs.view(self._key, ViewQuery(limit=1, bodies=False))
         if view.head is not None and not view.rows and not view.chunks:

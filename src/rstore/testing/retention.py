@@ -110,6 +110,7 @@ class RetentionSuite(Suite):
         assert store.past("k", 11, known=2**63 - 1) == {}
         assert (store.diff("k", 10, 12), store.revert("k", 10), [*store.history("k")]) == ({}, {}, [])
         assert store.verify("k") == store.digest("k")
+        assert store.check() == []
         with pytest.raises(HorizonError):
             store.past("k", 9)
         assert store.apply("k", {"c": 3}, 11) == {"c": 3}
