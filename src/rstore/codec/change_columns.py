@@ -257,7 +257,7 @@ _header = struct.Struct(">BBI9I")
 def pack_changes(columns: ChangeColumns) -> bytes:
     """Return the bytes of some changes."""
     flags, first = 0, int(columns.n[0])
-    if (columns.n == np.arange(first, first + len(columns))).all():
+    if (columns.n == first + np.arange(len(columns))).all():
         flags |= _IN_ORDER
     if (columns.ops == columns.ops[0]).all():
         flags |= _ONE_OP
@@ -303,9 +303,9 @@ def unpack_changes(data: bytes, rows: int) -> ChangeColumns:
         raise _contradiction()
     if flags & _IN_ORDER:
         first = int.from_bytes(n, "big")
-        if not 0 < first < 2**63 - rows:
+        if not 0 < first <= 2**63 - rows:
             raise _contradiction()
-        numbers = np.arange(first, first + rows)
+        numbers = first + np.arange(rows)
     else:
         numbers = unpack_numbers(n, np.int64, rows)
     if int(numbers.min()) < 1:

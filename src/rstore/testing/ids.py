@@ -87,7 +87,7 @@ class IdSuite(Suite):
             ({"n": (operator.setitem, (operator.add, 0)), "s": "secret"}, 1),
         ]  # fmt: skip
         for state, t in others:
-            with about(state), pytest.raises(ConflictError, match="the id 'a' of 'k' in namespace") as raised:
+            with about(state), pytest.raises(ConflictError, match="under the id 'a' another change of 'k'") as raised:
                 store.apply("k", state, t, id="a")
             assert "secret" not in str(raised.value)
         assert store.events("k") == before
